@@ -1,0 +1,145 @@
+package limits
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+)
+
+// backend is one store under test. Its Stores share a clock that stands where at has put it; on a real Redis it runs on
+// from there, so tests use fractions of .05 s and steps that a slow machine cannot carry over an edge.
+type backend struct {
+	network, addr string
+	client        redis.UniversalClient // for the test's own commands
+	offset        atomic.Int64
+	mini          *miniredis.Miniredis // nil on a real Redis
+	stop          func()
+}
+
+// eachBackend runs the same test body on the embedded store and on a real Redis.
+func eachBackend(t *testing.T, body func(t *testing.T, b *backend)) {
+	t.Run("embedded", func(t *testing.T) { body(t, startEmbedded(t)) })
+	t.Run("redis", func(t *testing.T) { body(t, startRedis(t)) })
+}
+
+func startEmbedded(t testing.TB) *backend {
+	t.Helper()
+	m := miniredis.NewMiniRedis()
+	if err := m.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	// Its own clock is neither the wall's nor the tests': only TIME + offset may count.
+	m.SetTime(time.Date(2031, 5, 5, 5, 5, 5, 5000, time.UTC))
+	b := &backend{network: "tcp", addr: m.Addr(), mini: m, stop: m.Close}
+	b.client = b.dial(t)
+	return b
+}
+
+func startRedis(t testing.TB) *backend {
+	t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), "redis") {
+			t.Fatal("redis-server is required and not on PATH: apt-get install -y redis-server")
+		}
+		t.Skip("NOT TESTED ON A REAL REDIS: redis-server is not on PATH: apt-get install -y redis-server")
+	}
+	// Not t.TempDir: a socket's path is at most 107 bytes.
+	dir, err := os.MkdirTemp("", "tg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "redis.sock")
+	cmd := exec.Command(path, "--port", "0", "--unixsocket", socket, "--dir", dir, "--save", "", "--appendonly", "no")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var stopped atomic.Bool
+	stop := func() {
+		if stopped.CompareAndSwap(false, true) {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	}
+	t.Cleanup(stop)
+	lines := bufio.NewReader(out)
+	var log strings.Builder
+	for !strings.Contains(log.String(), "eady to accept connections") {
+		line, err := lines.ReadString('\n')
+		log.WriteString(line)
+		if err != nil {
+			t.Fatalf("redis-server ended: %v\n%s", err, log.String())
+		}
+	}
+	go func() { _, _ = io.Copy(io.Discard, lines) }()
+	b := &backend{network: "unix", addr: socket, stop: stop}
+	b.client = b.dial(t)
+	return b
+}
+
+func (b *backend) dial(t testing.TB) redis.UniversalClient {
+	t.Helper()
+	c := redis.NewClient(&redis.Options{
+		Network: b.network, Addr: b.addr, MaxRetries: -1, ContextTimeoutEnabled: true, ReadTimeout: 20 * time.Second,
+	})
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// store returns a Store with its own connections: another replica.
+func (b *backend) store(t testing.TB) *Store {
+	t.Helper()
+	return NewStore(b.dial(t), b.now)
+}
+
+func (b *backend) now() time.Duration { return time.Duration(b.offset.Load()) }
+
+// at puts the clock to now.
+func (b *backend) at(t testing.TB, now time.Time) {
+	redisNow, err := b.client.Time(context.Background()).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.mini != nil {
+		redisNow = time.Date(2031, 5, 5, 5, 5, 5, 5000, time.UTC)
+	}
+	b.offset.Store(int64(now.Sub(redisNow)))
+}
+
+// fatal is what *testing.T, *testing.B and *rapid.T share.
+type fatal interface{ Fatalf(string, ...any) }
+
+func mustSpend(t fatal, s *Store, sp *Spend) Result {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	res, err := s.Spend(ctx, sp)
+	if err != nil {
+		t.Fatalf("Spend(%+v): %v", *sp, err)
+	}
+	return res
+}
+
+func clock(t testing.TB, s string) time.Time {
+	t.Helper()
+	at, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}

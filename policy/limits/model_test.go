@@ -1,0 +1,205 @@
+package limits
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// model is the plain truth: per key and window, what was spent since the start of the latest window seen. It uses the
+// standard library's calendar.
+type model struct {
+	counts map[string]modelCount
+	// ledger sums every allowed cost by key, window and reset, as the answers told it; nothing is ever reset there.
+	ledger map[string]int64
+}
+
+type modelCount struct {
+	start time.Time
+	spent int64
+}
+
+func newModel() *model {
+	return &model{counts: map[string]modelCount{}, ledger: map[string]int64{}}
+}
+
+func (m *model) spend(sp *Spend, now time.Time) (allowed bool, states []State) {
+	next := make([]modelCount, len(sp.Windows))
+	allowed = true
+	for i, w := range sp.Windows {
+		start, _ := calendarBounds(w, now)
+		next[i] = m.counts[sp.ID+w.Name]
+		if next[i].start.Before(start) {
+			next[i] = modelCount{start: start}
+		}
+		if w.Limit == 0 || next[i].spent+sp.Cost > w.Limit {
+			allowed = false
+		}
+	}
+	for i, w := range sp.Windows {
+		if allowed && !sp.ReadOnly && sp.Cost > 0 {
+			next[i].spent += sp.Cost
+			m.counts[sp.ID+w.Name] = next[i]
+		}
+		_, end := calendarBounds(w, next[i].start)
+		states = append(states, State{Spent: next[i].spent, Reset: end})
+	}
+	return allowed, states
+}
+
+// verify compares an answer with the model, and the sum of all that was ever allowed with the limit.
+func (m *model) verify(t fatal, sp *Spend, res Result) {
+	allowed, states := m.spend(sp, res.Now)
+	same := slices.EqualFunc(res.States, states, func(a, b State) bool { return a.Spent == b.Spent && a.Reset.Equal(b.Reset) })
+	if res.Allowed != allowed || !same {
+		t.Fatalf("%+v at %v:\n got %v %v\nwant %v %v", *sp, res.Now, res.Allowed, res.States, allowed, states)
+	}
+	for i, w := range sp.Windows {
+		entry := fmt.Sprint(sp.ID, w.Name, res.States[i].Reset)
+		if res.Allowed && !sp.ReadOnly {
+			m.ledger[entry] += sp.Cost
+			if m.ledger[entry] > w.Limit {
+				t.Fatalf("%+v: %d allowed in window %q", *sp, m.ledger[entry], w.Name)
+			}
+		}
+	}
+}
+
+// drawSpend draws a Spend on one of few keys, so that steps meet.
+func drawSpend(rt *rapid.T) *Spend {
+	windows := []Window{
+		{Name: "second", Per: Second}, {Name: "minute", Per: Minute}, {Name: "hour", Per: Hour}, {Name: "day", Per: Day},
+		{Name: "month", Per: Month}, {Name: "month29", Per: Month, Anchor: 29}, {Name: "month31", Per: Month, Anchor: 31},
+	}
+	sp := &Spend{
+		ID:       rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "id"),
+		Cost:     rapid.SampledFrom([]int64{0, 1, 1, 1, 2, 3, 7}).Draw(rt, "cost"),
+		ReadOnly: rapid.IntRange(0, 5).Draw(rt, "read") == 0,
+	}
+	for _, w := range windows {
+		if rapid.IntRange(0, 2).Draw(rt, w.Name) > 0 {
+			w.Limit = rapid.SampledFrom([]int64{0, 3, 6, 6, 6, 20, 20}).Draw(rt, "limit")
+			sp.Windows = append(sp.Windows, w)
+		}
+	}
+	if len(sp.Windows) == 0 {
+		sp.Windows = append(sp.Windows, Window{Name: "minute", Per: Minute, Limit: 5})
+	}
+	return sp
+}
+
+// drawMove draws how far the clock goes before a step, mostly nowhere. Whole seconds: the fraction stays far from an edge.
+func drawMove(rt *rapid.T) time.Duration {
+	const day = 24 * time.Hour
+	return rapid.SampledFrom([]time.Duration{
+		0, 0, 0, 0, 0, 0, time.Second, 20 * time.Second, time.Minute, time.Hour, day, 29 * day, 31 * day, 400 * day,
+		-time.Second, -time.Minute, -time.Hour, -day, -30 * day,
+	}).Draw(rt, "move")
+}
+
+// No interleaving of keys, costs, plans, times, replicas and restarts exceeds a limit or refuses below it.
+func TestSpendIsTheModel(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b *backend) {
+		ctx := context.Background()
+		rapid.Check(t, func(rt *rapid.T) {
+			if err := b.client.FlushAll(ctx).Err(); err != nil {
+				rt.Fatal(err)
+			}
+			m := newModel()
+			stores := []*Store{NewStore(b.client, b.now), NewStore(b.client, b.now), NewStore(b.client, b.now)}
+			now := time.Date(2027, 12, 30, 23, 59, 58, 50_000_000, time.UTC)
+			for range rapid.IntRange(1, 40).Draw(rt, "steps") {
+				now = now.Add(drawMove(rt))
+				replica := rapid.IntRange(0, len(stores)-1).Draw(rt, "replica")
+				if rapid.IntRange(0, 9).Draw(rt, "restart") == 0 {
+					stores[replica] = NewStore(b.client, b.now)
+					if err := b.client.ScriptFlush(ctx).Err(); err != nil {
+						rt.Fatal(err)
+					}
+				}
+				b.at(t, now)
+				sp := drawSpend(rt)
+				res := mustSpend(rt, stores[replica], sp)
+				m.verify(rt, sp, res)
+				if drift := res.Now.Sub(now); drift < -2*time.Millisecond || drift > 5*time.Second {
+					rt.Fatalf("now is %v, want %v", res.Now, now)
+				}
+			}
+			verifyCollected(rt, b)
+		})
+	})
+}
+
+// verifyCollected sees that every key has a TTL, and one that outlasts every window: only garbage is collected.
+func verifyCollected(t fatal, b *backend) {
+	ctx := context.Background()
+	keys, err := b.client.Keys(ctx, "*").Result()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	for _, key := range keys {
+		ttl, err := b.client.PTTL(ctx, key).Result()
+		if err != nil || ttl < 32*24*time.Hour || ttl > 10*365*24*time.Hour {
+			t.Fatalf("%s: TTL is %v, %v", key, ttl, err)
+		}
+	}
+}
+
+// The in-process counters of one replica are the model too.
+func TestLocalIsTheModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := newModel()
+		now := time.Date(2027, 12, 30, 23, 59, 58, 50_000_000, time.UTC)
+		l := NewLocal(1, func() time.Time { return now }, 2)
+		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
+			now = now.Add(max(drawMove(rt), 0))
+			sp := drawSpend(rt)
+			m.verify(rt, sp, l.Spend(sp))
+		}
+	})
+}
+
+// The windows of the script begin where those of Bounds do. All units and anchors are asked in one step.
+func TestBoundsAreTheScripts(t *testing.T) {
+	var windows []Window
+	for per := Second; per < Month; per++ {
+		windows = append(windows, Window{Name: per.String(), Limit: 1, Per: per})
+	}
+	for anchor := 0; anchor <= 31; anchor++ {
+		windows = append(windows, Window{Name: fmt.Sprint("from ", anchor), Limit: 1, Per: Month, Anchor: anchor})
+	}
+	sp := &Spend{ID: "bounds", Windows: windows, ReadOnly: true}
+	eachBackend(t, func(t *testing.T, b *backend) {
+		s, ctx := NewStore(b.client, b.now), context.Background()
+		verify := func(rt fatal, now time.Time) {
+			b.at(t, now)
+			args := scriptArgs(sp, b.now().Milliseconds())
+			reply, err := s.script.Run(ctx, b.client, []string{"tg:v1:count:{bounds}"}, args...).Int64Slice()
+			if err != nil {
+				rt.Fatalf("%v", err)
+			}
+			judged := time.UnixMilli(reply[1])
+			for i, w := range windows {
+				if start, _ := w.Bounds(judged); start.Unix() != reply[2+2*i] {
+					rt.Fatalf("%+v at %v: the script's start is %v, want %v", w, judged.UTC(), time.Unix(reply[2+2*i], 0).UTC(), start)
+				}
+			}
+		}
+		// Both ends of each month over four years and a century without a leap day.
+		for _, year := range []int{1900, 1999, 2000, 2027, 2028, 2099, 2100} {
+			for month := time.January; month <= time.December; month++ {
+				begin := time.Date(year, month, 1, 0, 0, 0, 50_000_000, time.UTC)
+				verify(t, begin)
+				verify(t, begin.Add(-time.Second))
+				verify(t, begin.AddDate(0, 0, 28).Add(-time.Second))
+			}
+		}
+		rapid.Check(t, func(rt *rapid.T) {
+			verify(rt, time.Unix(rapid.Int64Range(-5e9, 15e9).Draw(rt, "now"), 50_000_000))
+		})
+	})
+}

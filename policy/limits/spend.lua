@@ -1,0 +1,107 @@
+-- Spends a cost from every window of one limit id, or from none. Atomic: Redis runs nothing else meanwhile.
+-- Runs on Redis 7.0 (Lua 5.1) and on the embedded store (gopher-lua). Numbers are doubles: every value here stays
+-- within 2^53, where they are exact. x + 0 is tonumber(x) at half its price, for text that is known to be a number;
+-- the nils in the table constructors make room for three windows at once.
+--
+-- KEYS[1]           hash: one field a window, value "START:SPENT" (Unix seconds, units)
+-- ARGV[1]           offset of the clock in ms, 0 outside tests
+-- ARGV[2]           units to take if all windows allow; 0 takes nothing and writes nothing
+-- ARGV[3 .. 2+n]    fields of the n windows
+-- ARGV[3+n .. 2+3n] of each window: its length in seconds, or minus the anchor day of a month;
+--                   and the most that may be spent before this step
+-- Reply: allowed (1 or 0), now in ms, then START and SPENT of each window after this step.
+
+local n = (#ARGV - 2) / 3
+local offset = ARGV[1] + 0
+local add = ARGV[2] + 0
+local clock = redis.call('TIME')
+local micros = clock[2] + 0
+local ms = clock[1] * 1000 + (micros - micros % 1000) / 1000 + offset
+local now = (ms - ms % 1000) / 1000
+local stored = redis.call('HMGET', KEYS[1], unpack(ARGV, 3, 2 + n))
+local reply = {1, ms, nil, nil, nil, nil, nil, nil}
+local match = string.match
+local begun = false
+local latest = now
+
+for i = 1, n do
+  local length = ARGV[1 + n + 2 * i] + 0
+  local start
+  if length > 0 then
+    start = now - now % length
+  else
+    -- civil_from_days, as in window.go; x - x % 1 is floor(x).
+    local days = (now - now % 86400) / 86400
+    local z = days + 719468
+    local doe = z % 146097
+    local yoe = (doe - (doe - doe % 1460) / 1460 + (doe - doe % 36524) / 36524 - (doe - doe % 146096) / 146096) / 365
+    yoe = yoe - yoe % 1
+    local doy = doe - (365 * yoe + (yoe - yoe % 4) / 4 - (yoe - yoe % 100) / 100)
+    local mp = (5 * doy + 2) / 153
+    mp = mp - mp % 1
+    local before = (153 * mp + 2) / 5
+    local day = doy - (before - before % 1) + 1
+    local first = days - day + 1
+    local anchor = -length
+    -- mp counts months from March: 0 is March, 10 January, 11 February.
+    local year = yoe
+    if mp > 9 then year = yoe + 1 end
+    local february = 28
+    if year % 4 == 0 and (year % 100 ~= 0 or year % 400 == 0) then february = 29 end
+    local lengths = {[0] = 31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 31, february}
+    local begins = anchor
+    if begins > lengths[mp] then begins = lengths[mp] end
+    if day < begins then
+      local last = lengths[(mp + 11) % 12]
+      first = first - last
+      begins = anchor
+      if begins > last then begins = last end
+    end
+    start = (first + begins - 1) * 86400
+  end
+
+  local spent = 0
+  local value = stored[i]
+  local from
+  if value then
+    local units
+    from, units = match(value, '^(%-?%d+):(%d+)$')
+    if not from then
+      return redis.error_reply('CORRUPT counter ' .. ARGV[2 + i])
+    end
+    from, units = from + 0, units + 0
+    if units > 9007199254740991 or from > 1e12 then
+      return redis.error_reply('CORRUPT counter ' .. ARGV[2 + i])
+    end
+    -- Time never goes back for a window: a later start than the clock's stays in force.
+    if from > start then
+      if from % (length > 0 and length or 86400) ~= 0 then
+        return redis.error_reply('CORRUPT counter ' .. ARGV[2 + i])
+      end
+      start = from
+    end
+    if from == start then spent = units end
+  end
+  if from ~= start then begun = true end
+  if start > latest then latest = start end
+  if spent > ARGV[2 + n + 2 * i] + 0 then reply[1] = 0 end
+  reply[1 + 2 * i] = start
+  reply[2 + 2 * i] = spent
+end
+
+if reply[1] == 1 and add > 0 then
+  local set = {nil, nil, nil, nil, nil, nil}
+  for i = 1, n do
+    local spent = reply[2 + 2 * i] + add
+    reply[2 + 2 * i] = spent
+    set[2 * i - 1] = ARGV[2 + i]
+    set[2 * i] = string.format('%d:%d', reply[1 + 2 * i], spent)
+  end
+  redis.call('HSET', KEYS[1], unpack(set))
+  -- 64 days outlast any window that is in force now, also one that this plan does not have; a later spend in the
+  -- same windows needs no later end. In Redis' own clock, hence without the offset.
+  if begun then
+    redis.call('PEXPIREAT', KEYS[1], latest * 1000 - offset + 5529600000)
+  end
+end
+return reply
