@@ -1,0 +1,42 @@
+// Package testdata holds the four proof APIs: for each a policy file, a keys
+// file and a script of requests with the exact answers they must get.
+//
+// The tests and `tollgate demo` read them from here, so what the demo shows is
+// what the tests prove. The go tool leaves folders of this name out of ./...;
+// run the package's own tests with `go test tollgate/testdata`.
+package testdata
+
+import (
+	"embed"
+	"fmt"
+)
+
+// files is a variable because go:embed knows no other form; nothing writes it.
+//
+//go:embed pixelbyte pixelmagic genapi pictify
+var files embed.FS
+
+// APIs returns the names of the four APIs, in the order in which the demo
+// shows them. Each is a folder with policy.yaml, keys.yaml and script.txt.
+func APIs() []string {
+	return []string{"pixelbyte", "pixelmagic", "genapi", "pictify"}
+}
+
+// File returns the content of one file of an API: "policy.yaml", "keys.yaml"
+// or "script.txt". The error names the file that does not exist.
+func File(api, name string) ([]byte, error) {
+	data, err := files.ReadFile(api + "/" + name)
+	if err != nil {
+		return nil, fmt.Errorf("no file %q for the API %q: %w", name, api, err)
+	}
+	return data, nil
+}
+
+// Script parses the script of one API.
+func Script(api string) ([]Block, error) {
+	data, err := File(api, "script.txt")
+	if err != nil {
+		return nil, err
+	}
+	return ParseScript(data)
+}
