@@ -1,0 +1,198 @@
+package envoy_test
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"tollgate/envoy"
+)
+
+// decode returns a shipped bootstrap and, taken out of it, its virtual hosts by name.
+func decode(t *testing.T, name string) (rest map[string]any, hosts map[string]any) {
+	t.Helper()
+	shipped, err := envoy.Bootstrap(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.UnmarshalWithOptions(shipped, &rest, yaml.Strict()); err != nil {
+		t.Fatalf("%s.yaml: %v", name, err)
+	}
+	path, err := yaml.PathString("$.static_resources.listeners[0].filter_chains[0].filters[0].typed_config.route_config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var route struct {
+		VirtualHosts []map[string]any `yaml:"virtual_hosts"`
+	}
+	if err := path.Read(strings.NewReader(string(shipped)), &route); err != nil {
+		t.Fatalf("%s.yaml: %v", name, err)
+	}
+	hosts = map[string]any{}
+	for _, h := range route.VirtualHosts {
+		hosts[h["name"].(string)] = h
+	}
+	dig(rest, "static_resources", "listeners", 0, "filter_chains", 0, "filters", 0, "typed_config", "route_config").(map[string]any)["virtual_hosts"] = nil
+	return rest, hosts
+}
+
+// dig walks down a decoded document by keys and indexes.
+func dig(v any, steps ...any) any {
+	for _, s := range steps {
+		switch s := s.(type) {
+		case string:
+			v = v.(map[string]any)[s]
+		case int:
+			v = v.([]any)[s]
+		}
+	}
+	return v
+}
+
+func TestBootstrapsDifferOnlyInTheirHosts(t *testing.T) {
+	all, allHosts := decode(t, "all")
+	seen := map[string]bool{}
+	for _, name := range envoy.Names() {
+		rest, hosts := decode(t, name)
+		if !reflect.DeepEqual(rest, all) {
+			t.Errorf("%s.yaml differs from all.yaml outside of virtual_hosts", name)
+		}
+		if _, ok := hosts["other"]; !ok {
+			t.Errorf("%s.yaml has no virtual host for other names", name)
+		}
+		for host, config := range hosts {
+			if !reflect.DeepEqual(config, allHosts[host]) {
+				t.Errorf("virtual host %s in %s.yaml is not the one of all.yaml", host, name)
+			}
+			if name != "all" {
+				seen[host] = true
+			}
+		}
+	}
+	if len(seen) != len(allHosts) || len(seen) != 6 {
+		t.Errorf("the APIs' files have %d virtual hosts, all.yaml has %d, want 6", len(seen), len(allHosts))
+	}
+}
+
+func TestBootstrapNamesAreTheFiles(t *testing.T) {
+	files, err := filepath.Glob("*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range files {
+		if f != "docker-compose.yaml" {
+			names = append(names, strings.TrimSuffix(f, ".yaml"))
+		}
+	}
+	if !slices.Equal(names, envoy.Names()) {
+		t.Errorf("Names() = %q, the folder has %q", envoy.Names(), names)
+	}
+	if _, err := envoy.Bootstrap("nothing"); err == nil || !strings.Contains(err.Error(), "all, genapi, pictify") {
+		t.Errorf("an unknown name: %v", err)
+	}
+}
+
+// compose is what docker-compose.yaml may hold: a word that is not here is a misspelling or needs a thought.
+type compose struct {
+	Name     string
+	Services map[string]struct {
+		Image string
+		Build struct {
+			Context          string
+			DockerfileInline string `yaml:"dockerfile_inline"`
+		}
+		Command     []string
+		Volumes     []string
+		Ports       []string
+		NetworkMode string `yaml:"network_mode"`
+		Profiles    []string
+		Tmpfs       []string
+		CapDrop     []string `yaml:"cap_drop"`
+		ReadOnly    bool     `yaml:"read_only"`
+	}
+	Volumes map[string]struct{}
+}
+
+func readCompose(t *testing.T) compose {
+	t.Helper()
+	data, err := os.ReadFile("docker-compose.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c compose
+	if err := yaml.UnmarshalWithOptions(data, &c, yaml.Strict()); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestComposeRunsThePinnedEnvoy(t *testing.T) {
+	if !regexp.MustCompile(`^\d+\.\d+\.\d+$`).MatchString(envoy.Version()) {
+		t.Errorf("Version() = %q", envoy.Version())
+	}
+	c := readCompose(t)
+	if got, want := c.Services["envoy"].Image, "envoyproxy/envoy:v"+envoy.Version(); got != want {
+		t.Errorf("docker-compose.yaml runs %s, want %s", got, want)
+	}
+}
+
+func TestComposeNamesFilesThatExist(t *testing.T) {
+	c := readCompose(t)
+	var checked int
+	exists := func(path string) {
+		checked++
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+	}
+	mounted := map[string]bool{}
+	for _, service := range c.Services {
+		for _, v := range service.Volumes {
+			parts := strings.Split(v, ":")
+			mounted[parts[1]] = true
+			if _, named := c.Volumes[parts[0]]; !named {
+				exists(parts[0])
+			}
+		}
+	}
+	build := c.Services["tollgate"].Build
+	for _, line := range strings.Split(build.DockerfileInline, "\n") {
+		if fields := strings.Fields(line); len(fields) > 2 && fields[0] == "COPY" && !strings.HasPrefix(fields[1], "--") {
+			for _, source := range fields[1 : len(fields)-1] {
+				exists(filepath.Join(build.Context, source))
+			}
+		}
+	}
+	if checked != 9+7 {
+		t.Errorf("%d files checked, want 16", checked)
+	}
+	for _, arg := range c.Services["tollgate"].Command {
+		if path, ok := strings.CutPrefix(arg, "--keys="); ok && !mounted[path] {
+			t.Errorf("%s: nothing is mounted there", arg)
+		}
+	}
+}
+
+func TestComposeFitsTheBootstrap(t *testing.T) {
+	c := readCompose(t)
+	rest, _ := decode(t, "all")
+	for i, want := range []struct{ service, flag string }{
+		{"tollgate", "--grpc-address=127.0.0.1:"}, {"upstream", "--port="},
+	} {
+		address := dig(rest, "static_resources", "clusters", i, "load_assignment", "endpoints", 0, "lb_endpoints", 0,
+			"endpoint", "address", "socket_address").(map[string]any)
+		port, _ := yaml.Marshal(address["port_value"])
+		flag := want.flag + strings.TrimSpace(string(port))
+		if service := c.Services[want.service]; !slices.Contains(service.Command, flag) || service.NetworkMode != "service:envoy" {
+			t.Errorf("%s: Envoy's loopback address is not served: %q, network_mode %q; want %s", want.service,
+				service.Command, service.NetworkMode, flag)
+		}
+	}
+}
