@@ -1,0 +1,53 @@
+# What one types here. `make` lists it; .ci/run is the whole of it, on a bare machine.
+
+GO        ?= go
+PACKAGES  ?= ./... ./testdata # ./... leaves out every folder named testdata
+ENVOYS    ?= 1.40.0 1.36.4
+ALL_ENVOYS = 1.36.4 1.37.0 1.38.3 1.39.3 1.40.0
+# The race detector needs a C compiler; without one the tests run without it.
+RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
+TESTFLAGS ?=
+FUZZTIME  ?= 20s
+
+.PHONY: help run build test test-envoys check fuzz tools clean ready-to-run ready-to-test
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
+
+# The last line is a single command, so make runs it without a shell between and passes signals on to it.
+run: ready-to-run build ## Tollgate, four APIs and a real Envoy, until Ctrl-C; ARGS=--once sends the requests itself
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@bin/tollgate demo $(ARGS)
+
+build: ## bin/tollgate
+	@$(GO) build -trimpath -o bin/tollgate ./cmd/tollgate
+
+# -count=1: a result from before redis-server was installed would hide that its tests were skipped.
+# The server's own tests come last, so that the last lines are theirs.
+test: ready-to-test build ## every test, also those through a real Envoy and a real Redis
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh $(ENVOYS) || echo 'make: going on without all of Envoy $(ENVOYS)' >&2
+	@.ci/test-k8s
+	@test -n "$(RACE)" || echo 'make: no C compiler, so NO RACE DETECTOR' >&2
+	@TOLLGATE_ENVOYS="$(ENVOYS)" $(GO) test -count=1 $(RACE) $(TESTFLAGS) $(PACKAGES)
+
+test-envoys: ## the tests through Envoy, with every version that is supported
+	@$(MAKE) --no-print-directory test ENVOYS="$(ALL_ENVOYS)" PACKAGES="./envoy/... ./testdata"
+
+check: ready-to-run ## formatting, vet, staticcheck, known vulnerabilities, go.mod, and in CI a clean tree
+	@.ci/check
+
+fuzz: ## each fuzz target for FUZZTIME (20s)
+	@FUZZTIME=$(FUZZTIME) .ci/fuzz
+
+tools: ready-to-run ## all Envoys and staticcheck, for working without a network later
+	@envoy/fetch.sh $(ALL_ENVOYS)
+	@$(GO) tool -modfile=.ci/tools/go.mod staticcheck -version
+
+clean: ## remove what these commands made
+	@rm -rf bin .tools
+
+ready-to-run:
+	@.ci/prerequisites
+
+ready-to-test:
+	@.ci/prerequisites redis-server gcc
