@@ -1,0 +1,185 @@
+package keys
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+)
+
+func TestDigest(t *testing.T) {
+	// RFC 4231, test case 2.
+	const want = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+	if got := NewHasher([]byte("Jefe")).Digest("what do ya want for nothing?"); got.hex() != want {
+		t.Errorf("digest %s, want %s", got.hex(), want)
+	}
+	for _, secret := range []string{"", "a", strings.Repeat("a", maxSecret), strings.Repeat("b", 3*maxSecret+1)} {
+		for _, pepper := range []string{"", "pepper", strings.Repeat("p", 100)} {
+			mac := hmac.New(sha256.New, []byte(pepper))
+			mac.Write([]byte(secret))
+			h := NewHasher([]byte(pepper))
+			for range 3 { // the state is used again
+				if got := h.Digest(secret); !bytes.Equal(got[:], mac.Sum(nil)) {
+					t.Errorf("digest of %d bytes under %d bytes of pepper is wrong", len(secret), len(pepper))
+				}
+			}
+		}
+	}
+}
+
+func TestHasherKeepsItsOwnPepper(t *testing.T) {
+	pepper := []byte("pepper")
+	h := NewHasher(pepper)
+	clear(pepper)
+	if h.Digest("a") != NewHasher([]byte("pepper")).Digest("a") {
+		t.Error("the caller can change the pepper of a Hasher")
+	}
+}
+
+func TestDigestForgetsTheSecret(t *testing.T) {
+	s := &hashState{}
+	s.sum(hmac.New(sha256.New, nil), strings.Repeat("s", 2*maxSecret))
+	if s.in != [maxSecret]byte{} {
+		t.Error("the secret stays in the pool")
+	}
+}
+
+func TestDigestConcurrently(t *testing.T) {
+	h := NewHasher([]byte("pepper"))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		secret := strings.Repeat("s", 20+i)
+		want := NewHasher([]byte("pepper")).Digest(secret)
+		wg.Go(func() {
+			for range 500 {
+				if h.Digest(secret) != want {
+					t.Errorf("two digests were mixed")
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestDigestDoesNotAllocate(t *testing.T) {
+	h, secret := NewHasher([]byte("pepper")), NewSecret("pb_")
+	if n := testing.AllocsPerRun(1000, func() { h.Digest(secret) }); n != 0 && !raceDetector {
+		t.Errorf("Digest allocates %v times", n)
+	}
+}
+
+func BenchmarkDigest(b *testing.B) {
+	h, secret := NewHasher([]byte("pepper")), NewSecret("pb_")
+	b.ReportAllocs()
+	for b.Loop() {
+		h.Digest(secret)
+	}
+}
+
+func TestHandle(t *testing.T) {
+	h, secret := NewHasher([]byte("pepper")), NewSecret("pb_")
+	got := h.Handle(secret)
+	if len(got) != 14 || idProblem(got) != "" || !only(got[4:], isBase62) {
+		t.Errorf("Handle = %q", got)
+	}
+	if got != NewHasher([]byte("pepper")).Handle(secret) {
+		t.Error("the same pepper gives another handle")
+	}
+	if got == NewHasher([]byte("other")).Handle(secret) || got == h.Handle(secret+"x") {
+		t.Error("another pepper or secret gives the same handle")
+	}
+	if NewHasher(nil).Handle(secret) == NewHasher(nil).Handle(secret) {
+		t.Error("without a pepper everybody could compute the handle")
+	}
+	// The handle must not be a window on the stored hash.
+	if d := h.Digest(secret); handleOf(d) == got {
+		t.Error("the handle is made of the digest")
+	}
+}
+
+func handleOf(d Digest) string {
+	n := uint64(0)
+	for _, b := range d[:8] {
+		n = n<<8 | uint64(b)
+	}
+	out := []byte("key_0000000000")
+	for i := 13; i >= 4; i-- {
+		out[i] = base62[n%62]
+		n /= 62
+	}
+	return string(out)
+}
+
+func TestParseHash(t *testing.T) {
+	good := strings.Repeat("0a", 32)
+	if algorithm, d, err := parseHash("hmac-sha256:" + strings.ToUpper(good)); err != nil || algorithm != "hmac-sha256" || d.hex() != good {
+		t.Errorf("parseHash = %v, %v, %v", algorithm, d, err)
+	}
+	for _, in := range []string{"", good, "hmac-sha256:", "md5:" + good, "hmac-sha256:" + good[1:], "hmac-sha256:" + good + "0", "hmac-sha256:" + good[1:] + "g", "hmac-sha256:" + strings.Repeat("0", 64)} {
+		if _, _, err := parseHash(in); err == nil || len(in) > 20 && strings.Contains(err.Error(), in) {
+			t.Errorf("parseHash(%q): %v", in, err)
+		}
+	}
+}
+
+// Whatever prints a value of this package must not show the secret, the digest or the pepper.
+func TestNothingIsShown(t *testing.T) {
+	const pepper = "PEPPER-of-the-kitchen"
+	h := NewHasher([]byte(pepper))
+	secret := NewSecret("pb_")
+	h.Digest(secret)
+	h.Handle(secret)
+	d := h.Digest(secret)
+	k := sample(func(k *Key) { k.Digest = d })
+	e := Entry{Key: *k, Secret: secret}
+	forbidden := []string{secret, pepper, d.hex(), strings.ToUpper(d.hex()), fmt.Sprint([32]byte(d)), fmt.Sprintf("%#v", [32]byte(d))[8:],
+		hex.EncodeToString([]byte(secret)), hex.EncodeToString([]byte(pepper)), fmt.Sprint([]byte(pepper)), string(d[:])}
+	shown := map[string]string{}
+	for name, v := range map[string]any{
+		"entry": e, "&entry": &e, "entries": []Entry{e}, "hasher": h, "*hasher": *h, "digest": d, "&digest": &d, "key": *k, "&key": k,
+		"in a struct": struct {
+			E *Entry
+			H *Hasher
+			D Digest
+			K Key
+		}{&e, h, d, *k},
+		"in a hidden field": struct{ h *Hasher }{h},
+	} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
+			shown[name+" "+verb] = fmt.Sprintf(verb, v)
+		}
+		var log bytes.Buffer
+		slog.New(slog.NewTextHandler(&log, nil)).Info("a", "v", v)
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("a", "v", v)
+		slog.New(slog.NewJSONHandler(&log, nil)).Info(fmt.Sprint(v))
+		shown[name+" slog"] = log.String()
+		j, _ := json.Marshal(v)
+		y, _ := yaml.Marshal(v)
+		shown[name+" encoded"] = string(j) + string(y)
+	}
+	for how, text := range shown {
+		for _, f := range forbidden {
+			if strings.Contains(text, f) {
+				t.Errorf("%s shows it: %s", how, text)
+			}
+		}
+	}
+	if got := fmt.Sprint(e); got != "Entry{key_pb_full secret [redacted]}" {
+		t.Errorf("Entry prints as %s", got)
+	}
+	if got := fmt.Sprint(Entry{Key: *k}); got != "Entry{key_pb_full hash [redacted]}" {
+		t.Errorf("Entry prints as %s", got)
+	}
+	if d.String() != redacted || d.LogValue().String() != redacted || h.LogValue().String() != "Hasher{[redacted]}" {
+		t.Error("a redaction changed")
+	}
+}

@@ -1,0 +1,274 @@
+// Package keys knows API keys: the record of one key, how a secret looks and is hashed, the Redis store that finds
+// a record by its secret, and the file that keys are written in by hand.
+//
+// A secret itself is never stored and never printed: the store holds its HMAC-SHA-256, and every type here that
+// carries a secret or a digest redacts itself in fmt, slog and encoders.
+package keys
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Status says what a key may be used for.
+type Status string
+
+// The four states of a key. A change to Revoked or Deleted is final.
+const (
+	Active   Status = "active"   // answers requests
+	Inactive Status = "inactive" // switched off for now
+	Revoked  Status = "revoked"  // switched off for good; record and secret hash stay
+	Deleted  Status = "deleted"  // a tombstone: keeps the id from ever being used again
+)
+
+// AlgorithmHMACSHA256 is the id of the only algorithm that a Digest is made with.
+const AlgorithmHMACSHA256 = "hmac-sha256"
+
+// The longest texts that a record may hold, in bytes.
+const (
+	maxNameBytes = 128
+	maxNoteBytes = 1024
+)
+
+// Override replaces the size of one limit of a key's plan.
+type Override struct {
+	Name     string // the limit's name in the plan
+	Requests int64  // allowed per window; 0 allows none
+}
+
+// Key is the record of one API key, as design §5 stores it. It holds no secret.
+type Key struct {
+	ID          string // key_ followed by 4 to 60 of 0-9 A-Z a-z _
+	API         string // the one API that the key belongs to
+	Team        string // owner; may be empty
+	Name        string // for people; never empty
+	Note        string // free text; may be empty
+	Environment string // empty for an API without environments
+	Plan        string // name of a plan of the API's policy; may be empty
+	LimitID     string // names the counters; a successor by rotation inherits it
+	CreatedBy   string // who made it; may be empty
+	RotatedFrom string // id of the key that this one replaces; may be empty
+	RotatedTo   string // id of the key that replaces this one; may be empty
+
+	Scopes []string       // empty means what the policy's empty_scopes says
+	IPs    []netip.Prefix // masked, IPv4 never in its v6-mapped form; empty means every address
+	Limits []Override     // by limit name, each name once
+	Status Status
+
+	ExpiresAt time.Time // zero = never
+	RetiresAt time.Time // end of the grace after a rotation; zero = none
+	CreatedAt time.Time // zero = not known
+	UpdatedAt time.Time // zero = not known
+
+	AnchorDay int    // 1 to 31, the day on which the key's own month starts; 0 means 1
+	Version   int64  // counts changes, from 1
+	Algorithm string // what Digest was made with
+	Digest    Digest // of the secret
+}
+
+// FieldError says which field of a Key has a value that cannot be stored, and why. Neither text holds a secret.
+type FieldError struct {
+	Field   string // as it is written in the keys file, for example "ips" or "limits[1].name"
+	Problem string
+}
+
+// Error gives field and problem on one line.
+func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
+
+// Validate returns a *FieldError for the first field whose value cannot be stored, or nil.
+func (k *Key) Validate() error {
+	problems := k.problems()
+	if len(problems) > 0 {
+		return problems[0]
+	}
+	if k.Digest == (Digest{}) {
+		return &FieldError{"hash", "is missing"}
+	}
+	return nil
+}
+
+// problems checks every field but the digest, which a key read from a file with a plain secret does not have yet.
+func (k *Key) problems() []*FieldError {
+	var found []*FieldError
+	note := func(field, problem string) {
+		if problem != "" {
+			found = append(found, &FieldError{field, problem})
+		}
+	}
+	note("id", idProblem(k.ID))
+	note("api", apiProblem(k.API))
+	note("name", needed(k.Name, textProblem(k.Name, maxNameBytes)))
+	note("team", textProblem(k.Team, maxNameBytes))
+	note("note", textProblem(k.Note, maxNoteBytes))
+	note("environment", textProblem(k.Environment, maxNameBytes))
+	note("plan", textProblem(k.Plan, maxNameBytes))
+	note("limit_id", limitIDProblem(k.LimitID))
+	note("created_by", textProblem(k.CreatedBy, maxNameBytes))
+	note("rotated_from", optionalIDProblem(k.RotatedFrom))
+	note("rotated_to", optionalIDProblem(k.RotatedTo))
+	k.listProblems(note)
+	note("status", statusProblem(k.Status))
+	note("expires_at", timeProblem(k.ExpiresAt))
+	note("retires_at", timeProblem(k.RetiresAt))
+	note("created_at", timeProblem(k.CreatedAt))
+	note("updated_at", timeProblem(k.UpdatedAt))
+	if k.AnchorDay < 0 || k.AnchorDay > 31 {
+		note("anchor_day", fmt.Sprintf("%d is not a day from 1 to 31", k.AnchorDay))
+	}
+	if k.Version < 1 {
+		note("version", fmt.Sprintf("%d is not 1 or more", k.Version))
+	}
+	if k.Algorithm != AlgorithmHMACSHA256 {
+		note("algorithm", show(k.Algorithm)+" is not "+AlgorithmHMACSHA256)
+	}
+	return found
+}
+
+func (k *Key) listProblems(note func(field, problem string)) {
+	item := func(list string, i int, part, problem string) {
+		if problem != "" {
+			note(fmt.Sprintf("%s[%d]%s", list, i, part), problem)
+		}
+	}
+	for i, scope := range k.Scopes {
+		item("scopes", i, "", scopeProblem(scope))
+		if slices.Contains(k.Scopes[:i], scope) {
+			item("scopes", i, "", show(scope)+" is named twice")
+		}
+	}
+	for i, prefix := range k.IPs {
+		item("ips", i, "", prefixProblem(prefix))
+	}
+	for i, o := range k.Limits {
+		item("limits", i, ".name", needed(o.Name, textProblem(o.Name, maxNameBytes)))
+		same := func(other Override) bool { return other.Name == o.Name }
+		if o.Name != "" && slices.ContainsFunc(k.Limits[:i], same) {
+			item("limits", i, ".name", show(o.Name)+" is named twice")
+		}
+		if o.Requests < 0 {
+			item("limits", i, ".requests", fmt.Sprintf("%d is less than 0", o.Requests))
+		}
+	}
+}
+
+// Allows reports whether the key may be used from a. A key without a list may be used from everywhere, even from an
+// address that nobody knows; with a list, an invalid address is refused. IPv4 inside IPv6 counts as IPv4, and a zone
+// is ignored.
+func (k *Key) Allows(a netip.Addr) bool {
+	if len(k.IPs) == 0 {
+		return true
+	}
+	a = a.Unmap().WithZone("")
+	for _, prefix := range k.IPs {
+		if prefix.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// Expired reports whether the key's own expiry or the end of its grace is reached: at that instant it already is.
+func (k *Key) Expired(now time.Time) bool {
+	return reached(k.ExpiresAt, now) || reached(k.RetiresAt, now)
+}
+
+func reached(end, now time.Time) bool { return !end.IsZero() && !now.Before(end) }
+
+func idProblem(id string) string {
+	rest, ok := strings.CutPrefix(id, "key_")
+	if !ok || len(rest) < 4 || len(rest) > 60 || !only(rest, isIDByte) {
+		return show(id) + " is not key_ followed by 4 to 60 of 0-9 A-Z a-z _"
+	}
+	return ""
+}
+
+func optionalIDProblem(id string) string {
+	if id == "" {
+		return ""
+	}
+	return idProblem(id)
+}
+
+func apiProblem(api string) string {
+	body := func(c byte) bool { return isLower(c) || isDigit(c) || c == '-' }
+	if api == "" || len(api) > maxNameBytes || !isLower(api[0]) || !only(api, body) {
+		return show(api) + " is not a lower-case letter followed by a-z 0-9 -"
+	}
+	return ""
+}
+
+// limitIDProblem keeps braces out: the limit id stands in the hash tag of a Redis key.
+func limitIDProblem(id string) string {
+	body := func(c byte) bool { return isIDByte(c) || c == '-' }
+	if id == "" || len(id) > 64 || !only(id, body) {
+		return show(id) + " is not 1 to 64 of 0-9 A-Z a-z _ -"
+	}
+	return ""
+}
+
+// scopeProblem takes what RFC 6749 calls a scope-token, without the comma that joins scopes in headers.
+func scopeProblem(scope string) string {
+	body := func(c byte) bool { return c > ' ' && c < 0x7f && c != '"' && c != '\\' && c != ',' }
+	if scope == "" || len(scope) > maxNameBytes || !only(scope, body) {
+		return show(scope) + " is not a scope name: visible ASCII without quotes, commas and backslashes"
+	}
+	return ""
+}
+
+func statusProblem(s Status) string {
+	switch s {
+	case Active, Inactive, Revoked, Deleted:
+		return ""
+	}
+	return show(string(s)) + " is not active, inactive, revoked or deleted"
+}
+
+// timeProblem refuses what RFC 3339 cannot write.
+func timeProblem(t time.Time) string {
+	if y := t.UTC().Year(); y < 0 || y > 9999 {
+		return fmt.Sprintf("the year %d is not between 0 and 9999", y)
+	}
+	return ""
+}
+
+// textProblem refuses what could break a header or a log line that the text ends up in.
+func textProblem(s string, most int) string {
+	if len(s) > most {
+		return fmt.Sprintf("is longer than %d bytes", most)
+	}
+	if !utf8.ValidString(s) {
+		return "is not UTF-8"
+	}
+	if strings.ContainsFunc(s, unicode.IsControl) {
+		return "has a control character"
+	}
+	return ""
+}
+
+func needed(s, problem string) string {
+	if s == "" {
+		return "is empty"
+	}
+	return problem
+}
+
+func only(s string, ok func(byte) bool) bool {
+	for i := range len(s) {
+		if !ok(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func isLower(c byte) bool  { return c >= 'a' && c <= 'z' }
+func isUpper(c byte) bool  { return c >= 'A' && c <= 'Z' }
+func isDigit(c byte) bool  { return c >= '0' && c <= '9' }
+func isLetter(c byte) bool { return isLower(c) || isUpper(c) }
+func isBase62(c byte) bool { return isLetter(c) || isDigit(c) }
+func isIDByte(c byte) bool { return isBase62(c) || c == '_' }

@@ -1,0 +1,227 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// What a look-up or a create can find. Test with errors.Is.
+var (
+	ErrUnknown     = errors.New("keys: no key has this secret")
+	ErrExists      = errors.New("keys: the id is already in use")
+	ErrSecretTaken = errors.New("keys: the secret belongs to another key")
+)
+
+// CorruptError says that the store answered, but what it holds for one key cannot be used. That key fails closed;
+// others are not touched.
+type CorruptError struct {
+	ID  string // of the key, "" if even that is not known
+	Err error  // why; holds neither secret nor digest
+}
+
+// Error names the key and the reason.
+func (e *CorruptError) Error() string {
+	id := e.ID
+	if id == "" {
+		id = "(unknown id)"
+	}
+	return "keys: the record of " + id + " is corrupt: " + e.Err.Error()
+}
+
+// Unwrap gives the reason.
+func (e *CorruptError) Unwrap() error { return e.Err }
+
+// Store keeps key records in Redis: a record as JSON at tg:v1:key:{<id>}, and its id at tg:v1:secret:<hex digest>.
+// It is safe for concurrent use. It needs Redis 7.0 or later, alone, behind Sentinel or as a cluster.
+type Store struct {
+	client redis.UniversalClient
+	unmake *redis.Script
+}
+
+// The two keys of one API key are in different slots of a cluster, so a script may touch only one of them.
+const unmakeScript = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
+
+// NewStore returns a Store on c, which the caller owns. Build c with ContextTimeoutEnabled, else go-redis bounds
+// a read that is under way by its own ReadTimeout and not by the deadline of the context.
+func NewStore(c redis.UniversalClient) *Store {
+	return &Store{client: c, unmake: redis.NewScript(unmakeScript)}
+}
+
+func recordKey(id string) string     { return "tg:v1:key:{" + id + "}" }
+func secretKey(digest Digest) string { return "tg:v1:secret:" + digest.hex() }
+
+// Lookup returns the record of the key whose secret has the digest d, whatever its status. Errors: ErrUnknown; a
+// *CorruptError; any other error means that the store did not answer, and wraps ctx's error if that is why.
+func (s *Store) Lookup(ctx context.Context, d Digest) (*Key, error) {
+	id, err := s.client.Get(ctx, secretKey(d)).Result()
+	if errors.Is(err, redis.Nil) {
+		return nil, ErrUnknown
+	}
+	if err != nil {
+		return nil, readError(ctx, "", err)
+	}
+	if idProblem(id) != "" {
+		return nil, &CorruptError{Err: errors.New("the secret leads to something that is not an id")}
+	}
+	data, err := s.client.Get(ctx, recordKey(id)).Bytes()
+	if errors.Is(err, redis.Nil) {
+		return nil, &CorruptError{ID: id, Err: errors.New("it is missing")}
+	}
+	if err != nil {
+		return nil, readError(ctx, id, err)
+	}
+	k, err := decodeRecord(data)
+	if err != nil {
+		return nil, &CorruptError{ID: id, Err: err}
+	}
+	if k.ID != id {
+		return nil, &CorruptError{ID: id, Err: errors.New("it holds another id")}
+	}
+	if subtle.ConstantTimeCompare(k.Digest[:], d[:]) != 1 {
+		return nil, &CorruptError{ID: id, Err: errors.New("it belongs to another secret")}
+	}
+	return k, nil
+}
+
+// Create adds a key: its record first, the way to it from the secret last, so that what a crash leaves behind never
+// answers a request. The same Create again completes it. Errors: a *FieldError; ErrExists if the id is known, as
+// a tombstone too (nothing that stands is changed, but an interrupted create of the same id and secret is completed);
+// ErrSecretTaken if another key has the secret, then nothing of this one stays; a *CorruptError; any other error
+// means that the store did not answer, and the key may be there or not.
+func (s *Store) Create(ctx context.Context, k *Key) error {
+	data, err := encodeRecord(k)
+	if err != nil {
+		return err
+	}
+	standing, made, err := s.putRecord(ctx, k.ID, data)
+	if err != nil {
+		return err
+	}
+	same := made || bytes.Equal(standing, data)
+	if !same && !interrupted(standing, k) {
+		return ErrExists
+	}
+	owner, linked, err := s.linkSecret(ctx, k.Digest, k.ID)
+	switch {
+	case err != nil:
+		return err
+	case linked && same, owner == k.ID && made:
+		return nil
+	case linked, owner == k.ID:
+		return ErrExists
+	case made:
+		return errors.Join(ErrSecretTaken, s.dropRecord(ctx, k.ID, data))
+	}
+	return ErrSecretTaken
+}
+
+// interrupted reports whether the record that stands could be half of a create of k with other details. A tombstone
+// is not: its secret must stay unknown.
+func interrupted(standing []byte, k *Key) bool {
+	old, err := decodeRecord(standing)
+	return err == nil && old.Status != Deleted && subtle.ConstantTimeCompare(old.Digest[:], k.Digest[:]) == 1
+}
+
+// putRecord writes data if the id has no record, else returns the one that stands.
+func (s *Store) putRecord(ctx context.Context, id string, data []byte) (standing []byte, made bool, err error) {
+	old, set, err := s.setIfAbsent(ctx, recordKey(id), data)
+	if err != nil {
+		return nil, false, readError(ctx, id, err)
+	}
+	return []byte(old), set, nil
+}
+
+// linkSecret leads the digest to id if it leads nowhere, else returns the id that it leads to.
+func (s *Store) linkSecret(ctx context.Context, d Digest, id string) (owner string, linked bool, err error) {
+	owner, linked, err = s.setIfAbsent(ctx, secretKey(d), id)
+	if err != nil {
+		return "", false, readError(ctx, id, err)
+	}
+	return owner, linked, nil
+}
+
+func (s *Store) setIfAbsent(ctx context.Context, key string, value any) (standing string, set bool, err error) {
+	standing, err = s.client.SetArgs(ctx, key, value, redis.SetArgs{Mode: "NX", Get: true}).Result()
+	if errors.Is(err, redis.Nil) {
+		return "", true, nil
+	}
+	return standing, false, err
+}
+
+// dropRecord removes the record of id if it is still data.
+func (s *Store) dropRecord(ctx context.Context, id string, data []byte) error {
+	if err := s.unmake.Run(ctx, s.client, []string{recordKey(id)}, data).Err(); err != nil {
+		return fmt.Errorf("keys: the unused record of %s is left behind: %w", id, readError(ctx, id, err))
+	}
+	return nil
+}
+
+// Seed adds the entries whose ids the store has never seen, and never changes or revives one. First each plain
+// secret is replaced by its digest in entries (h may be nil if there is none) and everything is checked; an error of
+// that part has written nothing. Errors name the id, and are those of Create; added counts what was made before.
+func (s *Store) Seed(ctx context.Context, entries []Entry, h *Hasher) (added int, err error) {
+	if err := hashEntries(entries, h); err != nil {
+		return 0, err
+	}
+	for i := range entries {
+		k := &entries[i].Key
+		if err := ctx.Err(); err != nil {
+			return added, fmt.Errorf("keys: seed stopped before %s: %w", k.ID, err)
+		}
+		switch err := s.Create(ctx, k); {
+		case err == nil:
+			added++
+		case !errors.Is(err, ErrExists):
+			return added, fmt.Errorf("keys: seed %s: %w", k.ID, err)
+		}
+	}
+	return added, nil
+}
+
+func hashEntries(entries []Entry, h *Hasher) error {
+	owner := make(map[Digest]string, len(entries))
+	for i := range entries {
+		e := &entries[i]
+		if e.Plaintext() {
+			if h == nil {
+				return fmt.Errorf("keys: seed %s: a plain secret and no hasher", e.Key.ID)
+			}
+			e.Key.Algorithm, e.Key.Digest, e.Secret = AlgorithmHMACSHA256, h.Digest(e.Secret), ""
+		}
+		if err := e.Key.Validate(); err != nil {
+			return fmt.Errorf("keys: seed %s: %w", e.Key.ID, err)
+		}
+		if first, ok := owner[e.Key.Digest]; ok {
+			return fmt.Errorf("keys: seed %s: %w: %s has it too", e.Key.ID, ErrSecretTaken, first)
+		}
+		owner[e.Key.Digest] = e.Key.ID
+	}
+	return nil
+}
+
+// readError tells a value that Redis holds under a wrong type, which concerns one key, from a store that does not
+// answer, which concerns all.
+func readError(ctx context.Context, id string, err error) error {
+	if redis.HasErrorPrefix(err, "WRONGTYPE") {
+		return &CorruptError{ID: id, Err: errors.New("it is not a string")}
+	}
+	if cause := ctxError(ctx); cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("keys: store: %w: %w", cause, err)
+	}
+	return fmt.Errorf("keys: store: %w", err)
+}
+
+// ctxError also sees a deadline that has passed but whose timer has not run yet: the socket's own deadline is the
+// same instant and can be first.
+func ctxError(ctx context.Context) error {
+	if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
+}
