@@ -196,3 +196,21 @@ func TestComposeFitsTheBootstrap(t *testing.T) {
 		}
 	}
 }
+
+// Envoy takes max_interval of the back-off, or ten times base_interval without one, as the time limit of each try
+// (Http::Utility::convertCoreToRouteRetryPolicy): a smaller one would end slow checks long before the timeout.
+func TestNoTryEndsBeforeTheTimeout(t *testing.T) {
+	for _, name := range envoy.Names() {
+		rest, _ := decode(t, name)
+		filters := dig(rest, "static_resources", "listeners", 0, "filter_chains", 0, "filters", 0, "typed_config", "http_filters").([]any)
+		for _, f := range filters {
+			if dig(f, "name") != "envoy.filters.http.ext_authz" {
+				continue
+			}
+			service := dig(f, "typed_config", "grpc_service")
+			if limit, try := dig(service, "timeout"), dig(service, "retry_policy", "retry_back_off", "max_interval"); limit != try {
+				t.Errorf("%s.yaml: timeout %v, but each try ends after %v", name, limit, try)
+			}
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 )
@@ -37,8 +38,17 @@ func rewrite(s *Settings) ([]byte, error) {
 			},
 		}}
 	}
+	http, err := manager(listener)
+	if err != nil {
+		return nil, fmt.Errorf("bootstrap: listener: %w", err)
+	}
 	if s.AccessLog != "" {
-		if err := setAccessLog(listener, s.AccessLog); err != nil {
+		if err := setAccessLog(http, s.AccessLog); err != nil {
+			return nil, fmt.Errorf("bootstrap: %w", err)
+		}
+	}
+	if s.CheckTimeout != 0 {
+		if err := setCheckTimeout(http, s.CheckTimeout); err != nil {
 			return nil, fmt.Errorf("bootstrap: %w", err)
 		}
 	}
@@ -102,25 +112,55 @@ func setEndpoint(cluster object, name, address string) error {
 	return nil
 }
 
-// setAccessLog sends the listener's access logs to the file at path.
-func setAccessLog(listener object, path string) error {
+// manager returns the configuration of the listener's HTTP connection manager.
+func manager(listener object) (object, error) {
 	chains, _ := listener["filter_chains"].([]any)
-	for _, c := range chains {
-		chain, _ := c.(object)
-		manager, err := named(chain["filters"], "envoy.filters.network.http_connection_manager")
-		if err != nil {
-			return fmt.Errorf("listener filter: %w", err)
+	if len(chains) != 1 {
+		return nil, fmt.Errorf("%d filter chains, want one", len(chains))
+	}
+	chain, _ := chains[0].(object)
+	return typed(chain["filters"], "envoy.filters.network.http_connection_manager")
+}
+
+// typed returns the typed_config of the element of a decoded list whose `name` is name.
+func typed(list any, name string) (object, error) {
+	element, err := named(list, name)
+	if err != nil {
+		return nil, err
+	}
+	config, ok := element["typed_config"].(object)
+	if !ok {
+		return nil, fmt.Errorf("%s has no typed_config", name)
+	}
+	return config, nil
+}
+
+// setAccessLog sends the access log to the file at path.
+func setAccessLog(manager object, path string) error {
+	logger, err := typed(manager["access_log"], "envoy.access_loggers.file")
+	if err != nil {
+		return fmt.Errorf("access log: %w", err)
+	}
+	logger["path"] = path
+	return nil
+}
+
+// setCheckTimeout gives each check, and each try of it, that long.
+func setCheckTimeout(manager object, limit time.Duration) error {
+	filter, err := typed(manager["http_filters"], "envoy.filters.http.ext_authz")
+	if err != nil {
+		return fmt.Errorf("http filter: %w", err)
+	}
+	service, ok := filter["grpc_service"].(object)
+	if !ok {
+		return errors.New("ext_authz has no grpc_service")
+	}
+	text := strconv.FormatFloat(limit.Seconds(), 'f', -1, 64) + "s"
+	service["timeout"] = text
+	if retry, ok := service["retry_policy"].(object); ok {
+		if pause, ok := retry["retry_back_off"].(object); ok {
+			pause["max_interval"] = text // the limit of each try, see the bootstraps
 		}
-		config, _ := manager["typed_config"].(object)
-		log, err := named(config["access_log"], "envoy.access_loggers.file")
-		if err != nil {
-			return fmt.Errorf("access log: %w", err)
-		}
-		logger, ok := log["typed_config"].(object)
-		if !ok {
-			return errors.New("access log: no typed_config")
-		}
-		logger["path"] = path
 	}
 	return nil
 }

@@ -36,6 +36,8 @@ type Settings struct {
 	Tollgate, Upstream string
 	// ProxyProtocol makes the listener take, and insist on, a PROXY protocol header on each connection.
 	ProxyProtocol bool
+	// CheckTimeout replaces the shipped time limit of a check, which a loaded test machine may exceed; 0 keeps it.
+	CheckTimeout time.Duration
 	// AccessLog is the file for the access log; "" keeps Envoy's standard output, which is part of Log.
 	AccessLog string
 	// ListenPort is the listener's port on 127.0.0.1; 0 picks a free one.
