@@ -1,0 +1,68 @@
+package extauthz
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"tollgate/policy"
+)
+
+// Metrics are the server's Prometheus metrics. No label ever holds a key, a key
+// id or anything else that a client chooses.
+type Metrics struct {
+	decisions      *prometheus.CounterVec
+	duration       prometheus.Histogram
+	failureModes   *prometheus.CounterVec
+	storeErrors    *prometheus.CounterVec
+	corruptRecords prometheus.Counter
+	panics         prometheus.Counter
+	policyLoads    *prometheus.CounterVec
+	policyRejected prometheus.Gauge
+	policyAPIs     prometheus.Gauge
+}
+
+// NewMetrics returns the metrics, registered with r.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_decisions_total", Help: "Decisions by API and reason; reason allowed lets the request pass.",
+		}, []string{"api", "reason"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "tollgate_check_duration_seconds", Help: "Time from a decoded check request to its decision.",
+			Buckets: []float64{.00001, .00003, .0001, .0003, .001, .003, .01, .03, .1, .3},
+		}),
+		failureModes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_failure_mode_total", Help: "Requests decided by a plan's failure_mode because the limits could not be asked.",
+		}, []string{"api", "mode"}),
+		storeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_store_errors_total", Help: "Store operations that failed or came too late. A spend that failed may have been spent.",
+		}, []string{"operation"}),
+		corruptRecords: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tollgate_corrupt_records_total", Help: "Look-ups that met an unusable key record; the log names its id.",
+		}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tollgate_panics_total", Help: "Calls that ended in a panic and were answered with an RPC error.",
+		}),
+		policyLoads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_policy_loads_total", Help: "Policy loads by result: ok or rejected. Rejected files count at every look until they are fixed.",
+		}, []string{"result"}),
+		policyRejected: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tollgate_policy_rejected", Help: "1 while the policy files on disk are refused and an older policy is in force.",
+		}),
+		policyAPIs: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tollgate_policy_apis", Help: "APIs in force.",
+		}),
+	}
+	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics,
+		m.policyLoads, m.policyRejected, m.policyAPIs)
+	return m
+}
+
+func (m *Metrics) decided(api string, d *policy.Decision, took time.Duration) {
+	m.decisions.WithLabelValues(api, d.Reason.String()).Inc()
+	m.duration.Observe(took.Seconds())
+	if mode := d.Meta("failure_mode"); mode != "" {
+		m.failureModes.WithLabelValues(api, mode).Inc()
+	}
+}

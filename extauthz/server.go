@@ -1,0 +1,127 @@
+package extauthz
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"time"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+
+	"tollgate/policy"
+)
+
+const (
+	// Envoy's connection_keepalive pings every 30 s as commonly configured; a
+	// server that allows fewer answers GOAWAY too_many_pings.
+	minPing = 10 * time.Second
+	// Connections end after a while so that they spread over new replicas.
+	maxConnectionAge      = 5 * time.Minute
+	maxConnectionAgeGrace = 30 * time.Second
+	// Envoy's header limit can be raised to 8 MiB.
+	maxCheckRequest = 9 << 20
+)
+
+// DefaultDeadline is how long a decision may take if Envoy does not ask for less.
+const DefaultDeadline = 100 * time.Millisecond
+
+// Config says what a Server is made of. All fields are required unless said.
+type Config struct {
+	Policies *Policies
+	Decider  *policy.Decider
+	Keys     KeyFinder
+	Limits   Spender
+	Metrics  *Metrics
+	Log      *slog.Logger
+	// Decisions says which decisions are logged; default LogDenied.
+	Decisions Decisions
+	// Deadline bounds a decision; default DefaultDeadline.
+	Deadline time.Duration
+	// TLS of the gRPC port; nil serves plain text.
+	TLS *tls.Config
+	// Reflection adds gRPC server reflection.
+	Reflection bool
+}
+
+// Server is the gRPC server: Authorization and grpc.health.v1.
+type Server struct {
+	grpc   *grpc.Server
+	health *health.Server
+}
+
+// New builds a Server. It does not listen yet.
+func New(c Config) *Server {
+	if c.Deadline == 0 {
+		c.Deadline = DefaultDeadline
+	}
+	if c.Decisions == "" {
+		c.Decisions = LogDenied
+	}
+	options := []grpc.ServerOption{
+		grpc.UnaryInterceptor(recoverPanics(c.Metrics, c.Log)),
+		grpc.MaxRecvMsgSize(maxCheckRequest),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: maxConnectionAge, MaxConnectionAgeGrace: maxConnectionAgeGrace}),
+	}
+	if c.TLS != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(c.TLS)))
+	}
+	s := &Server{grpc: grpc.NewServer(options...), health: health.NewServer()}
+	authv3.RegisterAuthorizationServer(s.grpc, &authorizer{
+		policies: c.Policies, decider: c.Decider, keys: c.Keys, limits: c.Limits,
+		deadline: c.Deadline, metrics: c.Metrics,
+		log: &decisionLog{log: c.Log, which: c.Decisions},
+	})
+	healthv1.RegisterHealthServer(s.grpc, s.health)
+	s.health.SetServingStatus(authv3.Authorization_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
+	if c.Reflection {
+		reflection.Register(s.grpc)
+	}
+	return s
+}
+
+// Serve answers calls on the listener until Shutdown.
+func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+
+// Shutdown says NOT_SERVING, lets calls under way finish, and stops; when the
+// context ends first it stops at once.
+func (s *Server) Shutdown(ctx context.Context) {
+	s.health.Shutdown()
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		s.grpc.GracefulStop()
+	}()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-drained
+	}
+}
+
+// recoverPanics answers a panic with an RPC error, which is never an allow.
+func recoverPanics(m *Metrics, log *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				m.panics.Inc()
+				// The value may quote the request; its type is enough beside the stack.
+				log.Error("panic", slog.String("method", info.FullMethod), slog.String("type", fmt.Sprintf("%T", p)), slog.String("stack", string(debug.Stack())))
+				resp, err = nil, status.Error(codes.Internal, "tollgate: internal error")
+			}
+		}()
+		return handler(ctx, req)
+	}
+}

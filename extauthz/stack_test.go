@@ -1,0 +1,238 @@
+package extauthz_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"tollgate/extauthz"
+	"tollgate/policy"
+	"tollgate/policy/keys"
+	"tollgate/policy/limits"
+	"tollgate/testdata"
+)
+
+// limit bounds every wait of a test.
+const limit = 20 * time.Second
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// require skips a test whose real part is missing, loudly, or fails it where CI
+// says that the part must be there.
+func require(t *testing.T, part, problem string) {
+	t.Helper()
+	if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), part) {
+		t.Fatal(problem)
+	}
+	t.Skipf("SKIPPED, NOT TESTED: %s", problem)
+}
+
+// clock is the injected time: the machine's own, moved by an offset.
+type clock struct{ offset atomic.Int64 }
+
+func (c *clock) Offset() time.Duration { return time.Duration(c.offset.Load()) }
+func (c *clock) Now() time.Time        { return time.Now().Add(c.Offset()) }
+func (c *clock) Set(t time.Time)       { c.offset.Store(int64(time.Until(t))) }
+
+// backends are the stores that every script runs on.
+func backends() []string { return []string{"embedded", "redis"} }
+
+func newRedis(t *testing.T, backend string) *redis.Client {
+	t.Helper()
+	options := &redis.Options{MaxRetries: -1, ContextTimeoutEnabled: true}
+	switch backend {
+	case "embedded":
+		m := miniredis.NewMiniRedis()
+		t.Cleanup(m.Close)
+		options.Dialer = func(context.Context, string, string) (net.Conn, error) { return m.Dial() }
+	case "redis":
+		options.Network, options.Addr = "unix", startRedis(t)
+	}
+	client := redis.NewClient(options)
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// startRedis runs a Redis server of the test's own and returns its socket.
+func startRedis(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		require(t, "redis", "redis-server is not on PATH: apt-get install redis-server")
+	}
+	dir, err := os.MkdirTemp("", "tollgate") // t.TempDir is too long for a socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "redis.sock")
+	cmd := exec.Command(path, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		os.RemoveAll(dir)
+	})
+	eventually(t, "redis-server listens", func() bool {
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return socket
+}
+
+func eventually(t *testing.T, what string, ready func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(2 * time.Millisecond)
+	defer ticker.Stop()
+	end := time.After(limit)
+	for !ready() {
+		select {
+		case <-ticker.C:
+		case <-end:
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
+// stack is a whole Tollgate: policies, store, gRPC server.
+type stack struct {
+	clock    *clock
+	set      *policy.Set
+	hasher   *keys.Hasher
+	metrics  *extauthz.Metrics
+	registry *prometheus.Registry
+	log      *logs
+	addr     string
+	server   *extauthz.Server
+	stores   *stores
+}
+
+// stores lets one server change its store between scripts.
+type stores struct {
+	keys   atomic.Pointer[keys.Store]
+	limits atomic.Pointer[limits.Store]
+}
+
+func (s *stores) Lookup(ctx context.Context, d keys.Digest) (*keys.Key, error) {
+	return s.keys.Load().Lookup(ctx, d)
+}
+
+func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, error) {
+	return s.limits.Load().Spend(ctx, sp)
+}
+
+// newStack serves policy files on a free port of the loopback.
+func newStack(t *testing.T, change func(*extauthz.Config), files ...policy.File) *stack {
+	t.Helper()
+	set, err := policy.Compile(files...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stack{
+		clock: &clock{}, set: set, hasher: keys.NewHasher([]byte("a pepper of the tests")),
+		registry: prometheus.NewRegistry(), log: &logs{}, stores: &stores{},
+	}
+	s.metrics = extauthz.NewMetrics(s.registry)
+	config := extauthz.Config{
+		Policies: extauthz.FixedPolicies(set, s.metrics),
+		Decider:  policy.NewDecider(s.hasher, limits.NewLocal(1, s.clock.Now, 100), s.clock.Now),
+		Keys:     s.stores, Limits: s.stores, Metrics: s.metrics,
+		Log: slog.New(slog.NewJSONHandler(s.log, nil)), Decisions: extauthz.LogAll,
+		// Loaded test machines must not turn answers into undecided ones.
+		Deadline: limit,
+	}
+	if change != nil {
+		change(&config)
+	}
+	s.server = extauthz.New(config)
+	s.addr = serve(t, s.server)
+	return s
+}
+
+func serve(t *testing.T, s *extauthz.Server) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		s.Shutdown(ctx)
+		if err := <-served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return l.Addr().String()
+}
+
+// use empties the store and seeds the keys.
+func (s *stack) use(t *testing.T, client *redis.Client, entries []keys.Entry) {
+	t.Helper()
+	if err := client.FlushAll(within(t)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	s.stores.keys.Store(keys.NewStore(client))
+	s.stores.limits.Store(limits.NewStore(client, s.clock.Offset))
+	// Seed forgets the secrets of what it is given.
+	if _, err := s.stores.keys.Load().Seed(within(t), slices.Clone(entries), s.hasher); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *stack) dial(t *testing.T) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// apiFiles reads one of the four APIs.
+func apiFiles(t *testing.T, api string) (policy.File, []keys.Entry, []testdata.Block) {
+	t.Helper()
+	text, err := testdata.File(api, "policy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyText, err := testdata.File(api, "keys.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := keys.ParseFile(api+"/keys.yaml", keyText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := testdata.Script(api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return policy.File{Name: api + "/policy.yaml", Data: text}, entries, blocks
+}

@@ -1,0 +1,61 @@
+package extauthz
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Status answers /livez, /readyz and /metrics.
+type Status struct {
+	Policies *Policies
+	Gatherer prometheus.Gatherer
+	// Store describes the store in a few words, such as "embedded".
+	Store string
+	// Ping asks the store whether it is there.
+	Ping func(context.Context) error
+
+	draining atomic.Bool
+}
+
+// pingTime bounds the question to the store in /readyz.
+const pingTime = time.Second
+
+// Drain makes /readyz answer 503 from now on.
+func (s *Status) Drain() { s.draining.Store(true) }
+
+// Handler returns the handler of the HTTP port.
+func (s *Status) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", s.ready)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.Gatherer, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// ready is 200 while the server takes calls. A store that is away or a policy
+// file that is refused is said and does not make it unready: taking every replica
+// out of service would turn a partial outage into a full one.
+func (s *Status) ready(w http.ResponseWriter, r *http.Request) {
+	if s.draining.Load() {
+		http.Error(w, "draining", http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = fmt.Fprintln(w, "ok")
+	loaded, refused := s.Policies.Status()
+	_, _ = fmt.Fprintf(w, "policy: %d APIs, loaded %s\n", len(s.Policies.Current().APIs()), loaded.UTC().Format(time.RFC3339))
+	if refused != nil {
+		_, _ = fmt.Fprintf(w, "policy: the files on disk are refused, an older policy is in force:\n%v\n", refused)
+	}
+	_, _ = fmt.Fprintf(w, "store: %s\n", s.Store)
+	ctx, cancel := context.WithTimeout(r.Context(), pingTime)
+	defer cancel()
+	if err := s.Ping(ctx); err != nil {
+		_, _ = fmt.Fprintf(w, "store: not reachable: %v\n", err)
+	}
+}
