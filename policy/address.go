@@ -1,0 +1,68 @@
+package policy
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// addressSource says which address of a request is the client's.
+type addressSource struct {
+	from    string
+	hops    int
+	proxies []netip.Prefix // empty: every peer is believed
+}
+
+const (
+	fromPeer     = "peer"
+	fromExternal = "external-address"
+	fromXFF      = "xff"
+
+	headerExternalAddress = "x-envoy-external-address"
+	headerForwardedFor    = "x-forwarded-for"
+)
+
+// of returns the client's address, or the invalid one where it cannot be
+// trusted: then a key with an IP list is refused.
+func (s *addressSource) of(r *Request) netip.Addr {
+	peer := plainAddr(r.Peer)
+	if s.from == fromPeer || !s.believes(peer) {
+		return peer
+	}
+	if s.from == fromExternal {
+		value, _ := r.header(headerExternalAddress)
+		return parseAddr(value)
+	}
+	value, _ := r.header(headerForwardedFor)
+	for range s.hops {
+		cut := strings.LastIndexByte(value, ',')
+		if cut < 0 {
+			return netip.Addr{}
+		}
+		value = value[:cut]
+	}
+	return parseAddr(value[strings.LastIndexByte(value, ',')+1:])
+}
+
+func (s *addressSource) believes(peer netip.Addr) bool {
+	if len(s.proxies) == 0 {
+		return true
+	}
+	for _, p := range s.proxies {
+		if p.Contains(peer) {
+			return true
+		}
+	}
+	return false
+}
+
+// parseAddr reads one bare address. Ports, brackets, lists and anything else
+// that two parsers could read differently make it invalid.
+func parseAddr(s string) netip.Addr {
+	a, err := netip.ParseAddr(strings.Trim(s, " \t"))
+	if err != nil {
+		return netip.Addr{}
+	}
+	return plainAddr(a)
+}
+
+func plainAddr(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }

@@ -1,0 +1,193 @@
+package policy
+
+import (
+	"time"
+
+	"tollgate/policy/keys"
+	"tollgate/policy/limits"
+)
+
+// API is one policy file, compiled. It never changes after Compile.
+type API struct {
+	file         string // for the errors of other files
+	name         string
+	realm        string
+	hosts        []string
+	places       places
+	prefixes     []string
+	checksum     bool
+	environments []env
+	address      addressSource
+	scopes       map[string]bool
+	emptyIsAll   bool
+	routes       router
+	routeNames   map[string]*Route
+	plans        map[string]*plan
+	rpcUndecided bool
+	staleFor     time.Duration
+	answers      [reasonCount]*answer
+	requestID    bool
+	headers      rateHeaders
+}
+
+// Name returns the API's name.
+func (a *API) Name() string { return a.name }
+
+// StaleFor returns how long a known key may be served while the store is away.
+func (a *API) StaleFor() time.Duration { return a.staleFor }
+
+// Route is one route of an API.
+type Route struct {
+	name   string
+	scope  string   // "" for scope: none
+	grants []string // the scopes that include scope, itself among them
+	cost   int64
+	public bool
+}
+
+// Name returns the route's name.
+func (r *Route) Name() string { return r.name }
+
+type env struct {
+	name    string
+	prefix  string
+	hosts   []string
+	context string
+	quota   bool
+}
+
+// accepts reports whether keys of the environment are accepted for a request:
+// under one of its hosts or its context value, everywhere if it has neither. A
+// context value that Envoy gives decides alone.
+func (e *env) accepts(r *Request, host string) bool {
+	if r.Environment.Given {
+		return e.context == r.Environment.Value && e.context != "" || e.context == "" && len(e.hosts) == 0
+	}
+	if e.context == "" && len(e.hosts) == 0 {
+		return true
+	}
+	for _, h := range e.hosts {
+		if h == host {
+			return true
+		}
+	}
+	return false
+}
+
+type failureMode uint8
+
+const (
+	failClosed failureMode = iota
+	failOpen
+	failLocal
+)
+
+func (m failureMode) String() string {
+	return [...]string{failClosed: "closed", failOpen: "open", failLocal: "local"}[m]
+}
+
+type plan struct {
+	name        string
+	windows     []limits.Window
+	rates       []limits.Window // windows without quotas
+	keyAnchor   bool
+	failureMode failureMode
+}
+
+// plan returns the plan of a key: nil, true where the API has no plans.
+func (a *API) plan(k *keys.Key) (_ *plan, ok bool) {
+	if len(a.plans) == 0 {
+		return nil, true
+	}
+	p := a.plans[k.Plan]
+	return p, p != nil
+}
+
+// windowsFor returns the windows that a key spends. ok is false when an override
+// of the key names a limit that the plan does not have: dropping it silently
+// could lift a restriction.
+func (p *plan) windowsFor(k *keys.Key, quota bool) (_ []limits.Window, ok bool) {
+	if p == nil {
+		return nil, len(k.Limits) == 0
+	}
+	windows := p.windows
+	if !quota {
+		windows = p.rates
+	}
+	if len(k.Limits) == 0 && !p.keyAnchor {
+		return windows, true
+	}
+	own := make([]limits.Window, len(windows))
+	copy(own, windows)
+	for _, o := range k.Limits {
+		if !p.override(own, o) {
+			return nil, false
+		}
+	}
+	if p.keyAnchor {
+		for i := range own {
+			own[i].Anchor = k.AnchorDay
+		}
+	}
+	return own, true
+}
+
+func (p *plan) override(own []limits.Window, o keys.Override) (known bool) {
+	for i := range own {
+		if own[i].Name == o.Name {
+			own[i].Limit = o.Requests
+			return true
+		}
+	}
+	for i := range p.windows {
+		if p.windows[i].Name == o.Name {
+			return true // a quota that this key does not spend
+		}
+	}
+	return false
+}
+
+// environment returns the environment of a key: nil, true where the API has none.
+func (a *API) environment(name string) (_ *env, ok bool) {
+	if len(a.environments) == 0 {
+		return nil, true
+	}
+	for i := range a.environments {
+		if a.environments[i].name == name {
+			return &a.environments[i], true
+		}
+	}
+	return nil, false
+}
+
+// resembles reports whether a secret has the form of this API's keys, so that
+// anything else is refused without asking the store.
+func (a *API) resembles(secret string) bool {
+	if len(a.prefixes) == 0 {
+		return !a.checksum || keys.HasChecksum(secret, "")
+	}
+	for _, p := range a.prefixes {
+		if len(secret) > len(p) && secret[:len(p)] == p {
+			return !a.checksum || keys.HasChecksum(secret, p)
+		}
+	}
+	return false
+}
+
+// permits reports whether a key may use a route.
+func (a *API) permits(k *keys.Key, r *Route) bool {
+	if r.scope == "" {
+		return true
+	}
+	if len(k.Scopes) == 0 {
+		return a.emptyIsAll
+	}
+	for _, held := range k.Scopes {
+		for _, granting := range r.grants {
+			if held == granting {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,221 @@
+package policy_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// goFiles parses every file of the module that is not a test, by path below the
+// module's root.
+func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
+	t.Helper()
+	fset, files := token.NewFileSet(), map[string]*ast.File{}
+	root := ".."
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != root && strings.HasPrefix(d.Name(), ".") {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(fset, path, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		files[filepath.ToSlash(rel)] = file
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 30 {
+		t.Fatalf("only %d files found", len(files))
+	}
+	return fset, files
+}
+
+// room returns the part of the module that a file belongs to.
+func room(path string) string {
+	dir := filepath.ToSlash(filepath.Dir(path))
+	for _, r := range []string{"policy/keys", "policy/limits", "policy/usage", "policy", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+		if dir == r || strings.HasPrefix(dir, r+"/") {
+			return r
+		}
+	}
+	return dir
+}
+
+// Data flows one way: cmd → extauthz → policy → keys, limits. Envoy's types stay
+// in extauthz, Redis' in the rooms that store; cmd wires all of them.
+func TestImports(t *testing.T) {
+	inner := map[string][]string{
+		"policy/keys":   nil,
+		"policy/limits": nil,
+		"policy/usage":  nil,
+		"policy":        {"policy/keys", "policy/limits"},
+		"extauthz":      {"policy", "policy/keys", "policy/limits", "policy/usage"},
+		"envoy":         {"testdata"},
+		"testdata":      {"testdata"},
+		"k8s":           nil,
+	}
+	libraries := map[string][]string{
+		"github.com/envoyproxy/go-control-plane": {"extauthz"},
+		"google.golang.org/":                     {"extauthz", "cmd"},
+		"github.com/redis/":                      {"policy/keys", "policy/limits", "policy/usage", "cmd"},
+		"github.com/alicebob/":                   {"cmd"},
+		"github.com/prometheus/":                 {"extauthz", "cmd"},
+		"github.com/spf13/":                      {"cmd"},
+		"log/slog":                               {"policy/keys", "extauthz", "cmd"},
+	}
+	_, files := goFiles(t)
+	for path, file := range files {
+		from := room(path)
+		for _, spec := range file.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if to, ours := strings.CutPrefix(name, "tollgate/"); ours {
+				if to = room(to + "/x.go"); from != "cmd" && from != to && !slices.Contains(inner[from], to) {
+					t.Errorf("%s imports %s", path, name)
+				}
+			}
+			for library, rooms := range libraries {
+				if strings.HasPrefix(name, library) && !slices.Contains(rooms, from) && from != "envoy" {
+					t.Errorf("%s imports %s", path, name)
+				}
+			}
+		}
+	}
+}
+
+// A decision could run inside another host: nothing below policy knows gRPC or
+// protocol buffers, not even through a library.
+func TestPolicyIsFreeOfGRPC(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "tollgate/policy").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deps := strings.Fields(string(out))
+	if !slices.Contains(deps, "tollgate/policy/limits") {
+		t.Fatalf("no list: %q", deps)
+	}
+	for _, dep := range deps {
+		for _, unwanted := range []string{"google.golang.org/", "github.com/envoyproxy/", "github.com/golang/protobuf", "github.com/planetscale/", "tollgate/extauthz"} {
+			if strings.HasPrefix(dep, unwanted) {
+				t.Errorf("policy depends on %s", dep)
+			}
+		}
+	}
+}
+
+// The policy room uses net/http for its names and for ServeMux's judgement at
+// load, never to talk.
+func TestPolicyMakesNoCalls(t *testing.T) {
+	_, files := goFiles(t)
+	for path, file := range files {
+		if room(path) != "policy" {
+			continue
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if pkg, ok := sel.X.(*ast.Ident); ok && pkg.Name == "http" &&
+				!slices.Contains([]string{"ServeMux", "NewServeMux", "NotFoundHandler"}, sel.Sel.Name) && !strings.HasPrefix(sel.Sel.Name, "Method") {
+				t.Errorf("%s uses http.%s", path, sel.Sel.Name)
+			}
+			return true
+		})
+		for _, spec := range file.Imports {
+			if name := spec.Path.Value; name == `"net"` || name == `"context"` || name == `"sync"` {
+				t.Errorf("%s imports %s: a decision waits for nothing", path, name)
+			}
+		}
+	}
+}
+
+func TestFunctionsAreShort(t *testing.T) {
+	const longest = 60
+	fset, files := goFiles(t)
+	for path, file := range files {
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n.(type) {
+			case *ast.FuncDecl, *ast.FuncLit:
+				if lines := fset.Position(n.End()).Line - fset.Position(n.Pos()).Line + 1; lines > longest {
+					t.Errorf("%s:%d: a function of %d lines, at most %d", path, fset.Position(n.Pos()).Line, lines, longest)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// There is no state outside of values: no init, and no package variable but error
+// sentinels, embedded files, interface checks, scripts and tables nobody writes.
+func TestNoGlobals(t *testing.T) {
+	fset, files := goFiles(t)
+	for _, file := range files {
+		for _, decl := range file.Decls {
+			switch d := decl.(type) {
+			case *ast.FuncDecl:
+				if d.Recv == nil && d.Name.Name == "init" {
+					t.Errorf("%s: init", fset.Position(d.Pos()))
+				}
+			case *ast.GenDecl:
+				if d.Tok != token.VAR {
+					continue
+				}
+				embedded := d.Doc != nil && strings.Contains(commentText(d.Doc), "go:embed")
+				for _, spec := range d.Specs {
+					if v := spec.(*ast.ValueSpec); !embedded && !(v.Doc != nil && strings.Contains(commentText(v.Doc), "go:embed")) && !constantVar(v) {
+						t.Errorf("%s: package variable %s", fset.Position(v.Pos()), v.Names[0].Name)
+					}
+				}
+			}
+		}
+	}
+}
+
+func commentText(g *ast.CommentGroup) string {
+	var b strings.Builder
+	for _, c := range g.List {
+		b.WriteString(c.Text)
+	}
+	return b.String()
+}
+
+func constantVar(v *ast.ValueSpec) bool {
+	if v.Names[0].Name == "_" {
+		return true
+	}
+	if len(v.Values) != 1 {
+		return false
+	}
+	switch value := v.Values[0].(type) {
+	case *ast.CallExpr:
+		sel, ok := value.Fun.(*ast.SelectorExpr)
+		if !ok {
+			return false
+		}
+		pkg, ok := sel.X.(*ast.Ident)
+		return ok && slices.Contains([]string{"errors.New", "fmt.Errorf", "redis.NewScript"}, pkg.Name+"."+sel.Sel.Name)
+	case *ast.CompositeLit:
+		array, ok := value.Type.(*ast.ArrayType)
+		return ok && array.Len != nil
+	}
+	return false
+}

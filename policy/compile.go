@@ -1,0 +1,428 @@
+package policy
+
+import (
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"tollgate/policy/limits"
+)
+
+// compile turns a document into an API. Faults go to src, all of them; the
+// result is only to be used when there are none.
+func compile(doc *document, src *source) *API {
+	c := &compiler{doc: doc, src: src, api: &API{file: src.name, name: doc.API, realm: doc.Realm}}
+	c.identity()
+	c.credentials()
+	c.keyFormat()
+	c.address()
+	c.scopes()
+	c.routes()
+	c.plans()
+	c.costs()
+	c.failures()
+	c.answers()
+	c.rateHeaders()
+	return c.api
+}
+
+type compiler struct {
+	doc *document
+	src *source
+	api *API
+	// implied holds what each scope implies in one step.
+	implied map[string][]string
+}
+
+func (c *compiler) fault(place, format string, args ...any) { c.src.fault(place, format, args...) }
+
+func nameRule() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9._:-]{0,62}$`) }
+
+// name checks a name that other parts of the file, keys and headers refer to.
+func (c *compiler) name(place, kind, name string, seen map[string]bool) bool {
+	switch {
+	case name == "":
+		c.fault(place, "%s without a name", kind)
+	case !nameRule().MatchString(strings.ReplaceAll(name, "_", "-")):
+		c.fault(place, "bad %s name %q, want a lower-case letter, then letters, digits and . _ : -", kind, name)
+	case seen[name]:
+		c.fault(place, "duplicate %s %q", kind, name)
+	default:
+		seen[name] = true
+		return true
+	}
+	return false
+}
+
+func (c *compiler) identity() {
+	if !regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`).MatchString(c.doc.API) {
+		c.fault("api", "bad api name %q, want lower-case letters, digits and -", c.doc.API)
+	}
+	if c.api.realm == "" {
+		c.api.realm = c.doc.API
+	}
+	if !headerText(c.api.realm) || strings.ContainsAny(c.api.realm, `"\`) {
+		c.fault("realm", "bad realm %q, want printable ASCII without quotes", c.api.realm)
+	}
+	seen := map[string]bool{}
+	for i, host := range c.doc.Hosts {
+		c.host(at("hosts", i, ""), host, seen)
+	}
+	c.environments(seen)
+}
+
+func (c *compiler) host(place, host string, seen map[string]bool) {
+	normal, ok := normalHost(host)
+	switch {
+	case !ok || normal != host:
+		c.fault(place, "bad host %q, want lower case, without port or final dot", host)
+	case seen[host]:
+		c.fault(place, "duplicate host %q", host)
+	default:
+		seen[host] = true
+		c.src.hosts[host] = place
+		c.api.hosts = append(c.api.hosts, host)
+	}
+}
+
+func (c *compiler) environments(hosts map[string]bool) {
+	names, contexts := map[string]bool{}, map[string]bool{}
+	for i, in := range c.doc.Environments {
+		c.name(at("environments", i, "name"), "environment", in.Name, names)
+		c.prefix(at("environments", i, "prefix"), in.Prefix)
+		// A host that the API names already may be given to one environment.
+		for j, host := range in.Hosts {
+			place := at(at("environments", i, "hosts"), j, "")
+			if slices.Contains(c.doc.Hosts, host) && !c.environmentHost(i, host) && !slices.Contains(in.Hosts[:j], host) {
+				continue
+			}
+			c.host(place, host, hosts)
+		}
+		if in.Context != "" && contexts[in.Context] {
+			c.fault(at("environments", i, "context"), "duplicate context %q", in.Context)
+		}
+		contexts[in.Context] = true
+		c.api.environments = append(c.api.environments, env{
+			name: in.Name, prefix: in.Prefix, hosts: in.Hosts, context: in.Context,
+			quota: in.Quota == nil || *in.Quota,
+		})
+	}
+}
+
+// environmentHost reports whether an environment before the i-th names host.
+func (c *compiler) environmentHost(i int, host string) bool {
+	for _, in := range c.doc.Environments[:i] {
+		if slices.Contains(in.Hosts, host) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *compiler) prefix(place, prefix string) {
+	if prefix == "" || len(prefix) > 32 || !wellFormed(prefix) {
+		c.fault(place, "bad prefix %q, want 1 to 32 characters of a key", prefix)
+		return
+	}
+	for _, other := range c.api.prefixes {
+		if strings.HasPrefix(prefix, other) || strings.HasPrefix(other, prefix) {
+			c.fault(place, "prefix %q and prefix %q cannot be told apart", prefix, other)
+			return
+		}
+	}
+	c.api.prefixes = append(c.api.prefixes, prefix)
+}
+
+func (c *compiler) credentials() {
+	p := &c.api.places
+	if len(c.doc.Credentials) == 0 {
+		c.fault("credentials", "no credentials: nothing could ever be allowed")
+	}
+	for i, in := range c.doc.Credentials {
+		place := at("credentials", i, "")
+		switch {
+		case in.Bearer:
+			if p.bearer {
+				c.fault(place, "duplicate credential bearer")
+			}
+			p.bearer = true
+		case in.Header != "" && in.Query != "":
+			c.fault(place, "one credential names both a header and a query key")
+		case in.Header != "":
+			c.credentialHeader(place+".header", in.Header)
+		case in.Query != "":
+			c.credentialQuery(place+".query", in.Query)
+		default:
+			c.fault(place, "empty credential, want bearer, {header: NAME} or {query: NAME}")
+		}
+	}
+}
+
+func (c *compiler) credentialHeader(place, written string) {
+	name := strings.ToLower(written)
+	token := regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+	switch {
+	case !token.MatchString(name):
+		c.fault(place, "bad header name %q, want letters, digits and -", written)
+	case name == "authorization":
+		c.fault(place, "header %q: use bearer", written)
+	case identityHeader(name) || name == "host" || name == headerForwardedFor || name == headerExternalAddress || name == "x-request-id" || name == "content-type":
+		c.fault(place, "header %q has another meaning", written)
+	case slices.Contains(c.api.places.headers, name):
+		c.fault(place, "duplicate header %q", written)
+	default:
+		c.api.places.headers = append(c.api.places.headers, name)
+	}
+}
+
+func (c *compiler) credentialQuery(place, name string) {
+	switch {
+	case !regexp.MustCompile(`^[A-Za-z0-9._~-]{1,64}$`).MatchString(name):
+		c.fault(place, "bad query key %q", name)
+	case slices.Contains(c.api.places.queries, name):
+		c.fault(place, "duplicate query key %q", name)
+	default:
+		c.api.places.queries = append(c.api.places.queries, name)
+	}
+}
+
+func (c *compiler) keyFormat() {
+	in := c.doc.KeyFormat
+	c.api.checksum = c.choice("key_format.checksum", in.Checksum, "required", "optional") == "required"
+	if len(c.doc.Environments) > 0 && len(in.Prefixes) > 0 {
+		c.fault("key_format.prefixes", "prefixes belong to the environments here")
+		return
+	}
+	for i, prefix := range in.Prefixes {
+		c.prefix(at("key_format.prefixes", i, ""), prefix)
+	}
+}
+
+// choice returns value if it is one of words, the first of which is the default.
+func (c *compiler) choice(place, value string, words ...string) string {
+	if value == "" {
+		return words[0]
+	}
+	if !slices.Contains(words, value) {
+		c.fault(place, "unknown value %q, want %s", value, strings.Join(words, " or "))
+	}
+	return value
+}
+
+func (c *compiler) address() {
+	in := c.doc.ClientAddress
+	a := &c.api.address
+	a.from = c.choice("client_address.from", in.From, fromPeer, fromExternal, fromXFF)
+	a.hops = in.TrustedHops
+	if in.TrustedHops < 0 || in.TrustedHops > 0 && a.from != fromXFF {
+		c.fault("client_address.trusted_hops", "trusted_hops %d: want 0 or more, and only with from: xff", in.TrustedHops)
+	}
+	if len(in.TrustedProxies) > 0 && a.from == fromPeer {
+		c.fault("client_address.trusted_proxies", "trusted_proxies mean nothing with from: peer")
+	}
+	for i, text := range in.TrustedProxies {
+		prefix, err := netip.ParsePrefix(text)
+		switch {
+		case err != nil:
+			c.fault(at("client_address.trusted_proxies", i, ""), "bad CIDR %q", text)
+		case prefix.Masked() != prefix:
+			c.fault(at("client_address.trusted_proxies", i, ""), "bad CIDR %q: bits below the mask are set, want %s", text, prefix.Masked())
+		case prefix.Addr().Is4In6():
+			c.fault(at("client_address.trusted_proxies", i, ""), "bad CIDR %q: write the IPv4 form", text)
+		default:
+			a.proxies = append(a.proxies, prefix)
+		}
+	}
+}
+
+func (c *compiler) scopes() {
+	c.api.emptyIsAll = c.choice("empty_scopes", c.doc.EmptyScopes, "none", "all") == "all"
+	c.api.scopes = map[string]bool{}
+	for i, in := range c.doc.Scopes {
+		if in.Name == "none" {
+			c.fault(at("scopes", i, "name"), "bad scope name %q: it means no scope in a route", in.Name)
+			continue
+		}
+		c.name(at("scopes", i, "name"), "scope", in.Name, c.api.scopes)
+	}
+	c.implied = make(map[string][]string, len(c.doc.Scopes))
+	for _, in := range c.doc.Scopes {
+		c.implied[in.Name] = in.Implies
+	}
+	for i, in := range c.doc.Scopes {
+		for j, implied := range in.Implies {
+			if !c.api.scopes[implied] {
+				c.fault(at(at("scopes", i, "implies"), j, ""), "unknown scope %q", implied)
+			}
+		}
+		if c.reaches(in.Name, in.Name, map[string]bool{}) {
+			c.fault(at("scopes", i, "implies"), "scope %q implies itself", in.Name)
+		}
+	}
+}
+
+// reaches reports whether a scope implies another, over any number of steps.
+func (c *compiler) reaches(from, to string, seen map[string]bool) bool {
+	for _, next := range c.implied[from] {
+		if next == to {
+			return true
+		}
+		if !seen[next] {
+			seen[next] = true
+			if c.reaches(next, to, seen) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (c *compiler) routes() {
+	if len(c.doc.Routes) == 0 {
+		c.fault("routes", "no routes: nothing could ever be allowed")
+	}
+	r := newRouter()
+	seen := map[string]bool{}
+	c.api.routeNames = make(map[string]*Route, len(c.doc.Routes))
+	for i, in := range c.doc.Routes {
+		c.name(at("routes", i, "name"), "route", in.Name, seen)
+		route := &Route{name: in.Name, cost: 1, public: in.Public}
+		if in.Cost != nil {
+			route.cost = *in.Cost
+			if route.cost < 0 || route.cost > maxUnits {
+				c.fault(at("routes", i, "cost"), "cost %d: want 0 to %d", route.cost, int64(maxUnits))
+			}
+		}
+		c.routeScope(i, in, route)
+		if err := r.add(in.Match, route); err != nil {
+			c.fault(at("routes", i, "match"), "%v", err)
+		}
+		c.api.routeNames[in.Name] = route
+	}
+	r.mux = nil
+	c.api.routes = *r
+}
+
+func (c *compiler) routeScope(i int, in routeIn, route *Route) {
+	switch {
+	case in.Scope == "" && !in.Public:
+		c.fault(at("routes", i, ""), "route %q has no scope decision: want scope: NAME, scope: none or public: true", in.Name)
+	case in.Public && in.Scope != "" && in.Scope != "none":
+		c.fault(at("routes", i, "scope"), "route %q is public and asks for scope %q", in.Name, in.Scope)
+	case in.Scope == "" || in.Scope == "none":
+	case !c.api.scopes[in.Scope]:
+		c.fault(at("routes", i, "scope"), "unknown scope %q", in.Scope)
+	default:
+		route.scope = in.Scope
+		for _, s := range c.doc.Scopes {
+			if s.Name == in.Scope || c.reaches(s.Name, in.Scope, map[string]bool{}) {
+				route.grants = append(route.grants, s.Name)
+			}
+		}
+	}
+}
+
+// maxUnits bounds limits and costs to integers that a Redis script, which
+// computes with doubles, adds without loss.
+const maxUnits = 1 << 50
+
+func (c *compiler) plans() {
+	seen := map[string]bool{}
+	c.api.plans = make(map[string]*plan, len(c.doc.Plans))
+	for i, in := range c.doc.Plans {
+		c.name(at("plans", i, "name"), "plan", in.Name, seen)
+		p := &plan{name: in.Name, keyAnchor: in.MonthAnchor.Key}
+		mode := c.choice(at("plans", i, "failure_mode"), in.FailureMode, "closed", "open", "local")
+		p.failureMode = map[string]failureMode{"open": failOpen, "local": failLocal}[mode]
+		if in.Limits == nil {
+			c.fault(at("plans", i, ""), "plan %q without limits: want a list; limits: [] is unlimited", in.Name)
+			continue
+		}
+		names := map[string]bool{}
+		for j, limit := range *in.Limits {
+			w := c.window(at(at("plans", i, "limits"), j, ""), limit, names)
+			w.Anchor = max(in.MonthAnchor.Day, 1)
+			p.windows = append(p.windows, w)
+			if !w.Quota {
+				p.rates = append(p.rates, w)
+			}
+		}
+		c.api.plans[in.Name] = p
+	}
+}
+
+func (c *compiler) window(place string, in limitIn, names map[string]bool) limits.Window {
+	c.name(place+".name", "limit", in.Name, names)
+	w := limits.Window{Name: in.Name, Quota: in.Quota}
+	switch {
+	case in.Requests == nil:
+		c.fault(place, "limit %q without requests", in.Name)
+	case *in.Requests < 0 || *in.Requests > maxUnits:
+		c.fault(place+".requests", "requests %d: want 0 to %d", *in.Requests, int64(maxUnits))
+	default:
+		w.Limit = *in.Requests
+	}
+	per, ok := limits.ParseUnit(in.Per)
+	if !ok {
+		c.fault(place+".per", "unknown unit %q, want second, minute, hour, day or month", in.Per)
+	}
+	w.Per = per
+	return w
+}
+
+// costs refuses a route that a plan could never admit. A limit of 0 admits
+// nothing on purpose.
+func (c *compiler) costs() {
+	for i, route := range c.doc.Routes {
+		if route.Cost == nil || route.Public {
+			continue
+		}
+		for _, p := range c.doc.Plans {
+			compiled := c.api.plans[p.Name]
+			if compiled == nil {
+				continue
+			}
+			for _, w := range compiled.windows {
+				if w.Limit > 0 && *route.Cost > w.Limit {
+					c.fault(at("routes", i, "cost"), "cost %d is above limit %q of plan %q: %d", *route.Cost, w.Name, p.Name, w.Limit)
+				}
+			}
+		}
+	}
+}
+
+func (c *compiler) failures() {
+	c.api.rpcUndecided = c.choice("undecided", c.doc.Undecided, "body", "rpc") == "rpc"
+	c.api.staleFor = 5 * time.Minute
+	if c.doc.StaleFor != "" {
+		d, err := time.ParseDuration(c.doc.StaleFor)
+		if err != nil || d < 0 {
+			c.fault("stale_for", "bad duration %q, want a form such as 5m", c.doc.StaleFor)
+		}
+		c.api.staleFor = d
+	}
+	if c.doc.ShadowMode {
+		c.fault("shadow_mode", "shadow_mode true is reserved and not built yet")
+	}
+}
+
+func (c *compiler) rateHeaders() {
+	in := c.doc.RateHeaders
+	c.api.headers = rateHeaders{
+		trio:  c.choice("rate_headers.family", in.Family, "none", "x-ratelimit") == "x-ratelimit",
+		epoch: c.choice("rate_headers.reset", in.Reset, "epoch", "seconds") == "epoch",
+		ietf:  in.IETF,
+	}
+}
+
+// headerText reports whether s may stand in a header value of ours.
+func headerText(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}

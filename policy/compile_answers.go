@@ -1,0 +1,169 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// answers compiles the errors section: every reason has exactly one answer.
+func (c *compiler) answers() {
+	in := c.doc.Errors
+	if in.Dialect == "" {
+		c.fault("errors.dialect", "no dialect, want envelope, nested or problem")
+		return
+	}
+	before := len(c.src.faults)
+	c.choice("errors.dialect", in.Dialect, "envelope", "nested", "problem")
+	if in.RequestID == "success" || in.RequestID == "error" {
+		c.fault("errors.request_id", "request_id %q is a field of the body already", in.RequestID)
+	}
+	if in.RequestID != "" && (in.Dialect != "envelope" || !nameRule().MatchString(strings.ToLower(strings.ReplaceAll(in.RequestID, "_", "-")))) {
+		c.fault("errors.request_id", "request_id %q: want a field name, and only with dialect envelope", in.RequestID)
+	}
+	c.api.requestID = in.RequestID != ""
+	for i := range in.Answers {
+		c.answersOf(i, &in.Answers[i])
+	}
+	if len(c.src.faults) > before {
+		return
+	}
+	for _, r := range Reasons() {
+		if r.answered() && c.api.answers[r] == nil {
+			c.fault("errors.answers", "no answer for reason %q", r.String())
+		}
+	}
+	c.api.answers[CorruptKey] = c.api.answers[Undecided]
+}
+
+func (c *compiler) answersOf(i int, in *answerIn) {
+	place := at("errors.answers", i, "")
+	if len(in.On) == 0 {
+		c.fault(place, "answer without a reason: want on: [REASON]")
+	}
+	c.answerFields(place, in)
+	t, ok := c.texts(place, in)
+	for j, name := range in.On {
+		on := at(place+".on", j, "")
+		r, known := parseReason(name)
+		switch {
+		case !known || !r.answered():
+			c.fault(on, "unknown reason %q", name)
+			continue
+		case c.api.answers[r] != nil:
+			c.fault(on, "duplicate answer for reason %q", name)
+			continue
+		}
+		if ok {
+			c.fits(place, r, t)
+		}
+		c.api.answers[r] = c.answer(in, r, t)
+	}
+}
+
+// answerFields holds each field to its dialect.
+func (c *compiler) answerFields(place string, in *answerIn) {
+	if in.Status < 400 || in.Status > 599 {
+		c.fault(place+".status", "status %d is not a denial, want 400 to 599", in.Status)
+	}
+	dialect := c.doc.Errors.Dialect
+	isProblem := dialect == "problem"
+	for _, f := range []struct {
+		name, value string
+		wanted      bool
+	}{
+		{"code", in.Code, !isProblem},
+		{"type", in.Type, isProblem},
+		{"title", in.Title, isProblem},
+	} {
+		switch {
+		case f.wanted && f.value == "":
+			c.fault(place, "answer without %s, which dialect %q needs", f.name, dialect)
+		case !f.wanted && f.value != "":
+			c.fault(place+"."+f.name, "dialect %q has no %s, got %q", dialect, f.name, f.value)
+		}
+	}
+	if len(in.Details) > 0 && dialect != "envelope" {
+		c.fault(place+".details", "dialect %q has no details", dialect)
+	}
+	if in.Instance && !isProblem {
+		c.fault(place+".instance", "dialect %q has no instance", dialect)
+	}
+}
+
+func (c *compiler) texts(place string, in *answerIn) (texts, bool) {
+	if in.Message == "" {
+		c.fault(place, "answer without a message")
+	}
+	before := len(c.src.faults)
+	// The message goes into grpc-message and log lines as it is.
+	if strings.ContainsFunc(in.Message, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		c.fault(place+".message", "message %q is not one line", in.Message)
+	}
+	t := texts{details: map[string]template{}}
+	var err error
+	if t.message, err = parseText(in.Message); err != nil {
+		c.fault(place+".message", "%v", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(in.Details)) {
+		if t.details[name], err = parseText(in.Details[name]); err != nil {
+			c.fault(place+".details."+name, "%v", err)
+		}
+	}
+	return t, len(c.src.faults) == before
+}
+
+// fits refuses a placeholder that would stay empty for a reason.
+func (c *compiler) fits(place string, r Reason, t texts) {
+	check := func(field string, text template) {
+		for _, p := range text {
+			if p.slot != noSlot && !p.slot.fits(r) {
+				c.fault(place+"."+field, "placeholder %q has no value for reason %q", slotName(p.slot), r.String())
+			}
+		}
+	}
+	check("message", t.message)
+	for _, name := range slices.Sorted(maps.Keys(t.details)) {
+		check("details."+name, t.details[name])
+	}
+}
+
+func slotName(s slot) string {
+	for name, known := range slotNames() {
+		if known == s {
+			return "{" + name + "}"
+		}
+	}
+	return fmt.Sprint(uint8(s))
+}
+
+func (c *compiler) answer(in *answerIn, r Reason, t texts) *answer {
+	a := &answer{status: in.Status, contentType: "application/json", message: t.message}
+	switch c.doc.Errors.Dialect {
+	case "envelope":
+		a.body = envelope(in, t, c.doc.Errors.RequestID)
+	case "nested":
+		a.body = nested(in, t, r.limited())
+	case "problem":
+		a.body = problem(in, t)
+		a.contentType = "application/problem+json"
+	}
+	a.body = slices.Clip(a.body)
+	if in.Status == 401 {
+		a.challenge = c.challenge(r)
+	}
+	return a
+}
+
+// challenge is the WWW-Authenticate that RFC 9110 section 15.5.2 asks of a 401,
+// in the form of RFC 6750 section 3 where the key is a bearer token.
+func (c *compiler) challenge(r Reason) string {
+	if !c.api.places.bearer {
+		return fmt.Sprintf("ApiKey realm=%q", c.api.realm)
+	}
+	if !r.presented() {
+		return fmt.Sprintf("Bearer realm=%q", c.api.realm)
+	}
+	return fmt.Sprintf("Bearer realm=%q, error=%q", c.api.realm, "invalid_token")
+}

@@ -1,0 +1,155 @@
+package policy
+
+import "strings"
+
+// maxSecret is the longest credential that is looked at, in bytes.
+const maxSecret = 512
+
+// places says where an API's keys may stand.
+type places struct {
+	bearer  bool
+	headers []string // lower case
+	queries []string
+}
+
+// credential is what a request presented, before anything is known about it.
+type credential struct {
+	secret string
+	state  credentialState
+	// strip lists the headers that held it.
+	strip []string
+	// target is the request target without the query keys that held it; empty
+	// when none did.
+	target string
+}
+
+type credentialState uint8
+
+const (
+	missing credentialState = iota
+	presented
+	malformed
+)
+
+// read gathers the credential from every place. The same value in several places
+// is one credential; two different ones are malformed.
+func (p *places) read(r *Request) credential {
+	var c credential
+	if p.bearer {
+		if value, present := r.header("authorization"); present {
+			token, bearer := bearerToken(value)
+			switch {
+			case bearer:
+				c.strip = append(c.strip, "authorization")
+				c.add(token)
+			case joinedBearer(value):
+				c.strip = append(c.strip, "authorization")
+				c.state = malformed
+			}
+		}
+	}
+	for _, name := range p.headers {
+		if value, present := r.header(name); present {
+			c.strip = append(c.strip, name)
+			c.add(strings.Trim(value, " \t"))
+		}
+	}
+	if len(p.queries) > 0 {
+		p.readQuery(r.Target, &c)
+	}
+	if c.state == presented && !wellFormed(c.secret) {
+		c.state = malformed
+	}
+	return c
+}
+
+// bearerToken cuts an Authorization value at its scheme (RFC 9110 section 11.1:
+// case-insensitive). Another scheme is not a credential of ours.
+func bearerToken(value string) (token string, bearer bool) {
+	value = strings.Trim(value, " \t")
+	scheme, token := value, ""
+	if i := strings.IndexAny(value, " \t"); i >= 0 {
+		scheme, token = value[:i], strings.Trim(value[i:], " \t")
+	}
+	return token, strings.EqualFold(scheme, "bearer")
+}
+
+// joinedBearer reports whether a bearer token stands behind another scheme:
+// repeated Authorization headers arrive as one, joined with commas.
+func joinedBearer(value string) bool {
+	for part := range strings.SplitSeq(value, ",") {
+		if token, bearer := bearerToken(part); bearer && token != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// readQuery takes the credential's keys out of the query and leaves every other
+// byte where it was.
+func (p *places) readQuery(target string, c *credential) {
+	path, query, _ := splitTarget(target)
+	if query == "" {
+		return
+	}
+	var kept []string
+	found := false
+	for pair := range strings.SplitSeq(query, "&") {
+		rawKey, rawValue, _ := strings.Cut(pair, "=")
+		key, ok := queryDecode(rawKey)
+		if !ok || !p.queryKey(key) {
+			kept = append(kept, pair)
+			continue
+		}
+		found = true
+		value, ok := queryDecode(rawValue)
+		if !ok {
+			value = rawValue // its bad escape makes it malformed
+		}
+		c.add(value)
+	}
+	switch {
+	case !found:
+	case len(kept) == 0:
+		c.target = path
+	default:
+		c.target = path + "?" + strings.Join(kept, "&")
+	}
+}
+
+func (p *places) queryKey(name string) bool {
+	for _, q := range p.queries {
+		if q == name {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *credential) add(value string) {
+	switch {
+	case value == "":
+	case c.state == missing:
+		c.secret, c.state = value, presented
+	case value != c.secret:
+		c.state = malformed
+	}
+}
+
+// wellFormed reports whether s can be a key at all: at most maxSecret bytes of
+// the token68 alphabet (RFC 9110 section 11.2). A comma, which joins repeated
+// headers, is outside of it.
+func wellFormed(s string) bool {
+	if len(s) > maxSecret {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z',
+			c == '-', c == '.', c == '_', c == '~', c == '+', c == '/', c == '=':
+		default:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,428 @@
+// Package policy decides about requests: it compiles policy files into an
+// immutable Set, and Check takes one request through it.
+//
+// The package knows neither Envoy nor Redis, and it never blocks: a decision
+// completes at once or says what it waits for, and its host (extauthz) fetches
+// that. The whole decision reads top-down in this file.
+package policy
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"tollgate/policy/keys"
+	"tollgate/policy/limits"
+)
+
+// Decider holds what all decisions of a server share.
+type Decider struct {
+	hasher *keys.Hasher
+	local  *limits.Local
+	now    func() time.Time
+}
+
+// NewDecider returns a Decider. hasher turns secrets into look-up digests, local
+// counts for plans with failure_mode local, now is the server's clock.
+func NewDecider(hasher *keys.Hasher, local *limits.Local, now func() time.Time) *Decider {
+	return &Decider{hasher: hasher, local: local, now: now}
+}
+
+// Wait says what a Check waits for.
+type Wait uint8
+
+const (
+	// Done: Decision returns the answer.
+	Done Wait = iota
+	// WaitKey: look up Digest and hand the outcome to Found.
+	WaitKey
+	// WaitLimits: carry out Spend and hand the outcome to Spent.
+	WaitLimits
+)
+
+// Check is one decision under way. It is used by one goroutine.
+type Check struct {
+	decider *Decider
+	set     *Set
+	request *Request
+
+	api    *API
+	host   string
+	path   string
+	query  string
+	route  *Route // nil: no route, or a path that no route may match
+	cred   credential
+	digest keys.Digest
+	key    *keys.Key // set once the key is known to this API and environment
+	env    *env
+	plan   *plan
+	spend  limits.Spend
+	result *limits.Result
+	now    time.Time
+
+	// verdict is what steps 2 to 6 found; limits come after it.
+	verdict Reason
+	failure string // failure_mode that let the request pass
+
+	decision Decision
+}
+
+// Begin starts a decision and takes it as far as it goes without waiting.
+func (d *Decider) Begin(set *Set, r *Request) (*Check, Wait) {
+	c := &Check{decider: d, set: set, request: r, now: d.now()}
+	return c, c.identify()
+}
+
+// Digest returns what the store knows the presented secret by.
+func (c *Check) Digest() keys.Digest { return c.digest }
+
+// Spend returns what to spend, or with ReadOnly to read, of the key's limits.
+func (c *Check) Spend() *limits.Spend { return &c.spend }
+
+// Decision returns the answer once the Check is Done.
+func (c *Check) Decision() *Decision { return &c.decision }
+
+// API returns the API of the request, nil when there is none.
+func (c *Check) API() *API { return c.api }
+
+// identify is steps 1 to 3: API, route, credential. Nothing is known yet about
+// the key, and the store has not been asked.
+func (c *Check) identify() Wait {
+	if c.request.HTTP {
+		c.api, c.host = c.set.find(c.request)
+	}
+	if c.api == nil {
+		return c.deny(UnknownAPI)
+	}
+	c.path, c.query, _ = splitTarget(c.request.Target)
+	c.route = c.findRoute()
+	c.cred = c.api.places.read(c.request)
+	if c.route != nil && c.route.public {
+		return c.allow()
+	}
+	switch {
+	case c.cred.state == missing:
+		return c.deny(MissingCredential)
+	case c.cred.state == malformed || !c.api.resembles(c.cred.secret):
+		return c.deny(MalformedCredential)
+	}
+	c.digest = c.decider.hasher.Digest(c.cred.secret)
+	return WaitKey
+}
+
+// findRoute matches method and path, or takes the route that the proxy named.
+// Odd paths are refused even then, because the application behind would still
+// read them in its own way, and so is CONNECT, whose tunnel nobody could check.
+func (c *Check) findRoute() *Route {
+	var buf [16]string
+	segs, ok := segments(c.path, buf[:0])
+	if !ok || !plainQuery(c.query) || c.request.Method == "" || c.request.Method == "CONNECT" {
+		return nil
+	}
+	if c.request.Route.Given {
+		return c.api.routeNames[c.request.Route.Value]
+	}
+	return c.api.routes.find(c.request.Method, segs)
+}
+
+// Found continues with the outcome of the key look-up: steps 4 to 6. err is
+// keys.ErrUnknown, a *keys.CorruptError, or says that the store did not answer.
+func (c *Check) Found(k *keys.Key, err error) Wait {
+	var corrupt *keys.CorruptError
+	switch {
+	case err == nil && k != nil:
+	case errors.Is(err, keys.ErrUnknown):
+		return c.deny(UnknownKey)
+	case errors.As(err, &corrupt):
+		return c.deny(CorruptKey)
+	default:
+		return c.deny(Undecided)
+	}
+	c.verdict = c.judge(k)
+	if c.key == nil || c.verdict == CorruptKey {
+		return c.deny(c.verdict)
+	}
+	refused := c.verdict != Allowed
+	if len(c.spend.Windows) == 0 || refused && !c.api.headers.any() {
+		return c.conclude()
+	}
+	// A refused request of a known key reads the counters for its headers.
+	c.spend.ID, c.spend.ReadOnly = k.LimitID, refused
+	c.spend.Cost = 1
+	if c.route != nil {
+		c.spend.Cost = c.route.cost
+	}
+	return WaitLimits
+}
+
+// judge is the order of steps 4 to 6. It sets c.key as soon as the key is known:
+// a record of this API and environment that is not revoked.
+func (c *Check) judge(k *keys.Key) Reason {
+	switch {
+	case k.API != c.api.name || k.Status == keys.Deleted:
+		return UnknownKey
+	case k.Status == keys.Revoked:
+		return RevokedKey
+	}
+	e, ok := c.api.environment(k.Environment)
+	switch {
+	case !ok:
+		return CorruptKey
+	case !c.accepts(e):
+		return WrongEnvironment
+	}
+	c.key, c.env = k, e
+	if c.plan, ok = c.api.plan(k); !ok {
+		return CorruptKey
+	}
+	if c.spend.Windows, ok = c.plan.windowsFor(k, e == nil || e.quota); !ok {
+		return CorruptKey
+	}
+	switch {
+	case k.Status != keys.Active:
+		return InactiveKey
+	case k.Expired(c.now):
+		return ExpiredKey
+	case !k.Allows(c.api.address.of(c.request)):
+		return AddressDenied
+	case c.route == nil:
+		return RouteDenied
+	case !c.api.permits(k, c.route):
+		return ScopeDenied
+	}
+	return Allowed
+}
+
+// accepts reports whether the environment's keys are accepted here. An
+// environment that Envoy names and the policy does not know is a denial.
+func (c *Check) accepts(e *env) bool {
+	if e != nil {
+		return e.accepts(c.request, c.host)
+	}
+	return !c.request.Environment.Given
+}
+
+// Spent continues with the outcome of the limits: step 7.
+func (c *Check) Spent(res limits.Result, err error) Wait {
+	switch {
+	case err == nil && len(res.States) == len(c.spend.Windows):
+		c.result = &res
+	case c.spend.ReadOnly:
+		// Only the headers were wanted; the refusal stands without them.
+	default:
+		return c.unspent()
+	}
+	return c.conclude()
+}
+
+// unspent is what the plan's failure_mode makes of limits that cannot be asked.
+func (c *Check) unspent() Wait {
+	switch c.plan.failureMode {
+	case failOpen:
+		c.failure = failOpen.String()
+	case failLocal:
+		res := c.decider.local.Spend(&c.spend)
+		if len(res.States) != len(c.spend.Windows) {
+			return c.deny(Undecided) // a spend that cannot be carried out
+		}
+		c.result, c.failure = &res, failLocal.String()
+	default:
+		return c.deny(Undecided)
+	}
+	return c.conclude()
+}
+
+// conclude answers once everything that was asked for is there.
+func (c *Check) conclude() Wait {
+	switch {
+	case c.verdict != Allowed:
+		return c.deny(c.verdict)
+	case c.result != nil && !c.result.Allowed:
+		return c.deny(c.exceeded())
+	}
+	return c.allow()
+}
+
+// exceeded tells a spent quota from a spent rate limit by the denying window
+// that takes longest to open again, the one that Retry-After speaks of.
+func (c *Check) exceeded() Reason {
+	if w := c.denying(); w >= 0 && c.spend.Windows[w].Quota {
+		return QuotaExceeded
+	}
+	return RateLimited
+}
+
+func (c *Check) denying() int {
+	last := -1
+	for i, w := range c.spend.Windows {
+		state := c.result.States[i]
+		if w.Denies(state, c.spend.Cost) && (last < 0 || state.Reset.After(c.result.States[last].Reset)) {
+			last = i
+		}
+	}
+	return last
+}
+
+// allow lets the request through, without its credential and with what the
+// application needs to know of the caller.
+func (c *Check) allow() Wait {
+	d := &c.decision
+	d.Reason, d.Allow = Allowed, true
+	d.Target = c.cred.target
+	d.Remove = append(d.Remove, c.cred.strip...)
+	set := func(name, value string) {
+		if value == "" {
+			d.Remove = append(d.Remove, name)
+			return
+		}
+		d.Request = append(d.Request, Header{name, value})
+	}
+	k := c.key
+	if k == nil {
+		k = &keys.Key{}
+	}
+	set(headerConsumerID, k.Team)
+	set(headerConsumerName, k.Name)
+	set(headerCredentialID, k.ID)
+	set(headerPlan, k.Plan)
+	scope := ""
+	if c.key != nil {
+		scope = c.route.scope
+	}
+	set(headerScope, scope)
+	set(headerFailureMode, "")
+	for _, h := range c.request.Headers {
+		if identityAlias(h.Name) {
+			d.Remove = append(d.Remove, h.Name)
+		}
+	}
+	c.limitHeaders()
+	c.describe()
+	return Done
+}
+
+// deny refuses the request with the answer that its API documents.
+func (c *Check) deny(r Reason) Wait {
+	d := &c.decision
+	d.Reason = r
+	if r == Undecided && c.api.rpcUndecided {
+		d.FailRPC = true
+		c.describe()
+		return Done
+	}
+	a := c.set.unknown
+	if c.api != nil {
+		a = c.api.answers[r]
+	}
+	v := c.values(r)
+	d.Status = a.status
+	contentType, _ := c.request.header("content-type")
+	if grpcRequest(contentType) {
+		d.Body = a.message.render(&v)
+		d.Response = append(d.Response, Header{"content-type", "application/grpc"}, Header{"grpc-status", grpcStatus(a.status)})
+	} else {
+		d.Body = a.body.render(&v)
+		d.Response = append(d.Response, Header{"content-type", a.contentType})
+	}
+	d.Response = append(d.Response, Header{"cache-control", "no-store"})
+	if a.challenge != "" {
+		d.Response = append(d.Response, Header{"www-authenticate", a.challenge})
+	}
+	if r.limited() {
+		d.Response = append(d.Response, Header{"retry-after", v.text(slotRetryAfter)})
+	}
+	c.limitHeaders()
+	c.describe()
+	return Done
+}
+
+func (c *Check) limitHeaders() {
+	if c.result != nil && c.key != nil {
+		c.decision.Response = c.api.headers.append(c.decision.Response, c.spend.Windows, c.result)
+	}
+}
+
+// values fills the placeholders of an answer.
+func (c *Check) values(r Reason) values {
+	v := values{path: c.path, keyID: c.keyID()}
+	v.requestID, _ = c.request.header("x-request-id")
+	if c.route != nil {
+		v.route, v.scope = c.route.name, c.route.scope
+	}
+	if c.api != nil {
+		if a := c.api.address.of(c.request); a.IsValid() {
+			v.address = a.String()
+		}
+	}
+	if c.key != nil {
+		v.expiredAt = expiredAt(c.key)
+	}
+	if r.limited() {
+		v.retryAfter = limits.RetryAfter(c.spend.Windows, c.result.States, c.spend.Cost, c.result.Now)
+		if w := c.denying(); w >= 0 {
+			v.limit = c.spend.Windows[w].Name
+		}
+	}
+	return v
+}
+
+// keyID is the id of a known key, else a handle by which the caller and the logs
+// can speak of the same unknown secret.
+func (c *Check) keyID() string {
+	switch {
+	case c.key != nil:
+		return c.key.ID
+	case c.cred.secret != "":
+		return c.decider.hasher.Handle(c.cred.secret)
+	}
+	return ""
+}
+
+// expiredAt is the moment at which a key stopped: its expiry or its retirement,
+// whichever comes first.
+func expiredAt(k *keys.Key) string {
+	t := k.ExpiresAt
+	if t.IsZero() || !k.RetiresAt.IsZero() && k.RetiresAt.Before(t) {
+		t = k.RetiresAt
+	}
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// describe fills the metadata: of every decision, without any secret.
+func (c *Check) describe() {
+	d := &c.decision
+	d.ID = newDecisionID()
+	add := func(name, value string) {
+		if value != "" {
+			d.Metadata = append(d.Metadata, Header{name, value})
+		}
+	}
+	add("decision_id", d.ID)
+	add("reason", d.Reason.String())
+	if c.api != nil {
+		add("api", c.api.name)
+	}
+	if c.route != nil {
+		add("route", c.route.name)
+		add("scope", c.route.scope)
+	}
+	add("key_id", c.keyID())
+	if c.key != nil {
+		add("team", c.key.Team)
+		add("plan", c.key.Plan)
+		add("environment", c.key.Environment)
+	}
+	add("failure_mode", c.failure)
+}
+
+// newDecisionID returns 16 hexadecimal digits. They need be unlike, not secret.
+func newDecisionID() string {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], rand.Uint64())
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,115 @@
+package policy
+
+import "fmt"
+
+// Reason says why a request was answered as it was. Its text form is stable:
+// it stands in policy files, dynamic metadata, metrics and log lines.
+type Reason uint8
+
+// The reasons in the order in which a decision can reach them.
+const (
+	// Allowed does not imply that a key was presented: public routes allow
+	// without one.
+	Allowed Reason = iota
+	// UnknownAPI means that neither context_extensions nor the host named an
+	// API. It is answered by Tollgate itself, not by a policy.
+	UnknownAPI
+	// MissingCredential: no configured place holds anything that could be a key.
+	MissingCredential
+	// MalformedCredential: something was presented that cannot be a key. The
+	// store was not asked.
+	MalformedCredential
+	// UnknownKey covers keys that never existed, were deleted, or belong to
+	// another API. The three are not told apart on purpose.
+	UnknownKey
+	// RevokedKey is final; InactiveKey is not.
+	RevokedKey
+	// WrongEnvironment: the key is not accepted under this host or context.
+	WrongEnvironment
+	// InactiveKey: deactivated by its owner.
+	InactiveKey
+	// ExpiredKey: past its expiry, or retired by a rotation after its grace.
+	ExpiredKey
+	// AddressDenied: the client's address is not on the key's list, or could not
+	// be established.
+	AddressDenied
+	// ScopeDenied: the key lacks the scope of the route.
+	ScopeDenied
+	// RouteDenied: no route of the policy matches, or the path is not one that
+	// every HTTP parser reads alike.
+	RouteDenied
+	// RateLimited: a window of the plan is spent.
+	RateLimited
+	// QuotaExceeded: a window marked as quota is spent.
+	QuotaExceeded
+	// CorruptKey: the record exists and cannot be used (unreadable, or it names
+	// a plan or limit that the policy does not have). Answered like Undecided,
+	// never handed to Envoy's failure policy.
+	CorruptKey
+	// Undecided: the store could not be asked in time.
+	Undecided
+
+	reasonCount
+)
+
+var reasonNames = [reasonCount]string{
+	Allowed:             "allowed",
+	UnknownAPI:          "unknown_api",
+	MissingCredential:   "missing_credential",
+	MalformedCredential: "malformed_credential",
+	UnknownKey:          "unknown_key",
+	RevokedKey:          "revoked_key",
+	WrongEnvironment:    "wrong_environment",
+	InactiveKey:         "inactive_key",
+	ExpiredKey:          "expired_key",
+	AddressDenied:       "address_denied",
+	ScopeDenied:         "scope_denied",
+	RouteDenied:         "route_denied",
+	RateLimited:         "rate_limited",
+	QuotaExceeded:       "quota_exceeded",
+	CorruptKey:          "corrupt_key",
+	Undecided:           "undecided",
+}
+
+// String returns the reason's stable name, such as "expired_key".
+func (r Reason) String() string {
+	if r < reasonCount {
+		return reasonNames[r]
+	}
+	return fmt.Sprintf("reason(%d)", uint8(r))
+}
+
+// Reasons returns every reason, in decision order.
+func Reasons() []Reason {
+	all := make([]Reason, reasonCount)
+	for i := range all {
+		all[i] = Reason(i)
+	}
+	return all
+}
+
+// answered reports whether a policy file says how the reason is answered.
+func (r Reason) answered() bool {
+	switch r {
+	case Allowed, UnknownAPI, CorruptKey:
+		return false
+	default:
+		return r < reasonCount
+	}
+}
+
+// presented reports whether a denial for r follows a credential that was
+// presented, which RFC 6750 section 3.1 calls an invalid_token.
+func (r Reason) presented() bool { return r != MissingCredential }
+
+// limited reports whether r is the refusal of a limit.
+func (r Reason) limited() bool { return r == RateLimited || r == QuotaExceeded }
+
+func parseReason(name string) (Reason, bool) {
+	for r, n := range reasonNames {
+		if n == name {
+			return Reason(r), true
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,47 @@
+package policy
+
+import "net/netip"
+
+// Request is what a decision needs to know of a request. It holds plain text as
+// the client sent it; nothing in it is trusted but the Named values and Peer.
+type Request struct {
+	// API, Route and Environment are the names that the proxy's own
+	// configuration gave the request (Envoy: context_extensions).
+	API, Route, Environment Named
+	// HTTP is false for a connection that carries no HTTP request.
+	HTTP   bool
+	Method string
+	Host   string
+	// Target is the path with its query, undecoded.
+	Target string
+	// Headers holds those that Set.Wants, with lower-case names, in order.
+	Headers []Header
+	// Peer is the address of the connection's other end; invalid when unknown.
+	Peer netip.Addr
+}
+
+// Named is a name that may be given or not. A name that is given and unknown is
+// a denial, never a fallback, so the empty text is not the absent one.
+type Named struct {
+	Value string
+	Given bool
+}
+
+// Header is a header field, or a field of the dynamic metadata.
+type Header struct{ Name, Value string }
+
+// header returns the values of a header joined with commas, as Envoy joins
+// them, and whether the header is there at all.
+func (r *Request) header(name string) (value string, present bool) {
+	for _, h := range r.Headers {
+		if h.Name != name {
+			continue
+		}
+		if present {
+			value += "," + h.Value
+			continue
+		}
+		value, present = h.Value, true
+	}
+	return value, present
+}

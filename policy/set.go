@@ -1,0 +1,146 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+
+	"tollgate/policy/keys"
+)
+
+// Set is all APIs that one server enforces. It never changes after Compile, so
+// that a reload swaps one pointer.
+type Set struct {
+	apis    []*API
+	byName  map[string]*API
+	byHost  map[string]*API
+	headers map[string]bool
+	unknown *answer
+}
+
+func newSet() *Set {
+	return &Set{
+		byName: map[string]*API{},
+		byHost: map[string]*API{},
+		headers: map[string]bool{
+			"authorization": true, "content-type": true, "x-request-id": true,
+			headerForwardedFor: true, headerExternalAddress: true,
+		},
+		unknown: unknownAPI(),
+	}
+}
+
+// add takes an API into the set. Names and hosts are unique over all files.
+func (s *Set) add(api *API, src *source) []error {
+	before := len(src.faults)
+	if other := s.byName[api.name]; other != nil {
+		src.fault("api", "duplicate api %q, which %s defines", api.name, other.file)
+	}
+	for _, host := range api.hosts {
+		if other := s.byHost[host]; other != nil {
+			src.fault(src.hosts[host], "host %q belongs to api %q already", host, other.name)
+		}
+	}
+	if len(src.faults) > before {
+		return src.faults[before:]
+	}
+	s.apis = append(s.apis, api)
+	s.byName[api.name] = api
+	for _, host := range api.hosts {
+		s.byHost[host] = api
+	}
+	for _, name := range api.places.headers {
+		s.headers[name] = true
+	}
+	return nil
+}
+
+// APIs returns the APIs in the order of their files.
+func (s *Set) APIs() []*API { return s.apis }
+
+// Wants reports whether a decision may need the header with this lower-case
+// name, so that a host need not copy the others into a Request.
+func (s *Set) Wants(name string) bool { return s.headers[name] || identityAlias(name) }
+
+// find returns the API of a request. A name given by Envoy decides alone.
+func (s *Set) find(r *Request) (api *API, host string) {
+	host, ok := normalHost(r.Host)
+	if r.API.Given {
+		return s.byName[r.API.Value], host
+	}
+	if !ok {
+		return nil, ""
+	}
+	return s.byHost[host], host
+}
+
+// ValidateKey reports what in a key the policies do not know: its API,
+// environment, plan, scopes or limits. Such a key would be refused at every
+// request.
+func (s *Set) ValidateKey(k *keys.Key) error {
+	api := s.byName[k.API]
+	if api == nil {
+		return fmt.Errorf("key %s: unknown api %q", k.ID, k.API)
+	}
+	e, ok := api.environment(k.Environment)
+	if !ok {
+		return fmt.Errorf("key %s: unknown environment %q of api %q", k.ID, k.Environment, k.API)
+	}
+	for _, scope := range k.Scopes {
+		if !api.scopes[scope] {
+			return fmt.Errorf("key %s: unknown scope %q of api %q", k.ID, scope, k.API)
+		}
+	}
+	p, ok := api.plan(k)
+	if !ok {
+		return fmt.Errorf("key %s: unknown plan %q of api %q", k.ID, k.Plan, k.API)
+	}
+	if _, ok := p.windowsFor(k, e == nil || e.quota); !ok {
+		return fmt.Errorf("key %s: limits name one that plan %q of api %q does not have", k.ID, k.Plan, k.API)
+	}
+	return nil
+}
+
+// normalHost lower-cases a Host, cuts its port and final dot, and refuses what
+// is not one plain host: empty, a list (two Host headers arrive as "a,b"), user
+// information.
+func normalHost(host string) (string, bool) {
+	if strings.HasPrefix(host, "[") {
+		end := strings.IndexByte(host, ']')
+		if end < 0 || !portSuffix(host[end+1:]) {
+			return "", false
+		}
+		return strings.ToLower(host[:end+1]), plainHost(host[1:end], true)
+	}
+	if i := strings.IndexByte(host, ':'); i >= 0 {
+		if !portSuffix(host[i:]) {
+			return "", false
+		}
+		host = host[:i]
+	}
+	host = strings.TrimSuffix(host, ".")
+	return strings.ToLower(host), plainHost(host, false)
+}
+
+func portSuffix(s string) bool {
+	if s == "" {
+		return true
+	}
+	for i := 1; i < len(s); i++ {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return s[0] == ':'
+}
+
+func plainHost(host string, v6 bool) bool {
+	for i := range len(host) {
+		switch c := host[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '.', c == '_':
+		case v6 && c == ':':
+		default:
+			return false
+		}
+	}
+	return host != ""
+}
