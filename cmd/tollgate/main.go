@@ -1,0 +1,120 @@
+// Command tollgate decides, as Envoy's external authorization service
+// (ext_authz v3), which requests carry a good API key, what the key may do, and
+// whether its limits are spent.
+//
+//	tollgate serve --policy DIR --keys FILE    the service
+//	tollgate demo                              four APIs behind a real Envoy, to try
+//	tollgate policy check FILE...              policy files, checked without a server
+//
+// It exits with 0, with 1 if something failed, and with 2 if it was called or
+// configured wrongly. Every flag is described by --help.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+const (
+	exitOK = iota
+	exitFailure
+	exitUsage
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is main as a function: it prints every error once and returns the exit
+// code. The end of ctx does what SIGTERM does.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var failed *failure
+	if !errors.As(err, &failed) {
+		_, _ = fmt.Fprintf(stderr, "tollgate: %v\n", err)
+		return exitUsage
+	}
+	if failed.err != nil {
+		_, _ = fmt.Fprintf(stderr, "tollgate: %v\n", err)
+	}
+	return exitFailure
+}
+
+// failure marks an error that is not a mistake of the caller, so that run can
+// tell the two exit codes apart. Without err, the command has said what failed.
+type failure struct{ err error }
+
+// Error returns the text of the cause.
+func (f *failure) Error() string {
+	if f.err == nil {
+		return "failed"
+	}
+	return f.err.Error()
+}
+
+// Unwrap returns the cause.
+func (f *failure) Unwrap() error { return f.err }
+
+func failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &failure{err: err}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "tollgate",
+		Short:         "API keys and rate limits for Envoy (ext_authz v3)",
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_ = cmd.Help()
+			return errors.New("a command is missing")
+		},
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w\nrun %q to see the flags", err, cmd.CommandPath()+" --help")
+	})
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(newServe(), newDemo(), newPolicy(), newVersion())
+	return root
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tollgate %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return failed(err)
+		},
+	}
+}
+
+// version returns what the go tool has written into the binary: a tag, or the
+// revision that it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(unknown)"
+	}
+	return info.Main.Version
+}

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	flag.Bool("update", false, "write the flag table of README.md instead of comparing it")
+	testscript.Main(m, map[string]func(){"tollgate": main})
+}
+
+// command runs tollgate inside the test.
+func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = run(t.Context(), args, strings.NewReader(""), &out, &err)
+	return code, out.String(), err.String()
+}
+
+func TestUsageMistakesAreSaidOnce(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "a command is missing"},
+		{[]string{"nonsense"}, `unknown command "nonsense"`},
+		{[]string{"policy"}, "check or schema"},
+		{[]string{"policy", "check"}, "requires at least 1 arg"},
+		{[]string{"policy", "check", "missing.yaml"}, "missing.yaml: no such file"},
+		{[]string{"serve"}, "give --policy FILE|DIR or TOLLGATE_POLICY"},
+		{[]string{"serve", "extra"}, `unknown command "extra"`},
+		{[]string{"serve", "--nonsense"}, "unknown flag: --nonsense"},
+		{[]string{"serve", "--deadline", "soon"}, `invalid argument "soon"`},
+		{[]string{"serve", "--policy", "p", "--deadline", "0s"}, "--deadline: 0s is not more than 0"},
+		{[]string{"serve", "--policy", "p", "--reload-interval", "-1s"}, "--reload-interval: -1s is not more than 0"},
+		{[]string{"serve", "--policy", "p", "--drain-timeout", "-1s"}, "--drain-timeout: -1s is less than 0"},
+		{[]string{"serve", "--policy", "p", "--replicas", "0"}, "--replicas: 0 is less than 1"},
+		{[]string{"serve", "--policy", "p", "--log-level", "loud"}, `--log-level: unknown value "loud"`},
+		{[]string{"serve", "--policy", "p", "--log-format", "xml"}, `--log-format: unknown value "xml"`},
+		{[]string{"serve", "--policy", "p", "--log-decisions", "some"}, `--log-decisions: unknown value "some"`},
+		{[]string{"serve", "--policy", "p", "--grpc-address", "9001"}, `--grpc-address: "9001" is neither HOST:PORT nor unix:PATH`},
+		{[]string{"serve", "--policy", "p", "--grpc-address", "unix:"}, `--grpc-address: "unix:" names no path`},
+		{[]string{"serve", "--policy", "p", "--http-address", "unix:x"}, ""},
+		{[]string{"serve", "--policy", "missing.yaml"}, "missing.yaml: no such file"},
+		{[]string{"serve", "--config", "missing.yaml"}, "--config: open missing.yaml"},
+		{[]string{"demo", "--port", "70000"}, "--port: 70000 is no port"},
+	} {
+		code, _, stderr := command(t, c.args...)
+		if code != exitUsage || !strings.Contains(stderr, c.want) {
+			t.Errorf("tollgate %q: exit %d, %q; want exit 2, %q", c.args, code, stderr, c.want)
+		}
+		if n := strings.Count(stderr, "tollgate: "); n != 1 || c.want != "" && strings.Count(stderr, c.want) != 1 {
+			t.Errorf("tollgate %q: the error is said more than once or not at all:\n%s", c.args, stderr)
+		}
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--help"}, "serve"},
+		{[]string{"serve", "--help"}, "TOLLGATE_GRPC_ADDRESS"},
+		{[]string{"demo", "--help"}, "Ctrl-C"},
+		{[]string{"policy", "check", "--help"}, "file:line:col"},
+		{[]string{"version"}, "tollgate "},
+	} {
+		code, stdout, stderr := command(t, c.args...)
+		if code != exitOK || stderr != "" || !strings.Contains(stdout, c.want) {
+			t.Errorf("tollgate %q: exit %d, stdout %q, stderr %q; want %q", c.args, code, stdout, stderr, c.want)
+		}
+	}
+}
+
+// The end of the context does what SIGTERM does, and nothing stays behind.
+func TestRunEndsWithItsContext(t *testing.T) {
+	before := leaks()
+	start(t).end(t)
+	before.check(t)
+}

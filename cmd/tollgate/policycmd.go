@@ -1,0 +1,130 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/cobra"
+
+	"tollgate/policy"
+)
+
+func newPolicy() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "policy",
+		Short: "Work with policy files, without a server",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_ = cmd.Help()
+			return errors.New("policy: a command is missing: check or schema")
+		},
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "check FILE|DIR...",
+		Short: "Check policy files, also against each other",
+		Long: `Check policy files as the server would load them together. A good file is a line
+"ok FILE: …" on standard output; each fault is a line "file:line:col: message" on
+standard error, and the exit code is 1.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: checkPolicies,
+	})
+	cmd.AddCommand(&cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of a policy file, for editors",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			schema, err := policy.Schema()
+			if err != nil {
+				return failed(err)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", schema)
+			return failed(err)
+		},
+	})
+	return cmd
+}
+
+func checkPolicies(cmd *cobra.Command, args []string) error {
+	files, err := readPolicies(args)
+	if err != nil {
+		return err
+	}
+	_, err = policy.Compile(files...)
+	faults := faultsOf(err)
+	bad := map[string]bool{}
+	for _, f := range faults {
+		var fault *policy.Fault
+		if errors.As(f, &fault) {
+			bad[fault.File] = true
+		}
+		cmd.PrintErrln(f)
+	}
+	for _, f := range files {
+		if bad[f.Name] {
+			continue
+		}
+		summary, err := summarize(f)
+		if err != nil {
+			return failed(err)
+		}
+		if _, err := fmt.Fprintf(cmd.OutOrStdout(), "ok %s: %s\n", f.Name, summary); err != nil {
+			return failed(err)
+		}
+	}
+	if len(faults) > 0 {
+		return &failure{}
+	}
+	return nil
+}
+
+// readPolicies reads all files of the arguments, each once.
+func readPolicies(args []string) ([]policy.File, error) {
+	var all []policy.File
+	seen := map[string]bool{}
+	for _, arg := range args {
+		files, err := policy.ReadFiles(arg)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range files {
+			if path := filepath.Clean(f.Name); !seen[path] {
+				seen[path] = true
+				all = append(all, f)
+			}
+		}
+	}
+	return all, nil
+}
+
+// faultsOf takes a joined error apart.
+func faultsOf(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// summarize says in a line what a good policy file holds.
+func summarize(f policy.File) (string, error) {
+	var doc struct {
+		API    string `yaml:"api"`
+		Routes []any  `yaml:"routes"`
+		Plans  []any  `yaml:"plans"`
+	}
+	if err := yaml.Unmarshal(f.Data, &doc); err != nil {
+		return "", fmt.Errorf("%s: %w", f.Name, err)
+	}
+	return fmt.Sprintf("api %s, %s, %s", doc.API, count(len(doc.Routes), "route"), count(len(doc.Plans), "plan")), nil
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

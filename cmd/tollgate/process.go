@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// untilSignal returns two contexts: stop ends at the first SIGTERM or SIGINT and
+// with ctx, stopNow at the second signal. release gives the signals back.
+func untilSignal(ctx context.Context) (stop, stopNow context.Context, release func()) {
+	stop, endStop := context.WithCancel(ctx)
+	// The end of ctx is the wish to stop, not the wish to hurry.
+	stopNow, endNow := context.WithCancel(context.WithoutCancel(ctx))
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	released := make(chan struct{})
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for _, end := range []context.CancelFunc{endStop, endNow} {
+			select {
+			case <-signals:
+				end()
+			case <-released:
+				return
+			}
+		}
+	}()
+	return stop, stopNow, func() {
+		signal.Stop(signals)
+		close(released)
+		<-gone
+		endStop()
+		endNow()
+	}
+}
+
+// newLog returns the log that the settings ask for; they have been checked.
+func newLog(s *settings, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(s.logLevel))
+	options := &slog.HandlerOptions{Level: level}
+	if s.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// redisLog takes what go-redis says of its own accord, mostly each failed dial,
+// which is a line per request while the store is away.
+type redisLog struct{ log *slog.Logger }
+
+// Printf implements go-redis' logging interface.
+func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
+	if l.log.Enabled(ctx, slog.LevelDebug) {
+		l.log.DebugContext(ctx, fmt.Sprintf(format, v...))
+	}
+}

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"tollgate/envoy"
+	"tollgate/policy/keys"
+)
+
+const readmeFile = "../../README.md"
+
+func readme(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile(readmeFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// fenced returns the code blocks of a language, and what stands in a comment
+// right above each.
+func fenced(t *testing.T, language string) (blocks []struct{ above, code string }) {
+	t.Helper()
+	pattern := regexp.MustCompile("(?m)(?:^<!-- ([^\n]*) -->\n)?^```" + language + "\n((?s:.*?))^```$")
+	for _, m := range pattern.FindAllStringSubmatch(readme(t), -1) {
+		blocks = append(blocks, struct{ above, code string }{m[1], m[2]})
+	}
+	if len(blocks) == 0 {
+		t.Fatalf("README.md has no %s block", language)
+	}
+	return blocks
+}
+
+func TestREADMEShowsTheRealFiles(t *testing.T) {
+	for _, b := range fenced(t, "yaml") {
+		kind, name, _ := strings.Cut(b.above, ": ")
+		switch kind {
+		case "file":
+			data, err := os.ReadFile(filepath.Join("../..", name))
+			if err != nil || string(data) != b.code {
+				t.Errorf("README.md does not show %s as it is (%v)", name, err)
+			}
+		case "filter":
+			shown, shipped := any(nil), filterOf(t, strings.TrimSuffix(filepath.Base(name), ".yaml"))
+			if err := yaml.Unmarshal([]byte(b.code), &shown); err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(shown, shipped) {
+				t.Errorf("README.md does not show the filter of %s:\n%v\n%v", name, shown, shipped)
+			}
+		default:
+			t.Errorf("a YAML block of README.md is bound to nothing: %q", b.above)
+		}
+	}
+}
+
+func filterOf(t *testing.T, bootstrap string) any {
+	t.Helper()
+	data, err := envoy.Bootstrap(bootstrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := yaml.PathString("$.static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var filters []map[string]any
+	if err := path.Read(strings.NewReader(string(data)), &filters); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range filters {
+		if f["name"] == "envoy.filters.http.ext_authz" {
+			return f
+		}
+	}
+	t.Fatalf("%s.yaml has no ext_authz filter", bootstrap)
+	return nil
+}
+
+// TestREADMECommands runs every command of README.md, in order, as a new user
+// would, in a folder of its own. A server runs until the next one starts.
+func TestREADMECommands(t *testing.T) {
+	dir, address := readmeFolder(t), loopbackPort(t)
+	replace := strings.NewReplacer("127.0.0.1:9002", address, "127.0.0.1:6379", ownRedis(t))
+	stop := func() {}
+	defer func() { stop() }()
+	for _, b := range fenced(t, "sh") {
+		var script strings.Builder
+		for command := range strings.Lines(b.code) {
+			switch {
+			case strings.HasPrefix(command, "make "):
+				// What the target does is CI's to run; here it need only exist.
+				if out, err := exec.Command("make", "-C", "../..", "-n", strings.Fields(command)[1]).CombinedOutput(); err != nil {
+					t.Errorf("%s: %v\n%s", command, err, out)
+				}
+			case strings.Contains(command, "tollgate serve"):
+				runShell(t, dir, script.String())
+				script.Reset()
+				stop()
+				stop = background(t, dir, replace.Replace(command), address)
+			default:
+				script.WriteString(replace.Replace(command))
+			}
+		}
+		runShell(t, dir, script.String())
+	}
+	checkHashedKey(t, dir)
+}
+
+func readmeFolder(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary, err := exec.LookPath("tollgate") // put there by testscript.Main
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for link, target := range map[string]string{"testdata": filepath.Join(root, "testdata"), "bin/tollgate": binary} {
+		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func runShell(t *testing.T, dir, script string) {
+	t.Helper()
+	cmd := exec.Command("bash", "-euxo", "pipefail", "-c", script)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// ownRedis starts a Redis server of the test's own and returns its address.
+func ownRedis(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		require(t, "redis", err, "redis-server is not on PATH (Debian: apt-get install redis-server)")
+	}
+	address := loopbackPort(t)
+	_, port, _ := strings.Cut(address, ":")
+	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	eventually(t, "redis-server listens", func() bool {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
+	return address
+}
+
+// background starts a server and waits until it is ready.
+func background(t *testing.T, dir, command, address string) (stop func()) {
+	t.Helper()
+	ready := filepath.Join(t.TempDir(), "addresses.json")
+	cmd := exec.Command("bash", "-c", "exec env "+command)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "TOLLGATE_GRPC_ADDRESS=127.0.0.1:0", "TOLLGATE_HTTP_ADDRESS="+address,
+		"TOLLGATE_STORE_SOCKET="+filepath.Join(shortDir(t), "s"), "TOLLGATE_ADDRESSES_FILE="+ready)
+	var log strings.Builder
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop = func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: %v\n%s", command, err, log.String())
+		}
+	}
+	eventually(t, command, func() bool {
+		data, err := os.ReadFile(ready)
+		return err == nil && json.Valid(data)
+	})
+	return stop
+}
+
+func loopbackPort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// checkHashedKey holds the openssl recipe to the hash that the server computes.
+func checkHashedKey(t *testing.T, dir string) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, "keys.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := keys.ParseFile("keys.yaml", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pepper, err := os.ReadFile(filepath.Join(dir, "pepper"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := keys.NewHasher([]byte(strings.TrimSpace(string(pepper)))).Digest("jb_ExampleKeyForTheReadme000012xpAFa")
+	if len(entries) != 1 || entries[0].Key.Digest != want {
+		t.Error("README.md's hash is not the one that the server computes")
+	}
+}

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/redis/go-redis/v9"
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"tollgate/envoy/envoytest"
+)
+
+// TestScripts runs the scripts of testdata/script against the real command. A
+// script whose name begins with redis or envoy needs that.
+func TestScripts(t *testing.T) {
+	envoyBinary, envoyErr := envoytest.Find()
+	_, redisErr := exec.LookPath("redis-server")
+	scripts, err := filepath.Glob("testdata/script/*.txt")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, script := range scripts {
+		name := strings.TrimSuffix(filepath.Base(script), ".txt")
+		t.Run(name, func(t *testing.T) {
+			if strings.HasPrefix(name, "redis") {
+				require(t, "redis", redisErr, "redis-server is not on PATH (Debian: apt-get install redis-server)")
+			}
+			if strings.HasPrefix(name, "envoy") {
+				require(t, "envoy", envoyErr, "no Envoy (make tools)")
+			}
+			testscript.Run(t, testscript.Params{
+				Files:              []string{script},
+				WorkdirRoot:        shortDir(t), // the sockets are in there
+				RequireUniqueNames: true,
+				Deadline:           time.Now().Add(4 * limit), // a server that should have refused to start
+				Setup: func(env *testscript.Env) error {
+					env.Setenv("UID", strconv.Itoa(os.Getuid()))
+					env.Setenv("ENVOY_BIN", envoyBinary)
+					shipped := pixelbyte(t, "policy.yaml")
+					write(t, filepath.Join(env.WorkDir, "policy.yaml"), shipped)
+					// The same without a key for the models.
+					write(t, filepath.Join(env.WorkDir, "public.yaml"),
+						bytes.Replace(shipped, []byte("scope: list_models}"), []byte("public: true}"), 1))
+					return nil
+				},
+				Cmds: map[string]func(*testscript.TestScript, bool, []string){
+					"ready": ready, "page": page, "check": check, "hold": hold,
+					"freeport": freePortCommand, "redis": startRedis, "redis-cli": redisCommand,
+					"mode": mode, "term": term, "hash": hash, "expand": expand,
+				},
+			})
+		})
+	}
+}
+
+// require skips the test loudly where something is missing, or fails it where CI
+// says that it must be there.
+func require(t *testing.T, what string, err error, how string) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), what) {
+		t.Fatalf("%s is required: %s: %v", what, how, err)
+	}
+	t.Skipf("SKIPPED, NOT TESTED: %s: %v", how, err)
+}
+
+// usage: ready FILE. It waits for the addresses file and sets GRPC, HTTP and STORE.
+func ready(ts *testscript.TestScript, _ bool, args []string) {
+	var addresses struct{ GRPC, HTTP, Store string }
+	path := ts.MkAbs(args[0])
+	if !within(context.Background(), limit, func() bool {
+		data, err := os.ReadFile(path)
+		return err == nil && json.Unmarshal(data, &addresses) == nil
+	}) {
+		ts.Fatalf("waited for %s", path)
+	}
+	ts.Setenv("GRPC", addresses.GRPC)
+	ts.Setenv("HTTP", addresses.HTTP)
+	ts.Setenv("STORE", addresses.Store)
+}
+
+// usage: page PATH STATUS [REGEXP]. It waits until the HTTP port answers so.
+func page(ts *testscript.TestScript, _ bool, args []string) {
+	want, last := regexp.MustCompile(strings.Join(args[2:], "")), ""
+	if !within(context.Background(), limit, func() bool {
+		res, err := http.Get("http://" + ts.Getenv("HTTP") + args[0])
+		if err != nil {
+			last = err.Error()
+			return false
+		}
+		defer res.Body.Close()
+		body, _ := io.ReadAll(res.Body)
+		last = fmt.Sprint(res.StatusCode, " ", string(body))
+		return strconv.Itoa(res.StatusCode) == args[1] && want.Match(body)
+	}) {
+		ts.Fatalf("%s answers %s, want %s", args[0], last, args[1:])
+	}
+}
+
+func dialGRPC(ts *testscript.TestScript) *grpc.ClientConn {
+	conn, err := grpc.NewClient(ts.Getenv("GRPC"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	ts.Check(err)
+	return conn
+}
+
+// usage: check STATUS METHOD PATH [KEY]. It waits until a check request for the
+// API pixelbyte is answered with this status, 200 for allowed.
+func check(ts *testscript.TestScript, _ bool, args []string) {
+	conn := dialGRPC(ts)
+	defer conn.Close()
+	headers := &corev3.HeaderMap{}
+	if len(args) > 3 {
+		headers.Headers = []*corev3.HeaderValue{{Key: "authorization", RawValue: []byte("Bearer " + args[3])}}
+	}
+	request := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+			Host: "api.pixelbyte.io", Method: args[1], Path: args[2], HeaderMap: headers,
+		}},
+	}}
+	last := ""
+	if !within(context.Background(), limit, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		response, err := authv3.NewAuthorizationClient(conn).Check(ctx, request)
+		last = fmt.Sprint(response, err)
+		got := 200
+		if denied := response.GetDeniedResponse(); denied != nil {
+			got = int(denied.GetStatus().GetCode())
+		}
+		return err == nil && strconv.Itoa(got) == args[0]
+	}) {
+		ts.Fatalf("got %s, want %s", last, args[0])
+	}
+}
+
+// usage: hold. It starts a call that ends with the script only, and waits until
+// the server says SERVING on it.
+func hold(ts *testscript.TestScript, _ bool, _ []string) {
+	conn := dialGRPC(ts)
+	ts.Defer(func() { conn.Close() })
+	stream, err := healthv1.NewHealthClient(conn).Watch(context.Background(), &healthv1.HealthCheckRequest{})
+	ts.Check(err)
+	first, err := stream.Recv()
+	ts.Check(err)
+	if first.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		ts.Fatalf("health %s", first.GetStatus())
+	}
+}
+
+// usage: freeport VARIABLE
+func freePortCommand(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	ts.Check(l.Close())
+	ts.Setenv(args[0], port)
+}
+
+// usage: redis PORT [PASSWORD]. The server ends with the script.
+func startRedis(ts *testscript.TestScript, _ bool, args []string) {
+	options := []string{"--port", args[0], "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", ts.Getenv("WORK")}
+	if len(args) > 1 {
+		options = append(options, "--requirepass", args[1])
+	}
+	cmd := exec.Command("redis-server", options...)
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+}
+
+// usage: redis-cli URL COMMAND... prints the reply.
+func redisCommand(ts *testscript.TestScript, _ bool, args []string) {
+	address, _ := strings.CutPrefix(args[0], unixPrefix)
+	client := redis.NewClient(&redis.Options{Network: "unix", Addr: address})
+	defer client.Close()
+	words := make([]any, 0, len(args))
+	for _, a := range args[1:] {
+		words = append(words, a)
+	}
+	reply, err := client.Do(context.Background(), words...).Result()
+	ts.Check(err)
+	_, _ = fmt.Fprintln(ts.Stdout(), reply)
+}
+
+// usage: term. It sends SIGTERM, which kill does not know, to the server started last.
+func term(ts *testscript.TestScript, _ bool, _ []string) {
+	all := ts.BackgroundCmds()
+	ts.Check(all[len(all)-1].Process.Signal(syscall.SIGTERM))
+}
+
+// usage: mode FILE TYPE-AND-PERMISSIONS, as ls prints them
+func mode(ts *testscript.TestScript, _ bool, args []string) {
+	path, _ := strings.CutPrefix(args[0], unixPrefix)
+	info, err := os.Lstat(ts.MkAbs(path))
+	ts.Check(err)
+	if got := info.Mode().String(); got != args[1] {
+		ts.Fatalf("%s is %s, want %s", path, got, args[1])
+	}
+}
+
+// usage: hash VARIABLE PEPPER SECRET sets the variable to the hash that a keys file takes.
+func hash(ts *testscript.TestScript, _ bool, args []string) {
+	mac := hmac.New(sha256.New, []byte(args[1]))
+	mac.Write([]byte(args[2]))
+	ts.Setenv(args[0], "hmac-sha256:"+hex.EncodeToString(mac.Sum(nil)))
+}
+
+// usage: expand FILE puts the script's variables into a file.
+func expand(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	data, err := os.ReadFile(path)
+	ts.Check(err)
+	ts.Check(os.WriteFile(path, []byte(os.Expand(string(data), ts.Getenv)), 0o600))
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/parser"
+
+	"tollgate/policy"
+	"tollgate/policy/keys"
+)
+
+const (
+	// seedTimeout bounds one attempt to add all keys of the file.
+	seedTimeout = 30 * time.Second
+	// The pauses between attempts to reach a store that is away.
+	firstPause  = 100 * time.Millisecond
+	longestWait = 5 * time.Second
+)
+
+// readKeys reads the keys file and checks each key against the policies. Errors
+// name file and line.
+func readKeys(file string, set *policy.Set, plaintext bool) ([]keys.Entry, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("--keys: %w", err)
+	}
+	entries, err := keys.ParseFile(file, data)
+	if err != nil {
+		return nil, fmt.Errorf("--keys:\n%w", err)
+	}
+	var faults []error
+	for i, e := range entries {
+		if err := set.ValidateKey(&e.Key); err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", placeOfKey(file, data, i, "id"), err))
+		}
+		if e.Plaintext() && !plaintext {
+			faults = append(faults, fmt.Errorf("%s: key %s: a plaintext secret is for the memory store only; write its hash",
+				placeOfKey(file, data, i, "secret"), e.Key.ID))
+		}
+	}
+	if len(faults) > 0 {
+		return nil, fmt.Errorf("--keys:\n%w", errors.Join(faults...))
+	}
+	return entries, nil
+}
+
+// placeOfKey returns file:line:col of a field of the i-th key, or the file alone.
+func placeOfKey(file string, data []byte, i int, field string) string {
+	parsed, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return file
+	}
+	path, err := yaml.PathString(fmt.Sprintf("$.keys[%d].%s", i, field))
+	if err != nil {
+		return file
+	}
+	node, err := path.FilterFile(parsed)
+	if err != nil || node == nil {
+		return file
+	}
+	at := node.GetToken().Position
+	return fmt.Sprintf("%s:%d:%d", file, at.Line, at.Column)
+}
+
+// seeder brings the store and the keys of the file together.
+type seeder struct {
+	store   *store
+	entries []keys.Entry
+	hasher  *keys.Hasher
+	log     *slog.Logger
+}
+
+// start tries once. A store that is away is not an error: done is false then, and
+// follow goes on trying. An error means that the file and the store contradict
+// each other.
+func (s *seeder) start(ctx context.Context) (done bool, err error) {
+	err = s.try(ctx)
+	if err == nil || permanent(err) {
+		return err == nil, err
+	}
+	s.log.Warn("the store is not reachable; starting without it, requests are answered as undecided until it is back",
+		slog.String("store", s.store.what), slog.Int("keys_waiting", len(s.entries)), slog.Any("error", err))
+	return false, nil
+}
+
+// follow tries with growing pauses until the store has the keys or ctx ends.
+func (s *seeder) follow(ctx context.Context) {
+	pause := firstPause
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		err := s.try(ctx)
+		switch {
+		case err == nil:
+			s.log.Info("the store is reachable now", slog.String("store", s.store.what))
+			return
+		case ctx.Err() != nil:
+			return
+		case permanent(err):
+			s.log.Error("the keys file does not fit the store; its remaining keys are not added", slog.Any("error", err))
+			return
+		}
+		pause = min(2*pause, longestWait)
+		s.log.Debug("the store is still not reachable", slog.Any("error", err), slog.Duration("next_try_in", pause))
+	}
+}
+
+func (s *seeder) try(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, seedTimeout)
+	defer cancel()
+	if err := s.store.ping(ctx); err != nil {
+		return err
+	}
+	if len(s.entries) == 0 {
+		return nil
+	}
+	added, err := keys.NewStore(s.store.client).Seed(ctx, s.entries, s.hasher)
+	if err != nil {
+		return err
+	}
+	s.log.Info("keys file read", slog.Int("keys", len(s.entries)), slog.Int("added", added))
+	return nil
+}
+
+// permanent reports whether trying again cannot help.
+func permanent(err error) bool {
+	var field *keys.FieldError
+	var corrupt *keys.CorruptError
+	return errors.Is(err, keys.ErrSecretTaken) || errors.As(err, &field) || errors.As(err, &corrupt)
+}
+
+// pepper returns the secret that keys are hashed with, nil if there is none.
+func (s *settings) pepper() ([]byte, error) {
+	if s.pepperFile == "" {
+		return []byte(s.pepperText), nil
+	}
+	data, err := os.ReadFile(s.pepperFile)
+	if err != nil {
+		return nil, fmt.Errorf("--pepper-file: %w", err)
+	}
+	text := strings.TrimRight(string(data), "\r\n")
+	if text == "" {
+		return nil, fmt.Errorf("--pepper-file: %s is empty", s.pepperFile)
+	}
+	return []byte(text), nil
+}

@@ -1,0 +1,360 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+
+	"tollgate/extauthz"
+	"tollgate/policy"
+	"tollgate/policy/keys"
+	"tollgate/policy/limits"
+)
+
+const (
+	// maxLocalKeys bounds the counters of plans with failure_mode local, of which
+	// each takes about 300 bytes.
+	maxLocalKeys = 100_000
+	// The HTTP port answers short questions from inside the cluster.
+	httpHeaderTimeout = 5 * time.Second
+	httpTimeout       = 30 * time.Second
+)
+
+func newServe() *cobra.Command {
+	s := &settings{}
+	cmd := &cobra.Command{
+		Use:   "serve --policy FILE|DIR [--keys FILE] [flags]",
+		Short: "Run the authorization service",
+		Long: `Run the authorization service: ext_authz v3 for Envoy on the gRPC port (with
+grpc.health.v1), /livez, /readyz and /metrics on the HTTP port.
+
+Each flag can also be a variable, TOLLGATE_ and its name in capitals
+(TOLLGATE_GRPC_ADDRESS), or a key of the YAML file that --config names
+(grpc-address: "127.0.0.1:9001"). A flag wins over a variable, a variable over
+the file. A key that the file should not have is an error; a variable is not.
+
+SIGTERM and SIGINT drain: /readyz and health say no, calls under way end, then
+the server stops. A second signal stops it at once.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.fill(cmd.Flags()); err != nil {
+				return err
+			}
+			return serve(cmd.Context(), s, cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().SortFlags = false
+	cmd.Flags().AddFlagSet(newFlags(s))
+	return cmd
+}
+
+// service is what serve has started, in the order of its fields.
+type service struct {
+	log      *slog.Logger
+	metrics  *extauthz.Metrics
+	registry *prometheus.Registry
+	policies *extauthz.Policies
+	certs    *extauthz.Certificates // nil without TLS
+	store    *store
+	hasher   *keys.Hasher
+	seeder   *seeder
+	grpc     *extauthz.Server
+	status   *extauthz.Status
+	http     *http.Server
+
+	grpcListener, httpListener net.Listener
+}
+
+// serve runs the server until a signal or the end of ctx. What is wrong with the
+// settings or their files is found before anything is opened.
+func serve(ctx context.Context, s *settings, stderr io.Writer) error {
+	stop, stopNow, release := untilSignal(ctx)
+	defer release()
+
+	v := &service{log: newLog(s, stderr)}
+	redis.SetLogger(redisLog{v.log})
+	v.registry, v.metrics = newMetrics()
+	set, err := v.loadPolicies(s)
+	if err != nil {
+		return err
+	}
+	if err := v.loadCertificates(s); err != nil {
+		return err
+	}
+	entries, err := v.prepareKeys(s, set)
+	if err != nil {
+		return err
+	}
+	if v.store, err = openStore(s); err != nil {
+		return err
+	}
+	defer func() { v.logError("close the store", v.store.close()) }()
+	v.warnAboutStore()
+	v.seeder = &seeder{store: v.store, entries: entries, hasher: v.hasher, log: v.log}
+	seeded, err := v.seeder.start(stop)
+	if err != nil {
+		return fmt.Errorf("--keys %s: %w", s.keys, err)
+	}
+	v.build(s)
+	if err := v.listen(s); err != nil {
+		return err
+	}
+	return v.run(s, seeded, stop, stopNow)
+}
+
+// loadPolicies compiles the policies once by themselves, so that a mistake at
+// start is an error of the command and not a log line about a reload.
+func (v *service) loadPolicies(s *settings) (*policy.Set, error) {
+	if _, err := policy.Load(s.policy); err != nil {
+		return nil, fmt.Errorf("--policy:\n%w", err)
+	}
+	var err error
+	if v.policies, err = extauthz.LoadPolicies(s.policy, v.log, v.metrics); err != nil {
+		return nil, fmt.Errorf("--policy:\n%w", err)
+	}
+	return v.policies.Current(), nil
+}
+
+func (v *service) loadCertificates(s *settings) error {
+	if s.tlsCert == "" && s.tlsKey == "" && s.tlsClientCA == "" {
+		return nil
+	}
+	var err error
+	v.certs, err = extauthz.LoadCertificates(extauthz.CertificateFiles{
+		Certificate: s.tlsCert, Key: s.tlsKey, ClientCA: s.tlsClientCA,
+	}, v.log)
+	return err
+}
+
+// prepareKeys makes the hasher and reads the keys file.
+func (v *service) prepareKeys(s *settings, set *policy.Set) ([]keys.Entry, error) {
+	pepper, err := s.pepper()
+	if err != nil {
+		return nil, err
+	}
+	if len(pepper) == 0 && s.store != embeddedStore {
+		v.log.Warn("no pepper: whoever can read the store can test guesses at keys; give --pepper-file")
+	}
+	v.hasher = keys.NewHasher(pepper)
+	if s.keys == "" {
+		return nil, nil
+	}
+	return readKeys(s.keys, set, s.store == embeddedStore)
+}
+
+func openStore(s *settings) (*store, error) {
+	if s.store == embeddedStore {
+		opened, err := openEmbedded(s.socket, s.deadline)
+		return opened, failed(err)
+	}
+	return openRedis(s.store, s.deadline)
+}
+
+func (v *service) warnAboutStore() {
+	if v.store.embedded {
+		v.log.Warn("the store is EMBEDDED: keys and counters are in this process alone and are lost when it ends; give --store redis://… for more than a trial",
+			slog.String("socket", v.store.address))
+		return
+	}
+	v.log.Info("store", slog.String("store", v.store.what))
+}
+
+// build makes the two servers.
+func (v *service) build(s *settings) {
+	var config *tls.Config
+	if v.certs != nil {
+		config = v.certs.Config()
+	}
+	v.grpc = extauthz.New(extauthz.Config{
+		Policies:   v.policies,
+		Decider:    policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
+		Keys:       keys.NewStore(v.store.client),
+		Limits:     limits.NewStore(v.store.client, nil),
+		Metrics:    v.metrics,
+		Log:        v.log,
+		Decisions:  extauthz.Decisions(s.logDecisions),
+		Deadline:   s.deadline,
+		TLS:        config,
+		Reflection: s.reflection,
+	})
+	v.status = &extauthz.Status{Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Ping: v.store.ping}
+	v.http = &http.Server{
+		Handler:           v.status.Handler(),
+		ReadHeaderTimeout: httpHeaderTimeout,
+		ReadTimeout:       httpTimeout,
+		WriteTimeout:      httpTimeout,
+		IdleTimeout:       2 * httpTimeout,
+		ErrorLog:          slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
+	}
+}
+
+// listen takes both ports.
+func (v *service) listen(s *settings) error {
+	if s.addressesFile != "" {
+		// Whoever waits for the file must not find that of an earlier run.
+		if err := os.Remove(s.addressesFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("--addresses-file: %w", err)
+		}
+	}
+	var err error
+	if v.grpcListener, err = listen(s.grpcAddress); err != nil {
+		return failed(fmt.Errorf("--grpc-address: %w", err))
+	}
+	if v.httpListener, err = net.Listen("tcp", s.httpAddress); err != nil {
+		return failed(errors.Join(fmt.Errorf("--http-address: %w", err), v.grpcListener.Close()))
+	}
+	return nil
+}
+
+// run serves until stop ends, then drains until that is done, its time is up or
+// stopNow ends.
+func (v *service) run(s *settings, seeded bool, stop, stopNow context.Context) error {
+	follow, endFollow := context.WithCancel(stopNow)
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer endFollow()
+
+	ended := make(chan error, 2)
+	work.Go(func() { ended <- v.grpc.Serve(v.grpcListener) })
+	work.Go(func() { ended <- ignoreClosed(v.http.Serve(v.httpListener)) })
+	work.Go(func() { v.followPolicies(follow, s.reloadInterval) })
+	if v.certs != nil {
+		work.Go(func() { v.followCertificates(follow, s.reloadInterval) })
+	}
+	if !seeded {
+		work.Go(func() { v.seeder.follow(follow) })
+	}
+	err := v.announce(s)
+	if err == nil {
+		select {
+		case <-stop.Done():
+			v.log.Info("draining", slog.Duration("at_most", s.drainTimeout))
+		case err = <-ended: // a port that no longer accepts
+		}
+	}
+	endFollow()
+	drained := v.shutDown(s, stopNow)
+	if err == nil {
+		err = drained
+	}
+	return failed(err)
+}
+
+// shutDown says no to new work first, then ends the old.
+func (v *service) shutDown(s *settings, stopNow context.Context) error {
+	ctx, cancel := context.WithTimeout(stopNow, s.drainTimeout)
+	defer cancel()
+	v.status.Drain()
+	v.grpc.Shutdown(ctx)
+	cut := ctx.Err()
+	err := v.http.Shutdown(ctx)
+	if err != nil {
+		err = v.http.Close()
+	}
+	if cut != nil {
+		v.log.Warn("calls under way were cut off", slog.Any("error", cut))
+	}
+	v.log.Info("stopped")
+	return err
+}
+
+// announce logs the addresses and writes them to the file.
+func (v *service) announce(s *settings) error {
+	chosen := struct {
+		GRPC  string `json:"grpc"`
+		HTTP  string `json:"http"`
+		Store string `json:"store"`
+	}{printAddress(v.grpcListener), printAddress(v.httpListener), v.store.address}
+	v.log.Info("ready", slog.String("version", version()), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP))
+	if s.addressesFile == "" {
+		return nil
+	}
+	data, err := json.Marshal(chosen)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(s.addressesFile, append(data, '\n')); err != nil {
+		return fmt.Errorf("--addresses-file: %w", err)
+	}
+	return nil
+}
+
+// writeFile writes a file so that nobody ever reads half of it.
+func writeFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// followPolicies looks at the policy files until ctx ends.
+func (v *service) followPolicies(ctx context.Context, interval time.Duration) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	v.policies.Follow(ctx, tick.C)
+}
+
+// followCertificates looks at the certificate files until ctx ends, and says once
+// why new ones are refused.
+func (v *service) followCertificates(ctx context.Context, interval time.Duration) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	told := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		problem := ""
+		if err := v.certs.Refresh(); err != nil {
+			problem = err.Error()
+		}
+		if problem != "" && problem != told {
+			v.log.Error("certificates refused; the ones before stay in use", slog.String("error", problem))
+		}
+		told = problem
+	}
+}
+
+func (v *service) logError(doing string, err error) {
+	if err != nil {
+		v.log.Error(doing, slog.Any("error", err))
+	}
+}
+
+func newMetrics() (*prometheus.Registry, *extauthz.Metrics) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry, extauthz.NewMetrics(registry)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"math/big"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// running is a server inside the test.
+type running struct {
+	GRPC, HTTP string
+	stop       context.CancelFunc
+	code       chan int
+	stderr     *screen
+}
+
+// start starts `tollgate serve` on free ports with these further arguments.
+func start(t *testing.T, args ...string) *running {
+	t.Helper()
+	dir := shortDir(t)
+	write(t, dir+"/policy.yaml", pixelbyte(t, "policy.yaml"))
+	ctx, stop := context.WithCancel(t.Context())
+	r := &running{stop: stop, code: make(chan int, 1), stderr: &screen{}}
+	args = append([]string{"serve", "--policy", dir, "--store-socket", dir + "/s", "--grpc-address", "127.0.0.1:0",
+		"--http-address", "127.0.0.1:0", "--addresses-file", dir + "/a"}, args...)
+	go func() { r.code <- run(ctx, args, strings.NewReader(""), &bytes.Buffer{}, r.stderr) }()
+	eventually(t, "the addresses file", func() bool {
+		data, err := os.ReadFile(dir + "/a")
+		return err == nil && json.Unmarshal(data, r) == nil
+	})
+	t.Cleanup(stop)
+	return r
+}
+
+// end stops the server and expects that it ends well.
+func (r *running) end(t *testing.T) {
+	t.Helper()
+	r.stop()
+	if got := <-r.code; got != exitOK {
+		t.Errorf("exit %d\n%s", got, r.stderr)
+	}
+}
+
+// A call that is under way when the server is told to stop gets its answer.
+func TestDrainAnswersCallsUnderWay(t *testing.T) {
+	store := miniredis.RunT(t)
+	entered, gate := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(gate) })
+	t.Cleanup(release) // else the store cannot end
+	var once sync.Once
+	store.Server().SetPreHook(func(_ *server.Peer, command string, _ ...string) bool {
+		if command == "GET" {
+			once.Do(func() { close(entered) })
+			<-gate
+		}
+		return false
+	})
+	r := start(t, "--store", "redis://"+store.Addr(), "--deadline", "20s")
+	conn, err := grpc.NewClient(r.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	type outcome struct {
+		response *authv3.CheckResponse
+		err      error
+	}
+	answered := make(chan outcome, 1)
+	go func() {
+		response, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+				Host: "api.pixelbyte.io", Method: "GET", Path: "/v1/models", HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
+					{Key: "authorization", RawValue: []byte("Bearer pb_DemoFullAccess000000000000040Zm5v")},
+				}},
+			}},
+		}})
+		answered <- outcome{response, err}
+	}()
+	<-entered
+	r.stop()
+	eventually(t, "/readyz says draining", func() bool {
+		res, err := http.Get("http://" + r.HTTP + "/readyz")
+		return err == nil && res.Body.Close() == nil && res.StatusCode == http.StatusServiceUnavailable
+	})
+	select {
+	case o := <-answered:
+		t.Fatalf("answered before the store did: %v, %v", o.response, o.err)
+	case code := <-r.code:
+		t.Fatalf("ended with %d while a call was under way", code)
+	default:
+	}
+	release()
+	if o := <-answered; o.err != nil || o.response.GetDeniedResponse().GetStatus().GetCode() != 401 {
+		t.Errorf("%v, %v; want the 401 of an unknown key", o.response, o.err)
+	}
+	r.end(t)
+}
+
+// The gRPC port serves TLS, and takes up a new certificate; one that cannot be
+// used is said once and not taken.
+func TestCertificatesAreFollowed(t *testing.T) {
+	dir := shortDir(t)
+	cert, key := dir+"/c.pem", dir+"/k.pem"
+	newCertificate(t, cert, key, 1)
+	r := start(t, "--tls-cert", cert, "--tls-key", key, "--reload-interval", "20ms")
+	serial := func() int64 {
+		conn, err := tls.Dial("tcp", r.GRPC, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+		if err != nil {
+			return -1
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	if got := serial(); got != 1 {
+		t.Errorf("certificate %d, want 1", got)
+	}
+	newCertificate(t, cert, key, 2)
+	eventually(t, "the new certificate", func() bool { return serial() == 2 })
+	write(t, key, []byte("no key"))
+	eventually(t, "the complaint", func() bool { return strings.Contains(r.stderr.String(), "failed to find any PEM data in key input") })
+	if got := serial(); got != 2 {
+		t.Errorf("certificate %d, want 2", got)
+	}
+	r.end(t)
+
+	code, _, stderr := command(t, "serve", "--policy", "../../testdata/pixelbyte/policy.yaml", "--tls-client-ca", cert)
+	if code != exitUsage || !strings.Contains(stderr, "a client CA needs both") {
+		t.Errorf("a client CA alone: exit %d, %s", code, stderr)
+	}
+}
+
+func newCertificate(t *testing.T, cert, key string, serial int64) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "tollgate"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"tollgate"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	write(t, key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+
+	"tollgate/extauthz"
+)
+
+// embeddedStore is the value of --store that needs no server.
+const embeddedStore = "memory"
+
+// envPrefix stands before the name of a flag in its environment variable.
+const envPrefix = "TOLLGATE"
+
+// settings are what `tollgate serve` runs with. A flag, a TOLLGATE_ variable and
+// a key of the config file say the same, in this order of precedence.
+type settings struct {
+	configFile string
+
+	policy     string // file or directory; required
+	keys       string // file; none if empty
+	store      string // embeddedStore, or a redis:// or rediss:// URL, which may hold a password
+	socket     string // of the embedded store; default below a directory of this user
+	pepperFile string
+	pepperText string // TOLLGATE_PEPPER; no flag, because command lines are public
+
+	grpcAddress   string // HOST:PORT or unix:PATH
+	httpAddress   string // HOST:PORT
+	addressesFile string
+
+	tlsCert, tlsKey, tlsClientCA string
+
+	deadline       time.Duration // of one decision
+	drainTimeout   time.Duration
+	reloadInterval time.Duration
+	replicas       int
+
+	logFormat    string
+	logLevel     string
+	logDecisions string
+	reflection   bool
+}
+
+// newFlags returns the flags of serve, which write to s.
+func newFlags(s *settings) *pflag.FlagSet {
+	f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	f.SortFlags = false
+	f.StringVar(&s.configFile, "config", "", "YAML file with these settings; its keys are the names of the flags")
+	f.StringVar(&s.policy, "policy", "", "policy file, or directory of policy files (required)")
+	f.StringVar(&s.keys, "keys", "", "keys file; adds the keys that the store has never seen")
+	f.StringVar(&s.store, "store", embeddedStore, "where keys and counters are: memory (in this process, lost when it ends), redis://… or rediss://…")
+	f.StringVar(&s.socket, "store-socket", "", "unix socket of the memory store (default $XDG_RUNTIME_DIR/tollgate/store.sock, else below the temporary directory)")
+	f.StringVar(&s.pepperFile, "pepper-file", "", "file with the secret that keys are hashed with; or the secret itself in TOLLGATE_PEPPER")
+	f.StringVar(&s.grpcAddress, "grpc-address", "127.0.0.1:9001", "address for Envoy: HOST:PORT or unix:PATH; port 0 picks one")
+	f.StringVar(&s.httpAddress, "http-address", "127.0.0.1:9002", "address of /livez, /readyz and /metrics: HOST:PORT; port 0 picks one")
+	f.StringVar(&s.addressesFile, "addresses-file", "", "file that gets the chosen addresses as JSON once the server is ready")
+	f.StringVar(&s.tlsCert, "tls-cert", "", "PEM certificate of the gRPC port; read again when it changes")
+	f.StringVar(&s.tlsKey, "tls-key", "", "PEM key of --tls-cert")
+	f.StringVar(&s.tlsClientCA, "tls-client-ca", "", "PEM certificates of the CA whose clients alone are served (mTLS)")
+	f.DurationVar(&s.deadline, "deadline", extauthz.DefaultDeadline, "time for one decision, the store included")
+	f.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "time that calls under way have to end after SIGTERM")
+	f.DurationVar(&s.reloadInterval, "reload-interval", 2*time.Second, "how often policy and certificate files are looked at")
+	f.IntVar(&s.replicas, "replicas", 1, "how many servers share the limits, for plans with failure_mode local")
+	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&s.logDecisions, "log-decisions", string(extauthz.LogDenied), "decisions to log: none, denied or all")
+	f.BoolVar(&s.reflection, "reflection", false, "offer gRPC server reflection")
+	return f
+}
+
+// variable returns the environment variable of a flag.
+func variable(flag string) string {
+	return envPrefix + "_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// fill sets the flags that the command line left out from the environment, then
+// from the config file, and checks the whole.
+func (s *settings) fill(flags *pflag.FlagSet) error {
+	v := viper.New()
+	v.SetEnvPrefix(envPrefix)
+	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
+	v.AutomaticEnv()
+	if !flags.Changed("config") {
+		s.configFile = v.GetString("config")
+	}
+	if s.configFile != "" {
+		values, err := readConfig(s.configFile, flags)
+		if err != nil {
+			return err
+		}
+		if err := v.MergeConfigMap(values); err != nil {
+			return fmt.Errorf("%s: %w", s.configFile, err)
+		}
+	}
+	var errs []error
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed || f.Name == "config" || !v.IsSet(f.Name) {
+			return
+		}
+		// The config file's values have been tried already, so this is the variable.
+		if err := flags.Set(f.Name, v.GetString(f.Name)); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", variable(f.Name), err))
+		}
+	})
+	s.pepperText = v.GetString("pepper")
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	return s.check()
+}
+
+// check finds what no flag's type can: the first mistake is the error.
+func (s *settings) check() error {
+	if s.policy == "" {
+		return fmt.Errorf("no policy: give --policy FILE|DIR or %s", variable("policy"))
+	}
+	if _, err := extauthz.ParseDecisions(s.logDecisions); err != nil {
+		return fmt.Errorf("--log-decisions: %w", err)
+	}
+	if err := new(slog.LevelVar).UnmarshalText([]byte(s.logLevel)); err != nil {
+		return fmt.Errorf("--log-level: unknown value %q, want debug, info, warn or error", s.logLevel)
+	}
+	if s.logFormat != "text" && s.logFormat != "json" {
+		return fmt.Errorf("--log-format: unknown value %q, want text or json", s.logFormat)
+	}
+	for flag, d := range map[string]time.Duration{"deadline": s.deadline, "reload-interval": s.reloadInterval} {
+		if d <= 0 {
+			return fmt.Errorf("--%s: %s is not more than 0", flag, d)
+		}
+	}
+	if s.drainTimeout < 0 {
+		return fmt.Errorf("--drain-timeout: %s is less than 0", s.drainTimeout)
+	}
+	if s.replicas < 1 {
+		return fmt.Errorf("--replicas: %d is less than 1", s.replicas)
+	}
+	if s.pepperFile != "" && s.pepperText != "" {
+		return fmt.Errorf("--pepper-file and %s_PEPPER: give one of the two", envPrefix)
+	}
+	if path, ok := strings.CutPrefix(s.grpcAddress, unixPrefix); ok {
+		if path == "" {
+			return fmt.Errorf("--grpc-address: %q names no path", s.grpcAddress)
+		}
+	} else if _, _, err := net.SplitHostPort(s.grpcAddress); err != nil {
+		return fmt.Errorf("--grpc-address: %q is neither HOST:PORT nor unix:PATH", s.grpcAddress)
+	}
+	if _, _, err := net.SplitHostPort(s.httpAddress); err != nil {
+		return fmt.Errorf("--http-address: %q is not HOST:PORT", s.httpAddress)
+	}
+	return nil
+}
