@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"log/slog"
@@ -21,7 +22,7 @@ type Policies struct {
 	current atomic.Pointer[policy.Set]
 
 	mu      sync.Mutex // guards what follows
-	seen    [sha256.Size]byte
+	seen    []byte     // digest of the files that were last compiled, nil if they could not be read
 	loaded  time.Time
 	refused error     // why the files on disk are not in force
 	told    time.Time // when refused was last logged
@@ -79,15 +80,20 @@ func (p *Policies) Refresh(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	files, err := policy.ReadFiles(p.path)
-	var set *policy.Set
-	if err == nil {
-		sum := digest(files)
-		if sum == p.seen && p.refused == nil {
-			return
-		}
-		p.seen = sum
-		set, err = policy.Compile(files...)
+	if err != nil {
+		p.seen = nil
+		p.refuse(err, now)
+		return
 	}
+	sum := digest(files)
+	if bytes.Equal(sum, p.seen) {
+		if p.refused != nil {
+			p.refuse(p.refused, now)
+		}
+		return
+	}
+	p.seen = sum
+	set, err := policy.Compile(files...)
 	if err != nil {
 		p.refuse(err, now)
 		return
@@ -105,6 +111,9 @@ func (p *Policies) refuse(err error, now time.Time) {
 	p.metrics.policyRejected.Set(1)
 	news := p.refused == nil || p.refused.Error() != err.Error()
 	p.refused = err
+	if p.current.Load() == nil {
+		return // LoadPolicies returns it
+	}
 	if news || now.Sub(p.told) >= repeatComplaint {
 		p.told = now
 		p.log.Error("policy refused; the one before it stays in force",
@@ -112,12 +121,12 @@ func (p *Policies) refuse(err error, now time.Time) {
 	}
 }
 
-func digest(files []policy.File) [sha256.Size]byte {
+func digest(files []policy.File) []byte {
 	h := sha256.New()
 	for _, f := range files {
 		sum := sha256.Sum256(f.Data)
 		h.Write([]byte(f.Name))
 		h.Write(sum[:])
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return h.Sum(nil)
 }

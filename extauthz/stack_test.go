@@ -222,11 +222,7 @@ func apiFiles(t *testing.T, api string) (policy.File, []keys.Entry, []testdata.B
 	if err != nil {
 		t.Fatal(err)
 	}
-	keyText, err := testdata.File(api, "keys.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	entries, err := keys.ParseFile(api+"/keys.yaml", keyText)
+	entries, err := testdata.Keys(api)
 	if err != nil {
 		t.Fatal(err)
 	}

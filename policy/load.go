@@ -30,19 +30,19 @@ func (f *Fault) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", f.File, f.Line, f.Column, f.Message)
 }
 
-// File is a policy file's name, used in errors, and its text.
+// File is a file's name, used in errors, and its text.
 type File struct {
 	Name string
 	Data []byte
 }
 
-// ReadFiles reads the policy files at path: the file itself, or every *.yaml and
+// ReadFiles reads the YAML files at path: the file itself, or every *.yaml and
 // *.yml of the directory, sorted by name. Sub-directories and dot files are left
 // out, so that a Kubernetes ConfigMap volume works as it is mounted.
 func ReadFiles(path string) ([]File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
+		return nil, err
 	}
 	names := []string{path}
 	if info.IsDir() {
@@ -55,7 +55,7 @@ func ReadFiles(path string) ([]File, error) {
 	for _, name := range names {
 		data, err := os.ReadFile(name)
 		if err != nil {
-			return nil, fmt.Errorf("policy: %w", err)
+			return nil, err
 		}
 		files = append(files, File{Name: name, Data: data})
 	}
@@ -65,7 +65,7 @@ func ReadFiles(path string) ([]File, error) {
 func policyNames(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
+		return nil, err
 	}
 	var names []string
 	for _, e := range entries {
@@ -79,14 +79,14 @@ func policyNames(dir string) ([]string, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("policy: %w", err)
+			return nil, err
 		}
 		if !info.IsDir() {
 			names = append(names, name)
 		}
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("policy: %s holds no *.yaml file", dir)
+		return nil, fmt.Errorf("%s holds no *.yaml file", dir)
 	}
 	sort.Strings(names)
 	return names, nil

@@ -139,11 +139,7 @@ func TestFileNamesWhatIsMissing(t *testing.T) {
 
 func secretsOf(t *testing.T, api string) map[string]string {
 	t.Helper()
-	data, err := File(api, "keys.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	entries, err := keys.ParseFile("keys.yaml", data)
+	entries, err := Keys(api)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,8 @@ package testdata
 import (
 	"embed"
 	"fmt"
+
+	"tollgate/policy/keys"
 )
 
 // files is a variable because go:embed knows no other form; nothing writes it.
@@ -17,19 +19,38 @@ import (
 var files embed.FS
 
 // APIs returns the names of the four APIs, in the order in which the demo
-// shows them. Each is a folder with policy.yaml, keys.yaml and script.txt.
+// shows them. Each is a folder with policy.yaml, keys.yaml, broken.yaml and
+// script.txt.
 func APIs() []string {
 	return []string{"pixelbyte", "pixelmagic", "genapi", "pictify"}
 }
 
-// File returns the content of one file of an API: "policy.yaml", "keys.yaml"
-// or "script.txt". The error names the file that does not exist.
+// File returns the content of one file of an API, such as "policy.yaml". The
+// error names the file that does not exist.
 func File(api, name string) ([]byte, error) {
 	data, err := files.ReadFile(api + "/" + name)
 	if err != nil {
 		return nil, fmt.Errorf("no file %q for the API %q: %w", name, api, err)
 	}
 	return data, nil
+}
+
+// Keys returns the keys of one API with their secrets: those of keys.yaml, and
+// those of broken.yaml, whose records the policy cannot use.
+func Keys(api string) ([]keys.Entry, error) {
+	var all []keys.Entry
+	for _, name := range []string{"keys.yaml", "broken.yaml"} {
+		data, err := File(api, name)
+		if err != nil {
+			return nil, err
+		}
+		entries, err := keys.ParseFile(api+"/"+name, data)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, entries...)
+	}
+	return all, nil
 }
 
 // Script parses the script of one API.

@@ -145,11 +145,7 @@ func (d *demo) load() error {
 			return err
 		}
 		files = append(files, policy.File{Name: api + "/policy.yaml", Data: policyFile})
-		keysFile, err := testdata.File(api, "keys.yaml")
-		if err != nil {
-			return err
-		}
-		entries, err := keys.ParseFile(api+"/keys.yaml", keysFile)
+		entries, err := testdata.Keys(api)
 		if err != nil {
 			return err
 		}

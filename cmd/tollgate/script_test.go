@@ -35,6 +35,10 @@ import (
 // TestScripts runs the scripts of testdata/script against the real command. A
 // script whose name begins with redis or envoy needs that.
 func TestScripts(t *testing.T) {
+	repo, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
 	envoyBinary, envoyErr := envoytest.Find()
 	_, redisErr := exec.LookPath("redis-server")
 	scripts, err := filepath.Glob("testdata/script/*.txt")
@@ -58,6 +62,7 @@ func TestScripts(t *testing.T) {
 				Setup: func(env *testscript.Env) error {
 					env.Setenv("UID", strconv.Itoa(os.Getuid()))
 					env.Setenv("ENVOY_BIN", envoyBinary)
+					env.Setenv("REPO", repo)
 					shipped := pixelbyte(t, "policy.yaml")
 					write(t, filepath.Join(env.WorkDir, "policy.yaml"), shipped)
 					// The same without a key for the models.

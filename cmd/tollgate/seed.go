@@ -24,49 +24,64 @@ const (
 	longestWait = 5 * time.Second
 )
 
-// readKeys reads the keys file and checks each key against the policies. Errors
-// name file and line.
-func readKeys(file string, set *policy.Set, plaintext bool) ([]keys.Entry, error) {
-	data, err := os.ReadFile(file)
+// readKeys reads the keys file, or every *.yaml of a directory, and checks each
+// key against the policies. Errors name file and line.
+func readKeys(path string, set *policy.Set, plaintext bool) ([]keys.Entry, error) {
+	files, err := policy.ReadFiles(path)
 	if err != nil {
 		return nil, fmt.Errorf("--keys: %w", err)
 	}
-	entries, err := keys.ParseFile(file, data)
-	if err != nil {
-		return nil, fmt.Errorf("--keys:\n%w", err)
-	}
+	var all []keys.Entry
 	var faults []error
-	for i, e := range entries {
-		if err := set.ValidateKey(&e.Key); err != nil {
-			faults = append(faults, fmt.Errorf("%s: %w", placeOfKey(file, data, i, "id"), err))
+	seen := map[string]string{}
+	for _, file := range files {
+		entries, err := keys.ParseFile(file.Name, file.Data)
+		if err != nil {
+			faults = append(faults, err)
+			continue
 		}
-		if e.Plaintext() && !plaintext {
-			faults = append(faults, fmt.Errorf("%s: key %s: a plaintext secret is for the memory store only; write its hash",
-				placeOfKey(file, data, i, "secret"), e.Key.ID))
+		for i, e := range entries {
+			faults = append(faults, keyFaults(file, i, e, set, plaintext)...)
+			if other := seen[e.Key.ID]; other != "" && other != file.Name {
+				faults = append(faults, fmt.Errorf("%s: key %s is in %s already", placeOfKey(file, i, "id"), e.Key.ID, other))
+			}
+			seen[e.Key.ID] = file.Name
 		}
+		all = append(all, entries...)
 	}
 	if len(faults) > 0 {
 		return nil, fmt.Errorf("--keys:\n%w", errors.Join(faults...))
 	}
-	return entries, nil
+	return all, nil
+}
+
+func keyFaults(file policy.File, i int, e keys.Entry, set *policy.Set, plaintext bool) (faults []error) {
+	if err := set.ValidateKey(&e.Key); err != nil {
+		faults = append(faults, fmt.Errorf("%s: %w", placeOfKey(file, i, "id"), err))
+	}
+	if e.Plaintext() && !plaintext {
+		faults = append(faults, fmt.Errorf("%s: key %s: a plaintext secret is for the memory store only; write its hash",
+			placeOfKey(file, i, "secret"), e.Key.ID))
+	}
+	return faults
 }
 
 // placeOfKey returns file:line:col of a field of the i-th key, or the file alone.
-func placeOfKey(file string, data []byte, i int, field string) string {
-	parsed, err := parser.ParseBytes(data, 0)
+func placeOfKey(file policy.File, i int, field string) string {
+	parsed, err := parser.ParseBytes(file.Data, 0)
 	if err != nil {
-		return file
+		return file.Name
 	}
 	path, err := yaml.PathString(fmt.Sprintf("$.keys[%d].%s", i, field))
 	if err != nil {
-		return file
+		return file.Name
 	}
 	node, err := path.FilterFile(parsed)
 	if err != nil || node == nil {
-		return file
+		return file.Name
 	}
 	at := node.GetToken().Position
-	return fmt.Sprintf("%s:%d:%d", file, at.Line, at.Column)
+	return fmt.Sprintf("%s:%d:%d", file.Name, at.Line, at.Column)
 }
 
 // seeder brings the store and the keys of the file together.

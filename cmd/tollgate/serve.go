@@ -38,7 +38,7 @@ const (
 func newServe() *cobra.Command {
 	s := &settings{}
 	cmd := &cobra.Command{
-		Use:   "serve --policy FILE|DIR [--keys FILE] [flags]",
+		Use:   "serve --policy FILE|DIR [--keys FILE|DIR] [flags]",
 		Short: "Run the authorization service",
 		Long: `Run the authorization service: ext_authz v3 for Envoy on the gRPC port (with
 grpc.health.v1), /livez, /readyz and /metrics on the HTTP port.
@@ -117,12 +117,7 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	return v.run(s, seeded, stop, stopNow)
 }
 
-// loadPolicies compiles the policies once by themselves, so that a mistake at
-// start is an error of the command and not a log line about a reload.
 func (v *service) loadPolicies(s *settings) (*policy.Set, error) {
-	if _, err := policy.Load(s.policy); err != nil {
-		return nil, fmt.Errorf("--policy:\n%w", err)
-	}
 	var err error
 	if v.policies, err = extauthz.LoadPolicies(s.policy, v.log, v.metrics); err != nil {
 		return nil, fmt.Errorf("--policy:\n%w", err)

@@ -26,7 +26,7 @@ type settings struct {
 	configFile string
 
 	policy     string // file or directory; required
-	keys       string // file; none if empty
+	keys       string // file or directory; none if empty
 	store      string // embeddedStore, or a redis:// or rediss:// URL, which may hold a password
 	socket     string // of the embedded store; default below a directory of this user
 	pepperFile string
@@ -55,7 +55,7 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.SortFlags = false
 	f.StringVar(&s.configFile, "config", "", "YAML file with these settings; its keys are the names of the flags")
 	f.StringVar(&s.policy, "policy", "", "policy file, or directory of policy files (required)")
-	f.StringVar(&s.keys, "keys", "", "keys file; adds the keys that the store has never seen")
+	f.StringVar(&s.keys, "keys", "", "keys file, or directory of keys files; adds the keys that the store has never seen")
 	f.StringVar(&s.store, "store", embeddedStore, "where keys and counters are: memory (in this process, lost when it ends), redis://… or rediss://…")
 	f.StringVar(&s.socket, "store-socket", "", "unix socket of the memory store (default $XDG_RUNTIME_DIR/tollgate/store.sock, else below the temporary directory)")
 	f.StringVar(&s.pepperFile, "pepper-file", "", "file with the secret that keys are hashed with; or the secret itself in TOLLGATE_PEPPER")
