@@ -183,7 +183,7 @@ func found(context.Context) (*keys.Key, error) {
 	return &entries[0].Key, nil
 }
 
-func askBroken(t *testing.T, file policy.File, b brokenStore, change func(*extauthz.Config)) (*authv3.CheckResponse, error, *stack) {
+func askBroken(t *testing.T, file policy.File, b brokenStore, change func(*extauthz.Config)) (*stack, *authv3.CheckResponse, error) {
 	t.Helper()
 	s := newStack(t, func(c *extauthz.Config) {
 		c.Keys, c.Limits = b, b
@@ -193,7 +193,7 @@ func askBroken(t *testing.T, file policy.File, b brokenStore, change func(*extau
 	}, file)
 	secret, _ := smallKey()
 	resp, err := authv3.NewAuthorizationClient(s.dial(t)).Check(within(t), get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
-	return resp, err, s
+	return s, resp, err
 }
 
 func TestStoreAway(t *testing.T) {
@@ -202,7 +202,7 @@ func TestStoreAway(t *testing.T) {
 		return limits.Result{}, errors.New("connection refused")
 	}
 	t.Run("undecided: body", func(t *testing.T) {
-		resp, err, s := askBroken(t, smallFile(), brokenStore{lookup: away}, nil)
+		s, resp, err := askBroken(t, smallFile(), brokenStore{lookup: away}, nil)
 		if err != nil || resp.GetDeniedResponse().GetStatus().GetCode() != 500 {
 			t.Fatalf("%v, %v", resp, err)
 		}
@@ -214,7 +214,7 @@ func TestStoreAway(t *testing.T) {
 		}
 	})
 	t.Run("undecided: rpc", func(t *testing.T) {
-		resp, err, _ := askBroken(t, smallFile("errors:", "undecided: rpc\nerrors:"), brokenStore{lookup: away}, nil)
+		_, resp, err := askBroken(t, smallFile("errors:", "undecided: rpc\nerrors:"), brokenStore{lookup: away}, nil)
 		if status.Code(err) != codes.Unavailable {
 			t.Errorf("%v, %v", resp, err)
 		}
@@ -222,7 +222,7 @@ func TestStoreAway(t *testing.T) {
 	for mode, allowed := range map[string]bool{"closed": false, "open": true, "local": true} {
 		t.Run("failure_mode: "+mode, func(t *testing.T) {
 			file := smallFile("{name: basic,", "{name: basic, failure_mode: "+mode+",")
-			resp, err, _ := askBroken(t, file, brokenStore{lookup: found, spend: unspent}, nil)
+			_, resp, err := askBroken(t, file, brokenStore{lookup: found, spend: unspent}, nil)
 			if err != nil || resp.GetStatus().GetCode() == 0 != allowed {
 				t.Errorf("%v, %v", resp, err)
 			}
@@ -235,7 +235,7 @@ func TestStoreAway(t *testing.T) {
 		corrupt := func(context.Context) (*keys.Key, error) {
 			return nil, &keys.CorruptError{ID: "key_small", Err: errors.New("unexpected end of JSON input")}
 		}
-		resp, err, s := askBroken(t, smallFile("errors:", "undecided: rpc\nerrors:"), brokenStore{lookup: corrupt}, nil)
+		s, resp, err := askBroken(t, smallFile("errors:", "undecided: rpc\nerrors:"), brokenStore{lookup: corrupt}, nil)
 		if err != nil || resp.GetDeniedResponse().GetStatus().GetCode() != 500 {
 			t.Fatalf("%v, %v", resp, err)
 		}
@@ -245,13 +245,13 @@ func TestStoreAway(t *testing.T) {
 	})
 	t.Run("nil key without an error", func(t *testing.T) {
 		nothing := func(context.Context) (*keys.Key, error) { return nil, nil }
-		if resp, err, _ := askBroken(t, smallFile(), brokenStore{lookup: nothing}, nil); err != nil || resp.GetStatus().GetCode() == 0 {
+		if _, resp, err := askBroken(t, smallFile(), brokenStore{lookup: nothing}, nil); err != nil || resp.GetStatus().GetCode() == 0 {
 			t.Errorf("%v, %v", resp, err)
 		}
 	})
 	t.Run("empty result without an error", func(t *testing.T) {
 		nothing := func(context.Context) (limits.Result, error) { return limits.Result{}, nil }
-		if resp, err, _ := askBroken(t, smallFile(), brokenStore{lookup: found, spend: nothing}, nil); err == nil && resp.GetStatus().GetCode() == 0 {
+		if _, resp, err := askBroken(t, smallFile(), brokenStore{lookup: found, spend: nothing}, nil); err == nil && resp.GetStatus().GetCode() == 0 {
 			t.Errorf("allowed: %v", resp)
 		}
 	})
@@ -263,7 +263,7 @@ func TestDeadlineOfOurOwn(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	resp, err, _ := askBroken(t, smallFile(), brokenStore{lookup: hang}, func(c *extauthz.Config) { c.Deadline = time.Millisecond })
+	_, resp, err := askBroken(t, smallFile(), brokenStore{lookup: hang}, func(c *extauthz.Config) { c.Deadline = time.Millisecond })
 	if err != nil || resp.GetDeniedResponse().GetStatus().GetCode() != 500 {
 		t.Errorf("%v, %v", resp, err)
 	}
@@ -291,7 +291,7 @@ func TestFinishedContextIsAnError(t *testing.T) {
 
 func TestPanicIsAnError(t *testing.T) {
 	panics := func(context.Context) (*keys.Key, error) { panic("a bug that quotes sm_secret") }
-	resp, err, s := askBroken(t, smallFile(), brokenStore{lookup: panics}, nil)
+	s, resp, err := askBroken(t, smallFile(), brokenStore{lookup: panics}, nil)
 	if status.Code(err) != codes.Internal {
 		t.Errorf("%v, %v", resp, err)
 	}

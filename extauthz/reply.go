@@ -55,7 +55,8 @@ func options(headers []policy.Header) []*corev3.HeaderValueOption {
 // of one of them adds our value beside the client's forged copy.
 func option(name, value string) *corev3.HeaderValueOption {
 	return &corev3.HeaderValueOption{
-		Header:       &corev3.HeaderValue{Key: name, Value: clean(value)},
+		Header: &corev3.HeaderValue{Key: name, Value: clean(value)},
+		//lint:ignore SA1019 Envoy 1.36 to 1.40 decide by this field alone
 		Append:       wrapperspb.Bool(false),
 		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
 	}

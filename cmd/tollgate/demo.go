@@ -100,7 +100,7 @@ func runDemo(ctx context.Context, d *demo) (err error) {
 	case <-stop.Done():
 		return nil
 	case <-d.envoy.Done():
-		return fmt.Errorf("Envoy has ended:\n%s", d.envoy.Log())
+		return fmt.Errorf("the Envoy has ended:\n%s", d.envoy.Log())
 	}
 }
 
