@@ -67,7 +67,7 @@ func TestImports(t *testing.T) {
 		"policy":        {"policy/keys", "policy/limits"},
 		"extauthz":      {"policy", "policy/keys", "policy/limits", "policy/usage"},
 		"envoy":         {"testdata"},
-		"testdata":      {"testdata"},
+		"testdata":      {"testdata", "policy/keys"},
 		"k8s":           nil,
 	}
 	libraries := map[string][]string{

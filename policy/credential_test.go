@@ -12,7 +12,7 @@ func somePlaces() *places {
 }
 
 func TestCredential(t *testing.T) {
-	long := strings.Repeat("k", maxSecret)
+	long := strings.Repeat("k", 512)
 	auth := func(values ...string) (h []Header) {
 		for _, v := range values {
 			h = append(h, Header{"authorization", v})

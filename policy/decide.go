@@ -141,7 +141,7 @@ func (c *Check) Found(k *keys.Key, err error) Wait {
 		return c.deny(Undecided)
 	}
 	c.verdict = c.judge(k)
-	if c.key == nil || c.verdict == CorruptKey {
+	if c.key == nil {
 		return c.deny(c.verdict)
 	}
 	refused := c.verdict != Allowed
@@ -174,17 +174,14 @@ func (c *Check) judge(k *keys.Key) Reason {
 		return WrongEnvironment
 	}
 	c.key, c.env = k, e
-	if c.plan, ok = c.api.plan(k); !ok {
-		return CorruptKey
-	}
-	if c.spend.Windows, ok = c.plan.windowsFor(k, e == nil || e.quota); !ok {
-		return CorruptKey
-	}
+	limited := c.findWindows()
 	switch {
 	case k.Status != keys.Active:
 		return InactiveKey
 	case k.Expired(c.now):
 		return ExpiredKey
+	case !limited:
+		return CorruptKey
 	case !k.Allows(c.api.address.of(c.request)):
 		return AddressDenied
 	case c.route == nil:
@@ -193,6 +190,15 @@ func (c *Check) judge(k *keys.Key) Reason {
 		return ScopeDenied
 	}
 	return Allowed
+}
+
+// findWindows finds what the key spends. It reports false for a key whose plan or
+// limits the policy does not know.
+func (c *Check) findWindows() (ok bool) {
+	if c.plan, ok = c.api.plan(c.key); ok {
+		c.spend.Windows, ok = c.plan.windowsFor(c.key, c.env == nil || c.env.quota)
+	}
+	return ok
 }
 
 // accepts reports whether the environment's keys are accepted here. An

@@ -41,7 +41,7 @@ func segments(path string, into []string) (_ []string, ok bool) {
 func plainPath(path string) bool {
 	for i := range len(path) {
 		switch c := path[i]; {
-		case c <= ' ' || c >= 0x7f, c == '\\', c == ';', c == '#':
+		case c <= ' ' || c >= 0x7f, c == '\\', c == ';', c == '#', c == '?':
 			return false
 		}
 	}

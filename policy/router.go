@@ -133,34 +133,49 @@ func (n *node) child(segment string) *node {
 	return n.literal[segment]
 }
 
-// find returns the route of a method and the segments of a path, or nil.
+// find returns the route of a method and the segments of a path, or nil. Where
+// ServeMux would redirect /a to the pattern /a/, although a wider one matches /a,
+// there is no route: the wider one may ask for less.
 func (r *router) find(method string, segs []string) *Route {
-	if route := r.methods[method].find(segs); route != nil {
+	route, exact := r.match(method, segs)
+	if route == nil || exact || segs[len(segs)-1] == "/" {
 		return route
 	}
-	if method == http.MethodHead {
-		if route := r.methods[http.MethodGet].find(segs); route != nil {
-			return route
-		}
-	}
-	return r.any.find(segs)
-}
-
-func (n *node) find(segs []string) *Route {
-	if n == nil {
+	if _, redirect := r.match(method, append(segs, "/")); redirect {
 		return nil
 	}
-	if len(segs) == 0 {
-		return n.route
+	return route
+}
+
+// match is find without regard to redirects. It is exact unless the route's
+// last wildcard stands for something.
+func (r *router) match(method string, segs []string) (_ *Route, exact bool) {
+	if route, exact := r.methods[method].match(segs); route != nil {
+		return route, exact
 	}
-	if route := n.literal[segs[0]].find(segs[1:]); route != nil {
-		return route
+	if method == http.MethodHead {
+		if route, exact := r.methods[http.MethodGet].match(segs); route != nil {
+			return route, exact
+		}
+	}
+	return r.any.match(segs)
+}
+
+func (n *node) match(segs []string) (_ *Route, exact bool) {
+	if n == nil {
+		return nil, false
+	}
+	if len(segs) == 0 {
+		return n.route, n.route != nil
+	}
+	if route, exact := n.literal[segs[0]].match(segs[1:]); route != nil {
+		return route, exact
 	}
 	// A trailing slash is no segment that {name} could stand for.
 	if segs[0] != "/" {
-		if route := n.single.find(segs[1:]); route != nil {
-			return route
+		if route, exact := n.single.match(segs[1:]); route != nil {
+			return route, exact
 		}
 	}
-	return n.multi
+	return n.multi, n.multi != nil && segs[0] == "/"
 }

@@ -134,6 +134,26 @@ func TestRouterLiteralBeyondASCII(t *testing.T) {
 	}
 }
 
+// A wide public route must not answer for the bare name of a narrow one.
+func TestRouterNeverWidens(t *testing.T) {
+	r := newRouter()
+	for _, pattern := range []string{"/", "/admin/", "GET /own/{id}/{$}"} {
+		if err := r.add(pattern, &Route{name: pattern}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]string{"/": "/", "/x": "/", "/admin": "", "/admin/": "/admin/", "/admin/x": "/admin/", "/own/1": "", "/own/1/": "GET /own/{id}/{$}", "/own": "/"} {
+		segs, _ := segments(path, nil)
+		got := ""
+		if route := r.find("GET", segs); route != nil {
+			got = route.name
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+}
+
 func BenchmarkRouter(b *testing.B) {
 	for _, n := range []int{10, 1000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

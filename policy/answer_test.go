@@ -1,0 +1,208 @@
+package policy
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"pgregory.net/rapid"
+
+	"tollgate/policy/keys"
+)
+
+// speaking is shop with another errors section; answers not named are in it too.
+func speaking(t testing.TB, errorsSection string) *Set {
+	t.Helper()
+	return compiled(t, shop+errorsSection)
+}
+
+const envelopeErrors = `
+errors:
+  dialect: envelope
+  request_id: requestId
+  answers:
+  - {on: [missing_credential], status: 401, code: NO_KEY, message: "No \"key\" \\ given – ü", details: {header: Authorization, b: "x"}}
+  - {on: [malformed_credential, unknown_key, revoked_key, wrong_environment, inactive_key], status: 401, code: BAD, message: "Key {key_id} is bad", details: {key_id: "{key_id}"}}
+  - {on: [expired_key], status: 401, code: OLD, message: "Expired at {expired_at}", details: {at: "{expired_at}", key: "{key_id}"}}
+  - {on: [address_denied], status: 403, code: ADDRESS, message: "Not from {address}"}
+  - {on: [scope_denied], status: 403, code: SCOPE, message: "Route {route} needs {scope}"}
+  - {on: [route_denied], status: 403, code: ROUTE, message: "No"}
+  - {on: [rate_limited, quota_exceeded], status: 429, code: SLOW, message: "{limit}: wait {retry_after} s", details: {retry_after: "{retry_after}", text: "{retry_after} s"}}
+  - {on: [undecided], status: 503, code: LATER, message: "Later"}
+`
+
+const nestedErrors = `
+errors:
+  dialect: nested
+  answers:
+  - {on: [missing_credential, malformed_credential, unknown_key, revoked_key, wrong_environment, inactive_key, expired_key], status: 401, code: bad, message: "Bad"}
+  - {on: [address_denied, scope_denied, route_denied], status: 403, code: no, message: "No"}
+  - {on: [rate_limited, quota_exceeded], status: 429, code: slow, message: "Wait {retry_after} s"}
+  - {on: [undecided], status: 500, code: later, message: "Later"}
+`
+
+const problemErrors = `
+errors:
+  dialect: problem
+  answers:
+  - {on: [missing_credential, malformed_credential, unknown_key, revoked_key, wrong_environment, inactive_key, expired_key], status: 401, type: "https://e/bad", title: Bad, message: "Bad key"}
+  - {on: [address_denied, scope_denied, route_denied], status: 403, type: "https://e/no", title: "N\u0007o", message: "No", instance: true}
+  - {on: [rate_limited, quota_exceeded], status: 429, type: "https://e/slow", title: Slow, message: "Wait {retry_after} s", instance: true}
+  - {on: [undecided], status: 500, type: "https://e/later", title: Later, message: "Later"}
+`
+
+func TestBodies(t *testing.T) {
+	noKey := func(w *world) { w.request.Headers = []Header{{"x-request-id", "r\"1\x01"}} }
+	handle := keys.NewHasher([]byte("pepper")).Handle(secret("sk_live_"))
+	for _, c := range []struct {
+		name, errors string
+		change       func(*world)
+		status       int
+		body         string
+	}{
+		{"envelope missing", envelopeErrors, noKey, 401, `{"success":false,"error":{"code":"NO_KEY","message":"No \"key\" \\ given – ü","details":{"b":"x","header":"Authorization"}},"requestId":"r\"1\u0001"}`},
+		{"envelope unknown", envelopeErrors, func(w *world) { w.keyErr = keys.ErrUnknown }, 401, `{"success":false,"error":{"code":"BAD","message":"Key ` + handle + ` is bad","details":{"key_id":"` + handle + `"}},"requestId":"r-1"}`},
+		{"envelope inactive", envelopeErrors, func(w *world) { w.key.Status = keys.Inactive }, 401, `{"success":false,"error":{"code":"BAD","message":"Key key_0001 is bad","details":{"key_id":"key_0001"}},"requestId":"r-1"}`},
+		{"envelope expired", envelopeErrors, func(w *world) { w.key.ExpiresAt = clock().Add(-time.Minute) }, 401, `{"success":false,"error":{"code":"OLD","message":"Expired at 2026-01-15T11:59:30Z","details":{"at":"2026-01-15T11:59:30Z","key":"key_0001"}},"requestId":"r-1"}`},
+		{"envelope retired before expiry", envelopeErrors, func(w *world) {
+			w.key.ExpiresAt, w.key.RetiresAt = clock().Add(time.Hour), clock().Add(-time.Hour).In(time.FixedZone("x", 3600))
+		}, 401, `{"success":false,"error":{"code":"OLD","message":"Expired at 2026-01-15T11:00:30Z","details":{"at":"2026-01-15T11:00:30Z","key":"key_0001"}},"requestId":"r-1"}`},
+		{"envelope address", envelopeErrors, func(w *world) {
+			w.key.IPs, w.request.Peer = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, netip.MustParseAddr("::ffff:192.0.2.9")
+		}, 403, `{"success":false,"error":{"code":"ADDRESS","message":"Not from 192.0.2.9"},"requestId":"r-1"}`},
+		{"envelope scope", envelopeErrors, func(w *world) { w.request.Method = "POST" }, 403, `{"success":false,"error":{"code":"SCOPE","message":"Route add needs write"},"requestId":"r-1"}`},
+		{"envelope route, no request id", envelopeErrors, func(w *world) { w.request.Target = "/x"; w.request.Headers = w.request.Headers[:1] }, 403, `{"success":false,"error":{"code":"ROUTE","message":"No"},"requestId":""}`},
+		{"envelope rate", envelopeErrors, func(w *world) { w.spent = 10 }, 429, `{"success":false,"error":{"code":"SLOW","message":"minute: wait 30 s","details":{"retry_after":30,"text":"30 s"}},"requestId":"r-1"}`},
+		{"envelope quota", envelopeErrors, func(w *world) { w.spent = 100 }, 429, `{"success":false,"error":{"code":"SLOW","message":"month: wait 1425570 s","details":{"retry_after":1425570,"text":"1425570 s"}},"requestId":"r-1"}`},
+		{"envelope undecided", envelopeErrors, func(w *world) { w.keyErr = errors.New("away") }, 503, `{"success":false,"error":{"code":"LATER","message":"Later"},"requestId":"r-1"}`},
+		{"envelope corrupt", envelopeErrors, func(w *world) { w.keyErr = &keys.CorruptError{} }, 503, `{"success":false,"error":{"code":"LATER","message":"Later"},"requestId":"r-1"}`},
+		{"nested missing", nestedErrors, noKey, 401, `{"error":{"code":"bad","message":"Bad"}}`},
+		{"nested scope", nestedErrors, func(w *world) { w.request.Method = "POST" }, 403, `{"error":{"code":"no","message":"No"}}`},
+		{"nested rate", nestedErrors, func(w *world) { w.spent = 10 }, 429, `{"error":{"code":"slow","message":"Wait 30 s","retry_after":30}}`},
+		{"problem missing", problemErrors, noKey, 401, `{"type":"https://e/bad","title":"Bad","status":401,"detail":"Bad key"}`},
+		{"problem route", problemErrors, func(w *world) { w.request.Target = "/é\"\xff/../?api_key=" + secret("sk_live_") }, 403, `{"type":"https://e/no","title":"N\u0007o","status":403,"detail":"No","instance":"/é\"�/../"}`},
+		{"problem rate", problemErrors, func(w *world) { w.spent, w.request.Target = 10, "/items?x=1" }, 429, `{"type":"https://e/slow","title":"Slow","status":429,"detail":"Wait 30 s","instance":"/items"}`},
+		{"unknown api", nestedErrors, func(w *world) { w.request.Host = "x" }, 403, `{"error":{"code":"unknown_api","message":"No API is configured for this host."}}`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := goodWorld()
+			c.change(w)
+			d := w.decide(t, speaking(t, c.errors))
+			want := strings.ReplaceAll(c.body, `/é"`, `/é\"`)
+			if string(d.Body) != want || d.Status != c.status {
+				t.Errorf("%d %s\nwant %d %s", d.Status, d.Body, c.status, want)
+			}
+			if !json.Valid(d.Body) {
+				t.Error("not JSON")
+			}
+			kind := "application/json"
+			if c.errors == problemErrors {
+				kind = "application/problem+json"
+			}
+			if got := header(d.Response, "content-type"); got != kind {
+				t.Errorf("content-type %q", got)
+			}
+		})
+	}
+}
+
+// What a gRPC client sees: one line of text, and a status of its own.
+func TestGRPCAnswers(t *testing.T) {
+	for _, c := range []struct {
+		contentType string
+		change      func(*world)
+		status      string
+		message     string
+	}{
+		{"application/grpc", func(w *world) { w.keyErr = keys.ErrUnknown }, "16", "Bad"},
+		{"application/grpc+proto", func(w *world) { w.request.Method = "POST" }, "7", "No"},
+		{"application/grpc", func(w *world) { w.spent = 10 }, "8", "Wait 30 s"},
+		{"application/grpc", func(w *world) { w.keyErr = errors.New("away") }, "14", "Later"},
+		{"application/grpc", func(w *world) { w.request.Host = "x" }, "7", "No API is configured for this host."},
+		{"application/grpc-web", func(w *world) { w.spent = 10 }, "", `{"error":{"code":"slow","message":"Wait 30 s","retry_after":30}}`},
+		{"application/grpcx", func(w *world) { w.spent = 10 }, "", `{"error":{"code":"slow","message":"Wait 30 s","retry_after":30}}`},
+		{"application/json", func(w *world) { w.spent = 10 }, "", `{"error":{"code":"slow","message":"Wait 30 s","retry_after":30}}`},
+	} {
+		w := goodWorld()
+		w.request.Headers = append(w.request.Headers, Header{"content-type", c.contentType})
+		c.change(w)
+		d := w.decide(t, speaking(t, nestedErrors))
+		if got := header(d.Response, "grpc-status"); got != c.status || string(d.Body) != c.message {
+			t.Errorf("%s: grpc-status %q, body %s", c.contentType, got, d.Body)
+		}
+		if c.status != "" && header(d.Response, "content-type") != "application/grpc" {
+			t.Errorf("%v", d.Response)
+		}
+	}
+}
+
+func TestChallenge(t *testing.T) {
+	for _, c := range []struct {
+		text   string
+		change func(*world)
+		want   string
+	}{
+		{shop, func(w *world) { w.request.Headers = nil }, `Bearer realm="shop"`},
+		{shop, func(w *world) { w.keyErr = keys.ErrUnknown }, `Bearer realm="shop", error="invalid_token"`},
+		{shop, func(w *world) { w.request.Headers = []Header{{"x-api-key", "x"}} }, `Bearer realm="shop", error="invalid_token"`},
+		{shop, func(w *world) { w.request.Method = "POST" }, ""},
+		{"realm: The shop" + shop, func(w *world) { w.request.Headers = nil }, `Bearer realm="The shop"`},
+		{strings.Replace(shop, "bearer, ", "", 1), func(w *world) { w.request.Headers = nil }, `ApiKey realm="shop"`},
+	} {
+		w := goodWorld()
+		c.change(w)
+		if got := header(w.decide(t, compiled(t, c.text+nestedErrors)).Response, "www-authenticate"); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
+
+// Whatever stands in a slot, the body is JSON and holds it.
+func TestJSONRoundTrip(t *testing.T) {
+	text := rapid.OneOf(rapid.String(), rapid.StringMatching(`["\\/<>&\x00-\x1f\x7f\x{2028}]*`), rapid.Custom(func(t *rapid.T) string {
+		return string(rapid.SliceOf(rapid.Byte()).Draw(t, "bytes"))
+	}))
+	rapid.Check(t, func(t *rapid.T) {
+		v := values{requestID: text.Draw(t, "id"), path: text.Draw(t, "path"), keyID: text.Draw(t, "key"), retryAfter: rapid.Int64().Draw(t, "wait")}
+		before, after := text.Draw(t, "before"), text.Draw(t, "after")
+		var b jsonBuilder
+		b.raw(`{"a":`)
+		b.text(template{{text: before}, {slot: slotKeyID}, {text: after}, {slot: slotInstance}})
+		b.raw(`,"n":`)
+		b.detail(template{{slot: slotRetryAfter}})
+		b.raw(`,"r":`)
+		b.text(template{{slot: slotRequestID}})
+		b.raw(`}`)
+		var got struct {
+			A, R string
+			N    int64
+		}
+		body := b.t.render(&v)
+		if err := json.Unmarshal(body, &got); err != nil || !utf8.Valid(body) {
+			t.Fatalf("%v: %q", err, body)
+		}
+		// Bytes that are not UTF-8 become U+FFFD, as in encoding/json.
+		want := string([]rune(before)) + string([]rune(v.keyID)) + string([]rune(after)) + string([]rune(v.path))
+		if got.A != want || got.R != string([]rune(v.requestID)) || got.N != v.retryAfter {
+			t.Fatalf("%q, want %q", body, want)
+		}
+	})
+}
+
+func TestReasonNames(t *testing.T) {
+	for _, r := range Reasons() {
+		if got, ok := parseReason(r.String()); !ok || got != r {
+			t.Errorf("%v is read as %v", r, got)
+		}
+	}
+	if got := reasonCount.String(); got != "reason(16)" {
+		t.Error(got)
+	}
+	if _, ok := parseReason("banned"); ok {
+		t.Error("an unknown reason has a value")
+	}
+}

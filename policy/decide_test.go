@@ -1,0 +1,711 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"tollgate/policy/keys"
+	"tollgate/policy/limits"
+)
+
+// shop is a policy that uses every part of the language; %s is where a test adds
+// its own lines.
+const shop = `
+api: shop
+hosts: [shop.example.com]
+credentials: [bearer, {header: X-API-Key}, {query: api_key}]
+environments:
+- {name: live, prefix: sk_live_, hosts: [shop.example.com], context: live}
+- {name: test, prefix: sk_test_, hosts: [sandbox.example.com], context: test, quota: false}
+scopes: [{name: read}, {name: write, implies: [read]}, {name: admin, implies: [write]}]
+routes:
+- {name: list, match: "GET /items", scope: read}
+- {name: add, match: "POST /items", scope: write, cost: 2}
+- {name: me, match: "GET /me", scope: none, cost: 0}
+- {name: wide, match: "/any/{rest...}", scope: read}
+- {name: health, match: "GET /health", public: true}
+plans:
+- {name: closed, limits: [{name: minute, requests: 10, per: minute}, {name: month, requests: 100, per: month, quota: true}]}
+- {name: open, failure_mode: open, limits: [{name: minute, requests: 10, per: minute}]}
+- {name: local, failure_mode: local, limits: [{name: minute, requests: 10, per: minute}]}
+- {name: unlimited, limits: []}
+- {name: own, month_anchor: key, limits: [{name: month, requests: 100, per: month}]}
+rate_headers: {family: x-ratelimit, ietf: true}
+`
+
+// shopAnswers answers each reason with its own name, and reasons from 401 to 503.
+func shopAnswers() string {
+	var b strings.Builder
+	b.WriteString("errors:\n  dialect: envelope\n  request_id: requestId\n  answers:\n")
+	for _, r := range Reasons() {
+		status := 401
+		switch {
+		case !r.answered():
+			continue
+		case r == AddressDenied, r == ScopeDenied, r == RouteDenied:
+			status = 403
+		case r.limited():
+			status = 429
+		case r == Undecided:
+			status = 503
+		}
+		fmt.Fprintf(&b, "  - {on: [%s], status: %d, code: %s, message: is %s}\n", r, status, r, r)
+	}
+	return b.String()
+}
+
+func shopSet(t testing.TB, extra ...string) *Set {
+	t.Helper()
+	return compiled(t, shop+strings.Join(extra, "\n")+"\n"+shopAnswers())
+}
+
+func secret(prefix string) string { return keys.Seal(prefix, "0123456789abcdefghijklmnopq") }
+
+func clock() time.Time { return time.Date(2026, 1, 15, 12, 0, 30, 5e8, time.UTC) }
+
+// world is one request and what the store would say to it.
+type world struct {
+	request  Request
+	key      keys.Key
+	keyErr   error
+	spent    int64 // of every window
+	spendErr error
+
+	looked int
+	spend  *limits.Spend
+	local  *limits.Local
+}
+
+// goodWorld is a request that is allowed.
+func goodWorld() *world {
+	return &world{
+		request: Request{
+			HTTP: true, Method: "GET", Host: "shop.example.com", Target: "/items",
+			Headers: []Header{{"authorization", "Bearer " + secret("sk_live_")}, {"x-request-id", "r-1"}},
+			Peer:    netip.MustParseAddr("192.0.2.1"),
+		},
+		key: keys.Key{
+			ID: "key_0001", API: "shop", Team: "team_a", Name: "ci", Environment: "live", Plan: "closed",
+			LimitID: "lim_1", Scopes: []string{"read"}, Status: keys.Active, AnchorDay: 20,
+		},
+		local: limits.NewLocal(2, clock, 10),
+	}
+}
+
+// decide runs a decision as its host does, with a store that counts.
+func (w *world) decide(t interface{ Fatalf(string, ...any) }, set *Set) *Decision {
+	decider := NewDecider(keys.NewHasher([]byte("pepper")), w.local, clock)
+	check, wait := decider.Begin(set, &w.request)
+	for wait != Done {
+		switch wait {
+		case WaitKey:
+			if check.Digest() != keys.NewHasher([]byte("pepper")).Digest(secret("sk_live_")) && check.API().Name() == "shop" && w.key.Environment != "test" {
+				t.Fatalf("asks for another key")
+			}
+			if w.looked++; w.looked > 1 {
+				t.Fatalf("looked up twice")
+			}
+			k := w.key
+			wait = check.Found(&k, w.keyErr)
+			if w.keyErr != nil && wait != Done {
+				t.Fatalf("goes on without a key")
+			}
+		case WaitLimits:
+			if w.spend != nil {
+				t.Fatalf("spent twice")
+			}
+			w.spend = check.Spend()
+			wait = check.Spent(w.answer(), w.spendErr)
+		}
+	}
+	return check.Decision()
+}
+
+func (w *world) answer() limits.Result {
+	res := limits.Result{Allowed: true, Now: clock()}
+	if w.spendErr != nil {
+		return limits.Result{Allowed: true} // never to be looked at
+	}
+	for _, window := range w.spend.Windows {
+		_, end := window.Bounds(clock())
+		state := limits.State{Spent: w.spent, Reset: end}
+		res.Allowed = res.Allowed && !window.Denies(state, w.spend.Cost)
+		res.States = append(res.States, state)
+	}
+	if res.Allowed && !w.spend.ReadOnly {
+		for i := range res.States {
+			res.States[i].Spent += w.spend.Cost
+		}
+	}
+	return res
+}
+
+func header(list []Header, name string) string {
+	for _, h := range list {
+		if h.Name == name {
+			return h.Value
+		}
+	}
+	return ""
+}
+
+// step is one thing that can be wrong, and the reason that it gives.
+type step struct {
+	name   string
+	wrong  func(*world)
+	reason Reason
+	headed bool // the key is known: rate headers, its id in the metadata
+}
+
+// steps are in the order of the decision: each wins over all that follow.
+func steps() []step {
+	return []step{
+		{"no HTTP", func(w *world) { w.request.HTTP = false }, UnknownAPI, false},
+		{"unknown host", func(w *world) { w.request.Host = "nowhere.example.com" }, UnknownAPI, false},
+		{"no credential", func(w *world) { w.request.Headers = nil }, MissingCredential, false},
+		{"not a key", func(w *world) { w.request.Headers = []Header{{"x-api-key", "sk_live_short"}} }, MalformedCredential, false},
+		{"store away", func(w *world) { w.keyErr = errors.New("away") }, Undecided, false},
+		{"unreadable record", func(w *world) { w.keyErr = fmt.Errorf("found: %w", &keys.CorruptError{ID: "key_0001"}) }, CorruptKey, false},
+		{"unknown", func(w *world) { w.keyErr = fmt.Errorf("find: %w", keys.ErrUnknown) }, UnknownKey, false},
+		{"of another API", func(w *world) { w.key.API = "other" }, UnknownKey, false},
+		{"deleted", func(w *world) { w.key.Status = keys.Deleted }, UnknownKey, false},
+		{"revoked", func(w *world) { w.key.Status = keys.Revoked }, RevokedKey, false},
+		{"unknown environment", func(w *world) { w.key.Environment = "gone" }, CorruptKey, false},
+		{"wrong environment", func(w *world) { w.key.Environment = "test" }, WrongEnvironment, false},
+		{"inactive", func(w *world) { w.key.Status = keys.Inactive }, InactiveKey, true},
+		{"unknown status", func(w *world) { w.key.Status = "odd" }, InactiveKey, true},
+		{"expired", func(w *world) { w.key.ExpiresAt = clock() }, ExpiredKey, true},
+		{"retired", func(w *world) { w.key.RetiresAt = clock().Add(-time.Second) }, ExpiredKey, true},
+		{"unknown plan", func(w *world) { w.key.Plan = "gone" }, CorruptKey, false},
+		{"override of an unknown limit", func(w *world) { w.key.Limits = []keys.Override{{Name: "gone", Requests: 1}} }, CorruptKey, false},
+		{"address", func(w *world) { w.key.IPs = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")} }, AddressDenied, true},
+		{"no route", func(w *world) { w.request.Target = "/nothing" }, RouteDenied, true},
+		{"scope", func(w *world) { w.key.Scopes = nil }, ScopeDenied, true},
+		{"limits away", func(w *world) { w.spendErr = errors.New("away") }, Undecided, false},
+		{"quota", func(w *world) { w.spent = 100 }, QuotaExceeded, true},
+		{"rate", func(w *world) { w.spent = 10 }, RateLimited, true},
+	}
+}
+
+// Everything from one step on is wrong: the first fault is the answer.
+func TestTheFirstFaultIsTheAnswer(t *testing.T) {
+	set := shopSet(t)
+	all := steps()
+	for i, s := range all {
+		t.Run(s.name, func(t *testing.T) {
+			w := goodWorld()
+			for _, later := range slices.Backward(all[i:]) {
+				later.wrong(w)
+			}
+			d := w.decide(t, set)
+			if d.Reason != s.reason || d.Allow {
+				t.Errorf("reason %s, allow %v, want %s", d.Reason, d.Allow, s.reason)
+			}
+		})
+	}
+}
+
+// One thing alone is wrong.
+func TestOneFaultDenies(t *testing.T) {
+	set := shopSet(t)
+	if d := goodWorld().decide(t, set); !d.Allow || d.Reason != Allowed {
+		t.Fatalf("the good one is %s", d.Reason)
+	}
+	for _, s := range steps() {
+		t.Run(s.name, func(t *testing.T) {
+			w := goodWorld()
+			s.wrong(w)
+			d := w.decide(t, set)
+			if d.Reason != s.reason || d.Allow || d.Status < 400 || len(d.Body) == 0 {
+				t.Fatalf("reason %s, status %d, body %s", d.Reason, d.Status, d.Body)
+			}
+			if len(d.Request) != 0 || len(d.Remove) != 0 || d.Target != "" {
+				t.Errorf("a denial changes the request: %+v", d)
+			}
+			wantHeaders := s.headed
+			if got := header(d.Response, "x-ratelimit-limit") != ""; got != wantHeaders {
+				t.Errorf("rate headers %v, want %v: %v", got, wantHeaders, d.Response)
+			}
+			if w.spend != nil && !w.spend.ReadOnly && !s.reason.limited() && s.name != "limits away" {
+				t.Errorf("a refused request spends")
+			}
+			if s.headed && !s.reason.limited() && (w.spend == nil || !w.spend.ReadOnly) {
+				t.Errorf("the counters were not read: %+v", w.spend)
+			}
+			if s.headed && d.Meta("key_id") != "key_0001" {
+				t.Errorf("metadata %v", d.Metadata)
+			}
+			if header(d.Response, "cache-control") != "no-store" {
+				t.Errorf("headers %v", d.Response)
+			}
+			if got := header(d.Response, "www-authenticate") != ""; got != (d.Status == 401) {
+				t.Errorf("status %d with challenge %v", d.Status, got)
+			}
+			if got := header(d.Response, "retry-after") != ""; got != s.reason.limited() {
+				t.Errorf("Retry-After %v for %s", got, s.reason)
+			}
+			if d.Meta("reason") != s.reason.String() || len(d.Meta("decision_id")) != 16 {
+				t.Errorf("metadata %v", d.Metadata)
+			}
+		})
+	}
+}
+
+func TestAllowed(t *testing.T) {
+	set := shopSet(t)
+	w := goodWorld()
+	w.spent = 3
+	w.request.Target = "/items?a=1&api_key=" + secret("sk_live_") + "&b=%20"
+	w.request.Headers = append(w.request.Headers,
+		Header{"x_consumer_id", "forged"}, Header{"x-consumer_plan", "forged"}, Header{"x-consumer-id", "forged"}, Header{"x_envoy_auth_failure_mode_allowed", "true"}, Header{"x_other", "kept"})
+	d := w.decide(t, set)
+	if !d.Allow || d.Target != "/items?a=1&b=%20" {
+		t.Errorf("allow %v, target %q", d.Allow, d.Target)
+	}
+	want := []Header{
+		{"x-consumer-id", "team_a"}, {"x-consumer-username", "ci"}, {"x-credential-identifier", "key_0001"},
+		{"x-consumer-plan", "closed"}, {"x-authenticated-scope", "read"},
+	}
+	if !slices.Equal(d.Request, want) {
+		t.Errorf("request headers %v", d.Request)
+	}
+	if want := []string{"authorization", "x-envoy-auth-failure-mode-allowed", "x_consumer_id", "x-consumer_plan", "x_envoy_auth_failure_mode_allowed"}; !slices.Equal(d.Remove, want) {
+		t.Errorf("removed %v", d.Remove)
+	}
+	if want := []Header{
+		{"x-ratelimit-limit", "10"}, {"x-ratelimit-remaining", "6"}, {"x-ratelimit-reset", strconv.FormatInt(clock().Truncate(time.Minute).Unix()+60, 10)},
+		{"ratelimit-policy", `"minute";q=10;w=60, "month";q=100;w=2678400`}, {"ratelimit", `"minute";r=6;t=30`},
+	}; !slices.Equal(d.Response, want) {
+		t.Errorf("response headers %v", d.Response)
+	}
+	if want := []Header{
+		{"decision_id", d.ID}, {"reason", "allowed"}, {"api", "shop"}, {"route", "list"}, {"scope", "read"},
+		{"key_id", "key_0001"}, {"team", "team_a"}, {"plan", "closed"}, {"environment", "live"},
+	}; !slices.Equal(d.Metadata, want) {
+		t.Errorf("metadata %v", d.Metadata)
+	}
+	if w.spend.ID != "lim_1" || w.spend.Cost != 1 || w.spend.ReadOnly || len(w.spend.Windows) != 2 {
+		t.Errorf("spend %+v", w.spend)
+	}
+}
+
+// A key without team and plan, on a route without scope: those headers are removed.
+func TestIdentityWithoutValueIsRemoved(t *testing.T) {
+	w := goodWorld()
+	w.key.Team, w.request.Target = "", "/me"
+	d := w.decide(t, shopSet(t))
+	if !d.Allow || w.spend.Cost != 0 {
+		t.Fatalf("%s %+v", d.Reason, w.spend)
+	}
+	for _, name := range []string{headerConsumerID, headerScope, headerFailureMode} {
+		if !slices.Contains(d.Remove, name) || header(d.Request, name) != "" {
+			t.Errorf("%s is not removed", name)
+		}
+	}
+}
+
+func TestPublicRoute(t *testing.T) {
+	for name, headers := range map[string][]Header{
+		"no key":    nil,
+		"a key":     {{"authorization", "Bearer " + secret("sk_live_")}},
+		"a bad key": {{"authorization", "Bearer , "}},
+		"forged":    {{"x_consumer_id", "forged"}, {"x-consumer-id", "forged"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := goodWorld()
+			w.request.Target, w.request.Headers = "/health?api_key=x&y=1", headers
+			d := w.decide(t, shopSet(t))
+			if !d.Allow || w.looked != 0 || w.spend != nil {
+				t.Fatalf("%s, looked %d", d.Reason, w.looked)
+			}
+			if len(d.Request) != 0 || d.Target != "/health?y=1" || len(d.Response) != 0 {
+				t.Errorf("%+v", d)
+			}
+			want := []string{headerConsumerID, headerConsumerName, headerCredentialID, headerScope, headerPlan, headerFailureMode}
+			for _, h := range headers {
+				if h.Name == "authorization" || h.Name == "x_consumer_id" {
+					want = append(want, h.Name)
+				}
+			}
+			for _, name := range want {
+				if !slices.Contains(d.Remove, name) {
+					t.Errorf("%s is not removed", name)
+				}
+			}
+		})
+	}
+	for _, target := range []string{"/health/", "//health", "/health;x", "/health?a#b", "/%2e/health", "/health?a b"} {
+		w := goodWorld()
+		w.request.Target, w.request.Headers = target, nil
+		if d := w.decide(t, shopSet(t)); d.Allow {
+			t.Errorf("%q is public", target)
+		}
+	}
+}
+
+func TestNamedByTheProxy(t *testing.T) {
+	given := func(s string) Named { return Named{Value: s, Given: true} }
+	for _, c := range []struct {
+		name string
+		set  func(*Request)
+		want Reason
+	}{
+		{"api", func(r *Request) { r.API, r.Host, r.Environment = given("shop"), "a,b", given("live") }, Allowed},
+		{"api, host elsewhere, no environment", func(r *Request) { r.API, r.Host = given("shop"), "elsewhere" }, WrongEnvironment},
+		{"unknown api", func(r *Request) { r.API = given("nope") }, UnknownAPI},
+		{"empty api", func(r *Request) { r.API = given("") }, UnknownAPI},
+		{"route", func(r *Request) { r.Route, r.Target = given("list"), "/renamed" }, Allowed},
+		{"route, scope counts", func(r *Request) { r.Route = given("add") }, ScopeDenied},
+		{"unknown route", func(r *Request) { r.Route = given("nope") }, RouteDenied},
+		{"empty route", func(r *Request) { r.Route = given("") }, RouteDenied},
+		{"odd path, named route", func(r *Request) { r.Route, r.Target = given("list"), "/items/../admin" }, RouteDenied},
+		{"odd path, public route named", func(r *Request) { r.Route, r.Target = given("health"), "//health" }, RouteDenied},
+		{"fragment in query, named route", func(r *Request) { r.Route, r.Target = given("list"), "/items?a#b" }, RouteDenied},
+		{"CONNECT, named route", func(r *Request) { r.Route, r.Method = given("list"), "CONNECT" }, RouteDenied},
+		{"no path, named route", func(r *Request) { r.Route, r.Target = given("list"), "" }, RouteDenied},
+		{"environment", func(r *Request) { r.Environment = given("live") }, Allowed},
+		{"other environment", func(r *Request) { r.Environment = given("test") }, WrongEnvironment},
+		{"unknown environment", func(r *Request) { r.Environment = given("nope") }, WrongEnvironment},
+		{"empty environment", func(r *Request) { r.Environment = given("") }, WrongEnvironment},
+		{"host of the other environment", func(r *Request) { r.Host = "sandbox.example.com" }, WrongEnvironment},
+		{"environment wins over host", func(r *Request) { r.Host, r.Environment = "sandbox.example.com", given("live") }, Allowed},
+		{"host in capitals, port, dot", func(r *Request) { r.Host = "SHOP.example.com.:443" }, Allowed},
+		{"two hosts", func(r *Request) { r.Host = "shop.example.com,shop.example.com" }, UnknownAPI},
+		{"no host", func(r *Request) { r.Host = "" }, UnknownAPI},
+		{"user in host", func(r *Request) { r.Host = "x@shop.example.com" }, UnknownAPI},
+		{"no path", func(r *Request) { r.Target = "" }, RouteDenied},
+		{"only a query", func(r *Request) { r.Target = "?a" }, RouteDenied},
+		{"OPTIONS *", func(r *Request) { r.Method, r.Target = "OPTIONS", "*" }, RouteDenied},
+		{"CONNECT", func(r *Request) { r.Method, r.Target = "CONNECT", "shop.example.com:443" }, RouteDenied},
+		{"CONNECT with a path", func(r *Request) { r.Method, r.Target = "CONNECT", "/any/x" }, RouteDenied},
+		{"no method", func(r *Request) { r.Method, r.Target = "", "/any/x" }, RouteDenied},
+		{"absolute form", func(r *Request) { r.Target = "http://shop.example.com/items" }, RouteDenied},
+		{"HEAD", func(r *Request) { r.Method = "HEAD" }, Allowed},
+		{"other method", func(r *Request) { r.Method = "PUT" }, RouteDenied},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := goodWorld()
+			c.set(&w.request)
+			if d := w.decide(t, shopSet(t)); d.Reason != c.want || d.Allow != (c.want == Allowed) {
+				t.Errorf("%s, want %s", d.Reason, c.want)
+			}
+		})
+	}
+}
+
+func TestEnvironments(t *testing.T) {
+	w := goodWorld()
+	w.request.Host = "sandbox.example.com"
+	w.request.Headers = []Header{{"x-api-key", secret("sk_test_")}}
+	w.key.Environment = "test"
+	w.key.Limits = []keys.Override{{Name: "month", Requests: 1}, {Name: "minute", Requests: 20}}
+	d := w.decide(t, shopSet(t))
+	if !d.Allow || len(w.spend.Windows) != 1 || w.spend.Windows[0].Name != "minute" || w.spend.Windows[0].Limit != 20 {
+		t.Errorf("%s, spends %+v, want no quota", d.Reason, w.spend)
+	}
+	// Without environments none may be named, by key or proxy.
+	plain := compiled(t, small(t))
+	w = goodWorld()
+	w.request.Host, w.request.Target, w.request.Headers = "jobs.example.com", "/v1/jobs/1", []Header{{"x-api-key", secret("jb_")}}
+	w.key.API, w.key.Environment, w.key.Plan = "jobs", "", "free"
+	if d := w.decide(t, plain); !d.Allow {
+		t.Errorf("%s", d.Reason)
+	}
+	w.request.Environment = Named{"live", true}
+	w.looked, w.spend = 0, nil
+	if d := w.decide(t, plain); d.Reason != WrongEnvironment {
+		t.Errorf("%s, want wrong_environment", d.Reason)
+	}
+	// An environment without hosts and context is accepted everywhere.
+	anywhere := compiled(t, changed(t, "key_format: {prefixes: [jb_]}", "environments: [{name: live, prefix: jb_}, {name: ctx, prefix: jc_, context: c}]"))
+	for _, c := range []struct {
+		env   string
+		named Named
+		want  Reason
+	}{
+		{"live", Named{}, Allowed}, {"live", Named{"x", true}, Allowed},
+		{"ctx", Named{}, WrongEnvironment}, {"ctx", Named{"c", true}, Allowed}, {"ctx", Named{"d", true}, WrongEnvironment},
+	} {
+		w.looked, w.spend = 0, nil
+		w.key.Environment, w.request.Environment = c.env, c.named
+		if d := w.decide(t, anywhere); d.Reason != c.want {
+			t.Errorf("%+v: %s", c, d.Reason)
+		}
+	}
+}
+
+func TestFailureModes(t *testing.T) {
+	set := shopSet(t)
+	for plan, want := range map[string]Reason{"closed": Undecided, "open": Allowed, "local": Allowed} {
+		w := goodWorld()
+		w.key.Plan, w.spendErr = plan, errors.New("away")
+		d := w.decide(t, set)
+		if d.Reason != want {
+			t.Errorf("%s: %s, want %s", plan, d.Reason, want)
+		}
+		if mode := d.Meta("failure_mode"); (mode == plan) != (want == Allowed) {
+			t.Errorf("%s: metadata %v", plan, d.Metadata)
+		}
+	}
+	// local: 10 over two replicas.
+	w := goodWorld()
+	w.key.Plan, w.spendErr = "local", errors.New("away")
+	var d *Decision
+	for range 6 {
+		w.looked, w.spend = 0, nil
+		d = w.decide(t, set)
+	}
+	if d.Reason != RateLimited || header(d.Response, "x-ratelimit-remaining") != "0" || header(d.Response, "retry-after") != "30" {
+		t.Errorf("%s %v", d.Reason, d.Response)
+	}
+	// A spend that cannot be carried out is no spend: no panic, no allow.
+	w = goodWorld()
+	w.key.Plan, w.spendErr, w.key.LimitID = "local", errors.New("away"), ""
+	if d := w.decide(t, set); d.Reason != Undecided {
+		t.Errorf("empty limit id: %s", d.Reason)
+	}
+}
+
+// A result that does not answer the question is no answer.
+func TestResultWithoutStates(t *testing.T) {
+	set := shopSet(t)
+	for _, res := range []limits.Result{{}, {Allowed: true}, {Allowed: true, States: make([]limits.State, 1)}, {States: make([]limits.State, 3)}} {
+		w := goodWorld()
+		check, _ := NewDecider(keys.NewHasher(nil), w.local, clock).Begin(set, &w.request)
+		if wait := check.Found(&w.key, nil); wait != WaitLimits {
+			t.Fatal(wait)
+		}
+		check.Spent(res, nil)
+		if d := check.Decision(); d.Allow || d.Reason != Undecided {
+			t.Errorf("%+v: %s", res, d.Reason)
+		}
+	}
+	w := goodWorld()
+	check, _ := NewDecider(keys.NewHasher(nil), w.local, clock).Begin(set, &w.request)
+	check.Found(nil, nil)
+	if d := check.Decision(); d.Reason != Undecided {
+		t.Errorf("no key and no error: %s", d.Reason)
+	}
+}
+
+func TestUndecided(t *testing.T) {
+	set := shopSet(t, "undecided: rpc")
+	w := goodWorld()
+	w.keyErr = errors.New("away")
+	d := w.decide(t, set)
+	if !d.FailRPC || d.Allow || d.Status != 0 || d.Body != nil || d.Response != nil || d.Meta("reason") != "undecided" {
+		t.Errorf("%+v", d)
+	}
+	w = goodWorld()
+	w.keyErr = &keys.CorruptError{ID: "key_0001"}
+	if d := w.decide(t, set); d.FailRPC || d.Status != 503 || d.Reason != CorruptKey {
+		t.Errorf("a corrupt record is handed to Envoy's failure policy: %+v", d)
+	}
+	w = goodWorld()
+	w.key.Status, w.spendErr = keys.Inactive, errors.New("away")
+	if d := w.decide(t, set); d.Reason != InactiveKey || header(d.Response, "x-ratelimit-limit") != "" {
+		t.Errorf("a refusal needs no counters: %s %v", d.Reason, d.Response)
+	}
+}
+
+func TestWindows(t *testing.T) {
+	set := shopSet(t)
+	w := goodWorld()
+	w.key.Plan = "own"
+	w.decide(t, set)
+	if len(w.spend.Windows) != 1 || w.spend.Windows[0].Anchor != 20 {
+		t.Errorf("month_anchor key: %+v", w.spend)
+	}
+	if set.APIs()[0].plans["own"].windows[0].Anchor != 1 {
+		t.Error("the plan itself was changed")
+	}
+	w = goodWorld()
+	w.key.Plan = "unlimited"
+	if d := w.decide(t, set); !d.Allow || w.spend != nil {
+		t.Errorf("%s %+v", d.Reason, w.spend)
+	}
+	w = goodWorld()
+	w.key.Limits, w.spent = []keys.Override{{Name: "minute", Requests: 5}}, 5
+	if d := w.decide(t, set); d.Reason != RateLimited || header(d.Response, "x-ratelimit-limit") != "5" {
+		t.Errorf("override: %s %v", d.Reason, d.Response)
+	}
+	w = goodWorld()
+	w.key.Scopes, w.request.Method = []string{"admin"}, "POST"
+	if d := w.decide(t, set); !d.Allow || w.spend.Cost != 2 || header(d.Request, headerScope) != "write" {
+		t.Errorf("%s %+v", d.Reason, w.spend)
+	}
+	// Without plans nothing is limited, and an override has nothing to override.
+	none := compiled(t, shop[:strings.Index(shop, "plans:")]+"empty_scopes: all\n"+shopAnswers())
+	w = goodWorld()
+	w.key.Scopes = nil
+	if d := w.decide(t, none); !d.Allow || w.spend != nil {
+		t.Errorf("no plans: %s", d.Reason)
+	}
+	w.looked, w.key.Limits = 0, []keys.Override{{Name: "minute", Requests: 5}}
+	if d := w.decide(t, none); d.Reason != CorruptKey {
+		t.Errorf("no plans, override: %s", d.Reason)
+	}
+}
+
+func TestRefusalWithoutHeadersAsksNothing(t *testing.T) {
+	set := compiled(t, strings.Replace(shop, "{family: x-ratelimit, ietf: true}", "{family: none}", 1)+shopAnswers())
+	w := goodWorld()
+	w.key.Status = keys.Inactive
+	if d := w.decide(t, set); d.Reason != InactiveKey || w.spend != nil {
+		t.Errorf("%s, spend %+v", d.Reason, w.spend)
+	}
+	seconds := compiled(t, strings.Replace(shop, "{family: x-ratelimit, ietf: true}", "{family: x-ratelimit, reset: seconds}", 1)+shopAnswers())
+	w = goodWorld()
+	if d := w.decide(t, seconds); header(d.Response, "x-ratelimit-reset") != "30" || len(d.Response) != 3 {
+		t.Errorf("%v", d.Response)
+	}
+}
+
+func TestValidateKey(t *testing.T) {
+	set := shopSet(t)
+	for want, change := range map[string]func(*keys.Key){
+		"":                          func(*keys.Key) {},
+		`unknown api "x"`:           func(k *keys.Key) { k.API = "x" },
+		`unknown environment "x"`:   func(k *keys.Key) { k.Environment = "x" },
+		`unknown scope "x"`:         func(k *keys.Key) { k.Scopes = []string{"read", "x"} },
+		`unknown plan "x"`:          func(k *keys.Key) { k.Plan = "x" },
+		"limits name one that plan": func(k *keys.Key) { k.Limits = []keys.Override{{Name: "x"}} },
+	} {
+		k := goodWorld().key
+		change(&k)
+		err := set.ValidateKey(&k)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+func TestNormalHost(t *testing.T) {
+	for in, want := range map[string]string{
+		"a.com": "a.com", "A.Com.": "a.com", "a.com:80": "a.com", "a.com:": "a.com", "a_b": "a_b", "[::1]": "[::1]", "[2001:DB8::1]:8443": "[2001:db8::1]",
+		"": "", ":80": "", ".": "", "a,b": "", "a b": "", "a.com:8x": "", "a:1:2": "", "[::1": "", "[]": "", "[::1]x": "", "u@a.com": "", "a/b": "", "é": "", "a\x00": "", "a%2eb": "",
+	} {
+		got, ok := normalHost(in)
+		if !ok {
+			got = ""
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestKeyForm(t *testing.T) {
+	optional := compiled(t, changed(t, "prefixes: [jb_]", "prefixes: [jb_], checksum: optional")).APIs()[0]
+	bare := compiled(t, changed(t, "key_format: {prefixes: [jb_]}\n", "")).APIs()[0]
+	for _, c := range []struct {
+		api    *API
+		secret string
+		want   bool
+	}{
+		{optional, "jb_legacy", true}, {optional, "jb_", false}, {optional, "xx_legacy", false},
+		{bare, secret(""), true}, {bare, "legacy", false}, {bare, secret("jb_"), false},
+	} {
+		if got := c.api.resembles(c.secret); got != c.want {
+			t.Errorf("%q: %v", c.secret, got)
+		}
+	}
+}
+
+func TestWants(t *testing.T) {
+	set := shopSet(t)
+	for name, want := range map[string]bool{
+		"authorization": true, "x-api-key": true, "content-type": true, "x-request-id": true, "x-forwarded-for": true,
+		"x-envoy-external-address": true, "x_consumer_id": true, "cookie": false, "x-consumer-id": false, "x_other": false,
+	} {
+		if set.Wants(name) != want {
+			t.Errorf("%s: %v", name, !want)
+		}
+	}
+}
+
+// lawful states once more, and plainly, when a request may pass.
+func lawful(w *world, mode string) bool {
+	if !w.request.HTTP {
+		return false
+	}
+	if w.request.Method == "GET" && w.request.Target == "/health" {
+		return true // public, under both hosts
+	}
+	k := &w.key
+	needs := map[string][]string{"/items": {"read", "write", "admin"}, "/any/x": {"read", "write", "admin"}}[w.request.Target]
+	scope := slices.ContainsFunc(k.Scopes, func(s string) bool { return slices.Contains(needs, s) })
+	address := len(k.IPs) == 0 || k.IPs[0].Contains(w.request.Peer)
+	room := w.spendErr == nil && w.spent+1 <= 10 || w.spendErr != nil && mode != "closed"
+	home := map[string]string{"live": "shop.example.com", "test": "sandbox.example.com"}[k.Environment]
+	return w.request.Host == home && w.keyErr == nil && k.API == "shop" && k.Status == keys.Active &&
+		(k.ExpiresAt.IsZero() || k.ExpiresAt.After(clock())) && address && scope && room &&
+		len(w.request.Headers) == 1 && w.request.Headers[0].Value == "Bearer "+secret("sk_live_")
+}
+
+func TestAllowMeansLawful(t *testing.T) {
+	set := shopSet(t)
+	counts := map[bool]int{}
+	pick := func(t *rapid.T, name string, good, bad any) any {
+		if rapid.IntRange(0, 11).Draw(t, name) == 0 {
+			return bad
+		}
+		return good
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		w := goodWorld()
+		mode := rapid.SampledFrom([]string{"closed", "open", "local"}).Draw(t, "mode")
+		token := pick(t, "token", secret("sk_live_"), rapid.SampledFrom([]string{"", "x", secret("pk_"), "sk_live_" + strings.Repeat("0", 33)}).Draw(t, "bad token")).(string)
+		w.request.Headers = []Header{{"authorization", "Bearer " + token}}
+		if pick(t, "doubled", false, true).(bool) {
+			w.request.Headers = append(w.request.Headers, Header{"x-api-key", "other-secret"})
+		}
+		w.request.HTTP = pick(t, "http", true, false).(bool)
+		w.request.Host = pick(t, "host", w.request.Host, "sandbox.example.com").(string)
+		w.request.Method = pick(t, "method", "GET", "BREW").(string)
+		w.request.Target = rapid.SampledFrom([]string{"/items", "/items", "/any/x", "/health", "/nope", "//items"}).Draw(t, "target")
+		w.key.API = pick(t, "api", "shop", "other").(string)
+		w.key.Environment = pick(t, "environment", "live", "test").(string)
+		w.key.Status = pick(t, "status", keys.Active, rapid.SampledFrom([]keys.Status{keys.Inactive, keys.Revoked, keys.Deleted, ""}).Draw(t, "bad status")).(keys.Status)
+		w.key.ExpiresAt = pick(t, "expiry", time.Time{}, clock().Add(time.Duration(rapid.IntRange(-1, 1).Draw(t, "seconds"))*time.Second)).(time.Time)
+		w.key.IPs = pick(t, "ips", []netip.Prefix(nil), []netip.Prefix{netip.MustParsePrefix(rapid.SampledFrom([]string{"192.0.2.0/24", "10.0.0.0/8"}).Draw(t, "ip"))}).([]netip.Prefix)
+		w.key.Scopes = rapid.SampledFrom([][]string{{"read"}, {"write"}, {"admin"}, {"x"}, nil}).Draw(t, "scopes")
+		w.key.Plan = mode
+		w.spent = int64(rapid.SampledFrom([]int{0, 9, 10, 50}).Draw(t, "spent"))
+		if pick(t, "found", false, true).(bool) {
+			w.keyErr = rapid.SampledFrom([]error{keys.ErrUnknown, errors.New("away"), &keys.CorruptError{}}).Draw(t, "key error")
+		}
+		if pick(t, "spend", false, true).(bool) {
+			w.spendErr = errors.New("away")
+		}
+		d := w.decide(t, set)
+		anyMethod := w.request.Target == "/any/x" || w.request.Method == "GET"
+		want := lawful(w, mode) && anyMethod
+		counts[d.Allow]++
+		if d.Allow != want {
+			t.Fatalf("allow %v (%s), want %v", d.Allow, d.Reason, want)
+		}
+		if d.Allow != (d.Reason == Allowed) || !d.Allow && d.Status < 400 {
+			t.Fatalf("%+v", d)
+		}
+		if len(token) > 1 && strings.Contains(fmt.Sprintf("%+v %s", d, d.Body), token) {
+			t.Fatalf("the secret is in %+v", d)
+		}
+		for _, h := range d.Request {
+			if slices.Contains(d.Remove, h.Name) {
+				t.Fatalf("%s is both set and removed", h.Name)
+			}
+		}
+	})
+	if counts[true] < 10 || counts[false] < 10 {
+		t.Errorf("too few cases of a kind: %v", counts)
+	}
+}
