@@ -46,11 +46,11 @@ func NewStore(c redis.UniversalClient, offset func() time.Duration) *Store {
 // seen the script yet and so has run nothing. Without Windows it allows and asks no store; Result.Now is then this
 // process's clock.
 //
-// An error means that nothing is known: it may have spent, and it never means allowed. Causes: an invalid Spend, the
-// context's end, a store that cannot be reached, a stored value that is no counter, an answer that cannot be right.
+// An error means that nothing is known: it may have spent, and it never means allowed. A *BrokenError says that the
+// limits are at fault; any other error that the store did not answer, or not before the context's end.
 func (s *Store) Spend(ctx context.Context, sp *Spend) (Result, error) {
 	if err := sp.validate(); err != nil {
-		return Result{}, err
+		return Result{}, &BrokenError{err}
 	}
 	offset := s.offset().Milliseconds()
 	if len(sp.Windows) == 0 {
@@ -59,13 +59,33 @@ func (s *Store) Spend(ctx context.Context, sp *Spend) (Result, error) {
 	keys := []string{"tg:v1:count:{" + sp.ID + "}"}
 	reply, err := s.script.Run(ctx, s.client, keys, scriptArgs(sp, offset)...).Slice()
 	if err != nil {
-		return Result{}, fmt.Errorf("limits: spend: %w", err)
+		return Result{}, spendError(err)
 	}
 	res, err := parseReply(sp, reply)
 	if err != nil {
-		return Result{}, fmt.Errorf("limits: spend: the store's answer: %w", err)
+		return Result{}, &BrokenError{fmt.Errorf("limits: spend: the store's answer: %w", err)}
 	}
 	return res, nil
+}
+
+// BrokenError says that the limits themselves are at fault, not the way to the store: an invalid Spend, a stored value
+// that is no counter, an answer that cannot be right. Trying again does not help, and it must never be taken for
+// a store that is away.
+type BrokenError struct{ Err error }
+
+// Error gives the reason.
+func (e *BrokenError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the reason.
+func (e *BrokenError) Unwrap() error { return e.Err }
+
+// spendError tells a stored value that is no counter from a store that cannot be reached or does not serve.
+func spendError(err error) error {
+	wrapped := fmt.Errorf("limits: spend: %w", err)
+	if redis.HasErrorPrefix(err, "CORRUPT") || redis.HasErrorPrefix(err, "WRONGTYPE") {
+		return &BrokenError{wrapped}
+	}
+	return wrapped
 }
 
 // scriptArgs lays out ARGV as spend.lua reads it.
