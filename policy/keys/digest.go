@@ -11,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -35,23 +36,55 @@ func (Digest) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 func (d Digest) hex() string { return hex.EncodeToString(d[:]) }
 
-// parseHash reads "hmac-sha256:" and 64 hexadecimal digits. Its errors do not hold the value.
+// parseHash reads "hmac-sha256:" or "sha256:" and 64 hexadecimal digits. Its errors do not hold the value.
 func parseHash(s string) (algorithm string, d Digest, err error) {
-	digits, ok := strings.CutPrefix(s, AlgorithmHMACSHA256+":")
-	if !ok || len(digits) != 2*len(d) {
-		return "", Digest{}, fmt.Errorf("is not %s: followed by %d hexadecimal digits", AlgorithmHMACSHA256, 2*len(d))
+	algorithm, digits, _ := strings.Cut(s, ":")
+	form := fmt.Errorf("is not %s: or %s: followed by %d hexadecimal digits", AlgorithmHMACSHA256, AlgorithmSHA256, 2*len(d))
+	if algorithmProblem(algorithm) != "" || len(digits) != 2*len(d) {
+		return "", Digest{}, form
 	}
 	if _, err := hex.Decode(d[:], []byte(digits)); err != nil {
-		return "", Digest{}, fmt.Errorf("is not %s: followed by %d hexadecimal digits", AlgorithmHMACSHA256, 2*len(d))
+		return "", Digest{}, form
 	}
 	if d == (Digest{}) {
 		return "", Digest{}, fmt.Errorf("is all zeroes")
 	}
-	return AlgorithmHMACSHA256, d, nil
+	return algorithm, d, nil
 }
 
-// Hasher turns secrets into digests with one pepper. It is safe for concurrent use and never shows its pepper.
+// AlgorithmSHA256 is the id of SHA-256 without a pepper, in which other systems keep keys. New keys never use it.
+const AlgorithmSHA256 = "sha256"
+
+func algorithmProblem(algorithm string) string {
+	switch algorithm {
+	case AlgorithmHMACSHA256, AlgorithmSHA256:
+		return ""
+	}
+	return show(algorithm) + " is not " + AlgorithmHMACSHA256 + " or " + AlgorithmSHA256
+}
+
+// Method is a way in which secrets were once hashed. The zero Method is HMAC-SHA-256 without a pepper.
+type Method struct {
+	Algorithm string // AlgorithmHMACSHA256, which is also meant by "", or AlgorithmSHA256
+	Pepper    []byte // of an HMAC
+}
+
+// String returns a fixed text instead of the pepper.
+func (Method) String() string { return "Method{" + redacted + "}" }
+
+// Format prints a fixed text instead of the pepper, whatever the verb.
+func (m Method) Format(f fmt.State, _ rune) { io.WriteString(f, m.String()) }
+
+// LogValue logs a fixed text instead of the pepper.
+func (m Method) LogValue() slog.Value { return slog.StringValue(m.String()) }
+
+// MarshalText encodes a fixed text instead of the pepper. It never fails.
+func (m Method) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// Hasher turns secrets into digests with one pepper, and with older methods into those that older records may still
+// have. It is safe for concurrent use and never shows a pepper.
 type Hasher struct {
+	older int
 	// Behind a pointer, so that fmt does not reach the pepper through an unexported field of another struct, where
 	// it calls no Format method.
 	states *sync.Pool
@@ -60,13 +93,15 @@ type Hasher struct {
 // hashState is reused: a ready HMAC costs two compressions less than a new one, and no allocation.
 type hashState struct {
 	digest, handle hash.Hash
+	older          []hash.Hash
 	in             [maxSecret]byte
 	out            Digest
 }
 
 // NewHasher returns a Hasher with its own copy of pepper. An empty pepper gives digests that everybody can compute,
-// and handles that change with every Hasher.
-func NewHasher(pepper []byte) *Hasher {
+// and handles that change with every Hasher. older are the methods whose digests still lead to a key, the likeliest
+// first.
+func NewHasher(pepper []byte, older ...Method) *Hasher {
 	pepper = bytes.Clone(pepper)
 	handleKey := make([]byte, sha256.Size)
 	if len(pepper) == 0 {
@@ -76,9 +111,35 @@ func NewHasher(pepper []byte) *Hasher {
 		io.WriteString(derive, "tollgate key handle v1")
 		handleKey = derive.Sum(nil)
 	}
-	return &Hasher{states: &sync.Pool{New: func() any {
-		return &hashState{digest: hmac.New(sha256.New, pepper), handle: hmac.New(sha256.New, handleKey)}
+	older = slices.Clone(older)
+	for i := range older {
+		older[i].Pepper = bytes.Clone(older[i].Pepper)
+	}
+	return &Hasher{older: len(older), states: &sync.Pool{New: func() any {
+		s := &hashState{digest: hmac.New(sha256.New, pepper), handle: hmac.New(sha256.New, handleKey)}
+		for _, m := range older {
+			s.older = append(s.older, m.hash())
+		}
+		return s
 	}}}
+}
+
+func (m Method) hash() hash.Hash {
+	if m.Algorithm == AlgorithmSHA256 {
+		return sha256.New()
+	}
+	return hmac.New(sha256.New, m.Pepper)
+}
+
+// Older returns the number of older methods.
+func (h *Hasher) Older() int { return h.older }
+
+// OlderDigest returns the digest of secret by the older method i, from 0 up. It does not allocate.
+func (h *Hasher) OlderDigest(i int, secret string) Digest {
+	s := h.states.Get().(*hashState)
+	d := s.sum(s.older[i], secret)
+	h.states.Put(s)
+	return d
 }
 
 // Digest returns the HMAC-SHA-256 of secret under the pepper. It does not allocate.

@@ -183,3 +183,56 @@ func TestNothingIsShown(t *testing.T) {
 		t.Error("a redaction changed")
 	}
 }
+
+func TestOlderMethods(t *testing.T) {
+	secret := NewSecret("pb_")
+	pepper := []byte("older")
+	h := NewHasher([]byte("new"), Method{Pepper: pepper}, Method{Algorithm: AlgorithmSHA256}, Method{})
+	pepper[0] = 'x' // the caller's copy
+	if h.Older() != 3 || NewHasher(nil).Older() != 0 {
+		t.Error(h.Older())
+	}
+	for range 2 { // a state is reused
+		for i, want := range []Digest{NewHasher([]byte("older")).Digest(secret), sha256.Sum256([]byte(secret)), NewHasher(nil).Digest(secret)} {
+			if got := h.OlderDigest(i, secret); got != want {
+				t.Errorf("method %d gives another digest", i)
+			}
+		}
+		if h.Digest(secret) != NewHasher([]byte("new")).Digest(secret) {
+			t.Error("older methods change the digest")
+		}
+	}
+	if !raceDetector {
+		if n := testing.AllocsPerRun(100, func() { h.OlderDigest(1, secret) }); n != 0 {
+			t.Errorf("%v allocations", n)
+		}
+	}
+	m := Method{Pepper: []byte("secret")}
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("a", "v", m)
+	text, _ := m.MarshalText()
+	for _, s := range []string{fmt.Sprintf("%v %+v %#v %s %x", m, m, &m, m, m), log.String(), string(text), m.String()} {
+		if strings.Contains(s, "secret") || strings.Contains(s, hex.EncodeToString(m.Pepper)) || !strings.Contains(s, redacted) {
+			t.Error(s)
+		}
+	}
+}
+
+func TestParseHashOfSHA256(t *testing.T) {
+	good := strings.Repeat("0a", 32)
+	if algorithm, d, err := parseHash("sha256:" + good); err != nil || algorithm != AlgorithmSHA256 || d.hex() != good {
+		t.Errorf("parseHash = %v, %v, %v", algorithm, d, err)
+	}
+	k := sample(func(k *Key) { k.Algorithm = AlgorithmSHA256 })
+	data, err := encodeRecord(k)
+	if err != nil || !bytes.Contains(data, []byte(`"sha256:`)) {
+		t.Fatalf("%s, %v", data, err)
+	}
+	if got, err := decodeRecord(data); err != nil || got.Algorithm != AlgorithmSHA256 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	k.Algorithm = "md5"
+	if err := k.Validate(); err == nil || !strings.Contains(err.Error(), "algorithm") {
+		t.Errorf("md5: %v", err)
+	}
+}

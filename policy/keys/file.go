@@ -72,7 +72,19 @@ type fileReader struct {
 }
 
 func (p *fileReader) fail(at place, format string, args ...any) {
-	p.errs = append(p.errs, fmt.Errorf("%s:%d:%d: %s", p.name, at.line, at.col, fmt.Sprintf(format, args...)))
+	p.errs = append(p.errs, &fileError{p.name, at, fmt.Sprintf(format, args...)})
+}
+
+// fileError is a fault at one place of a file.
+type fileError struct {
+	name string
+	at   place
+	what string
+}
+
+// Error gives the place as an editor understands it, and the fault.
+func (e *fileError) Error() string {
+	return fmt.Sprintf("%s:%d:%d: %s", e.name, e.at.line, e.at.col, e.what)
 }
 
 func (p *fileReader) read(text string) {
@@ -122,7 +134,7 @@ func (p *fileReader) syntaxError(err error) {
 		return
 	}
 	message := at.GetMessage()
-	if couldHoldSecret(message) {
+	if couldHoldSecret(message) || strings.Contains(message, `"`) { // a part of the file, cut anywhere
 		message = "the text here does not fit"
 	}
 	p.fail(tokenPlace(at.GetToken()), "not YAML: %s", message)
@@ -207,9 +219,11 @@ func (d *draft) set(field string, v ast.Node) bool {
 	texts := map[string]*string{
 		"id": &k.ID, "api": &k.API, "team": &k.Team, "name": &k.Name, "note": &k.Note, "environment": &k.Environment,
 		"plan": &k.Plan, "limit_id": &k.LimitID, "secret": &d.entry.Secret, "hash": &d.hash,
-		"status": (*string)(&k.Status),
+		"status": (*string)(&k.Status), "created_by": &k.CreatedBy, "rotated_from": &k.RotatedFrom, "rotated_to": &k.RotatedTo,
 	}
-	times := map[string]*time.Time{"expires_at": &k.ExpiresAt, "retires_at": &k.RetiresAt, "created_at": &k.CreatedAt}
+	times := map[string]*time.Time{
+		"expires_at": &k.ExpiresAt, "retires_at": &k.RetiresAt, "created_at": &k.CreatedAt, "updated_at": &k.UpdatedAt,
+	}
 	d.places[field] = nodePlace(v)
 	switch {
 	case texts[field] != nil:
@@ -222,6 +236,10 @@ func (d *draft) set(field string, v ast.Node) bool {
 			d.fail(field, "%d is not a day from 1 to 31", n)
 		}
 		k.AnchorDay = int(n)
+	case field == "version":
+		d.number(field, v, &k.Version)
+	case field == "weak":
+		k.Weak = d.flag(field, v)
 	case field == "scopes":
 		d.texts(field, v, func(_, scope string) { k.Scopes = append(k.Scopes, scope) })
 	case field == "ips":
@@ -278,6 +296,15 @@ func (d *draft) number(field string, v ast.Node, into *int64) bool {
 	}
 	d.fail(field, "%s is too large", show(n.Token.Value))
 	return false
+}
+
+func (d *draft) flag(field string, v ast.Node) bool {
+	b, ok := v.(*ast.BoolNode)
+	if !ok {
+		d.fail(field, "must be true or false, not %s", kind(v))
+		return false
+	}
+	return b.Value
 }
 
 func (d *draft) texts(field string, v ast.Node, take func(field, s string)) {
@@ -356,7 +383,15 @@ func (d *draft) finish() {
 			k.AnchorDay = k.CreatedAt.Day()
 		}
 	}
-	k.UpdatedAt, k.Version, k.Algorithm = k.CreatedAt, 1, AlgorithmHMACSHA256
+	if _, given := d.places["updated_at"]; !given {
+		k.UpdatedAt = k.CreatedAt
+	}
+	if _, given := d.places["version"]; !given {
+		k.Version = 1
+	}
+	if k.Algorithm == "" { // no hash
+		k.Algorithm = AlgorithmHMACSHA256
+	}
 	if k.Status == Deleted {
 		d.fail("status", `"deleted" is not active, inactive or revoked`)
 	}
@@ -382,11 +417,12 @@ func (d *draft) credential() {
 			d.fail("secret", "%s", problem)
 		}
 	case hash && !d.broken["hash"]:
-		_, digest, err := parseHash(d.hash)
+		algorithm, digest, err := parseHash(d.hash)
 		if err != nil {
 			d.fail("hash", "%v", err)
+			return
 		}
-		d.entry.Key.Digest = digest
+		d.entry.Key.Algorithm, d.entry.Key.Digest = algorithm, digest
 	}
 }
 

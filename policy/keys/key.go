@@ -8,6 +8,7 @@ package keys
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -26,11 +27,14 @@ const (
 	Deleted  Status = "deleted"  // a tombstone: keeps the id from ever being used again
 )
 
-// AlgorithmHMACSHA256 is the id of the only algorithm that a Digest is made with.
+// AlgorithmHMACSHA256 is the id of the algorithm that new keys are hashed with.
 const AlgorithmHMACSHA256 = "hmac-sha256"
 
 // The longest texts that a record may hold, in bytes.
 const (
+	// maxRequests is the largest limit of a policy, too. A Redis script computes with doubles, which add such numbers exactly.
+	maxRequests = 1 << 50
+
 	maxNameBytes = 128
 	maxNoteBytes = 1024
 )
@@ -64,11 +68,21 @@ type Key struct {
 	RetiresAt time.Time // end of the grace after a rotation; zero = none
 	CreatedAt time.Time // zero = not known
 	UpdatedAt time.Time // zero = not known
+	LastUsed  time.Time // to the minute; zero = never, or not known. Not part of the record: Get and List read it
 
 	AnchorDay int    // 1 to 31, the day on which the key's own month starts; 0 means 1
 	Version   int64  // counts changes, from 1
 	Algorithm string // what Digest was made with
+	Weak      bool   // the secret came from elsewhere and could be guessed from its hash without the pepper
 	Digest    Digest // of the secret
+	Other     Digest // leads to the key too, while Rehash replaces Digest; zero = none
+}
+
+// clone shares nothing with k that a caller could change.
+func (k *Key) clone() *Key {
+	c := *k
+	c.Scopes, c.IPs, c.Limits = slices.Clone(k.Scopes), slices.Clone(k.IPs), slices.Clone(k.Limits)
+	return &c
 }
 
 // FieldError says which field of a Key has a value that cannot be stored, and why. Neither text holds a secret.
@@ -80,8 +94,12 @@ type FieldError struct {
 // Error gives field and problem on one line.
 func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
 
-// Validate returns a *FieldError for the first field whose value cannot be stored, or nil.
+// Validate returns a *FieldError for the first field whose value cannot be stored, or nil. Of a tombstone only id, API
+// and version are needed.
 func (k *Key) Validate() error {
+	if k.bare() {
+		return nil
+	}
 	problems := k.problems()
 	if len(problems) > 0 {
 		return problems[0]
@@ -90,6 +108,12 @@ func (k *Key) Validate() error {
 		return &FieldError{"hash", "is missing"}
 	}
 	return nil
+}
+
+// bare reports whether k is a tombstone as Delete leaves it.
+func (k *Key) bare() bool {
+	return k.Status == Deleted && k.Version > 0 && idProblem(k.ID) == "" && apiProblem(k.API) == "" &&
+		reflect.DeepEqual(k, &Key{ID: k.ID, API: k.API, Status: Deleted, Version: k.Version})
 }
 
 // problems checks every field but the digest, which a key read from a file with a plain secret does not have yet.
@@ -123,9 +147,7 @@ func (k *Key) problems() []*FieldError {
 	if k.Version < 1 {
 		note("version", fmt.Sprintf("%d is not 1 or more", k.Version))
 	}
-	if k.Algorithm != AlgorithmHMACSHA256 {
-		note("algorithm", show(k.Algorithm)+" is not "+AlgorithmHMACSHA256)
-	}
+	note("algorithm", algorithmProblem(k.Algorithm))
 	return found
 }
 
@@ -150,8 +172,8 @@ func (k *Key) listProblems(note func(field, problem string)) {
 		if o.Name != "" && slices.ContainsFunc(k.Limits[:i], same) {
 			item("limits", i, ".name", show(o.Name)+" is named twice")
 		}
-		if o.Requests < 0 {
-			item("limits", i, ".requests", fmt.Sprintf("%d is less than 0", o.Requests))
+		if o.Requests < 0 || o.Requests > maxRequests {
+			item("limits", i, ".requests", fmt.Sprintf("%d is not 0 to %d", o.Requests, int64(maxRequests)))
 		}
 	}
 }
@@ -159,18 +181,7 @@ func (k *Key) listProblems(note func(field, problem string)) {
 // Allows reports whether the key may be used from a. A key without a list may be used from everywhere, even from an
 // address that nobody knows; with a list, an invalid address is refused. IPv4 inside IPv6 counts as IPv4, and a zone
 // is ignored.
-func (k *Key) Allows(a netip.Addr) bool {
-	if len(k.IPs) == 0 {
-		return true
-	}
-	a = a.Unmap().WithZone("")
-	for _, prefix := range k.IPs {
-		if prefix.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
+func (k *Key) Allows(a netip.Addr) bool { return allows(k.IPs, a) }
 
 // Expired reports whether the key's own expiry or the end of its grace is reached: at that instant it already is.
 func (k *Key) Expired(now time.Time) bool {

@@ -140,7 +140,7 @@ func TestValidateRefuses(t *testing.T) {
 		{func(k *Key) { k.IPs = []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")} }, "ips[0]: "},
 		{func(k *Key) { k.Limits = []Override{{"", 1}} }, "limits[0].name: "},
 		{func(k *Key) { k.Limits = []Override{{"a", 1}, {"a", 1}} }, "limits[1].name: "},
-		{func(k *Key) { k.Limits = []Override{{"a", -1}} }, "limits[0].requests: -1 is less than 0"},
+		{func(k *Key) { k.Limits = []Override{{"a", -1}} }, "limits[0].requests: -1 is not 0 to 1125899906842624"},
 		{func(k *Key) { k.Status = "" }, "status: "},
 		{func(k *Key) { k.Status = "gone" }, `status: "gone" is not active`},
 		{func(k *Key) { k.ExpiresAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }, "expires_at: "},

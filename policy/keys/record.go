@@ -15,11 +15,11 @@ type record struct {
 	ID          string        `json:"id"`
 	API         string        `json:"api"`
 	Team        string        `json:"team,omitempty"`
-	Name        string        `json:"name"`
+	Name        string        `json:"name,omitempty"`
 	Note        string        `json:"note,omitempty"`
 	Environment string        `json:"environment,omitempty"`
 	Plan        string        `json:"plan,omitempty"`
-	LimitID     string        `json:"limit_id"`
+	LimitID     string        `json:"limit_id,omitempty"`
 	CreatedBy   string        `json:"created_by,omitempty"`
 	RotatedFrom string        `json:"rotated_from,omitempty"`
 	RotatedTo   string        `json:"rotated_to,omitempty"`
@@ -33,7 +33,9 @@ type record struct {
 	UpdatedAt   time.Time     `json:"updated_at,omitzero"`
 	AnchorDay   int           `json:"anchor_day,omitempty"`
 	Version     int64         `json:"version"`
-	Hash        string        `json:"hash"`
+	Hash        string        `json:"hash,omitempty"`
+	OtherHash   string        `json:"other_hash,omitempty"`
+	Weak        bool          `json:"weak,omitempty"`
 }
 
 type recordLimit struct {
@@ -51,7 +53,13 @@ func encodeRecord(k *Key) ([]byte, error) {
 		LimitID: k.LimitID, CreatedBy: k.CreatedBy, RotatedFrom: k.RotatedFrom, RotatedTo: k.RotatedTo,
 		Scopes: k.Scopes, Status: k.Status,
 		ExpiresAt: k.ExpiresAt.UTC(), RetiresAt: k.RetiresAt.UTC(), CreatedAt: k.CreatedAt.UTC(), UpdatedAt: k.UpdatedAt.UTC(),
-		AnchorDay: k.AnchorDay, Version: k.Version, Hash: k.Algorithm + ":" + k.Digest.hex(),
+		AnchorDay: k.AnchorDay, Version: k.Version, Weak: k.Weak,
+	}
+	if !k.bare() {
+		r.Hash = hashText(k)
+	}
+	if k.Other != (Digest{}) {
+		r.OtherHash = k.Other.hex()
 	}
 	for _, prefix := range k.IPs {
 		r.IPs = append(r.IPs, prefix.String())
@@ -61,6 +69,8 @@ func encodeRecord(k *Key) ([]byte, error) {
 	}
 	return json.Marshal(r)
 }
+
+func hashText(k *Key) string { return k.Algorithm + ":" + k.Digest.hex() }
 
 // decodeRecord takes exactly what encodeRecord could have written, in any order and layout.
 func decodeRecord(data []byte) (*Key, error) {
@@ -76,16 +86,27 @@ func decodeRecord(data []byte) (*Key, error) {
 	if err := exactNames(data); err != nil {
 		return nil, err
 	}
+	if r.Status == Deleted && r.Hash == "" {
+		k := &Key{ID: r.ID, API: r.API, Status: Deleted, Version: r.Version}
+		return k, k.Validate()
+	}
 	algorithm, digest, err := parseHash(r.Hash)
 	if err != nil {
 		return nil, &FieldError{"hash", err.Error()}
+	}
+	var other Digest
+	if r.OtherHash != "" {
+		// The algorithm only serves parseHash: what the other one was made with is nowhere kept.
+		if _, other, err = parseHash(AlgorithmHMACSHA256 + ":" + r.OtherHash); err != nil {
+			return nil, &FieldError{"other_hash", "is not 64 hexadecimal digits"}
+		}
 	}
 	k := &Key{
 		ID: r.ID, API: r.API, Team: r.Team, Name: r.Name, Note: r.Note, Environment: r.Environment, Plan: r.Plan,
 		LimitID: r.LimitID, CreatedBy: r.CreatedBy, RotatedFrom: r.RotatedFrom, RotatedTo: r.RotatedTo,
 		Scopes: r.Scopes, Status: r.Status,
 		ExpiresAt: r.ExpiresAt.UTC(), RetiresAt: r.RetiresAt.UTC(), CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
-		AnchorDay: r.AnchorDay, Version: r.Version, Algorithm: algorithm, Digest: digest,
+		AnchorDay: r.AnchorDay, Version: r.Version, Algorithm: algorithm, Digest: digest, Other: other, Weak: r.Weak,
 	}
 	if k.IPs, err = parseAddresses(r.IPs); err != nil {
 		return nil, err

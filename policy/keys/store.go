@@ -1,7 +1,6 @@
 package keys
 
 import (
-	"bytes"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -37,20 +36,20 @@ func (e *CorruptError) Error() string {
 // Unwrap gives the reason.
 func (e *CorruptError) Unwrap() error { return e.Err }
 
-// Store keeps key records in Redis: a record as JSON at tg:v1:key:{<id>}, and its id at tg:v1:secret:<hex digest>.
-// It is safe for concurrent use. It needs Redis 7.0 or later, alone, behind Sentinel or as a cluster.
+// Store keeps key records in Redis: a record as JSON at tg:v1:key:{<id>}, and its id at tg:v1:secret:<hex digest>. Beside
+// them are tg:v1:used:{<id>}, the Unix second of the last use; the lists of ids tg:v1:index:{<api>} and
+// tg:v1:index:{<api>/<team>}, the set of APIs tg:v1:apis, and tg:v1:team:{<api>/<team>}, which says of each key of a
+// team whether it counts under a Cap. It is safe for concurrent use. It needs Redis 7.0 or later, alone, behind Sentinel
+// or as a cluster.
 type Store struct {
-	client redis.UniversalClient
-	unmake *redis.Script
+	client  redis.UniversalClient
+	scripts scripts
 }
-
-// The two keys of one API key are in different slots of a cluster, so a script may touch only one of them.
-const unmakeScript = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
 
 // NewStore returns a Store on c, which the caller owns. Build c with ContextTimeoutEnabled, else go-redis bounds
 // a read that is under way by its own ReadTimeout and not by the deadline of the context.
 func NewStore(c redis.UniversalClient) *Store {
-	return &Store{client: c, unmake: redis.NewScript(unmakeScript)}
+	return &Store{client: c, scripts: newScripts()}
 }
 
 func recordKey(id string) string     { return "tg:v1:key:{" + id + "}" }
@@ -83,83 +82,20 @@ func (s *Store) Lookup(ctx context.Context, d Digest) (*Key, error) {
 	if k.ID != id {
 		return nil, &CorruptError{ID: id, Err: errors.New("it holds another id")}
 	}
-	if subtle.ConstantTimeCompare(k.Digest[:], d[:]) != 1 {
+	if k.bare() {
+		return nil, ErrUnknown // what a delete leaves for a moment if something else made the way again
+	}
+	if !k.answersTo(d) {
 		return nil, &CorruptError{ID: id, Err: errors.New("it belongs to another secret")}
 	}
 	return k, nil
 }
 
-// Create adds a key: its record first, the way to it from the secret last, so that what a crash leaves behind never
-// answers a request. The same Create again completes it. Errors: a *FieldError; ErrExists if the id is known, as
-// a tombstone too (nothing that stands is changed, but an interrupted create of the same id and secret is completed);
-// ErrSecretTaken if another key has the secret, then nothing of this one stays; a *CorruptError; any other error
-// means that the store did not answer, and the key may be there or not.
-func (s *Store) Create(ctx context.Context, k *Key) error {
-	data, err := encodeRecord(k)
-	if err != nil {
-		return err
-	}
-	standing, made, err := s.putRecord(ctx, k.ID, data)
-	if err != nil {
-		return err
-	}
-	same := made || bytes.Equal(standing, data)
-	if !same && !interrupted(standing, k) {
-		return ErrExists
-	}
-	owner, linked, err := s.linkSecret(ctx, k.Digest, k.ID)
-	switch {
-	case err != nil:
-		return err
-	case linked && same, owner == k.ID && made:
-		return nil
-	case linked, owner == k.ID:
-		return ErrExists
-	case made:
-		return errors.Join(ErrSecretTaken, s.dropRecord(ctx, k.ID, data))
-	}
-	return ErrSecretTaken
-}
-
-// interrupted reports whether the record that stands could be half of a create of k with other details. A tombstone
-// is not: its secret must stay unknown.
-func interrupted(standing []byte, k *Key) bool {
-	old, err := decodeRecord(standing)
-	return err == nil && old.Status != Deleted && subtle.ConstantTimeCompare(old.Digest[:], k.Digest[:]) == 1
-}
-
-// putRecord writes data if the id has no record, else returns the one that stands.
-func (s *Store) putRecord(ctx context.Context, id string, data []byte) (standing []byte, made bool, err error) {
-	old, set, err := s.setIfAbsent(ctx, recordKey(id), data)
-	if err != nil {
-		return nil, false, readError(ctx, id, err)
-	}
-	return []byte(old), set, nil
-}
-
-// linkSecret leads the digest to id if it leads nowhere, else returns the id that it leads to.
-func (s *Store) linkSecret(ctx context.Context, d Digest, id string) (owner string, linked bool, err error) {
-	owner, linked, err = s.setIfAbsent(ctx, secretKey(d), id)
-	if err != nil {
-		return "", false, readError(ctx, id, err)
-	}
-	return owner, linked, nil
-}
-
-func (s *Store) setIfAbsent(ctx context.Context, key string, value any) (standing string, set bool, err error) {
-	standing, err = s.client.SetArgs(ctx, key, value, redis.SetArgs{Mode: "NX", Get: true}).Result()
-	if errors.Is(err, redis.Nil) {
-		return "", true, nil
-	}
-	return standing, false, err
-}
-
-// dropRecord removes the record of id if it is still data.
-func (s *Store) dropRecord(ctx context.Context, id string, data []byte) error {
-	if err := s.unmake.Run(ctx, s.client, []string{recordKey(id)}, data).Err(); err != nil {
-		return fmt.Errorf("keys: the unused record of %s is left behind: %w", id, readError(ctx, id, err))
-	}
-	return nil
+// answersTo compares both digests in any case, so that the time says nothing.
+func (k *Key) answersTo(d Digest) bool {
+	first := subtle.ConstantTimeCompare(k.Digest[:], d[:])
+	second := subtle.ConstantTimeCompare(k.Other[:], d[:])
+	return first|second == 1 && d != Digest{}
 }
 
 // Seed adds the entries whose ids the store has never seen, and never changes or revives one. First each plain
@@ -208,7 +144,7 @@ func hashEntries(entries []Entry, h *Hasher) error {
 // readError tells a value that Redis holds under a wrong type, which concerns one key, from a store that does not
 // answer, which concerns all.
 func readError(ctx context.Context, id string, err error) error {
-	if redis.HasErrorPrefix(err, "WRONGTYPE") {
+	if isWrongType(err) {
 		return &CorruptError{ID: id, Err: errors.New("it is not a string")}
 	}
 	if cause := ctxError(ctx); cause != nil && !errors.Is(err, cause) {

@@ -96,7 +96,7 @@ func (s *Store) putTest(t *testing.T, k *Key) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, made, err := s.putRecord(t.Context(), k.ID, data); err != nil || !made {
+	if made, err := s.client.SetNX(t.Context(), recordKey(k.ID), data, 0).Result(); err != nil || !made {
 		t.Fatal(made, err)
 	}
 }
@@ -117,18 +117,39 @@ var errDied = errors.New("died here")
 
 func (d *dieBefore) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (d *dieBefore) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		for i, cmd := range cmds {
+			if !d.hits(cmd) {
+				continue
+			}
+			if i > 0 {
+				next(ctx, cmds[:i])
+			}
+			for _, unsent := range cmds[i:] {
+				unsent.SetErr(errDied)
+			}
+			return errDied
+		}
+		return next(ctx, cmds)
+	}
 }
 func (d *dieBefore) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		for _, arg := range cmd.Args() {
-			if s, ok := arg.(string); ok && d.armed.Load() && strings.HasPrefix(s, d.what) {
-				cmd.SetErr(errDied)
-				return errDied
-			}
+		if d.hits(cmd) {
+			cmd.SetErr(errDied)
+			return errDied
 		}
 		return next(ctx, cmd)
 	}
+}
+
+func (d *dieBefore) hits(cmd redis.Cmder) bool {
+	for _, arg := range cmd.Args() {
+		if s, ok := arg.(string); ok && d.armed.Load() && strings.HasPrefix(s, d.what) {
+			return true
+		}
+	}
+	return false
 }
 
 func TestCreateAfterACrash(t *testing.T) {
@@ -180,7 +201,7 @@ func TestCreateSaysWhatItLeavesBehind(t *testing.T) {
 	if err := s.Create(t.Context(), sample()); err != nil {
 		t.Fatal(err)
 	}
-	c.AddHook(dieAlways("evalsha"))
+	c.AddHook(dieAlways(s.scripts.unmake.Hash()))
 	err := s.Create(t.Context(), sample(func(k *Key) { k.ID = "key_second" }))
 	if !errors.Is(err, ErrSecretTaken) || !errors.Is(err, errDied) || !strings.Contains(err.Error(), "key_second") {
 		t.Errorf("Create = %v", err)
@@ -399,7 +420,7 @@ func TestDeadline(t *testing.T) {
 		"Lookup":     func(ctx context.Context) error { _, err := s.Lookup(ctx, Digest{1}); return err },
 		"Create":     func(ctx context.Context) error { return s.Create(ctx, sample()) },
 		"Seed":       func(ctx context.Context) error { _, err := s.Seed(ctx, []Entry{{Key: *sample()}}, nil); return err },
-		"linkSecret": func(ctx context.Context) error { _, _, err := s.linkSecret(ctx, Digest{1}, "key_abcd"); return err },
+		"link":       func(ctx context.Context) error { _, _, err := s.link(ctx, Digest{1}, "key_abcd"); return err },
 		"dropRecord": func(ctx context.Context) error { return s.dropRecord(ctx, "key_abcd", nil) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,0 +1,489 @@
+package keys
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ErrRefused says that a file cannot be applied as it is. Nothing was changed; the Diff says why.
+var ErrRefused = errors.New("keys: the file cannot be applied")
+
+// ApplyOptions says what Apply may touch, and how much of it.
+type ApplyOptions struct {
+	Defaults      // what a record gets where the file says nothing; API and Team also bound what the file may hold
+	Prune    bool // revoke and delete keys that the file does not name
+	DryRun   bool // only say what would be done
+}
+
+// ChangeKind says what Apply does to a key.
+type ChangeKind string
+
+// The three kinds.
+const (
+	ChangeCreate ChangeKind = "create"
+	ChangeUpdate ChangeKind = "update"
+	ChangeDelete ChangeKind = "delete" // revoke, then delete
+)
+
+// FieldChange is one line of a diff. Neither side is a secret or a hash.
+type FieldChange struct {
+	Field string `json:"field"`
+	From  string `json:"from"`
+	To    string `json:"to"`
+}
+
+// Change is what Apply does to one key.
+type Change struct {
+	Kind   ChangeKind    `json:"kind"`
+	ID     string        `json:"id"`
+	API    string        `json:"api"`
+	Team   string        `json:"team,omitempty"`
+	Name   string        `json:"name"`
+	Fields []FieldChange `json:"fields,omitempty"` // of an update
+	Failed string        `json:"failed,omitempty"` // why it could not be made
+
+	old, next *Key
+}
+
+// Kept is a key that the file does not name, or not fully, and that stays as it is.
+type Kept struct {
+	ID     string `json:"id"`
+	Reason string `json:"reason"`
+}
+
+// Diff is what lies between a file and the store.
+type Diff struct {
+	Changes   []Change  `json:"changes"` // in the order in which they are made
+	Unchanged int       `json:"unchanged"`
+	Kept      []Kept    `json:"kept,omitempty"`
+	Refused   []Refusal `json:"refused,omitempty"` // with these nothing is changed
+}
+
+// Empty reports whether there is nothing to do.
+func (d *Diff) Empty() bool { return len(d.Changes) == 0 && len(d.Refused) == 0 }
+
+// String is the diff for people: a line for each key that is created (+), deleted (-), changed (~, with a line for each
+// field), kept (=) or refused (!), and the counts.
+func (d *Diff) String() string {
+	var b strings.Builder
+	counts := map[ChangeKind]int{}
+	for _, c := range d.Changes {
+		counts[c.Kind]++
+		mark := map[ChangeKind]string{ChangeCreate: "+", ChangeUpdate: "~", ChangeDelete: "-"}[c.Kind]
+		fmt.Fprintf(&b, "%s %s %s %q\n", mark, c.ID, strings.TrimSuffix(teamTag(c.API, c.Team), "/"), c.Name)
+		for _, f := range c.Fields {
+			fmt.Fprintf(&b, "    %s: %s -> %s\n", f.Field, f.From, f.To)
+		}
+		if c.Failed != "" {
+			fmt.Fprintf(&b, "    FAILED: %s\n", c.Failed)
+		}
+	}
+	for _, k := range d.Kept {
+		fmt.Fprintf(&b, "= %s %s\n", k.ID, k.Reason)
+	}
+	for _, r := range d.Refused {
+		fmt.Fprintf(&b, "! line %d: %s\n", r.Line, strings.TrimSpace(r.ID+" "+r.Reason))
+	}
+	fmt.Fprintf(&b, "%d to create, %d to update, %d to delete, %d unchanged\n",
+		counts[ChangeCreate], counts[ChangeUpdate], counts[ChangeDelete], d.Unchanged)
+	return b.String()
+}
+
+// Apply makes the store equal to a file for the teams whose keys the file has, or for those that o.API and o.Team
+// name; the keys of all others are never touched. A second Apply of the same file changes nothing.
+//
+// What the file does not say of a key is empty, with these exceptions, which stay as they are in the store: status
+// (a key that was switched off or revoked is not switched on by a file that does not mention it), limit_id,
+// anchor_day, retires_at, created_at, created_by, rotated_from and rotated_to. Version, updated_at and weak are the
+// store's own. Keys that the file does not name stay unless o.Prune is set; successors by rotation of keys that it
+// names stay in any case.
+//
+// Everything is compared before anything is changed. A file with a record that is broken, that Rules or the store
+// would refuse, that has another secret than the key with its id, or that belongs to another API or team, is an
+// ErrRefused. Deletions come first, so that caps count what will be there. Changes that fail, for example with
+// ErrConflict because somebody else changed the key after the comparison, have Change.Failed set, the others go on,
+// and the error joins them all; the next Apply tries again. Each change is audited for itself. Other errors: those of
+// Import.
+func (m *Manager) Apply(ctx context.Context, records iter.Seq2[Record, error], o ApplyOptions) (*Diff, error) {
+	if err := m.who.Check(ActionImport, o.API, ""); err != nil {
+		return nil, err
+	}
+	a := newApplier(m, o)
+	if err := a.read(records); err != nil {
+		return nil, err
+	}
+	if err := a.readStore(ctx); err != nil {
+		return nil, err
+	}
+	a.comparison()
+	if len(a.diff.Refused) > 0 {
+		return a.diff, ErrRefused
+	}
+	if o.DryRun {
+		return a.diff, nil
+	}
+	return a.diff, a.do(ctx)
+}
+
+type applier struct {
+	m       *Manager
+	o       ApplyOptions
+	im      *importer // completes and checks records
+	diff    *Diff
+	wanted  []*candidate
+	byID    map[string]*candidate
+	scope   map[Team]bool // of these only API and Name are set
+	present map[string]*Key
+	owner   map[Digest]string // of the secrets of keys in the store that the file has, too
+}
+
+func newApplier(m *Manager, o ApplyOptions) *applier {
+	im := newImporter(m, ImportOptions{Defaults: o.Defaults})
+	return &applier{
+		m: m, o: o, im: im, diff: &Diff{Changes: []Change{}}, byID: map[string]*candidate{}, scope: map[Team]bool{},
+		present: map[string]*Key{}, owner: map[Digest]string{},
+	}
+}
+
+func (a *applier) refuse(line int, id string, why error) {
+	if idProblem(id) != "" {
+		id = ""
+	}
+	a.diff.Refused = append(a.diff.Refused, Refusal{line, id, why.Error()})
+}
+
+// read takes the whole file, because only that says what must go.
+func (a *applier) read(records iter.Seq2[Record, error]) error {
+	for record, err := range records {
+		if errors.Is(err, ErrSource) {
+			return err
+		}
+		c, err := a.im.take(record, err)
+		if err != nil {
+			a.refuse(record.Line, record.Key.ID, err)
+			continue
+		}
+		a.wanted = append(a.wanted, c)
+	}
+	return nil
+}
+
+// readStore reads all keys that the file is about: those of its teams, and others that have an id of it.
+func (a *applier) readStore(ctx context.Context) error {
+	if err := a.im.findOlder(ctx, a.wanted); err != nil {
+		return err
+	}
+	if a.o.API != "" && a.o.Team != "" {
+		a.scope[Team{API: a.o.API, Name: a.o.Team}] = true
+	}
+	apis := map[string]bool{}
+	for _, c := range a.wanted {
+		a.im.fill(c)
+		a.byID[c.key.ID] = c
+		a.scope[Team{API: c.key.API, Name: c.key.Team}] = true
+		apis[c.key.API] = true
+	}
+	if a.o.API != "" {
+		apis[a.o.API] = true
+	}
+	for api := range apis {
+		if err := a.list(ctx, api); err != nil {
+			return err
+		}
+	}
+	return a.others(ctx)
+}
+
+// list reads the keys of the file's teams of one API.
+func (a *applier) list(ctx context.Context, api string) error {
+	f := Filter{API: api, Team: a.o.Team}
+	for cursor, more := "", true; more; more = cursor != "" {
+		page, next, err := a.m.store.List(ctx, f, cursor, MaxPage)
+		if err != nil {
+			return err // a record that cannot be read is a matter for repair, not for a file
+		}
+		for _, k := range page {
+			if a.within(k) {
+				a.present[k.ID] = k
+			}
+		}
+		cursor = next
+	}
+	return nil
+}
+
+// within reports whether k is one of the keys that the file speaks for.
+func (a *applier) within(k *Key) bool {
+	if a.o.API != "" && a.o.Team == "" {
+		return k.API == a.o.API
+	}
+	return a.scope[Team{API: k.API, Name: k.Team}]
+}
+
+// others looks for the ids and secrets of the file outside of its teams.
+func (a *applier) others(ctx context.Context) error {
+	for _, c := range a.wanted {
+		if a.present[c.key.ID] != nil {
+			continue
+		}
+		k, err := a.m.store.Get(ctx, c.key.ID)
+		var field *FieldError
+		switch {
+		case err == nil:
+			a.present[k.ID] = k
+		case errors.Is(err, ErrDeleted):
+			a.present[c.key.ID] = &Key{ID: c.key.ID, Status: Deleted}
+		case errors.Is(err, ErrNoKey), errors.As(err, &field):
+		default:
+			return err
+		}
+		switch k, err := a.m.store.Lookup(ctx, c.key.Digest); {
+		case err == nil:
+			a.owner[c.key.Digest] = k.ID
+		case !errors.Is(err, ErrUnknown):
+			return err
+		}
+	}
+	return nil
+}
+
+// comparison fills the diff.
+func (a *applier) comparison() {
+	var updates, creates []Change
+	for _, c := range a.wanted {
+		old := a.present[c.key.ID]
+		change, err := a.compare(c, old)
+		switch {
+		case err != nil:
+			a.refuse(c.line, c.key.ID, err)
+		case old == nil:
+			creates = append(creates, newChange(ChangeCreate, nil, c.key))
+		case len(change.Fields) > 0:
+			updates = append(updates, *change)
+		default:
+			a.diff.Unchanged++
+		}
+		if err == nil && old != nil && old.Status == Revoked && c.key.Status != Revoked {
+			a.diff.Kept = append(a.diff.Kept, Kept{old.ID, "is revoked for good, which the file does not say"})
+		}
+	}
+	a.diff.Changes = slices.Concat(a.diff.Changes, a.prune(), updates, creates)
+	slices.SortStableFunc(a.diff.Refused, func(x, y Refusal) int { return cmp.Compare(x.Line, y.Line) })
+}
+
+// prune returns the changes for keys that the file does not name.
+func (a *applier) prune() []Change {
+	var out []Change
+	for _, id := range sortedIDs(a.present) {
+		k := a.present[id]
+		from := a.ancestor(k)
+		switch {
+		case a.byID[id] != nil || !a.within(k):
+		case from != "":
+			a.diff.Kept = append(a.diff.Kept, Kept{id, "is not in the file; it is the successor by rotation of " + from})
+		case !a.o.Prune:
+			a.diff.Kept = append(a.diff.Kept, Kept{id, "is not in the file"})
+		default:
+			out = append(out, newChange(ChangeDelete, k, nil))
+		}
+	}
+	return out
+}
+
+// ancestor returns the key of the file that k descends from by rotation.
+func (a *applier) ancestor(k *Key) string {
+	for range len(a.present) {
+		if k == nil || k.RotatedFrom == "" {
+			break
+		}
+		if a.byID[k.RotatedFrom] != nil {
+			return k.RotatedFrom
+		}
+		k = a.present[k.RotatedFrom]
+	}
+	return ""
+}
+
+func sortedIDs(m map[string]*Key) []string {
+	ids := make([]string, 0, len(m))
+	for id := range m {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func newChange(kind ChangeKind, old, next *Key) Change {
+	k := cmp.Or(next, old)
+	return Change{Kind: kind, ID: k.ID, API: k.API, Team: k.Team, Name: k.Name, old: old, next: next}
+}
+
+// compare says what of old changes for c, or why it cannot.
+func (a *applier) compare(c *candidate, old *Key) (*Change, error) {
+	k := c.key
+	if err := a.im.check(c); err != nil {
+		return nil, err
+	}
+	if a.o.API != "" && k.API != a.o.API || a.o.Team != "" && k.Team != a.o.Team {
+		return nil, fmt.Errorf("belongs to %s, not to %s", teamTag(k.API, k.Team), teamTag(a.o.API, a.o.Team))
+	}
+	if owner := a.owner[k.Digest]; owner != "" && owner != k.ID {
+		return nil, fmt.Errorf("the secret belongs to %s, which is in the store", owner)
+	}
+	switch {
+	case old == nil:
+		return nil, nil
+	case old.Status == Deleted:
+		return nil, errors.New("was deleted, and an id is never used again; take it out of the file")
+	case old.API != k.API || old.Team != k.Team:
+		return nil, errors.New("is the id of a key of another API or team")
+	case old.Environment != k.Environment:
+		return nil, &FieldError{"environment", "never changes; make another key"}
+	case !old.answersTo(k.Digest):
+		return nil, errors.New("has another secret than the key in the store, and a key's secret never changes; " +
+			"give it another id. If only the pepper is another one, export the key again")
+	case old.Status == Revoked && c.state && k.Status != Revoked:
+		return nil, errors.New("is revoked for good; take it out of the file, or say status: revoked")
+	}
+	change := newChange(ChangeUpdate, old, c.over(old))
+	change.Fields = fieldChanges(old, change.next)
+	return &change, nil
+}
+
+// over returns what old becomes by the file.
+func (c *candidate) over(old *Key) *Key {
+	next, k := old.clone(), c.key
+	next.Name, next.Note, next.Plan = k.Name, k.Note, k.Plan
+	next.Scopes, next.IPs, next.Limits, next.ExpiresAt = k.Scopes, k.IPs, k.Limits, k.ExpiresAt
+	if c.state {
+		next.Status = k.Status
+	}
+	if c.counted {
+		next.LimitID = k.LimitID
+	}
+	if c.anchored {
+		next.AnchorDay = k.AnchorDay
+	}
+	if !k.RetiresAt.IsZero() {
+		next.RetiresAt = k.RetiresAt
+	}
+	if c.dated {
+		next.CreatedAt = k.CreatedAt
+	}
+	if c.signed {
+		next.CreatedBy = k.CreatedBy
+	}
+	next.RotatedFrom = cmp.Or(k.RotatedFrom, next.RotatedFrom)
+	next.RotatedTo = cmp.Or(k.RotatedTo, next.RotatedTo)
+	return next
+}
+
+// fieldChanges compares the fields that a file can change, in the order in which a keys file has them.
+func fieldChanges(old, next *Key) []FieldChange {
+	from, to := FieldsOf(old), FieldsOf(next)
+	var out []FieldChange
+	for _, f := range []struct{ field, from, to string }{
+		{"name", from.Name, to.Name},
+		{"note", from.Note, to.Note},
+		{"plan", from.Plan, to.Plan},
+		{"scopes", strings.Join(from.Scopes, " "), strings.Join(to.Scopes, " ")},
+		{"ips", strings.Join(from.IPs, " "), strings.Join(to.IPs, " ")},
+		{"limits", limitsText(from.Limits), limitsText(to.Limits)},
+		{"status", from.Status, to.Status},
+		{"expires_at", from.ExpiresAt, to.ExpiresAt},
+		{"retires_at", from.RetiresAt, to.RetiresAt},
+		{"limit_id", from.LimitID, to.LimitID},
+		{"rotated_from", from.RotatedFrom, to.RotatedFrom},
+		{"rotated_to", from.RotatedTo, to.RotatedTo},
+		{"created_by", from.CreatedBy, to.CreatedBy},
+		{"created_at", from.CreatedAt, to.CreatedAt},
+		{"anchor_day", strconv.Itoa(from.AnchorDay), strconv.Itoa(to.AnchorDay)},
+	} {
+		if f.from != f.to {
+			out = append(out, FieldChange{f.field, diffText(f.from), diffText(f.to)})
+		}
+	}
+	return out
+}
+
+func limitsText(limits []Limit) string {
+	var out []string
+	for _, l := range limits {
+		out = append(out, l.Name+"="+strconv.FormatInt(l.Requests, 10))
+	}
+	return strings.Join(out, " ")
+}
+
+// diffText shows a value on one line; a secret that somebody put into a note stays hidden.
+func diffText(s string) string {
+	if s == "" {
+		return "(none)"
+	}
+	return show(s)
+}
+
+// do makes the changes one by one.
+func (a *applier) do(ctx context.Context) error {
+	var errs []error
+	for i := range a.diff.Changes {
+		c := &a.diff.Changes[i]
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, fmt.Errorf("keys: apply stopped before %s: %w", c.ID, err))...)
+		}
+		if err := a.make(ctx, c); err != nil {
+			c.Failed = err.Error()
+			errs = append(errs, fmt.Errorf("%s %s: %w", c.Kind, c.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// make makes one change. If the key is no longer what was compared, that is an ErrConflict.
+func (a *applier) make(ctx context.Context, c *Change) error {
+	m := a.m
+	switch {
+	case c.Kind == ChangeDelete:
+		var err error
+		if c.old.Status != Revoked {
+			next := c.old.clone()
+			next.Status = Revoked
+			err = a.revoke(ctx, c.old, next)
+		}
+		if err != nil && !errors.Is(err, ErrUnconfirmed) {
+			return err
+		}
+		_, deleted := m.Delete(ctx, c.ID)
+		return errors.Join(err, deleted)
+	case c.Kind == ChangeUpdate && c.next.Status == Revoked && c.old.Status != Revoked:
+		return a.revoke(ctx, c.old, c.next)
+	case c.Kind == ChangeUpdate:
+		c.next.UpdatedAt = m.today()
+		return m.auditedKey(ctx, ActionUpdate, c.old, c.next, func(ctx context.Context) error {
+			_, err := m.write(ctx, c.old, c.next)
+			return err
+		})
+	}
+	limit, err := m.capOf(c.next)
+	if err != nil {
+		return err
+	}
+	return m.auditedKey(ctx, ActionCreate, nil, c.next, func(ctx context.Context) error {
+		return m.store.CreateWithin(ctx, c.next, limit)
+	})
+}
+
+func (a *applier) revoke(ctx context.Context, old, next *Key) error {
+	next.UpdatedAt = a.m.today()
+	var unconfirmed error
+	err := a.m.auditedKey(ctx, ActionRevoke, old, next, func(ctx context.Context) (err error) {
+		_, unconfirmed, err = a.m.revoke(ctx, old, next)
+		return err
+	})
+	return errors.Join(unconfirmed, err)
+}

@@ -1,0 +1,364 @@
+package keys
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"github.com/maypok86/otter/v2/stats"
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
+)
+
+// What the cache says instead of an answer about a key. Test with errors.Is.
+var (
+	// ErrNotCached says that Find does not know: Lookup has to be asked.
+	ErrNotCached = errors.New("keys: not cached")
+	// ErrBusy says that the store was not asked about a secret that was never seen here, because too many unknown
+	// ones were asked about in the last second.
+	ErrBusy = errors.New("keys: too many look-ups of unknown secrets")
+)
+
+// CacheOptions says how a Cache keeps what it reads. The zero value of each field means its default.
+type CacheOptions struct {
+	Keys    int           // grants at most; default 1,000,000
+	Unknown int           // refused secrets at most, kept apart from grants; default 100,000
+	TTL     time.Duration // how long a lost message can go unnoticed; default 30 s
+	// StaleFor says how long after it was last read a key of an API may be served while the store does not answer;
+	// default 5 min.
+	StaleFor func(api string) time.Duration
+	// UnknownLookups is how many secrets that prove unknown the store is asked about in a second; default 2,000.
+	UnknownLookups int
+	// Timeout bounds one reading of a record; default 80 ms. Keep it below the deadline of a decision, so that a key
+	// that may be served stale still is.
+	Timeout time.Duration
+	Breaker *Breaker         // around each reading; nil for none
+	Now     func() time.Time // the clock; default: the machine's, monotonic where it matters
+	// Changed is told of each change of a key that arrives, with the time since it was made by the clock of the
+	// store. It must not block.
+	Changed func(delay time.Duration)
+	Log     *slog.Logger // tells when the change stream is lost and back; default: nowhere
+}
+
+func (o *CacheOptions) setDefaults() {
+	if o.Keys <= 0 {
+		o.Keys = defaultKeys
+	}
+	if o.Unknown <= 0 {
+		o.Unknown = 100_000
+	}
+	if o.TTL <= 0 {
+		o.TTL = 30 * time.Second
+	}
+	if o.StaleFor == nil {
+		o.StaleFor = func(string) time.Duration { return 5 * time.Minute }
+	}
+	if o.UnknownLookups <= 0 {
+		o.UnknownLookups = 2_000
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 80 * time.Millisecond
+	}
+	if o.Changed == nil {
+		o.Changed = func(time.Duration) {}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+const (
+	defaultKeys = 1_000_000
+	// corruptTTL is short, so that a repaired record works soon, and not zero, so that a broken one is not read at
+	// each request.
+	corruptTTL = time.Second
+	// maxReads bounds how often a record is read that changes while it is read.
+	maxReads = 3
+	// The shared profiles at most. A profile that was dropped is only no longer shared with new grants.
+	maxProfiles = 100_000
+)
+
+// Cache keeps grants and refusals of one replica in memory. A change of a key reaches it as a message (Run), a lost
+// message is made good by the TTL, and a lost stream of messages by a new generation: all that is older is read again
+// at its next use. While the store does not answer, known keys are served for StaleFor. It is safe for concurrent use.
+type Cache struct {
+	store   *Store
+	options CacheOptions
+	start   time.Time
+
+	grants   *otter.Cache[Digest, *Grant]
+	refusals *otter.Cache[Digest, rejection]
+	profiles *otter.Cache[[sha256.Size]byte, *Profile]
+	recorder *stats.Counter // of grants
+	flights  singleflight.Group
+	unknown  unknownCap
+	// fences order the end of a reading against the messages about the same digest.
+	fences [256]fence
+
+	stream stream
+	counts cacheCounts
+
+	afterRead func(d Digest, read int) // for tests: between the store's answer and its keeping
+}
+
+// rejection is what the store said of a secret that is of no use.
+type rejection struct {
+	err        error // ErrUnknown or a *CorruptError
+	at         int64
+	generation uint32
+}
+
+// fence counts the messages about some of the digests.
+type fence struct {
+	mu      sync.Mutex
+	changes uint64
+}
+
+type cacheCounts struct {
+	refusals, misses, revalidations, stale, overtaken, busy, changes atomic.Uint64
+	aged                                                             atomic.Uint64 // found, and too old to be served
+}
+
+// NewCache returns an empty Cache in front of s. Without Run it learns of changes by its TTL alone.
+func NewCache(s *Store, o CacheOptions) *Cache {
+	o.setDefaults()
+	c := &Cache{store: s, options: o, start: time.Now(), recorder: stats.NewCounter(), stream: newStream()}
+	if o.Now != nil {
+		c.start = o.Now()
+	}
+	c.grants = otter.Must(&otter.Options[Digest, *Grant]{MaximumSize: o.Keys, StatsRecorder: c.recorder})
+	c.refusals = otter.Must(&otter.Options[Digest, rejection]{MaximumSize: o.Unknown})
+	c.profiles = otter.Must(&otter.Options[[sha256.Size]byte, *Profile]{MaximumSize: maxProfiles})
+	c.unknown.limiter = rate.NewLimiter(rate.Limit(o.UnknownLookups), o.UnknownLookups)
+	return c
+}
+
+// now is the time since the cache was made, by a clock that nobody sets.
+func (c *Cache) now() int64 {
+	if c.options.Now == nil {
+		return int64(time.Since(c.start))
+	}
+	return int64(c.options.Now().Sub(c.start))
+}
+
+// Find returns what may be said at once about the secret with the digest d, whatever the key's status: its Grant,
+// ErrUnknown, a *CorruptError, or ErrNotCached when the store has to be asked. It neither waits nor allocates.
+func (c *Cache) Find(d Digest) (*Grant, error) {
+	if g, ok := c.grants.GetIfPresent(d); ok {
+		if c.fresh(g.at, g.generation, c.options.TTL) {
+			return g, nil
+		}
+		c.counts.aged.Add(1)
+		return nil, ErrNotCached
+	}
+	if r, ok := c.refusals.GetIfPresent(d); ok {
+		ttl := c.options.TTL
+		if r.err != ErrUnknown {
+			ttl = corruptTTL
+		}
+		if c.fresh(r.at, r.generation, ttl) {
+			c.counts.refusals.Add(1)
+			return nil, r.err
+		}
+	}
+	return nil, ErrNotCached
+}
+
+func (c *Cache) fresh(at int64, generation uint32, ttl time.Duration) bool {
+	return generation == c.stream.generation.Load() && c.now()-at < int64(ttl)
+}
+
+// Lookup is Find that asks the store when it has to, once for all that ask at the same time, and waits for that no
+// longer than ctx. Errors: ErrUnknown; a *CorruptError; any other, among them ErrBusy and ErrStoreDown, says that the
+// store did not answer and that the key cannot be served without it.
+func (c *Cache) Lookup(ctx context.Context, d Digest) (*Grant, error) {
+	g, err := c.Find(d)
+	if err != ErrNotCached {
+		return g, err
+	}
+	select {
+	case r := <-c.flights.DoChan(string(d[:]), func() (any, error) { return c.load(d) }):
+		g, err = r.Val.(*Grant), r.Err
+	case <-ctx.Done():
+		err = fmt.Errorf("keys: store: %w", ctx.Err())
+	}
+	if err == nil || refused(err) {
+		return g, err
+	}
+	// Not the grant that was there before the wait: a message may have taken it away since.
+	if old, ok := c.known(d); ok && c.now()-old.at < int64(c.options.StaleFor(old.API)) {
+		c.counts.stale.Add(1)
+		return old, nil
+	}
+	return nil, err
+}
+
+// known returns the grant of d, however old, without counting it as used.
+func (c *Cache) known(d Digest) (*Grant, bool) {
+	e, ok := c.grants.GetEntryQuietly(d)
+	return e.Value, ok
+}
+
+// load reads a record and keeps what it says. Only secrets that are not known here are subject to the cap, so that a
+// scan cannot keep a customer's key from being revalidated.
+func (c *Cache) load(d Digest) (g *Grant, err error) {
+	// The reading that the caller just missed may have ended meanwhile.
+	if g, err = c.Find(d); err != ErrNotCached {
+		return g, err
+	}
+	if _, ok := c.known(d); ok {
+		c.counts.revalidations.Add(1)
+	} else {
+		c.counts.misses.Add(1)
+		if !c.unknown.enter(c.start.Add(time.Duration(c.now()))) {
+			c.counts.busy.Add(1)
+			return nil, ErrBusy
+		}
+		defer func() { c.unknown.leave(c.start.Add(time.Duration(c.now())), errors.Is(err, ErrUnknown)) }()
+	}
+	f := c.fence(d)
+	for read := range maxReads {
+		changes := f.current()
+		at, generation := c.now(), c.stream.generation.Load()
+		g, err = c.read(d)
+		if c.afterRead != nil {
+			c.afterRead(d, read)
+		}
+		if g != nil {
+			g.at, g.generation = at, generation
+		}
+		if c.keep(f, changes, d, g, rejection{err, at, generation}) {
+			break
+		}
+		c.counts.overtaken.Add(1)
+	}
+	return g, err
+}
+
+// read asks the store. It has its own time, because others than the caller wait for it too.
+func (c *Cache) read(d Digest) (*Grant, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
+	defer cancel()
+	var k *Key
+	err := c.options.Breaker.Do(func() (err error) {
+		k, err = c.store.Lookup(ctx, d)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newGrant(k, c.profile(k)), nil
+}
+
+func (c *Cache) profile(k *Key) *Profile {
+	sum := profileSum(k)
+	if p, ok := c.profiles.GetIfPresent(sum); ok {
+		return p
+	}
+	p, _ := c.profiles.SetIfAbsent(sum, newProfile(k))
+	return p
+}
+
+// keep stores what a reading found, unless a message about the digest came after the reading began: then what was read may be
+// older than the change.
+func (c *Cache) keep(f *fence, changes uint64, d Digest, g *Grant, r rejection) (kept bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.changes != changes {
+		return false
+	}
+	switch {
+	case g != nil:
+		c.refusals.Invalidate(d)
+		c.grants.Set(d, g)
+	case refused(r.err):
+		c.grants.Invalidate(d)
+		c.refusals.Set(d, r)
+	}
+	return true
+}
+
+// forget drops all that is known of d, and makes readings under way start again.
+func (c *Cache) forget(d Digest) {
+	f := c.fence(d)
+	f.mu.Lock()
+	f.changes++
+	c.grants.Invalidate(d)
+	c.refusals.Invalidate(d)
+	f.mu.Unlock()
+	c.flights.Forget(string(d[:]))
+}
+
+// fence returns the fence of d. Digests that share one cost each other a second reading now and then.
+func (c *Cache) fence(d Digest) *fence { return &c.fences[d[0]] }
+
+func (f *fence) current() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changes
+}
+
+// unknownCap bounds how many secrets the store is asked about in vain. Nobody knows before whether a secret is
+// unknown, so what is being asked about counts until the answer, and then only if it was in vain: the keys of customers cost nothing,
+// also when they all come at once to a new replica.
+type unknownCap struct {
+	mu      sync.Mutex
+	limiter *rate.Limiter
+	asking  int
+}
+
+func (u *unknownCap) enter(now time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.limiter.TokensAt(now) < float64(u.asking+1) {
+		return false
+	}
+	u.asking++
+	return true
+}
+
+func (u *unknownCap) leave(now time.Time, unknown bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.asking--
+	if unknown {
+		u.limiter.AllowN(now, 1)
+	}
+}
+
+// CacheStats are the counts of a Cache since it was made, and its state.
+type CacheStats struct {
+	Hits          uint64 // grants served at once
+	Refusals      uint64 // refusals served at once
+	Misses        uint64 // readings of secrets that were not known
+	Revalidations uint64 // readings of keys whose grant was too old
+	Stale         uint64 // grants served although too old, because the store did not answer
+	Overtaken     uint64 // readings discarded because a change came meanwhile
+	Busy          uint64 // look-ups refused with ErrBusy
+	Evictions     uint64 // grants dropped for room
+	Changes       uint64 // messages about changes
+	Keys          int    // grants held
+	Unknown       int    // refusals held
+	Generation    uint32
+	Stream        StreamStatus
+}
+
+// Stats returns the counts and the state of this moment.
+func (c *Cache) Stats() CacheStats {
+	s := c.recorder.Snapshot()
+	n := &c.counts
+	aged := n.aged.Load()
+	return CacheStats{
+		Hits: max(s.Hits, aged) - aged, Refusals: n.refusals.Load(), Misses: n.misses.Load(),
+		Revalidations: n.revalidations.Load(), Stale: n.stale.Load(), Overtaken: n.overtaken.Load(),
+		Busy: n.busy.Load(), Evictions: s.Evictions, Changes: n.changes.Load(),
+		Keys: c.grants.EstimatedSize(), Unknown: c.refusals.EstimatedSize(),
+		Generation: c.stream.generation.Load(), Stream: c.Stream(),
+	}
+}

@@ -1,0 +1,135 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Cap is the most keys of one environment that a team may have active at once. A key that was rotated does not count:
+// its successor does.
+type Cap struct {
+	Environment string
+	Plan        string // whose cap it is; for the error
+	Most        int
+}
+
+// ErrCap is what every *CapError is.
+var ErrCap = errors.New("keys: the plan allows no more keys")
+
+// CapError says that a team has as many active keys as its plan allows.
+type CapError struct {
+	Cap
+	API, Team string
+	Active    int // keys that count
+}
+
+// Error says how many there are and what to do.
+func (e *CapError) Error() string {
+	in := ""
+	if e.Environment != "" {
+		in = " in environment " + show(e.Environment)
+	}
+	return fmt.Sprintf("%v: team %s of %s has %s%s, and plan %s allows %d; revoke or deactivate one first",
+		ErrCap, show(e.Team), e.API, count(e.Active, "active key"), in, show(e.Plan), e.Most)
+}
+
+// Is makes errors.Is find ErrCap.
+func (e *CapError) Is(target error) bool { return target == ErrCap }
+
+// counts reports whether the key is one of the active ones that a Cap limits.
+func (k *Key) counts() bool { return k.Status == Active && k.RotatedTo == "" }
+
+const noCap = -1
+
+func (s *Store) enlistCall(k *Key, most int, replaced string) call {
+	mark := "-"
+	if k.counts() {
+		mark = "+"
+	}
+	return call{s.scripts.enlist, []string{teamKeysKey(k.API, k.Team)}, []any{k.ID, k.Version, mark, k.Environment, most, replaced}}
+}
+
+// enlist notes a key in its team's set as it is in k, if the cap allows. A key without a team is in none, so it is
+// under no cap: the caller has to see to that.
+func (s *Store) enlist(ctx context.Context, k *Key, limit *Cap, replaced string) error {
+	if k.Team == "" {
+		return nil
+	}
+	most := noCap
+	if limit != nil {
+		most = max(limit.Most, 0)
+	}
+	reply, err := s.run(ctx, []call{s.enlistCall(k, most, replaced)})[0].Int64Slice()
+	if err != nil {
+		return teamSetError(ctx, k, err)
+	}
+	if reply[0] == 0 {
+		return &CapError{Cap: *limit, API: k.API, Team: k.Team, Active: int(reply[1])}
+	}
+	return nil
+}
+
+// enlistAll notes keys without asking for a cap.
+func (s *Store) enlistAll(ctx context.Context, all []*creation) {
+	var noting []*creation
+	var calls []call
+	for _, c := range all {
+		if c.err == nil && c.k.Team != "" {
+			noting = append(noting, c)
+			calls = append(calls, s.enlistCall(c.k, noCap, ""))
+		}
+	}
+	for i, reply := range s.run(ctx, calls) {
+		if err := reply.Err(); err != nil {
+			noting[i].err = teamSetError(ctx, noting[i].k, err)
+		}
+	}
+}
+
+func teamSetError(ctx context.Context, k *Key, err error) error {
+	return memberError(ctx, k.API, k.Team, err)
+}
+
+// unlist takes a key out of the lists and the set that it was put into, but for those of stands, which has the same id.
+func (s *Store) unlist(ctx context.Context, k, stands *Key) error {
+	keep := indexKeys(stands)
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, list := range indexKeys(k) {
+			if i < len(keep) && keep[i] == list {
+				continue
+			}
+			p.ZRem(ctx, list, k.ID)
+			if i == 1 {
+				p.HDel(ctx, teamKeysKey(k.API, k.Team), k.ID)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("keys: %s stays in a list: %w", k.ID, readError(ctx, k.ID, err))
+	}
+	return nil
+}
+
+// listing is what a team's set holds of one key.
+type listing struct {
+	version     int64
+	since       int64 // Unix seconds
+	counts      bool
+	environment string
+}
+
+func parseListing(value string) (l listing, ok bool) {
+	parts := strings.SplitN(value, " ", 4)
+	if len(parts) != 4 || parts[2] != "+" && parts[2] != "-" {
+		return listing{}, false
+	}
+	version, err1 := strconv.ParseInt(parts[0], 10, 64)
+	since, err2 := strconv.ParseInt(parts[1], 10, 64)
+	return listing{version, since, parts[2] == "+", parts[3]}, err1 == nil && err2 == nil
+}

@@ -1,0 +1,152 @@
+package keys
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+func testCaps(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	n := byte(0)
+	named := func(id string, edits ...func(*Key)) *Key {
+		n++
+		return sample(append([]func(*Key){func(k *Key) {
+			k.ID, k.LimitID, k.Digest, k.Environment = "key_"+id, "key_"+id, Digest{n}, "live"
+		}}, edits...)...)
+	}
+	two := &Cap{Environment: "live", Plan: "free", Most: 2}
+	for _, k := range []*Key{named("aaaa"), named("bbbb")} {
+		if err := s.CreateWithin(ctx, k, two); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := named("cccc")
+	var capped *CapError
+	if err := s.CreateWithin(ctx, third, two); !errors.As(err, &capped) || !errors.Is(err, ErrCap) || capped.Active != 2 || capped.Most != 2 {
+		t.Fatalf("the third: %v", err)
+	}
+	for _, part := range []string{"team_orbit", "pixelbyte", "2 active keys", `"live"`, `"free"`, "allows 2", "revoke"} {
+		if !strings.Contains(capped.Error(), part) {
+			t.Errorf("the error does not say %s: %v", part, capped)
+		}
+	}
+	if _, err := s.Lookup(ctx, third.Digest); !errors.Is(err, ErrUnknown) {
+		t.Errorf("the refused key: %v", err)
+	}
+	// What does not count has room.
+	for _, k := range []*Key{
+		named("dddd", func(k *Key) { k.Environment = "test" }),
+		named("eeee", func(k *Key) { k.Status = Inactive }),
+		named("ffff", func(k *Key) { k.Team = "other" }),
+		named("gggg", func(k *Key) { k.Team = "" }),
+		named("hhhh", func(k *Key) { k.API = "other" }),
+	} {
+		limit := *two
+		limit.Environment = k.Environment
+		if err := s.CreateWithin(ctx, k, &limit); err != nil {
+			t.Errorf("%s: %v", k.ID, err)
+		}
+	}
+	if err := s.CreateWithin(ctx, named("iiii"), &Cap{Environment: "live", Plan: "none", Most: 0}); !errors.Is(err, ErrCap) {
+		t.Errorf("a cap of 0: %v", err)
+	}
+	// A refused create gives its place back: one with a known id, and one with another key's secret.
+	four := &Cap{Environment: "live", Plan: "pro", Most: 3}
+	if err := s.CreateWithin(ctx, named("aaaa"), four); !errors.Is(err, ErrExists) {
+		t.Error(err)
+	}
+	if err := s.CreateWithin(ctx, named("jjjj", func(k *Key) { k.Digest = Digest{1} }), four); !errors.Is(err, ErrSecretTaken) {
+		t.Error(err)
+	}
+	if err := s.CreateWithin(ctx, named("x y"), four); err == nil {
+		t.Error("an invalid key was made")
+	}
+	if err := s.CreateWithin(ctx, named("kkkk"), four); err != nil {
+		t.Error(err)
+	}
+	consistent(t, c)
+	c.Set(ctx, teamKeysKey("pixelbyte", "broken"), "x", 0)
+	err := s.CreateWithin(ctx, named("llll", func(k *Key) { k.Team = "broken" }), four)
+	expectCorrupt(t, "a team's set", err, "team pixelbyte/broken", "not a hash")
+	err = s.Create(ctx, named("mmmm", func(k *Key) { k.Team = "broken" }))
+	expectCorrupt(t, "a team's set", err, "team pixelbyte/broken", "not a hash")
+}
+
+func testCapsRace(t *testing.T, c redis.UniversalClient) {
+	m := operatorOf(c, map[string]int{"free/live": 7})
+	errs := make([]error, 50)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() {
+			_, _, errs[i] = m.Create(t.Context(), liveKey(func(k *Key) { k.Name = fmt.Sprint(i) }), false)
+		})
+	}
+	wg.Wait()
+	made := 0
+	for _, err := range errs {
+		if err == nil {
+			made++
+		} else if !errors.Is(err, ErrCap) {
+			t.Error(err)
+		}
+	}
+	if made != 7 {
+		t.Errorf("%d of 50 were made, want 7", made)
+	}
+	if page, _, err := m.List(t.Context(), Filter{API: "pictify", Status: []Status{Active}}, "", 100); len(page) != 7 || err != nil {
+		t.Errorf("%d keys stand, %v", len(page), err)
+	}
+	consistent(t, c)
+}
+
+func testCapsOfChanges(t *testing.T, c redis.UniversalClient) {
+	ctx, m := t.Context(), operatorOf(c, map[string]int{"free/live": 2, "pro/live": 3})
+	a, _ := mustCreate(t, m)
+	b, _ := mustCreate(t, m)
+	full := func(what string, f func() error) {
+		t.Helper()
+		if err := f(); !errors.Is(err, ErrCap) {
+			t.Errorf("%s: %v, want the cap", what, err)
+		}
+	}
+	create := func(edits ...func(*Key)) func() error {
+		return func() error { _, _, err := m.Create(ctx, liveKey(edits...), false); return err }
+	}
+	full("create", create())
+	inactive, _ := mustCreate(t, m, func(k *Key) { k.Status = Inactive })
+	full("activate", func() error { _, err := m.Activate(ctx, inactive.ID); return err })
+	pro, _ := mustCreate(t, m, func(k *Key) { k.Plan = "pro" })
+	free := "free"
+	full("update of the plan", func() error { _, err := m.Update(ctx, pro.ID, Patch{Plan: &free}); return err })
+	// Other changes of a key that counts are under no cap.
+	must[*Key](t)(m.Update(ctx, a.ID, Patch{Note: &free}))
+	must[*Key](t)(m.Activate(ctx, a.ID))
+	// A rotation takes no place, neither while the grace lasts nor after it.
+	next, _, err := m.Rotate(ctx, a.ID, 1e9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full("create after a rotation", create())
+	must[*Key](t)(m.Revoke(ctx, a.ID))
+	full("create after revoking what was rotated", create())
+	must[*Key](t)(m.Deactivate(ctx, pro.ID))
+	must[*Key](t)(m.Deactivate(ctx, b.ID))
+	must[*Key](t)(m.Activate(ctx, inactive.ID))
+	full("activate again", func() error { _, err := m.Activate(ctx, b.ID); return err })
+	must[*Key](t)(m.Revoke(ctx, next.ID))
+	must[*Key](t)(m.Activate(ctx, b.ID))
+	full("create at the end", create())
+	consistent(t, c)
+	var fault *FieldError
+	if err := create(func(k *Key) { k.Team = "" })(); !errors.As(err, &fault) || fault.Field != "team" {
+		t.Errorf("without a team: %v", err)
+	}
+	if err := create(func(k *Key) { k.Team, k.Plan = "", "enterprise" })(); err != nil {
+		t.Errorf("without a team and a cap: %v", err)
+	}
+}

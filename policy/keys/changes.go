@@ -1,0 +1,216 @@
+package keys
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Each script that changes a key publishes "<Unix ms> <hex digest> <id>" on this channel. A replica that has heard
+// nothing for a second publishes the heartbeat there.
+const (
+	changesChannel = "tg:v1:changes"
+	heartbeat      = "hb"
+)
+
+const (
+	beat = time.Second
+	// silence is how long nothing may be heard before the stream is taken for lost.
+	silence = 3 * beat
+	// glance is how often the stream is looked at.
+	glance = beat / 4
+	// subscribeTimeout bounds the start of a subscription, with its connection.
+	subscribeTimeout = time.Second
+	// beatTimeout bounds the publishing of a heartbeat, during which silence is not noticed.
+	beatTimeout = beat / 2
+)
+
+// stream is the state of the change stream.
+type stream struct {
+	// generation counts the moments at which messages may have been lost.
+	generation atomic.Uint32
+	listening  atomic.Bool
+	heard      atomic.Int64           // cache time of the last message
+	problem    atomic.Pointer[string] // why it is lost; nil at first and while it is not
+
+	ticks func() (<-chan time.Time, func()) // one each glance, until it is stopped
+}
+
+func newStream() stream {
+	return stream{ticks: func() (<-chan time.Time, func()) {
+		t := time.NewTicker(glance)
+		return t.C, t.Stop
+	}}
+}
+
+// StreamStatus says whether changes arrive.
+type StreamStatus struct {
+	Listening bool
+	Silent    time.Duration // since the last message
+	Problem   string        // why not, in the words of the store; "" while listening
+}
+
+// Stream returns the state of the change stream.
+func (c *Cache) Stream() StreamStatus {
+	s := StreamStatus{Listening: c.stream.listening.Load(), Silent: time.Duration(c.now() - c.stream.heard.Load())}
+	if p := c.stream.problem.Load(); p != nil {
+		s.Problem = *p
+	}
+	return s
+}
+
+// Run listens to the changes until ctx ends, and connects again when the stream is lost. It is called once.
+func (c *Cache) Run(ctx context.Context) {
+	ticks, stop := c.stream.ticks()
+	defer stop()
+	for {
+		began := c.now()
+		err := c.listen(ctx, ticks)
+		if ctx.Err() != nil {
+			return
+		}
+		c.lost(err)
+		if c.now()-began >= int64(beat) {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticks:
+		}
+	}
+}
+
+// lost says once why changes do not arrive.
+func (c *Cache) lost(err error) {
+	problem := err.Error()
+	if c.stream.problem.Swap(&problem) == nil {
+		c.options.Log.Warn("the stream of key changes is lost: changes are seen after the TTL",
+			slog.Duration("ttl", c.options.TTL), slog.Any("error", err))
+	}
+}
+
+// listen subscribes once and stays until the stream is lost or ctx ends.
+func (c *Cache) listen(ctx context.Context, ticks <-chan time.Time) error {
+	sub := c.store.client.Subscribe(ctx)
+	var reader sync.WaitGroup
+	defer reader.Wait()
+	defer sub.Close() // also ends the reader
+	if err := c.subscribe(ctx, sub); err != nil {
+		return err
+	}
+	if c.stream.problem.Swap(nil) != nil {
+		c.options.Log.Info("the stream of key changes is back")
+	}
+	c.stream.heard.Store(c.now())
+	// What was read before could have changed without a message; what is read from now on cannot.
+	c.newGeneration()
+	c.stream.listening.Store(true)
+	defer c.newGeneration()
+	defer c.stream.listening.Store(false)
+
+	ended := make(chan error, 1)
+	// The reader does nothing but read and apply. The embedded store waits for its subscribers, so one that
+	// published and waited for the reply would wait for itself.
+	reader.Go(func() { ended <- c.receive(ctx, sub) })
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-ended:
+			return err
+		case <-ticks:
+			quiet := time.Duration(c.now() - c.stream.heard.Load())
+			if quiet >= silence {
+				return fmt.Errorf("keys: nothing was heard for %v", quiet)
+			}
+			if quiet >= beat {
+				c.publishBeat(ctx)
+			}
+		}
+	}
+}
+
+// subscribe waits until the store has confirmed the subscription.
+func (c *Cache) subscribe(ctx context.Context, sub *redis.PubSub) error {
+	ctx, cancel := context.WithTimeout(ctx, subscribeTimeout)
+	defer cancel()
+	if err := sub.Subscribe(ctx, changesChannel); err != nil {
+		return fmt.Errorf("keys: subscribe: %w", err)
+	}
+	reply, err := sub.ReceiveTimeout(ctx, subscribeTimeout)
+	if err != nil {
+		return fmt.Errorf("keys: subscribe: %w", err)
+	}
+	if _, ok := reply.(*redis.Subscription); !ok {
+		return fmt.Errorf("keys: subscribe: the store answered %T", reply)
+	}
+	return nil
+}
+
+// receive applies what arrives until the connection ends.
+func (c *Cache) receive(ctx context.Context, sub *redis.PubSub) error {
+	for {
+		reply, err := sub.Receive(ctx)
+		if err != nil {
+			return fmt.Errorf("keys: change stream: %w", err)
+		}
+		switch m := reply.(type) {
+		case *redis.Subscription:
+			c.newGeneration() // the client has connected again by itself
+		case *redis.Message:
+			c.stream.heard.Store(c.now())
+			c.apply(m.Payload)
+		}
+	}
+}
+
+// publishBeat proves to all replicas that messages arrive. Its failure needs no word: nothing will be heard.
+func (c *Cache) publishBeat(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	_ = c.store.client.Publish(ctx, changesChannel, heartbeat).Err()
+}
+
+// apply carries out one message. One that it cannot read could mean any key.
+func (c *Cache) apply(message string) {
+	if message == heartbeat {
+		return
+	}
+	c.counts.changes.Add(1)
+	made, d, ok := parseChange(message)
+	if !ok {
+		c.newGeneration()
+		return
+	}
+	c.forget(d)
+	wall := time.Now
+	if c.options.Now != nil {
+		wall = c.options.Now
+	}
+	c.options.Changed(max(wall().Sub(made), 0))
+}
+
+func (c *Cache) newGeneration() { c.stream.generation.Add(1) }
+
+// parseChange reads "<Unix ms> <hex digest> <id>".
+func parseChange(message string) (made time.Time, d Digest, ok bool) {
+	ms, rest, _ := strings.Cut(message, " ")
+	digits, _, named := strings.Cut(rest, " ")
+	n, err := strconv.ParseInt(ms, 10, 64)
+	if err != nil || !named || len(digits) != 2*len(d) {
+		return time.Time{}, Digest{}, false
+	}
+	if _, err := hex.Decode(d[:], []byte(digits)); err != nil {
+		return time.Time{}, Digest{}, false
+	}
+	return time.UnixMilli(n), d, true
+}

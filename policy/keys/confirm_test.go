@@ -1,0 +1,167 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// withReplica returns a client of a server that has a replica, and the replica's process.
+func withReplica(t *testing.T) (primary *redis.Client, replica *replicaServer) {
+	port := freePort(t)
+	startRedis(t, "--port", port, "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0")
+	primary = redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + port, MaxRetries: -1, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { primary.Close() })
+	await(t, "the primary answers", func(ctx context.Context) bool { return primary.Ping(ctx).Err() == nil })
+	replica = startReplica(t, port)
+	await(t, "the replica is there", func(ctx context.Context) bool {
+		n, err := NewStore(primary).Replicas(ctx, "key_any")
+		return err == nil && n == 1
+	})
+	return primary, replica
+}
+
+type replicaServer struct {
+	cmd    *exec.Cmd
+	client *redis.Client
+}
+
+func startReplica(t *testing.T, port string) *replicaServer {
+	dir := t.TempDir()
+	cmd := exec.Command("redis-server", "--dir", dir, "--save", "", "--port", "0", "--unixsocket", "r", "--replicaof", "127.0.0.1 "+port)
+	cmd.Dir = dir
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r := &replicaServer{cmd: cmd, client: redis.NewClient(&redis.Options{Network: "unix", Addr: filepath.Join(dir, "r")})}
+	t.Cleanup(func() {
+		r.client.Close()
+		cmd.Process.Signal(syscall.SIGCONT)
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return r
+}
+
+func TestRevokeWaitsForAReplica(t *testing.T) {
+	t.Parallel()
+	c, replica := withReplica(t)
+	ctx, m := t.Context(), operatorOf(c, nil)
+	k, _ := mustCreate(t, m)
+	if _, err := m.Revoke(ctx, k.ID); err != nil {
+		t.Fatalf("with a replica: %v", err)
+	}
+	// Confirmed means that the replica has it now.
+	data, err := replica.client.Get(ctx, recordKey(k.ID)).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := decodeRecord(data); err != nil || got.Status != Revoked {
+		t.Errorf("the replica has %+v, %v", got, err)
+	}
+	wrote, n, err := m.store.WriteAndWait(ctx, must[*Key](t)(m.Get(ctx, k.ID)), k2(t, m, k.ID), 1, time.Second)
+	if err != nil || n != 1 || wrote.Version != 3 {
+		t.Errorf("WriteAndWait = %v, %d, %v", wrote, n, err)
+	}
+
+	// A replica that is paused confirms nothing.
+	if err := replica.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	m.RequireReplicas(anyReplica, 50*time.Millisecond)
+	unconfirmed := func(what string) {
+		t.Helper()
+		k, secret := mustCreate(t, m)
+		got, err := m.Revoke(ctx, k.ID)
+		if !errors.Is(err, ErrUnconfirmed) || got == nil || got.Status != Revoked {
+			t.Errorf("%s: %v, %v", what, got, err)
+		}
+		if k, err := m.store.Lookup(ctx, m.hasher.Digest(secret)); err != nil || k.Status != Revoked {
+			t.Errorf("%s: the change is not made: %v, %v", what, k, err)
+		}
+	}
+	unconfirmed("paused")
+	m.RequireReplicas(2, 50*time.Millisecond)
+	unconfirmed("two wanted")
+	m.RequireReplicas(0, 0)
+	k, _ = mustCreate(t, m)
+	if _, err := m.Revoke(ctx, k.ID); err != nil {
+		t.Errorf("none wanted: %v", err)
+	}
+	// So does one that is dead. The primary has forgotten it, so only who says so waits for it.
+	if err := replica.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the replica is gone", func(ctx context.Context) bool {
+		n, err := m.store.Replicas(ctx, "key_any")
+		return err == nil && n == 0
+	})
+	m.RequireReplicas(1, 50*time.Millisecond)
+	unconfirmed("killed")
+	m.RequireReplicas(anyReplica, 50*time.Millisecond)
+	k, _ = mustCreate(t, m)
+	if _, err := m.Revoke(ctx, k.ID); err != nil {
+		t.Errorf("a store without replicas: %v", err)
+	}
+	// What was refused is not confirmed either.
+	if k, n, err := m.store.WriteAndWait(ctx, sample(), sample(), 1, time.Millisecond); !errors.Is(err, ErrNoKey) || k != nil || n != 0 {
+		t.Errorf("an absent key: %v, %d, %v", k, n, err)
+	}
+}
+
+func k2(t *testing.T, m *Manager, id string) *Key {
+	k := must[*Key](t)(m.Get(t.Context(), id))
+	k.Note = "again"
+	return k
+}
+
+// The connection is lost between the write and the WAIT.
+func TestWaitThatIsLost(t *testing.T) {
+	c := newEmbedded(t)
+	m := operatorOf(c, nil)
+	k, _ := mustCreate(t, m)
+	m.RequireReplicas(1, time.Second)
+	c.AddHook(dieAlways("wait"))
+	got, err := m.Revoke(t.Context(), k.ID)
+	if !errors.Is(err, ErrUnconfirmed) || !errors.Is(err, errDied) || got == nil || got.Status != Revoked {
+		t.Errorf("Revoke = %v, %v", got, err)
+	}
+}
+
+// Who cannot count the replicas still revokes, and says that nobody knows who has it.
+func TestRevokeWithoutKnowingOfReplicas(t *testing.T) {
+	c := newEmbedded(t)
+	m := operatorOf(c, nil)
+	k, _ := mustCreate(t, m)
+	c.AddHook(dieAlways("info"))
+	got, err := m.Revoke(t.Context(), k.ID)
+	if !errors.Is(err, ErrUnconfirmed) || got == nil || got.Status != Revoked {
+		t.Errorf("Revoke = %v, %v", got, err)
+	}
+}
+
+func TestClientsWithoutPrimary(t *testing.T) {
+	embedded := newEmbedded(t).(*redis.Client)
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": embedded.Options().Addr}})
+	t.Cleanup(func() { ring.Close() })
+	ctx, m := t.Context(), operatorOf(ring, nil)
+	k, _ := mustCreate(t, m)
+	if _, err := m.store.Replicas(ctx, k.ID); !errors.Is(err, errNoPrimary) {
+		t.Errorf("Replicas: %v", err)
+	}
+	if _, _, err := m.store.WriteAndWait(ctx, k, k, 1, time.Second); !errors.Is(err, errNoPrimary) {
+		t.Errorf("WriteAndWait: %v", err)
+	}
+	if _, err := m.store.Repair(ctx, ""); !errors.Is(err, errNoPrimary) {
+		t.Errorf("Repair: %v", err)
+	}
+	if _, err := m.Revoke(ctx, k.ID); err != nil {
+		t.Errorf("Revoke: %v", err)
+	}
+}

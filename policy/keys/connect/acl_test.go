@@ -1,0 +1,267 @@
+package connect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/keys"
+)
+
+// duty is something that a kind of user must be able to do. The number keeps runs apart.
+type duty func(ctx context.Context, c redis.UniversalClient, n int) error
+
+// user is what a user may do, must do and must not do.
+type user struct {
+	acl      ACL
+	do, deny []duty
+}
+
+func users() map[string]user {
+	return map[string]user{
+		"server": {acl: ServerACL(), do: []duty{exercise, spendOne, followChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
+		"cli":    {acl: CLIACL(), do: []duty{exercise, manageKeys, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
+	}
+}
+
+// followChanges is what a server's cache does all the time: it hears of changes, and sends its heartbeat.
+func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
+	return hear(ctx, c, func(ctx context.Context) error { return c.Publish(ctx, changes, "news").Err() })
+}
+
+// changeFromServer is what a server writes besides its counters.
+func changeFromServer(ctx context.Context, c redis.UniversalClient, n int) error {
+	store, k := keys.NewStore(c), newKey(n)
+	if err := store.Touch(ctx, map[string]time.Time{k.ID: time.Now()}); err != nil {
+		return err
+	}
+	return store.Rehash(ctx, k.ID, k.Digest, keys.NewHasher([]byte("newer")).Digest(k.ID))
+}
+
+// manageKeys is the life of a key.
+func manageKeys(ctx context.Context, c redis.UniversalClient, n int) error {
+	store, room := keys.NewStore(c), &keys.Cap{Most: 1000}
+	k := newKey(100_000 + n)
+	if err := store.CreateWithin(ctx, k, room); err != nil {
+		return err
+	}
+	if page, _, err := store.List(ctx, keys.Filter{}, "", 10); err != nil || len(page) == 0 {
+		return fmt.Errorf("%d keys listed: %w", len(page), err)
+	}
+	if _, err := store.Replicas(ctx, k.ID); err != nil {
+		return err
+	}
+	old, err := store.Get(ctx, k.ID)
+	if err != nil {
+		return err
+	}
+	next := *old
+	next.Note = "noted"
+	now, err := store.Write(ctx, old, &next)
+	if err != nil {
+		return err
+	}
+	if _, err := store.WriteWithin(ctx, old, &next, room); !errors.Is(err, keys.ErrConflict) || strings.Contains(err.Error(), "NOPERM") {
+		return fmt.Errorf("an overtaken write: %w", err)
+	}
+	last := *now
+	last.Status = keys.Revoked
+	if _, _, err := store.WriteAndWait(ctx, now, &last, 1, time.Millisecond); err != nil {
+		return err
+	}
+	return store.Delete(ctx, k)
+}
+
+// repair looks through everything, and mends a key that has left its lists.
+func repair(ctx context.Context, c redis.UniversalClient, n int) error {
+	k := newKey(200_000 + n)
+	if err := keys.NewStore(c).CreateWithin(ctx, k, &keys.Cap{Most: 1000}); err != nil {
+		return err
+	}
+	_, err := keys.NewStore(c).Repair(ctx, k.API)
+	return err
+}
+
+// manageTeams is the life of a team.
+func manageTeams(ctx context.Context, c redis.UniversalClient, n int) error {
+	store, name := keys.NewStore(c), fmt.Sprint("team", n)
+	if err := store.CreateTeam(ctx, keys.Team{API: "api", Name: name}); err != nil {
+		return err
+	}
+	added, token, err := store.AddMember(ctx, keys.Member{API: "api", Team: name, Name: "Ada", Role: keys.Admin})
+	if err != nil {
+		return err
+	}
+	if _, err := store.MemberByToken(ctx, token); err != nil {
+		return err
+	}
+	if teams, _, err := store.Teams(ctx, "api", "", 10); err != nil || len(teams) == 0 {
+		return fmt.Errorf("%d teams: %w", len(teams), err)
+	}
+	if members, err := store.Members(ctx, "api", name); err != nil || len(members) != 1 {
+		return fmt.Errorf("%d members: %w", len(members), err)
+	}
+	if _, err := store.SetRole(ctx, "api", name, added.ID, keys.Admin); err != nil {
+		return err
+	}
+	if err := store.RemoveMember(ctx, "api", name, added.ID); err != nil {
+		return err
+	}
+	return store.DeleteTeam(ctx, "api", name)
+}
+
+func audit(ctx context.Context, c redis.UniversalClient, _ int) error {
+	a := keys.NewAudit(c, 1000)
+	if err := a.Do(ctx, keys.AuditEntry{Who: "me", Action: keys.ActionCreate}, func(context.Context) error { return nil }); err != nil {
+		return err
+	}
+	for _, order := range []keys.Order{keys.OldestFirst, keys.NewestFirst} {
+		if entries, _, err := a.Read(ctx, "", 10, order); err != nil || len(entries) < 2 {
+			return fmt.Errorf("%d entries: %w", len(entries), err)
+		}
+	}
+	return nil
+}
+
+func foreignKey(ctx context.Context, c redis.UniversalClient, _ int) error {
+	return c.Get(ctx, "tg:v2:key:{a}").Err()
+}
+
+func foreignChannel(ctx context.Context, c redis.UniversalClient, _ int) error {
+	sub := c.Subscribe(ctx, "other")
+	defer sub.Close()
+	_, err := sub.Receive(ctx)
+	return err
+}
+
+// perform does all duties and returns the first failure.
+func perform(ctx context.Context, c redis.UniversalClient, n int, all []duty) error {
+	for _, d := range all {
+		if err := d(ctx, c, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forClusters are the commands that a server by itself is not asked; TestClusterACL has them.
+func forClusters() []string { return []string{"cluster|slots", "asking"} }
+
+// Each user can do its duties and nothing else, and needs every rule for that.
+func TestACL(t *testing.T) {
+	t.Parallel()
+	for name, user := range users() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, plain)
+			n := 0
+			// as runs the duties as a new user with these rules, on a new connection and scripts that are not cached.
+			as := func(rules []string, all []duty) error {
+				n++
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				do(t, s, "script", "flush")
+				do(t, s, append([]any{"acl", "setuser", name, "reset", "on", ">pw"}, anys(rules)...)...)
+				c := open(t, "redis://"+name+":pw@"+s.address())
+				defer c.Close()
+				return perform(ctx, c, n, all)
+			}
+			rules := user.acl.Rules()
+			if err := as(rules, user.do); err != nil {
+				t.Fatal(err)
+			}
+			nothingRefused(t, s)
+			for i, d := range user.deny {
+				if err := as(rules, []duty{d}); !denied(err) {
+					t.Errorf("what is not its duty (%d) is not refused: %v", i, err)
+				}
+			}
+			for i, rule := range rules {
+				if i < 3 || slices.Contains(forClusters(), rule[1:]) {
+					continue
+				}
+				if err := as(slices.Delete(slices.Clone(rules), i, i+1), user.do); !denied(err) {
+					t.Errorf("%s is not needed: %v", rule, err)
+				}
+			}
+		})
+	}
+}
+
+// nothingRefused shows that the client did not ask for more than the user may, in passing and without an error.
+func nothingRefused(t *testing.T, s *server) {
+	t.Helper()
+	if log := do(t, s, "acl", "log").([]any); len(log) > 0 {
+		t.Errorf("refused: %v", log)
+	}
+}
+
+// denied reports whether an ACL refused a command, a key or a channel, also inside a script.
+func denied(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "NOPERM") || strings.Contains(err.Error(), "The user executing the script can't"))
+}
+
+// The lists hold every command that the packages' code names, so that a new one cannot be forgotten: add it to acl.go,
+// and what needs it to users.
+func TestACLKnowsEveryCommand(t *testing.T) {
+	t.Parallel()
+	listed := map[string]bool{}
+	for _, u := range users() {
+		for _, c := range u.acl.Commands {
+			listed[c] = true
+		}
+	}
+	var sources []string
+	for _, pattern := range []string{"../*.go", "../*.lua", "../../limits/*.go", "../../limits/*.lua"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, found...)
+	}
+	inScript := regexp.MustCompile(`redis\.p?call\('(\w+)'`)
+	inGo := regexp.MustCompile(`\b(?:client|conn|pipe|p|c)\.([A-Z]\w+)\(ctx`)
+	seen := 0
+	for _, path := range sources {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range append(inScript.FindAllStringSubmatch(string(text), -1), inGo.FindAllStringSubmatch(string(text), -1)...) {
+			command := strings.ToLower(m[1])
+			if other, ok := spelled()[m[1]]; ok {
+				command = other
+			}
+			if command == "" {
+				continue
+			}
+			seen++
+			if !listed[command] {
+				t.Errorf("%s uses %s, which no list has: %s", path, m[1], command)
+			}
+		}
+	}
+	if seen < 8 {
+		t.Errorf("only %d commands found", seen)
+	}
+}
+
+// spelled gives the commands of go-redis' methods that have another name; "" for methods that are no command.
+func spelled() map[string]string {
+	return map[string]string{
+		"SetArgs": "set", "SetNX": "set", "HSetNX": "hsetnx", "ZRangeArgs": "zrange", "ZRangeByLex": "zrangebylex",
+		"XRangeN": "xrange", "XRevRangeN": "xrevrange", "Exec": "", "Close": "", "Pipelined": "", "Watch": "", "Process": "", "MasterForKey": "", "ForEachMaster": "",
+	}
+}

@@ -1,0 +1,276 @@
+package connect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/keys"
+	"tollgate/policy/limits"
+)
+
+// startCluster starts masters that share the slots evenly.
+func startCluster(t *testing.T, masters int, args ...string) []*server {
+	t.Helper()
+	nodes := make([]*server, masters)
+	for i := range nodes {
+		nodes[i] = start(t, func(s *server) []string {
+			return append([]string{"--port", s.port, "--cluster-enabled", "yes", "--cluster-port", s.bus}, args...)
+		})
+	}
+	for i, n := range nodes {
+		first, last := 16384*i/masters, 16384*(i+1)/masters-1
+		do(t, n, "cluster", "addslotsrange", first, last)
+		do(t, n, "cluster", "set-config-epoch", i+1)
+		do(t, nodes[0], "cluster", "meet", "127.0.0.1", n.port, n.bus)
+	}
+	for _, n := range nodes {
+		await(t, "the cluster is up", func(ctx context.Context) bool {
+			slots, err := n.admin.Do(ctx, "cluster", "slots").Slice()
+			return err == nil && len(slots) == masters && strings.Contains(n.admin.ClusterInfo(ctx).Val(), "cluster_state:ok")
+		})
+	}
+	return nodes
+}
+
+func do(t testing.TB, s *server, args ...any) any {
+	t.Helper()
+	v, err := s.admin.Do(t.Context(), args...).Result()
+	if err != nil {
+		t.Fatalf("%v: %v", args, err)
+	}
+	return v
+}
+
+func clusterURL(nodes []*server) string {
+	addresses := make([]string, len(nodes))
+	for i, n := range nodes {
+		addresses[i] = n.address()
+	}
+	return "redis+cluster://tollgate:hunter2@" + strings.Join(addresses, ",")
+}
+
+// asServer makes the user of clusterURL on all nodes.
+func asServer(t *testing.T, nodes []*server, rules ...string) {
+	t.Helper()
+	for _, n := range nodes {
+		do(t, n, append([]any{"acl", "setuser", "tollgate", "on", ">hunter2"}, anys(rules)...)...)
+	}
+}
+
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	nodes := startCluster(t, 3)
+	asServer(t, nodes, ServerACL().Rules()...)
+	// One node is enough to know; it tells the others.
+	c := open(t, clusterURL(nodes[1:2]))
+	for n := range 12 { // keys on every node
+		everything(t, c, n)
+	}
+	for i, n := range nodes {
+		if n.admin.DBSize(t.Context()).Val() == 0 {
+			t.Errorf("node %d holds nothing", i)
+		}
+	}
+	cmds, err := open(t, "redis+cluster://"+nodes[0].address()).TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+		p.Set(t.Context(), "tg:v1:key:{a}", 1, 0)
+		p.Get(t.Context(), "tg:v1:key:{a}")
+		return nil
+	})
+	if err != nil || cmds[1].(*redis.StringCmd).Val() != "1" {
+		t.Errorf("transaction: %v, %v", cmds, err)
+	}
+	t.Run("slots move during traffic", func(t *testing.T) { moveSlots(t, nodes) })
+	for _, n := range nodes {
+		nothingRefused(t, n)
+	}
+	t.Run("what only a cluster is asked", func(t *testing.T) { clusterOnly(t, nodes) })
+	t.Run("a master is gone", func(t *testing.T) { loseMaster(t, nodes, c) })
+}
+
+// moveSlots moves the slot of one key to and fro while it is looked up and spends. What must hold: every look-up finds
+// it, no spend fails, and exactly the limit is allowed.
+func moveSlots(t *testing.T, nodes []*server) {
+	const limit, workers, moves = 3000, 4, 4
+	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
+	defer cancel()
+	k := newKey(1000)
+	if err := keys.NewStore(open(t, clusterURL(nodes))).Create(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	record, secret := "tg:v1:key:{"+k.ID+"}", "tg:v1:secret:"+secretOf(t, nodes, k)
+	var allowed, refused, looked, moved atomic.Int64
+	var work sync.WaitGroup
+	for range workers {
+		c := open(t, clusterURL(nodes)) // a replica each
+		store, counters := keys.NewStore(c), limits.NewStore(c, nil)
+		work.Go(func() {
+			for ctx.Err() == nil && (refused.Load() < workers || moved.Load() < moves) {
+				if _, err := store.Lookup(ctx, k.Digest); err != nil {
+					t.Errorf("look-up: %v", err)
+					cancel()
+				}
+				if err := readBoth(ctx, c, record, secret); err != nil {
+					t.Errorf("pipeline: %v", err)
+					cancel()
+				}
+				looked.Add(1)
+				r, err := counters.Spend(ctx, &limits.Spend{ID: k.LimitID, Windows: day(limit), Cost: 1})
+				switch {
+				case err != nil:
+					t.Errorf("spend: %v", err)
+					cancel()
+				case r.Allowed:
+					allowed.Add(1)
+				default:
+					refused.Add(1)
+				}
+			}
+		})
+	}
+	during := func(what string) {
+		seen := looked.Load()
+		await(t, "look-ups while "+what, func(context.Context) bool { return looked.Load() > seen+20 || ctx.Err() != nil })
+	}
+	for _, name := range []string{record, secret} {
+		for range moves / 2 {
+			moveSlot(t, nodes, name, during)
+			moved.Add(1)
+		}
+	}
+	spentWhileMoving := allowed.Load()
+	work.Wait()
+	if allowed.Load() != limit {
+		t.Errorf("%d of a limit of %d were allowed", allowed.Load(), limit)
+	}
+	if spentWhileMoving == 0 {
+		t.Error("nothing was spent while slots moved")
+	}
+	t.Logf("%d moves, %d look-ups, %d spends allowed while slots moved, %d refused", moved.Load(), looked.Load(), spentWhileMoving, refused.Load())
+}
+
+func readBoth(ctx context.Context, c redis.UniversalClient, a, b string) error {
+	_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.Get(ctx, a)
+		p.Get(ctx, b)
+		return nil
+	})
+	return err
+}
+
+// secretOf finds the hex digest of a key's secret in its record.
+func secretOf(t *testing.T, nodes []*server, k *keys.Key) string {
+	t.Helper()
+	record, err := open(t, clusterURL(nodes)).Get(t.Context(), "tg:v1:key:{"+k.ID+"}").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, hash, ok := strings.Cut(record, "hmac-sha256:")
+	if !ok {
+		t.Fatal("no hash in " + record)
+	}
+	return hash[:64]
+}
+
+const keysMove = "its keys move"
+
+// moveSlot moves the slot of a key from its master to the next one, as redis-cli --cluster reshard does.
+func moveSlot(t *testing.T, nodes []*server, name string, during func(string)) {
+	t.Helper()
+	slot := do(t, nodes[0], "cluster", "keyslot", name).(int64)
+	from := masterOf(t, nodes, slot)
+	var to *server
+	for i, n := range nodes {
+		if n == from {
+			to = nodes[(i+1)%len(nodes)]
+		}
+	}
+	target, source := do(t, to, "cluster", "myid"), do(t, from, "cluster", "myid")
+	do(t, to, "cluster", "setslot", slot, "importing", source)
+	do(t, from, "cluster", "setslot", slot, "migrating", target)
+	during("the slot is about to move")
+	for _, key := range do(t, from, "cluster", "getkeysinslot", slot, 100).([]any) {
+		do(t, from, "migrate", "127.0.0.1", to.port, key, 0, 5000)
+		during(keysMove)
+	}
+	do(t, to, "cluster", "setslot", slot, "node", target)
+	do(t, from, "cluster", "setslot", slot, "node", target)
+	during("one node does not know")
+	for _, n := range nodes {
+		do(t, n, "cluster", "setslot", slot, "node", target)
+	}
+	during("the slot has moved")
+}
+
+// clusterOnly shows that the commands that TestACL leaves out are needed: one to find the nodes, one to follow a key
+// that has moved before its slot.
+func clusterOnly(t *testing.T, nodes []*server) {
+	k := newKey(3)
+	find := func() error {
+		c := open(t, clusterURL(nodes))
+		defer c.Close()
+		_, err := keys.NewStore(c).Lookup(t.Context(), k.Digest)
+		return err
+	}
+	asServer(t, nodes, "-cluster|slots")
+	if err := find(); !denied(err) {
+		t.Errorf("without cluster|slots: %v", err)
+	}
+	asServer(t, nodes, "+cluster|slots", "-asking")
+	var err error // when all keys of the slot have moved
+	moveSlot(t, nodes, "tg:v1:key:{"+k.ID+"}", func(what string) {
+		if what == keysMove {
+			err = find()
+		}
+	})
+	if !denied(err) {
+		t.Errorf("without asking: %v", err)
+	}
+	asServer(t, nodes, "+asking")
+	if err := find(); err != nil {
+		t.Error(err)
+	}
+}
+
+func masterOf(t *testing.T, nodes []*server, slot int64) *server {
+	t.Helper()
+	for _, entry := range do(t, nodes[0], "cluster", "slots").([]any) {
+		first, last, master := entry.([]any)[0].(int64), entry.([]any)[1].(int64), entry.([]any)[2].([]any)
+		for _, n := range nodes {
+			if first <= slot && slot <= last && fmt.Sprint(master[1]) == n.port {
+				return n
+			}
+		}
+	}
+	t.Fatalf("nobody has slot %d", slot)
+	return nil
+}
+
+// loseMaster stops a node: its keys are not reachable, and that is what is said of them.
+func loseMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
+	for _, n := range nodes {
+		do(t, n, "config", "set", "cluster-require-full-coverage", "no")
+	}
+	nodes[2].admin.ShutdownNoSave(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	reached := 0
+	for n := range 12 {
+		switch _, err := keys.NewStore(c).Lookup(ctx, newKey(n).Digest); {
+		case err == nil:
+			reached++
+		case errors.Is(err, keys.ErrUnknown):
+			t.Errorf("key %d is said to be unknown", n)
+		}
+	}
+	if reached == 0 || reached == 12 {
+		t.Errorf("%d of 12 keys were reached", reached)
+	}
+}

@@ -1,0 +1,142 @@
+package keys
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"math"
+	"net/netip"
+	"sync/atomic"
+	"time"
+	"unique"
+)
+
+// Profile is what keys of the same kind have in common. Grants share it, so nobody may change it.
+type Profile struct {
+	API         string
+	Team        string
+	Environment string
+	Plan        string
+	Status      Status
+	Scopes      []string
+	IPs         []netip.Prefix
+	Limits      []Override
+}
+
+// Grant is what a decision needs to know of a key: its record without what only people and the life cycle need. It
+// is small, because each replica keeps a million of them, and nobody may change it.
+type Grant struct {
+	*Profile
+	ID        string
+	Name      string
+	LimitID   string
+	AnchorDay int // 1 to 31; 0 means 1
+
+	end     int64 // Unix milliseconds of the earlier of expiry and retirement; never if there is neither
+	created int64 // Unix seconds; 0 = not known
+
+	// What the cache knows of the record's age.
+	at         int64  // cache time in ns before the record was read
+	generation uint32 // of the change stream, before the record was read
+
+	noted atomic.Uint32 // the Usage period in which the use was last noted
+}
+
+const never = math.MaxInt64
+
+// NewGrant returns what a decision needs of k, which may be changed afterwards.
+func NewGrant(k *Key) *Grant { return newGrant(k, newProfile(k)) }
+
+func newGrant(k *Key, p *Profile) *Grant {
+	g := &Grant{Profile: p, AnchorDay: k.AnchorDay, end: never}
+	// One allocation for all three.
+	text := k.ID + k.Name
+	if k.LimitID != k.ID {
+		text += k.LimitID
+	}
+	g.ID, text = text[:len(k.ID)], text[len(k.ID):]
+	g.Name, g.LimitID = text[:len(k.Name)], text[len(k.Name):]
+	if k.LimitID == k.ID {
+		g.LimitID = g.ID
+	}
+	for _, t := range []time.Time{k.ExpiresAt, k.RetiresAt} {
+		if !t.IsZero() {
+			g.end = min(g.end, t.UnixMilli())
+		}
+	}
+	if !k.CreatedAt.IsZero() {
+		g.created = k.CreatedAt.Unix()
+	}
+	return g
+}
+
+// newProfile copies the lists, and shares the texts that repeat from key to key.
+func newProfile(k *Key) *Profile {
+	p := &Profile{
+		API: shared(k.API), Team: shared(k.Team), Environment: shared(k.Environment), Plan: shared(k.Plan),
+		Status: Status(shared(string(k.Status))), IPs: append([]netip.Prefix(nil), k.IPs...),
+	}
+	for _, s := range k.Scopes {
+		p.Scopes = append(p.Scopes, shared(s))
+	}
+	for _, o := range k.Limits {
+		p.Limits = append(p.Limits, Override{shared(o.Name), o.Requests})
+	}
+	return p
+}
+
+func shared(s string) string { return unique.Make(s).Value() }
+
+// profileSum is equal for keys with equal profiles only.
+func profileSum(k *Key) [sha256.Size]byte {
+	var buf [512]byte
+	b := buf[:0]
+	text := func(s string) {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	for _, s := range [...]string{k.API, k.Team, k.Environment, k.Plan, string(k.Status)} {
+		text(s)
+	}
+	b = binary.AppendUvarint(b, uint64(len(k.Scopes)))
+	for _, s := range k.Scopes {
+		text(s)
+	}
+	b = binary.AppendUvarint(b, uint64(len(k.IPs)))
+	for _, prefix := range k.IPs {
+		text(prefix.String())
+	}
+	for _, o := range k.Limits {
+		text(o.Name)
+		b = binary.AppendVarint(b, o.Requests)
+	}
+	return sha256.Sum256(b)
+}
+
+// Allows is what Key.Allows says.
+func (p *Profile) Allows(a netip.Addr) bool { return allows(p.IPs, a) }
+
+// Expired is what Key.Expired says, to the millisecond.
+func (g *Grant) Expired(now time.Time) bool { return g.end != never && now.UnixMilli() >= g.end }
+
+// End returns the moment at which the key stops by itself: its expiry or the end of its grace, whichever comes first,
+// in UTC. It is zero for a key that does not.
+func (g *Grant) End() time.Time {
+	if g.end == never {
+		return time.Time{}
+	}
+	return time.UnixMilli(g.end).UTC()
+}
+
+// allows reports whether a is in the list, or the list is empty. IPv4 inside IPv6 counts as IPv4, zones are ignored.
+func allows(list []netip.Prefix, a netip.Addr) bool {
+	if len(list) == 0 {
+		return true
+	}
+	a = a.Unmap().WithZone("")
+	for _, prefix := range list {
+		if prefix.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

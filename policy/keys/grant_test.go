@@ -1,0 +1,110 @@
+package keys
+
+import (
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+func TestGrantHoldsWhatADecisionNeeds(t *testing.T) {
+	k := fullKey()
+	g := NewGrant(k)
+	want := &Profile{
+		API: k.API, Team: k.Team, Environment: k.Environment, Plan: k.Plan, Status: k.Status,
+		Scopes: []string{"read", "write"}, IPs: k.IPs, Limits: []Override{{"minute", 0}, {"day", 5}},
+	}
+	if !reflect.DeepEqual(g.Profile, want) {
+		t.Errorf("%+v", g.Profile)
+	}
+	if g.ID != k.ID || g.Name != k.Name || g.LimitID != k.LimitID || g.AnchorDay != k.AnchorDay || g.created != k.CreatedAt.Unix() {
+		t.Errorf("%+v", g)
+	}
+	k.Scopes[0], k.Limits[0].Requests, k.IPs[0] = "other", 9, netip.Prefix{}
+	if g.Scopes[0] != "read" || g.Limits[0].Requests != 0 || !g.IPs[0].IsValid() {
+		t.Error("a change of the key changes the grant")
+	}
+	if g := NewGrant(sample()); g.LimitID != "key_pb_full" || unsafe.StringData(g.LimitID) != unsafe.StringData(g.ID) {
+		t.Error("the limit id takes memory of its own")
+	}
+}
+
+func TestGrantEnds(t *testing.T) {
+	at := time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC)
+	for _, test := range []struct {
+		name             string
+		expires, retires time.Time
+		end              time.Time
+	}{
+		{"never", time.Time{}, time.Time{}, time.Time{}},
+		{"expires", at, time.Time{}, at},
+		{"retires", time.Time{}, at, at},
+		{"retires first", at.Add(time.Hour), at, at},
+		{"expires first", at, at.Add(time.Hour), at},
+		{"before 1970", time.Unix(-5, 0), time.Time{}, time.Unix(-5, 0).UTC()},
+		{"at the start of 1970", time.Unix(0, 0), time.Time{}, time.Unix(0, 0).UTC()},
+		{"in the year 9999", time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC), time.Time{}, time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)},
+	} {
+		k := sample(func(k *Key) { k.ExpiresAt, k.RetiresAt = test.expires, test.retires })
+		g := NewGrant(k)
+		if got := g.End(); !got.Equal(test.end) || got.IsZero() != test.end.IsZero() {
+			t.Errorf("%s: ends %v, want %v", test.name, got, test.end)
+		}
+		for _, now := range []time.Time{at.Add(-time.Millisecond), at, at.Add(time.Millisecond), time.Unix(-6, 0), {}} {
+			if g.Expired(now) != k.Expired(now) {
+				t.Errorf("%s: Expired(%v) = %v", test.name, now, g.Expired(now))
+			}
+		}
+	}
+}
+
+func TestGrantAllows(t *testing.T) {
+	g := NewGrant(sample(withIPs("10.0.0.0/8")))
+	for text, want := range map[string]bool{"10.1.2.3": true, "::ffff:10.1.2.3": true, "11.1.2.3": false} {
+		if g.Allows(netip.MustParseAddr(text)) != want {
+			t.Errorf("%s: %v", text, !want)
+		}
+	}
+	if g.Allows(netip.Addr{}) || !NewGrant(sample()).Allows(netip.Addr{}) {
+		t.Error("an unknown address")
+	}
+}
+
+// Profiles are shared by keys that are alike, and by no others.
+func TestProfilesAreShared(t *testing.T) {
+	c := NewCache(nil, CacheOptions{})
+	base := fullKey()
+	same := fullKey()
+	same.ID, same.Name, same.Digest, same.Note, same.AnchorDay = "key_other", "Other", Digest{9}, "", 3
+	if c.profile(base) != c.profile(same) {
+		t.Error("keys that are alike have two profiles")
+	}
+	seen := map[*Profile]string{c.profile(base): "base"}
+	for name, edit := range map[string]func(*Key){
+		"api":         func(k *Key) { k.API = "other" },
+		"team":        func(k *Key) { k.Team = "other" },
+		"environment": func(k *Key) { k.Environment = "other" },
+		"plan":        func(k *Key) { k.Plan = "other" },
+		"status":      func(k *Key) { k.Status = Active },
+		"scopes":      func(k *Key) { k.Scopes = []string{"read"} },
+		"scope order": func(k *Key) { k.Scopes = []string{"write", "read"} },
+		"joined":      func(k *Key) { k.Scopes = []string{"readwrite"} },
+		"no scopes":   func(k *Key) { k.Scopes = nil },
+		"addresses":   withIPs("192.0.2.1"),
+		"requests":    func(k *Key) { k.Limits[1].Requests++ },
+		"limits":      func(k *Key) { k.Limits = k.Limits[:1] },
+		"shifted":     func(k *Key) { k.Team, k.Environment = k.Team+k.Environment, "" },
+	} {
+		k := fullKey()
+		edit(k)
+		p := c.profile(k)
+		if other, ok := seen[p]; ok {
+			t.Errorf("%s has the profile of %s", name, other)
+		}
+		seen[p] = name
+		if !reflect.DeepEqual(p, newProfile(k)) {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+}

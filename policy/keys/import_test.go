@@ -1,0 +1,553 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// transferRules knows one API with two plans, and no more than most keys of a team.
+type transferRules struct{ most int }
+
+func (transferRules) ValidateKey(k *Key) error {
+	switch {
+	case k.API != "pictify" && k.API != "genapi":
+		return fmt.Errorf("unknown api %q", k.API)
+	case k.Plan != "free" && k.Plan != "pro":
+		return fmt.Errorf("unknown plan %q", k.Plan)
+	}
+	return nil
+}
+
+func (r transferRules) Cap(string, string, string) (int, bool)         { return r.most, r.most > 0 }
+func (r transferRules) Prefix(api, environment string) (string, error) { return "pk_", nil }
+
+// transferManager is the operator's, at noon of one day.
+func transferManager(c redis.UniversalClient, h *Hasher) *Manager {
+	now := func() time.Time { return time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC) }
+	return NewManager(NewStore(c), h, transferRules{}, NewAudit(c, 0), Actor{Name: "ada", Operator: true}, now)
+}
+
+func operator(api string) ImportOptions {
+	return ImportOptions{Source: "keys.jsonl", Defaults: Defaults{API: api, Plan: "free"}}
+}
+
+// fromLines reads JSON Lines as package transfer does.
+func fromLines(text string) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		for i, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+			r := Record{Line: i + 1}
+			f, err := ParseFields([]byte(line))
+			if err == nil {
+				r.Entry, err = f.Entry()
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
+
+func fromYAML(text string) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		ParseItem(text, 1, func(line int, e Entry, err error) bool { return yield(Record{line, e}, err) })
+	}
+}
+
+// many are n records of secrets of our own.
+func many(n int) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		for i := range n {
+			e := Entry{Key: Key{Team: fmt.Sprintf("team_%d", i%7)}, Secret: manySecret(i)}
+			if !yield(Record{i + 1, e}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func manySecret(i int) string {
+	d := Digest(sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(i))))
+	half := derivedID(d)[len("key_"):]
+	return Seal("pk_", (half + derivedID(Digest(sha256.Sum256([]byte(half))))[len("key_"):])[:27])
+}
+
+// dump is everything in the store but the audit stream.
+func dump(t *testing.T, c redis.UniversalClient) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	read := func(ctx context.Context, c redis.Cmdable) error {
+		keys, err := c.Keys(ctx, "*").Result()
+		for _, key := range keys {
+			switch c.Type(ctx, key).Val() {
+			case "string":
+				all[key] = c.Get(ctx, key).Val()
+			case "zset":
+				all[key] = fmt.Sprint(c.ZRange(ctx, key, 0, -1).Val())
+			case "set":
+				all[key] = fmt.Sprint(c.SMembers(ctx, key).Val())
+			case "hash":
+				// A team's set says when a key was noted in it.
+				all[key] = regexp.MustCompile(` [0-9]{10} `).ReplaceAllString(fmt.Sprint(c.HGetAll(ctx, key).Val()), " then ")
+			}
+		}
+		return err
+	}
+	var err error
+	if cluster, ok := c.(*redis.ClusterClient); ok {
+		err = cluster.ForEachMaster(t.Context(), func(ctx context.Context, c *redis.Client) error { return read(ctx, c) })
+	} else {
+		err = read(t.Context(), c)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func same(t *testing.T, what string, got, want map[string]string) {
+	t.Helper()
+	for key := range want {
+		if got[key] != want[key] {
+			t.Errorf("%s: %s:\n got %s\nwant %s", what, key, got[key], want[key])
+		}
+	}
+	for key := range got {
+		if _, ok := want[key]; !ok {
+			t.Errorf("%s: %s should not be there: %s", what, key, got[key])
+		}
+	}
+}
+
+func TestImport(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+		h := NewHasher(nil)
+		m := transferManager(c, h)
+		taken, deleted := NewSecret("pk_"), NewSecret("pk_")
+		for id, secret := range map[string]string{"key_taken": taken, "key_gone": deleted} {
+			k := sample(func(k *Key) { k.ID, k.LimitID, k.API, k.Digest = id, id, "pictify", h.Digest(secret) })
+			if err := m.store.Create(t.Context(), k); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := m.Revoke(t.Context(), "key_gone"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Delete(t.Context(), "key_gone"); err != nil {
+			t.Fatal(err)
+		}
+		a, b := NewSecret("pk_"), NewSecret("pk_")
+		text := strings.Join([]string{
+			`{"secret":"` + a + `","team":"orbit"}`,
+			`{"id":"key_given","name":"n","plan":"pro","scopes":["read"],"limits":[{"name":"minute","requests":5}],"ips":["10.0.0.1"],"hash":"hmac-sha256:` + h.Digest(b).hex() + `","created_at":"2020-02-29T00:00:00Z"}`,
+			`{"secret":"` + a + `"}`,
+			`{"id":"key_given","secret":"` + NewSecret("") + `"}`,
+			`{"secret":"` + NewSecret("") + `","plan":"gold"}`,
+			`{"secret":"` + taken + `"}`,
+			`{"id":"key_gone","secret":"` + NewSecret("") + `"}`,
+			`{"id":"key_taken","secret":"` + NewSecret("") + `"}`,
+			`{"secret":"correct-horse-battery"}`,
+			`{"secret":"` + NewSecret("") + `","plan":5}`,
+			`{"secret":"` + NewSecret("") + `","api":"UPPER"}`,
+			`{"secret":"` + NewSecret("") + `","status":"deleted"}`,
+			`{"` + NewSecret("") + `":1}`,
+			`no json ` + NewSecret(""),
+		}, "\n")
+		var refused bytes.Buffer
+		o := operator("pictify")
+		o.Refused, o.SHA256, o.Total = &refused, strings.Repeat("ab", 32), 14
+		report, err := m.Import(t.Context(), fromLines(text), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.Read != 14 || report.Created != 2 || report.Skipped != 0 || report.Refused != 12 || len(report.First) != 12 {
+			t.Errorf("report %+v", report)
+		}
+		want := `{"line":3,"reason":"the same secret as on line 1"}
+{"line":4,"id":"key_given","reason":"id: \"key_given\" again, first on line 2"}
+{"line":5,"reason":"unknown plan \"gold\""}
+{"line":6,"reason":"the secret belongs to \"key_taken\", which is in the store"}
+{"line":7,"id":"key_gone","reason":"id: \"key_gone\" was deleted, and an id is never used again"}
+{"line":8,"id":"key_taken","reason":"id: \"key_taken\" is in use by a key with another secret"}
+{"line":9,"reason":"secret: holds about`
+		got := hideDerived(refused.String())
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("refused\n%s\nwant\n%s…", got, want)
+		}
+		if couldHoldSecret(strings.ReplaceAll(refused.String(), "its hash could be guessed back", "")) {
+			t.Errorf("a secret in\n%s", refused.String())
+		}
+		checkImported(t, m, a, b)
+		if report, err = m.Import(t.Context(), fromLines(text), operator("pictify")); err != nil || report.Skipped != 2 || report.Created != 0 || report.Refused != 12 {
+			t.Errorf("again: %+v, %v", report, err)
+		}
+	})
+}
+
+// hideDerived leaves the ids out that Import made up.
+func hideDerived(s string) string {
+	return regexp.MustCompile(`"id":"key_[0-9A-Za-z]{16}",`).ReplaceAllString(s, "")
+}
+
+func checkImported(t *testing.T, m *Manager, a, b string) {
+	t.Helper()
+	k, err := m.store.Lookup(t.Context(), m.hasher.Digest(a))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC)
+	if k.ID != derivedID(k.Digest) || k.Name != k.ID || k.LimitID != k.ID || k.API != "pictify" || k.Plan != "free" ||
+		k.Team != "orbit" || k.Status != Active || !k.CreatedAt.Equal(at) || k.AnchorDay != 15 || k.CreatedBy != "ada" || k.Weak {
+		t.Errorf("%+v", k)
+	}
+	if k, err = m.store.Lookup(t.Context(), m.hasher.Digest(b)); err != nil || k.ID != "key_given" || k.Plan != "pro" || k.AnchorDay != 29 ||
+		len(k.IPs) != 1 || len(k.Limits) != 1 || !slices.Equal(k.Scopes, []string{"read"}) || !k.UpdatedAt.Equal(k.CreatedAt) {
+		t.Errorf("%+v, %v", k, err)
+	}
+	page, _, err := m.List(t.Context(), Filter{API: "pictify", Team: "orbit"}, "", 0)
+	if err != nil || len(page) != 1 {
+		t.Errorf("listed %d, %v", len(page), err)
+	}
+	entries, _, err := m.audit.Read(t.Context(), "", 2, NewestFirst)
+	if err != nil || len(entries) != 2 {
+		t.Fatal(entries, err)
+	}
+	after := `{"source":"keys.jsonl","sha256":"` + strings.Repeat("ab", 32) + `","records":14}`
+	if e := entries[1]; e.Action != ActionImport || e.Who != "ada" || string(e.After) != after {
+		t.Errorf("intent %+v %s", e, e.After)
+	}
+	if e := entries[0]; e.Intent != entries[1].ID || e.Result != "done: read 14: created 2, already there 0, refused 12" {
+		t.Errorf("outcome %+v", e)
+	}
+}
+
+// A pepper that was added or changed between two runs makes other hashes of the same secrets.
+func TestImportKnowsOlderPeppers(t *testing.T) {
+	for _, method := range []Method{{Pepper: []byte("old")}, {Algorithm: AlgorithmSHA256}, {}} {
+		c := newEmbedded(t)
+		h := NewHasher([]byte("new"), method)
+		secret, named := NewSecret("pk_"), NewSecret("pk_")
+		k := sample(func(k *Key) {
+			k.API, k.Plan, k.Team, k.Digest = "pictify", "free", "", h.OlderDigest(0, secret)
+			k.Algorithm = cmpOr(method.Algorithm, AlgorithmHMACSHA256)
+			k.ID = derivedID(k.Digest)
+			k.Name, k.LimitID = k.ID, k.ID
+		})
+		n := sample(func(k *Key) {
+			k.API, k.Plan, k.Team, k.Digest, k.Algorithm = "pictify", "free", "", h.OlderDigest(0, named), cmpOr(method.Algorithm, AlgorithmHMACSHA256)
+		})
+		for _, k := range []*Key{k, n} {
+			if err := NewStore(c).Create(t.Context(), k); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m := transferManager(c, h)
+		text := `{"secret":"` + secret + `"}
+{"id":"key_pb_full","name":"Render farm","secret":"` + named + `","anchor_day":1}
+{"id":"key_other","secret":"` + named + `x"}`
+		before := dump(t, c)
+		report, err := m.Import(t.Context(), fromLines(text), operator("pictify"))
+		if err != nil || report.Skipped != 2 || report.Created != 1 {
+			t.Errorf("%v: %+v, %v", method.Algorithm, report, err)
+		}
+		report, err = m.Import(t.Context(), fromLines(`{"id":"key_third","secret":"`+named+`"}`), operator("pictify"))
+		if err != nil || report.Refused != 1 || !strings.Contains(report.First[0].Reason, "belongs to \"key_pb_full\"") {
+			t.Errorf("%+v, %v", report, err)
+		}
+		after := dump(t, c)
+		for key := range before {
+			if strings.HasPrefix(key, "tg:v1:key:") && before[key] != after[key] {
+				t.Errorf("%s changed", key)
+			}
+		}
+	}
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func TestImportOfWeakSecretsNeedsPepper(t *testing.T) {
+	c := newEmbedded(t)
+	const secret = "mobile-api-key-123"
+	text := `{"secret":"` + secret + `"}`
+	bare := transferManager(c, NewHasher(nil))
+	report, err := bare.Import(t.Context(), fromLines(text), operator("pictify"))
+	if err != nil || report.Refused != 1 || len(dump(t, c)) != 0 {
+		t.Fatalf("without a pepper: %+v, %v", report, err)
+	}
+	m := transferManager(c, NewHasher([]byte("pepper")))
+	if report, err = m.Import(t.Context(), fromLines(text), operator("pictify")); err != nil || report.Created != 1 {
+		t.Fatalf("with a pepper: %+v, %v", report, err)
+	}
+	if k, err := m.store.Lookup(t.Context(), m.hasher.Digest(secret)); err != nil || !k.Weak {
+		t.Fatalf("%+v, %v", k, err)
+	}
+	var out bytes.Buffer
+	var weak *WeakError
+	n, err := bare.Export(t.Context(), &out, ExportJSONLines, Filter{})
+	if n != 0 || !errors.As(err, &weak) || !errors.Is(err, ErrWeak) || len(weak.IDs) != 1 || out.Len() != 0 {
+		t.Errorf("export without a pepper: %d, %v: %s", n, err, out.String())
+	}
+	if n, err = m.Export(t.Context(), &out, ExportJSONLines, Filter{}); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	if report, err = bare.Import(t.Context(), fromLines(out.String()), ImportOptions{}); err != nil || report.Refused != 1 {
+		t.Errorf("import of the export without a pepper: %+v, %v", report, err)
+	}
+	if report, err = m.Import(t.Context(), fromLines(out.String()), ImportOptions{}); err != nil || report.Skipped != 1 {
+		t.Errorf("import of the export: %+v, %v", report, err)
+	}
+	plain := `{"id":"key_plain","name":"n","weak":true,"hash":"sha256:` + strings.Repeat("ab", 32) + `"}`
+	if report, err = m.Import(t.Context(), fromLines(plain), operator("pictify")); err != nil || report.Refused != 1 {
+		t.Errorf("a weak hash that no pepper protects: %+v, %v", report, err)
+	}
+}
+
+func TestImportStopsBetweenBatches(t *testing.T) {
+	c := newServer(t)
+	m := transferManager(c, NewHasher(nil))
+	ctx, cancel := context.WithCancel(t.Context())
+	o := operator("pictify")
+	o.Progress = func(p Progress) {
+		if p.Done == 2*importBatch {
+			cancel()
+		}
+	}
+	report, err := m.Import(ctx, many(1700), o)
+	if !errors.Is(err, context.Canceled) || report.Created != 1000 || report.Read != 1000 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	stored := 0
+	for i := range 1700 {
+		if _, err := m.store.Lookup(t.Context(), m.hasher.Digest(manySecret(i))); err == nil {
+			stored++
+		} else if !errors.Is(err, ErrUnknown) {
+			t.Fatal(err)
+		}
+	}
+	if stored != report.Created {
+		t.Errorf("%d stored, %d reported", stored, report.Created)
+	}
+	entries, _, _ := m.audit.Read(t.Context(), "", 1, NewestFirst)
+	if len(entries) != 1 || !strings.Contains(entries[0].Result, "import stopped") || !strings.Contains(entries[0].Result, "created 1000,") {
+		t.Errorf("%+v", entries)
+	}
+	if report, err = m.Import(t.Context(), many(1700), operator("pictify")); err != nil || report.Created != 700 || report.Skipped != 1000 {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+// failing lets n round trips through, and none after.
+type failing struct{ left atomic.Int64 }
+
+func (f *failing) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (f *failing) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (f *failing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if f.left.Add(-1) < 0 {
+			err := errors.New("lost")
+			for _, c := range cmds {
+				c.SetErr(err)
+			}
+			return err
+		}
+		return next(ctx, cmds)
+	}
+}
+
+func TestImportSurvivesACrashAnywhere(t *testing.T) {
+	const n = 45
+	run := func(c redis.UniversalClient) (*Manager, ImportReport, error) {
+		m := transferManager(c, NewHasher(nil))
+		im := newImporter(m, operator("pictify"))
+		im.size = 20
+		err := im.run(t.Context(), many(n))
+		return m, im.report, err
+	}
+	whole := newEmbedded(t)
+	if _, _, err := run(whole); err != nil {
+		t.Fatal(err)
+	}
+	want := dump(t, whole)
+	for trips := int64(0); ; trips++ {
+		c := newEmbedded(t)
+		f := &failing{}
+		f.left.Store(trips)
+		c.(*redis.Client).AddHook(f)
+		m, report, err := run(c)
+		f.left.Store(1 << 40)
+		usable := 0
+		for i := range n {
+			switch _, err := m.store.Lookup(t.Context(), m.hasher.Digest(manySecret(i))); {
+			case err == nil:
+				usable++
+			case !errors.Is(err, ErrUnknown):
+				t.Fatalf("after %d round trips: %v", trips, err)
+			}
+		}
+		if usable < report.Created {
+			t.Errorf("after %d round trips: %d reported, %d usable", trips, report.Created, usable)
+		}
+		if err == nil {
+			if trips < 6 {
+				t.Errorf("only %d round trips", trips)
+			}
+			return
+		}
+		if _, report, err = run(c); err != nil || report.Created+report.Skipped != n {
+			t.Fatalf("after %d round trips: %+v, %v", trips, report, err)
+		}
+		same(t, fmt.Sprintf("after %d round trips", trips), dump(t, c), want)
+	}
+}
+
+func TestImportOfManyRecords(t *testing.T) {
+	c := newServer(t)
+	m := transferManager(c, NewHasher([]byte("pepper")))
+	m.now = time.Now
+	const n = 20_000
+	o := operator("pictify")
+	o.Total = n
+	var last Progress
+	o.Progress = func(p Progress) {
+		if p.Done <= last.Done || p.Total != n || p.Rate <= 0 || (p.Done < n) != (p.ETA > 0) {
+			t.Errorf("%+v after %+v", p, last)
+		}
+		last = p
+	}
+	report, err := m.Import(t.Context(), many(n), o)
+	if err != nil || report.Created != n || last.Done != n {
+		t.Fatalf("%+v, %v, %+v", report, err, last)
+	}
+	t.Logf("%.0f records a second", last.Rate)
+	last = Progress{}
+	if report, err = m.Import(t.Context(), many(n), o); err != nil || report.Skipped != n {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	t.Logf("%.0f records a second that are there", last.Rate)
+}
+
+func TestImportRefusesWithoutAudit(t *testing.T) {
+	c := newEmbedded(t)
+	m := transferManager(c, NewHasher(nil))
+	c.Set(t.Context(), auditKey, "not a stream", 0)
+	if _, err := m.Import(t.Context(), many(3), operator("pictify")); !errors.Is(err, ErrNotAudited) {
+		t.Errorf("%v", err)
+	}
+	m.who = Actor{ID: "mem_1", Name: "eve", API: "pictify", Team: "orbit", Role: Admin}
+	if _, err := m.Import(t.Context(), many(3), operator("pictify")); !errors.Is(err, ErrForbidden) {
+		t.Errorf("%v", err)
+	}
+	if _, err := m.Export(t.Context(), io.Discard, ExportYAML, Filter{API: "pictify", Team: "orbit"}); !errors.Is(err, ErrForbidden) {
+		t.Errorf("%v", err)
+	}
+	if _, err := m.Apply(t.Context(), many(3), ApplyOptions{}); !errors.Is(err, ErrForbidden) {
+		t.Errorf("%v", err)
+	}
+	if all := dump(t, c); len(all) != 1 {
+		t.Errorf("%v", all)
+	}
+}
+
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("disk full") }
+
+func TestImportTellsWhatStoppedIt(t *testing.T) {
+	c := newEmbedded(t)
+	m := transferManager(c, NewHasher(nil))
+	o := operator("pictify")
+	o.Refused = brokenWriter{}
+	if _, err := m.Import(t.Context(), fromLines("no"), o); err == nil || !strings.Contains(err.Error(), "disk full") {
+		t.Errorf("%v", err)
+	}
+	cut := func(yield func(Record, error) bool) {
+		for r, err := range many(3) {
+			if !yield(r, err) {
+				return
+			}
+		}
+		yield(Record{Line: 4}, fmt.Errorf("%w: read error", ErrSource))
+	}
+	report, err := m.Import(t.Context(), cut, operator("pictify"))
+	if !errors.Is(err, ErrSource) || report.Created != 3 || report.Read != 3 {
+		t.Errorf("%+v, %v", report, err)
+	}
+	changed := fromLines(`{"id":"` + derivedID(m.hasher.Digest(manySecret(1))) + `","name":"other","secret":"` + manySecret(1) + `"}`)
+	if report, err = m.Import(t.Context(), changed, operator("pictify")); err != nil || report.Refused != 1 ||
+		!strings.Contains(report.First[0].Reason, "other details") {
+		t.Errorf("%+v, %v", report, err)
+	}
+	bad := derivedID(m.hasher.Digest(manySecret(2)))
+	c.Set(t.Context(), recordKey(bad), "{", 0)
+	if report, err = m.Import(t.Context(), many(3), operator("pictify")); err != nil || report.Refused != 1 || report.Skipped != 2 {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+func TestRecordsAndFieldsHideSecrets(t *testing.T) {
+	secret := NewSecret("pk_")
+	f := Fields{ID: "key_abcd", Secret: secret}
+	r := Record{3, Entry{Key: Key{ID: "key_abcd"}, Secret: secret}}
+	text := fmt.Sprintf("%v %+v %#v %s", f, f, f, f.LogValue()) + fmt.Sprintf("%v %+v %#v %s", r, r, &r, r.LogValue())
+	if data, _ := json.Marshal(r); strings.Contains(text+string(data), secret) {
+		t.Errorf("%s %s", text, data)
+	}
+}
+
+func TestParseFieldsRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"name":5}`:                    "name: must be a string, not number",
+		`{"limits":[{"requests":1.5}]}`: "limits.requests: must be a int64, not number",
+		`[]`:                            "must be a JSON object",
+		`"text"`:                        "must be a JSON object",
+		`{"nam":""}`:                    `unknown field "nam"`,
+		`{"` + strings.Repeat("aB3", 9) + `":""}`: "unknown field (a name not shown: it could hold a secret)",
+		`{"name":"a","name":"b"}`:                 `unknown or repeated field "name"`,
+		`{"NAME":"a"}`:                            `unknown or repeated field "NAME"`,
+		`{"name":"a"} {}`:                         "text after the end of the JSON object",
+		`{"name":`:                                "not JSON: it ends too early",
+		`{"name"~}`:                               "not JSON: invalid character '~' after object key",
+		"{\"name\":\"\xff\"}":                     "not UTF-8",
+	} {
+		if _, err := ParseFields([]byte(text)); err == nil || err.Error() != want {
+			t.Errorf("%s:\n got %v\nwant %s", text, err, want)
+		}
+	}
+	for f, want := range map[*Fields]string{
+		{Secret: "short"}:                  "secret: is shorter than 16 bytes",
+		{}:                                 "secret: is missing, and so is hash; give one of the two",
+		{Secret: NewSecret(""), Hash: "x"}: "hash: stands beside a secret; give one of the two",
+		{Hash: "md5:1"}:                    "hash: is not hmac-sha256: or sha256: followed by 64 hexadecimal digits",
+		{Secret: NewSecret(""), IPs: []string{"::1", "10.0.0.1/8"}}: `ips[1]: "10.0.0.1/8" has bits set beyond its length; did you mean 10.0.0.0/8?`,
+		{Secret: NewSecret(""), ExpiresAt: "tomorrow"}:              `expires_at: "tomorrow" is not a time like 2026-01-31T12:00:00Z`,
+		{Secret: NewSecret(""), CreatedAt: "0001-01-01T00:00:00Z"}:  `created_at: "0001-01-01T00:00:00Z" is not a time like 2026-01-31T12:00:00Z`,
+	} {
+		if _, err := f.Entry(); err == nil || err.Error() != want {
+			t.Errorf("%+v:\n got %v\nwant %s", *f, err, want)
+		}
+	}
+}

@@ -1,0 +1,691 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// TestLifecycle runs on three stores that its parts share, each part on an empty one.
+func TestLifecycle(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+		for _, part := range []struct {
+			name string
+			test func(*testing.T, redis.UniversalClient)
+		}{
+			{"write", testWrite}, {"final", testFinal}, {"delete", testDelete}, {"rehash", testRehash},
+			{"rehash meets", testRehashMeets}, {"touch", testTouch}, {"get", testGet}, {"create all", testCreateAll},
+			{"list", testList}, {"list bounds", testListBounds}, {"caps", testCaps}, {"caps race", testCapsRace},
+			{"caps of changes", testCapsOfChanges}, {"manager", testManager}, {"manager refuses", testManagerRefuses},
+			{"lost update", testNoLostUpdate}, {"conflict", testConflict}, {"rotate", testRotate},
+			{"rotate refuses", testRotateRefuses}, {"rotate race", testRotateRace}, {"verify", testVerify},
+			{"one message", testOneMessage}, {"crashes", testCrashes}, {"repair", testRepair}, {"repair spares", testRepairSpares},
+			{"members", testMembersAndKeys}, {"audited", testChangesAreAudited},
+		} {
+			t.Run(part.name, func(t *testing.T) {
+				if err := c.FlushAll(t.Context()).Err(); err != nil {
+					t.Fatal(err)
+				}
+				part.test(t, c)
+			})
+		}
+	})
+}
+
+// plainRules knows every name and caps what it is told to.
+type plainRules struct{ caps map[string]int } // by "plan/environment"
+
+func (plainRules) ValidateKey(k *Key) error {
+	if k.Plan == "gold" {
+		return &FieldError{"plan", "unknown"}
+	}
+	return nil
+}
+
+func (r plainRules) Cap(_, plan, environment string) (int, bool) {
+	most, ok := r.caps[plan+"/"+environment]
+	return most, ok
+}
+
+func (plainRules) Prefix(api, environment string) (string, error) {
+	if environment == "moon" {
+		return "", &FieldError{"environment", "unknown"}
+	}
+	return "pk_" + environment + "_", nil
+}
+
+var lifeNoon = func() time.Time { return time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC) }
+
+func operatorOf(c redis.UniversalClient, caps map[string]int) *Manager {
+	return NewManager(NewStore(c), NewHasher([]byte("pepper")), plainRules{caps}, NewAudit(c, 1000),
+		Actor{Name: "ops", Operator: true}, lifeNoon)
+}
+
+// liveKey is what a caller of Create says.
+func liveKey(edits ...func(*Key)) Key {
+	k := Key{API: "pictify", Team: "orbit", Name: "site", Environment: "live", Plan: "free", Scopes: []string{"render"}}
+	for _, edit := range edits {
+		edit(&k)
+	}
+	return k
+}
+
+func mustCreate(t *testing.T, m *Manager, edits ...func(*Key)) (*Key, string) {
+	t.Helper()
+	k, secret, err := m.Create(t.Context(), liveKey(edits...), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k, secret
+}
+
+func must[T any](t *testing.T) func(v T, err error) T {
+	t.Helper()
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// messages returns what is published while f runs.
+func messages(t *testing.T, c redis.UniversalClient, f func()) []string {
+	t.Helper()
+	sub := c.Subscribe(t.Context(), changesChannel)
+	defer sub.Close()
+	if _, err := sub.Receive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	incoming := sub.Channel(redis.WithChannelSize(10_000))
+	f()
+	if err := c.Publish(t.Context(), changesChannel, "the end").Err(); err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for {
+		select {
+		case m := <-incoming:
+			if m.Payload == "the end" {
+				return all
+			}
+			all = append(all, m.Payload)
+		case <-time.After(10 * time.Second):
+			t.Fatal("the end was not heard")
+		}
+	}
+}
+
+func testWrite(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	old := sample()
+	if err := s.Create(ctx, old); err != nil {
+		t.Fatal(err)
+	}
+	next := old.clone()
+	next.Note, next.Scopes = "changed", []string{"read"}
+	wrote, err := s.Write(ctx, old, next)
+	if err != nil || wrote.Version != 2 || wrote.Note != "changed" || wrote.UpdatedAt.IsZero() {
+		t.Fatalf("Write = %+v, %v", wrote, err)
+	}
+	if got, err := s.Lookup(ctx, old.Digest); err != nil || !reflect.DeepEqual(got, wrote) {
+		t.Errorf("Lookup = %+v, %v; want %+v", got, err, wrote)
+	}
+	if _, err := s.Write(ctx, old, next); !errors.Is(err, ErrConflict) {
+		t.Errorf("the old version again: %v", err)
+	}
+	dated := wrote.clone()
+	dated.UpdatedAt = lifeNoon()
+	if wrote, err = s.Write(ctx, wrote, dated); err != nil || !wrote.UpdatedAt.Equal(lifeNoon()) {
+		t.Errorf("the caller's UpdatedAt: %v, %v", wrote, err)
+	}
+	for field, edit := range map[string]func(*Key){
+		"id":          func(k *Key) { k.ID = "key_other" },
+		"api":         func(k *Key) { k.API = "other" },
+		"team":        func(k *Key) { k.Team = "other" },
+		"environment": func(k *Key) { k.Environment = "other" },
+		"algorithm":   func(k *Key) { k.Algorithm = AlgorithmSHA256 },
+		"hash":        func(k *Key) { k.Digest = Digest{9} },
+		"status":      func(k *Key) { k.Status = Deleted },
+		"name":        func(k *Key) { k.Name = "" },
+	} {
+		next := wrote.clone()
+		edit(next)
+		var fault *FieldError
+		if _, err := s.Write(ctx, wrote, next); !errors.As(err, &fault) || fault.Field != field {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	// Somebody put another secret under the same version.
+	forged := wrote.clone()
+	forged.Digest = Digest{7}
+	data, _ := encodeRecord(forged)
+	c.Set(ctx, recordKey(old.ID), data, 0)
+	if _, err := s.Write(ctx, wrote, wrote); !errors.Is(err, ErrConflict) {
+		t.Errorf("another digest under the same version: %v", err)
+	}
+	absent := sample(func(k *Key) { k.ID, k.LimitID = "key_absent", "key_absent" })
+	if _, err := s.Write(ctx, absent, absent); !errors.Is(err, ErrNoKey) {
+		t.Errorf("an absent key: %v", err)
+	}
+	for _, text := range []string{"{", "7", `{"hash":7}`} {
+		c.Set(ctx, recordKey(old.ID), text, 0)
+		_, err := s.Write(ctx, wrote, wrote)
+		expectCorrupt(t, text, err, old.ID, "not a record")
+	}
+	c.Del(ctx, recordKey(old.ID))
+	c.RPush(ctx, recordKey(old.ID), "x")
+	_, err = s.Write(ctx, wrote, wrote)
+	expectCorrupt(t, "a list", err, old.ID, "not a string")
+}
+
+func testFinal(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	k := sample()
+	if err := s.Create(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	next := k.clone()
+	next.Status = Revoked
+	k = must[*Key](t)(s.Write(ctx, k, next))
+	for _, status := range []Status{Active, Inactive} {
+		next := k.clone()
+		next.Status = status
+		if _, err := s.Write(ctx, k, next); !errors.Is(err, ErrFinal) {
+			t.Errorf("revoked to %s: %v", status, err)
+		}
+		// Nor by a Write that has not seen the revocation.
+		if _, err := s.Write(ctx, sample(), sample()); !errors.Is(err, ErrFinal) {
+			t.Errorf("a stale Write: %v", err)
+		}
+	}
+	if err := s.Create(ctx, sample()); !errors.Is(err, ErrExists) {
+		t.Errorf("Create: %v", err)
+	}
+	if err := s.Rehash(ctx, k.ID, k.Digest, Digest{9}); !errors.Is(err, ErrFinal) {
+		t.Errorf("Rehash: %v", err)
+	}
+	if got := must[*Key](t)(s.Get(ctx, k.ID)); got.Status != Revoked || got.Version != 2 {
+		t.Errorf("the key is %+v", got)
+	}
+}
+
+func testDelete(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	k := sample()
+	if err := s.Create(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	for _, status := range []Status{Active, Inactive} {
+		next := k.clone()
+		next.Status = status
+		k = must[*Key](t)(s.Write(ctx, k, next))
+		if err := s.Delete(ctx, k); !errors.Is(err, ErrNotRevoked) {
+			t.Errorf("an %s key: %v", status, err)
+		}
+		// The script would not do it either.
+		if err := s.change(ctx, c, k, &Key{ID: k.ID, API: k.API, Status: Deleted, Version: k.Version + 1}); !errors.Is(err, ErrNotRevoked) {
+			t.Errorf("the step of an %s key: %v", status, err)
+		}
+	}
+	next := k.clone()
+	next.Status = Revoked
+	k = must[*Key](t)(s.Write(ctx, k, next))
+	if err := s.Touch(ctx, map[string]time.Time{k.ID: lifeNoon()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	left := c.Keys(ctx, "*").Val()
+	slices.Sort(left)
+	if want := []string{apisKey, recordKey(k.ID)}; !slices.Equal(left, want) {
+		t.Errorf("left behind: %q, want %q", left, want)
+	}
+	const tombstone = `{"id":"key_pb_full","api":"pixelbyte","status":"deleted","version":5}`
+	if got := c.Get(ctx, recordKey(k.ID)).Val(); got != tombstone {
+		t.Errorf("the tombstone is %s", got)
+	}
+	if _, err := s.Lookup(ctx, k.Digest); !errors.Is(err, ErrUnknown) {
+		t.Errorf("Lookup: %v", err)
+	}
+	for name, call := range map[string]func() error{
+		"Get":    func() error { _, err := s.Get(ctx, k.ID); return err },
+		"Delete": func() error { return s.Delete(ctx, k) },
+		"Write":  func() error { _, err := s.Write(ctx, k, k); return err },
+		"Rehash": func() error { return s.Rehash(ctx, k.ID, k.Digest, Digest{9}) },
+	} {
+		if err := call(); !errors.Is(err, ErrDeleted) || !errors.Is(err, ErrNoKey) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, again := range []*Key{sample(), sample(func(k *Key) { k.Digest = Digest{9} })} {
+		if err := s.Create(ctx, again); !errors.Is(err, ErrExists) {
+			t.Errorf("Create: %v", err)
+		}
+		if _, err := s.Lookup(ctx, again.Digest); !errors.Is(err, ErrUnknown) {
+			t.Errorf("the tombstone was revived: %v", err)
+		}
+	}
+	if got := c.Get(ctx, recordKey(k.ID)).Val(); got != tombstone {
+		t.Errorf("the tombstone became %s", got)
+	}
+	if page, _, err := s.List(ctx, Filter{}, "", 0); err != nil || len(page) > 0 {
+		t.Errorf("it is listed: %v, %v", page, err)
+	}
+	// A way that something else made leads nowhere.
+	c.Set(ctx, secretKey(k.Digest), k.ID, 0)
+	if _, err := s.Lookup(ctx, k.Digest); !errors.Is(err, ErrUnknown) {
+		t.Errorf("Lookup: %v", err)
+	}
+}
+
+// Each step of a rehash leaves a key that the old secret or both digests find.
+func testRehash(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	from, to := Digest{1, 2, 3}, Digest{4, 5, 6}
+	k := sample(func(k *Key) { k.Algorithm = AlgorithmSHA256 })
+	if err := s.Create(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	usable := func(step int) {
+		t.Helper()
+		_, byTo := s.Lookup(ctx, to)
+		if byTo == nil {
+			return
+		}
+		// A server asks by the new digest first, and by the old one only if that is unknown.
+		if !errors.Is(byTo, ErrUnknown) {
+			t.Errorf("step %d: by the new digest: %v", step, byTo)
+		}
+		if _, err := s.Lookup(ctx, from); err != nil {
+			t.Errorf("step %d: by the old digest: %v", step, err)
+		}
+	}
+	steps := 0
+	for done := false; !done; steps++ {
+		now, err := s.Get(ctx, k.ID)
+		if err == nil {
+			done, err = s.rehashStep(ctx, now, from, to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		usable(steps)
+	}
+	if steps != 4 {
+		t.Errorf("%d steps", steps)
+	}
+	got := must[*Key](t)(s.Lookup(ctx, to))
+	want := k.clone()
+	want.Version, want.Digest, want.Algorithm = 4, to, AlgorithmHMACSHA256
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the key is %+v", got)
+	}
+	if _, err := s.Lookup(ctx, from); !errors.Is(err, ErrUnknown) {
+		t.Errorf("by the old digest: %v", err)
+	}
+	if err := s.Rehash(ctx, k.ID, from, to); err != nil {
+		t.Errorf("the same again: %v", err)
+	}
+	if err := s.Rehash(ctx, k.ID, to, Digest{8}); err != nil {
+		t.Error(err)
+	}
+	if err := s.Rehash(ctx, k.ID, from, to); !errors.Is(err, ErrConflict) {
+		t.Errorf("from a digest that it does not have: %v", err)
+	}
+	consistent(t, c)
+}
+
+func testRehashMeets(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	k, other := sample(), sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", Digest{9} })
+	for _, err := range s.CreateAll(ctx, []*Key{k, other}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var fault *FieldError
+	if err := s.Rehash(ctx, k.ID, k.Digest, k.Digest); !errors.As(err, &fault) {
+		t.Errorf("to itself: %v", err)
+	}
+	if err := s.Rehash(ctx, "key_none", k.Digest, Digest{4}); !errors.Is(err, ErrNoKey) {
+		t.Errorf("an absent key: %v", err)
+	}
+	if err := s.Rehash(ctx, k.ID, k.Digest, other.Digest); !errors.Is(err, ErrSecretTaken) {
+		t.Errorf("to the digest of another key: %v", err)
+	}
+	if got := must[*Key](t)(s.Lookup(ctx, k.Digest)); got.Other != (Digest{}) {
+		t.Error("the refused digest stays noted")
+	}
+	if got := must[*Key](t)(s.Lookup(ctx, other.Digest)); got.ID != other.ID {
+		t.Errorf("the other key is now %s", got.ID)
+	}
+	// Everything that comes at once arrives.
+	var wg sync.WaitGroup
+	errs := make([]error, 8)
+	for i := range errs {
+		wg.Go(func() { errs[i] = s.Rehash(ctx, k.ID, Digest{1, 2, 3}, Digest{4}) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Lookup(ctx, Digest{4}); err != nil {
+		t.Error(err)
+	}
+	consistent(t, c)
+}
+
+func testTouch(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	if err := s.Create(ctx, sample()); err != nil {
+		t.Fatal(err)
+	}
+	before := c.Get(ctx, recordKey("key_pb_full")).Val()
+	at := time.Date(2026, 3, 1, 2, 3, 4, 5, time.UTC)
+	if err := errors.Join(s.Touch(ctx, nil), s.Touch(ctx, map[string]time.Time{"key_pb_full": at, "key_none": at})); err != nil {
+		t.Fatal(err)
+	}
+	if got := must[*Key](t)(s.Get(ctx, "key_pb_full")); !got.LastUsed.Equal(at.Truncate(time.Second)) || got.Version != 1 {
+		t.Errorf("last used %v, version %d", got.LastUsed, got.Version)
+	}
+	if now := c.Get(ctx, recordKey("key_pb_full")).Val(); now != before {
+		t.Error("a use changed the record")
+	}
+	if ttl := c.TTL(ctx, usedKey("key_none")).Val(); ttl <= 0 {
+		t.Errorf("the note of an absent key ends in %v", ttl)
+	}
+	c.Set(ctx, usedKey("key_pb_full"), "yesterday", 0)
+	if got := must[*Key](t)(s.Get(ctx, "key_pb_full")); !got.LastUsed.IsZero() {
+		t.Errorf("last used %v", got.LastUsed)
+	}
+}
+
+func testGet(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	k := fullKey()
+	if err := s.Create(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Get(ctx, k.ID); err != nil || !reflect.DeepEqual(got, k) {
+		t.Errorf("Get = %+v, %v", got, err)
+	}
+	if _, err := s.Get(ctx, "key_none"); !errors.Is(err, ErrNoKey) || errors.Is(err, ErrDeleted) {
+		t.Errorf("an absent key: %v", err)
+	}
+	var fault *FieldError
+	if _, err := s.Get(ctx, "none"); !errors.As(err, &fault) || fault.Field != "id" {
+		t.Errorf("no id: %v", err)
+	}
+	c.Set(ctx, recordKey("key_none"), c.Get(ctx, recordKey(k.ID)).Val(), 0)
+	_, err := s.Get(ctx, "key_none")
+	expectCorrupt(t, "another id", err, "key_none", "another id")
+	c.Set(ctx, recordKey("key_none"), "{", 0)
+	_, err = s.Get(ctx, "key_none")
+	expectCorrupt(t, "not JSON", err, "key_none", "not a record")
+}
+
+func testCreateAll(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	if err := s.Create(ctx, sample()); err != nil {
+		t.Fatal(err)
+	}
+	named := func(id string, d byte, edits ...func(*Key)) *Key {
+		return sample(append(edits, func(k *Key) { k.ID, k.LimitID, k.Digest = id, id, Digest{d} })...)
+	}
+	elsewhere := named("key_pb_full", 7, func(k *Key) { k.API, k.Team = "pictify", "other" })
+	ks := []*Key{named("key_aaaa", 11), sample(), elsewhere, named("x", 12), named("key_bbbb", 11), named("key_cccc", 13)}
+	errs := s.CreateAll(ctx, ks)
+	var fault *FieldError
+	for i, want := range []error{nil, ErrExists, ErrExists, fault, ErrSecretTaken, nil} {
+		if want == error(fault) && errors.As(errs[i], &fault) {
+			continue
+		}
+		if !errors.Is(errs[i], want) {
+			t.Errorf("%s: %v, want %v", ks[i].ID, errs[i], want)
+		}
+	}
+	if got := ids(t, s, Filter{}); got != "key_aaaa key_cccc key_pb_full" {
+		t.Errorf("listed: %s", got)
+	}
+	if n := c.Exists(ctx, indexKey("pictify", "other"), teamKeysKey("pictify", "other")).Val(); n != 0 {
+		t.Error("a refused key stays in a list")
+	}
+	consistent(t, c)
+	if errs := s.CreateAll(ctx, nil); len(errs) != 0 {
+		t.Error("errors for nothing")
+	}
+}
+
+// ids joins the ids of all pages.
+func ids(t *testing.T, s *Store, f Filter) string {
+	t.Helper()
+	var out []string
+	for cursor := ""; ; {
+		page, next, err := s.List(t.Context(), f, cursor, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) > 3 {
+			t.Fatalf("a page of %d", len(page))
+		}
+		for _, k := range page {
+			out = append(out, k.ID)
+		}
+		if next == "" {
+			return strings.Join(out, " ")
+		}
+		cursor = next
+	}
+}
+
+// consistent checks, without the code that it is about, that everything in the store fits together.
+func consistent(t *testing.T, c redis.UniversalClient) {
+	t.Helper()
+	ctx := t.Context()
+	want := map[string]bool{}
+	members := map[string][]string{} // what every list should hold
+	for _, name := range c.Keys(ctx, "tg:v1:key:*").Val() {
+		k, err := decodeRecord([]byte(c.Get(ctx, name).Val()))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if k.bare() {
+			continue
+		}
+		if k.Other != (Digest{}) {
+			t.Errorf("%s has two digests", k.ID)
+		}
+		want[secretKey(k.Digest)] = true
+		if owner := c.Get(ctx, secretKey(k.Digest)).Val(); owner != k.ID {
+			t.Errorf("the secret of %s leads to %q", k.ID, owner)
+		}
+		members["tg:v1:index:{"+k.API+"}"] = append(members["tg:v1:index:{"+k.API+"}"], k.ID)
+		if k.Team != "" {
+			list := "tg:v1:index:{" + k.API + "/" + k.Team + "}"
+			members[list] = append(members[list], k.ID)
+			mark := " - "
+			if k.Status == Active && k.RotatedTo == "" {
+				mark = " + "
+			}
+			if got := c.HGet(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}", k.ID).Val(); !strings.HasSuffix(got, mark+k.Environment) {
+				t.Errorf("the team's set has %q for %s, which is %s", got, k.ID, k.Status)
+			}
+			if n := c.HLen(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}").Val(); int(n) != len(c.ZRange(ctx, list, 0, -1).Val()) {
+				t.Errorf("the set of team %s has %d keys", k.Team, n)
+			}
+		}
+	}
+	for _, name := range c.Keys(ctx, "tg:v1:secret:*").Val() {
+		if !want[name] {
+			t.Errorf("a secret leads to %q without being its own", c.Get(ctx, name).Val())
+		}
+	}
+	for _, name := range c.Keys(ctx, "tg:v1:index:*").Val() {
+		got := c.ZRange(ctx, name, 0, -1).Val()
+		slices.Sort(members[name])
+		if !slices.Equal(got, members[name]) {
+			t.Errorf("%s has %q, want %q", name, got, members[name])
+		}
+		delete(members, name)
+	}
+	if len(members) > 0 {
+		t.Errorf("no lists for %v", members)
+	}
+}
+
+// dieAt ends the command that brings its count to zero, and all after it, before they are sent: a crash there.
+type dieAt struct{ left atomic.Int64 }
+
+func (d *dieAt) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (d *dieAt) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if d.left.Add(-1) < 0 {
+			cmd.SetErr(errDied)
+			return errDied
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (d *dieAt) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		left := max(d.left.Add(-int64(len(cmds)))+int64(len(cmds)), 0)
+		if left >= int64(len(cmds)) {
+			return next(ctx, cmds)
+		}
+		if left > 0 {
+			next(ctx, cmds[:left])
+		}
+		for _, cmd := range cmds[left:] {
+			cmd.SetErr(errDied)
+		}
+		return errDied
+	}
+}
+
+const lives = 1 << 40
+
+// testCrashes makes every operation of several steps die at every step, looks for half keys that work, repairs, and
+// makes the operation again.
+func testCrashes(t *testing.T, c redis.UniversalClient) {
+	crash := &dieAt{}
+	crash.left.Store(lives)
+	c.AddHook(crash)
+	ctx, m := t.Context(), operatorOf(c, map[string]int{"free/live": 5})
+	s := m.store
+	var k *Key
+	make1 := func(status Status) func() {
+		return func() {
+			k, _ = mustCreate(t, m)
+			if status == Revoked {
+				k = must[*Key](t)(m.Revoke(ctx, k.ID))
+			}
+		}
+	}
+	usable := func(d Digest) bool {
+		k, err := s.Lookup(ctx, d)
+		return err == nil && k.Status == Active
+	}
+	active := func() (n int) {
+		for _, name := range c.Keys(ctx, "tg:v1:secret:*").Val() {
+			if usable(digestFromHex(name)) {
+				n++
+			}
+		}
+		return n
+	}
+	from, to := Digest{}, Digest{77}
+	for _, op := range []struct {
+		name   string
+		before func()
+		do     func() error
+		half   func(t *testing.T) // what must hold after the crash
+		again  bool               // the operation can be made again
+	}{
+		{"create", func() {}, func() error { _, _, err := m.Create(ctx, liveKey(), false); return err },
+			func(t *testing.T) {
+				if n := active(); n > 1 {
+					t.Errorf("%d keys work", n)
+				}
+			}, true},
+		{"revoke", make1(Active), func() error { _, err := m.Revoke(ctx, k.ID); return err }, func(*testing.T) {}, true},
+		{"delete", make1(Revoked), func() error { return s.Delete(ctx, k) },
+			func(t *testing.T) {
+				if n := active(); n != 0 {
+					t.Errorf("%d keys work", n)
+				}
+			}, false},
+		{"rehash", func() { make1(Active)(); from = k.Digest }, func() error { return s.Rehash(ctx, k.ID, from, to) },
+			func(t *testing.T) {
+				if !usable(from) && !usable(to) {
+					t.Error("the key does not work")
+				}
+			}, true},
+		{"rotate", make1(Active), func() error { _, _, err := m.Rotate(ctx, k.ID, time.Hour); return err },
+			func(t *testing.T) {
+				if !usable(k.Digest) {
+					t.Error("the old key does not work")
+				}
+			}, false},
+		{"deactivate", make1(Active), func() error { _, err := m.Deactivate(ctx, k.ID); return err }, func(*testing.T) {}, true},
+	} {
+		t.Run(op.name, func(t *testing.T) {
+			for n := int64(0); ; n++ {
+				c.FlushAll(ctx)
+				op.before()
+				crash.left.Store(n)
+				err := op.do()
+				crash.left.Store(lives)
+				op.half(t)
+				if err == nil {
+					if n < 2 {
+						t.Fatalf("all done in %d steps", n)
+					}
+					consistent(t, c)
+					return
+				}
+				if !errors.Is(err, errDied) {
+					t.Fatalf("step %d: %v", n, err)
+				}
+				if _, err := s.repair(ctx, "", 0); err != nil {
+					t.Fatalf("step %d: repair: %v", n, err)
+				}
+				op.half(t)
+				consistent(t, c)
+				if again, err := s.repair(ctx, "", 0); err != nil || !reflect.DeepEqual(again, RepairReport{Checked: again.Checked}) {
+					t.Errorf("step %d: a second repair did %+v, %v", n, again, err)
+				}
+				if !op.again {
+					continue
+				}
+				if err := op.do(); err != nil {
+					t.Errorf("step %d: again: %v", n, err)
+				}
+				consistent(t, c)
+				if t.Failed() {
+					t.Fatalf("step %d", n)
+				}
+			}
+		})
+	}
+}
+
+func digestFromHex(name string) Digest {
+	_, d, err := parseHash(AlgorithmHMACSHA256 + ":" + strings.TrimPrefix(name, "tg:v1:secret:"))
+	if err != nil {
+		panic(err)
+	}
+	return d
+}

@@ -1,0 +1,404 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+)
+
+// Rules is what the policies say about keys. policy.Set implements it.
+type Rules interface {
+	// ValidateKey reports what in a key the policy of its API does not know.
+	ValidateKey(k *Key) error
+	// Cap returns the most active keys that a team may have in the environment on the plan; capped is false for no
+	// such limit.
+	Cap(api, plan, environment string) (most int, capped bool)
+	// Prefix returns what secrets of the environment start with; "" where the policy names no prefix.
+	Prefix(api, environment string) (prefix string, err error)
+}
+
+// What a change of a key can meet. Test with errors.Is.
+var (
+	ErrExpired     = errors.New("keys: the key has expired")
+	ErrInactive    = errors.New("keys: the key is inactive")
+	ErrRotated     = errors.New("keys: the key was rotated already") // what every *RotatedError is
+	ErrUnconfirmed = errors.New("keys: the change is made, but no replica of the store has confirmed it in time")
+)
+
+// RotatedError says that a key has a successor already.
+type RotatedError struct{ ID, To string }
+
+// Error names both keys.
+func (e *RotatedError) Error() string { return ErrRotated.Error() + ": " + e.ID + " to " + e.To }
+
+// Is makes errors.Is find ErrRotated.
+func (e *RotatedError) Is(target error) bool { return target == ErrRotated }
+
+// Manager changes keys for one actor: it checks the role, the policy and the caps, and writes each change to the audit
+// stream. It is safe for concurrent use. Errors of all methods: a *ForbiddenError; ErrNotAudited and ErrOutcomeLost;
+// ErrNoKey where there is an id; a *CorruptError; any other than those named means that the store did not answer, and
+// that the change may be made or not.
+type Manager struct {
+	store    *Store
+	hasher   *Hasher
+	rules    Rules
+	audit    *Audit
+	who      Actor
+	now      func() time.Time
+	replicas int
+	wait     time.Duration
+}
+
+// NewManager returns a Manager for who. None of the arguments may be nil.
+func NewManager(s *Store, h *Hasher, rules Rules, audit *Audit, who Actor, now func() time.Time) *Manager {
+	return &Manager{store: s, hasher: h, rules: rules, audit: audit, who: who, now: now, replicas: anyReplica, wait: time.Second}
+}
+
+// anyReplica waits for one replica where the store has some.
+const anyReplica = -1
+
+// RequireReplicas makes Revoke wait until n replicas have the change, at most timeout; n 0 is not to wait. Without this
+// call Revoke waits one second for one replica, if the store has any at that moment.
+func (m *Manager) RequireReplicas(n int, timeout time.Duration) { m.replicas, m.wait = n, timeout }
+
+// Patch says what Update changes: what is nil stays.
+type Patch struct {
+	Name      *string
+	Note      *string
+	Plan      *string
+	Scopes    *[]string
+	IPs       *[]netip.Prefix
+	Limits    *[]Override
+	ExpiresAt *time.Time // zero = never
+	Force     bool       // allows an expiry in the past
+	Version   int64      // the key's version that the change is meant for; 0 = whichever stands
+}
+
+// Create makes a key and returns it with its secret, which is nowhere kept. Of k these are taken: API, Team, Name, Note,
+// Environment, Plan, Scopes, IPs, Limits, ExpiresAt, AnchorDay (default: today's day) and Status (Active, the default,
+// or Inactive). An expiry in the past needs force. Errors beside the common: a *FieldError; what Rules.ValidateKey
+// says; a *CapError. A key and a secret beside an error are made and good.
+func (m *Manager) Create(ctx context.Context, k Key, force bool) (created *Key, secret string, err error) {
+	if !m.who.Operator && k.API == "" && k.Team == "" {
+		k.API, k.Team = m.who.API, m.who.Team
+	}
+	if err := m.who.Check(ActionCreate, k.API, k.Team); err != nil {
+		return nil, "", err
+	}
+	prefix, err := m.rules.Prefix(k.API, k.Environment)
+	if err != nil {
+		return nil, "", err
+	}
+	secret = NewSecret(prefix)
+	next := m.draft(&k, secret)
+	if err := m.check(nil, next, force); err != nil {
+		return nil, "", err
+	}
+	limit, err := m.capOf(next)
+	if err != nil {
+		return nil, "", err
+	}
+	if err = m.auditedKey(ctx, ActionCreate, nil, next, func(ctx context.Context) error {
+		err := m.store.CreateWithin(ctx, next, limit)
+		if err == nil {
+			created = next
+		}
+		return err
+	}); created == nil {
+		return nil, "", err
+	}
+	return created, secret, err
+}
+
+// draft is k as a new key with this secret.
+func (m *Manager) draft(k *Key, secret string) *Key {
+	now := m.today()
+	next := k.clone()
+	next.ID = newID()
+	next.LimitID, next.CreatedBy, next.RotatedFrom, next.RotatedTo = next.ID, m.who.Who(), "", ""
+	next.CreatedAt, next.UpdatedAt, next.RetiresAt, next.LastUsed = now, now, time.Time{}, time.Time{}
+	next.Version, next.Weak, next.Other = 1, false, Digest{}
+	next.Algorithm, next.Digest = AlgorithmHMACSHA256, m.hasher.Digest(secret)
+	if next.Status == "" {
+		next.Status = Active
+	}
+	if next.AnchorDay == 0 {
+		next.AnchorDay = now.Day()
+	}
+	return next
+}
+
+// today is now as records keep it.
+func (m *Manager) today() time.Time { return m.now().UTC().Truncate(time.Millisecond) }
+
+// newID returns key_ and 16 random base62 characters: 95 bits.
+func newID() string { return "key_" + NewSecret("")[:16] }
+
+// check refuses what cannot be stored, what the policy does not know, and an expiry that is over already. Old is nil for
+// a new key; of a standing one only what changes is held against the policy, which may have changed too.
+func (m *Manager) check(old, next *Key, force bool) error {
+	if err := next.Validate(); err != nil {
+		return err
+	}
+	if old == nil && next.Status != Active && next.Status != Inactive {
+		return &FieldError{"status", "of a new key is active or inactive"}
+	}
+	if !next.ExpiresAt.IsZero() && !force && (old == nil || !old.ExpiresAt.Equal(next.ExpiresAt)) && !next.ExpiresAt.After(m.now()) {
+		return &FieldError{"expires_at", next.ExpiresAt.UTC().Format(time.RFC3339) + " is in the past; force it if that is meant"}
+	}
+	if old != nil && old.Plan == next.Plan && slices.Equal(old.Scopes, next.Scopes) && slices.Equal(old.Limits, next.Limits) {
+		return nil
+	}
+	return m.rules.ValidateKey(next)
+}
+
+// capOf returns the cap that k is under, if it counts.
+func (m *Manager) capOf(k *Key) (*Cap, error) {
+	most, capped := m.rules.Cap(k.API, k.Plan, k.Environment)
+	if !capped || !k.counts() {
+		return nil, nil
+	}
+	if k.Team == "" {
+		return nil, &FieldError{"team", "is empty, and plan " + show(k.Plan) + " limits the keys of a team"}
+	}
+	return &Cap{Environment: k.Environment, Plan: k.Plan, Most: most}, nil
+}
+
+// auditedKey makes a change of old to next between its two lines in the audit stream. Old is nil for a new key, next for
+// one that will be gone.
+func (m *Manager) auditedKey(ctx context.Context, action Action, old, next *Key, change func(context.Context) error) error {
+	k := next
+	if k == nil {
+		k = old
+	}
+	entry := NewEntry(m.who, action, k.API, k.Team, k.ID)
+	if action == ActionRotate {
+		entry.IDs = []string{old.ID, next.ID}
+	}
+	var err error
+	if entry.Before, err = RecordForAudit(old); err != nil {
+		return err
+	}
+	if entry.After, err = RecordForAudit(next); err != nil {
+		return err
+	}
+	return m.audit.Do(ctx, entry, change)
+}
+
+// read reads a key that the actor may do action on.
+func (m *Manager) read(ctx context.Context, action Action, id string) (*Key, error) {
+	k, err := m.store.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.who.Check(action, k.API, k.Team); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// Get returns one key, with LastUsed.
+func (m *Manager) Get(ctx context.Context, id string) (*Key, error) {
+	return m.read(ctx, ActionView, id)
+}
+
+// List is Store.List for what the actor may see: a member sees only the keys of the own team, which are also what an
+// empty Filter means then.
+func (m *Manager) List(ctx context.Context, f Filter, cursor string, limit int) ([]*Key, string, error) {
+	if !m.who.Operator && f.API == "" && f.Team == "" {
+		f.API, f.Team = m.who.API, m.who.Team
+	}
+	if err := m.who.Check(ActionView, f.API, f.Team); err != nil {
+		return nil, "", err
+	}
+	return m.store.List(ctx, f, cursor, limit)
+}
+
+// edit is one way in which a standing key changes.
+type edit struct {
+	action  Action
+	version int64 // that the key must have; 0 = any
+	force   bool
+	always  bool // also where nothing would change
+	alter   func(k *Key) error
+	write   func(ctx context.Context, old, next *Key) (*Key, error)
+}
+
+// edit makes a change on what stands, again if somebody else was faster and the caller named no version.
+func (m *Manager) edit(ctx context.Context, id string, c edit) (*Key, error) {
+	for range maxTries {
+		old, err := m.read(ctx, c.action, id)
+		if err != nil {
+			return nil, err
+		}
+		if c.version != 0 && c.version != old.Version {
+			return nil, ErrConflict
+		}
+		next := old.clone()
+		if err := c.alter(next); err != nil {
+			return nil, err
+		}
+		if !c.always && reflect.DeepEqual(old, next) {
+			return old, nil
+		}
+		if err := m.check(old, next, c.force); err != nil {
+			return nil, err
+		}
+		next.UpdatedAt = m.today()
+		var written *Key
+		err = m.auditedKey(ctx, c.action, old, next, func(ctx context.Context) error {
+			var err error
+			written, err = c.write(ctx, old, next)
+			return err
+		})
+		if c.version != 0 || written != nil || !errors.Is(err, ErrConflict) {
+			return written, err
+		}
+	}
+	return nil, ErrConflict
+}
+
+func (m *Manager) write(ctx context.Context, old, next *Key) (*Key, error) {
+	var limit *Cap
+	if !old.counts() || old.Plan != next.Plan {
+		var err error
+		if limit, err = m.capOf(next); err != nil {
+			return nil, err
+		}
+	}
+	return m.store.write(ctx, m.store.client, old, next, limit)
+}
+
+// Update changes fields of a key on top of whatever others changed meanwhile, unless p.Version says which version it is
+// meant for. Errors beside the common: a *FieldError; what Rules.ValidateKey says; a *CapError; ErrFinal; ErrConflict.
+func (m *Manager) Update(ctx context.Context, id string, p Patch) (*Key, error) {
+	return m.edit(ctx, id, edit{
+		action: ActionUpdate, version: p.Version, force: p.Force, write: m.write,
+		alter: func(k *Key) error {
+			if k.Status == Revoked {
+				return ErrFinal
+			}
+			p.apply(k)
+			return nil
+		},
+	})
+}
+
+func (p *Patch) apply(k *Key) {
+	set(&k.Name, p.Name)
+	set(&k.Note, p.Note)
+	set(&k.Plan, p.Plan)
+	if p.Scopes != nil && !slices.Equal(k.Scopes, *p.Scopes) {
+		k.Scopes = slices.Clone(*p.Scopes)
+	}
+	if p.IPs != nil && !slices.Equal(k.IPs, *p.IPs) {
+		k.IPs = slices.Clone(*p.IPs)
+	}
+	if p.Limits != nil && !slices.Equal(k.Limits, *p.Limits) {
+		k.Limits = slices.Clone(*p.Limits)
+	}
+	if p.ExpiresAt != nil && !k.ExpiresAt.Equal(*p.ExpiresAt) {
+		k.ExpiresAt = p.ExpiresAt.UTC()
+	}
+}
+
+func set[T any](field, value *T) {
+	if value != nil {
+		*field = *value
+	}
+}
+
+// Revoke ends a key for good, and publishes that. Revoking again does it again. An ErrUnconfirmed comes with the key:
+// the change is made, but could be lost if the store's primary is lost now.
+func (m *Manager) Revoke(ctx context.Context, id string) (*Key, error) {
+	var unconfirmed error
+	k, err := m.edit(ctx, id, edit{
+		action: ActionRevoke, always: true,
+		alter: func(k *Key) error { k.Status = Revoked; return nil },
+		write: func(ctx context.Context, old, next *Key) (k *Key, err error) {
+			k, unconfirmed, err = m.revoke(ctx, old, next)
+			return k, err
+		},
+	})
+	if k != nil && unconfirmed != nil {
+		err = errors.Join(unconfirmed, err)
+	}
+	return k, err
+}
+
+func (m *Manager) revoke(ctx context.Context, old, next *Key) (k *Key, unconfirmed, err error) {
+	need := m.replicas
+	if need < 0 {
+		n, err := m.store.Replicas(ctx, old.ID)
+		need = min(n, 1)
+		if err != nil && !errors.Is(err, errNoPrimary) {
+			need = 1 // not to know must not stop a revocation
+		}
+	}
+	if need == 0 {
+		k, err = m.store.write(ctx, m.store.client, old, next, nil)
+		return k, nil, err
+	}
+	k, confirmed, err := m.store.writeAndWait(ctx, old, next, need, m.wait)
+	if k != nil && confirmed < need {
+		unconfirmed = fmt.Errorf("%w: %d of %s", ErrUnconfirmed, confirmed, count(need, "replica"))
+	}
+	return k, unconfirmed, err
+}
+
+// Activate switches a key on. Errors beside the common: ErrFinal; a *CapError.
+func (m *Manager) Activate(ctx context.Context, id string) (*Key, error) {
+	return m.edit(ctx, id, edit{action: ActionActivate, write: m.write, alter: to(Active)})
+}
+
+// Deactivate switches a key off until Activate. Errors beside the common: ErrFinal.
+func (m *Manager) Deactivate(ctx context.Context, id string) (*Key, error) {
+	return m.edit(ctx, id, edit{action: ActionDeactivate, write: m.write, alter: to(Inactive)})
+}
+
+func to(status Status) func(*Key) error {
+	return func(k *Key) error {
+		if k.Status == Revoked {
+			return ErrFinal
+		}
+		k.Status = status
+		return nil
+	}
+}
+
+// Delete removes a revoked key and leaves a tombstone, so that the id is never used again. It returns the key as it was.
+// Errors beside the common: ErrNotRevoked.
+func (m *Manager) Delete(ctx context.Context, id string) (*Key, error) {
+	k, err := m.read(ctx, ActionDelete, id)
+	if err != nil {
+		return nil, err
+	}
+	if k.Status != Revoked {
+		return nil, ErrNotRevoked
+	}
+	var deleted *Key
+	err = m.auditedKey(ctx, ActionDelete, k, nil, func(ctx context.Context) error {
+		err := m.store.Delete(ctx, k)
+		if err == nil {
+			deleted = k
+		}
+		return err
+	})
+	return deleted, err
+}
+
+// Repair is Store.Repair, for the operator.
+func (m *Manager) Repair(ctx context.Context, api string) (report RepairReport, err error) {
+	if err := m.who.Check(ActionRepair, api, ""); err != nil {
+		return RepairReport{}, err
+	}
+	err = m.audit.Do(ctx, NewEntry(m.who, ActionRepair, api, ""), func(ctx context.Context) error {
+		report, err = m.store.Repair(ctx, api)
+		return err
+	})
+	return report, err
+}

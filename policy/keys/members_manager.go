@@ -1,0 +1,161 @@
+package keys
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+)
+
+// Each method here asks the table of roles first, so that a refusal tells nothing about what exists, and makes its
+// change between an intent and an outcome in the audit stream. ErrForbidden, ErrNotAudited and ErrOutcomeLost come
+// besides the errors of the Store's method of the same name; with ErrOutcomeLost the results are set, because the
+// change was made.
+
+// CreateTeam adds a team; only the operator may.
+func (m *Manager) CreateTeam(ctx context.Context, api, team string) (*Team, error) {
+	if err := m.who.Check(ActionCreateTeam, api, team); err != nil {
+		return nil, err
+	}
+	t := Team{API: api, Name: team, CreatedBy: m.who.Who(), CreatedAt: m.now().UTC()}
+	if err := t.Validate(); err != nil {
+		return nil, err
+	}
+	entry := NewEntry(m.who, ActionCreateTeam, api, team, team)
+	err := m.audited(ctx, entry, nil, t, func(ctx context.Context) error { return m.store.CreateTeam(ctx, t) })
+	return ifMade(&t, err)
+}
+
+// Team returns one team; a member only the own one.
+func (m *Manager) Team(ctx context.Context, api, team string) (*Team, error) {
+	if err := m.who.Check(ActionViewTeam, api, team); err != nil {
+		return nil, err
+	}
+	return m.store.Team(ctx, api, team)
+}
+
+// Teams lists teams as Store.Teams does; to a member, only the own one, whatever api and cursor.
+func (m *Manager) Teams(ctx context.Context, api, cursor string, limit int) (teams []*Team, next string, err error) {
+	if m.who.Operator {
+		return m.store.Teams(ctx, api, cursor, limit)
+	}
+	t, err := m.Team(ctx, m.who.API, m.who.Team)
+	if err != nil {
+		return nil, "", err
+	}
+	return []*Team{t}, "", nil
+}
+
+// DeleteTeam removes an empty team; only the operator may.
+func (m *Manager) DeleteTeam(ctx context.Context, api, team string) error {
+	if err := m.who.Check(ActionDeleteTeam, api, team); err != nil {
+		return err
+	}
+	t, err := m.store.Team(ctx, api, team)
+	if err != nil {
+		return err
+	}
+	entry := NewEntry(m.who, ActionDeleteTeam, api, team, team)
+	return m.audited(ctx, entry, t, nil, func(ctx context.Context) error { return m.store.DeleteTeam(ctx, api, team) })
+}
+
+// AddMember adds a member and returns the record and the token, which is shown this once.
+func (m *Manager) AddMember(ctx context.Context, api, team, name string, role Role) (*Member, string, error) {
+	if err := m.who.Check(ActionAddMember, api, team); err != nil {
+		return nil, "", err
+	}
+	added, token, err := newMember(Member{
+		API: api, Team: team, Name: name, Role: role, CreatedBy: m.who.Who(), CreatedAt: m.now(),
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	entry := NewEntry(m.who, ActionAddMember, api, team, added.ID)
+	err = m.audited(ctx, entry, nil, added, func(ctx context.Context) error {
+		return m.store.addMember(ctx, &added, tokenDigest(token))
+	})
+	result, err := ifMade(&added, err)
+	if result == nil {
+		token = ""
+	}
+	return result, token, err
+}
+
+// Members lists the members of a team.
+func (m *Manager) Members(ctx context.Context, api, team string) ([]*Member, error) {
+	if err := m.who.Check(ActionViewMembers, api, team); err != nil {
+		return nil, err
+	}
+	return m.store.Members(ctx, api, team)
+}
+
+// SetRole gives a member another role.
+func (m *Manager) SetRole(ctx context.Context, api, team, id string, role Role) (*Member, error) {
+	if err := m.who.Check(ActionSetRole, api, team); err != nil {
+		return nil, err
+	}
+	if _, err := ParseRole(string(role)); err != nil {
+		return nil, err
+	}
+	r, raw, err := m.store.member(ctx, api, team, id)
+	if err != nil {
+		return nil, err
+	}
+	after := r.Member
+	after.Role = role
+	entry := NewEntry(m.who, ActionSetRole, api, team, id)
+	err = m.audited(ctx, entry, r.Member, after, func(ctx context.Context) error {
+		_, err := m.store.setRole(ctx, r, raw, role)
+		return err
+	})
+	return ifMade(&after, err)
+}
+
+// RemoveMember takes a member out of a team, whose token is refused from then on.
+func (m *Manager) RemoveMember(ctx context.Context, api, team, id string) error {
+	if err := m.who.Check(ActionRemoveMember, api, team); err != nil {
+		return err
+	}
+	r, raw, err := m.store.member(ctx, api, team, id)
+	if err != nil && raw == "" {
+		return err
+	}
+	var before any
+	if r != nil {
+		before = r.Member
+	}
+	entry := NewEntry(m.who, ActionRemoveMember, api, team, id)
+	return m.audited(ctx, entry, before, nil, func(ctx context.Context) error {
+		return m.store.removeMember(ctx, api, team, id, raw, r)
+	})
+}
+
+// ReadAudit reads the audit stream as Audit.Read does; only the operator may, since it tells of every team.
+func (m *Manager) ReadAudit(ctx context.Context, from string, n int, order Order) ([]AuditEntry, string, error) {
+	if err := m.who.Check(ActionReadAudit, "", ""); err != nil {
+		return nil, "", err
+	}
+	return m.audit.Read(ctx, from, n, order)
+}
+
+// audited makes a change, in the audit stream, of something whose states are before and after; nil means none.
+func (m *Manager) audited(ctx context.Context, e AuditEntry, before, after any, do func(context.Context) error) error {
+	for side, v := range map[*json.RawMessage]any{&e.Before: before, &e.After: after} {
+		if v == nil {
+			continue
+		}
+		data, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		*side = data
+	}
+	return m.audit.Do(ctx, e, do)
+}
+
+// ifMade returns the result of a change only if the change was made.
+func ifMade[T any](result *T, err error) (*T, error) {
+	if err != nil && !errors.Is(err, ErrOutcomeLost) {
+		return nil, err
+	}
+	return result, err
+}

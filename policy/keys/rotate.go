@@ -1,0 +1,101 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Rotate makes a successor with the same rights, expiry and counters, and returns it with its secret. The key itself
+// stops after grace, or at its own expiry if that is sooner. Errors beside the common: a *FieldError for a negative
+// grace; ErrFinal, ErrInactive, ErrExpired; a *RotatedError. A key and a secret beside an error are made and good.
+func (m *Manager) Rotate(ctx context.Context, id string, grace time.Duration) (successor *Key, secret string, err error) {
+	if grace < 0 {
+		return nil, "", &FieldError{"grace", grace.String() + " is less than 0"}
+	}
+	old, err := m.read(ctx, ActionRotate, id)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := m.rotatable(old); err != nil {
+		return nil, "", err
+	}
+	prefix, err := m.rules.Prefix(old.API, old.Environment)
+	if err != nil {
+		return nil, "", err
+	}
+	secret = NewSecret(prefix)
+	next := m.draft(old, secret)
+	next.LimitID, next.RotatedFrom = old.LimitID, old.ID
+	if err = m.auditedKey(ctx, ActionRotate, old, next, func(ctx context.Context) error {
+		// In this order a crash leaves the old key as it was, and a successor whose secret nobody was told.
+		if err := m.store.createReplacing(ctx, next, nil, old.ID); err != nil {
+			return err
+		}
+		made, err := m.retire(ctx, old, next.ID, grace)
+		if made {
+			successor = next
+			return err
+		}
+		if isUncertain(err) {
+			return fmt.Errorf("keys: %s may be rotated to %s, whose secret is lost; repair the store, then rotate what is active: %w", old.ID, next.ID, err)
+		}
+		return errors.Join(err, m.discard(ctx, next, old))
+	}); successor == nil {
+		return nil, "", err
+	}
+	return successor, secret, err
+}
+
+func (m *Manager) rotatable(k *Key) error {
+	switch {
+	case k.Status == Revoked:
+		return ErrFinal
+	case k.RotatedTo != "":
+		return &RotatedError{k.ID, k.RotatedTo}
+	case k.Expired(m.now()):
+		return ErrExpired
+	case k.Status != Active:
+		return ErrInactive
+	}
+	return nil
+}
+
+// retire gives a key its successor and its end. made says that it has them, whatever the error.
+func (m *Manager) retire(ctx context.Context, old *Key, successor string, grace time.Duration) (made bool, err error) {
+	for range maxTries {
+		next := old.clone()
+		next.RotatedTo, next.UpdatedAt, next.RetiresAt = successor, m.today(), m.today().Add(grace)
+		if !old.ExpiresAt.IsZero() && old.ExpiresAt.Before(next.RetiresAt) {
+			next.RetiresAt = old.ExpiresAt
+		}
+		written, err := m.store.write(ctx, m.store.client, old, next, nil)
+		if written != nil || !errors.Is(err, ErrConflict) {
+			return written != nil, err
+		}
+		id := old.ID
+		if old, err = m.store.Get(ctx, id); err != nil {
+			return false, fmt.Errorf("keys: %s changed while it was rotated: %w", id, errors.Join(ErrConflict, err))
+		}
+		if err := m.rotatable(old); err != nil {
+			return false, fmt.Errorf("keys: %s changed while it was rotated: %w", id, errors.Join(ErrConflict, err))
+		}
+	}
+	return false, ErrConflict
+}
+
+// discard removes a successor that did not become one. Nobody has seen it.
+func (m *Manager) discard(ctx context.Context, k, old *Key) error {
+	if _, err := m.store.unlink(ctx, k.Digest, k.ID); err != nil {
+		return err
+	}
+	data, err := encodeRecord(k)
+	if err != nil {
+		return err
+	}
+	if err := m.store.dropRecord(ctx, k.ID, data); err != nil {
+		return err
+	}
+	return errors.Join(m.store.unlist(ctx, k, &Key{}), m.store.relist(ctx, old.ID, old.Version))
+}

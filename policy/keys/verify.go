@@ -1,0 +1,81 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"strings"
+)
+
+// VerifyStatus is what Verify says about a secret.
+type VerifyStatus string
+
+// All that Verify can say, with the first that applies.
+const (
+	VerifyMalformed VerifyStatus = "malformed" // it cannot be the secret of a key
+	VerifyUnknown   VerifyStatus = "unknown"   // no key has it, or only a deleted one had
+	VerifyRevoked   VerifyStatus = "revoked"
+	VerifyInactive  VerifyStatus = "inactive"
+	VerifyRetired   VerifyStatus = "retired" // its grace after a rotation is over
+	VerifyExpired   VerifyStatus = "expired"
+	VerifyActive    VerifyStatus = "active"
+)
+
+// Verify says which key a secret belongs to and what state that is in. Spaces and quotes around the secret are taken
+// off, here and nowhere else. The key is nil for VerifyMalformed and VerifyUnknown.
+func (m *Manager) Verify(ctx context.Context, secret string) (*Key, VerifyStatus, error) {
+	secret = strings.Trim(secret, " \t\r\n\"'`“”‘’")
+	if !m.who.Operator {
+		// Whoever may not see a key of the own team may see none, whatever the secret.
+		if err := m.who.Check(ActionView, m.who.API, m.who.Team); err != nil {
+			return nil, "", err
+		}
+	}
+	if secretProblem(secret) != "" {
+		return nil, VerifyMalformed, nil
+	}
+	k, err := m.lookup(ctx, secret)
+	if errors.Is(err, ErrUnknown) {
+		return nil, VerifyUnknown, nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if err := m.who.Check(ActionView, k.API, k.Team); err != nil {
+		return nil, "", err
+	}
+	// The record once more, with its last use.
+	if k, err = m.store.Get(ctx, k.ID); errors.Is(err, ErrNoKey) {
+		return nil, VerifyUnknown, nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return k, m.verdict(k), nil
+}
+
+// lookup asks for the secret by all the methods that the hasher knows.
+func (m *Manager) lookup(ctx context.Context, secret string) (*Key, error) {
+	k, err := m.store.Lookup(ctx, m.hasher.Digest(secret))
+	for i := 0; errors.Is(err, ErrUnknown) && i < m.hasher.Older(); i++ {
+		k, err = m.store.Lookup(ctx, m.hasher.OlderDigest(i, secret))
+	}
+	if err == nil && k.Status == Deleted {
+		return nil, ErrUnknown
+	}
+	return k, err
+}
+
+func (m *Manager) verdict(k *Key) VerifyStatus {
+	now := m.now()
+	switch {
+	case k.Status == Revoked:
+		return VerifyRevoked
+	case k.Status != Active:
+		return VerifyInactive
+	case reached(k.RetiresAt, now):
+		return VerifyRetired
+	case reached(k.ExpiresAt, now):
+		return VerifyExpired
+	}
+	return VerifyActive
+}

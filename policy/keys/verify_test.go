@@ -1,0 +1,79 @@
+package keys
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+func testVerify(t *testing.T, c redis.UniversalClient) {
+	ctx, m := t.Context(), operatorOf(c, nil)
+	now := lifeNoon()
+	m.now = func() time.Time { return now }
+	m.hasher = NewHasher([]byte("pepper"), Method{Pepper: []byte("old")}, Method{Algorithm: AlgorithmSHA256})
+	k, secret := mustCreate(t, m, func(k *Key) { k.ExpiresAt = lifeNoon().Add(2 * time.Hour) })
+	expect := func(secret string, id string, want VerifyStatus) {
+		t.Helper()
+		got, status, err := m.Verify(ctx, secret)
+		if err != nil || status != want || (got == nil) != (id == "") || got != nil && got.ID != id {
+			t.Errorf("Verify = %v, %s, %v; want %s", got, status, err, want)
+		}
+	}
+	expect(secret, k.ID, VerifyActive)
+	for _, around := range []string{" %s", "%s\n", "\"%s\"", "'%s'\r\n", "\t`%s` ", "\u201c%s\u201d"} {
+		expect(strings.Replace(around, "%s", secret, 1), k.ID, VerifyActive)
+	}
+	for _, bad := range []string{"", "short", secret[:20] + " " + secret[20:], strings.Repeat("x", 513), "ü" + secret} {
+		expect(bad, "", VerifyMalformed)
+	}
+	expect(NewSecret("pk_live_"), "", VerifyUnknown)
+	// What nobody but Verify trims.
+	if _, err := m.store.Lookup(ctx, m.hasher.Digest(" "+secret)); !errors.Is(err, ErrUnknown) {
+		t.Errorf("Lookup with a space: %v", err)
+	}
+	for i, legacy := range []string{NewSecret("a_"), NewSecret("b_")} {
+		old := sample(func(k *Key) {
+			k.ID, k.Digest = "key_old"+legacy[:1], m.hasher.OlderDigest(i, legacy)
+		})
+		if err := m.store.Create(ctx, old); err != nil {
+			t.Fatal(err)
+		}
+		expect(legacy, old.ID, VerifyActive)
+	}
+	if err := m.store.Touch(ctx, map[string]time.Time{k.ID: now}); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, _ := m.Verify(ctx, secret); got == nil || !got.LastUsed.Equal(now) {
+		t.Errorf("last used: %v", got)
+	}
+	must[*Key](t)(m.Deactivate(ctx, k.ID))
+	expect(secret, k.ID, VerifyInactive)
+	must[*Key](t)(m.Activate(ctx, k.ID))
+	next, second, err := m.Rotate(ctx, k.ID, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(secret, k.ID, VerifyActive)
+	now = now.Add(time.Hour)
+	expect(secret, k.ID, VerifyRetired)
+	expect(second, next.ID, VerifyActive)
+	now = now.Add(time.Hour)
+	expect(secret, k.ID, VerifyRetired)
+	expect(second, next.ID, VerifyExpired)
+	must[*Key](t)(m.Revoke(ctx, k.ID))
+	expect(secret, k.ID, VerifyRevoked)
+	must[*Key](t)(m.Delete(ctx, k.ID))
+	expect(secret, "", VerifyUnknown)
+
+	full := sample(func(k *Key) { k.ID, k.Status, k.Digest = "key_tomb", Deleted, m.hasher.Digest(secret) })
+	if err := m.store.Create(ctx, full); err != nil {
+		t.Fatal(err)
+	}
+	expect(secret, "", VerifyUnknown)
+	c.Set(ctx, recordKey(next.ID), "{", 0)
+	_, _, err = m.Verify(ctx, second)
+	expectCorrupt(t, "verify", err, next.ID, "not a record")
+}
