@@ -92,41 +92,43 @@ type plan struct {
 	rates       []limits.Window // windows without quotas
 	keyAnchor   bool
 	failureMode failureMode
+	keyCaps     map[string]int // by environment, "" where there are none
 }
 
-// plan returns the plan of a key: nil, true where the API has no plans.
-func (a *API) plan(k *keys.Key) (_ *plan, ok bool) {
+// plan returns the plan of a key that names it: nil, true where the API has no
+// plans.
+func (a *API) plan(name string) (_ *plan, ok bool) {
 	if len(a.plans) == 0 {
 		return nil, true
 	}
-	p := a.plans[k.Plan]
+	p := a.plans[name]
 	return p, p != nil
 }
 
 // windowsFor returns the windows that a key spends. ok is false when an override
 // of the key names a limit that the plan does not have: dropping it silently
 // could lift a restriction.
-func (p *plan) windowsFor(k *keys.Key, quota bool) (_ []limits.Window, ok bool) {
+func (p *plan) windowsFor(overrides []keys.Override, anchorDay int, quota bool) (_ []limits.Window, ok bool) {
 	if p == nil {
-		return nil, len(k.Limits) == 0
+		return nil, len(overrides) == 0
 	}
 	windows := p.windows
 	if !quota {
 		windows = p.rates
 	}
-	if len(k.Limits) == 0 && !p.keyAnchor {
+	if len(overrides) == 0 && !p.keyAnchor {
 		return windows, true
 	}
 	own := make([]limits.Window, len(windows))
 	copy(own, windows)
-	for _, o := range k.Limits {
+	for _, o := range overrides {
 		if !p.override(own, o) {
 			return nil, false
 		}
 	}
 	if p.keyAnchor {
 		for i := range own {
-			own[i].Anchor = k.AnchorDay
+			own[i].Anchor = anchorDay
 		}
 	}
 	return own, true
@@ -175,7 +177,7 @@ func (a *API) resembles(secret string) bool {
 }
 
 // permits reports whether a key may use a route.
-func (a *API) permits(k *keys.Key, r *Route) bool {
+func (a *API) permits(k *keys.Grant, r *Route) bool {
 	if r.scope == "" {
 		return true
 	}

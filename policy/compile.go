@@ -34,6 +34,7 @@ type compiler struct {
 	api *API
 	// implied holds what each scope implies in one step.
 	implied map[string][]string
+	grants  map[string][]string // the scopes that include a scope
 }
 
 func (c *compiler) fault(place, format string, args ...any) { c.src.fault(place, format, args...) }
@@ -168,13 +169,22 @@ func (c *compiler) credentialHeader(place, written string) {
 		c.fault(place, "bad header name %q, want letters, digits and -", written)
 	case name == "authorization":
 		c.fault(place, "header %q: use bearer", written)
-	case identityHeader(name) || name == "host" || name == headerForwardedFor || name == headerExternalAddress || name == "x-request-id" || name == "content-type":
+	case transportHeader(name), identityHeader(name) || name == headerForwardedFor || name == headerExternalAddress || name == "x-request-id" || name == "content-type":
 		c.fault(place, "header %q has another meaning", written)
 	case slices.Contains(c.api.places.headers, name):
 		c.fault(place, "duplicate header %q", written)
 	default:
 		c.api.places.headers = append(c.api.places.headers, name)
 	}
+}
+
+// transportHeader names what HTTP itself and browsers use, and Envoy may rewrite.
+func transportHeader(name string) bool {
+	switch name {
+	case "host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive", "expect", "cookie", "date", "via":
+		return true
+	}
+	return false
 }
 
 func (c *compiler) credentialQuery(place, name string) {
@@ -237,6 +247,9 @@ func (c *compiler) address() {
 	}
 }
 
+// maxScopes keeps the time bounded that it takes to follow what implies what.
+const maxScopes = 500
+
 func (c *compiler) scopes() {
 	c.api.emptyIsAll = c.choice("empty_scopes", c.doc.EmptyScopes, "none", "all") == "all"
 	c.api.scopes = map[string]bool{}
@@ -247,6 +260,11 @@ func (c *compiler) scopes() {
 		}
 		c.name(at("scopes", i, "name"), "scope", in.Name, c.api.scopes)
 	}
+	if len(c.doc.Scopes) > maxScopes {
+		c.fault(at("scopes", maxScopes, ""), "%d scopes, more than %d", len(c.doc.Scopes), maxScopes)
+		return
+	}
+	c.grants = map[string][]string{}
 	c.implied = make(map[string][]string, len(c.doc.Scopes))
 	for _, in := range c.doc.Scopes {
 		c.implied[in.Name] = in.Implies
@@ -316,12 +334,23 @@ func (c *compiler) routeScope(i int, in routeIn, route *Route) {
 		c.fault(at("routes", i, "scope"), "unknown scope %q", in.Scope)
 	default:
 		route.scope = in.Scope
-		for _, s := range c.doc.Scopes {
-			if s.Name == in.Scope || c.reaches(s.Name, in.Scope, map[string]bool{}) {
-				route.grants = append(route.grants, s.Name)
-			}
+		route.grants = c.granting(in.Scope)
+	}
+}
+
+// granting returns the scopes that include a scope, itself among them.
+func (c *compiler) granting(scope string) []string {
+	if known := c.grants[scope]; known != nil {
+		return known
+	}
+	var grants []string
+	for _, s := range c.doc.Scopes {
+		if s.Name == scope || c.reaches(s.Name, scope, map[string]bool{}) {
+			grants = append(grants, s.Name)
 		}
 	}
+	c.grants[scope] = grants
+	return grants
 }
 
 // maxUnits bounds limits and costs to integers that a Redis script, which
@@ -336,6 +365,7 @@ func (c *compiler) plans() {
 		p := &plan{name: in.Name, keyAnchor: in.MonthAnchor.Key}
 		mode := c.choice(at("plans", i, "failure_mode"), in.FailureMode, "closed", "open", "local")
 		p.failureMode = map[string]failureMode{"open": failOpen, "local": failLocal}[mode]
+		c.keyCaps(at("plans", i, "key_caps"), in.KeyCaps, p)
 		if in.Limits == nil {
 			c.fault(at("plans", i, ""), "plan %q without limits: want a list; limits: [] is unlimited", in.Name)
 			continue
@@ -350,6 +380,35 @@ func (c *compiler) plans() {
 			}
 		}
 		c.api.plans[in.Name] = p
+	}
+}
+
+// maxKeyCap bounds what a store counts through when a key is created.
+const maxKeyCap = 1_000_000
+
+func (c *compiler) keyCaps(place string, caps []keyCapIn, p *plan) {
+	p.keyCaps = make(map[string]int, len(caps))
+	for i, in := range caps {
+		_, known := c.api.environment(in.Environment)
+		_, twice := p.keyCaps[in.Environment]
+		switch {
+		case len(c.api.environments) == 0 && in.Environment != "":
+			c.fault(at(place, i, "environment"), "environment %q: the api has no environments", in.Environment)
+		case !known && in.Environment == "":
+			c.fault(at(place, i, ""), "key cap without an environment")
+		case !known:
+			c.fault(at(place, i, "environment"), "unknown environment %q", in.Environment)
+		case twice:
+			c.fault(at(place, i, ""), "duplicate key cap of environment %q", in.Environment)
+		}
+		switch {
+		case in.Keys == nil:
+			c.fault(at(place, i, ""), "key cap without keys")
+		case *in.Keys < 0 || *in.Keys > maxKeyCap:
+			c.fault(at(place, i, "keys"), "keys %d: want 0 to %d", *in.Keys, int64(maxKeyCap))
+		default:
+			p.keyCaps[in.Environment] = int(*in.Keys)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -92,6 +93,8 @@ func (c *compiler) answerFields(place string, in *answerIn) {
 	}
 }
 
+func detailRule() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`) }
+
 func (c *compiler) texts(place string, in *answerIn) (texts, bool) {
 	if in.Message == "" {
 		c.fault(place, "answer without a message")
@@ -107,6 +110,10 @@ func (c *compiler) texts(place string, in *answerIn) (texts, bool) {
 		c.fault(place+".message", "%v", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(in.Details)) {
+		if !detailRule().MatchString(name) {
+			c.fault(place+".details", "bad details name %q, want a letter, then letters, digits, _ and -", name)
+			continue
+		}
 		if t.details[name], err = parseText(in.Details[name]); err != nil {
 			c.fault(place+".details."+name, "%v", err)
 		}

@@ -44,7 +44,7 @@ func (p *places) read(r *Request) credential {
 				c.add(token)
 			case joinedBearer(value):
 				c.strip = append(c.strip, "authorization")
-				c.state = malformed
+				c.add(value) // its comma makes it malformed
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"tollgate/policy/keys"
@@ -36,7 +37,8 @@ type Wait uint8
 const (
 	// Done: Decision returns the answer.
 	Done Wait = iota
-	// WaitKey: look up Digest and hand the outcome to Found.
+	// WaitKey: look up Digest and hand the outcome to Found. It can follow on
+	// itself, with another Digest.
 	WaitKey
 	// WaitLimits: carry out Spend and hand the outcome to Spent.
 	WaitLimits
@@ -55,7 +57,8 @@ type Check struct {
 	route  *Route // nil: no route, or a path that no route may match
 	cred   credential
 	digest keys.Digest
-	key    *keys.Key // set once the key is known to this API and environment
+	older  int         // older methods of hashing that the store was asked by
+	key    *keys.Grant // set once the key is known to this API and environment
 	env    *env
 	plan   *plan
 	spend  limits.Spend
@@ -83,6 +86,10 @@ func (c *Check) Spend() *limits.Spend { return &c.spend }
 
 // Decision returns the answer once the Check is Done.
 func (c *Check) Decision() *Decision { return &c.decision }
+
+// Key returns the key of the request once it is known to the API and environment,
+// else nil.
+func (c *Check) Key() *keys.Grant { return c.key }
 
 // API returns the API of the request, nil when there is none.
 func (c *Check) API() *API { return c.api }
@@ -118,7 +125,7 @@ func (c *Check) identify() Wait {
 func (c *Check) findRoute() *Route {
 	var buf [16]string
 	segs, ok := segments(c.path, buf[:0])
-	if !ok || !plainQuery(c.query) || c.request.Method == "" || c.request.Method == "CONNECT" {
+	if !ok || !c.request.exact(c.path) || !plainQuery(c.query) || c.request.Method == "" || c.request.Method == "CONNECT" {
 		return nil
 	}
 	if c.request.Route.Given {
@@ -129,12 +136,12 @@ func (c *Check) findRoute() *Route {
 
 // Found continues with the outcome of the key look-up: steps 4 to 6. err is
 // keys.ErrUnknown, a *keys.CorruptError, or says that the store did not answer.
-func (c *Check) Found(k *keys.Key, err error) Wait {
+func (c *Check) Found(k *keys.Grant, err error) Wait {
 	var corrupt *keys.CorruptError
 	switch {
 	case err == nil && k != nil:
 	case errors.Is(err, keys.ErrUnknown):
-		return c.deny(UnknownKey)
+		return c.tryOlder()
 	case errors.As(err, &corrupt):
 		return c.deny(CorruptKey)
 	default:
@@ -157,9 +164,29 @@ func (c *Check) Found(k *keys.Key, err error) Wait {
 	return WaitLimits
 }
 
+// tryOlder asks for the secret by the next older method of hashing.
+func (c *Check) tryOlder() Wait {
+	if c.older == c.decider.hasher.Older() {
+		return c.deny(UnknownKey)
+	}
+	c.digest = c.decider.hasher.OlderDigest(c.older, c.cred.secret)
+	c.older++
+	return WaitKey
+}
+
+// Rehash says, of an allowed request whose key was found by an older method of
+// hashing, which key's digest should be replaced, and by which. The host does
+// that when the request no longer waits.
+func (c *Check) Rehash() (id string, from, to keys.Digest, ok bool) {
+	if c.older == 0 || c.key == nil || !c.decision.Allow {
+		return "", keys.Digest{}, keys.Digest{}, false
+	}
+	return c.key.ID, c.digest, c.decider.hasher.Digest(c.cred.secret), true
+}
+
 // judge is the order of steps 4 to 6. It sets c.key as soon as the key is known:
 // a record of this API and environment that is not revoked.
-func (c *Check) judge(k *keys.Key) Reason {
+func (c *Check) judge(k *keys.Grant) Reason {
 	switch {
 	case k.API != c.api.name || k.Status == keys.Deleted:
 		return UnknownKey
@@ -170,7 +197,7 @@ func (c *Check) judge(k *keys.Key) Reason {
 	switch {
 	case !ok:
 		return CorruptKey
-	case !c.accepts(e):
+	case !c.accepts(e) || e != nil && !strings.HasPrefix(c.cred.secret, e.prefix):
 		return WrongEnvironment
 	}
 	c.key, c.env = k, e
@@ -195,8 +222,8 @@ func (c *Check) judge(k *keys.Key) Reason {
 // findWindows finds what the key spends. It reports false for a key whose plan or
 // limits the policy does not know.
 func (c *Check) findWindows() (ok bool) {
-	if c.plan, ok = c.api.plan(c.key); ok {
-		c.spend.Windows, ok = c.plan.windowsFor(c.key, c.env == nil || c.env.quota)
+	if c.plan, ok = c.api.plan(c.key.Plan); ok {
+		c.spend.Windows, ok = c.plan.windowsFor(c.key.Limits, c.key.AnchorDay, c.env == nil || c.env.quota)
 	}
 	return ok
 }
@@ -212,11 +239,14 @@ func (c *Check) accepts(e *env) bool {
 
 // Spent continues with the outcome of the limits: step 7.
 func (c *Check) Spent(res limits.Result, err error) Wait {
+	var broken *limits.BrokenError
 	switch {
 	case err == nil && len(res.States) == len(c.spend.Windows):
 		c.result = &res
 	case c.spend.ReadOnly:
 		// Only the headers were wanted; the refusal stands without them.
+	case err == nil || errors.As(err, &broken):
+		return c.deny(CorruptKey) // failure_mode is for a store that is away
 	default:
 		return c.unspent()
 	}
@@ -231,7 +261,7 @@ func (c *Check) unspent() Wait {
 	case failLocal:
 		res := c.decider.local.Spend(&c.spend)
 		if len(res.States) != len(c.spend.Windows) {
-			return c.deny(Undecided) // a spend that cannot be carried out
+			return c.deny(CorruptKey) // a spend that cannot be carried out
 		}
 		c.result, c.failure = &res, failLocal.String()
 	default:
@@ -285,18 +315,14 @@ func (c *Check) allow() Wait {
 		}
 		d.Request = append(d.Request, Header{name, value})
 	}
-	k := c.key
-	if k == nil {
-		k = &keys.Key{}
+	var team, name, id, plan, scope string
+	if k := c.key; k != nil {
+		team, name, id, plan, scope = k.Team, k.Name, k.ID, k.Plan, c.route.scope
 	}
-	set(headerConsumerID, k.Team)
-	set(headerConsumerName, k.Name)
-	set(headerCredentialID, k.ID)
-	set(headerPlan, k.Plan)
-	scope := ""
-	if c.key != nil {
-		scope = c.route.scope
-	}
+	set(headerConsumerID, team)
+	set(headerConsumerName, name)
+	set(headerCredentialID, id)
+	set(headerPlan, plan)
 	set(headerScope, scope)
 	set(headerFailureMode, "")
 	for _, h := range c.request.Headers {
@@ -388,15 +414,12 @@ func (c *Check) keyID() string {
 
 // expiredAt is the moment at which a key stopped: its expiry or its retirement,
 // whichever comes first.
-func expiredAt(k *keys.Key) string {
-	t := k.ExpiresAt
-	if t.IsZero() || !k.RetiresAt.IsZero() && k.RetiresAt.Before(t) {
-		t = k.RetiresAt
-	}
-	if t.IsZero() {
+func expiredAt(k *keys.Grant) string {
+	end := k.End()
+	if end.IsZero() {
 		return ""
 	}
-	return t.UTC().Format(time.RFC3339)
+	return end.Format(time.RFC3339)
 }
 
 // describe fills the metadata: of every decision, without any secret.

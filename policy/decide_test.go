@@ -114,7 +114,7 @@ func (w *world) decide(t interface{ Fatalf(string, ...any) }, set *Set) *Decisio
 				t.Fatalf("looked up twice")
 			}
 			k := w.key
-			wait = check.Found(&k, w.keyErr)
+			wait = check.Found(keys.NewGrant(&k), w.keyErr)
 			if w.keyErr != nil && wait != Done {
 				t.Fatalf("goes on without a key")
 			}
@@ -436,9 +436,19 @@ func TestEnvironments(t *testing.T) {
 	} {
 		w.looked, w.spend = 0, nil
 		w.key.Environment, w.request.Environment = c.env, c.named
+		w.request.Headers[0].Value = secret(map[string]string{"live": "jb_", "ctx": "jc_"}[c.env])
 		if d := w.decide(t, anywhere); d.Reason != c.want {
 			t.Errorf("%+v: %s", c, d.Reason)
 		}
+	}
+}
+
+// The prefix of a secret says its environment as well as its record does.
+func TestPrefixOfAnotherEnvironment(t *testing.T) {
+	w := goodWorld()
+	w.request.Host, w.key.Environment = "sandbox.example.com", "test"
+	if d := w.decide(t, shopSet(t)); d.Reason != WrongEnvironment {
+		t.Errorf("%s, want wrong_environment", d.Reason)
 	}
 }
 
@@ -469,8 +479,14 @@ func TestFailureModes(t *testing.T) {
 	// A spend that cannot be carried out is no spend: no panic, no allow.
 	w = goodWorld()
 	w.key.Plan, w.spendErr, w.key.LimitID = "local", errors.New("away"), ""
-	if d := w.decide(t, set); d.Reason != Undecided {
+	if d := w.decide(t, set); d.Reason != CorruptKey {
 		t.Errorf("empty limit id: %s", d.Reason)
+	}
+	// Nor are limits that are broken a store that is away.
+	w = goodWorld()
+	w.key.Plan, w.spendErr = "open", fmt.Errorf("spend: %w", &limits.BrokenError{Err: errors.New("no counter")})
+	if d := w.decide(t, set); d.Reason != CorruptKey {
+		t.Errorf("broken limits: %s", d.Reason)
 	}
 }
 
@@ -480,11 +496,11 @@ func TestResultWithoutStates(t *testing.T) {
 	for _, res := range []limits.Result{{}, {Allowed: true}, {Allowed: true, States: make([]limits.State, 1)}, {States: make([]limits.State, 3)}} {
 		w := goodWorld()
 		check, _ := NewDecider(keys.NewHasher(nil), w.local, clock).Begin(set, &w.request)
-		if wait := check.Found(&w.key, nil); wait != WaitLimits {
+		if wait := check.Found(keys.NewGrant(&w.key), nil); wait != WaitLimits {
 			t.Fatal(wait)
 		}
 		check.Spent(res, nil)
-		if d := check.Decision(); d.Allow || d.Reason != Undecided {
+		if d := check.Decision(); d.Allow || d.Reason != CorruptKey {
 			t.Errorf("%+v: %s", res, d.Reason)
 		}
 	}
@@ -648,7 +664,7 @@ func lawful(w *world, mode string) bool {
 	home := map[string]string{"live": "shop.example.com", "test": "sandbox.example.com"}[k.Environment]
 	return w.request.Host == home && w.keyErr == nil && k.API == "shop" && k.Status == keys.Active &&
 		(k.ExpiresAt.IsZero() || k.ExpiresAt.After(clock())) && address && scope && room &&
-		len(w.request.Headers) == 1 && w.request.Headers[0].Value == "Bearer "+secret("sk_live_")
+		len(w.request.Headers) == 1 && w.request.Headers[0].Value == "Bearer "+secret("sk_"+k.Environment+"_")
 }
 
 func TestAllowMeansLawful(t *testing.T) {

@@ -66,6 +66,12 @@ type planIn struct {
 	MonthAnchor anchorIn   `yaml:"month_anchor,omitempty" jsonschema_description:"Day of the month on which months begin, clamped to the month's last day, or key for the key's own day. Default: 1."`
 	FailureMode string     `yaml:"failure_mode,omitempty" jsonschema:"enum=closed,enum=open,enum=local" jsonschema_description:"What happens when the limits cannot be asked: closed is undecided, open allows, local counts in this replica. Default: closed."`
 	Limits      *[]limitIn `yaml:"limits" jsonschema:"required" jsonschema_description:"Limits, all of which must allow. [] is unlimited."`
+	KeyCaps     []keyCapIn `yaml:"key_caps,omitempty" jsonschema_description:"How many active keys a team may have, by environment. Default: any number."`
+}
+
+type keyCapIn struct {
+	Environment string `yaml:"environment,omitempty" jsonschema_description:"Environment whose keys count. Required where the API has environments."`
+	Keys        *int64 `yaml:"keys" jsonschema:"required,minimum=0,maximum=1000000" jsonschema_description:"Active keys at most, when a key is created, switched on or put on this plan. A key that was rotated does not count, its successor does."`
 }
 
 type limitIn struct {

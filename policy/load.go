@@ -53,13 +53,26 @@ func ReadFiles(path string) ([]File, error) {
 	}
 	files := make([]File, 0, len(names))
 	for _, name := range names {
-		data, err := os.ReadFile(name)
+		data, err := readFile(name)
 		if err != nil {
 			return nil, err
 		}
 		files = append(files, File{Name: name, Data: data})
 	}
 	return files, nil
+}
+
+// readFile reads a regular file: a pipe or a device could hold its reader up for
+// good.
+func readFile(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	return os.ReadFile(name)
 }
 
 func policyNames(dir string) ([]string, error) {

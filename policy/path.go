@@ -116,11 +116,12 @@ func hexDigit(c byte) (byte, bool) {
 	return 0, false
 }
 
-// plainQuery reports whether a query holds no byte that a header may not carry
-// and no fragment.
+// plainQuery reports whether a query holds only what RFC 3986 lets stand in a
+// request target: printable ASCII and no fragment. A raw byte could not be handed
+// on as it was when the query is rewritten.
 func plainQuery(query string) bool {
 	for i := range len(query) {
-		if c := query[i]; c <= ' ' || c == 0x7f || c == '#' {
+		if c := query[i]; c <= ' ' || c >= 0x7f || c == '#' {
 			return false
 		}
 	}

@@ -1,6 +1,9 @@
 package policy
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // Request is what a decision needs to know of a request. It holds plain text as
 // the client sent it; nothing in it is trusted but the Named values and Peer.
@@ -14,6 +17,10 @@ type Request struct {
 	Host   string
 	// Target is the path with its query, undecoded.
 	Target string
+	// Exact says that Target is what the client sent, byte for byte. Else each of
+	// its exclamation marks may stand for a byte that is not UTF-8, as Envoy
+	// writes them, while the application gets the byte itself.
+	Exact bool
 	// Headers holds those that Set.Wants, with lower-case names, in order.
 	Headers []Header
 	// Peer is the address of the connection's other end; invalid when unknown.
@@ -44,4 +51,9 @@ func (r *Request) header(name string) (value string, present bool) {
 		value, present = h.Value, true
 	}
 	return value, present
+}
+
+// exact reports whether a path is known byte for byte.
+func (r *Request) exact(path string) bool {
+	return r.Exact || strings.IndexByte(path, '!') < 0
 }

@@ -73,29 +73,19 @@ func (s *Set) find(r *Request) (api *API, host string) {
 	return s.byHost[host], host
 }
 
-// ValidateKey reports what in a key the policies do not know: its API,
-// environment, plan, scopes or limits. Such a key would be refused at every
-// request.
-func (s *Set) ValidateKey(k *keys.Key) error {
+// ValidateSecret reports whether a secret could ever be accepted as that of a key:
+// it has the form of its API's keys and the prefix of its environment. Errors do
+// not show it.
+func (s *Set) ValidateSecret(k *keys.Key, secret string) error {
 	api := s.byName[k.API]
 	if api == nil {
-		return fmt.Errorf("key %s: unknown api %q", k.ID, k.API)
+		return s.ValidateKey(k)
 	}
-	e, ok := api.environment(k.Environment)
-	if !ok {
-		return fmt.Errorf("key %s: unknown environment %q of api %q", k.ID, k.Environment, k.API)
+	if !api.resembles(secret) {
+		return fmt.Errorf("key %s: the secret has not the form of the keys of api %q", k.ID, k.API)
 	}
-	for _, scope := range k.Scopes {
-		if !api.scopes[scope] {
-			return fmt.Errorf("key %s: unknown scope %q of api %q", k.ID, scope, k.API)
-		}
-	}
-	p, ok := api.plan(k)
-	if !ok {
-		return fmt.Errorf("key %s: unknown plan %q of api %q", k.ID, k.Plan, k.API)
-	}
-	if _, ok := p.windowsFor(k, e == nil || e.quota); !ok {
-		return fmt.Errorf("key %s: limits name one that plan %q of api %q does not have", k.ID, k.Plan, k.API)
+	if e, _ := api.environment(k.Environment); e != nil && !strings.HasPrefix(secret, e.prefix) {
+		return fmt.Errorf("key %s: the secret has not the prefix %q of environment %q", k.ID, e.prefix, e.name)
 	}
 	return nil
 }

@@ -1,0 +1,100 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"tollgate/policy/keys"
+)
+
+// Set is what a keys.Manager asks about keys.
+var _ keys.Rules = (*Set)(nil)
+
+// ValidateKey reports what in a key the policies do not know: its API,
+// environment, plan, scopes or limits, with the nearest name that they know. Such
+// a key would be refused at every request.
+func (s *Set) ValidateKey(k *keys.Key) error {
+	api, e, err := s.environmentOf(k.API, k.Environment)
+	if err != nil {
+		return fmt.Errorf("key %s: %w", k.ID, err)
+	}
+	for _, scope := range k.Scopes {
+		if !api.scopes[scope] {
+			return fmt.Errorf("key %s: unknown scope %q of api %q%s", k.ID, scope, k.API, suggest(scope, slices.Collect(maps.Keys(api.scopes))))
+		}
+	}
+	p, ok := api.plan(k.Plan)
+	if !ok {
+		return fmt.Errorf("key %s: unknown plan %q of api %q%s", k.ID, k.Plan, k.API, suggest(k.Plan, slices.Collect(maps.Keys(api.plans))))
+	}
+	if _, ok := p.windowsFor(k.Limits, k.AnchorDay, e == nil || e.quota); !ok {
+		return fmt.Errorf("key %s: limits name one that plan %q of api %q does not have%s", k.ID, k.Plan, k.API, p.suggestLimit(k.Limits))
+	}
+	return nil
+}
+
+// environmentOf returns an API and the environment of its keys that is named so,
+// which is nil where the API has none.
+func (s *Set) environmentOf(api, environment string) (*API, *env, error) {
+	a := s.byName[api]
+	if a == nil {
+		return nil, nil, fmt.Errorf("unknown api %q%s", api, suggest(api, slices.Collect(maps.Keys(s.byName))))
+	}
+	e, ok := a.environment(environment)
+	if !ok || e == nil && environment != "" {
+		var names []string
+		for _, e := range a.environments {
+			names = append(names, e.name)
+		}
+		return nil, nil, fmt.Errorf("unknown environment %q of api %q%s", environment, api, suggest(environment, names))
+	}
+	return a, e, nil
+}
+
+// suggestLimit is about the first override that names no limit of the plan.
+func (p *plan) suggestLimit(overrides []keys.Override) string {
+	var names []string
+	if p != nil {
+		for _, w := range p.windows {
+			names = append(names, w.Name)
+		}
+	}
+	for _, o := range overrides {
+		if !slices.Contains(names, o.Name) {
+			return fmt.Sprintf(": %q%s", o.Name, suggest(o.Name, names))
+		}
+	}
+	return ""
+}
+
+// Cap returns the most active keys of an environment that a team may have on a
+// plan; capped is false where the policy sets no such cap.
+func (s *Set) Cap(api, plan, environment string) (most int, capped bool) {
+	a := s.byName[api]
+	if a == nil {
+		return 0, false
+	}
+	p := a.plans[plan]
+	if p == nil {
+		return 0, false
+	}
+	most, capped = p.keyCaps[environment]
+	return most, capped
+}
+
+// Prefix returns what new secrets of an environment start with: the prefix of the
+// environment, else the first of the API, else "". The error names the nearest API
+// or environment.
+func (s *Set) Prefix(api, environment string) (string, error) {
+	a, e, err := s.environmentOf(api, environment)
+	switch {
+	case err != nil:
+		return "", err
+	case e != nil:
+		return e.prefix, nil
+	case len(a.prefixes) > 0:
+		return a.prefixes[0], nil
+	}
+	return "", nil
+}

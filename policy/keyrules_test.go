@@ -1,0 +1,139 @@
+package policy
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"tollgate/policy/keys"
+)
+
+func TestValidateKeySuggests(t *testing.T) {
+	set, err := Load(filepath.Join("..", "testdata", "pictify", "policy.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := keys.Key{ID: "key_x", API: "pictify", Environment: "live", Plan: "free", Scopes: []string{"render"}}
+	if err := set.ValidateKey(&good); err != nil {
+		t.Fatal(err)
+	}
+	for want, edit := range map[string]func(*keys.Key){
+		`unknown api "pictfy"; did you mean "pictify"?`:                                           func(k *keys.Key) { k.API = "pictfy" },
+		`unknown api "other"; there is ["pictify"]`:                                               func(k *keys.Key) { k.API = "other" },
+		`unknown environment "Live" of api "pictify"; did you mean "live"?`:                       func(k *keys.Key) { k.Environment = "Live" },
+		`unknown environment "" of api "pictify"; there is ["live" "test"]`:                       func(k *keys.Key) { k.Environment = "" },
+		`unknown scope "rander" of api "pictify"; did you mean "render"?`:                         func(k *keys.Key) { k.Scopes = []string{"rander"} },
+		`unknown plan "fre" of api "pictify"; did you mean "free"?`:                               func(k *keys.Key) { k.Plan = "fre" },
+		`unknown plan "gold" of api "pictify"; there is ["business" "enterprise" "free" "pro" "t`: func(k *keys.Key) { k.Plan = "gold" },
+		`does not have: "minut"; did you mean "minute"?`:                                          func(k *keys.Key) { k.Limits = []keys.Override{{Name: "day"}, {Name: "minut"}} },
+	} {
+		k := good
+		edit(&k)
+		if err := set.ValidateKey(&k); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+func TestSuggestionsAreFew(t *testing.T) {
+	var many []string
+	for i := range maxSuggested + 1 {
+		many = append(many, fmt.Sprint("name", i))
+	}
+	for _, test := range []struct {
+		name  string
+		known []string
+		want  string
+	}{
+		{"x", nil, "; there is none"},
+		{"zzzzzz", many, ""},
+		{"zzzzzz", many[:2], `; there is ["name0" "name1"]`},
+		{"nam1", many, `; did you mean "name1"?`},
+		{"name", many, `; did you mean "name0"?`},
+		{strings.Repeat("x", 10_000), many, ""},
+	} {
+		if got := suggest(test.name, test.known); got != test.want {
+			t.Errorf("%.10s: %s, want %s", test.name, got, test.want)
+		}
+	}
+}
+
+func TestEdits(t *testing.T) {
+	for _, test := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"a", "", 1}, {"", "abc", 3}, {"abc", "abc", 0}, {"kitten", "sitting", 3}, {"flaw", "lawn", 2}, {"ab", "ba", 2},
+	} {
+		if got := edits(test.a, test.b); got != test.want {
+			t.Errorf("edits(%q, %q) = %d, want %d", test.a, test.b, got, test.want)
+		}
+	}
+	// A distance is the same both ways, and no detour is shorter.
+	word := func() string {
+		b := make([]byte, rand.IntN(6))
+		for i := range b {
+			b[i] = "abc"[rand.IntN(3)]
+		}
+		return string(b)
+	}
+	for range 2000 {
+		a, b, c := word(), word(), word()
+		if edits(a, b) != edits(b, a) || edits(a, c) > edits(a, b)+edits(b, c) || (edits(a, b) == 0) != (a == b) {
+			t.Fatalf("%q, %q, %q", a, b, c)
+		}
+	}
+}
+
+func TestCapsAndPrefixes(t *testing.T) {
+	set, err := Load(filepath.Join("..", "testdata", "pictify", "policy.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for plan, want := range map[string]string{
+		"free": "2 5", "pro": "10 10", "business": "50 50", "enterprise": "- -", "test": "- 50", "gone": "- -",
+	} {
+		got := ""
+		for _, environment := range []string{"live", "test"} {
+			if most, capped := set.Cap("pictify", plan, environment); capped {
+				got += fmt.Sprint(" ", most)
+			} else {
+				got += " -"
+			}
+		}
+		if got[1:] != want {
+			t.Errorf("%s: %s, want %s", plan, got, want)
+		}
+	}
+	if _, capped := set.Cap("other", "free", "live"); capped {
+		t.Error("an unknown API has a cap")
+	}
+	for _, test := range []struct{ api, environment, want, problem string }{
+		{"pictify", "live", "pk_live_", ""},
+		{"pictify", "test", "pk_test_", ""},
+		{"pictify", "tast", "", `did you mean "test"?`},
+		{"pictify", "", "", `unknown environment ""`},
+		{"pictfy", "live", "", `did you mean "pictify"?`},
+	} {
+		got, err := set.Prefix(test.api, test.environment)
+		if got != test.want || (err == nil) != (test.problem == "") || err != nil && !strings.Contains(err.Error(), test.problem) {
+			t.Errorf("%s %s: %q, %v", test.api, test.environment, got, err)
+		}
+	}
+	plain := compiled(t, changed(t, "- name: free", "- name: free\n  key_caps: [{keys: 3}]"))
+	if most, capped := plain.Cap("jobs", "free", ""); most != 3 || !capped {
+		t.Errorf("without environments: %d, %t", most, capped)
+	}
+	if got, err := plain.Prefix("jobs", ""); got != "jb_" || err != nil {
+		t.Errorf("the prefix of an API: %q, %v", got, err)
+	}
+	if _, err := plain.Prefix("jobs", "live"); err == nil {
+		t.Error("an environment where there are none")
+	}
+	none := compiled(t, changed(t, "key_format: {prefixes: [jb_]}", "key_format: {checksum: optional}"))
+	if got, err := none.Prefix("jobs", ""); got != "" || err != nil {
+		t.Errorf("no prefix: %q, %v", got, err)
+	}
+}
