@@ -22,11 +22,18 @@ import (
 	"tollgate/policy/limits"
 )
 
-// KeyFinder finds the record of a secret. It returns keys.ErrUnknown, a
+// KeyFinder finds the key of a secret. It returns keys.ErrUnknown, a
 // *keys.CorruptError, or another error when the store did not answer; it keeps to
 // the context's deadline.
 type KeyFinder interface {
-	Lookup(ctx context.Context, d keys.Digest) (*keys.Key, error)
+	Lookup(ctx context.Context, d keys.Digest) (*keys.Grant, error)
+}
+
+// KeyCache is a KeyFinder that can answer at once, as keys.Cache does: Find returns
+// keys.ErrNotCached when Lookup has to be asked.
+type KeyCache interface {
+	KeyFinder
+	Find(d keys.Digest) (*keys.Grant, error)
 }
 
 // Spender spends or reads limits, all windows or none. It keeps to the context's
@@ -45,7 +52,11 @@ type authorizer struct {
 	policies *Policies
 	decider  *policy.Decider
 	keys     KeyFinder
+	cache    KeyCache // keys, if it can answer at once; else nil
 	limits   Spender
+	breaker  *keys.Breaker
+	usage    *keys.Usage
+	rehash   func(id string, from, to keys.Digest)
 	deadline time.Duration
 	metrics  *Metrics
 	log      *decisionLog
@@ -57,7 +68,7 @@ type authorizer struct {
 func (a *authorizer) Check(ctx context.Context, req *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 	start := time.Now()
 	set := a.policies.Current()
-	d, api := a.decide(ctx, set, decode(req, set))
+	d, api := a.decide(ctx, start, set, decode(req, set))
 
 	a.metrics.decided(api, d, time.Since(start))
 	a.log.decision(ctx, d)
@@ -72,23 +83,22 @@ func (a *authorizer) Check(ctx context.Context, req *authv3.CheckRequest) (*auth
 }
 
 // decide drives the decision, fetching what it waits for.
-func (a *authorizer) decide(ctx context.Context, set *policy.Set, r *policy.Request) (*policy.Decision, string) {
-	ctx, cancel := a.limitTime(ctx)
-	defer cancel()
+func (a *authorizer) decide(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request) (*policy.Decision, string) {
+	fetch := fetch{authorizer: a, parent: ctx, start: start}
+	defer fetch.end()
 
 	check, wait := a.decider.Begin(set, r)
 	for wait != policy.Done {
 		switch wait {
 		case policy.WaitKey:
-			k, err := a.keys.Lookup(ctx, check.Digest())
-			a.keyTrouble(ctx, err)
+			k, err := fetch.key(check.Digest())
 			wait = check.Found(k, err)
 		case policy.WaitLimits:
-			res, err := a.limits.Spend(ctx, check.Spend())
-			a.limitTrouble(ctx, check.Spend(), err)
+			res, err := fetch.limits(check.Spend())
 			wait = check.Spent(res, err)
 		}
 	}
+	a.afterwards(check)
 	api := ""
 	if check.API() != nil {
 		api = check.API().Name()
@@ -96,13 +106,77 @@ func (a *authorizer) decide(ctx context.Context, set *policy.Set, r *policy.Requ
 	return check.Decision(), api
 }
 
-// limitTime sets our own deadline, or Envoy's less a margin if that is earlier.
-func (a *authorizer) limitTime(ctx context.Context) (context.Context, context.CancelFunc) {
-	end := time.Now().Add(a.deadline)
-	if envoys, ok := ctx.Deadline(); ok && envoys.Add(-envoyMargin).Before(end) {
-		end = envoys.Add(-envoyMargin)
+// afterwards is what an allowed request leaves to be done when it no longer waits.
+func (a *authorizer) afterwards(check *policy.Check) {
+	k := check.Key()
+	if k == nil || !check.Decision().Allow {
+		return
 	}
-	return context.WithDeadline(ctx, end)
+	if a.usage != nil {
+		a.usage.Note(k)
+	}
+	if id, from, to, ok := check.Rehash(); ok && a.rehash != nil {
+		a.rehash(id, from, to)
+	}
+}
+
+// fetch gets what one decision waits for. Its context has a deadline of our own,
+// and is made only for what cannot be answered at once.
+type fetch struct {
+	*authorizer
+	parent context.Context
+	start  time.Time
+
+	ctx    context.Context // nil until something is waited for
+	cancel context.CancelFunc
+}
+
+// context returns the context of everything that is waited for: it ends at our own
+// deadline, or at Envoy's less a margin if that is earlier.
+func (f *fetch) context() context.Context {
+	if f.ctx == nil {
+		end := f.start.Add(f.deadline)
+		if envoys, ok := f.parent.Deadline(); ok && envoys.Add(-envoyMargin).Before(end) {
+			end = envoys.Add(-envoyMargin)
+		}
+		f.ctx, f.cancel = context.WithDeadline(f.parent, end)
+	}
+	return f.ctx
+}
+
+func (f *fetch) end() {
+	if f.cancel != nil {
+		f.cancel()
+	}
+}
+
+func (f *fetch) key(d keys.Digest) (k *keys.Grant, err error) {
+	err = keys.ErrNotCached
+	if f.cache != nil {
+		k, err = f.cache.Find(d)
+	}
+	if err == keys.ErrNotCached {
+		k, err = f.keys.Lookup(f.context(), d)
+	}
+	f.keyTrouble(f.parent, err)
+	return k, err
+}
+
+func (f *fetch) limits(s *limits.Spend) (res limits.Result, err error) {
+	ctx := f.context()
+	var broken *limits.BrokenError
+	err = f.breaker.Do(func() (err error) {
+		res, err = f.authorizer.limits.Spend(ctx, s)
+		if errors.As(err, &broken) {
+			return nil // one key's limits must not open the breaker for all
+		}
+		return err
+	})
+	if broken != nil {
+		err = broken
+	}
+	f.limitTrouble(f.parent, s, err)
+	return res, err
 }
 
 // keyTrouble counts and logs a look-up that told nothing about a key.
@@ -110,6 +184,10 @@ func (a *authorizer) keyTrouble(ctx context.Context, err error) {
 	var corrupt *keys.CorruptError
 	switch {
 	case err == nil, errors.Is(err, keys.ErrUnknown):
+	case errors.Is(err, keys.ErrBusy):
+		// Counted by the cache. A line each would let a scan fill the log.
+	case errors.Is(err, keys.ErrStoreDown):
+		a.metrics.storeErrors.WithLabelValues("lookup").Inc() // what it came from has been logged
 	case errors.As(err, &corrupt):
 		a.metrics.corruptRecords.Inc()
 		a.log.trouble(ctx, "corrupt key record", slog.String("key_id", corrupt.ID), slog.Any("error", corrupt.Err))
@@ -124,5 +202,8 @@ func (a *authorizer) limitTrouble(ctx context.Context, s *limits.Spend, err erro
 		return
 	}
 	a.metrics.storeErrors.WithLabelValues("spend").Inc()
+	if errors.Is(err, keys.ErrStoreDown) {
+		return // what it came from has been logged
+	}
 	a.log.trouble(ctx, "limits not spent", slog.String("limit_id", s.ID), slog.Bool("read_only", s.ReadOnly), slog.Any("error", err))
 }

@@ -48,6 +48,10 @@ func decode(req *authv3.CheckRequest, set *policy.Set) *policy.Request {
 		if raw := h.GetRawValue(); len(raw) > 0 {
 			value = string(raw)
 		}
+		if h.GetKey() == ":path" {
+			// Only here are bytes that are not UTF-8 what the client sent.
+			r.Target, r.Exact = value, true
+		}
 		keep(h.GetKey(), value)
 	}
 	return r

@@ -166,11 +166,11 @@ func TestLargeAndRawHeaders(t *testing.T) {
 
 // brokenStore answers as its functions say.
 type brokenStore struct {
-	lookup func(context.Context) (*keys.Key, error)
+	lookup func(context.Context) (*keys.Grant, error)
 	spend  func(context.Context) (limits.Result, error)
 }
 
-func (b brokenStore) Lookup(ctx context.Context, _ keys.Digest) (*keys.Key, error) {
+func (b brokenStore) Lookup(ctx context.Context, _ keys.Digest) (*keys.Grant, error) {
 	return b.lookup(ctx)
 }
 
@@ -178,9 +178,9 @@ func (b brokenStore) Spend(ctx context.Context, _ *limits.Spend) (limits.Result,
 	return b.spend(ctx)
 }
 
-func found(context.Context) (*keys.Key, error) {
+func found(context.Context) (*keys.Grant, error) {
 	_, entries := smallKey()
-	return &entries[0].Key, nil
+	return keys.NewGrant(&entries[0].Key), nil
 }
 
 func askBroken(t *testing.T, file policy.File, b brokenStore, change func(*extauthz.Config)) (*stack, *authv3.CheckResponse, error) {
@@ -197,7 +197,7 @@ func askBroken(t *testing.T, file policy.File, b brokenStore, change func(*extau
 }
 
 func TestStoreAway(t *testing.T) {
-	away := func(context.Context) (*keys.Key, error) { return nil, errors.New("connection refused") }
+	away := func(context.Context) (*keys.Grant, error) { return nil, errors.New("connection refused") }
 	unspent := func(context.Context) (limits.Result, error) {
 		return limits.Result{}, errors.New("connection refused")
 	}
@@ -232,7 +232,7 @@ func TestStoreAway(t *testing.T) {
 		})
 	}
 	t.Run("corrupt record is no matter for failure_mode_allow", func(t *testing.T) {
-		corrupt := func(context.Context) (*keys.Key, error) {
+		corrupt := func(context.Context) (*keys.Grant, error) {
 			return nil, &keys.CorruptError{ID: "key_small", Err: errors.New("unexpected end of JSON input")}
 		}
 		s, resp, err := askBroken(t, smallFile("errors:", "undecided: rpc\nerrors:"), brokenStore{lookup: corrupt}, nil)
@@ -244,7 +244,7 @@ func TestStoreAway(t *testing.T) {
 		}
 	})
 	t.Run("nil key without an error", func(t *testing.T) {
-		nothing := func(context.Context) (*keys.Key, error) { return nil, nil }
+		nothing := func(context.Context) (*keys.Grant, error) { return nil, nil }
 		if _, resp, err := askBroken(t, smallFile(), brokenStore{lookup: nothing}, nil); err != nil || resp.GetStatus().GetCode() == 0 {
 			t.Errorf("%v, %v", resp, err)
 		}
@@ -259,7 +259,7 @@ func TestStoreAway(t *testing.T) {
 
 // A store that hangs is answered within our own deadline.
 func TestDeadlineOfOurOwn(t *testing.T) {
-	hang := func(ctx context.Context) (*keys.Key, error) {
+	hang := func(ctx context.Context) (*keys.Grant, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -271,7 +271,7 @@ func TestDeadlineOfOurOwn(t *testing.T) {
 
 // A store that answers too late must not turn a finished call into an allow.
 func TestFinishedContextIsAnError(t *testing.T) {
-	late := func(ctx context.Context) (*keys.Key, error) {
+	late := func(ctx context.Context) (*keys.Grant, error) {
 		<-ctx.Done()
 		return found(ctx)
 	}
@@ -290,7 +290,7 @@ func TestFinishedContextIsAnError(t *testing.T) {
 }
 
 func TestPanicIsAnError(t *testing.T) {
-	panics := func(context.Context) (*keys.Key, error) { panic("a bug that quotes sm_secret") }
+	panics := func(context.Context) (*keys.Grant, error) { panic("a bug that quotes sm_secret") }
 	s, resp, err := askBroken(t, smallFile(), brokenStore{lookup: panics}, nil)
 	if status.Code(err) != codes.Internal {
 		t.Errorf("%v, %v", resp, err)
@@ -318,7 +318,7 @@ func FuzzCheckRequest(f *testing.F) {
 		}
 		f.Add(seed)
 	}
-	unknown := func(context.Context) (*keys.Key, error) { return nil, keys.ErrUnknown }
+	unknown := func(context.Context) (*keys.Grant, error) { return nil, keys.ErrUnknown }
 	check := extauthz.CheckDirectly(f, smallFile(), brokenStore{lookup: unknown})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var req authv3.CheckRequest
@@ -377,6 +377,62 @@ func TestBrowsers(t *testing.T) {
 	for name, r := range map[string]*envoytest.Response{"preflight": preflight, "denial": denied} {
 		if got, _ := r.Value("access-control-allow-origin"); got != "https://app.example.com" {
 			t.Errorf("%s: access-control-allow-origin %q", name, got)
+		}
+	}
+}
+
+// Over HTTP/2 a path may hold raw bytes. Envoy shows them as exclamation marks in
+// the check's path and headers, and hands them to the application as they are.
+func TestRawBytesInThePathAreRefused(t *testing.T) {
+	file, entries, _ := apiFiles(t, "pixelbyte")
+	s := newStack(t, nil, file)
+	s.use(t, newRedis(t, "embedded"), entries)
+	secret := ""
+	for _, e := range entries {
+		if e.Key.ID == "key_pb_full" {
+			secret = e.Secret
+		}
+	}
+	for _, version := range envoyVersions() {
+		t.Run(version, func(t *testing.T) {
+			e := startEnvoy(t, version, "pixelbyte", s)
+			for target, status := range map[string]int{
+				"/v1/jobs/job!1": 200, // a mark that the client wrote
+				"/v1/jobs/\xc0\xae\xc0\xae\xc0\xafmodels": 403,
+				"/v1/jobs/\xff":        403,
+				"/v1/jobs/job?q=\xff":  403,
+				"/v1/jobs/b\xc3\xbcro": 403, // UTF-8 without its escapes
+			} {
+				resp := e.send(t, &envoytest.Request{Method: "GET", Target: target, Host: "api.pixelbyte.io",
+					Headers: [][2]string{{"authorization", "Bearer " + secret}}, Source: netip.MustParseAddr("192.0.2.1")}, "h2")
+				if resp.Status != status {
+					t.Errorf("%q: %d, want %d", target, resp.Status, status)
+				}
+			}
+		})
+	}
+	// Where Envoy does not send the raw path (Istio, Envoy Gateway), a mark may be any byte.
+	client := authv3.NewAuthorizationClient(s.dial(t))
+	req := get("/v1/jobs/job!1", map[string]string{"authorization": "Bearer " + secret, ":path": "/v1/jobs/job!1"})
+	req.Attributes.Request.Http.Host = "api.pixelbyte.io"
+	if resp, err := client.Check(within(t), req); err != nil || resp.GetStatus().GetCode() == 0 {
+		t.Errorf("%v, %v", resp, err)
+	}
+}
+
+// failure_mode is for a store that is away, never for limits that are broken.
+func TestBrokenLimitsAreNoOutage(t *testing.T) {
+	for _, mode := range []string{"open", "local"} {
+		s := newStack(t, nil, smallFile("{name: basic,", "{name: basic, failure_mode: "+mode+","))
+		client := newRedis(t, "embedded")
+		secret, entries := smallKey()
+		s.use(t, client, entries)
+		if err := client.HSet(within(t), "tg:v1:count:{key_small}", "minute:minute", "garbage").Err(); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := authv3.NewAuthorizationClient(s.dial(t)).Check(within(t), get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
+		if err != nil || resp.GetDeniedResponse().GetStatus().GetCode() != 500 {
+			t.Errorf("%s: %v, %v", mode, resp, err)
 		}
 	}
 }

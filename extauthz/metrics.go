@@ -20,6 +20,8 @@ type Metrics struct {
 	policyLoads    *prometheus.CounterVec
 	policyRejected prometheus.Gauge
 	policyAPIs     prometheus.Gauge
+	changeDelay    prometheus.Histogram
+	breakerOpen    prometheus.Gauge
 }
 
 // NewMetrics returns the metrics, registered with r.
@@ -53,10 +55,28 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		policyAPIs: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "tollgate_policy_apis", Help: "APIs in force.",
 		}),
+		changeDelay: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "tollgate_key_change_delay_seconds", Help: "Time from the change of a key in the store to its arrival here, by both clocks.",
+			Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10},
+		}),
+		breakerOpen: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tollgate_store_breaker_open", Help: "1 while the store is not asked because it did not answer.",
+		}),
 	}
 	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics,
-		m.policyLoads, m.policyRejected, m.policyAPIs)
+		m.policyLoads, m.policyRejected, m.policyAPIs, m.changeDelay, m.breakerOpen)
 	return m
+}
+
+// KeyChanged observes how long a change of a key took to arrive.
+func (m *Metrics) KeyChanged(delay time.Duration) { m.changeDelay.Observe(delay.Seconds()) }
+
+// BreakerChanged notes whether the store is asked.
+func (m *Metrics) BreakerChanged(open bool) {
+	m.breakerOpen.Set(0)
+	if open {
+		m.breakerOpen.Set(1)
+	}
 }
 
 func (m *Metrics) decided(api string, d *policy.Decision, took time.Duration) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -21,11 +22,13 @@ type Policies struct {
 	metrics *Metrics
 	current atomic.Pointer[policy.Set]
 
+	// These belong to the goroutine that calls Refresh.
+	seen []byte    // digest of the files that were last compiled, nil if they could not be read
+	told time.Time // when a refusal was last logged
+
 	mu      sync.Mutex // guards what follows
-	seen    []byte     // digest of the files that were last compiled, nil if they could not be read
 	loaded  time.Time
-	refused error     // why the files on disk are not in force
-	told    time.Time // when refused was last logged
+	refused error // why the files on disk are not in force
 }
 
 // LoadPolicies loads the policy file or directory at path; the first load must
@@ -49,6 +52,17 @@ func FixedPolicies(set *policy.Set, m *Metrics) *Policies {
 
 // Current returns the set in force.
 func (p *Policies) Current() *policy.Set { return p.current.Load() }
+
+// StaleFor returns how long a key of the API may be served while the store is
+// away: zero if there is no such API.
+func (p *Policies) StaleFor(api string) time.Duration {
+	for _, a := range p.Current().APIs() {
+		if a.Name() == api {
+			return a.StaleFor()
+		}
+	}
+	return 0
+}
 
 // Status returns the moment of the last load and why the files now on disk are
 // refused, nil if they are in force.
@@ -75,10 +89,9 @@ func (p *Policies) Follow(ctx context.Context, ticks <-chan time.Time) {
 const repeatComplaint = time.Minute
 
 // Refresh loads the files if their content has changed since they were last
-// seen, and keeps complaining about files that are refused.
+// seen, and keeps complaining about files that are refused. It is called by one
+// goroutine at a time; readers never wait for it.
 func (p *Policies) Refresh(now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	files, err := policy.ReadFiles(p.path)
 	if err != nil {
 		p.seen = nil
@@ -87,38 +100,55 @@ func (p *Policies) Refresh(now time.Time) {
 	}
 	sum := digest(files)
 	if bytes.Equal(sum, p.seen) {
-		if p.refused != nil {
-			p.refuse(p.refused, now)
+		if _, refused := p.Status(); refused != nil {
+			p.refuse(refused, now)
 		}
 		return
 	}
 	p.seen = sum
-	set, err := policy.Compile(files...)
+	set, err := compile(files)
 	if err != nil {
 		p.refuse(err, now)
 		return
 	}
 	p.current.Store(set)
-	p.loaded, p.refused = now, nil
+	p.setStatus(now, nil)
 	p.metrics.policyLoads.WithLabelValues("ok").Inc()
 	p.metrics.policyRejected.Set(0)
 	p.metrics.policyAPIs.Set(float64(len(set.APIs())))
 	p.log.Info("policy loaded", slog.String("path", p.path), slog.Int("apis", len(set.APIs())))
 }
 
+// compile turns a panic into a refusal: a file that meets a bug of ours must not
+// end a server that has a policy in force.
+func compile(files []policy.File) (set *policy.Set, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			set, err = nil, fmt.Errorf("policy: internal error: %v", p)
+		}
+	}()
+	return policy.Compile(files...)
+}
+
 func (p *Policies) refuse(err error, now time.Time) {
 	p.metrics.policyLoads.WithLabelValues("rejected").Inc()
 	p.metrics.policyRejected.Set(1)
-	news := p.refused == nil || p.refused.Error() != err.Error()
-	p.refused = err
+	loaded, before := p.Status()
+	p.setStatus(loaded, err)
 	if p.current.Load() == nil {
 		return // LoadPolicies returns it
 	}
-	if news || now.Sub(p.told) >= repeatComplaint {
+	if before == nil || before.Error() != err.Error() || now.Sub(p.told) >= repeatComplaint {
 		p.told = now
 		p.log.Error("policy refused; the one before it stays in force",
 			slog.String("path", p.path), slog.Any("error", err))
 	}
+}
+
+func (p *Policies) setStatus(loaded time.Time, refused error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.loaded, p.refused = loaded, refused
 }
 
 func digest(files []policy.File) []byte {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"tollgate/policy"
+	"tollgate/policy/keys"
 )
 
 const (
@@ -40,10 +41,18 @@ const DefaultDeadline = 100 * time.Millisecond
 type Config struct {
 	Policies *Policies
 	Decider  *policy.Decider
-	Keys     KeyFinder
-	Limits   Spender
-	Metrics  *Metrics
-	Log      *slog.Logger
+	// Keys is asked by Lookup, and by Find first if it is a KeyCache.
+	Keys   KeyFinder
+	Limits Spender
+	// Breaker is around each spend; nil for none. Give the cache of Keys the same.
+	Breaker *keys.Breaker
+	// Usage notes the keys of allowed requests; nil for none.
+	Usage *keys.Usage
+	// Rehash is told of keys that were found by an older method of hashing; nil
+	// for none. It must not wait.
+	Rehash  func(id string, from, to keys.Digest)
+	Metrics *Metrics
+	Log     *slog.Logger
 	// Decisions says which decisions are logged; default LogDenied.
 	Decisions Decisions
 	// Deadline bounds a decision; default DefaultDeadline.
@@ -78,9 +87,10 @@ func New(c Config) *Server {
 		options = append(options, grpc.Creds(credentials.NewTLS(c.TLS)))
 	}
 	s := &Server{grpc: grpc.NewServer(options...), health: health.NewServer()}
+	cache, _ := c.Keys.(KeyCache)
 	authv3.RegisterAuthorizationServer(s.grpc, &authorizer{
-		policies: c.Policies, decider: c.Decider, keys: c.Keys, limits: c.Limits,
-		deadline: c.Deadline, metrics: c.Metrics,
+		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits,
+		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: &decisionLog{log: c.Log, which: c.Decisions},
 	})
 	healthv1.RegisterHealthServer(s.grpc, s.health)

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,7 +36,7 @@ import (
 
 func TestHealthThenDrainThenStop(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
-	slow := func(context.Context) (*keys.Key, error) {
+	slow := func(context.Context) (*keys.Grant, error) {
 		close(entered)
 		<-release
 		return nil, keys.ErrUnknown
@@ -382,5 +383,36 @@ func TestPeersThatAreNoAddress(t *testing.T) {
 	resp, err := authv3.NewAuthorizationClient(s.dial(t)).Check(within(t), req)
 	if err != nil || resp.GetStatus().GetCode() != 0 {
 		t.Errorf("a public route over a unix socket: %v, %v", resp, err)
+	}
+}
+
+// What holds up or breaks a reload must hold up nothing else.
+func TestReloadThatHangsOrPanics(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "small.yaml"), []byte(small))
+	policies, err := extauthz.LoadPolicies(dir, slog.New(slog.DiscardHandler), extauthz.NewMetrics(prometheus.NewRegistry()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := policies.Current()
+	pipe := filepath.Join(dir, "pipe.yaml")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	policies.Refresh(time.Now())
+	if _, refused := policies.Status(); refused == nil || !strings.Contains(refused.Error(), "pipe.yaml is not a regular file") {
+		t.Errorf("a pipe: %v", refused)
+	}
+	if err := os.Remove(pipe); err != nil {
+		t.Fatal(err)
+	}
+	nested := "code: unauthorized, message: No., details: {\"item[0\": \"{nope}\"}}"
+	writeFile(t, filepath.Join(dir, "small.yaml"), []byte(strings.Replace(small, "code: unauthorized, message: No.}", nested, 1)))
+	policies.Refresh(time.Now())
+	if _, refused := policies.Status(); refused == nil || !strings.Contains(refused.Error(), `bad details name "item[0"`) {
+		t.Errorf("a name that is no path: %v", refused)
+	}
+	if policies.Current() != first {
+		t.Error("the old policy is no longer in force")
 	}
 }

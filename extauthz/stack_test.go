@@ -132,13 +132,15 @@ type stack struct {
 
 // stores lets one server change its store between scripts.
 type stores struct {
-	keys   atomic.Pointer[keys.Store]
+	keys   atomic.Pointer[keys.Cache]
 	limits atomic.Pointer[limits.Store]
 }
 
-func (s *stores) Lookup(ctx context.Context, d keys.Digest) (*keys.Key, error) {
+func (s *stores) Lookup(ctx context.Context, d keys.Digest) (*keys.Grant, error) {
 	return s.keys.Load().Lookup(ctx, d)
 }
+
+func (s *stores) Find(d keys.Digest) (*keys.Grant, error) { return s.keys.Load().Find(d) }
 
 func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, error) {
 	return s.limits.Load().Spend(ctx, sp)
@@ -197,10 +199,11 @@ func (s *stack) use(t *testing.T, client *redis.Client, entries []keys.Entry) {
 	if err := client.FlushAll(within(t)).Err(); err != nil {
 		t.Fatal(err)
 	}
-	s.stores.keys.Store(keys.NewStore(client))
+	store := keys.NewStore(client)
+	s.stores.keys.Store(keys.NewCache(store, keys.CacheOptions{Timeout: limit}))
 	s.stores.limits.Store(limits.NewStore(client, s.clock.Offset))
 	// Seed forgets the secrets of what it is given.
-	if _, err := s.stores.keys.Load().Seed(within(t), slices.Clone(entries), s.hasher); err != nil {
+	if _, err := store.Seed(within(t), slices.Clone(entries), s.hasher); err != nil {
 		t.Fatal(err)
 	}
 }

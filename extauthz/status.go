@@ -3,12 +3,15 @@ package extauthz
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"tollgate/policy/keys"
 )
 
 // Status answers /livez, /readyz and /metrics.
@@ -19,6 +22,8 @@ type Status struct {
 	Store string
 	// Ping asks the store whether it is there.
 	Ping func(context.Context) error
+	// Stream tells whether changes of keys arrive; nil where no keys are cached.
+	Stream func() keys.StreamStatus
 
 	draining atomic.Bool
 }
@@ -57,5 +62,19 @@ func (s *Status) ready(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	if err := s.Ping(ctx); err != nil {
 		_, _ = fmt.Fprintf(w, "store: not reachable: %v\n", err)
+	}
+	if s.Stream != nil {
+		writeStream(w, s.Stream())
+	}
+}
+
+func writeStream(w io.Writer, s keys.StreamStatus) {
+	switch {
+	case s.Listening:
+		_, _ = fmt.Fprintf(w, "key changes: listening, last heard %.1f s ago\n", s.Silent.Seconds())
+	case s.Problem != "":
+		_, _ = fmt.Fprintf(w, "key changes: not listening, changes are seen after the cache's TTL: %s\n", s.Problem)
+	default:
+		_, _ = fmt.Fprintln(w, "key changes: connecting")
 	}
 }

@@ -1,0 +1,242 @@
+package extauthz_test
+
+import (
+	"context"
+	"errors"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"tollgate/extauthz"
+	"tollgate/policy"
+	"tollgate/policy/keys"
+	"tollgate/policy/limits"
+)
+
+// spends allows everything, and remembers whether it was asked.
+func spends(context.Context) (limits.Result, error) {
+	return limits.Result{Allowed: true, Now: time.Now(), States: make([]limits.State, 1)}, nil
+}
+
+// spender is a Spender made of a function.
+type spender func(context.Context) (limits.Result, error)
+
+func (s spender) Spend(ctx context.Context, _ *limits.Spend) (limits.Result, error) { return s(ctx) }
+
+type touches chan map[string]time.Time
+
+func (t touches) Touch(_ context.Context, ids map[string]time.Time) error {
+	t <- map[string]time.Time{}
+	return nil
+}
+
+func gatewayCode(resp *authv3.CheckResponse) int {
+	if resp.GetStatus().GetCode() == 0 {
+		return 200
+	}
+	return int(resp.GetDeniedResponse().GetStatus().GetCode())
+}
+
+// A key in memory needs no store, is counted as a hit, and its use is noted.
+func TestCachedKey(t *testing.T) {
+	client := newRedis(t, "embedded")
+	registry := prometheus.NewRegistry()
+	metrics := extauthz.NewMetrics(registry)
+	cache := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: limit, Changed: metrics.KeyChanged})
+	written := make(touches, 1)
+	usage := keys.NewUsage(written, 10, time.Now)
+	extauthz.RegisterCache(registry, cache, usage)
+	s := newStack(t, func(c *extauthz.Config) {
+		c.Keys, c.Limits, c.Usage = cache, spender(spends), usage
+	}, smallFile())
+	secret, entries := smallKey()
+	if _, err := keys.NewStore(client).Seed(within(t), entries, s.hasher); err != nil {
+		t.Fatal(err)
+	}
+	envoy := authv3.NewAuthorizationClient(s.dial(t))
+	ask := func(want int) {
+		t.Helper()
+		resp, err := envoy.Check(within(t), get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
+		if err != nil || gatewayCode(resp) != want {
+			t.Errorf("%v, %v, want %d", resp, err, want)
+		}
+	}
+	ask(200)
+	client.Close()
+	ask(200)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	usage.Run(ctx, nil)
+	if len(written) != 1 {
+		t.Error("the use is not written")
+	}
+	metrics.BreakerChanged(true)
+	metrics.KeyChanged(20 * time.Millisecond)
+	out := httptest.NewRecorder()
+	st := &extauthz.Status{Policies: extauthz.FixedPolicies(s.set, s.metrics), Gatherer: registry, Ping: func(context.Context) error { return nil }}
+	st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/metrics", nil))
+	for _, line := range []string{
+		`tollgate_key_lookups_total{outcome="hit"} 1`, `tollgate_key_lookups_total{outcome="miss"} 1`,
+		`tollgate_key_lookups_total{outcome="stale"} 0`, `tollgate_key_cache_entries{kind="key"} 1`,
+		"tollgate_key_stream_up 0", "tollgate_store_breaker_open 1", "tollgate_key_change_delay_seconds_count 1",
+		`tollgate_key_age_days_count{api="small"} 1`, `tollgate_key_age_days_bucket{api="small",le="90"} 0`,
+	} {
+		if !strings.Contains(out.Body.String(), line+"\n") {
+			t.Errorf("no %s in\n%s", line, out.Body)
+		}
+	}
+	metrics.BreakerChanged(false)
+}
+
+func TestReadyzTellsOfTheStream(t *testing.T) {
+	set, err := policy.Compile(smallFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := prometheus.NewRegistry()
+	st := &extauthz.Status{
+		Policies: extauthz.FixedPolicies(set, extauthz.NewMetrics(registry)), Gatherer: registry,
+		Ping: func(context.Context) error { return nil },
+	}
+	for want, s := range map[string]keys.StreamStatus{
+		"key changes: listening, last heard 0.5 s ago\n":                                         {Listening: true, Silent: time.Second / 2},
+		"key changes: not listening, changes are seen after the cache's TTL: connection refused": {Problem: "connection refused"},
+		"key changes: connecting\n":                                                              {},
+	} {
+		st.Stream = func() keys.StreamStatus { return s }
+		out := httptest.NewRecorder()
+		st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/readyz", nil))
+		if out.Code != 200 || !strings.Contains(out.Body.String(), want) {
+			t.Errorf("%d %s, want %s", out.Code, out.Body, want)
+		}
+	}
+}
+
+func TestStaleForFollowsThePolicy(t *testing.T) {
+	set, err := policy.Compile(smallFile("errors:", "stale_for: 7m\nerrors:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := extauthz.FixedPolicies(set, extauthz.NewMetrics(prometheus.NewRegistry()))
+	if p.StaleFor("small") != 7*time.Minute || p.StaleFor("other") != 0 {
+		t.Errorf("%v, %v", p.StaleFor("small"), p.StaleFor("other"))
+	}
+}
+
+// A store that does not answer is asked ten times, not by every check.
+func TestSpendsBehindTheBreaker(t *testing.T) {
+	var asked atomic.Int64
+	away := func(context.Context) (limits.Result, error) {
+		asked.Add(1)
+		return limits.Result{}, errors.New("connection refused")
+	}
+	s := newStack(t, func(c *extauthz.Config) {
+		c.Keys, c.Limits, c.Breaker = brokenStore{lookup: found}, spender(away), keys.NewBreaker(nil)
+	}, smallFile())
+	envoy := authv3.NewAuthorizationClient(s.dial(t))
+	secret, _ := smallKey()
+	for range 30 {
+		resp, err := envoy.Check(within(t), get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
+		if err != nil || gatewayCode(resp) != 500 {
+			t.Fatalf("%v, %v", resp, err)
+		}
+	}
+	// One more for each quarter of a second that the test takes.
+	if n := asked.Load(); n < 10 || n > 20 {
+		t.Errorf("asked %d times", n)
+	}
+	if lines := strings.Count(s.log.String(), "limits not spent"); int64(lines) != asked.Load() {
+		t.Errorf("%d lines for %d questions", lines, asked.Load())
+	}
+}
+
+// What is refused because the store is not asked fills no log.
+func TestBusyAndDownAreNotLogged(t *testing.T) {
+	for _, err := range []error{keys.ErrBusy, keys.ErrStoreDown} {
+		lookup := func(context.Context) (*keys.Grant, error) { return nil, err }
+		s, resp, rpc := askBroken(t, smallFile(), brokenStore{lookup: lookup}, nil)
+		if rpc != nil || gatewayCode(resp) != 500 || strings.Contains(s.log.String(), "look-up failed") {
+			t.Errorf("%v: %v, %v, log %s", err, resp, rpc, s.log)
+		}
+	}
+}
+
+// A key that is found by an older method is handed on to be rehashed, once its
+// request is allowed.
+func TestKeysUnderAnOlderPepper(t *testing.T) {
+	older := keys.Method{Pepper: []byte("older")}
+	hasher := keys.NewHasher([]byte("newer"), older)
+	secret, entries := smallKey()
+	client := newRedis(t, "embedded")
+	if _, err := keys.NewStore(client).Seed(within(t), entries, keys.NewHasher(older.Pepper)); err != nil {
+		t.Fatal(err)
+	}
+	type call struct {
+		id       string
+		from, to keys.Digest
+	}
+	calls := make(chan call, 10)
+	s := newStack(t, func(c *extauthz.Config) {
+		c.Decider = policy.NewDecider(hasher, limits.NewLocal(1, time.Now, 10), time.Now)
+		c.Keys = keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: limit})
+		c.Limits = spender(spends)
+		c.Rehash = func(id string, from, to keys.Digest) { calls <- call{id, from, to} }
+	}, smallFile())
+	envoy := authv3.NewAuthorizationClient(s.dial(t))
+	for path, want := range map[string]int{"/items/1": 200, "/nothing": 403} {
+		resp, err := envoy.Check(within(t), get(path, map[string]string{"authorization": "Bearer " + secret}))
+		if err != nil || gatewayCode(resp) != want {
+			t.Errorf("%s: %v, %v", path, resp, err)
+		}
+	}
+	if want := (call{"key_small", hasher.OlderDigest(0, secret), hasher.Digest(secret)}); len(calls) != 1 || <-calls != want {
+		t.Error("not handed on, or the request that was refused too")
+	}
+}
+
+// The change of a key reaches a running server by its stream.
+func TestRevocationReachesTheServer(t *testing.T) {
+	client := newRedis(t, "redis")
+	cache := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: limit, TTL: time.Hour})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); cache.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-ended })
+	eventually(t, "the stream is up", func() bool { return cache.Stream().Listening })
+	s := newStack(t, func(c *extauthz.Config) { c.Keys, c.Limits = cache, spender(spends) }, smallFile())
+	secret, entries := smallKey()
+	if _, err := keys.NewStore(client).Seed(within(t), entries, s.hasher); err != nil {
+		t.Fatal(err)
+	}
+	envoy := authv3.NewAuthorizationClient(s.dial(t))
+	code := func() int {
+		resp, err := envoy.Check(within(t), get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return gatewayCode(resp)
+	}
+	for range 2 { // read, then cached
+		if code() != 200 {
+			t.Fatal("the key does not work")
+		}
+	}
+	record, err := client.Get(within(t), "tg:v1:key:{key_small}").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Nobody knows a message of this form; every key is read again.
+	script := redis.NewScript(`redis.call('SET', KEYS[1], ARGV[1]) return redis.call('PUBLISH', 'tg:v1:changes', 'all')`)
+	revoked := strings.Replace(record, `"status":"active"`, `"status":"revoked"`, 1)
+	if n, err := script.Run(within(t), client, []string{"tg:v1:key:{key_small}"}, revoked).Int(); err != nil || n != 1 {
+		t.Fatalf("%d subscribers, %v", n, err)
+	}
+	eventually(t, "the key is refused", func() bool { return code() == 401 })
+}
