@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -58,7 +60,7 @@ func configValue(file string, pair *ast.MappingValueNode, flags *pflag.FlagSet, 
 	}
 	flag := flags.Lookup(key.Value)
 	if flag == nil || flag.Name == "config" || flag.Name == "help" {
-		return configFault(file, key.GetToken(), fmt.Sprintf("unknown key %q", key.Value))
+		return configFault(file, key.GetToken(), "unknown key "+shownKey(key.Value))
 	}
 	value, err := scalar(pair.Value, flag.Value.Type())
 	if err != nil {
@@ -66,6 +68,15 @@ func configValue(file string, pair *ast.MappingValueNode, flags *pflag.FlagSet, 
 	}
 	values[key.Value] = value
 	return nil
+}
+
+// shownKey quotes what could be a misspelt setting. Anything else may be a URL
+// with its password, put there by a missing colon.
+func shownKey(key string) string {
+	if len(key) <= 40 && strings.Trim(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-") == "" {
+		return strconv.Quote(key)
+	}
+	return "(not shown)"
 }
 
 // scalar returns the value of a node if it has the type of a flag.

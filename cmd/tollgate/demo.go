@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -194,14 +195,26 @@ func (d *demo) serve(address string) error {
 	if err != nil {
 		return err
 	}
-	_, metrics := newMetrics()
+	registry, metrics := newMetrics()
+	policies := extauthz.FixedPolicies(d.policies, metrics)
+	log := slog.New(slog.NewTextHandler(d.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	cache := newKeyCache(keys.NewStore(d.store.client), keys.CacheOptions{}, false, policies, registry, metrics, log)
+	ctx, endCache := context.WithCancel(context.Background())
+	var work sync.WaitGroup
+	work.Go(func() { cache.run(ctx) })
+	d.closers = append(d.closers, func() error {
+		endCache()
+		work.Wait()
+		return nil
+	})
 	server := extauthz.New(extauthz.Config{
-		Policies:  extauthz.FixedPolicies(d.policies, metrics),
+		Policies:  policies,
 		Decider:   policy.NewDecider(d.hasher, limits.NewLocal(1, time.Now, maxLocalKeys), time.Now),
-		Keys:      keys.NewStore(d.store.client),
+		Keys:      cache.cache,
+		Breaker:   cache.breaker,
 		Limits:    limits.NewStore(d.store.client, nil),
 		Metrics:   metrics,
-		Log:       slog.New(slog.NewTextHandler(d.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Log:       log,
 		Decisions: extauthz.LogNone,
 	})
 	ended := make(chan error, 1)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/keys/connect"
 )
 
 // sweepInterval is how often the embedded store forgets what has expired. Its
@@ -35,15 +37,8 @@ func openEmbedded(socket string, deadline time.Duration) (*store, error) {
 		return nil, fmt.Errorf("--store-socket: %w", err)
 	}
 	server := miniredis.NewMiniRedis()
-	options := &redis.Options{
-		Addr:                  "memory",
-		Dialer:                func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
-		MaxRetries:            -1,
-		ContextTimeoutEnabled: true,
-	}
-	setTimeouts(options, deadline)
-	withoutExtras(options)
-	e := &embedded{server: server, client: redis.NewClient(options), listener: listener, ended: make(chan struct{})}
+	dial := func(context.Context, string, string) (net.Conn, error) { return server.Dial() }
+	e := &embedded{server: server, client: connect.InProcess(dial, deadline), listener: listener, ended: make(chan struct{})}
 	if err := e.client.Ping(context.Background()).Err(); err != nil {
 		return nil, errors.Join(fmt.Errorf("embedded store: %w", err), e.close())
 	}

@@ -4,10 +4,13 @@
 //
 //	tollgate serve --policy DIR --keys FILE    the service
 //	tollgate demo                              four APIs behind a real Envoy, to try
+//	tollgate keys create|rotate|revoke|…       the life of a key
+//	tollgate teams, members, audit             who may do that, and who did
 //	tollgate policy check FILE...              policy files, checked without a server
 //
-// It exits with 0, with 1 if something failed, and with 2 if it was called or
-// configured wrongly. Every flag is described by --help.
+// It exits with 0, with 1 if something failed, with 2 if it was called or
+// configured wrongly, and with 3 if a key is revoked but no replica of the store
+// has confirmed it. Every flag is described by --help.
 package main
 
 import (
@@ -26,6 +29,7 @@ const (
 	exitOK = iota
 	exitFailure
 	exitUsage
+	exitUnconfirmed // revoked, but no replica of the store has confirmed it
 )
 
 func main() {
@@ -52,12 +56,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if failed.err != nil {
 		_, _ = fmt.Fprintf(stderr, "tollgate: %v\n", err)
 	}
-	return exitFailure
+	return max(failed.code, exitFailure)
 }
 
 // failure marks an error that is not a mistake of the caller, so that run can
 // tell the two exit codes apart. Without err, the command has said what failed.
-type failure struct{ err error }
+type failure struct {
+	err  error
+	code int // 0 = exitFailure
+}
 
 // Error returns the text of the cause.
 func (f *failure) Error() string {
@@ -93,7 +100,8 @@ func newRoot() *cobra.Command {
 		return fmt.Errorf("%w\nrun %q to see the flags", err, cmd.CommandPath()+" --help")
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newServe(), newDemo(), newPolicy(), newVersion())
+	root.Version = version()
+	root.AddCommand(newServe(), newKeys(), newTeams(), newMembers(), newAudit(), newStoreCommand(), newDemo(), newPolicy(), newVersion())
 	return root
 }
 

@@ -29,6 +29,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
 )
 
@@ -72,8 +73,9 @@ func TestScripts(t *testing.T) {
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"ready": ready, "page": page, "check": check, "hold": hold,
-					"freeport": freePortCommand, "redis": startRedis, "redis-cli": redisCommand,
-					"mode": mode, "term": term, "hash": hash, "expand": expand,
+					"freeport": freePortCommand, "redis": startRedis, "replica": startReplica, "redis-cli": redisCommand,
+					"mode": mode, "term": terminate, "hash": hash, "expand": expand,
+					"envoy": startEnvoy, "call": call, "remember": remember,
 				},
 			})
 		})
@@ -201,6 +203,27 @@ func startRedis(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
+// usage: replica PORT PRIMARY-PORT. It waits until the replica follows, and sets
+// REPLICA to its process.
+func startReplica(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := exec.Command("redis-server", "--port", args[0], "--bind", "127.0.0.1", "--save", "", "--dir", ts.Getenv("WORK"),
+		"--replicaof", "127.0.0.1 "+args[1])
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	ts.Setenv("REPLICA", strconv.Itoa(cmd.Process.Pid))
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + args[1]})
+	defer client.Close()
+	if !within(context.Background(), limit, func() bool {
+		n, err := client.Do(context.Background(), "WAIT", 1, 1).Int()
+		return err == nil && n == 1
+	}) {
+		ts.Fatalf("the replica does not follow")
+	}
+}
+
 // usage: redis-cli URL COMMAND... prints the reply.
 func redisCommand(ts *testscript.TestScript, _ bool, args []string) {
 	address, _ := strings.CutPrefix(args[0], unixPrefix)
@@ -216,7 +239,7 @@ func redisCommand(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // usage: term. It sends SIGTERM, which kill does not know, to the server started last.
-func term(ts *testscript.TestScript, _ bool, _ []string) {
+func terminate(ts *testscript.TestScript, _ bool, _ []string) {
 	all := ts.BackgroundCmds()
 	ts.Check(all[len(all)-1].Process.Signal(syscall.SIGTERM))
 }
@@ -244,4 +267,59 @@ func expand(ts *testscript.TestScript, _ bool, args []string) {
 	data, err := os.ReadFile(path)
 	ts.Check(err)
 	ts.Check(os.WriteFile(path, []byte(os.Expand(string(data), ts.Getenv)), 0o600))
+}
+
+// usage: envoy API. It starts a real Envoy with the bootstrap of a proof API in
+// front of the server that is ready, and an application behind it, for call.
+func startEnvoy(ts *testscript.TestScript, _ bool, args []string) {
+	bootstrap, err := envoy.Bootstrap(args[0])
+	ts.Check(err)
+	upstream, err := envoytest.Serve("127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { _ = upstream.Close() })
+	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
+	defer cancel()
+	started, err := envoytest.Start(ctx, envoytest.Settings{
+		Binary: ts.Getenv("ENVOY_BIN"), Bootstrap: bootstrap, Tollgate: ts.Getenv("GRPC"), Upstream: upstream.Addr(),
+		CheckTimeout: 5 * time.Second,
+	})
+	ts.Check(err)
+	ts.Defer(func() { _ = started.Stop() })
+	ts.Setenv("ENVOY", started.Addr())
+}
+
+// usage: call STATUS METHOD URL KEY [REGEXP]. It waits until a request through
+// Envoy is answered with this status and body.
+func call(ts *testscript.TestScript, _ bool, args []string) {
+	want, last := regexp.MustCompile(strings.Join(args[4:], "")), ""
+	host, target, _ := strings.Cut(strings.TrimPrefix(args[2], "https://"), "/")
+	request := envoytest.Request{
+		Method: args[1], Target: "/" + target, Host: host,
+		Headers: [][2]string{{"authorization", "Bearer " + args[3]}},
+	}
+	if !within(context.Background(), limit, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		response, err := request.SendH1(ctx, ts.Getenv("ENVOY"), false)
+		if err != nil {
+			last = err.Error()
+			return false
+		}
+		last = fmt.Sprint(response.Status, " ", string(response.Body))
+		return strconv.Itoa(response.Status) == args[0] && want.Match(response.Body)
+	}) {
+		ts.Fatalf("got %s, want %s", last, args)
+	}
+}
+
+// usage: remember VARIABLE FIELD. It takes a field of the JSON that the last
+// command has printed.
+func remember(ts *testscript.TestScript, _ bool, args []string) {
+	var printed map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &printed))
+	value, ok := printed[args[1]].(string)
+	if !ok {
+		ts.Fatalf("no %s was printed", args[1])
+	}
+	ts.Setenv(args[0], value)
 }

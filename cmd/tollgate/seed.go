@@ -59,6 +59,11 @@ func keyFaults(file policy.File, i int, e keys.Entry, set *policy.Set, plaintext
 	if err := set.ValidateKey(&e.Key); err != nil {
 		faults = append(faults, fmt.Errorf("%s: %w", placeOfKey(file, i, "id"), err))
 	}
+	if e.Plaintext() {
+		if err := set.ValidateSecret(&e.Key, e.Secret); err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", placeOfKey(file, i, "secret"), err))
+		}
+	}
 	if e.Plaintext() && !plaintext {
 		faults = append(faults, fmt.Errorf("%s: key %s: a plaintext secret is for the memory store only; write its hash",
 			placeOfKey(file, i, "secret"), e.Key.ID))

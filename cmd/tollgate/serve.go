@@ -33,6 +33,8 @@ const (
 	// The HTTP port answers short questions from inside the cluster.
 	httpHeaderTimeout = 5 * time.Second
 	httpTimeout       = 30 * time.Second
+	// endTimeout bounds the wait for background work at the end.
+	endTimeout = 2 * time.Second
 )
 
 func newServe() *cobra.Command {
@@ -72,7 +74,9 @@ type service struct {
 	certs    *extauthz.Certificates // nil without TLS
 	store    *store
 	hasher   *keys.Hasher
+	older    bool // the hasher has older methods
 	seeder   *seeder
+	cache    *keyCache
 	grpc     *extauthz.Server
 	status   *extauthz.Status
 	http     *http.Server
@@ -100,7 +104,7 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if v.store, err = openStore(s); err != nil {
+	if v.store, err = openStore(s, v.log); err != nil {
 		return err
 	}
 	defer func() { v.logError("close the store", v.store.close()) }()
@@ -145,19 +149,23 @@ func (v *service) prepareKeys(s *settings, set *policy.Set) ([]keys.Entry, error
 	if len(pepper) == 0 && s.store != embeddedStore {
 		v.log.Warn("no pepper: whoever can read the store can test guesses at keys; give --pepper-file")
 	}
-	v.hasher = keys.NewHasher(pepper)
+	older, err := s.olderMethods()
+	if err != nil {
+		return nil, err
+	}
+	v.hasher, v.older = keys.NewHasher(pepper, older...), len(older) > 0
 	if s.keys == "" {
 		return nil, nil
 	}
 	return readKeys(s.keys, set, s.store == embeddedStore)
 }
 
-func openStore(s *settings) (*store, error) {
+func openStore(s *settings, log *slog.Logger) (*store, error) {
 	if s.store == embeddedStore {
 		opened, err := openEmbedded(s.socket, s.deadline)
 		return opened, failed(err)
 	}
-	return openRedis(s.store, s.deadline)
+	return openRedis(s.store, os.Getenv, s.deadline, log)
 }
 
 func (v *service) warnAboutStore() {
@@ -175,11 +183,15 @@ func (v *service) build(s *settings) {
 	if v.certs != nil {
 		config = v.certs.Config()
 	}
+	v.cache = newKeyCache(keys.NewStore(v.store.client), s.cacheOptions(), v.older, v.policies, v.registry, v.metrics, v.log)
 	v.grpc = extauthz.New(extauthz.Config{
 		Policies:   v.policies,
 		Decider:    policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
-		Keys:       keys.NewStore(v.store.client),
+		Keys:       v.cache.cache,
 		Limits:     limits.NewStore(v.store.client, nil),
+		Breaker:    v.cache.breaker,
+		Usage:      v.cache.usage,
+		Rehash:     v.cache.rehash(),
 		Metrics:    v.metrics,
 		Log:        v.log,
 		Decisions:  extauthz.Decisions(s.logDecisions),
@@ -187,7 +199,7 @@ func (v *service) build(s *settings) {
 		TLS:        config,
 		Reflection: s.reflection,
 	})
-	v.status = &extauthz.Status{Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Ping: v.store.ping}
+	v.status = &extauthz.Status{Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Ping: v.store.ping, Stream: v.cache.cache.Stream}
 	v.http = &http.Server{
 		Handler:           v.status.Handler(),
 		ReadHeaderTimeout: httpHeaderTimeout,
@@ -220,10 +232,14 @@ func (v *service) listen(s *settings) error {
 // stopNow ends.
 func (v *service) run(s *settings, seeded bool, stop, stopNow context.Context) error {
 	follow, endFollow := context.WithCancel(stopNow)
+	// Calls that drain still need keys that are up to date.
+	serving, endServing := context.WithCancel(context.WithoutCancel(stopNow))
 	var work sync.WaitGroup
-	defer work.Wait()
+	defer v.waitFor(&work)
+	defer endServing()
 	defer endFollow()
 
+	work.Go(func() { v.cache.run(serving) })
 	ended := make(chan error, 2)
 	work.Go(func() { ended <- v.grpc.Serve(v.grpcListener) })
 	work.Go(func() { ended <- ignoreClosed(v.http.Serve(v.httpListener)) })
@@ -248,6 +264,21 @@ func (v *service) run(s *settings, seeded bool, stop, stopNow context.Context) e
 		err = drained
 	}
 	return failed(err)
+}
+
+// waitFor waits for the work to end, but not for long: a file system that does
+// not answer must not keep a server that is told to stop.
+func (v *service) waitFor(work *sync.WaitGroup) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		work.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(endTimeout):
+		v.log.Warn("some work has not ended; going without it")
+	}
 }
 
 // shutDown says no to new work first, then ends the old.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -27,10 +28,15 @@ type settings struct {
 
 	policy     string // file or directory; required
 	keys       string // file or directory; none if empty
-	store      string // embeddedStore, or a redis:// or rediss:// URL, which may hold a password
+	store      string // embeddedStore, a URL, which may hold a password, or empty for the REDIS_ variables
 	socket     string // of the embedded store; default below a directory of this user
 	pepperFile string
 	pepperText string // TOLLGATE_PEPPER; no flag, because command lines are public
+
+	olderPeppers string // files and words, joined with commas
+
+	cacheKeys int
+	cacheTTL  time.Duration
 
 	grpcAddress   string // HOST:PORT or unix:PATH
 	httpAddress   string // HOST:PORT
@@ -56,9 +62,12 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.configFile, "config", "", "YAML file with these settings; its keys are the names of the flags")
 	f.StringVar(&s.policy, "policy", "", "policy file, or directory of policy files (required)")
 	f.StringVar(&s.keys, "keys", "", "keys file, or directory of keys files; adds the keys that the store has never seen")
-	f.StringVar(&s.store, "store", embeddedStore, "where keys and counters are: memory (in this process, lost when it ends), redis://… or rediss://…")
+	f.StringVar(&s.store, "store", embeddedStore, "where keys and counters are: memory (in this process, lost when it ends), or the URL of a Redis")
 	f.StringVar(&s.socket, "store-socket", "", "unix socket of the memory store (default $XDG_RUNTIME_DIR/tollgate/store.sock, else below the temporary directory)")
 	f.StringVar(&s.pepperFile, "pepper-file", "", "file with the secret that keys are hashed with; or the secret itself in TOLLGATE_PEPPER")
+	f.StringVar(&s.olderPeppers, "older-peppers", "", "files with earlier peppers, joined with commas, the likeliest first; none = no pepper, sha256 = SHA-256 instead of HMAC; keys found by one are rehashed")
+	f.IntVar(&s.cacheKeys, "cache-keys", 1_000_000, "keys held in memory at most, about 300 bytes each")
+	f.DurationVar(&s.cacheTTL, "cache-ttl", 30*time.Second, "after how long a key in memory is read again; changes arrive at once unless their message is lost")
 	f.StringVar(&s.grpcAddress, "grpc-address", "127.0.0.1:9001", "address for Envoy: HOST:PORT or unix:PATH; port 0 picks one")
 	f.StringVar(&s.httpAddress, "http-address", "127.0.0.1:9002", "address of /livez, /readyz and /metrics: HOST:PORT; port 0 picks one")
 	f.StringVar(&s.addressesFile, "addresses-file", "", "file that gets the chosen addresses as JSON once the server is ready")
@@ -110,6 +119,9 @@ func (s *settings) fill(flags *pflag.FlagSet) error {
 			errs = append(errs, fmt.Errorf("%s: %w", variable(f.Name), err))
 		}
 	})
+	if !flags.Changed("store") && os.Getenv("REDIS_URL") != "" {
+		s.store = "" // the variables of Envoy's rate-limit service say where it is
+	}
 	s.pepperText = v.GetString("pepper")
 	if len(errs) > 0 {
 		return errors.Join(errs...)
@@ -131,7 +143,7 @@ func (s *settings) check() error {
 	if s.logFormat != "text" && s.logFormat != "json" {
 		return fmt.Errorf("--log-format: unknown value %q, want text or json", s.logFormat)
 	}
-	for flag, d := range map[string]time.Duration{"deadline": s.deadline, "reload-interval": s.reloadInterval} {
+	for flag, d := range map[string]time.Duration{"deadline": s.deadline, "reload-interval": s.reloadInterval, "cache-ttl": s.cacheTTL} {
 		if d <= 0 {
 			return fmt.Errorf("--%s: %s is not more than 0", flag, d)
 		}
@@ -139,8 +151,10 @@ func (s *settings) check() error {
 	if s.drainTimeout < 0 {
 		return fmt.Errorf("--drain-timeout: %s is less than 0", s.drainTimeout)
 	}
-	if s.replicas < 1 {
-		return fmt.Errorf("--replicas: %d is less than 1", s.replicas)
+	for flag, n := range map[string]int{"replicas": s.replicas, "cache-keys": s.cacheKeys} {
+		if n < 1 {
+			return fmt.Errorf("--%s: %d is less than 1", flag, n)
+		}
 	}
 	if s.pepperFile != "" && s.pepperText != "" {
 		return fmt.Errorf("--pepper-file and %s_PEPPER: give one of the two", envPrefix)

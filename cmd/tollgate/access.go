@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"tollgate/policy"
+	"tollgate/policy/keys"
+)
+
+// tokenVariable holds a member's token; there is no flag, because command lines
+// are public.
+const tokenVariable = envPrefix + "_TOKEN"
+
+// access is how a command that manages keys reaches the store, and in whose
+// name.
+type access struct {
+	settings  // store, socket, policy, peppers; the rest is not used
+	tokenFile string
+	output    format
+
+	store   *store
+	rules   *policy.Set // nil where no policy is needed
+	who     keys.Actor
+	manager *keys.Manager
+}
+
+// needs says what a command cannot do without.
+type needs uint8
+
+const (
+	storeOnly needs = iota
+	storeAndPolicy
+)
+
+// flags adds the flags of access to a command and all below it.
+func (a *access) flags(cmd *cobra.Command) {
+	a.output = outputTable
+	f := cmd.PersistentFlags()
+	f.SortFlags = false
+	f.StringVar(&a.settings.store, "store", embeddedStore, "where the keys are: memory (that of the tollgate serve on this machine), or a URL such as redis://HOST:PORT")
+	f.StringVar(&a.socket, "store-socket", "", "unix socket of the memory store (default: where tollgate serve has it)")
+	f.StringVar(&a.policy, "policy", "", "policy file or directory, the same as the server's; needed where a key is made or gets other rights")
+	f.StringVar(&a.pepperFile, "pepper-file", "", "file with the secret that keys are hashed with, the same as the server's; or the secret itself in TOLLGATE_PEPPER")
+	f.StringVar(&a.olderPeppers, "older-peppers", "", "files with earlier peppers, as the server has them")
+	f.StringVar(&a.tokenFile, "token-file", "", "file with a member's token, to act as that member; or the token itself in "+tokenVariable)
+	f.VarP(&a.output, "output", "o", "table, json or yaml")
+}
+
+// run opens what a command needs, lets it work until a signal, and closes it.
+func (a *access) run(cmd *cobra.Command, n needs, work func(ctx context.Context) error) error {
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := a.open(ctx, cmd, n); err != nil {
+		return err
+	}
+	return errors.Join(work(ctx), failed(a.store.close()))
+}
+
+func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
+	if err := a.fillFromEnv(cmd.Flags()); err != nil {
+		return err
+	}
+	rules, err := a.readRules(n)
+	if err != nil {
+		return err
+	}
+	pepper, err := a.pepper()
+	if err != nil {
+		return err
+	}
+	older, err := a.olderMethods()
+	if err != nil {
+		return err
+	}
+	token, err := a.token()
+	if err != nil {
+		return err
+	}
+	if a.store, err = a.reach(cmd.ErrOrStderr()); err != nil {
+		return err
+	}
+	if a.who, err = a.actor(ctx, token); err != nil {
+		return errors.Join(explained(err), failed(a.store.close()))
+	}
+	a.manager = keys.NewManager(keys.NewStore(a.store.client), keys.NewHasher(pepper, older...), rules,
+		keys.NewAudit(a.store.client, 0), a.who, time.Now)
+	return nil
+}
+
+// fillFromEnv sets the flags of access that the command line left out.
+func (a *access) fillFromEnv(flags *pflag.FlagSet) error {
+	storeGiven := flags.Changed("store")
+	for _, name := range []string{"store", "store-socket", "policy", "pepper-file", "older-peppers", "token-file"} {
+		value, ok := os.LookupEnv(variable(name))
+		if !ok || value == "" || flags.Changed(name) {
+			continue
+		}
+		if err := flags.Set(name, value); err != nil {
+			return fmt.Errorf("%s: %w", variable(name), err)
+		}
+		storeGiven = storeGiven || name == "store"
+	}
+	if !storeGiven && os.Getenv("REDIS_URL") != "" {
+		a.settings.store = "" // the variables of Envoy's rate-limit service say where it is
+	}
+	a.pepperText = os.Getenv(variable("pepper"))
+	if a.pepperFile != "" && a.pepperText != "" {
+		return fmt.Errorf("--pepper-file and %s_PEPPER: give one of the two", envPrefix)
+	}
+	return nil
+}
+
+// readRules compiles the policy where one is needed: a broken policy must not
+// stand in the way of a revocation.
+func (a *access) readRules(n needs) (keys.Rules, error) {
+	if n == storeOnly {
+		return noRules{}, nil
+	}
+	if a.policy == "" {
+		return nil, fmt.Errorf("no policy, which says what a key may have: give --policy FILE|DIR or %s, the same as the server's", variable("policy"))
+	}
+	files, err := policy.ReadFiles(a.policy)
+	if err != nil {
+		return nil, fmt.Errorf("--policy: %w", err)
+	}
+	if a.rules, err = policy.Compile(files...); err != nil {
+		return nil, fmt.Errorf("--policy:\n%w", err)
+	}
+	return a.rules, nil
+}
+
+// noRules is for the commands that give a key no rights.
+type noRules struct{}
+
+var errNoRules = errors.New("this needs a policy: give --policy")
+
+func (noRules) ValidateKey(*keys.Key) error            { return errNoRules }
+func (noRules) Cap(string, string, string) (int, bool) { return 0, false }
+func (noRules) Prefix(string, string) (string, error)  { return "", errNoRules }
+
+// reach makes the client for the store.
+func (a *access) reach(stderr io.Writer) (*store, error) {
+	redis.SetLogger(redisLog{slog.New(slog.DiscardHandler)})
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	where := a.settings.store
+	if where == embeddedStore {
+		socket, err := a.runningSocket()
+		if err != nil {
+			return nil, failed(err)
+		}
+		where = (&url.URL{Scheme: "unix", Path: socket}).String()
+	}
+	return openRedis(where, os.Getenv, 0, log)
+}
+
+// runningSocket returns the path on which a server with the memory store
+// listens.
+func (a *access) runningSocket() (string, error) {
+	path := a.socket
+	if path == "" {
+		var err error
+		if path, err = defaultSocket(); err != nil {
+			return "", fmt.Errorf("--store-socket: %w", err)
+		}
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("--store-socket: %w", err)
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("no tollgate serve with a memory store runs here (there is no %s): start one, or say where the keys are with --store redis://HOST:PORT", path)
+	}
+	return path, nil
+}
+
+// token returns the token of the member in whose name to act, or "" for the
+// operator. An empty one is a mistake: it would make the operator of a member.
+func (a *access) token() (string, error) {
+	token, given := os.LookupEnv(tokenVariable)
+	switch {
+	case given && a.tokenFile != "":
+		return "", fmt.Errorf("--token-file and %s: give one of the two", tokenVariable)
+	case given && strings.TrimSpace(token) == "":
+		return "", fmt.Errorf("%s is empty: unset it to act as the operator", tokenVariable)
+	case given:
+		return strings.TrimSpace(token), nil
+	case a.tokenFile == "":
+		return "", nil
+	}
+	data, err := os.ReadFile(a.tokenFile)
+	if err != nil {
+		return "", fmt.Errorf("--token-file: %w", err)
+	}
+	if token = strings.TrimSpace(string(data)); token == "" {
+		return "", fmt.Errorf("--token-file: %s is empty", a.tokenFile)
+	}
+	return token, nil
+}
+
+// actor is the member with the token, or the operator under the name of the
+// login.
+func (a *access) actor(ctx context.Context, token string) (keys.Actor, error) {
+	if token != "" {
+		member, err := keys.NewStore(a.store.client).MemberByToken(ctx, token)
+		if err != nil {
+			return keys.Actor{}, err
+		}
+		return member.Actor(), nil
+	}
+	name := "uid " + strconv.Itoa(os.Getuid())
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		name = u.Username
+	}
+	return keys.Actor{Name: name, Operator: true}, nil
+}

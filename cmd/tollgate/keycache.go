@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"tollgate/extauthz"
+	"tollgate/policy/keys"
+)
+
+// Words of --older-peppers that are no files.
+const (
+	noPepper    = "none"
+	plainSHA256 = "sha256"
+)
+
+// keyCache is what stands between the checks and the keys of a store.
+type keyCache struct {
+	log      *slog.Logger
+	breaker  *keys.Breaker
+	cache    *keys.Cache
+	usage    *keys.Usage
+	rehashes *keys.Rehashes // nil where there is no older method
+}
+
+// newKeyCache makes the cache in front of store and registers its metrics.
+func newKeyCache(store *keys.Store, o keys.CacheOptions, older bool, policies *extauthz.Policies, registry prometheus.Registerer, m *extauthz.Metrics, log *slog.Logger) *keyCache {
+	c := &keyCache{log: log}
+	c.breaker = keys.NewBreaker(func(open bool) {
+		m.BreakerChanged(open)
+		if open {
+			log.Warn("the store does not answer; it is asked four times a second until it does")
+			return
+		}
+		log.Info("the store answers again")
+	})
+	o.Breaker, o.StaleFor, o.Changed, o.Log = c.breaker, policies.StaleFor, m.KeyChanged, log
+	c.cache = keys.NewCache(store, o)
+	c.usage = keys.NewUsage(store, o.Keys, time.Now)
+	if older {
+		c.rehashes = keys.NewRehashes(store)
+	}
+	extauthz.RegisterCache(registry, c.cache, c.usage)
+	return c
+}
+
+// rehash returns what a server tells of keys found by an older method, or nil.
+func (c *keyCache) rehash() func(id string, from, to keys.Digest) {
+	if c.rehashes == nil {
+		return nil
+	}
+	return c.rehashes.Add
+}
+
+// run keeps the cache up to date until ctx ends.
+func (c *keyCache) run(ctx context.Context) {
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() { c.cache.Run(ctx) })
+	work.Go(func() {
+		c.usage.Run(ctx, func(err error) {
+			c.log.Warn("the last use of keys was not written", slog.Any("error", err))
+		})
+	})
+	if c.rehashes != nil {
+		work.Go(func() {
+			c.rehashes.Run(ctx, func(id string, err error) {
+				c.log.Warn("a key keeps its older hash", slog.String("key_id", id), slog.Any("error", err))
+			})
+		})
+	}
+}
+
+// cacheOptions leave a decision time for an answer when a reading has not ended.
+func (s *settings) cacheOptions() keys.CacheOptions {
+	return keys.CacheOptions{Keys: s.cacheKeys, TTL: s.cacheTTL, Timeout: s.deadline * 8 / 10}
+}
+
+// olderMethods reads the methods by which keys were hashed before.
+func (s *settings) olderMethods() ([]keys.Method, error) {
+	var methods []keys.Method
+	for name := range strings.SplitSeq(s.olderPeppers, ",") {
+		switch name = strings.TrimSpace(name); name {
+		case "":
+		case noPepper:
+			methods = append(methods, keys.Method{Algorithm: keys.AlgorithmHMACSHA256})
+		case plainSHA256:
+			methods = append(methods, keys.Method{Algorithm: keys.AlgorithmSHA256})
+		default:
+			data, err := os.ReadFile(name)
+			if err != nil {
+				return nil, fmt.Errorf("--older-peppers: %w", err)
+			}
+			pepper := bytes.TrimRight(data, "\r\n")
+			if len(pepper) == 0 {
+				return nil, fmt.Errorf("--older-peppers: %s is empty", name)
+			}
+			methods = append(methods, keys.Method{Algorithm: keys.AlgorithmHMACSHA256, Pepper: pepper})
+		}
+	}
+	return methods, nil
+}

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"tollgate/policy/keys"
+)
+
+// keyFlags are the fields of a key as flags of create and update.
+type keyFlags struct {
+	api, team, environment string
+	name, note, plan       string
+	scopes, ips, limits    []string
+	expiresAt              string
+	expiresIn              span
+	inactive, force        bool
+	version                int64
+}
+
+// never is the value of --expires-at that takes an expiry away.
+const never = "never"
+
+// common adds the flags that create and update share.
+func (k *keyFlags) common(f *pflag.FlagSet) {
+	f.StringVar(&k.name, "name", "", "name, for people")
+	f.StringVar(&k.note, "note", "", "free text")
+	f.StringVar(&k.plan, "plan", "", "plan of the API's policy")
+	f.StringSliceVar(&k.scopes, "scopes", nil, "scopes, joined with commas")
+	f.StringSliceVar(&k.ips, "ips", nil, "addresses and CIDRs that the key may be used from, joined with commas; none = every address")
+	f.StringArrayVar(&k.limits, "limit", nil, "NAME=REQUESTS: another size for one limit of the plan; repeat for more")
+	f.StringVar(&k.expiresAt, "expires-at", "", "when the key stops: 2026-12-31T23:59:59Z, or never")
+	f.Var(&k.expiresIn, "expires-in", "after how long the key stops: 90d, 12h")
+	f.BoolVar(&k.force, "force", false, "take an expiry in the past")
+}
+
+// expiry returns the time that the flags name; given says whether they do. Never
+// is the zero time.
+func (k *keyFlags) expiry(f *pflag.FlagSet, now time.Time) (at time.Time, given bool, err error) {
+	byTime, bySpan := f.Changed("expires-at"), f.Changed("expires-in")
+	switch {
+	case byTime && bySpan:
+		return time.Time{}, false, fmt.Errorf("--expires-at and --expires-in: give one of the two")
+	case bySpan:
+		return now.Add(time.Duration(k.expiresIn)).UTC().Truncate(time.Second), true, nil
+	case !byTime:
+		return time.Time{}, false, nil
+	case k.expiresAt == never:
+		return time.Time{}, true, nil
+	}
+	if at, err = time.Parse(time.RFC3339, k.expiresAt); err != nil {
+		return time.Time{}, false, fmt.Errorf("--expires-at: %q is not a time like 2026-12-31T23:59:59Z, and not %s", k.expiresAt, never)
+	}
+	return at.UTC(), true, nil
+}
+
+// key is the key that create is asked for.
+func (k *keyFlags) key(f *pflag.FlagSet, now time.Time) (keys.Key, error) {
+	at, _, err := k.expiry(f, now)
+	if err != nil {
+		return keys.Key{}, err
+	}
+	ips, err := parseIPs(k.ips)
+	if err != nil {
+		return keys.Key{}, err
+	}
+	limits, err := parseLimits(k.limits)
+	if err != nil {
+		return keys.Key{}, err
+	}
+	key := keys.Key{
+		API: k.api, Team: k.team, Environment: k.environment, Name: k.name, Note: k.note, Plan: k.plan,
+		Scopes: k.scopes, IPs: ips, Limits: limits, ExpiresAt: at, Status: keys.Active,
+	}
+	if k.inactive {
+		key.Status = keys.Inactive
+	}
+	return key, nil
+}
+
+// patch is what update is asked for: the flags that are given, and nothing else.
+func (k *keyFlags) patch(f *pflag.FlagSet, now time.Time) (keys.Patch, error) {
+	p := keys.Patch{Force: k.force, Version: k.version}
+	p.Name, p.Note, p.Plan = ifGiven(f, "name", k.name), ifGiven(f, "note", k.note), ifGiven(f, "plan", k.plan)
+	p.Scopes = ifGiven(f, "scopes", k.scopes)
+	ips, err := parseIPs(k.ips)
+	if err != nil {
+		return keys.Patch{}, err
+	}
+	limits, err := parseLimits(k.limits)
+	if err != nil {
+		return keys.Patch{}, err
+	}
+	p.IPs, p.Limits = ifGiven(f, "ips", ips), ifGiven(f, "limit", limits)
+	at, given, err := k.expiry(f, now)
+	if err != nil {
+		return keys.Patch{}, err
+	}
+	if given {
+		p.ExpiresAt = &at
+	}
+	if p.Name == nil && p.Note == nil && p.Plan == nil && p.Scopes == nil && p.IPs == nil && p.Limits == nil && p.ExpiresAt == nil {
+		return keys.Patch{}, fmt.Errorf("nothing to update: give one of --name, --note, --plan, --scopes, --ips, --limit, --expires-at, --expires-in")
+	}
+	return p, nil
+}
+
+func ifGiven[T any](f *pflag.FlagSet, name string, value T) *T {
+	if !f.Changed(name) {
+		return nil
+	}
+	return &value
+}
+
+// parseIPs reads addresses and CIDRs; an empty text is none.
+func parseIPs(texts []string) ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, text := range texts {
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(text)
+		if a, addrErr := netip.ParseAddr(text); addrErr == nil && a.Zone() == "" {
+			a = a.Unmap()
+			prefix, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--ips: %q is not an IP address or CIDR", text)
+		}
+		all = append(all, prefix)
+	}
+	return all, nil
+}
+
+// parseLimits reads NAME=REQUESTS; an empty text is none.
+func parseLimits(texts []string) ([]keys.Override, error) {
+	var all []keys.Override
+	for _, text := range texts {
+		if text == "" {
+			continue
+		}
+		name, number, ok := strings.Cut(text, "=")
+		requests, err := strconv.ParseInt(number, 10, 64)
+		if !ok || name == "" || err != nil {
+			return nil, fmt.Errorf("--limit: %q is not NAME=REQUESTS, such as minute=120", text)
+		}
+		all = append(all, keys.Override{Name: name, Requests: requests})
+	}
+	return all, nil
+}
+
+// filterFlags say which keys a command is about.
+type filterFlags struct {
+	api, team, plan, environment string
+	status                       []string
+	olderThan, unusedSince       string
+}
+
+func (l *filterFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&l.api, "api", "", "only keys of this API")
+	f.StringVar(&l.team, "team", "", "only keys of this team")
+	f.StringVar(&l.plan, "plan", "", "only keys on this plan")
+	f.StringVar(&l.environment, "env", "", "only keys of this environment")
+	f.StringSliceVar(&l.status, "status", nil, "only active, inactive or revoked keys; joined with commas")
+	f.StringVar(&l.olderThan, "older-than", "", "only keys created longer ago than this, or before it: 90d, 2026-01-31, 2026-01-31T12:00:00Z")
+	f.StringVar(&l.unusedSince, "unused-since", "", "only keys not used for so long, or since then: 30d, 2026-01-31, 2026-01-31T12:00:00Z")
+}
+
+func (l *filterFlags) filter(now time.Time) (keys.Filter, error) {
+	filter := keys.Filter{API: l.api, Team: l.team, Plan: l.plan, Environment: l.environment}
+	for _, s := range l.status {
+		switch status := keys.Status(s); status {
+		case keys.Active, keys.Inactive, keys.Revoked:
+			filter.Status = append(filter.Status, status)
+		default:
+			return keys.Filter{}, fmt.Errorf("--status: %q is not active, inactive or revoked", s)
+		}
+	}
+	var err error
+	if filter.OlderThan, err = moment("older-than", l.olderThan, now); err != nil {
+		return keys.Filter{}, err
+	}
+	filter.UnusedSince, err = moment("unused-since", l.unusedSince, now)
+	return filter, err
+}
+
+// moment reads a time, a day (UTC) or a span before now; empty is the zero time.
+func moment(flag, text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if at, err := time.Parse(layout, text); err == nil {
+			return at.UTC(), nil
+		}
+	}
+	d, err := parseSpan(text)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("--%s: %q is not a span like 90d, a day like 2026-01-31 or a time like 2026-01-31T12:00:00Z", flag, text)
+	}
+	return now.Add(-d), nil
+}
+
+// span is a duration that can also be in days.
+type span time.Duration
+
+// String implements pflag.Value.
+func (s *span) String() string { return time.Duration(*s).String() }
+
+// Type implements pflag.Value.
+func (s *span) Type() string { return "duration" }
+
+// Set implements pflag.Value.
+func (s *span) Set(text string) error {
+	d, err := parseSpan(text)
+	*s = span(d)
+	return err
+}
+
+const day = 24 * time.Hour
+
+func parseSpan(text string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		n, err := strconv.ParseInt(days, 10, 32)
+		if err != nil || time.Duration(n) > 200*365 || time.Duration(n) < -200*365 {
+			return 0, fmt.Errorf("%q is not a number of days such as 90d", text)
+		}
+		return time.Duration(n) * day, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a span such as 90d or 12h", text)
+	}
+	return d, nil
+}
