@@ -31,7 +31,7 @@ test: ready-to-test build ## every test, also those through a real Envoy and a r
 	@TOLLGATE_ENVOYS="$(ENVOYS)" $(GO) test -count=1 $(RACE) $(TESTFLAGS) $(PACKAGES)
 
 test-envoys: ## the tests through Envoy, with every version that is supported
-	@$(MAKE) --no-print-directory test ENVOYS="$(ALL_ENVOYS)" PACKAGES="./envoy/... ./testdata"
+	@$(MAKE) --no-print-directory test ENVOYS="$(ALL_ENVOYS)" PACKAGES="./envoy/... ./extauthz ./cmd/..."
 
 check: ready-to-run ## formatting, vet, staticcheck, known vulnerabilities, go.mod, and in CI a clean tree
 	@.ci/check
