@@ -284,7 +284,7 @@ func (a *applier) prune() []Change {
 		k := a.present[id]
 		from := a.ancestor(k)
 		switch {
-		case a.byID[id] != nil || !a.within(k):
+		case a.byID[id] != nil:
 		case from != "":
 			a.diff.Kept = append(a.diff.Kept, Kept{id, "is not in the file; it is the successor by rotation of " + from})
 		case !a.o.Prune:

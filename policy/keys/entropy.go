@@ -49,7 +49,7 @@ func EntropyBits(secret string) float64 {
 	if ratio := shannon(s) / shannonOfRandom(len(s), a); ratio < 0.85 {
 		bits *= ratio
 	}
-	return bits
+	return max(bits, 0)
 }
 
 // Peppered reports whether the digests need a pepper: without one everybody can compute them.

@@ -142,7 +142,6 @@ type candidate struct {
 	key   *Key
 	older []Digest // of the same secret, by older methods
 
-	derived        bool // the id
 	dated, updated bool // the record said when the key was made, and changed
 	anchored       bool // it said anchor_day
 	counted        bool // it said limit_id
@@ -186,7 +185,7 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 	}
 	k := r.Key
 	c := &candidate{
-		line: r.Line, key: &k, derived: k.ID == "", dated: !k.CreatedAt.IsZero(),
+		line: r.Line, key: &k, dated: !k.CreatedAt.IsZero(),
 		updated: !k.UpdatedAt.IsZero(), anchored: k.AnchorDay != 0, signed: k.CreatedBy != "",
 		counted: k.LimitID != "", state: k.Status != "",
 	}
@@ -283,7 +282,7 @@ func (im *importer) create(ctx context.Context, batch []*candidate) error {
 }
 
 // findOlder looks for secrets that came in when another pepper was in use: their keys have another hash, and another
-// id if that was derived from it.
+// id if that is derived from it.
 func (im *importer) findOlder(ctx context.Context, batch []*candidate) error {
 	var gets []*redis.StringCmd
 	_, err := im.m.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -301,11 +300,8 @@ func (im *importer) findOlder(ctx context.Context, batch []*candidate) error {
 		for _, d := range c.older {
 			get := gets[0]
 			gets = gets[1:]
-			if id, err := get.Result(); err == nil {
+			if get.Err() == nil {
 				c.key.Digest = d
-				if c.derived && id == derivedID(d) {
-					c.key.ID = id
-				}
 			}
 		}
 	}

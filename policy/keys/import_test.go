@@ -356,8 +356,27 @@ func TestImportStopsBetweenBatches(t *testing.T) {
 	}
 }
 
+// A batch that has begun is finished, so that its report is true.
+func TestImportFinishesTheBatchUnderWay(t *testing.T) {
+	c := newEmbedded(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	f := &failing{}
+	f.left.Store(1 << 40)
+	f.trip = cancel
+	c.(*redis.Client).AddHook(f)
+	m := transferManager(c, NewHasher(nil))
+	im := newImporter(m, operator("pictify"))
+	im.size = 20
+	if err := im.run(ctx, many(45)); !errors.Is(err, context.Canceled) || im.report.Created != 20 || im.report.Read != 20 {
+		t.Errorf("%+v, %v", im.report, err)
+	}
+}
+
 // failing lets n round trips through, and none after.
-type failing struct{ left atomic.Int64 }
+type failing struct {
+	left atomic.Int64
+	trip func() // is called at each; may be nil
+}
 
 func (f *failing) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
@@ -367,6 +386,9 @@ func (f *failing) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return
 
 func (f *failing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if f.trip != nil {
+			f.trip()
+		}
 		if f.left.Add(-1) < 0 {
 			err := errors.New("lost")
 			for _, c := range cmds {

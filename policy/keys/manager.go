@@ -195,10 +195,19 @@ func (m *Manager) read(ctx context.Context, action Action, id string) (*Key, err
 	if err != nil {
 		return nil, err
 	}
+	if !m.who.sees(k) {
+		return nil, ErrNoKey
+	}
 	if err := m.who.Check(action, k.API, k.Team); err != nil {
 		return nil, err
 	}
 	return k, nil
+}
+
+// sees reports whether a key may be known to the actor at all. To a member, one of another team must look like one that
+// does not exist.
+func (a Actor) sees(k *Key) bool {
+	return a.Operator || a.API == k.API && a.Team == k.Team
 }
 
 // Get returns one key, with LastUsed.
