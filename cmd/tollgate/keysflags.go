@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,8 +32,8 @@ func (k *keyFlags) common(f *pflag.FlagSet) {
 	f.StringVar(&k.name, "name", "", "name, for people")
 	f.StringVar(&k.note, "note", "", "free text")
 	f.StringVar(&k.plan, "plan", "", "plan of the API's policy")
-	f.StringSliceVar(&k.scopes, "scopes", nil, "scopes, joined with commas")
-	f.StringSliceVar(&k.ips, "ips", nil, "addresses and CIDRs that the key may be used from, joined with commas; none = every address")
+	f.StringSliceVar(&k.scopes, "scopes", nil, "scopes, joined with commas; none for no list")
+	f.StringSliceVar(&k.ips, "ips", nil, "addresses and CIDRs that the key may be used from, joined with commas; none for every address")
 	f.StringArrayVar(&k.limits, "limit", nil, "NAME=REQUESTS: another size for one limit of the plan; repeat for more")
 	f.StringVar(&k.expiresAt, "expires-at", "", "when the key stops: 2026-12-31T23:59:59Z, or never")
 	f.Var(&k.expiresIn, "expires-in", "after how long the key stops: 90d, 12h")
@@ -65,6 +66,9 @@ func (k *keyFlags) key(f *pflag.FlagSet, now time.Time) (keys.Key, error) {
 	if err != nil {
 		return keys.Key{}, err
 	}
+	if err := k.noEmptyLists(f); err != nil {
+		return keys.Key{}, err
+	}
 	ips, err := parseIPs(k.ips)
 	if err != nil {
 		return keys.Key{}, err
@@ -83,10 +87,28 @@ func (k *keyFlags) key(f *pflag.FlagSet, now time.Time) (keys.Key, error) {
 	return key, nil
 }
 
+// noEmptyLists keeps an empty variable in a shell from lifting a restriction: a list
+// is taken away by the word none.
+func (k *keyFlags) noEmptyLists(f *pflag.FlagSet) error {
+	for name, list := range map[string]*[]string{"scopes": &k.scopes, "ips": &k.ips} {
+		switch {
+		case !f.Changed(name):
+		case len(*list) == 1 && (*list)[0] == "none":
+			*list = nil
+		case len(*list) == 0 || slices.Contains(*list, ""):
+			return fmt.Errorf("--%s is empty; give none for no list", name)
+		}
+	}
+	return nil
+}
+
 // patch is what update is asked for: the flags that are given, and nothing else.
 func (k *keyFlags) patch(f *pflag.FlagSet, now time.Time) (keys.Patch, error) {
 	p := keys.Patch{Force: k.force, Version: k.version}
 	p.Name, p.Note, p.Plan = ifGiven(f, "name", k.name), ifGiven(f, "note", k.note), ifGiven(f, "plan", k.plan)
+	if err := k.noEmptyLists(f); err != nil {
+		return keys.Patch{}, err
+	}
 	p.Scopes = ifGiven(f, "scopes", k.scopes)
 	ips, err := parseIPs(k.ips)
 	if err != nil {

@@ -226,8 +226,9 @@ func newApply(a *access) *cobra.Command {
 		Short: "Make the keys of an API or team what a file says",
 		Long: `Make the keys of an API or team what a file says: create what is missing, change what
 differs and, with --prune, revoke and delete what the file does not name. Only the
-teams that the file has keys of are touched, or those that --api and --team name. Run
-again, it changes nothing.`,
+teams that the file has keys of are touched. --api and --team name more than that:
+--api alone means every team of the API, with --prune too. Run again, it changes
+nothing.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
@@ -238,6 +239,9 @@ again, it changes nothing.`,
 			}
 			defer s.file.Close()
 			o.Defaults = s.defaults
+			if o.Prune && s.summary.Records == 0 {
+				return errors.New("apply: the file names no key; with --prune it would delete all of them")
+			}
 			return a.run(cmd, storeAndPolicy, func(ctx context.Context) error {
 				diff, err := a.manager.Apply(ctx, transfer.Read(s.kind, s.file, s.options), o)
 				return errors.Join(explained(err), failed(a.printDiff(cmd, diff)))

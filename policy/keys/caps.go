@@ -46,17 +46,17 @@ func (k *Key) counts() bool { return k.Status == Active && k.RotatedTo == "" }
 
 const noCap = -1
 
-func (s *Store) enlistCall(k *Key, most int, replaced string) call {
+func (s *Store) enlistCall(k *Key, most int) call {
 	mark := "-"
 	if k.counts() {
 		mark = "+"
 	}
-	return call{s.scripts.enlist, []string{teamKeysKey(k.API, k.Team)}, []any{k.ID, k.Version, mark, k.Environment, most, replaced}}
+	return call{s.scripts.enlist, []string{teamKeysKey(k.API, k.Team)}, []any{k.ID, k.Version, mark, k.Environment, most}}
 }
 
 // enlist notes a key in its team's set as it is in k, if the cap allows. A key without a team is in none, so it is
 // under no cap: the caller has to see to that.
-func (s *Store) enlist(ctx context.Context, k *Key, limit *Cap, replaced string) error {
+func (s *Store) enlist(ctx context.Context, k *Key, limit *Cap) error {
 	if k.Team == "" {
 		return nil
 	}
@@ -64,7 +64,7 @@ func (s *Store) enlist(ctx context.Context, k *Key, limit *Cap, replaced string)
 	if limit != nil {
 		most = max(limit.Most, 0)
 	}
-	reply, err := s.run(ctx, []call{s.enlistCall(k, most, replaced)})[0].Int64Slice()
+	reply, err := s.run(ctx, []call{s.enlistCall(k, most)})[0].Int64Slice()
 	if err != nil {
 		return teamSetError(ctx, k, err)
 	}
@@ -81,7 +81,7 @@ func (s *Store) enlistAll(ctx context.Context, all []*creation) {
 	for _, c := range all {
 		if c.err == nil && c.k.Team != "" {
 			noting = append(noting, c)
-			calls = append(calls, s.enlistCall(c.k, noCap, ""))
+			calls = append(calls, s.enlistCall(c.k, noCap))
 		}
 	}
 	for i, reply := range s.run(ctx, calls) {

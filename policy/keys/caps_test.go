@@ -150,3 +150,50 @@ func testCapsOfChanges(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("without a team and a cap: %v", err)
 	}
 }
+
+// What a team's set says of a later version of a key stays; what a Write noted that came too late goes.
+func testTeamSetKeepsUp(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	k := sample(func(k *Key) { k.Status = Inactive })
+	if err := s.Create(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	noted := func() listing {
+		l, ok := parseListing(c.HGet(ctx, teamKeysKey(k.API, k.Team), k.ID).Val())
+		if !ok {
+			t.Error("no note")
+		}
+		return l
+	}
+	later := k.clone()
+	later.Version, later.Status = 5, Active
+	if err := errors.Join(s.enlist(ctx, later, nil), s.enlist(ctx, k, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if got := noted(); got.version != 5 || !got.counts || got.since == 0 {
+		t.Errorf("an older version took its place: %+v", got)
+	}
+	if err := s.relist(ctx, k.ID, 5); err != nil || noted().counts {
+		t.Errorf("relist: %+v, %v", noted(), err)
+	}
+	other := k.clone()
+	other.Note = "meanwhile"
+	must[*Key](t)(s.Write(ctx, k, other))
+	c.HDel(ctx, teamKeysKey(k.API, k.Team), k.ID)
+	active := k.clone()
+	active.Status = Active
+	if _, err := s.Write(ctx, k, active); !errors.Is(err, ErrConflict) {
+		t.Fatal(err)
+	}
+	if noted().counts {
+		t.Error("a key counts whose activation came too late")
+	}
+	consistent(t, c)
+	// Nothing that leads to another key is taken away.
+	if done, err := s.unlink(ctx, k.Digest, "key_other"); done || err != nil {
+		t.Errorf("unlink = %t, %v", done, err)
+	}
+	if _, err := s.Lookup(ctx, k.Digest); err != nil {
+		t.Error(err)
+	}
+}

@@ -19,17 +19,12 @@ func (s *Store) Create(ctx context.Context, k *Key) error { return s.CreateWithi
 // CreateWithin is Create that keeps a cap: it fails with a *CapError if the key would be one active key too many. A nil
 // cap is none.
 func (s *Store) CreateWithin(ctx context.Context, k *Key, limit *Cap) error {
-	return s.createReplacing(ctx, k, limit, "")
-}
-
-// createReplacing takes the place of the key replaced in the team's set, if that is not empty.
-func (s *Store) createReplacing(ctx context.Context, k *Key, limit *Cap, replaced string) error {
 	c := newCreation(k)
 	if c.err != nil {
 		return c.err
 	}
-	if limit != nil || replaced != "" {
-		if err := s.enlist(ctx, k, limit, replaced); err != nil {
+	if limit != nil {
+		if err := s.enlist(ctx, k, limit); err != nil {
 			return err
 		}
 	}

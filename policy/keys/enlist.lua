@@ -8,7 +8,6 @@
 -- ARGV[3]  + if it counts, else -
 -- ARGV[4]  environment of the key
 -- ARGV[5]  the most keys of this environment that may count; -1 for no such limit
--- ARGV[6]  id of a key that counts no more, because this one replaces it; empty for none
 -- Reply: {1, 0} noted, {2, 0} a later version is noted, {0, n} n others count and that is the most.
 
 local function parse(value)
@@ -28,7 +27,7 @@ if ARGV[3] == '+' and most >= 0 then
   local all = redis.call('HGETALL', KEYS[1])
   local n = 0
   for i = 1, #all, 2 do
-    if all[i] ~= ARGV[1] and all[i] ~= ARGV[6] then
+    if all[i] ~= ARGV[1] then
       local version, since, mark, environment = parse(all[i + 1])
       if mark == '+' and environment == ARGV[4] then
         n = n + 1
@@ -41,13 +40,4 @@ if ARGV[3] == '+' and most >= 0 then
 end
 local clock = redis.call('TIME')
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. clock[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4])
-if ARGV[6] ~= '' then
-  local replaced = redis.call('HGET', KEYS[1], ARGV[6])
-  if replaced then
-    local version, since, mark, environment = parse(replaced)
-    if mark == '+' then
-      redis.call('HSET', KEYS[1], ARGV[6], string.format('%.0f', version) .. ' ' .. since .. ' - ' .. environment)
-    end
-  end
-end
 return {1, 0}

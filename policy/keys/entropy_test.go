@@ -28,6 +28,7 @@ func TestEntropyOfKnownTexts(t *testing.T) {
 		{"mobile-api-key-123", 100},
 		{"secretsecretsecretsecretsecretsecret", 60},
 		{"8f14e45fceea167a", 65},
+		{"abcacdbabdacbcadbcdabcbdacadcbdb", 100}, // 4 characters, of which no run comes again
 	} {
 		if got := EntropyBits(c.secret); got > c.most || got < 0 {
 			t.Errorf("%q: %.0f bits, want at most %.0f", c.secret, got, c.most)

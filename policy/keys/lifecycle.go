@@ -71,20 +71,28 @@ func (s *Store) write(ctx context.Context, c redis.Scripter, old, next *Key, lim
 	// A key that starts to count is noted before it does, one that no longer counts after it.
 	starts := next.counts() && (limit != nil || !old.counts())
 	if starts {
-		if err := s.enlist(ctx, next, limit, ""); err != nil {
+		if err := s.enlist(ctx, next, limit); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.change(ctx, c, old, next, next.Digest); err != nil {
+	if err := s.change(ctx, c, old, next, next.digests()...); err != nil {
 		if starts && !isUncertain(err) {
 			return nil, errors.Join(err, s.relist(ctx, next.ID, next.Version))
 		}
 		return nil, err
 	}
 	if !next.counts() && old.counts() {
-		err = s.enlist(ctx, next, nil, "")
+		err = s.enlist(ctx, next, nil)
 	}
 	return next, err
+}
+
+// digests are all that lead to the key: while a rehash is unfinished, replicas may know it by either.
+func (k *Key) digests() []Digest {
+	if k.Other == (Digest{}) {
+		return []Digest{k.Digest}
+	}
+	return []Digest{k.Digest, k.Other}
 }
 
 // nextVersion returns next as it will be written.
@@ -157,7 +165,7 @@ func (s *Store) relist(ctx context.Context, id string, noted int64) error {
 		return err
 	}
 	k.Version = max(k.Version, noted)
-	return s.enlist(ctx, k, nil, "")
+	return s.enlist(ctx, k, nil)
 }
 
 // Delete removes a revoked key: the way to it from its secret first, and the record becomes a tombstone, so that

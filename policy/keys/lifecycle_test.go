@@ -24,7 +24,7 @@ func TestLifecycle(t *testing.T) {
 			{"write", testWrite}, {"final", testFinal}, {"delete", testDelete}, {"rehash", testRehash},
 			{"rehash meets", testRehashMeets}, {"touch", testTouch}, {"get", testGet}, {"create all", testCreateAll},
 			{"list", testList}, {"list bounds", testListBounds}, {"caps", testCaps}, {"caps race", testCapsRace},
-			{"caps of changes", testCapsOfChanges}, {"manager", testManager}, {"manager refuses", testManagerRefuses},
+			{"caps of changes", testCapsOfChanges}, {"team set", testTeamSetKeepsUp}, {"manager", testManager}, {"manager refuses", testManagerRefuses},
 			{"lost update", testNoLostUpdate}, {"conflict", testConflict}, {"rotate", testRotate},
 			{"rotate refuses", testRotateRefuses}, {"rotate race", testRotateRace}, {"verify", testVerify},
 			{"one message", testOneMessage}, {"crashes", testCrashes}, {"repair", testRepair}, {"repair spares", testRepairSpares},

@@ -273,7 +273,7 @@ func (r *repairer) stray(ctx context.Context, k *Key, a surroundings) (done bool
 		return false, err
 	}
 	r.report.Strays++
-	return true, r.store.relist(ctx, old.ID, old.Version)
+	return true, nil
 }
 
 // lists puts a record into the lists that do not name it.

@@ -7,12 +7,15 @@ import (
 	"time"
 )
 
+// maxGrace bounds how long a key that no cap counts any more can go on.
+const maxGrace = 90 * 24 * time.Hour
+
 // Rotate makes a successor with the same rights, expiry and counters, and returns it with its secret. The key itself
 // stops after grace, or at its own expiry if that is sooner. Errors beside the common: a *FieldError for a negative
 // grace; ErrFinal, ErrInactive, ErrExpired; a *RotatedError. A key and a secret beside an error are made and good.
 func (m *Manager) Rotate(ctx context.Context, id string, grace time.Duration) (successor *Key, secret string, err error) {
-	if grace < 0 {
-		return nil, "", &FieldError{"grace", grace.String() + " is less than 0"}
+	if grace < 0 || grace > maxGrace {
+		return nil, "", &FieldError{"grace", grace.String() + " is not 0 to " + maxGrace.String()}
 	}
 	old, err := m.read(ctx, ActionRotate, id)
 	if err != nil {
@@ -29,8 +32,8 @@ func (m *Manager) Rotate(ctx context.Context, id string, grace time.Duration) (s
 	next := m.draft(old, secret)
 	next.LimitID, next.RotatedFrom = old.LimitID, old.ID
 	if err = m.auditedKey(ctx, ActionRotate, old, next, func(ctx context.Context) error {
-		// In this order a crash leaves the old key as it was, and a successor whose secret nobody was told.
-		if err := m.store.createReplacing(ctx, next, nil, old.ID); err != nil {
+		// No cap is asked for: the two count as one as soon as the old key is retired. In this order a crash leaves the old key as it was, and a successor whose secret nobody was told.
+		if err := m.store.Create(ctx, next); err != nil {
 			return err
 		}
 		made, err := m.retire(ctx, old, next.ID, grace)
@@ -41,7 +44,7 @@ func (m *Manager) Rotate(ctx context.Context, id string, grace time.Duration) (s
 		if isUncertain(err) {
 			return fmt.Errorf("keys: %s may be rotated to %s, whose secret is lost; repair the store, then rotate what is active: %w", old.ID, next.ID, err)
 		}
-		return errors.Join(err, m.discard(ctx, next, old))
+		return errors.Join(err, m.discard(ctx, next))
 	}); successor == nil {
 		return nil, "", err
 	}
@@ -86,7 +89,7 @@ func (m *Manager) retire(ctx context.Context, old *Key, successor string, grace 
 }
 
 // discard removes a successor that did not become one. Nobody has seen it.
-func (m *Manager) discard(ctx context.Context, k, old *Key) error {
+func (m *Manager) discard(ctx context.Context, k *Key) error {
 	if _, err := m.store.unlink(ctx, k.Digest, k.ID); err != nil {
 		return err
 	}
@@ -97,5 +100,5 @@ func (m *Manager) discard(ctx context.Context, k, old *Key) error {
 	if err := m.store.dropRecord(ctx, k.ID, data); err != nil {
 		return err
 	}
-	return errors.Join(m.store.unlist(ctx, k, &Key{}), m.store.relist(ctx, old.ID, old.Version))
+	return m.store.unlist(ctx, k, &Key{})
 }
