@@ -16,7 +16,8 @@ import (
 func withReplica(t *testing.T) (primary *redis.Client, replica *replicaServer) {
 	port := freePort(t)
 	startRedis(t, "--port", port, "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0")
-	primary = redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + port, MaxRetries: -1, ContextTimeoutEnabled: true})
+	// Each command takes another connection, unless it keeps its own.
+	primary = redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + port, MaxRetries: -1, ContextTimeoutEnabled: true, MinIdleConns: 4, PoolFIFO: true})
 	t.Cleanup(func() { primary.Close() })
 	await(t, "the primary answers", func(ctx context.Context) bool { return primary.Ping(ctx).Err() == nil })
 	replica = startReplica(t, port)
@@ -71,8 +72,17 @@ func TestRevokeWaitsForAReplica(t *testing.T) {
 	}
 
 	// A replica that is paused confirms nothing.
+	settledKey, _ := mustCreate(t, m)
+	await(t, "the replica has all", func(ctx context.Context) bool {
+		n, err := c.Wait(ctx, 1, 10*time.Millisecond).Result()
+		return err == nil && n == 1
+	})
 	if err := replica.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
+	}
+	// First a write whose connection has nothing else to wait for: to wait on another one would confirm it.
+	if _, n, err := m.store.WriteAndWait(ctx, settledKey, settledKey, 1, 50*time.Millisecond); err != nil || n != 0 {
+		t.Errorf("a paused replica confirms: %d, %v", n, err)
 	}
 	m.RequireReplicas(anyReplica, 50*time.Millisecond)
 	unconfirmed := func(what string) {

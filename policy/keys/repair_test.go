@@ -277,6 +277,7 @@ func TestRepairOvertaken(t *testing.T) {
 			if _, err := NewStore(own).repair(t.Context(), "", 0); err != nil || !hook.done.Load() {
 				t.Fatalf("overtaken %t: %v", hook.done.Load(), err)
 			}
+			consistent(t, c)
 			if _, err := s.repair(t.Context(), "", 0); err != nil {
 				t.Fatal(err)
 			}
