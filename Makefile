@@ -28,6 +28,7 @@ test: ready-to-test build ## every test, also those through a real Envoy and a r
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh $(ENVOYS) || echo 'make: going on without all of Envoy $(ENVOYS)' >&2
 	@.ci/test-k8s
 	@test -n "$(RACE)" || echo 'make: no C compiler, so NO RACE DETECTOR' >&2
+	@$(GO) test -count=1 -run 'Allocat|MemoryOf|^TestDigest' ./policy/keys # what the race detector's own memory would hide
 	@TOLLGATE_ENVOYS="$(ENVOYS)" $(GO) test -count=1 $(RACE) $(TESTFLAGS) $(PACKAGES)
 
 test-envoys: ## the tests through Envoy, with every version that is supported
