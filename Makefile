@@ -37,7 +37,7 @@ test-envoys: ## the tests through Envoy, with every version that is supported
 check: ready-to-run ## formatting, vet, staticcheck, known vulnerabilities, go.mod, and in CI a clean tree
 	@.ci/check
 
-fuzz: ## each fuzz target for FUZZTIME (20s)
+fuzz: ## each fuzz target, FUZZTIME (20s) or a quarter of it
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz
 
 tools: ready-to-run ## all Envoys and staticcheck, for working without a network later
