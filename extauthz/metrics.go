@@ -1,6 +1,8 @@
 package extauthz
 
 import (
+	"maps"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +24,8 @@ type Metrics struct {
 	policyAPIs     prometheus.Gauge
 	changeDelay    prometheus.Histogram
 	breakerOpen    prometheus.Gauge
+
+	outcomes atomic.Pointer[map[outcome]prometheus.Counter] // of decisions; a map never changes
 }
 
 // NewMetrics returns the metrics, registered with r.
@@ -31,7 +35,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "tollgate_decisions_total", Help: "Decisions by API and reason; reason allowed lets the request pass.",
 		}, []string{"api", "reason"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "tollgate_check_duration_seconds", Help: "Time from a decoded check request to its decision.",
+			Name: "tollgate_check_duration_seconds", Help: "Time from a check request to its decision.",
 			Buckets: []float64{.00001, .00003, .0001, .0003, .001, .003, .01, .03, .1, .3},
 		}),
 		failureModes: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -79,10 +83,35 @@ func (m *Metrics) BreakerChanged(open bool) {
 	}
 }
 
-func (m *Metrics) decided(api string, d *policy.Decision, took time.Duration) {
-	m.decisions.WithLabelValues(api, d.Reason.String()).Inc()
+func (m *Metrics) decided(api *policy.API, d *policy.Decision, took time.Duration) {
+	name := ""
+	if api != nil {
+		name = api.Name()
+	}
+	m.decisionsOf(outcome{name, d.Reason}).Inc()
 	m.duration.Observe(took.Seconds())
 	if mode := d.Meta("failure_mode"); mode != "" {
-		m.failureModes.WithLabelValues(api, mode).Inc()
+		m.failureModes.WithLabelValues(name, mode).Inc()
 	}
+}
+
+// outcome names one series of tollgate_decisions_total.
+type outcome struct {
+	api    string
+	reason policy.Reason
+}
+
+// decisionsOf finds a series without hashing its labels anew.
+func (m *Metrics) decisionsOf(o outcome) prometheus.Counter {
+	known := m.outcomes.Load()
+	if known != nil && (*known)[o] != nil {
+		return (*known)[o]
+	}
+	c := m.decisions.WithLabelValues(o.api, o.reason.String())
+	more := map[outcome]prometheus.Counter{o: c}
+	if known != nil {
+		maps.Copy(more, *known)
+	}
+	m.outcomes.CompareAndSwap(known, &more) // whoever comes too late tries again next time
+	return c
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
 
 	"tollgate/extauthz"
 	"tollgate/policy"
@@ -210,7 +211,8 @@ func (s *stack) use(t *testing.T, client *redis.Client, entries []keys.Entry) {
 
 func (s *stack) dial(t *testing.T) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	strict := grpc.ForceCodecV2(strictCodec{encoding.GetCodecV2("proto"), t})
+	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(strict))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 	if !ok {
 		return fmt.Errorf("key %s: unknown plan %q of api %q%s", k.ID, k.Plan, k.API, suggest(k.Plan, slices.Collect(maps.Keys(api.plans))))
 	}
-	if _, ok := p.windowsFor(k.Limits, k.AnchorDay, e == nil || e.quota); !ok {
+	if _, ok := p.windowsFor(k.Limits, k.AnchorDay, e == nil || e.quota, nil); !ok {
 		return fmt.Errorf("key %s: limits name one that plan %q of api %q does not have%s", k.ID, k.Plan, k.API, p.suggestLimit(k.Limits))
 	}
 	return nil
