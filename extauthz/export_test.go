@@ -32,25 +32,84 @@ func Decode(b []byte, set *policy.Set) (*policy.Request, error) {
 	return r, d.decode(checkRequest(), b, set, r)
 }
 
-// CheckDirectly returns the Check method itself, for what no client can send or
-// see: a finished context, and many calls in little time.
-func CheckDirectly(t testing.TB, file policy.File, store interface {
+// Decoder returns a decoder that uses its memory again.
+func Decoder() func(b []byte, set *policy.Set) error {
+	var d decoder
+	var r policy.Request
+	shape := checkRequest()
+	return func(b []byte, set *policy.Set) error { return d.decode(shape, b, set, &r) }
+}
+
+// Encoder returns an encoder that uses its memory again.
+func Encoder() func(*policy.Decision) []byte {
+	var e encoder
+	var b []byte
+	return func(d *policy.Decision) []byte {
+		b = e.reply(b[:0], d)
+		return b
+	}
+}
+
+// store is where CheckDirectly and the like have keys and limits from.
+type store interface {
 	KeyFinder
 	Spender
-}) func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+}
+
+func directly(t testing.TB, file policy.File, s store) *checkService {
 	t.Helper()
 	set, err := policy.Compile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	metrics := NewMetrics(prometheus.NewRegistry())
+	cache, _ := s.(KeyCache)
 	a := &authorizer{
 		policies: FixedPolicies(set, metrics),
 		decider:  policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
-		keys:     store, limits: store, deadline: DefaultDeadline, metrics: metrics,
+		keys:     s, cache: cache, limits: s, deadline: DefaultDeadline, metrics: metrics,
 		log: &decisionLog{log: slog.New(slog.DiscardHandler), which: LogAll},
 	}
-	s := newCheckService(a, a.log.log)
+	return newCheckService(a, a.log.log)
+}
+
+// Decide returns the decision about the bytes of a check request.
+func Decide(t testing.TB, file policy.File, s store, req []byte) *policy.Decision {
+	t.Helper()
+	service := directly(t, file, s)
+	c := &call{}
+	if err := service.Unmarshal(mem.BufferSlice{mem.SliceBuffer(req)}, c); err != nil {
+		t.Fatal(err)
+	}
+	return service.authorizer.decide(t.Context(), c.start, c.set, &c.request, &c.check)
+}
+
+// CheckBytes returns the method Check from bytes to bytes, without what gRPC does
+// around it. The reply is void at the next call.
+func CheckBytes(t testing.TB, file policy.File, s store) func([]byte) []byte {
+	t.Helper()
+	service := directly(t, file, s)
+	ctx := context.Background()
+	var data mem.BufferSlice
+	decode := func(c any) error { return service.Unmarshal(data, c) }
+	return func(b []byte) []byte {
+		data = append(data[:0], mem.SliceBuffer(b))
+		c, err := handleCheck(service, ctx, decode, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply := c.(*call).reply
+		service.release(c.(*call))
+		mem.DefaultBufferPool().Put(reply)
+		return *reply
+	}
+}
+
+// CheckDirectly returns the Check method itself, for what no client can send or
+// see: a finished context, and many calls in little time.
+func CheckDirectly(t testing.TB, file policy.File, from store) func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	t.Helper()
+	s := directly(t, file, from)
 	return func(ctx context.Context, req *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 		b, err := proto.Marshal(req)
 		if err != nil {

@@ -221,7 +221,7 @@ func (s *stack) dial(t *testing.T) *grpc.ClientConn {
 }
 
 // apiFiles reads one of the four APIs.
-func apiFiles(t *testing.T, api string) (policy.File, []keys.Entry, []testdata.Block) {
+func apiFiles(t testing.TB, api string) (policy.File, []keys.Entry, []testdata.Block) {
 	t.Helper()
 	text, err := testdata.File(api, "policy.yaml")
 	if err != nil {
