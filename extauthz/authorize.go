@@ -35,9 +35,11 @@ type KeyCache interface {
 	Find(d keys.Digest) (*keys.Grant, error)
 }
 
-// Spender spends or reads limits, all windows or none. It keeps to the context's
-// deadline and never repeats a spend whose reply was lost.
+// Spender spends or reads limits, all windows or none. Try answers at once or
+// reports that Spend has to be asked. Spend keeps to the context's deadline and
+// never repeats a spend whose reply was lost. Neither keeps what it is given.
 type Spender interface {
+	Try(s *limits.Spend, into *limits.Result) bool
 	Spend(ctx context.Context, s *limits.Spend) (limits.Result, error)
 }
 
@@ -155,6 +157,9 @@ func (f *fetch) key(d keys.Digest) (k *keys.Grant, err error) {
 }
 
 func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
+	if f.authorizer.limits.Try(s, res) {
+		return nil
+	}
 	ctx := f.context()
 	var broken *limits.BrokenError
 	err := f.breaker.Do(func() (err error) {

@@ -174,6 +174,8 @@ func (b brokenStore) Lookup(ctx context.Context, _ keys.Digest) (*keys.Grant, er
 	return b.lookup(ctx)
 }
 
+func (b brokenStore) Try(*limits.Spend, *limits.Result) bool { return false }
+
 func (b brokenStore) Spend(ctx context.Context, _ *limits.Spend) (limits.Result, error) {
 	return b.spend(ctx)
 }

@@ -23,7 +23,8 @@ import (
 )
 
 // TestScripts runs the script of every API over plain gRPC and through real
-// Envoys, over HTTP/1.1 and HTTP/2, on the embedded store and on a real Redis.
+// Envoys, over HTTP/1.1 and HTTP/2, on the embedded store and on a real Redis;
+// over plain gRPC with leased limits and with exact ones, else leased.
 func TestScripts(t *testing.T) {
 	for _, api := range testdata.APIs() {
 		t.Run(api, func(t *testing.T) {
@@ -31,10 +32,12 @@ func TestScripts(t *testing.T) {
 			t.Run("grpc", func(t *testing.T) {
 				s := newStack(t, nil, file)
 				client := authv3.NewAuthorizationClient(s.dial(t))
-				for _, encoding := range []string{"headers", "header_map"} {
-					runScript(t, encoding, s, entries, blocks, func(t *testing.T, b *testdata.Block) *answer {
-						return askGRPC(t, client, b, encoding)
-					})
+				for _, s.exact = range []bool{false, true} {
+					for _, encoding := range []string{"headers", "header_map"} {
+						runScript(t, fmt.Sprintf("%s,exact=%v", encoding, s.exact), s, entries, blocks, func(t *testing.T, b *testdata.Block) *answer {
+							return askGRPC(t, client, b, encoding)
+						})
+					}
 				}
 			})
 			for _, version := range envoyVersions() {

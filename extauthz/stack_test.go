@@ -128,13 +128,14 @@ type stack struct {
 	log      *logs
 	addr     string
 	server   *extauthz.Server
+	exact    bool // limits are counted exactly
 	stores   *stores
 }
 
 // stores lets one server change its store between scripts.
 type stores struct {
 	keys   atomic.Pointer[keys.Cache]
-	limits atomic.Pointer[limits.Store]
+	limits atomic.Pointer[limits.Leases]
 }
 
 func (s *stores) Lookup(ctx context.Context, d keys.Digest) (*keys.Grant, error) {
@@ -142,6 +143,10 @@ func (s *stores) Lookup(ctx context.Context, d keys.Digest) (*keys.Grant, error)
 }
 
 func (s *stores) Find(d keys.Digest) (*keys.Grant, error) { return s.keys.Load().Find(d) }
+
+func (s *stores) Try(sp *limits.Spend, into *limits.Result) bool {
+	return s.limits.Load().Try(sp, into)
+}
 
 func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, error) {
 	return s.limits.Load().Spend(ctx, sp)
@@ -202,7 +207,10 @@ func (s *stack) use(t *testing.T, client *redis.Client, entries []keys.Entry) {
 	}
 	store := keys.NewStore(client)
 	s.stores.keys.Store(keys.NewCache(store, keys.CacheOptions{Timeout: limit}))
-	s.stores.limits.Store(limits.NewStore(client, s.clock.Offset))
+	began := time.Now()
+	s.stores.limits.Store(limits.NewLeases(limits.NewStore(client, s.clock.Offset), limits.Options{
+		Exact: s.exact, Timeout: limit, Clock: func() time.Duration { return time.Since(began) + s.clock.Offset() },
+	}))
 	// Seed forgets the secrets of what it is given.
 	if _, err := store.Seed(within(t), slices.Clone(entries), s.hasher); err != nil {
 		t.Fatal(err)

@@ -91,6 +91,7 @@ type plan struct {
 	windows     []limits.Window
 	rates       []limits.Window // windows without quotas
 	keyAnchor   bool
+	exact       bool // each spend is counted in the store
 	failureMode failureMode
 	keyCaps     map[string]int // by environment, "" where there are none
 }

@@ -183,7 +183,7 @@ func (c *Check) Found(k *keys.Grant, err error) Wait {
 		return c.conclude()
 	}
 	// A refused request of a known key reads the counters for its headers.
-	c.spend.ID, c.spend.ReadOnly = k.LimitID, refused
+	c.spend.ID, c.spend.ReadOnly, c.spend.Exact = k.LimitID, refused, c.plan.exact
 	c.spend.Cost = 1
 	if c.route != nil {
 		c.spend.Cost = c.route.cost

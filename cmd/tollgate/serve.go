@@ -77,6 +77,7 @@ type service struct {
 	older    bool // the hasher has older methods
 	seeder   *seeder
 	cache    *keyCache
+	leases   *limits.Leases
 	grpc     *extauthz.Server
 	status   *extauthz.Status
 	http     *http.Server
@@ -184,11 +185,13 @@ func (v *service) build(s *settings) {
 		config = v.certs.Config()
 	}
 	v.cache = newKeyCache(keys.NewStore(v.store.client), s.cacheOptions(), v.older, v.policies, v.registry, v.metrics, v.log)
+	v.leases = limits.NewLeases(limits.NewStore(v.store.client, nil), limits.Options{Exact: s.limits == limitsExact, Timeout: s.deadline})
+	extauthz.RegisterLimits(v.registry, v.leases)
 	v.grpc = extauthz.New(extauthz.Config{
 		Policies:   v.policies,
 		Decider:    policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
 		Keys:       v.cache.cache,
-		Limits:     limits.NewStore(v.store.client, nil),
+		Limits:     v.leases,
 		Breaker:    v.cache.breaker,
 		Usage:      v.cache.usage,
 		Rehash:     v.cache.rehash(),
@@ -240,6 +243,7 @@ func (v *service) run(s *settings, seeded bool, stop, stopNow context.Context) e
 	defer endFollow()
 
 	work.Go(func() { v.cache.run(serving) })
+	work.Go(func() { v.leases.Run(serving) }) // gives back what is leased after the last call
 	ended := make(chan error, 2)
 	work.Go(func() { ended <- v.grpc.Serve(v.grpcListener) })
 	work.Go(func() { ended <- ignoreClosed(v.http.Serve(v.httpListener)) })

@@ -18,6 +18,12 @@ import (
 // embeddedStore is the value of --store that needs no server.
 const embeddedStore = "memory"
 
+// The values of --limits.
+const (
+	limitsAuto  = "auto"
+	limitsExact = "exact"
+)
+
 // envPrefix stands before the name of a flag in its environment variable.
 const envPrefix = "TOLLGATE"
 
@@ -48,6 +54,7 @@ type settings struct {
 	drainTimeout   time.Duration
 	reloadInterval time.Duration
 	replicas       int
+	limits         string // limitsAuto or limitsExact
 
 	logFormat    string
 	logLevel     string
@@ -78,6 +85,7 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "time that calls under way have to end after SIGTERM")
 	f.DurationVar(&s.reloadInterval, "reload-interval", 2*time.Second, "how often policy and certificate files are looked at")
 	f.IntVar(&s.replicas, "replicas", 1, "how many servers share the limits, for plans with failure_mode local")
+	f.StringVar(&s.limits, "limits", limitsAuto, "auto or exact: exact counts each request in the store, whatever the plans say; auto lets servers take up to 2 % of what is left ahead")
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.logDecisions, "log-decisions", string(extauthz.LogDenied), "decisions to log: none, denied or all")
@@ -142,6 +150,9 @@ func (s *settings) check() error {
 	}
 	if s.logFormat != "text" && s.logFormat != "json" {
 		return fmt.Errorf("--log-format: unknown value %q, want text or json", s.logFormat)
+	}
+	if s.limits != limitsAuto && s.limits != limitsExact {
+		return fmt.Errorf("--limits: unknown value %q, want %s or %s", s.limits, limitsAuto, limitsExact)
 	}
 	for flag, d := range map[string]time.Duration{"deadline": s.deadline, "reload-interval": s.reloadInterval, "cache-ttl": s.cacheTTL} {
 		if d <= 0 {

@@ -20,7 +20,7 @@ func samples() map[string]string {
 		"older-peppers": "none,/older", "cache-keys": "1000", "cache-ttl": "5s",
 		"grpc-address": "unix:g.sock", "http-address": "0.0.0.0:80", "addresses-file": "a.json",
 		"tls-cert": "c.pem", "tls-key": "k.pem", "tls-client-ca": "ca.pem",
-		"deadline": "50ms", "drain-timeout": "1m0s", "reload-interval": "10s", "replicas": "3",
+		"deadline": "50ms", "drain-timeout": "1m0s", "reload-interval": "10s", "replicas": "3", "limits": "exact",
 		"log-format": "json", "log-level": "debug", "log-decisions": "all", "reflection": "true",
 	}
 }
