@@ -178,9 +178,12 @@ func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
 
 // keyTrouble counts and logs a look-up that told nothing about a key.
 func (a *authorizer) keyTrouble(ctx context.Context, err error) {
+	if err == nil || err == keys.ErrUnknown {
+		return
+	}
 	var corrupt *keys.CorruptError
 	switch {
-	case err == nil, errors.Is(err, keys.ErrUnknown):
+	case errors.Is(err, keys.ErrUnknown):
 	case errors.Is(err, keys.ErrBusy):
 		// Counted by the cache. A line each would let a scan fill the log.
 	case errors.Is(err, keys.ErrStoreDown):

@@ -65,7 +65,8 @@ func pictify(t testing.TB) (policy.File, *keys.Grant, []byte) {
 }
 
 // A whole check from bytes to bytes makes two pieces of memory: the texts of the
-// request and those of the answer. gRPC's own are not counted.
+// request and those of the answer. gRPC's own are not counted, of which the caller
+// here stands for one.
 func TestAllocationsOfACheck(t *testing.T) {
 	file, grant, b := pictify(t)
 	check := extauthz.CheckBytes(t, file, atOnce{grant})
@@ -73,7 +74,7 @@ func TestAllocationsOfACheck(t *testing.T) {
 	if resp.GetStatus().GetCode() != 0 || len(resp.GetOkResponse().GetResponseHeadersToAdd()) != 3 {
 		t.Fatal(resp)
 	}
-	if n := testing.AllocsPerRun(1000, func() { check(b) }); n > 2 && !extauthz.Race {
+	if n := testing.AllocsPerRun(1000, func() { check(b) }); n > 3 && !extauthz.Race {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -108,7 +108,10 @@ func (e *encoder) option(number protowire.Number, name, value string) {
 func (e *encoder) metadata(b []byte, fields []policy.Header) []byte {
 	p := e.part[:0]
 	for _, f := range fields {
-		value := strings.ToValidUTF8(f.Value, "?")
+		value := f.Value
+		if !utf8.ValidString(value) {
+			value = strings.ToValidUTF8(value, "?")
+		}
 		inner := 1 + protowire.SizeBytes(len(value)) // an empty text is there too: it is one of several kinds
 		p = append(p, tag(structField, protowire.BytesType))
 		p = protowire.AppendVarint(p, uint64(sizeText(f.Name)+1+protowire.SizeBytes(inner)))

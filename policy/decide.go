@@ -164,15 +164,8 @@ func (c *Check) findRoute() *Route {
 // Found continues with the outcome of the key look-up: steps 4 to 6. err is
 // keys.ErrUnknown, a *keys.CorruptError, or says that the store did not answer.
 func (c *Check) Found(k *keys.Grant, err error) Wait {
-	var corrupt *keys.CorruptError
-	switch {
-	case err == nil && k != nil:
-	case errors.Is(err, keys.ErrUnknown):
-		return c.tryOlder()
-	case errors.As(err, &corrupt):
-		return c.deny(CorruptKey)
-	default:
-		return c.deny(Undecided)
+	if err != nil || k == nil {
+		return c.notFound(err)
 	}
 	c.verdict = c.judge(k)
 	if c.key == nil {
@@ -189,6 +182,19 @@ func (c *Check) Found(k *keys.Grant, err error) Wait {
 		c.spend.Cost = c.route.cost
 	}
 	return WaitLimits
+}
+
+// notFound continues where the look-up gave no key.
+func (c *Check) notFound(err error) Wait {
+	var corrupt *keys.CorruptError
+	switch {
+	case errors.Is(err, keys.ErrUnknown):
+		return c.tryOlder()
+	case errors.As(err, &corrupt):
+		return c.deny(CorruptKey)
+	default:
+		return c.deny(Undecided)
+	}
 }
 
 // tryOlder asks for the secret by the next older method of hashing.
@@ -267,18 +273,23 @@ func (c *Check) accepts(e *env) bool {
 // Spent continues with the outcome of the limits, which is in Result if err is nil:
 // step 7.
 func (c *Check) Spent(err error) Wait {
-	var broken *limits.BrokenError
 	switch {
 	case err == nil && len(c.result.States) == len(c.spend.Windows):
 		c.looked = true
 	case c.spend.ReadOnly:
 		// Only the headers were wanted; the refusal stands without them.
-	case err == nil || errors.As(err, &broken):
+	case err == nil || broken(err):
 		return c.deny(CorruptKey) // failure_mode is for a store that is away
 	default:
 		return c.unspent()
 	}
 	return c.conclude()
+}
+
+// broken reports whether an error says that the limits themselves are at fault.
+func broken(err error) bool {
+	var broken *limits.BrokenError
+	return errors.As(err, &broken)
 }
 
 // unspent is what the plan's failure_mode makes of limits that cannot be asked.
