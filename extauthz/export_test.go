@@ -50,6 +50,13 @@ func Encoder() func(*policy.Decision) []byte {
 	}
 }
 
+// DecisionLog returns what logs decisions by the given clock.
+func DecisionLog(log *slog.Logger, which Decisions, now func() time.Time) func(context.Context, *policy.Decision) {
+	l := newDecisionLog(log, which)
+	l.now = now
+	return l.decision
+}
+
 // store is where CheckDirectly and the like have keys and limits from.
 type store interface {
 	KeyFinder
@@ -68,7 +75,7 @@ func directly(t testing.TB, file policy.File, s store) *checkService {
 		policies: FixedPolicies(set, metrics),
 		decider:  policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
 		keys:     s, cache: cache, limits: s, deadline: DefaultDeadline, metrics: metrics,
-		log: &decisionLog{log: slog.New(slog.DiscardHandler), which: LogAll},
+		log: newDecisionLog(slog.New(slog.DiscardHandler), LogAll),
 	}
 	return newCheckService(a, a.log.log)
 }

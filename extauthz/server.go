@@ -77,7 +77,7 @@ func New(c Config) *Server {
 	checks := newCheckService(&authorizer{
 		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits,
 		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
-		log: &decisionLog{log: c.Log, which: c.Decisions},
+		log: newDecisionLog(c.Log, c.Decisions),
 	}, c.Log)
 	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(checks),
