@@ -45,29 +45,64 @@ judges no time: it shows that all of it works and what is allocated.
 
 It needs Linux and some minutes in which the machine does nothing else.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(cmd, func(ctx context.Context, o bench.Options) (report, error) { return bench.Run(ctx, o) })
+		},
 	}
+	f.add(cmd, "tollgate-bench.svg")
+	flags := cmd.Flags()
+	flags.StringVar(&f.Request, "request", "shipped", "recorded request: shipped, or all-headers, which Envoy sends without allowed_headers")
+	flags.BoolVar(&f.Growth, "growth", false, "also measure growth from 1 to 1,000,000 keys and from 1 to 6 windows, and memory")
+	flags.StringVar(&f.Profile, "profile", "", "file for a CPU profile of the leased server")
+	cmd.AddCommand(newBenchEnvoy(), newBenchLoad(), newBenchYardstick())
+	return cmd
+}
+
+// newBenchEnvoy measures the same through Envoy.
+func newBenchEnvoy() *cobra.Command {
+	f, settings := &benchFlags{}, false
+	cmd := &cobra.Command{
+		Use:   "envoy [flags]",
+		Short: "Measure what a decision adds to a request through a real Envoy",
+		Long: `Measure what a check adds to a request through a real Envoy: CPU time of Envoy,
+the server and Redis at full load, and latency at a fixed rate, half of what
+always-allow over gRPC can do. Envoy has one worker and answers allowed requests
+itself. It is ENVOY_BIN, else .tools/envoy, else envoy on PATH.
+
+With --settings, measure instead what single settings of Envoy are worth.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(cmd, func(ctx context.Context, o bench.Options) (report, error) { return bench.RunEnvoy(ctx, o, settings) })
+		},
+	}
+	f.Request = "shipped" // for the first check alone; the others are Envoy's
+	f.add(cmd, "tollgate-bench-envoy.svg")
+	cmd.Flags().BoolVar(&settings, "settings", false, "measure the settings of Envoy")
+	return cmd
+}
+
+// add adds the flags that both commands have.
+func (f *benchFlags) add(cmd *cobra.Command, chart string) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.IntVar(&f.Rounds, "rounds", 7, "rounds")
 	flags.DurationVar(&f.Duration, "duration", 2*time.Second, "time of each case in each round")
 	flags.IntVar(&f.Keys, "keys", 10_000, "keys of the load")
-	flags.StringVar(&f.Request, "request", "shipped", "recorded request: shipped, or all-headers, which Envoy sends without allowed_headers")
 	flags.BoolVar(&f.short, "short", false, "a moment of everything, without judging time")
-	flags.BoolVar(&f.Growth, "growth", false, "also measure growth from 1 to 1,000,000 keys and from 1 to 6 windows, and memory")
-	flags.StringVar(&f.Profile, "profile", "", "file for a CPU profile of the leased server")
-	addOutputFlags(cmd, &f.output, &f.chart, "tollgate-bench.svg")
-	cmd.AddCommand(newBenchLoad(), newBenchYardstick())
-	return cmd
+	flags.StringVarP(&f.output, "output", "o", "table", "table or json")
+	flags.StringVar(&f.chart, "chart", filepath.Join(os.TempDir(), chart), "file for the chart, an SVG; empty for none")
 }
 
-func addOutputFlags(cmd *cobra.Command, output, chart *string, name string) {
-	cmd.Flags().StringVarP(output, "output", "o", "table", "table or json")
-	cmd.Flags().StringVar(chart, "chart", filepath.Join(os.TempDir(), name), "file for the chart, an SVG; empty for none")
+// report is what a run has measured.
+type report interface {
+	WriteTable(io.Writer) error
+	WriteJSON(io.Writer) error
+	WriteChart(io.Writer) error
+	Fails() []bench.Line
 }
 
 // run measures, prints and judges.
-func (f *benchFlags) run(cmd *cobra.Command) error {
+func (f *benchFlags) run(cmd *cobra.Command, measure func(context.Context, bench.Options) (report, error)) error {
 	if err := f.check(); err != nil {
 		return err
 	}
@@ -83,20 +118,20 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 	f.Binary, f.Version, f.Progress = binary, version(), cmd.ErrOrStderr()
 	stop, _, release := untilSignal(cmd.Context())
 	defer release()
-	report, err := bench.Run(stop, f.Options)
+	r, err := measure(stop, f.Options)
 	if err != nil {
 		return failed(err)
 	}
 	if f.output == "json" {
-		err = report.WriteJSON(cmd.OutOrStdout())
+		err = r.WriteJSON(cmd.OutOrStdout())
 	} else {
-		err = report.WriteTable(cmd.OutOrStdout())
+		err = r.WriteTable(cmd.OutOrStdout())
 	}
 	if f.chart != "" {
-		err = errors.Join(err, writeChart(f.chart, report.WriteChart))
+		err = errors.Join(err, writeChart(f.chart, r.WriteChart))
 		fmt.Fprintf(cmd.ErrOrStderr(), "bench: chart: %s\n", f.chart)
 	}
-	if fails := report.Fails(); err == nil && len(fails) > 0 {
+	if fails := r.Fails(); err == nil && len(fails) > 0 {
 		err = fmt.Errorf("missed by more than 10 %%: %s", bench.FailureText(fails))
 	}
 	return failed(err)

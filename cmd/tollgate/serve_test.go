@@ -31,9 +31,9 @@ import (
 type running struct {
 	GRPC, HTTP, Pprof string
 
-	stop       context.CancelFunc
-	code       chan int
-	stderr     *screen
+	stop   context.CancelFunc
+	code   chan int
+	stderr *screen
 }
 
 // start starts `tollgate serve` on free ports with these further arguments.

@@ -129,25 +129,9 @@ func (b *bench) close() error {
 func (b *bench) file(name string) string { return filepath.Join(b.dir, name) }
 
 // prepare writes the files and starts all processes.
-func (b *bench) prepare(ctx context.Context) (err error) {
-	// A short path: sockets lie in it.
-	if b.dir, err = os.MkdirTemp("", "tgbench"); err != nil {
+func (b *bench) prepare(ctx context.Context) error {
+	if err := b.files(); err != nil {
 		return err
-	}
-	b.closers = append(b.closers, func() error { return os.RemoveAll(b.dir) })
-	request, err := testdata.CheckRequest(b.Request)
-	if err != nil {
-		return err
-	}
-	for name, data := range map[string][]byte{"request": request, "policy.yaml": []byte(policyText())} {
-		if err := os.WriteFile(b.file(name), data, 0o600); err != nil {
-			return err
-		}
-	}
-	for name, set := range b.sets {
-		if err := set.write(b.file(name)); err != nil {
-			return err
-		}
 	}
 	if err := b.startLoad(); err != nil {
 		return err
@@ -158,7 +142,31 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return b.startYardsticks(ctx)
+	return b.startYardsticks(ctx, stock, floor)
+}
+
+// files makes the folder of the run, and in it the files that the processes read.
+func (b *bench) files() (err error) {
+	// A short path: sockets lie in it.
+	if b.dir, err = os.MkdirTemp("", "tgbench"); err != nil {
+		return err
+	}
+	b.closers = append(b.closers, func() error { return os.RemoveAll(b.dir) })
+	request, err := testdata.CheckRequest(b.Request)
+	if err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{"request": request, "client-request": []byte(clientRequest()), "policy.yaml": []byte(policyText())} {
+		if err := os.WriteFile(b.file(name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	for name, set := range b.sets {
+		if err := set.write(b.file(name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *bench) startLoad() (err error) {
@@ -201,9 +209,9 @@ func (b *bench) startServe(ctx context.Context, name string, more []string, sets
 	return nil
 }
 
-// startYardsticks starts the always-allow server and grpc-go alone, with the
-// headers that ours answers.
-func (b *bench) startYardsticks(ctx context.Context) error {
+// startYardsticks starts the always-allow server and grpc-go alone, or one of them,
+// with the headers that ours answers.
+func (b *bench) startYardsticks(ctx context.Context, names ...string) error {
 	job := b.job(leased, known)
 	job.Once, job.Keys, job.Callers = true, 1, 1
 	result, err := b.do(ctx, job)
@@ -216,8 +224,11 @@ func (b *bench) startYardsticks(ctx context.Context) error {
 	if err := os.WriteFile(b.file("reply"), result.Reply, 0o600); err != nil {
 		return err
 	}
-	for name, more := range map[string][]string{stock: nil, floor: {"--floor"}} {
-		args := append([]string{"bench", "yardstick", "--reply", b.file("reply")}, more...)
+	for _, name := range names {
+		args := []string{"bench", "yardstick", "--reply", b.file("reply")}
+		if name == floor {
+			args = append(args, "--floor")
+		}
 		s, err := startSubject(b.Binary, b.dir, name, nil, args...)
 		if err != nil {
 			return err

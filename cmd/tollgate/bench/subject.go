@@ -19,6 +19,8 @@ type subject struct {
 	*process
 	GRPC string `json:"grpc"`
 	HTTP string `json:"http"`
+	// AuthzHTTP is the address of the HTTP lane, where it was asked for.
+	AuthzHTTP string `json:"authz_http"`
 	// Pprof is the address of the profiler, where it was asked for.
 	Pprof string `json:"pprof"`
 	// redis is its own store, nil if it has none.
