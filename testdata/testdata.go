@@ -1,5 +1,6 @@
 // Package testdata holds the four proof APIs: for each a policy file, a keys
-// file and a script of requests with the exact answers they must get.
+// file and a script of requests with the exact answers they must get. Beside them,
+// check holds requests that were recorded from a real Envoy, for measurements.
 //
 // The tests and `tollgate demo` read them from here, so what the demo shows is
 // what the tests prove. The go tool leaves folders of this name out of ./...;
@@ -15,7 +16,7 @@ import (
 
 // files is a variable because go:embed knows no other form; nothing writes it.
 //
-//go:embed pixelbyte pixelmagic genapi pictify
+//go:embed pixelbyte pixelmagic genapi pictify check
 var files embed.FS
 
 // APIs returns the names of the four APIs, in the order in which the demo
@@ -31,6 +32,19 @@ func File(api, name string) ([]byte, error) {
 	data, err := files.ReadFile(api + "/" + name)
 	if err != nil {
 		return nil, fmt.Errorf("no file %q for the API %q: %w", name, api, err)
+	}
+	return data, nil
+}
+
+// CheckRequest returns a CheckRequest as Envoy sent it, on the wire. name is
+// "shipped" for the filter as the bootstraps have it, whose allowed_headers let few
+// headers through, or "all-headers" for the same request without that setting. The
+// test of cmd/tollgate/bench compares both with what an Envoy sends now, and records
+// them again with -record.
+func CheckRequest(name string) ([]byte, error) {
+	data, err := files.ReadFile("check/" + name + ".binpb")
+	if err != nil {
+		return nil, fmt.Errorf("no recorded request %q: %w", name, err)
 	}
 	return data, nil
 }

@@ -7,6 +7,7 @@
 //	tollgate keys create|rotate|revoke|…       the life of a key
 //	tollgate teams, members, audit             who may do that, and who did
 //	tollgate policy check FILE...              policy files, checked without a server
+//	tollgate bench                             what a decision costs, measured here
 //
 // It exits with 0, with 1 if something failed, with 2 if it was called or
 // configured wrongly, and with 3 if a key is revoked but no replica of the store
@@ -101,7 +102,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.Version = version()
-	root.AddCommand(newServe(), newKeys(), newTeams(), newMembers(), newAudit(), newStoreCommand(), newDemo(), newPolicy(), newVersion())
+	root.AddCommand(newServe(), newKeys(), newTeams(), newMembers(), newAudit(), newStoreCommand(), newDemo(), newBench(), newPolicy(), newVersion())
 	return root
 }
 

@@ -49,6 +49,13 @@ func TestUsageMistakesAreSaidOnce(t *testing.T) {
 		{[]string{"serve", "--policy", "p", "--http-address", "unix:x"}, ""},
 		{[]string{"serve", "--policy", "missing.yaml"}, "missing.yaml: no such file"},
 		{[]string{"serve", "--config", "missing.yaml"}, "--config: open missing.yaml"},
+		{[]string{"serve", "--policy", "p", "--pprof-address", "0.0.0.0:6060"}, `--pprof-address: "0.0.0.0:6060" is not IP:PORT on the loopback`},
+		{[]string{"serve", "--policy", "p", "--pprof-address", "localhost:6060"}, `--pprof-address: "localhost:6060" is not IP:PORT on the loopback`},
+		{[]string{"bench", "--rounds", "0"}, "--rounds: 0 is less than 1"},
+		{[]string{"bench", "--duration", "1ms"}, "--duration: 1ms is less than 10ms"},
+		{[]string{"bench", "--keys", "0"}, "--keys: 0 is not 1 to 1000000"},
+		{[]string{"bench", "--request", "none"}, `--request: unknown value "none"`},
+		{[]string{"bench", "-o", "xml"}, `--output: unknown value "xml"`},
 		{[]string{"demo", "--port", "70000"}, "--port: 70000 is no port"},
 	} {
 		code, _, stderr := command(t, c.args...)

@@ -81,6 +81,7 @@ type service struct {
 	grpc     *extauthz.Server
 	status   *extauthz.Status
 	http     *http.Server
+	profiler *profiler // nil unless asked for
 
 	grpcListener, httpListener net.Listener
 }
@@ -228,6 +229,9 @@ func (v *service) listen(s *settings) error {
 	if v.httpListener, err = net.Listen("tcp", s.httpAddress); err != nil {
 		return failed(errors.Join(fmt.Errorf("--http-address: %w", err), v.grpcListener.Close()))
 	}
+	if v.profiler, err = startProfiler(s.pprofAddress); err != nil {
+		return failed(errors.Join(fmt.Errorf("--pprof-address: %w", err), v.grpcListener.Close(), v.httpListener.Close()))
+	}
 	return nil
 }
 
@@ -239,6 +243,7 @@ func (v *service) run(s *settings, seeded bool, stop, stopNow context.Context) e
 	serving, endServing := context.WithCancel(context.WithoutCancel(stopNow))
 	var work sync.WaitGroup
 	defer v.waitFor(&work)
+	defer v.profiler.stop()
 	defer endServing()
 	defer endFollow()
 
@@ -309,7 +314,8 @@ func (v *service) announce(s *settings) error {
 		GRPC  string `json:"grpc"`
 		HTTP  string `json:"http"`
 		Store string `json:"store"`
-	}{printAddress(v.grpcListener), printAddress(v.httpListener), v.store.address}
+		Pprof string `json:"pprof,omitempty"`
+	}{printAddress(v.grpcListener), printAddress(v.httpListener), v.store.address, v.profiler.address()}
 	v.log.Info("ready", slog.String("version", version()), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP))
 	if s.addressesFile == "" {
 		return nil

@@ -29,10 +29,11 @@ import (
 
 // running is a server inside the test.
 type running struct {
-	GRPC, HTTP string
-	stop       context.CancelFunc
-	code       chan int
-	stderr     *screen
+	GRPC, HTTP, Pprof string
+
+	stop   context.CancelFunc
+	code   chan int
+	stderr *screen
 }
 
 // start starts `tollgate serve` on free ports with these further arguments.
@@ -115,6 +116,28 @@ func TestDrainAnswersCallsUnderWay(t *testing.T) {
 		t.Errorf("%v, %v; want the 401 of an unknown key", o.response, o.err)
 	}
 	r.end(t)
+}
+
+// The profiler answers where it was asked for, ends with the server, and is nowhere else.
+func TestProfilerIsApart(t *testing.T) {
+	before := leaks()
+	r := start(t, "--pprof-address", "127.0.0.1:0")
+	for address, want := range map[string]int{r.Pprof: http.StatusOK, r.HTTP: http.StatusNotFound} {
+		res, err := http.Get("http://" + address + "/debug/pprof/heap")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("%s: %d, want %d", address, res.StatusCode, want)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	r.end(t)
+	before.check(t)
+	if r := start(t); r.Pprof != "" {
+		t.Errorf("a profiler at %s that nobody asked for", r.Pprof)
+	}
 }
 
 // The gRPC port serves TLS, and takes up a new certificate; one that cannot be

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -47,6 +48,7 @@ type settings struct {
 	grpcAddress   string // HOST:PORT or unix:PATH
 	httpAddress   string // HOST:PORT
 	addressesFile string
+	pprofAddress  string // HOST:PORT on the loopback; none if empty
 
 	tlsCert, tlsKey, tlsClientCA string
 
@@ -78,6 +80,7 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.grpcAddress, "grpc-address", "127.0.0.1:9001", "address for Envoy: HOST:PORT or unix:PATH; port 0 picks one")
 	f.StringVar(&s.httpAddress, "http-address", "127.0.0.1:9002", "address of /livez, /readyz and /metrics: HOST:PORT; port 0 picks one")
 	f.StringVar(&s.addressesFile, "addresses-file", "", "file that gets the chosen addresses as JSON once the server is ready")
+	f.StringVar(&s.pprofAddress, "pprof-address", "", "loopback address of Go's profiler (/debug/pprof/), which shows memory and may slow the server down; port 0 picks one")
 	f.StringVar(&s.tlsCert, "tls-cert", "", "PEM certificate of the gRPC port; read again when it changes")
 	f.StringVar(&s.tlsKey, "tls-key", "", "PEM key of --tls-cert")
 	f.StringVar(&s.tlsClientCA, "tls-client-ca", "", "PEM certificates of the CA whose clients alone are served (mTLS)")
@@ -179,6 +182,19 @@ func (s *settings) check() error {
 	}
 	if _, _, err := net.SplitHostPort(s.httpAddress); err != nil {
 		return fmt.Errorf("--http-address: %q is not HOST:PORT", s.httpAddress)
+	}
+	return s.checkPprof()
+}
+
+// checkPprof keeps the profiler away from the network: it has no credentials of
+// its own, and what it shows includes what requests carry.
+func (s *settings) checkPprof() error {
+	if s.pprofAddress == "" {
+		return nil
+	}
+	address, err := netip.ParseAddrPort(s.pprofAddress)
+	if err != nil || !address.Addr().IsLoopback() {
+		return fmt.Errorf("--pprof-address: %q is not IP:PORT on the loopback", s.pprofAddress)
 	}
 	return nil
 }

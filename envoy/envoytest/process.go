@@ -228,6 +228,9 @@ func (e *Envoy) Addr() string { return e.addr }
 // Admin returns the address of the admin interface, host:port.
 func (e *Envoy) Admin() string { return e.admin }
 
+// PID returns the id of the process.
+func (e *Envoy) PID() int { return e.cmd.Process.Pid }
+
 // Done returns a channel that is closed when the process has ended, whoever ended it.
 func (e *Envoy) Done() <-chan struct{} { return e.done }
 

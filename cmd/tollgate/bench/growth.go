@@ -1,0 +1,187 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"tollgate/cmd/tollgate/bench/load"
+)
+
+// pprof reads a page of a server's profiler into w.
+func (s *subject) pprof(ctx context.Context, page string, w io.Writer) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Pprof+"/debug/pprof/"+page, nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("profile: %s", res.Status)
+	}
+	_, err = io.Copy(w, res.Body)
+	return err
+}
+
+// profileTime is how long the CPU profile is.
+const profileTime = 20 * time.Second
+
+// profile writes a CPU profile of the leased server under the load of case b.
+func (b *bench) profile(ctx context.Context) error {
+	out, err := os.Create(b.Profile)
+	if err != nil {
+		return err
+	}
+	c := cases()[1]
+	read := make(chan error, 1)
+	go func() {
+		read <- b.subjects[c.server].pprof(ctx, fmt.Sprintf("profile?seconds=%d", profileTime/time.Second), out)
+	}()
+	job := b.job(c.server, c.keys)
+	job.Duration = profileTime + time.Second
+	_, err = b.do(ctx, job)
+	return errors.Join(err, <-read, out.Close())
+}
+
+// grown is the name of the server whose growth is measured.
+const grown = "growth"
+
+// growth measures how the cost of a check changes with the number of keys and of
+// windows, and what a key takes of memory.
+func (b *bench) growth(ctx context.Context) (list []Growth, err error) {
+	sizes := []int{1, 10_000, b.LargestKeys}
+	many := keySet{name: "many", size: b.LargestKeys, windows: loadWindows, raise: true}
+	sets := []keySet{many}
+	for n := 1; n <= len(windows()); n++ {
+		sets = append(sets, keySet{name: fmt.Sprintf("plan%d", n), size: 1_000, windows: n, raise: true})
+	}
+	b.say("%d keys for the growth", b.LargestKeys)
+	for _, set := range sets {
+		if err := set.write(b.file(set.name)); err != nil {
+			return nil, err
+		}
+	}
+	// Cached keys are read again after the TTL, which says nothing of their number.
+	more := append([]string{"--pprof-address", "127.0.0.1:0", "--cache-ttl", "1h"}, limitsOf(leased)...)
+	if err := b.startServe(ctx, grown, more, sets...); err != nil {
+		return nil, err
+	}
+	memory, err := b.memory(ctx, many)
+	if err != nil {
+		return nil, err
+	}
+	byKeys, err := b.compare(ctx, "server CPU by keys", sizes, func(size int) load.Job {
+		job := b.job(grown, many.name)
+		job.Keys = size
+		return job
+	})
+	if err != nil {
+		return nil, err
+	}
+	byWindows, err := b.compare(ctx, "server CPU by windows", []int{1, 2, 3, 4, 5, 6}, func(n int) load.Job {
+		return b.job(grown, fmt.Sprintf("plan%d", n))
+	})
+	return append(append(memory, byKeys...), byWindows...), err
+}
+
+// memory fills the cache and compares the live heap with before.
+func (b *bench) memory(ctx context.Context, set keySet) ([]Growth, error) {
+	s := b.subjects[grown]
+	empty, err := s.liveHeap(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.say("filling the cache with %d keys", set.size)
+	job := b.job(grown, set.name)
+	job.Once = true
+	result, err := b.do(ctx, job)
+	if err != nil {
+		return nil, err
+	}
+	if result.Allowed != uint64(set.size) {
+		return nil, fmt.Errorf("growth: %d of %d keys were allowed; %s", result.Allowed, set.size, result.Failure)
+	}
+	full, err := s.liveHeap(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rss, err := residentBytes(s.pid())
+	if err != nil {
+		return nil, err
+	}
+	return []Growth{
+		{What: liveHeapPerKey, Size: set.size, Value: newStat([]float64{(full - empty) / float64(set.size)}), Unit: "B"},
+		{What: residentWithKeys, Size: set.size, Value: newStat([]float64{rss / 1e6}), Unit: "MB"},
+	}, nil
+}
+
+// liveHeap returns the bytes that are in use after a collection.
+func (s *subject) liveHeap(ctx context.Context) (float64, error) {
+	// Twice: what pools hold lives for one collection longer.
+	for range 2 {
+		if err := s.pprof(ctx, "heap?gc=1", io.Discard); err != nil {
+			return 0, err
+		}
+	}
+	f, err := s.scrape(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return f.live, nil
+}
+
+// growthRounds is how often each size is measured.
+const growthRounds = 3
+
+// compare measures the same server with jobs of different sizes, in turn.
+func (b *bench) compare(ctx context.Context, what string, sizes []int, job func(size int) load.Job) ([]Growth, error) {
+	b.say("%s: %v", what, sizes)
+	c := testCase{id: "growth", name: what, server: grown, reason: "allowed"}
+	cpu := make([][]float64, len(sizes))
+	for range growthRounds {
+		for i, size := range sizes {
+			s, err := b.measure(ctx, c, job(size))
+			if err != nil {
+				return nil, err
+			}
+			cpu[i] = append(cpu[i], s.cpu)
+		}
+	}
+	list := make([]Growth, len(sizes))
+	for i, size := range sizes {
+		list[i] = Growth{What: what, Size: size, Value: newStat(cpu[i]), Unit: "µs", Ratio: newStat(ratios(cpu[i], cpu[0])).Median}
+	}
+	return list, nil
+}
+
+// The names of the figures of memory.
+const (
+	liveHeapPerKey   = "live heap per cached key"
+	residentWithKeys = "RSS with all keys cached"
+)
+
+// growthLines judges what memory and cost should stay below.
+func growthLines(list []Growth) []Line {
+	var lines []Line
+	for i, g := range list {
+		last := i == len(list)-1 || list[i+1].What != g.What
+		switch {
+		case g.What == liveHeapPerKey:
+			lines = append(lines, Line{What: g.What + ", B", Limit: 400, Got: g.Value.Median})
+		case g.What == residentWithKeys:
+			lines = append(lines, Line{What: g.What + ", MB", Limit: 800, Got: g.Value.Median})
+		case last && g.What == "server CPU by keys":
+			lines = append(lines, Line{What: g.What + ", ratio of the most to one", Limit: 1.15, Got: g.Ratio})
+		case last:
+			lines = append(lines, Line{What: g.What + ", ratio of 6 to 1", Limit: 1.3, Got: g.Ratio})
+		}
+	}
+	return lines
+}

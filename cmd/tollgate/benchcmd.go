@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	"tollgate/cmd/tollgate/bench"
+	"tollgate/cmd/tollgate/bench/load"
+	"tollgate/extauthz/yardstick"
+)
+
+// benchFlags are the flags of bench.
+type benchFlags struct {
+	bench.Options
+	short         bool
+	output, chart string
+}
+
+func newBench() *cobra.Command {
+	f := &benchFlags{}
+	cmd := &cobra.Command{
+		Use:   "bench [flags]",
+		Short: "Measure what a decision costs",
+		Long: `Measure, on this machine, the CPU time of a decision beside that of a server that
+decides nothing: stock grpc-go, the generated code, always allow. Servers, load and
+a real redis-server (which must be on PATH) run as processes of their own; every
+case is measured in every round, and only ratios within a round are compared.
+
+Prints a table, or JSON, and writes a chart. Exits with 1 if a ratio of server CPU
+misses its line by more than 10 %. --short measures a moment of everything and
+judges no time: it shows that all of it works and what is allocated.
+
+It needs Linux and some minutes in which the machine does nothing else.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(cmd, func(ctx context.Context, o bench.Options) (report, error) { return bench.Run(ctx, o) })
+		},
+	}
+	f.add(cmd, "tollgate-bench.svg")
+	flags := cmd.Flags()
+	flags.StringVar(&f.Request, "request", "shipped", "recorded request: shipped, or all-headers, which Envoy sends without allowed_headers")
+	flags.BoolVar(&f.Growth, "growth", false, "also measure growth from 1 to 1,000,000 keys and from 1 to 6 windows, and memory")
+	flags.StringVar(&f.Profile, "profile", "", "file for a CPU profile of the leased server")
+	cmd.AddCommand(newBenchEnvoy(), newBenchLoad(), newBenchYardstick())
+	return cmd
+}
+
+// newBenchEnvoy measures the same through Envoy.
+func newBenchEnvoy() *cobra.Command {
+	f, settings := &benchFlags{}, false
+	cmd := &cobra.Command{
+		Use:   "envoy [flags]",
+		Short: "Measure what a decision adds to a request through a real Envoy",
+		Long: `Measure what a check adds to a request through a real Envoy: CPU time of Envoy,
+the server and Redis at full load, and latency at a fixed rate, half of what
+always-allow over gRPC can do. Envoy has one worker and answers allowed requests
+itself. It is ENVOY_BIN, else .tools/envoy, else envoy on PATH.
+
+With --settings, measure instead what single settings of Envoy are worth.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(cmd, func(ctx context.Context, o bench.Options) (report, error) { return bench.RunEnvoy(ctx, o, settings) })
+		},
+	}
+	f.Request = "shipped" // for the first check alone; the others are Envoy's
+	f.add(cmd, "tollgate-bench-envoy.svg")
+	cmd.Flags().BoolVar(&settings, "settings", false, "measure the settings of Envoy")
+	return cmd
+}
+
+// add adds the flags that both commands have.
+func (f *benchFlags) add(cmd *cobra.Command, chart string) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.IntVar(&f.Rounds, "rounds", 7, "rounds")
+	flags.DurationVar(&f.Duration, "duration", 2*time.Second, "time of each case in each round")
+	flags.IntVar(&f.Keys, "keys", 10_000, "keys of the load")
+	flags.BoolVar(&f.short, "short", false, "a moment of everything, without judging time")
+	flags.StringVarP(&f.output, "output", "o", "table", "table or json")
+	flags.StringVar(&f.chart, "chart", filepath.Join(os.TempDir(), chart), "file for the chart, an SVG; empty for none")
+}
+
+// report is what a run has measured.
+type report interface {
+	WriteTable(io.Writer) error
+	WriteJSON(io.Writer) error
+	WriteChart(io.Writer) error
+	Fails() []bench.Line
+}
+
+// run measures, prints and judges.
+func (f *benchFlags) run(cmd *cobra.Command, measure func(context.Context, bench.Options) (report, error)) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	f.Warmup, f.OpenLoop, f.Judge, f.LargestKeys = 300*time.Millisecond, f.Rounds, true, 1_000_000
+	if f.short {
+		f.Rounds, f.OpenLoop, f.Duration, f.Warmup, f.Judge = 1, 1, 300*time.Millisecond, 100*time.Millisecond, false
+		f.Keys, f.LargestKeys = min(f.Keys, 1_000), 10_000
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		return failed(err)
+	}
+	f.Binary, f.Version, f.Progress = binary, version(), cmd.ErrOrStderr()
+	stop, _, release := untilSignal(cmd.Context())
+	defer release()
+	r, err := measure(stop, f.Options)
+	if err != nil {
+		return failed(err)
+	}
+	if f.output == "json" {
+		err = r.WriteJSON(cmd.OutOrStdout())
+	} else {
+		err = r.WriteTable(cmd.OutOrStdout())
+	}
+	if f.chart != "" {
+		err = errors.Join(err, writeChart(f.chart, r.WriteChart))
+		fmt.Fprintf(cmd.ErrOrStderr(), "bench: chart: %s\n", f.chart)
+	}
+	if fails := r.Fails(); err == nil && len(fails) > 0 {
+		err = fmt.Errorf("missed by more than 10 %%: %s", bench.FailureText(fails))
+	}
+	return failed(err)
+}
+
+func (f *benchFlags) check() error {
+	switch {
+	case f.Rounds < 1:
+		return fmt.Errorf("--rounds: %d is less than 1", f.Rounds)
+	case f.Duration < 10*time.Millisecond:
+		return fmt.Errorf("--duration: %s is less than 10ms", f.Duration)
+	case f.Keys < 1 || f.Keys > 1_000_000:
+		return fmt.Errorf("--keys: %d is not 1 to 1000000", f.Keys)
+	case f.Request != "shipped" && f.Request != "all-headers":
+		return fmt.Errorf("--request: unknown value %q, want shipped or all-headers", f.Request)
+	}
+	return checkOutput(f.output)
+}
+
+func checkOutput(output string) error {
+	if output != "table" && output != "json" {
+		return fmt.Errorf("--output: unknown value %q, want table or json", output)
+	}
+	return nil
+}
+
+func writeChart(path string, write func(io.Writer) error) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(file), file.Close())
+}
+
+// newBenchLoad is the process that makes the load.
+func newBenchLoad() *cobra.Command {
+	return &cobra.Command{
+		Use: "load", Short: "Make the load of bench (jobs on stdin, results on stdout, JSON)", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return failed(load.Serve(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout()))
+		},
+	}
+}
+
+// newBenchYardstick is the server that bench compares with.
+func newBenchYardstick() *cobra.Command {
+	var reply, addresses, address string
+	var floor bool
+	cmd := &cobra.Command{
+		Use: "yardstick", Short: "Serve always-allow, as bench compares with", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			data, err := os.ReadFile(reply)
+			if err != nil {
+				return fmt.Errorf("--reply: %w", err)
+			}
+			server := yardstick.Floor(data)
+			if !floor {
+				if server, err = yardstick.New(data); err != nil {
+					return err
+				}
+			}
+			return failed(serveYardstick(cmd.Context(), server, address, addresses))
+		},
+	}
+	cmd.Flags().StringVar(&reply, "reply", "", "file with the CheckResponse to answer")
+	cmd.Flags().BoolVar(&floor, "floor", false, "decode nothing")
+	cmd.Flags().StringVar(&address, "grpc-address", "127.0.0.1:0", "address: HOST:PORT or unix:PATH")
+	cmd.Flags().StringVar(&addresses, "addresses-file", "", "file that gets the chosen addresses as JSON")
+	return cmd
+}
+
+// serveYardstick serves until a signal, with /metrics as tollgate serve has them.
+func serveYardstick(ctx context.Context, server *grpc.Server, address, file string) error {
+	stop, _, release := untilSignal(ctx)
+	defer release()
+	grpcListener, err := listen(address)
+	if err != nil {
+		return err
+	}
+	defer grpcListener.Close()
+	httpListener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector())
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	status := &http.Server{Handler: mux, ReadHeaderTimeout: httpHeaderTimeout}
+	ended := make(chan error, 2)
+	go func() { ended <- server.Serve(grpcListener) }()
+	go func() { ended <- ignoreClosed(status.Serve(httpListener)) }()
+	text := fmt.Sprintf("{\"grpc\":%q,\"http\":%q}\n", printAddress(grpcListener), printAddress(httpListener))
+	if err = writeFile(file, []byte(text)); err == nil {
+		select {
+		case <-stop.Done():
+		case err = <-ended:
+		}
+	}
+	server.Stop()
+	return errors.Join(err, status.Close())
+}
