@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -35,6 +36,8 @@ type batches struct {
 	// landed is told of each call after it was sent.
 	landed func(c *call, asked, now time.Duration)
 	now    func() time.Duration
+
+	calls, trips atomic.Uint64 // sent
 }
 
 type verdict uint8
@@ -157,6 +160,8 @@ func (b *batches) pick(batch, sent, again []*call) (_, _ []*call) {
 func (b *batches) trip(calls []*call) {
 	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
 	defer cancel()
+	b.trips.Add(1)
+	b.calls.Add(uint64(len(calls)))
 	asked := b.now()
 	b.send(ctx, calls)
 	now := b.now()

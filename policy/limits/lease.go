@@ -256,24 +256,24 @@ func deniesAny(windows []Window, counts []count, cost int64) bool {
 	return false
 }
 
-// prepare decides what a spend that goes to the store takes along. A lease that the cost does not fit in goes back in
-// the same step, so that the store judges by all that is left.
+// prepare decides what a call that goes to the store takes along. A lease that a spend does not fit in goes back in the
+// same step, so that the store judges by all that is left.
 func (e *entry) prepare(c *call, now time.Duration) verdict {
 	if e.asking && !c.exact {
-		if !c.deferred && e.expected >= c.cost && c.cost > 0 {
+		if !c.readOnly && !c.deferred && e.expected >= c.cost && c.cost > 0 {
 			e.expected -= c.cost
 			c.deferred = true
 			return sendAgain
 		}
 		return sendNow // beside the call that wants units
 	}
-	if !c.exact {
+	if !c.exact && !c.readOnly {
 		c.want = e.wants(now, c.cost)
 	}
 	if c.want > 0 {
 		c.asks, e.asking, e.expected = true, true, c.want
 	}
-	c.settle = e.settlement(now, e.asking && !c.asks)
+	c.settle = e.settlement(now, c.readOnly && !c.exact)
 	return sendNow
 }
 

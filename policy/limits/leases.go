@@ -44,8 +44,6 @@ type Leases struct {
 	shards  [shardCount]shard
 
 	stranded atomic.Uint64
-	sent     atomic.Uint64
-	trips    atomic.Uint64
 }
 
 // shard is a part of the table.
@@ -74,7 +72,7 @@ func NewLeases(s *Store, o Options) *Leases {
 	}
 	l.batches = &batches{
 		lanes: make([]lane, lanesFor(s.client)), timeout: o.Timeout, now: o.Clock,
-		begin: l.begin, send: l.send, landed: l.landed,
+		begin: l.begin, send: s.send, landed: l.landed,
 	}
 	return l
 }
@@ -164,9 +162,6 @@ func (l *Leases) begin(c *call, add func(*call)) verdict {
 		return answered
 	}
 	c.entry = e
-	if c.readOnly {
-		return sendNow
-	}
 	return e.prepare(c, now)
 }
 
@@ -187,12 +182,6 @@ func (l *Leases) drop(sh *shard, e *entry, add func(*call)) {
 	for e.pending() > 0 {
 		add(&call{id: e.id, layout: e.layout, settle: e.settlement(0, false)})
 	}
-}
-
-func (l *Leases) send(ctx context.Context, calls []*call) {
-	l.trips.Add(1)
-	l.sent.Add(uint64(len(calls)))
-	l.store.send(ctx, calls)
 }
 
 // landed takes in an answer of the store.
@@ -295,7 +284,7 @@ type Stats struct {
 
 // Stats returns the counts. It looks through the table.
 func (l *Leases) Stats() Stats {
-	s := Stats{Calls: l.sent.Load(), Trips: l.trips.Load(), Stranded: l.stranded.Load()}
+	s := Stats{Calls: l.batches.calls.Load(), Trips: l.batches.trips.Load(), Stranded: l.stranded.Load()}
 	for i := range l.shards {
 		sh := &l.shards[i]
 		sh.mu.Lock()
