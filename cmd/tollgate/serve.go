@@ -92,6 +92,7 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	stop, stopNow, release := untilSignal(ctx)
 	defer release()
 
+	tuneMemory(s.cacheKeys)
 	v := &service{log: newLog(s, stderr)}
 	redis.SetLogger(redisLog{v.log})
 	v.registry, v.metrics = newMetrics()
