@@ -133,11 +133,12 @@ var errLost = errors.New("lost")
 
 // world is a simulated store, its clock, and replicas. It runs one step at a time.
 type world struct {
-	t     fatal
-	at    time.Time // the only real time: Redis' clock
-	twin  *twin
-	fault func() fault // drawn for each trip
-	calls int
+	t      fatal
+	at     time.Time // the only real time: Redis' clock
+	twin   *twin
+	fault  func() fault // drawn for each trip
+	calls  int
+	direct int64 // units that calls spent themselves
 	// charged are units of which the store kept the cost and the caller heard nothing, by window.
 	charged, allowed map[string]int64
 	most             map[string]int64 // the highest limit that a window had
@@ -171,6 +172,9 @@ func (w *world) replica(skew time.Duration, exact bool) *Leases {
 			}
 			if err := c.read(w.twin.run(c)); err != nil {
 				w.t.Fatalf("%v", err)
+			}
+			if c.allowed && !c.readOnly {
+				w.direct += c.cost
 			}
 			if f.lost == 2 {
 				w.charge(c)
