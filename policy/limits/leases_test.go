@@ -19,7 +19,7 @@ func spendOf(windows []Window, cost int64) *Spend {
 
 // held returns what the store holds of a window: spent and leased.
 func (w *world) held(win Window) (spent, held int64) {
-	r := w.twin.records["a "+win.field()]
+	r := w.twin.records[windowID("a", win, 0)]
 	return r.spent, r.held
 }
 
@@ -199,7 +199,7 @@ func TestEverythingGoesBackAtTheEnd(t *testing.T) {
 	<-ended
 	asker.Wait()
 	spent, held := w.held(windows[2])
-	if total := int64(w.allowed["a day:day 1768435200"]) + int64(l.Stats().Lease); held != 0 || l.Stats().Held != 0 {
+	if total := w.allowed[windowID("a", windows[2], 1768435200)] + int64(l.Stats().Lease); held != 0 || l.Stats().Held != 0 {
 		t.Errorf("%d held, %d spent of %d", held, spent, total)
 	}
 	w.hold(l, windows, 100)
@@ -307,9 +307,9 @@ func TestLongRefusalIsAskedAgain(t *testing.T) {
 	if n := w.calls - calls; n < 9 || n > 11 {
 		t.Errorf("%d calls in ten seconds", n)
 	}
-	r := w.twin.records["a day:w"]
+	r := w.twin.records[windowID("a", day[0], 0)]
 	r.spent -= 4
-	w.twin.records["a day:w"] = r
+	w.twin.records[windowID("a", day[0], 0)] = r
 	clear(w.allowed)
 	w.at = w.at.Add(time.Second)
 	w.must(l, spendOf(day, 3), true)
@@ -455,7 +455,7 @@ func TestTimelineLeases(t *testing.T) {
 								plan = st.plan
 							}
 							b.at(t, clock(t, st.at))
-							st.verify(t, plan, mustSpend(t, l, &Spend{ID: line.name, Windows: plan, Cost: st.cost, ReadOnly: st.read}))
+							st.verify(t, plan, mustSpend(t, l, &Spend{ID: line.name, Windows: plan, Cost: st.cost, ReadOnly: st.read}), 500*time.Millisecond)
 						}
 					})
 				}
@@ -559,9 +559,9 @@ func TestRefusalIsLifted(t *testing.T) {
 	l, minute := w.replica(0, false), one(50, Minute)
 	w.must(l, spendOf(minute, 45), true)
 	w.must(l, spendOf(minute, 10), false)
-	r := w.twin.records["a minute:w"]
+	r := w.twin.records[windowID("a", minute[0], 0)]
 	r.spent -= 20
-	w.twin.records["a minute:w"] = r
+	w.twin.records[windowID("a", minute[0], 0)] = r
 	clear(w.allowed)
 	w.must(l, spendOf(minute, 1), true)
 	w.must(l, spendOf(minute, 10), true)
