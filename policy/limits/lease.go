@@ -63,7 +63,7 @@ func (e *entry) answer(cost int64, readOnly, exact bool, now time.Duration) sour
 		return fromStore
 	}
 	switch {
-	case !exact && e.rest > 0 && cost <= e.rest:
+	case e.rest > 0 && cost <= e.rest:
 		if !readOnly {
 			e.rest -= cost
 			e.used += cost

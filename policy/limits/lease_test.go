@@ -3,6 +3,7 @@ package limits
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -136,4 +137,121 @@ func TestOneReplicaIsTheModel(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A day of uneven traffic at five replicas, and at a sixth that crashes every half minute: each limit that was asked for
+// is used to 98 %, and to the unit where it is counted exactly.
+func TestDay(t *testing.T) {
+	for _, exact := range []bool{false, true} {
+		t.Run(fmt.Sprintf("exact=%v", exact), func(t *testing.T) {
+			w := newWorld(t, time.Date(2026, 1, 15, 0, 0, 0, 0, time.UTC))
+			rng := rand.New(rand.NewPCG(1, 2))
+			w.fault = func() fault {
+				return fault{before: time.Duration(rng.IntN(1000)) * time.Microsecond, after: time.Duration(rng.IntN(1000)) * time.Microsecond}
+			}
+			plan, slack := three(300, 5_000, 50_000), int64(50)
+			if exact {
+				slack = 0
+			}
+			replicas := make([]*Leases, 6)
+			crash := func() {
+				replicas[5] = w.replica(time.Duration(rng.Int64N(int64(4*time.Second)))-2*time.Second, exact)
+			}
+			for i := range replicas[:5] {
+				replicas[i] = w.replica(time.Duration(i-2)*time.Second, exact)
+			}
+			crash()
+			begin, swept, crashed := w.at, w.at, w.at
+			spend := spendOf(plan, 1)
+			for w.at.Sub(begin) < 24*time.Hour {
+				rate := 6.0
+				if w.at.Sub(begin) > 11*time.Hour {
+					rate = .2 // the day is spent
+				}
+				w.at = w.at.Add(time.Duration(rng.ExpFloat64() * float64(time.Second) / rate))
+				if w.at.Sub(swept) >= 5*time.Second {
+					swept = w.at
+					for _, l := range replicas {
+						l.sweep()
+						l.batches.quiet(t.Context())
+					}
+				}
+				if w.at.Sub(crashed) > 30*time.Second {
+					crashed = w.at
+					crash()
+				}
+				i := [20]int{0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 3, 4, 5}[rng.IntN(20)]
+				if _, err := w.spend(replicas[i], spend, slack); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.used(t, begin, plan, slack)
+		})
+	}
+}
+
+// used sees that the day was used, and each hour until it was.
+func (w *world) used(t *testing.T, begin time.Time, plan []Window, slack int64) {
+	least := func(limit int64) int64 {
+		if slack > 0 {
+			return limit - limit/slack
+		}
+		return limit
+	}
+	day := w.allowed[windowID("a", plan[2], begin.Unix())]
+	if day < least(plan[2].Limit) || day > plan[2].Limit {
+		t.Errorf("%d allowed in the day", day)
+	}
+	for h := range 9 {
+		if n := w.allowed[windowID("a", plan[1], begin.Add(time.Duration(h)*time.Hour).Unix())]; n < least(plan[1].Limit) || n > plan[1].Limit {
+			t.Errorf("%d allowed in hour %d", n, h)
+		}
+	}
+	lowest := plan[0].Limit
+	for m := range 15 {
+		lowest = min(lowest, w.allowed[windowID("a", plan[0], begin.Add(time.Duration(m)*time.Minute).Unix())])
+	}
+	if lowest < least(plan[0].Limit) {
+		t.Errorf("%d allowed in a minute", lowest)
+	}
+	t.Logf("%d of %d allowed in the day, at least %d of %d in a minute; %d calls", day, plan[2].Limit, lowest, plan[0].Limit, w.calls)
+}
+
+// The same on the stores themselves, for a short while: what is counted is what was allowed, once all is given back.
+func TestReplicasOnRealStores(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b *backend) {
+		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
+		now := clock(t, "2026-01-15T12:00:00.05Z")
+		windows := []Window{{Name: "hour", Limit: 2000, Per: Hour}, {Name: "month", Limit: 5000, Per: Month, Anchor: 20}}
+		replicas := []*Leases{b.leases(t, Options{}), b.leases(t, Options{}), b.leases(t, Options{})}
+		rng := rand.New(rand.NewPCG(3, 4))
+		allowed := map[time.Time]int64{}
+		for range 4000 {
+			if rng.IntN(60) == 0 {
+				now = now.Add(time.Duration(rng.IntN(120)) * time.Second)
+				b.at(t, now)
+				for _, l := range replicas {
+					l.sweep()
+				}
+			}
+			s := spendOf(windows, int64(1+rng.IntN(3)))
+			res := mustSpend(t, replicas[rng.IntN(2)+rng.IntN(2)], s)
+			for _, state := range res.States {
+				if res.Allowed {
+					allowed[state.Reset] += s.Cost
+				}
+			}
+			if n := allowed[res.States[0].Reset]; n > 2000 || !res.Allowed && n < 1950 && allowed[res.States[1].Reset] < 4880 {
+				t.Fatalf("allowed is %v with %d spent in the hour", res.Allowed, n)
+			}
+		}
+		for _, l := range replicas {
+			l.giveBack()
+		}
+		fields, err := b.client.HGetAll(t.Context(), "tg:v1:count:{a}").Result()
+		month := fmt.Sprint("1766188800:", allowed[time.Date(2026, 1, 20, 0, 0, 0, 0, time.UTC)])
+		if err != nil || fields["month:month"] != month || strings.Count(fields["hour:hour"], ":") != 1 {
+			t.Errorf("stored: %v, %v; want %s and nothing held", fields, err, month)
+		}
+	})
 }

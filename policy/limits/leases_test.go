@@ -19,7 +19,7 @@ func spendOf(windows []Window, cost int64) *Spend {
 
 // held returns what the store holds of a window: spent and leased.
 func (w *world) held(win Window) (spent, held int64) {
-	r := w.twin.records["a "+win.field()]
+	r := w.twin.records[windowID("a", win, 0)]
 	return r.spent, r.held
 }
 
@@ -199,7 +199,7 @@ func TestEverythingGoesBackAtTheEnd(t *testing.T) {
 	<-ended
 	asker.Wait()
 	spent, held := w.held(windows[2])
-	if total := int64(w.allowed["a day:day 1768435200"]) + int64(l.Stats().Lease); held != 0 || l.Stats().Held != 0 {
+	if total := w.allowed[windowID("a", windows[2], 1768435200)] + int64(l.Stats().Lease); held != 0 || l.Stats().Held != 0 {
 		t.Errorf("%d held, %d spent of %d", held, spent, total)
 	}
 	w.hold(l, windows, 100)
@@ -307,9 +307,9 @@ func TestLongRefusalIsAskedAgain(t *testing.T) {
 	if n := w.calls - calls; n < 9 || n > 11 {
 		t.Errorf("%d calls in ten seconds", n)
 	}
-	r := w.twin.records["a day:w"]
+	r := w.twin.records[windowID("a", day[0], 0)]
 	r.spent -= 4
-	w.twin.records["a day:w"] = r
+	w.twin.records[windowID("a", day[0], 0)] = r
 	clear(w.allowed)
 	w.at = w.at.Add(time.Second)
 	w.must(l, spendOf(day, 3), true)
@@ -455,7 +455,7 @@ func TestTimelineLeases(t *testing.T) {
 								plan = st.plan
 							}
 							b.at(t, clock(t, st.at))
-							st.verify(t, plan, mustSpend(t, l, &Spend{ID: line.name, Windows: plan, Cost: st.cost, ReadOnly: st.read}))
+							st.verify(t, plan, mustSpend(t, l, &Spend{ID: line.name, Windows: plan, Cost: st.cost, ReadOnly: st.read}), 500*time.Millisecond)
 						}
 					})
 				}
@@ -474,4 +474,131 @@ func (l timeline) goesBack(t *testing.T) bool {
 		}
 	}
 	return false
+}
+
+// A large lease is renewed before it is empty, by one spend that does not wait for it; until then the rest serves.
+func TestLeaseIsRenewed(t *testing.T) {
+	w := newWorld(t, noon())
+	l, windows := w.replica(0, false), three(1<<40, 1<<40, 1<<40)
+	w.hold(l, windows, 200)
+	for l.Try(spendOf(windows, 1), new(Result)) {
+	}
+	rest := l.Stats().Held
+	if low := l.shard("a").entries["a"].low; rest == 0 || rest != low {
+		t.Fatalf("asks with %d left, want %d", rest, low)
+	}
+	send, sent, goOn := l.batches.send, make(chan struct{}), make(chan struct{})
+	l.batches.send = func(ctx context.Context, calls []*call) {
+		close(sent)
+		<-goOn
+		send(ctx, calls)
+	}
+	if res, err := l.Spend(t.Context(), spendOf(windows, 1)); err != nil || !res.Allowed {
+		t.Fatal(res, err)
+	}
+	<-sent
+	for range rest - 1 {
+		if !l.Try(spendOf(windows, 1), new(Result)) {
+			t.Fatal("the rest does not serve while more is asked for")
+		}
+	}
+	if l.Try(spendOf(windows, 1), new(Result)) {
+		t.Fatal("more than the lease")
+	}
+	close(goOn)
+	l.batches.quiet(t.Context())
+	if held := l.Stats().Held; held < 32 {
+		t.Errorf("%d held after the renewal", held)
+	}
+	// One that fails leaves the rest to be spent, and the last unit is asked for again.
+	l.batches.send = send
+	for l.Try(spendOf(windows, 1), new(Result)) {
+	}
+	rest = l.Stats().Held
+	w.fault = func() fault { return fault{lost: 2} }
+	calls := w.calls
+	for range rest {
+		if !l.Try(spendOf(windows, 1), new(Result)) {
+			if _, err := l.Spend(t.Context(), spendOf(windows, 1)); err != nil {
+				t.Fatal(err)
+			}
+			l.batches.quiet(t.Context())
+		}
+	}
+	if held := l.Stats().Held; held != 0 || w.calls != calls+1 {
+		t.Errorf("%d held after %d calls", held, w.calls-calls)
+	}
+}
+
+// The rest of a lease whose renewal arrives in the next minute goes back to the day with the call after it.
+func TestRenewalOverAnEdge(t *testing.T) {
+	w := newWorld(t, noon().Add(59*time.Second))
+	l, windows := w.replica(0, false), three(1<<40, 1<<40, 1<<40)
+	w.hold(l, windows, 200)
+	for l.Try(spendOf(windows, 1), new(Result)) {
+	}
+	w.fault = func() fault { return fault{before: time.Second} }
+	if _, err := l.Spend(t.Context(), spendOf(windows, 1)); err != nil {
+		t.Fatal(err)
+	}
+	l.batches.quiet(t.Context())
+	w.fault = func() fault { return fault{} }
+	l.giveBack()
+	if _, held := w.held(windows[2]); held != 0 {
+		t.Errorf("%d held", held)
+	}
+	day, _ := w.held(windows[2])
+	if minute, _ := w.held(windows[0]); minute != 0 || day != int64(l.Stats().Lease)+w.direct {
+		t.Errorf("%d in the new minute, %d in the day, %d spent", minute, day, int64(l.Stats().Lease)+w.direct)
+	}
+}
+
+// What another replica gave back lifts a remembered refusal as soon as an answer shows it.
+func TestRefusalIsLifted(t *testing.T) {
+	w := newWorld(t, noon())
+	l, minute := w.replica(0, false), one(50, Minute)
+	w.must(l, spendOf(minute, 45), true)
+	w.must(l, spendOf(minute, 10), false)
+	r := w.twin.records[windowID("a", minute[0], 0)]
+	r.spent -= 20
+	w.twin.records[windowID("a", minute[0], 0)] = r
+	clear(w.allowed)
+	w.must(l, spendOf(minute, 1), true)
+	w.must(l, spendOf(minute, 10), true)
+}
+
+// Callers who come while units are asked for wait for these, as many as there will be, and no longer than one trip.
+func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
+	w := newWorld(t, noon())
+	l, windows := w.replica(0, false), three(1<<40, 1<<40, 1<<40)
+	w.hold(l, windows, 2)
+	for l.Try(spendOf(windows, 1), new(Result)) {
+	}
+	before := w.calls
+	lane := l.batches.laneOf("a")
+	lane.running = true // nothing is sent until all are there
+	var work sync.WaitGroup
+	const callers = 12
+	for range callers {
+		work.Go(func() {
+			if res, err := l.Spend(context.Background(), spendOf(windows, 1)); err != nil || !res.Allowed {
+				t.Error(res, err)
+			}
+		})
+	}
+	for queued := 0; queued < callers; {
+		lane.mu.Lock()
+		queued = len(lane.queue)
+		lane.mu.Unlock()
+	}
+	l.batches.run(lane)
+	work.Wait()
+	spent := int64(2 + 2 + callers)
+	// The first asks for five units: four were spent in this second, and its own. Five others wait for them.
+	if n := w.calls - before; n != callers-5 {
+		t.Errorf("%d calls, want %d", n, callers-5)
+	}
+	if day, held := w.held(windows[2]); day-l.Stats().Held != spent || held != 5 {
+		t.Errorf("%d spent, %d held", day, held)
+	}
 }

@@ -14,12 +14,12 @@ import (
 // the two equal.
 type twin struct {
 	now     func() time.Time
-	records map[string]twinRecord
+	records map[windowKey]twinRecord
 }
 
 type twinRecord struct{ start, spent, held int64 }
 
-func newTwin(now func() time.Time) *twin { return &twin{now, map[string]twinRecord{}} }
+func newTwin(now func() time.Time) *twin { return &twin{now, map[windowKey]twinRecord{}} }
 
 func (t *twin) run(c *call) (reply []int64) {
 	now := t.now()
@@ -31,7 +31,7 @@ func (t *twin) run(c *call) (reply []int64) {
 	}
 	for i, w := range windows {
 		start, _ := w.bounds(now.Unix())
-		r, known := t.records[c.id+" "+w.field()]
+		r, known := t.records[windowID(c.id, w, 0)]
 		if !known || r.start < start {
 			r = twinRecord{start: start}
 		}
@@ -63,7 +63,7 @@ func (t *twin) run(c *call) (reply []int64) {
 		records[i].spent += add + grant
 		records[i].held += grant
 		if add+grant > 0 || changed {
-			t.records[c.id+" "+w.field()] = records[i]
+			t.records[windowID(c.id, w, 0)] = records[i]
 		}
 		reply = append(reply, records[i].start, records[i].spent)
 	}
@@ -133,14 +133,15 @@ var errLost = errors.New("lost")
 
 // world is a simulated store, its clock, and replicas. It runs one step at a time.
 type world struct {
-	t     fatal
-	at    time.Time // the only real time: Redis' clock
-	twin  *twin
-	fault func() fault // drawn for each trip
-	calls int
+	t      fatal
+	at     time.Time // the only real time: Redis' clock
+	twin   *twin
+	fault  func() fault // drawn for each trip
+	calls  int
+	direct int64 // units that calls spent themselves
 	// charged are units of which the store kept the cost and the caller heard nothing, by window.
-	charged, allowed map[string]int64
-	most             map[string]int64 // the highest limit that a window had
+	charged, allowed map[windowKey]int64
+	most             map[windowKey]int64 // the highest limit that a window had
 }
 
 // fault is what happens to one trip.
@@ -150,7 +151,7 @@ type fault struct {
 }
 
 func newWorld(t fatal, at time.Time) *world {
-	w := &world{t: t, at: at, charged: map[string]int64{}, allowed: map[string]int64{}, most: map[string]int64{}}
+	w := &world{t: t, at: at, charged: map[windowKey]int64{}, allowed: map[windowKey]int64{}, most: map[windowKey]int64{}}
 	w.twin = newTwin(func() time.Time { return w.at })
 	w.fault = func() fault { return fault{} }
 	return w
@@ -172,6 +173,9 @@ func (w *world) replica(skew time.Duration, exact bool) *Leases {
 			if err := c.read(w.twin.run(c)); err != nil {
 				w.t.Fatalf("%v", err)
 			}
+			if c.allowed && !c.readOnly {
+				w.direct += c.cost
+			}
 			if f.lost == 2 {
 				w.charge(c)
 				c.err, c.granted, c.counts, c.allowed = errLost, 0, nil, false
@@ -190,9 +194,14 @@ func (w *world) charge(c *call) {
 	}
 }
 
-func windowID(id string, w Window, start int64) string {
-	return fmt.Sprint(id, " ", w.field(), " ", start)
+// windowKey is one window of one limit id.
+type windowKey struct {
+	id, name string
+	per      Unit
+	start    int64
 }
+
+func windowID(id string, w Window, start int64) windowKey { return windowKey{id, w.Name, w.Per, start} }
 
 // spend spends on a replica and holds the answer to what must always be true. slack is how much of a limit, as one part
 // in so many, may be held back; 0: nothing.
@@ -226,7 +235,7 @@ func (w *world) spend(l *Leases, s *Spend, slack int64) (Result, error) {
 		if res.Allowed {
 			w.allowed[id] += s.Cost
 			if w.allowed[id] > w.most[id] {
-				w.t.Fatalf("%d allowed in %s at %v, of %d", w.allowed[id], id, w.at, w.most[id])
+				w.t.Fatalf("%d allowed in %v at %v, of %d", w.allowed[id], id, w.at, w.most[id])
 			}
 		}
 		held := int64(0)
@@ -234,7 +243,7 @@ func (w *world) spend(l *Leases, s *Spend, slack int64) (Result, error) {
 			held = win.Limit / slack
 		}
 		if res.States[i].Spent < 0 || res.States[i].Reset.Before(res.Now) {
-			w.t.Fatalf("%s: %+v at %v", id, res.States[i], res.Now)
+			w.t.Fatalf("%v: %+v at %v", id, res.States[i], res.Now)
 		}
 		tight = tight || w.allowed[id]+w.charged[id]+s.Cost > win.Limit-held
 	}
