@@ -65,8 +65,9 @@ type Config struct {
 
 // Server is the gRPC server: Authorization and grpc.health.v1.
 type Server struct {
-	grpc   *grpc.Server
-	health *health.Server
+	grpc       *grpc.Server
+	health     *health.Server
+	authorizer *authorizer // what the HTTP lane shares
 }
 
 // New builds a Server. It does not listen yet.
@@ -88,11 +89,12 @@ func New(c Config) *Server {
 	}
 	s := &Server{grpc: grpc.NewServer(options...), health: health.NewServer()}
 	cache, _ := c.Keys.(KeyCache)
-	authv3.RegisterAuthorizationServer(s.grpc, &authorizer{
+	s.authorizer = &authorizer{
 		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits,
 		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: &decisionLog{log: c.Log, which: c.Decisions},
-	})
+	}
+	authv3.RegisterAuthorizationServer(s.grpc, s.authorizer)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	s.health.SetServingStatus(authv3.Authorization_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
 	if c.Reflection {
