@@ -158,6 +158,15 @@ func (m *laneMessage) only(name string) (value string, ok bool) {
 	return value, found
 }
 
+func (m *laneMessage) has(name string) bool {
+	for _, f := range m.fields {
+		if f.name == name {
+			return true
+		}
+	}
+	return false
+}
+
 // token reports whether s is a method or a field name (RFC 9110 section 5.6.2).
 func token(s string) bool {
 	for i := range len(s) {

@@ -29,28 +29,23 @@ const (
 //
 // PROXY is envoy, nginx, caddy or traefik. The words are the context_extensions of
 // gRPC, api=NAME, route=NAME and environment=NAME; or by=host, where the Host header
-// names the API; or by=headers (Envoy only), where the headers X-Tollgate-Api,
-// X-Tollgate-Route and X-Tollgate-Environment hold what is not said here. One of
-// them is always needed. target=rewritten says that the proxy sends the request on
-// with the target that X-Tollgate-Target names.
+// names the API; or by=header (Envoy only), where the header X-Tollgate-Place holds
+// the words, and without that header the Host decides. target=rewritten says that
+// the proxy sends the request on with the target that X-Tollgate-Target names.
 //
 // Behind envoy the client's target follows, from its first slash or question mark
-// on; behind the others nothing does. A client can only add to the end, so it cannot
-// say any of this.
+// on; behind the others nothing does. A client can only add to the end, and there is
+// always a word, so it cannot say any of this.
 type lanePlace struct {
 	proxy                   proxyKind
 	api, route, environment policy.Named
-	byHeaders               bool
+	byHost, byHeader        bool
 	rewrites                bool
 }
 
-// The headers by which Envoy's own configuration names API, route and environment
-// where by=headers asks for them.
-const (
-	headerAPI         = "x-tollgate-api"
-	headerRoute       = "x-tollgate-route"
-	headerEnvironment = "x-tollgate-environment"
-)
+// headerPlace holds the words of a place where by=header asks for them, for
+// configurations that say them per route.
+const headerPlace = "x-tollgate-place"
 
 // parsePlace splits a request target into the place and the client's part. A target
 // that is none gives the zero place.
@@ -76,30 +71,28 @@ func parsePlace(target string) (p lanePlace, client string) {
 	if end := strings.IndexAny(rest, "/?"); end >= 0 {
 		words, client = rest[:end], rest[end:]
 	}
-	if !ok || !p.words(words) || p.proxy != proxyEnvoy && (client != "" || p.byHeaders) {
+	if !ok || !p.words(words) || p.proxy != proxyEnvoy && (client != "" || p.byHeader) {
 		return lanePlace{}, ""
 	}
 	return p, client
 }
 
-// words reads the words of a place. Each may be said once.
+// words reads the words of a place. Each may be said once, and something must say
+// where the API's name comes from.
 func (p *lanePlace) words(s string) bool {
-	byHost := false
 	for more := true; more; {
 		var word string
 		word, s, more = strings.Cut(s, ",")
 		name, value, _ := strings.Cut(word, "=")
 		var named *policy.Named
+		var flag *bool
 		switch {
-		case word == "by=host" && !byHost:
-			byHost = true
-			continue
-		case word == "by=headers" && !p.byHeaders:
-			p.byHeaders = true
-			continue
-		case word == "target=rewritten" && !p.rewrites:
-			p.rewrites = true
-			continue
+		case word == "by=host":
+			flag = &p.byHost
+		case word == "by=header":
+			flag = &p.byHeader
+		case word == "target=rewritten":
+			flag = &p.rewrites
 		case name == contextAPI:
 			named = &p.api
 		case name == contextRoute:
@@ -107,25 +100,57 @@ func (p *lanePlace) words(s string) bool {
 		case name == contextEnvironment:
 			named = &p.environment
 		}
-		if named == nil || named.Given || value == "" {
+		switch {
+		case flag != nil && !*flag:
+			*flag = true
+		case named != nil && !named.Given && value != "":
+			*named = policy.Named{Value: value, Given: true}
+		default:
 			return false
 		}
-		*named = policy.Named{Value: value, Given: true}
 	}
-	// by=host beside a name would leave open which of the two decides.
-	return p.api.Given != byHost || p.byHeaders && !byHost
+	sources := 0
+	for _, given := range [...]bool{p.api.Given, p.byHost, p.byHeader} {
+		if given {
+			sources++
+		}
+	}
+	return sources == 1
+}
+
+// header takes in the words of X-Tollgate-Place. Without it the Host decides, as in
+// a route without context_extensions.
+func (p *lanePlace) header(m *laneMessage) bool {
+	words, ok := m.only(headerPlace)
+	if words == "" && ok || !ok && m.has(headerPlace) {
+		return false
+	}
+	p.byHeader = false
+	if !ok {
+		p.byHost = true
+		return true
+	}
+	return p.words(words) && !p.byHeader
 }
 
 // fill makes the policy's request of the message.
 func (m *laneMessage) fill(r *policy.Request, set *policy.Set) lanePlace {
 	place, client := parsePlace(m.target)
+	if place.byHeader && !place.header(m) {
+		place = lanePlace{}
+	}
 	r.HTTP, r.Exact = true, true
 	r.API, r.Route, r.Environment = place.api, place.route, place.environment
 	switch place.proxy {
 	case proxyNone:
 		r.API = policy.Named{Given: true} // an API without a name, which nobody has
 	case proxyEnvoy:
-		m.fillEnvoy(r, set, &place, client)
+		r.Method, r.Host, r.Target = m.method, m.host, client
+		for _, f := range m.fields {
+			if set.Wants(f.name) {
+				r.Headers = append(r.Headers, policy.Header{Name: f.name, Value: f.value})
+			}
+		}
 	case proxyNginx:
 		r.Method, _ = m.only("x-original-method")
 		r.Target, _ = m.only("x-original-uri")
@@ -138,33 +163,6 @@ func (m *laneMessage) fill(r *policy.Request, set *policy.Set) lanePlace {
 		m.fillOther(r, set, "x-forwarded-for")
 	}
 	return place
-}
-
-func (m *laneMessage) fillEnvoy(r *policy.Request, set *policy.Set, place *lanePlace, client string) {
-	r.Method, r.Host, r.Target = m.method, m.host, client
-	if place.byHeaders {
-		m.named(&r.API, headerAPI)
-		m.named(&r.Route, headerRoute)
-		m.named(&r.Environment, headerEnvironment)
-	}
-	for _, f := range m.fields {
-		if set.Wants(f.name) {
-			r.Headers = append(r.Headers, policy.Header{Name: f.name, Value: f.value})
-		}
-	}
-}
-
-// named takes a name from a header, unless the place has said it. A repeated header
-// names nothing that exists.
-func (m *laneMessage) named(n *policy.Named, header string) {
-	for _, f := range m.fields {
-		if f.name == header && !n.Given {
-			n.Value, n.Given = f.value, true
-			if only, ok := m.only(header); !ok {
-				n.Value = only
-			}
-		}
-	}
 }
 
 // fillOther copies the headers of a request that another proxy than Envoy asks
