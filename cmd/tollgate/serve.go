@@ -43,7 +43,8 @@ func newServe() *cobra.Command {
 		Use:   "serve --policy FILE|DIR [--keys FILE|DIR] [flags]",
 		Short: "Run the authorization service",
 		Long: `Run the authorization service: ext_authz v3 for Envoy on the gRPC port (with
-grpc.health.v1), /livez, /readyz and /metrics on the HTTP port.
+grpc.health.v1), /livez, /readyz and /metrics on the HTTP port, and with
+--authz-http-address the same decisions for proxies that ask over HTTP.
 
 Each flag can also be a variable, TOLLGATE_ and its name in capitals
 (TOLLGATE_GRPC_ADDRESS), or a key of the YAML file that --config names
@@ -80,8 +81,9 @@ type service struct {
 	grpc     *extauthz.Server
 	status   *extauthz.Status
 	http     *http.Server
+	lane     *extauthz.Lane // nil without --authz-http-address
 
-	grpcListener, httpListener net.Listener
+	grpcListener, httpListener, laneListener net.Listener
 }
 
 // serve runs the server until a signal or the end of ctx. What is wrong with the
@@ -210,7 +212,7 @@ func (v *service) build(s *settings) {
 	}
 }
 
-// listen takes both ports.
+// listen takes all ports.
 func (v *service) listen(s *settings) error {
 	if s.addressesFile != "" {
 		// Whoever waits for the file must not find that of an earlier run.
@@ -224,6 +226,9 @@ func (v *service) listen(s *settings) error {
 	}
 	if v.httpListener, err = net.Listen("tcp", s.httpAddress); err != nil {
 		return failed(errors.Join(fmt.Errorf("--http-address: %w", err), v.grpcListener.Close()))
+	}
+	if err := v.listenLane(s); err != nil {
+		return errors.Join(err, v.grpcListener.Close(), v.httpListener.Close())
 	}
 	return nil
 }
@@ -240,9 +245,10 @@ func (v *service) run(s *settings, seeded bool, stop, stopNow context.Context) e
 	defer endFollow()
 
 	work.Go(func() { v.cache.run(serving) })
-	ended := make(chan error, 2)
+	ended := make(chan error, 3)
 	work.Go(func() { ended <- v.grpc.Serve(v.grpcListener) })
 	work.Go(func() { ended <- ignoreClosed(v.http.Serve(v.httpListener)) })
+	work.Go(func() { v.serveLane(ended) })
 	work.Go(func() { v.followPolicies(follow, s.reloadInterval) })
 	if v.certs != nil {
 		work.Go(func() { v.followCertificates(follow, s.reloadInterval) })
@@ -286,7 +292,10 @@ func (v *service) shutDown(s *settings, stopNow context.Context) error {
 	ctx, cancel := context.WithTimeout(stopNow, s.drainTimeout)
 	defer cancel()
 	v.status.Drain()
+	var lane sync.WaitGroup
+	lane.Go(func() { v.shutDownLane(ctx) })
 	v.grpc.Shutdown(ctx)
+	lane.Wait()
 	cut := ctx.Err()
 	err := v.http.Shutdown(ctx)
 	if err != nil {
@@ -304,9 +313,10 @@ func (v *service) announce(s *settings) error {
 	chosen := struct {
 		GRPC  string `json:"grpc"`
 		HTTP  string `json:"http"`
+		Lane  string `json:"authz_http,omitempty"`
 		Store string `json:"store"`
-	}{printAddress(v.grpcListener), printAddress(v.httpListener), v.store.address}
-	v.log.Info("ready", slog.String("version", version()), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP))
+	}{printAddress(v.grpcListener), printAddress(v.httpListener), v.laneAt(), v.store.address}
+	v.log.Info("ready", slog.String("version", version()), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP), slog.String("authz_http", chosen.Lane))
 	if s.addressesFile == "" {
 		return nil
 	}
