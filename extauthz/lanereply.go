@@ -48,9 +48,26 @@ func (r *laneReply) allow(d *policy.Decision) {
 	if d.Target != "" {
 		r.field(headerTarget, d.Target)
 	}
-	if r.place.proxy == proxyEnvoy && len(d.Remove) > 0 {
+	r.remove(d.Remove)
+	r.metadata(d.Metadata)
+	r.body(nil)
+}
+
+// remove names the headers that the application must not get. nginx and Traefik
+// drop those that are not in the answer; Caddy copies them, and 2.6 makes a text of
+// its own of one that is not there.
+func (r *laneReply) remove(names []string) {
+	switch r.place.proxy {
+	case proxyCaddy:
+		for _, name := range names {
+			r.field(name, "")
+		}
+	case proxyEnvoy:
+		if len(names) == 0 {
+			return
+		}
 		r.out = append(r.out, headerToRemove+": "...)
-		for i, name := range d.Remove {
+		for i, name := range names {
 			if i > 0 {
 				r.out = append(r.out, ',')
 			}
@@ -58,8 +75,6 @@ func (r *laneReply) allow(d *policy.Decision) {
 		}
 		r.out = append(r.out, "\r\n"...)
 	}
-	r.metadata(d.Metadata)
-	r.body(nil)
 }
 
 // deny writes a refusal. Envoy takes a 5xx for a failure of ours, which

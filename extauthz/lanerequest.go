@@ -34,7 +34,8 @@ const (
 // the proxy sends the request on with the target that X-Tollgate-Target names.
 //
 // Behind envoy the client's target follows, from its first slash or question mark
-// on; behind the others nothing does. A client can only add to the end, and there is
+// on; behind the others nothing does that means anything (Caddy adds the client's
+// query). A client can only add to the end, and there is
 // always a word, so it cannot say any of this.
 type lanePlace struct {
 	proxy                   proxyKind
@@ -71,7 +72,10 @@ func parsePlace(target string) (p lanePlace, client string) {
 	if end := strings.IndexAny(rest, "/?"); end >= 0 {
 		words, client = rest[:end], rest[end:]
 	}
-	if !ok || !p.words(words) || p.proxy != proxyEnvoy && (client != "" || p.byHeader) {
+	if !ok || !p.words(words) {
+		return lanePlace{}, ""
+	}
+	if p.proxy != proxyEnvoy && (p.byHeader || strings.HasPrefix(client, "/")) {
 		return lanePlace{}, ""
 	}
 	return p, client

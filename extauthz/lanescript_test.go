@@ -71,7 +71,8 @@ func serveLane(t *testing.T, s *stack, config extauthz.LaneConfig) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveLaneOn(t, s.server.Lane(config), l)
+	s.lane = s.server.Lane(config)
+	serveLaneOn(t, s.lane, l)
 	return l.Addr().String()
 }
 

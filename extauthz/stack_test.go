@@ -127,6 +127,7 @@ type stack struct {
 	log      *logs
 	addr     string
 	server   *extauthz.Server
+	lane     *extauthz.Lane // the latest of serveLane
 	stores   *stores
 }
 
