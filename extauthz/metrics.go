@@ -19,6 +19,7 @@ type Metrics struct {
 	storeErrors    *prometheus.CounterVec
 	corruptRecords prometheus.Counter
 	panics         prometheus.Counter
+	laneRefused    *prometheus.CounterVec
 	policyLoads    *prometheus.CounterVec
 	policyRejected prometheus.Gauge
 	policyAPIs     prometheus.Gauge
@@ -50,6 +51,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tollgate_panics_total", Help: "Calls that ended in a panic and were answered with an RPC error.",
 		}),
+		laneRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_http_lane_refused_total", Help: "What the HTTP lane refused without or against a decision: peer (not trusted), malformed (no request), query_key (the proxy cannot take a key out of the query).",
+		}, []string{"why"}),
 		policyLoads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_policy_loads_total", Help: "Policy loads by result: ok or rejected. Rejected files count at every look until they are fixed.",
 		}, []string{"result"}),
@@ -67,7 +71,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "tollgate_store_breaker_open", Help: "1 while the store is not asked because it did not answer.",
 		}),
 	}
-	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics,
+	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.laneRefused,
 		m.policyLoads, m.policyRejected, m.policyAPIs, m.changeDelay, m.breakerOpen)
 	return m
 }

@@ -61,8 +61,9 @@ type Config struct {
 
 // Server is the gRPC server: Authorization and grpc.health.v1.
 type Server struct {
-	grpc   *grpc.Server
-	health *health.Server
+	grpc       *grpc.Server
+	health     *health.Server
+	authorizer *authorizer // what the HTTP lane shares
 }
 
 // New builds a Server. It does not listen yet.
@@ -90,6 +91,7 @@ func New(c Config) *Server {
 		options = append(options, grpc.Creds(credentials.NewTLS(c.TLS)))
 	}
 	s := &Server{grpc: grpc.NewServer(options...), health: health.NewServer()}
+	s.authorizer = checks.authorizer
 	s.grpc.RegisterService(service(), checks)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	s.health.SetServingStatus(authv3.Authorization_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)

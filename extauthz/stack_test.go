@@ -128,7 +128,8 @@ type stack struct {
 	log      *logs
 	addr     string
 	server   *extauthz.Server
-	exact    bool // limits are counted exactly
+	exact    bool           // limits are counted exactly
+	lane     *extauthz.Lane // the latest of serveLane
 	stores   *stores
 }
 

@@ -31,9 +31,20 @@ import (
 type running struct {
 	GRPC, HTTP, Pprof string
 
+	file   string // of the addresses
 	stop   context.CancelFunc
 	code   chan int
 	stderr *screen
+}
+
+// addresses returns the addresses file.
+func (r *running) addresses(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile(r.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
 
 // start starts `tollgate serve` on free ports with these further arguments.
@@ -42,7 +53,7 @@ func start(t *testing.T, args ...string) *running {
 	dir := shortDir(t)
 	write(t, dir+"/policy.yaml", pixelbyte(t, "policy.yaml"))
 	ctx, stop := context.WithCancel(t.Context())
-	r := &running{stop: stop, code: make(chan int, 1), stderr: &screen{}}
+	r := &running{file: dir + "/a", stop: stop, code: make(chan int, 1), stderr: &screen{}}
 	args = append([]string{"serve", "--policy", dir, "--store-socket", dir + "/s", "--grpc-address", "127.0.0.1:0",
 		"--http-address", "127.0.0.1:0", "--addresses-file", dir + "/a"}, args...)
 	go func() { r.code <- run(ctx, args, strings.NewReader(""), &bytes.Buffer{}, r.stderr) }()
