@@ -28,6 +28,13 @@ const (
 	maxConnectionAgeGrace = 30 * time.Second
 	// Envoy's header limit can be raised to 8 MiB.
 	maxCheckRequest = 9 << 20
+	// Goroutines that wait for calls. One that is new for each call grows its stack
+	// each time, which costs more than the decision; what finds none waiting gets a
+	// new one all the same.
+	streamWorkers = 128
+	// A fixed window is one that HTTP/2 connections do not probe for with pings; no
+	// check request is anywhere near as large.
+	window = 64 << 10
 )
 
 // DefaultDeadline is how long a decision may take if Envoy does not ask for less.
@@ -84,6 +91,9 @@ func New(c Config) *Server {
 		grpc.ForceServerCodecV2(checks),
 		grpc.UnaryInterceptor(recoverPanics(c.Metrics, c.Log)),
 		grpc.MaxRecvMsgSize(maxCheckRequest),
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: maxConnectionAge, MaxConnectionAgeGrace: maxConnectionAgeGrace}),
 	}
