@@ -40,6 +40,7 @@ type Leases struct {
 	options Options
 	batches *batches
 	closed  atomic.Bool
+	calls   sync.Pool // of *call, which their callers have done with
 	seed    maphash.Seed
 	shards  [shardCount]shard
 
@@ -125,11 +126,18 @@ func (l *Leases) Spend(ctx context.Context, s *Spend) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, spendError(err)
 	}
-	c := &call{id: s.ID, layout: layout, cost: s.Cost, readOnly: s.ReadOnly, exact: s.Exact || l.options.Exact}
-	if err := l.batches.do(ctx, c); err != nil {
-		return Result{}, spendError(err)
+	c, _ := l.calls.Get().(*call)
+	if c == nil {
+		c = &call{}
 	}
-	return c.result, c.err
+	c.id, c.layout, c.cost, c.readOnly, c.exact = s.ID, layout, s.Cost, s.ReadOnly, s.Exact || l.options.Exact
+	if err := l.batches.do(ctx, c); err != nil {
+		return Result{}, spendError(err) // the batch may still use the call
+	}
+	res, err := c.result, c.err
+	c.again()
+	l.calls.Put(c)
+	return res, err
 }
 
 // begin decides what a call does beside its spend, when it is about to be sent.
