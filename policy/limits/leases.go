@@ -12,7 +12,7 @@ import (
 type Options struct {
 	// Exact forbids leases: each spend that is allowed is one of the store's own. Refusals are still remembered.
 	Exact bool
-	// Keys bounds the limit ids that something is remembered of, about 400 bytes each; beyond them each spend is one of
+	// Keys bounds the limit ids that something is remembered of, about 300 bytes each; beyond them each spend is one of
 	// the store's own. 0 means 100,000, which is far more than are in use within ten seconds on one server.
 	Keys int
 	// Timeout bounds one trip to the store; callers leave at the end of their own context. 0 means a second.

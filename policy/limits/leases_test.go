@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -194,6 +195,7 @@ func TestEverythingGoesBackAtTheEnd(t *testing.T) {
 	go func() { defer close(ended); l.Run(ctx) }()
 	cancel()
 	for !l.closed.Load() {
+		runtime.Gosched()
 	}
 	close(goOn)
 	<-ended
@@ -586,7 +588,7 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 			}
 		})
 	}
-	for queued := 0; queued < callers; {
+	for queued := 0; queued < callers; runtime.Gosched() {
 		lane.mu.Lock()
 		queued = len(lane.queue)
 		lane.mu.Unlock()
