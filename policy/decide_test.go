@@ -755,3 +755,14 @@ func TestAllowMeansLawful(t *testing.T) {
 		t.Errorf("too few cases of a kind: %v", counts)
 	}
 }
+
+// A plan says whether its spends are counted in the store, each of them.
+func TestPlanThatCountsExactly(t *testing.T) {
+	for text, want := range map[string]bool{"": false, "counting: auto, ": false, "counting: exact, ": true} {
+		set := compiled(t, strings.Replace(shop, "{name: closed, ", "{name: closed, "+text, 1)+shopAnswers())
+		w := goodWorld()
+		if d := w.decide(t, set); !d.Allow || w.spend.Exact != want {
+			t.Errorf("%q: %s, exact is %v", text, d.Reason, w.spend.Exact)
+		}
+	}
+}

@@ -92,9 +92,11 @@ func (b *batches) add(c *call) error {
 }
 
 // do queues a call and waits for its answer. At the end of ctx it leaves; the call then goes on without it, or is
-// dropped if it was not sent yet.
+// dropped if it was not sent yet. Without an error the call is the caller's again.
 func (b *batches) do(ctx context.Context, c *call) error {
-	c.done = make(chan struct{}, 1)
+	if c.done == nil {
+		c.done = make(chan struct{}, 1)
+	}
 	if err := b.add(c); err != nil {
 		return err
 	}

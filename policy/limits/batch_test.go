@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -14,7 +15,7 @@ import (
 // await waits until so many calls are queued for a limit id.
 func await(l *Leases, id string, n int) {
 	lane := l.batches.laneOf(id)
-	for queued := -1; queued < n; {
+	for queued := -1; queued < n; runtime.Gosched() {
 		lane.mu.Lock()
 		queued = len(lane.queue)
 		lane.mu.Unlock()

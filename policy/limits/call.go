@@ -51,6 +51,15 @@ const (
 	left
 )
 
+// again makes a call that its caller has done with ready for another one. It keeps what costs allocations.
+func (c *call) again() {
+	c.id, c.layout, c.cost, c.readOnly, c.exact, c.want, c.settle = "", nil, 0, false, false, 0, settlement{}
+	c.command, c.err, c.allowed, c.now, c.granted, c.counts = nil, nil, false, 0, 0, nil
+	c.entry, c.asks, c.deferred, c.result = nil, false, false, Result{}
+	clear(c.args)
+	c.state.Store(queued)
+}
+
 // settlement says what became of units that were leased: units of them are no longer held, of which back were not spent.
 // They were charged to the windows that counts begins.
 type settlement struct {
@@ -63,6 +72,10 @@ func (c *call) arguments(verb, script any, offset int64) []any {
 	c.offset, c.windows, c.mode = offset, int64(len(c.layout.windows)), c.want
 	if c.readOnly {
 		c.mode = -1
+	}
+	if c.args == nil {
+		n := len(c.layout.args)
+		c.args = make([]any, 0, 8+n+2+n/3)
 	}
 	c.args = append(c.args[:0], verb, script, "1", "tg:v1:count:{"+c.id+"}", &c.windows, &c.offset, &c.cost, &c.mode)
 	c.args = append(c.args, c.layout.args...)
@@ -85,7 +98,7 @@ func (s *Store) send(ctx context.Context, calls []*call) {
 	s.process(ctx, calls)
 	var unseen []*call
 	for _, c := range calls {
-		if redis.HasErrorPrefix(c.command.Err(), "NOSCRIPT") {
+		if err := c.command.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 			c.command = redis.NewIntSliceCmd(ctx, c.arguments("eval", spendSource, offset)...)
 			unseen = append(unseen, c)
 		}

@@ -5,7 +5,7 @@ import "time"
 // What bounds a lease. The script holds the other bounds: 2 % of what is left, and nothing of the last 100 units.
 const (
 	// rateSpan is the time whose spends a lease may be as large as.
-	rateSpan = time.Second
+	rateSpan = 10 * time.Second
 	// idleAfter is when units that are not spent go back: a key that is quiet so long is not likely to need them soon.
 	idleAfter = 10 * time.Second
 	// loneAfter is the same for a single unit, which is not worth a call: it waits to be spent, or for the next call.
@@ -42,7 +42,7 @@ type entry struct {
 	refusedUntil time.Duration
 
 	last              time.Duration // of the last Spend
-	second            int64         // number of the second that current counts
+	span              int64         // number of the rateSpan that current counts
 	current, previous int64         // units spent in it, and in the one before
 	gone              bool          // no longer in the table; what arrives goes back
 }
@@ -103,28 +103,28 @@ func (e *entry) write(into *Result, from source, cost int64, now time.Duration) 
 	}
 }
 
-// note counts a spend for lastSecond.
+// note counts a spend for lately.
 func (e *entry) note(now time.Duration, cost int64) {
-	second := int64(now / rateSpan)
-	switch second {
-	case e.second:
-	case e.second + 1:
+	span := int64(now / rateSpan)
+	switch span {
+	case e.span:
+	case e.span + 1:
 		e.previous, e.current = e.current, 0
 	default:
 		e.previous, e.current = 0, 0
 	}
-	e.second = second
+	e.span = span
 	e.current += cost
 }
 
-// lastSecond returns about how much was spent in the second before now: of the whole second before the running one, the
-// part that is still within it.
-func (e *entry) lastSecond(now time.Duration) int64 {
+// lately returns about how much was spent in the rateSpan before now: of the whole one before the running one, the part
+// that is still within it.
+func (e *entry) lately(now time.Duration) int64 {
 	left := int64(rateSpan - now%rateSpan)
 	switch int64(now / rateSpan) {
-	case e.second:
+	case e.span:
 		return e.current + int64(float64(e.previous)*float64(left)/float64(rateSpan))
-	case e.second + 1:
+	case e.span + 1:
 		return int64(float64(e.current) * float64(left) / float64(rateSpan))
 	}
 	return 0
@@ -135,7 +135,7 @@ func (e *entry) wants(now time.Duration, cost int64) int64 {
 	if e.counts == nil || now-e.last >= idleAfter {
 		return 0
 	}
-	return min(e.lastSecond(now)+cost, MaxLimit/4)
+	return min(e.lately(now)+cost, MaxLimit/4)
 }
 
 // settlement takes what the next call has to settle: what is owed of an earlier lease, else the running one. keep leaves

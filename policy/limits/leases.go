@@ -12,7 +12,7 @@ import (
 type Options struct {
 	// Exact forbids leases: each spend that is allowed is one of the store's own. Refusals are still remembered.
 	Exact bool
-	// Keys bounds the limit ids that something is remembered of, about 400 bytes each; beyond them each spend is one of
+	// Keys bounds the limit ids that something is remembered of, about 300 bytes each; beyond them each spend is one of
 	// the store's own. 0 means 100,000, which is far more than are in use within ten seconds on one server.
 	Keys int
 	// Timeout bounds one trip to the store; callers leave at the end of their own context. 0 means a second.
@@ -40,6 +40,7 @@ type Leases struct {
 	options Options
 	batches *batches
 	closed  atomic.Bool
+	calls   sync.Pool // of *call, which their callers have done with
 	seed    maphash.Seed
 	shards  [shardCount]shard
 
@@ -125,11 +126,18 @@ func (l *Leases) Spend(ctx context.Context, s *Spend) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, spendError(err)
 	}
-	c := &call{id: s.ID, layout: layout, cost: s.Cost, readOnly: s.ReadOnly, exact: s.Exact || l.options.Exact}
-	if err := l.batches.do(ctx, c); err != nil {
-		return Result{}, spendError(err)
+	c, _ := l.calls.Get().(*call)
+	if c == nil {
+		c = &call{}
 	}
-	return c.result, c.err
+	c.id, c.layout, c.cost, c.readOnly, c.exact = s.ID, layout, s.Cost, s.ReadOnly, s.Exact || l.options.Exact
+	if err := l.batches.do(ctx, c); err != nil {
+		return Result{}, spendError(err) // the batch may still use the call
+	}
+	res, err := c.result, c.err
+	c.again()
+	l.calls.Put(c)
+	return res, err
 }
 
 // begin decides what a call does beside its spend, when it is about to be sent.

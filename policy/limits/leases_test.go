@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,7 +60,7 @@ func TestBusyKey(t *testing.T) {
 	}
 }
 
-// A lease is no more than the last second's spends, and no more than 2 % of what is left less what all hold; nothing is
+// A lease is no more than the spends of the last ten seconds, and no more than 2 % of what is left less what all hold; nothing is
 // leased of the last 100 units, nor to a key that was quiet.
 func TestLeaseIsBounded(t *testing.T) {
 	w := newWorld(t, noon())
@@ -72,12 +73,12 @@ func TestLeaseIsBounded(t *testing.T) {
 	w.at = w.at.Add(200 * time.Millisecond)
 	w.hold(a, windows, 1)
 	if _, held := w.held(windows[0]); held != 2 {
-		t.Fatalf("%d held after two spends in a second, want 2", held)
+		t.Fatalf("%d held after two spends, want 2", held)
 	}
 	w.at = w.at.Add(5 * time.Second)
 	w.hold(a, windows, 3) // two are leased
-	if _, held := w.held(windows[0]); held != 3 {
-		t.Fatalf("%d held, want what was spent in this second", held)
+	if _, held := w.held(windows[0]); held != 5 {
+		t.Fatalf("%d held, want 5: what was spent in ten seconds", held)
 	}
 	w.hold(a, windows, 900)
 	spent, held := w.held(windows[0])
@@ -124,11 +125,32 @@ func TestIdleLeaseGoesBack(t *testing.T) {
 	}
 }
 
+func TestSpendsOfTheLastTenSeconds(t *testing.T) {
+	var e entry
+	for _, step := range []struct {
+		at         time.Duration
+		cost, want int64
+	}{
+		{0, 0, 0}, {2 * time.Second, 10, 10}, {9 * time.Second, 10, 20},
+		{15 * time.Second, 0, 10}, // half of the span before is gone
+		{15 * time.Second, 4, 14}, {20 * time.Second, 0, 4}, {25 * time.Second, 0, 2},
+		{25 * time.Second, 3, 5}, {40 * time.Second, 0, 0}, {40 * time.Second, 1, 1},
+	} {
+		if step.cost > 0 {
+			e.note(step.at, step.cost)
+		}
+		if got := e.lately(step.at); got != step.want {
+			t.Errorf("at %v: %d, want %d", step.at, got, step.want)
+		}
+	}
+}
+
 func TestSingleUnitWaits(t *testing.T) {
 	w := newWorld(t, noon())
 	l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
-	w.hold(l, windows, 1)
 	w.at = w.at.Add(5 * time.Second)
+	w.hold(l, windows, 1)
+	w.at = w.at.Add(9900 * time.Millisecond) // little of the first is within the last ten seconds
 	w.hold(l, windows, 1)
 	if _, held := w.held(windows[2]); held != 1 {
 		t.Fatalf("%d held, want 1", held)
@@ -194,6 +216,7 @@ func TestEverythingGoesBackAtTheEnd(t *testing.T) {
 	go func() { defer close(ended); l.Run(ctx) }()
 	cancel()
 	for !l.closed.Load() {
+		runtime.Gosched()
 	}
 	close(goOn)
 	<-ended
@@ -586,7 +609,7 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 			}
 		})
 	}
-	for queued := 0; queued < callers; {
+	for queued := 0; queued < callers; runtime.Gosched() {
 		lane.mu.Lock()
 		queued = len(lane.queue)
 		lane.mu.Unlock()

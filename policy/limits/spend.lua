@@ -32,7 +32,7 @@ local ms = clock[1] * 1000 + (micros - micros % 1000) / 1000 + offset
 local now = (ms - ms % 1000) / 1000
 local stored = redis.call('HMGET', KEYS[1], unpack(ARGV, 5, 4 + n))
 local reply = {1, ms, 0, nil, nil, nil, nil, nil, nil}
-local held = {nil, nil, nil}
+local held -- of each window, if anything is
 local match = string.match
 local begun, changed = false, false
 local latest = now
@@ -113,7 +113,10 @@ for i = 1, n do
     if room >= 100 then most = (room - room % 50) / 50 - ahead end
     if most < grant then grant = most end
   end
-  held[i] = ahead
+  if ahead > 0 then
+    if not held then held = {nil, nil, nil} end
+    held[i] = ahead
+  end
   reply[2 + 2 * i] = start
   reply[3 + 2 * i] = spent
 end
@@ -125,7 +128,8 @@ if add + grant > 0 or changed then
   local set = {nil, nil, nil, nil, nil, nil}
   for i = 1, n do
     local spent = reply[3 + 2 * i] + add + grant
-    local ahead = held[i] + grant
+    local ahead = grant
+    if held and held[i] then ahead = ahead + held[i] end
     reply[3 + 2 * i] = spent
     set[2 * i - 1] = ARGV[4 + i]
     if ahead > 0 then

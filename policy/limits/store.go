@@ -28,7 +28,7 @@ var spendSource string
 type Store struct {
 	client  redis.UniversalClient
 	offset  func() time.Duration
-	sha     string // the name by which Redis knows the script
+	sha     any // the name by which Redis knows the script, as an argument
 	layouts layouts
 }
 

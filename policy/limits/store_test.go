@@ -320,10 +320,11 @@ func TestForeignReply(t *testing.T) {
 	sp := &Spend{ID: "a", Windows: plan(), Cost: 1}
 	for _, source := range []string{"return 1", "return 'OK'", "return nil", "return {}", "return {1, 2, 3}", "return {'1'}", "error('no')"} {
 		s := b.store(t)
-		var err error
-		if s.sha, err = b.client.ScriptLoad(context.Background(), source).Result(); err != nil {
+		sha, err := b.client.ScriptLoad(context.Background(), source).Result()
+		if err != nil {
 			t.Fatal(err)
 		}
+		s.sha = sha
 		if res, err := s.Spend(context.Background(), sp); err == nil || res.Allowed {
 			t.Errorf("%s: %+v, %v; want an error", source, res, err)
 		}
