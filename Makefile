@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build test test-envoys check fuzz tools clean ready-to-run ready-to-test
+.PHONY: help run build test test-envoys bench bench-envoy pgo check fuzz tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -34,6 +34,19 @@ test: ready-to-test build ## every test, also those through a real Envoy and a r
 test-envoys: ## the tests through Envoy, with every version that is supported
 	@$(MAKE) --no-print-directory test ENVOYS="$(ALL_ENVOYS)" PACKAGES="./envoy/... ./extauthz ./cmd/..."
 
+bench: ready-to-bench build ## what a decision costs beside always-allow, some minutes; ARGS=--growth also to 1,000,000 keys
+	@bin/tollgate bench --chart bin/bench.svg $(ARGS)
+
+bench-envoy: ready-to-bench build ## what it adds through a real Envoy; ARGS=--settings: what Envoy's settings are worth
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@bin/tollgate bench envoy --chart bin/bench-envoy.svg $(ARGS)
+
+# The profile is of a build without one, so that it does not follow from itself.
+pgo: ready-to-bench ## measure anew what the compiler optimises the binary for (cmd/tollgate/default.pgo)
+	@$(GO) build -pgo=off -trimpath -o bin/tollgate ./cmd/tollgate
+	@bin/tollgate bench --rounds 1 --unjudged --chart= --profile bin/default.pgo
+	@mv bin/default.pgo cmd/tollgate/default.pgo
+
 check: ready-to-run ## formatting, vet, staticcheck, known vulnerabilities, go.mod, and in CI a clean tree
 	@.ci/check
 
@@ -49,6 +62,9 @@ clean: ## remove what these commands made
 
 ready-to-run:
 	@.ci/prerequisites
+
+ready-to-bench:
+	@.ci/prerequisites redis-server
 
 ready-to-test:
 	@.ci/prerequisites redis-server gcc

@@ -26,6 +26,7 @@ import (
 type benchFlags struct {
 	bench.Options
 	short         bool
+	unjudged      bool
 	output, chart string
 }
 
@@ -89,6 +90,7 @@ func (f *benchFlags) add(cmd *cobra.Command, chart string) {
 	flags.DurationVar(&f.Duration, "duration", 2*time.Second, "time of each case in each round")
 	flags.IntVar(&f.Keys, "keys", 10_000, "keys of the load")
 	flags.BoolVar(&f.short, "short", false, "a moment of everything, without judging time")
+	flags.BoolVar(&f.unjudged, "unjudged", false, "end well whatever was measured")
 	flags.StringVarP(&f.output, "output", "o", "table", "table or json")
 	flags.StringVar(&f.chart, "chart", filepath.Join(os.TempDir(), chart), "file for the chart, an SVG; empty for none")
 }
@@ -106,10 +108,10 @@ func (f *benchFlags) run(cmd *cobra.Command, measure func(context.Context, bench
 	if err := f.check(); err != nil {
 		return err
 	}
-	f.Warmup, f.OpenLoop, f.Judge, f.LargestKeys = 300*time.Millisecond, f.Rounds, true, 1_000_000
+	f.Warmup, f.OpenLoop, f.Judge, f.LargestKeys = 300*time.Millisecond, f.Rounds, !f.unjudged, 1_000_000
 	if f.short {
 		f.Rounds, f.OpenLoop, f.Duration, f.Warmup, f.Judge = 1, 1, 300*time.Millisecond, 100*time.Millisecond, false
-		f.Keys, f.LargestKeys = min(f.Keys, 1_000), 10_000
+		f.Keys, f.LargestKeys = min(f.Keys, 1_000), 20_000
 	}
 	binary, err := os.Executable()
 	if err != nil {

@@ -91,7 +91,7 @@ func Floor(reply []byte) *grpc.Server {
 		ServiceName: authv3.Authorization_ServiceDesc.ServiceName,
 		HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{{MethodName: "Check", Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			return nil, decode(nil)
+			return struct{}{}, decode(nil) // grpc-go does not marshal a nil
 		}}},
 	}, struct{}{})
 	return s

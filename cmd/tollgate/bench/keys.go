@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -133,12 +134,12 @@ func (s keySet) write(path string) error {
 	return os.WriteFile(path, []byte(strings.Join(s.secrets(), "\n")+"\n"), 0o600)
 }
 
-// entries returns the keys of a set that is in the store.
-func (s keySet) entries() []keys.Entry {
-	secrets := s.secrets()
+// entries returns the keys of a part of the set's secrets, which begins at first.
+func (s keySet) entries(secrets []string, first int) []keys.Entry {
 	list := make([]keys.Entry, len(secrets))
 	hot := hotKeys(s.size)
-	for i, secret := range secrets {
+	for n, secret := range secrets {
+		i := first + n
 		id := fmt.Sprintf("key_%s%07d", s.name, i)
 		k := keys.Key{ID: id, API: "bench", Team: fmt.Sprintf("team_%d", i/10), Name: fmt.Sprintf("%s %d", s.name, i),
 			Plan: plan(s.windows), LimitID: id, Scopes: []string{"read"}, Status: keys.Active, Version: 1,
@@ -152,7 +153,7 @@ func (s keySet) entries() []keys.Entry {
 		if s.spent {
 			k.Limits = []keys.Override{{Name: "day", Requests: 1}}
 		}
-		list[i] = keys.Entry{Key: k, Secret: secret}
+		list[n] = keys.Entry{Key: k, Secret: secret}
 	}
 	return list
 }
@@ -175,16 +176,28 @@ func hotKeys(size int) int {
 	return size
 }
 
+// seedPart is how many keys are made at once.
+const seedPart = 500
+
 // seed writes the keys of a set into a store.
 func (s keySet) seed(ctx context.Context, client *redis.Client) error {
 	store, hasher := keys.NewStore(client), keys.NewHasher([]byte(pepper))
-	entries := s.entries()
-	writers := 4 * runtime.GOMAXPROCS(0)
-	errs := make([]error, writers)
+	secrets := s.secrets()
+	errs := make([]error, 4*runtime.GOMAXPROCS(0))
+	var next atomic.Int64
 	var work sync.WaitGroup
-	for w := range writers {
-		part := entries[w*len(entries)/writers : (w+1)*len(entries)/writers]
-		work.Go(func() { _, errs[w] = store.Seed(ctx, part, hasher) })
+	for w := range errs {
+		work.Go(func() {
+			// In parts: the records of a million keys at once would fill the memory.
+			for errs[w] == nil {
+				from := int(next.Add(seedPart)) - seedPart
+				if from >= len(secrets) {
+					return
+				}
+				part := secrets[from:min(from+seedPart, len(secrets))]
+				_, errs[w] = store.Seed(ctx, s.entries(part, from), hasher)
+			}
+		})
 	}
 	work.Wait()
 	return errors.Join(errs...)

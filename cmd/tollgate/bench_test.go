@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"tollgate/cmd/tollgate/bench"
+	"tollgate/envoy/envoytest"
+)
+
+// needsPart skips a test whose real part is missing, loudly, or fails it where CI says
+// that the part must be there.
+func needsPart(t *testing.T, part string, err error) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), part) {
+		t.Fatal(err)
+	}
+	t.Skipf("SKIPPED, NOT TESTED: %v", err)
+}
+
+// benchmark runs the binary, because its servers are the binary too, and returns
+// its JSON and its exit code.
+func benchmark(t *testing.T, into any, args ...string) (code int) {
+	t.Helper()
+	_, err := exec.LookPath("redis-server")
+	needsPart(t, "redis", err)
+	chart := t.TempDir() + "/chart.svg"
+	cmd := exec.CommandContext(t.Context(), "tollgate", append(append([]string{"bench"}, args...), "-o", "json", "--chart", chart)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(stdout.Bytes(), into); err != nil {
+		t.Fatalf("%v\n%s\n%s", err, &stdout, &stderr)
+	}
+	file, err := os.Open(chart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for d := xml.NewDecoder(file); ; {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+// Everything is measured, every answer was the right one (a wrong one ends the
+// run), and no time decides about the exit code of the short form.
+func TestBenchShort(t *testing.T) {
+	var r bench.Report
+	if code := benchmark(t, &r, "--short", "--keys", "300"); code != exitOK {
+		t.Fatalf("exit %d", code)
+	}
+	if len(r.Rows) != 7 || r.OpenLoop == nil || r.Rounds != 1 || len(r.Lines) < 12 {
+		t.Fatalf("%+v", r)
+	}
+	for _, row := range r.Rows {
+		for name, v := range map[string]float64{"cpu": row.CPU.Median, "ratio": row.Ratio.Median, "p50": row.P50.Median, "p99": row.P99.Median,
+			"p99.9": row.P999.Median, "allocations": row.Allocations.Median, "bytes": row.Bytes.Median, "RSS": row.RSS.Median,
+			"checks": row.Checks, "checks/s": row.PerSecond.Median} {
+			if !(v > 0) || math.IsInf(v, 0) {
+				t.Errorf("(%s) %s is %v", row.Case, name, v)
+			}
+		}
+	}
+	if exact := r.Rows[2]; exact.RedisCPU.Median <= 1 {
+		t.Errorf("exact limits use %v µs of Redis CPU", exact.RedisCPU.Median)
+	}
+	if r.Rows[0].RedisCPU.Median != 0 {
+		t.Errorf("always-allow uses Redis")
+	}
+	// grpc-go alone allocates less than the generated code on top of it.
+	if floor, stock := r.Rows[6], r.Rows[0]; floor.Allocations.Median >= stock.Allocations.Median {
+		t.Errorf("grpc-go alone makes %v allocations, always-allow %v", floor.Allocations.Median, stock.Allocations.Median)
+	}
+}
+
+// A line that is missed by far is exit code 1: what no server can reach would be,
+// so what is judged is the code against the report.
+func TestBenchExitsByItsLines(t *testing.T) {
+	var r bench.Report
+	code := benchmark(t, &r, "--rounds", "1", "--duration", "100ms", "--keys", "100")
+	if want := min(len(r.Fails()), 1); code != want {
+		t.Errorf("exit %d, want %d: %+v", code, want, r.Lines)
+	}
+	guards := 0
+	for _, l := range r.Lines {
+		if l.Guards {
+			guards++
+		}
+	}
+	if guards != 5 {
+		t.Errorf("%d lines guard, want those of b to f", guards)
+	}
+}
+
+func TestBenchEnvoyShort(t *testing.T) {
+	_, err := envoytest.Find()
+	needsPart(t, "envoy", err)
+	var r bench.EdgeReport
+	if code := benchmark(t, &r, "envoy", "--short", "--keys", "100"); code != exitOK {
+		t.Fatalf("exit %d", code)
+	}
+	if len(r.Rows) < 5 || r.PerSecond <= 0 || len(r.Lines) == 0 {
+		t.Fatalf("%+v", r)
+	}
+	for _, row := range r.Rows {
+		asks := row.ID != "none" && row.ID != "own"
+		if row.Envoy.Median <= 0 || (row.Server.Median > 0) != asks || row.P99.Median <= 0 {
+			t.Errorf("%+v", row)
+		}
+	}
+}
+
+func TestBenchNeedsARealRedis(t *testing.T) {
+	path, err := exec.LookPath("tollgate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), path, "bench", "--short")
+	cmd.Env = append(os.Environ(), "PATH="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if err == nil || cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(string(out), "redis-server is not on PATH") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
