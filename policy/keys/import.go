@@ -285,7 +285,10 @@ func (im *importer) create(ctx context.Context, batch []*candidate) error {
 // id if that is derived from it.
 func (im *importer) findOlder(ctx context.Context, batch []*candidate) error {
 	var gets []*redis.StringCmd
-	_, err := im.m.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	if im.older == 0 {
+		return nil
+	}
+	im.m.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, c := range batch {
 			for _, d := range c.older {
 				gets = append(gets, p.Get(ctx, secretKey(d)))
@@ -293,17 +296,25 @@ func (im *importer) findOlder(ctx context.Context, batch []*candidate) error {
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return readError(ctx, "", err)
-	}
 	for _, c := range batch {
 		for _, d := range c.older {
 			get := gets[0]
 			gets = gets[1:]
+			if err := placeError(ctx, get); err != nil {
+				return err
+			}
 			if get.Err() == nil {
 				c.key.Digest = d
 			}
 		}
+	}
+	return nil
+}
+
+// placeError is the error of reading the place of a secret that says that the store did not answer.
+func placeError(ctx context.Context, reply *redis.StringCmd) error {
+	if err := reply.Err(); err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
+		return readError(ctx, "", err)
 	}
 	return nil
 }
@@ -409,7 +420,10 @@ func (im *importer) settle(ctx context.Context, batch []*candidate, tried bool) 
 
 // difference compares a candidate with the record that stands under its id, and the id that its secret leads to.
 func (c *candidate) difference(record, owner string) error {
-	if owner != "" && owner != c.key.ID {
+	if id, deleted := deletedOwner(owner); deleted && id != c.key.ID {
+		return fmt.Errorf("the secret was that of %s, which was deleted, and a secret is never used again", show(id))
+	}
+	if owner != "" && owner != c.key.ID && owner != buried+c.key.ID {
 		return fmt.Errorf("the secret belongs to %s, which is in the store", show(owner))
 	}
 	old, err := decodeRecord([]byte(record))
