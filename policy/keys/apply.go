@@ -153,6 +153,8 @@ func (m *Manager) Apply(ctx context.Context, records iter.Seq2[Record, error], o
 	return a.diff, errors.Join(a.do(ctx), skipped)
 }
 
+type teamName struct{ api, team string }
+
 type applier struct {
 	m       *Manager
 	o       ApplyOptions
@@ -160,7 +162,7 @@ type applier struct {
 	diff    *Diff
 	wanted  []*candidate
 	byID    map[string]*candidate
-	scope   map[Team]bool // of these only API and Name are set
+	scope   map[teamName]bool
 	present map[string]*Key
 	owner   map[Digest]string // what the places of the file's secrets hold
 	corrupt map[string]error  // by id: the record cannot be read
@@ -169,7 +171,7 @@ type applier struct {
 func newApplier(m *Manager, o ApplyOptions) *applier {
 	im := newImporter(m, ImportOptions{Defaults: o.Defaults})
 	return &applier{
-		m: m, o: o, im: im, diff: &Diff{Changes: []Change{}}, byID: map[string]*candidate{}, scope: map[Team]bool{},
+		m: m, o: o, im: im, diff: &Diff{Changes: []Change{}}, byID: map[string]*candidate{}, scope: map[teamName]bool{},
 		present: map[string]*Key{}, owner: map[Digest]string{}, corrupt: map[string]error{},
 	}
 }
@@ -203,15 +205,15 @@ func (a *applier) readStore(ctx context.Context) error {
 		return err
 	}
 	if a.o.API != "" && a.o.Team != "" {
-		a.scope[Team{API: a.o.API, Name: a.o.Team}] = true
+		a.scope[teamName{a.o.API, a.o.Team}] = true
 	}
 	for _, c := range a.wanted {
 		a.im.fill(c)
 		a.byID[c.key.ID] = c
-		a.scope[Team{API: c.key.API, Name: c.key.Team}] = true
+		a.scope[teamName{c.key.API, c.key.Team}] = true
 	}
 	if a.o.AllTeams {
-		a.scope = map[Team]bool{{API: a.o.API}: true}
+		a.scope = map[teamName]bool{{a.o.API, ""}: true}
 	}
 	for team := range a.scope {
 		if err := a.list(ctx, team); err != nil {
@@ -227,9 +229,9 @@ func (a *applier) readStore(ctx context.Context) error {
 }
 
 // list reads the keys of one team; those of no team are only in the list of their API.
-func (a *applier) list(ctx context.Context, team Team) error {
+func (a *applier) list(ctx context.Context, team teamName) error {
 	for cursor, more := "", true; more; more = cursor != "" {
-		page, next, err := a.m.store.List(ctx, Filter{API: team.API, Team: team.Name}, cursor, MaxPage)
+		page, next, err := a.m.store.List(ctx, Filter{API: team.api, Team: team.team}, cursor, MaxPage)
 		unreadable, err := corruptRecords(err)
 		if err != nil {
 			return err
@@ -238,7 +240,7 @@ func (a *applier) list(ctx context.Context, team Team) error {
 			a.corrupt[c.ID] = c
 		}
 		for _, k := range page {
-			if k.Team == team.Name || a.o.AllTeams {
+			if k.Team == team.team || a.o.AllTeams {
 				a.present[k.ID] = k
 			}
 		}

@@ -193,6 +193,10 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 		c.dated, c.updated, c.anchored, c.signed = true, true, true, true
 	}
 	if r.Plaintext() {
+		// Of foreign secrets nobody knows the form, and from here on nobody knows the secret.
+		if err := textSecret(anyText{}, nil, &k, r.Secret); err != nil {
+			return nil, err
+		}
 		bits := EntropyBits(r.Secret)
 		k.Weak = bits < StrongBits
 		if k.Weak && !im.peppered {
@@ -209,6 +213,12 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 	}
 	return c, nil
 }
+
+// anyText are the Rules of nobody.
+type anyText struct{ Rules }
+
+// HoldsSecret knows no form.
+func (anyText) HoldsSecret(string, string) bool { return false }
 
 // write finishes a batch, even if ctx ends meanwhile. What it does not finish is not counted.
 func (im *importer) write(ctx context.Context, batch []*candidate) error {
@@ -378,6 +388,9 @@ func (im *importer) check(c *candidate) error {
 		return err
 	}
 	if err := im.m.rules.ValidateKey(k); err != nil {
+		return err
+	}
+	if err := textSecret(im.m.rules, nil, k, ""); err != nil {
 		return err
 	}
 	if line, ok := im.digests[k.Digest]; ok {

@@ -35,6 +35,8 @@ func (transferRules) ValidateKey(k *Key) error {
 }
 
 func (r transferRules) Cap(string, string, string) (int, bool)         { return r.most, r.most > 0 }
+func (transferRules) HoldsSecret(_, text string) bool                  { return HoldsSecret(text, "pk_") }
+func (transferRules) Limit(string, string, string) (int64, bool)       { return 0, false }
 func (r transferRules) Prefix(api, environment string) (string, error) { return "pk_", nil }
 
 // transferManager is the operator's, at noon of one day.

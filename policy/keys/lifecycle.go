@@ -81,7 +81,7 @@ func (s *Store) write(ctx context.Context, c redis.Scripter, old, next *Key, lim
 		}
 		return nil, err
 	}
-	if !next.counts() && old.counts() {
+	if !starts && old.listing() != next.listing() {
 		err = s.enlist(ctx, next, nil)
 	}
 	return next, err

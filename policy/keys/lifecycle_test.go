@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -28,7 +29,7 @@ func TestLifecycle(t *testing.T) {
 			{"lost update", testNoLostUpdate}, {"conflict", testConflict}, {"rotate", testRotate},
 			{"rotate refuses", testRotateRefuses}, {"rotate race", testRotateRace}, {"verify", testVerify},
 			{"one message", testOneMessage}, {"crashes", testCrashes}, {"repair", testRepair}, {"repair spares", testRepairSpares},
-			{"members", testMembersAndKeys}, {"audited", testChangesAreAudited},
+			{"members", testMembersAndKeys}, {"audited", testChangesAreAudited}, {"entitlement", testEntitlement}, {"texts", testTextsHoldNoSecret}, {"plans", testSetPlans},
 		} {
 			t.Run(part.name, func(t *testing.T) {
 				if err := c.FlushAll(t.Context()).Err(); err != nil {
@@ -53,6 +54,13 @@ func (plainRules) ValidateKey(k *Key) error {
 func (r plainRules) Cap(_, plan, environment string) (int, bool) {
 	most, ok := r.caps[plan+"/"+environment]
 	return most, ok
+}
+
+func (plainRules) HoldsSecret(_, text string) bool { return HoldsSecret(text, "pk_live_") }
+
+// Limit knows one limit of each plan, by the length of the plan's name.
+func (plainRules) Limit(_, plan, name string) (int64, bool) {
+	return int64(10 * len(plan)), plan != "" && name == "minute"
 }
 
 func (plainRules) Prefix(api, environment string) (string, error) {
@@ -555,11 +563,18 @@ func consistent(t *testing.T, c redis.UniversalClient) {
 		if k.Team != "" {
 			list := "tg:v1:index:{" + k.API + "/" + k.Team + "}"
 			members[list] = append(members[list], k.ID)
-			mark := " - "
-			if k.Status == Active && k.RotatedTo == "" {
-				mark = " + "
+			mark, end, line := "-", int64(0), k.LimitID
+			if k.Status == Active {
+				mark = "+"
 			}
-			if got := c.HGet(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}", k.ID).Val(); !strings.HasSuffix(got, mark+k.Environment) {
+			if !k.RetiresAt.IsZero() {
+				end = k.RetiresAt.UnixMilli()
+			}
+			if line == k.ID {
+				line = "="
+			}
+			want := fmt.Sprintf(" %s %d %s %s", mark, end, line, k.Environment)
+			if got := c.HGet(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}", k.ID).Val(); !strings.HasSuffix(got, want) {
 				t.Errorf("the team's set has %q for %s, which is %s", got, k.ID, k.Status)
 			}
 			if n := c.HLen(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}").Val(); int(n) != len(c.ZRange(ctx, list, 0, -1).Val()) {

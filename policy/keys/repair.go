@@ -314,7 +314,7 @@ func (r *repairer) listing(ctx context.Context, k *Key, a surroundings) (done bo
 		return false, teamSetError(ctx, k, err)
 	}
 	l, ok := parseListing(text)
-	if ok && l.counts == k.counts() && l.environment == k.Environment {
+	if ok && l.says(k) {
 		return false, nil
 	}
 	if ok && l.version > k.Version && time.Unix(l.since, 0).After(r.before) {
