@@ -212,7 +212,9 @@ func (c *Cache) load(d Digest) (g *Grant, err error) {
 	if g, err = c.Find(d); err != ErrNotCached {
 		return g, err
 	}
-	if _, ok := c.known(d); ok {
+	id := ""
+	if old, ok := c.known(d); ok {
+		id = old.ID
 		c.counts.revalidations.Add(1)
 	} else {
 		c.counts.misses.Add(1)
@@ -226,7 +228,7 @@ func (c *Cache) load(d Digest) (g *Grant, err error) {
 	for read := range maxReads {
 		changes := f.current()
 		at, generation := c.now(), c.stream.generation.Load()
-		g, err = c.read(d)
+		g, err = c.read(d, id)
 		if c.afterRead != nil {
 			c.afterRead(d, read)
 		}
@@ -241,13 +243,18 @@ func (c *Cache) load(d Digest) (g *Grant, err error) {
 	return g, err
 }
 
-// read asks the store. It has its own time, because others than the caller wait for it too.
-func (c *Cache) read(d Digest) (*Grant, error) {
+// read asks the store; id is the key that the secret belonged to before, "" if that is not known. It has its own time,
+// because others than the caller wait for it too.
+func (c *Cache) read(d Digest, id string) (*Grant, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
 	var k *Key
 	err := c.options.Breaker.Do(func() (err error) {
-		k, err = c.store.Lookup(ctx, d)
+		if id != "" {
+			k, err = c.store.LookupAgain(ctx, d, id)
+		} else {
+			k, err = c.store.Lookup(ctx, d)
+		}
 		return err
 	})
 	if err != nil {

@@ -49,24 +49,43 @@ var errAway = errors.New("connection refused")
 
 func (s *spy) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (s *spy) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		var first error
+		for _, cmd := range cmds {
+			if err := s.meets(ctx, cmd); err != nil && first == nil {
+				first = err
+			}
+		}
+		if first != nil {
+			return first
+		}
+		return next(ctx, cmds)
+	}
 }
 func (s *spy) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if len(cmd.Args()) > 1 && strings.HasPrefix(fmt.Sprint(cmd.Args()[1]), "tg:v1:secret:") && cmd.Name() == "get" {
-			s.reads.Add(1)
-		}
-		switch {
-		case s.away.Load(), s.beats.Load() && cmd.Name() == "publish":
-			cmd.SetErr(errAway)
-			return errAway
-		case s.mute.Load():
-			<-ctx.Done()
-			cmd.SetErr(ctx.Err())
-			return ctx.Err()
+		if err := s.meets(ctx, cmd); err != nil {
+			return err
 		}
 		return next(ctx, cmd)
 	}
+}
+
+// meets counts a command, and says why it is not answered.
+func (s *spy) meets(ctx context.Context, cmd redis.Cmder) error {
+	if len(cmd.Args()) > 1 && strings.HasPrefix(fmt.Sprint(cmd.Args()[1]), "tg:v1:secret:") && cmd.Name() == "get" {
+		s.reads.Add(1)
+	}
+	switch {
+	case s.away.Load(), s.beats.Load() && cmd.Name() == "publish":
+		cmd.SetErr(errAway)
+		return errAway
+	case s.mute.Load():
+		<-ctx.Done()
+		cmd.SetErr(ctx.Err())
+		return ctx.Err()
+	}
+	return nil
 }
 
 func watched(c redis.UniversalClient) *spy {

@@ -68,20 +68,49 @@ func secretKey(digest Digest) string { return "tg:v1:secret:" + digest.hex() }
 // Lookup returns the record of the key whose secret has the digest d, whatever its status. Errors: ErrUnknown; a
 // *CorruptError; any other error means that the store did not answer, and wraps ctx's error if that is why.
 func (s *Store) Lookup(ctx context.Context, d Digest) (*Key, error) {
-	id, err := s.client.Get(ctx, secretKey(d)).Result()
+	id, err := linkOf(ctx, s.client.Get(ctx, secretKey(d)))
+	if err != nil {
+		return nil, err
+	}
+	return recordOf(ctx, d, id, s.client.Get(ctx, recordKey(id)))
+}
+
+// LookupAgain is Lookup of a secret that belonged to the key id when it was last looked up: one round trip instead of
+// two, as long as it still does.
+func (s *Store) LookupAgain(ctx context.Context, d Digest, id string) (*Key, error) {
+	p := s.client.Pipeline()
+	link, record := p.Get(ctx, secretKey(d)), p.Get(ctx, recordKey(id))
+	_, _ = p.Exec(ctx) // each command has its own error
+	switch now, err := linkOf(ctx, link); {
+	case err != nil:
+		return nil, err
+	case now != id:
+		return s.Lookup(ctx, d)
+	}
+	return recordOf(ctx, d, id, record)
+}
+
+// linkOf reads whose a secret is.
+func linkOf(ctx context.Context, link *redis.StringCmd) (id string, err error) {
+	id, err = link.Result()
 	if errors.Is(err, redis.Nil) {
-		return nil, ErrUnknown
+		return "", ErrUnknown
 	}
 	if err != nil {
-		return nil, readError(ctx, "", err)
+		return "", readError(ctx, "", err)
 	}
 	if _, deleted := deletedOwner(id); deleted {
-		return nil, ErrUnknown
+		return "", ErrUnknown
 	}
 	if idProblem(id) != "" {
-		return nil, &CorruptError{Err: errors.New("the secret leads to something that is not an id")}
+		return "", &CorruptError{Err: errors.New("the secret leads to something that is not an id")}
 	}
-	data, err := s.client.Get(ctx, recordKey(id)).Bytes()
+	return id, nil
+}
+
+// recordOf reads the record of id, to which the secret with the digest d leads.
+func recordOf(ctx context.Context, d Digest, id string, reply *redis.StringCmd) (*Key, error) {
+	data, err := reply.Bytes()
 	if errors.Is(err, redis.Nil) {
 		return nil, &CorruptError{ID: id, Err: errors.New("it is missing")}
 	}

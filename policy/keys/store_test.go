@@ -275,6 +275,8 @@ func TestLookupOfCorruptRecords(t *testing.T) {
 			}
 			_, err := s.Lookup(ctx, d)
 			expectCorrupt(t, test.name, err, test.id, test.want)
+			_, err = s.LookupAgain(ctx, d, "key_pb_full")
+			expectCorrupt(t, test.name+", looked up again", err, test.id, test.want)
 		}
 		c.Set(ctx, secretKey(d), "key_pb_full", 0)
 		c.Del(ctx, recordKey("key_pb_full"))
@@ -295,6 +297,53 @@ func TestLookupOfCorruptRecords(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A second look-up is one round trip while the secret belongs to the same key, and finds what the first would.
+func TestLookupAgain(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+		ctx, s, k := t.Context(), NewStore(c), sample()
+		if err := s.Create(ctx, k); err != nil {
+			t.Fatal(err)
+		}
+		trips := &tripCounter{}
+		c.AddHook(trips)
+		for _, test := range []struct {
+			name  string
+			id    string
+			trips int64
+		}{{"the same key", k.ID, 1}, {"another key before", "key_other", 3}} {
+			trips.n.Store(0)
+			got, err := s.LookupAgain(ctx, k.Digest, test.id)
+			if err != nil || !reflect.DeepEqual(got, k) || trips.n.Load() != test.trips {
+				t.Errorf("%s: %v, %v, %d trips", test.name, got, err, trips.n.Load())
+			}
+		}
+		if _, err := s.LookupAgain(ctx, Digest{9}, k.ID); !errors.Is(err, ErrUnknown) {
+			t.Errorf("a secret of nobody: %v", err)
+		}
+	})
+}
+
+// tripCounter counts the round trips of GETs; a new connection has some of its own.
+type tripCounter struct{ n atomic.Int64 }
+
+func (h *tripCounter) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h *tripCounter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "get" {
+			h.n.Add(1)
+		}
+		return next(ctx, cmd)
+	}
+}
+func (h *tripCounter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if cmds[0].Name() == "get" {
+			h.n.Add(1)
+		}
+		return next(ctx, cmds)
+	}
 }
 
 func expectCorrupt(t *testing.T, name string, err error, id, want string) {
@@ -418,6 +467,7 @@ func TestDeadline(t *testing.T) {
 	s := NewStore(silent(t))
 	for name, call := range map[string]func(context.Context) error{
 		"Lookup":     func(ctx context.Context) error { _, err := s.Lookup(ctx, Digest{1}); return err },
+		"Again":      func(ctx context.Context) error { _, err := s.LookupAgain(ctx, Digest{1}, "key_abcd"); return err },
 		"Create":     func(ctx context.Context) error { return s.Create(ctx, sample()) },
 		"Seed":       func(ctx context.Context) error { _, err := s.Seed(ctx, []Entry{{Key: *sample()}}, nil); return err },
 		"link":       func(ctx context.Context) error { _, _, err := s.link(ctx, Digest{1}, "key_abcd"); return err },
