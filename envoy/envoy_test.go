@@ -216,3 +216,71 @@ func TestNoTryEndsBeforeTheTimeout(t *testing.T) {
 		}
 	}
 }
+
+// What gRPC's bootstrap protects, the one over HTTP protects too: they differ in the filter, in how a virtual host names
+// its API, and in what HTTP needs around that.
+func TestHTTPBootstrapDiffersOnlyWhereItMust(t *testing.T) {
+	grpc, hosts := decode(t, "all")
+	var http map[string]any
+	data, err := envoy.HTTPBootstrap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.UnmarshalWithOptions(data, &http, yaml.Strict()); err != nil {
+		t.Fatal(err)
+	}
+	managerOf := func(root map[string]any) map[string]any {
+		return dig(root, "static_resources", "listeners", 0, "filter_chains", 0, "filters", 0, "typed_config").(map[string]any)
+	}
+	filters := func(root map[string]any) (kept []any) {
+		for _, f := range managerOf(root)["http_filters"].([]any) {
+			switch dig(f, "name") {
+			case "envoy.filters.http.ext_authz", "envoy.filters.http.lua":
+			case "envoy.filters.http.header_mutation":
+				config := dig(f, "typed_config", "mutations").(map[string]any)
+				config["request_mutations"] = slices.DeleteFunc(config["request_mutations"].([]any), func(m any) bool {
+					name, _ := m.(map[string]any)["remove"].(string)
+					return strings.HasPrefix(name, "x-tollgate-")
+				})
+				kept = append(kept, f)
+			default:
+				kept = append(kept, f)
+			}
+		}
+		return kept
+	}
+	routes := managerOf(http)["route_config"].(map[string]any)
+	for _, h := range routes["virtual_hosts"].([]any) {
+		host := h.(map[string]any)
+		want := hosts[host["name"].(string)].(map[string]any)
+		for _, side := range []map[string]any{host, want} {
+			if per, ok := side["typed_per_filter_config"].(map[string]any); ok {
+				for _, own := range []string{"ext_authz", "header_mutation", "lua"} {
+					delete(per, "envoy.filters.http."+own)
+				}
+			}
+		}
+		if !reflect.DeepEqual(host, want) {
+			t.Errorf("virtual host %s:\n%v\n%v", host["name"], host, want)
+		}
+		delete(hosts, host["name"].(string))
+	}
+	if len(hosts) > 0 {
+		t.Errorf("virtual hosts are missing: %v", hosts)
+	}
+	for _, root := range []map[string]any{grpc, http} {
+		m := managerOf(root)
+		m["http_filters"] = filters(root)
+		delete(m, "local_reply_config")
+		route := m["route_config"].(map[string]any)
+		delete(route, "request_headers_to_remove")
+		delete(route, "response_headers_to_remove")
+		route["virtual_hosts"] = nil
+		tollgate := dig(root, "static_resources", "clusters", 0).(map[string]any)
+		delete(tollgate, "typed_extension_protocol_options")
+		delete(tollgate, "load_assignment")
+	}
+	if !reflect.DeepEqual(grpc, http) {
+		t.Errorf("http/envoy.yaml:\n%v\nall.yaml:\n%v", http, grpc)
+	}
+}

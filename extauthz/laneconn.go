@@ -3,6 +3,7 @@ package extauthz
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"strconv"
@@ -53,6 +54,13 @@ func (c *laneConn) closeIdle() {
 // serve answers requests until the proxy or a Shutdown ends the connection, or a
 // request is not one.
 func (c *laneConn) serve() {
+	if t, ok := c.conn.(*tls.Conn); ok {
+		c.limit(time.Now(), laneHeadTimeout)
+		if t.Handshake() != nil {
+			return
+		}
+		c.limited = time.Time{} // what comes has its own time
+	}
 	for {
 		head, err := c.readHead()
 		if err != nil {
