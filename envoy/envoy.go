@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-//go:embed VERSION all.yaml genapi.yaml pictify.yaml pixelbyte.yaml pixelmagic.yaml
+//go:embed VERSION http/envoy.yaml all.yaml genapi.yaml pictify.yaml pixelbyte.yaml pixelmagic.yaml
 var files embed.FS
 
 // Version returns the pinned Envoy version, such as "1.40.0": the one that fetch.sh gets by default and
@@ -37,3 +37,7 @@ func Bootstrap(name string) ([]byte, error) {
 	}
 	return files.ReadFile(name + ".yaml")
 }
+
+// HTTPBootstrap returns the shipped bootstrap for all APIs whose Envoy asks Tollgate over HTTP. It needs Envoy 1.38
+// or later.
+func HTTPBootstrap() ([]byte, error) { return files.ReadFile("http/envoy.yaml") }

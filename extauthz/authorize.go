@@ -4,7 +4,7 @@
 // It is the only package that knows Envoy's protocol buffers.
 //
 // The path of a request reads top-down in this file; decode.go and reply.go hold
-// its two ends.
+// its two ends, and call.go hangs all of it into gRPC.
 package extauthz
 
 import (
@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -36,9 +35,11 @@ type KeyCache interface {
 	Find(d keys.Digest) (*keys.Grant, error)
 }
 
-// Spender spends or reads limits, all windows or none. It keeps to the context's
-// deadline and never repeats a spend whose reply was lost.
+// Spender spends or reads limits, all windows or none. Try answers at once or
+// reports that Spend has to be asked. Spend keeps to the context's deadline and
+// never repeats a spend whose reply was lost. Neither keeps what it is given.
 type Spender interface {
+	Try(s *limits.Spend, into *limits.Result) bool
 	Spend(ctx context.Context, s *limits.Spend) (limits.Result, error)
 }
 
@@ -48,7 +49,6 @@ const envoyMargin = 20 * time.Millisecond
 
 // authorizer answers Check calls.
 type authorizer struct {
-	authv3.UnimplementedAuthorizationServer
 	policies *Policies
 	decider  *policy.Decider
 	keys     KeyFinder
@@ -62,48 +62,42 @@ type authorizer struct {
 	log      *decisionLog
 }
 
-// Check answers one request. What cannot be answered is an RPC error, which Envoy
+// check answers one request. What cannot be answered is an RPC error, which Envoy
 // treats by its failure_mode_allow and status_on_error; an empty CheckResponse
 // would allow the request.
-func (a *authorizer) Check(ctx context.Context, req *authv3.CheckRequest) (*authv3.CheckResponse, error) {
-	start := time.Now()
-	set := a.policies.Current()
-	d, api := a.decide(ctx, start, set, decode(req, set))
-
-	a.metrics.decided(api, d, time.Since(start))
-	a.log.decision(ctx, d)
+func (a *authorizer) check(ctx context.Context, c *call) error {
+	d := a.decide(ctx, c.start, c.set, &c.request, &c.check)
 	// Envoy has gone, or its time is up: an answer now could reach it by chance.
 	if err := ctx.Err(); err != nil {
-		return nil, status.FromContextError(err).Err()
+		return status.FromContextError(err).Err()
 	}
 	if d.FailRPC {
-		return nil, status.Error(codes.Unavailable, "tollgate: undecided")
+		return status.Error(codes.Unavailable, "tollgate: undecided")
 	}
-	return reply(d), nil
+	c.answer(d)
+	return nil
 }
 
-// decide drives the decision, fetching what it waits for.
-func (a *authorizer) decide(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request) (*policy.Decision, string) {
+// decide decides about a request, fetching what that waits for. The Decision is
+// void once check begins another one.
+func (a *authorizer) decide(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) *policy.Decision {
 	fetch := fetch{authorizer: a, parent: ctx, start: start}
 	defer fetch.end()
 
-	check, wait := a.decider.Begin(set, r)
+	wait := a.decider.Begin(check, set, r)
 	for wait != policy.Done {
 		switch wait {
 		case policy.WaitKey:
-			k, err := fetch.key(check.Digest())
-			wait = check.Found(k, err)
+			wait = check.Found(fetch.key(check.Digest()))
 		case policy.WaitLimits:
-			res, err := fetch.limits(check.Spend())
-			wait = check.Spent(res, err)
+			wait = check.Spent(fetch.limits(check.Spend(), check.Result()))
 		}
 	}
 	a.afterwards(check)
-	api := ""
-	if check.API() != nil {
-		api = check.API().Name()
-	}
-	return check.Decision(), api
+	d := check.Decision()
+	a.metrics.decided(check.API(), d, time.Since(start))
+	a.log.decision(ctx, d)
+	return d
 }
 
 // afterwards is what an allowed request leaves to be done when it no longer waits.
@@ -162,11 +156,14 @@ func (f *fetch) key(d keys.Digest) (k *keys.Grant, err error) {
 	return k, err
 }
 
-func (f *fetch) limits(s *limits.Spend) (res limits.Result, err error) {
+func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
+	if f.authorizer.limits.Try(s, res) {
+		return nil
+	}
 	ctx := f.context()
 	var broken *limits.BrokenError
-	err = f.breaker.Do(func() (err error) {
-		res, err = f.authorizer.limits.Spend(ctx, s)
+	err := f.breaker.Do(func() (err error) {
+		*res, err = f.authorizer.limits.Spend(ctx, s)
 		if errors.As(err, &broken) {
 			return nil // one key's limits must not open the breaker for all
 		}
@@ -176,14 +173,17 @@ func (f *fetch) limits(s *limits.Spend) (res limits.Result, err error) {
 		err = broken
 	}
 	f.limitTrouble(f.parent, s, err)
-	return res, err
+	return err
 }
 
 // keyTrouble counts and logs a look-up that told nothing about a key.
 func (a *authorizer) keyTrouble(ctx context.Context, err error) {
+	if err == nil || err == keys.ErrUnknown {
+		return
+	}
 	var corrupt *keys.CorruptError
 	switch {
-	case err == nil, errors.Is(err, keys.ErrUnknown):
+	case errors.Is(err, keys.ErrUnknown):
 	case errors.Is(err, keys.ErrBusy):
 		// Counted by the cache. A line each would let a scan fill the log.
 	case errors.Is(err, keys.ErrStoreDown):

@@ -27,6 +27,8 @@ func spends(context.Context) (limits.Result, error) {
 // spender is a Spender made of a function.
 type spender func(context.Context) (limits.Result, error)
 
+func (s spender) Try(*limits.Spend, *limits.Result) bool { return false }
+
 func (s spender) Spend(ctx context.Context, _ *limits.Spend) (limits.Result, error) { return s(ctx) }
 
 type touches chan map[string]time.Time

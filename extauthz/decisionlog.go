@@ -4,6 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
 
 	"tollgate/policy"
 )
@@ -27,23 +31,58 @@ func ParseDecisions(s string) (Decisions, error) {
 	return "", fmt.Errorf("unknown value %q, want none, denied or all", s)
 }
 
+// deniedLines is how many denials of one reason are logged in a second. More tell
+// nobody more, and would let a flood of refused requests cost what an allowed one
+// does not: a line of text and a system call each.
+const deniedLines = 100
+
 // decisionLog writes decisions with the same fields as the dynamic metadata, so
 // that a line and an Envoy access log are joined by decision_id.
 type decisionLog struct {
-	log   *slog.Logger
-	which Decisions
+	log     *slog.Logger
+	which   Decisions
+	reasons []deniedLog // by reason, so that a scan hides no customer's denials
+	now     func() time.Time
 }
 
+// deniedLog bounds the lines about one reason.
+type deniedLog struct {
+	limiter *rate.Limiter
+	left    atomic.Int64 // denials since the last line that got none
+}
+
+func newDecisionLog(log *slog.Logger, which Decisions) *decisionLog {
+	l := &decisionLog{log: log, which: which, reasons: make([]deniedLog, len(policy.Reasons())), now: time.Now}
+	for i := range l.reasons {
+		l.reasons[i].limiter = rate.NewLimiter(deniedLines, deniedLines)
+	}
+	return l
+}
+
+// decision logs a decision; under LogDenied those of a reason that come too many in
+// a second are only counted, in the next line.
 func (l *decisionLog) decision(ctx context.Context, d *policy.Decision) {
 	if l.which == LogNone || d.Allow && l.which != LogAll || !l.log.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, len(d.Metadata)+1)
+	var left int64
+	if l.which == LogDenied {
+		of := &l.reasons[d.Reason]
+		if !of.limiter.AllowN(l.now(), 1) {
+			of.left.Add(1)
+			return
+		}
+		left = of.left.Swap(0)
+	}
+	attrs := make([]slog.Attr, 0, len(d.Metadata)+2)
 	if d.Status != 0 {
 		attrs = append(attrs, slog.Int("status", d.Status))
 	}
 	for _, m := range d.Metadata {
 		attrs = append(attrs, slog.String(m.Name, m.Value))
+	}
+	if left > 0 {
+		attrs = append(attrs, slog.Int64("not_logged", left))
 	}
 	message := "denied"
 	if d.Allow {

@@ -8,6 +8,8 @@ import (
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 
 	"tollgate/policy"
 	"tollgate/policy/keys"
@@ -17,26 +19,122 @@ import (
 // Clean lets tests see what a header value becomes.
 func Clean(value string) string { return clean(value) }
 
-// Reply lets tests build a reply from any decision.
-func Reply(d *policy.Decision) *authv3.CheckResponse { return reply(d) }
+// Reply lets tests encode the reply of any decision.
+func Reply(d *policy.Decision) []byte {
+	var e encoder
+	return e.reply(nil, d)
+}
 
-// CheckDirectly returns the Check method itself, for what no client can send or
-// see: a finished context, and many calls in little time.
-func CheckDirectly(t testing.TB, file policy.File, store interface {
+// Decode lets tests decode any bytes.
+func Decode(b []byte, set *policy.Set) (*policy.Request, error) {
+	var d decoder
+	r := &policy.Request{}
+	return r, d.decode(checkRequest(), b, set, r)
+}
+
+// Decoder returns a decoder that uses its memory again.
+func Decoder() func(b []byte, set *policy.Set) error {
+	var d decoder
+	var r policy.Request
+	shape := checkRequest()
+	return func(b []byte, set *policy.Set) error { return d.decode(shape, b, set, &r) }
+}
+
+// Encoder returns an encoder that uses its memory again.
+func Encoder() func(*policy.Decision) []byte {
+	var e encoder
+	var b []byte
+	return func(d *policy.Decision) []byte {
+		b = e.reply(b[:0], d)
+		return b
+	}
+}
+
+// DecisionLog returns what logs decisions by the given clock.
+func DecisionLog(log *slog.Logger, which Decisions, now func() time.Time) func(context.Context, *policy.Decision) {
+	l := newDecisionLog(log, which)
+	l.now = now
+	return l.decision
+}
+
+// store is where CheckDirectly and the like have keys and limits from.
+type store interface {
 	KeyFinder
 	Spender
-}) func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+}
+
+func directly(t testing.TB, file policy.File, s store) *checkService {
 	t.Helper()
 	set, err := policy.Compile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	metrics := NewMetrics(prometheus.NewRegistry())
+	cache, _ := s.(KeyCache)
 	a := &authorizer{
 		policies: FixedPolicies(set, metrics),
 		decider:  policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
-		keys:     store, limits: store, deadline: DefaultDeadline, metrics: metrics,
-		log: &decisionLog{log: slog.New(slog.DiscardHandler), which: LogAll},
+		keys:     s, cache: cache, limits: s, deadline: DefaultDeadline, metrics: metrics,
+		log: newDecisionLog(slog.New(slog.DiscardHandler), LogAll),
 	}
-	return a.Check
+	return newCheckService(a, a.log.log)
+}
+
+// Decide returns the decision about the bytes of a check request.
+func Decide(t testing.TB, file policy.File, s store, req []byte) *policy.Decision {
+	t.Helper()
+	service := directly(t, file, s)
+	c := &call{}
+	if err := service.Unmarshal(mem.BufferSlice{mem.SliceBuffer(req)}, c); err != nil {
+		t.Fatal(err)
+	}
+	return service.authorizer.decide(t.Context(), c.start, c.set, &c.request, &c.check)
+}
+
+// CheckBytes returns the method Check from bytes to bytes, without what gRPC does
+// around it. The reply is void at the next call.
+func CheckBytes(t testing.TB, file policy.File, s store) func([]byte) []byte {
+	t.Helper()
+	service := directly(t, file, s)
+	ctx := context.Background()
+	var data mem.BufferSlice
+	decode := func(c any) error { return service.Unmarshal(data, c) }
+	return func(b []byte) []byte {
+		data = append(data[:0], mem.SliceBuffer(b))
+		c, err := handleCheck(service, ctx, decode, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply := c.(*call).reply
+		service.release(c.(*call))
+		mem.DefaultBufferPool().Put(reply)
+		return *reply
+	}
+}
+
+// CheckDirectly returns the Check method itself, for what no client can send or
+// see: a finished context, and many calls in little time.
+func CheckDirectly(t testing.TB, file policy.File, from store) func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	t.Helper()
+	s := directly(t, file, from)
+	return func(ctx context.Context, req *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+		b, err := proto.Marshal(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply, err := handleCheck(s, ctx, func(c any) error { return s.Unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}, c) }, nil)
+		if err != nil {
+			return nil, err
+		}
+		data, err := s.Marshal(reply)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer data.Free()
+		resp := &authv3.CheckResponse{}
+		if err := proto.Unmarshal(data.Materialize(), resp); err != nil {
+			t.Fatal(err)
+		}
+		return resp, nil
+	}
 }

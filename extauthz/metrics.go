@@ -1,6 +1,8 @@
 package extauthz
 
 import (
+	"maps"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,11 +19,14 @@ type Metrics struct {
 	storeErrors    *prometheus.CounterVec
 	corruptRecords prometheus.Counter
 	panics         prometheus.Counter
+	laneRefused    *prometheus.CounterVec
 	policyLoads    *prometheus.CounterVec
 	policyRejected prometheus.Gauge
 	policyAPIs     prometheus.Gauge
 	changeDelay    prometheus.Histogram
 	breakerOpen    prometheus.Gauge
+
+	outcomes atomic.Pointer[map[outcome]prometheus.Counter] // of decisions; a map never changes
 }
 
 // NewMetrics returns the metrics, registered with r.
@@ -31,7 +36,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "tollgate_decisions_total", Help: "Decisions by API and reason; reason allowed lets the request pass.",
 		}, []string{"api", "reason"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "tollgate_check_duration_seconds", Help: "Time from a decoded check request to its decision.",
+			Name: "tollgate_check_duration_seconds", Help: "Time from a check request to its decision.",
 			Buckets: []float64{.00001, .00003, .0001, .0003, .001, .003, .01, .03, .1, .3},
 		}),
 		failureModes: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -46,6 +51,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tollgate_panics_total", Help: "Calls that ended in a panic and were answered with an RPC error.",
 		}),
+		laneRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_http_lane_refused_total", Help: "What the HTTP lane refused without or against a decision: peer (not trusted), malformed (no request), query_key (the proxy cannot take a key out of the query).",
+		}, []string{"why"}),
 		policyLoads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_policy_loads_total", Help: "Policy loads by result: ok or rejected. Rejected files count at every look until they are fixed.",
 		}, []string{"result"}),
@@ -63,7 +71,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "tollgate_store_breaker_open", Help: "1 while the store is not asked because it did not answer.",
 		}),
 	}
-	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics,
+	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.laneRefused,
 		m.policyLoads, m.policyRejected, m.policyAPIs, m.changeDelay, m.breakerOpen)
 	return m
 }
@@ -79,10 +87,35 @@ func (m *Metrics) BreakerChanged(open bool) {
 	}
 }
 
-func (m *Metrics) decided(api string, d *policy.Decision, took time.Duration) {
-	m.decisions.WithLabelValues(api, d.Reason.String()).Inc()
+func (m *Metrics) decided(api *policy.API, d *policy.Decision, took time.Duration) {
+	name := ""
+	if api != nil {
+		name = api.Name()
+	}
+	m.decisionsOf(outcome{name, d.Reason}).Inc()
 	m.duration.Observe(took.Seconds())
 	if mode := d.Meta("failure_mode"); mode != "" {
-		m.failureModes.WithLabelValues(api, mode).Inc()
+		m.failureModes.WithLabelValues(name, mode).Inc()
 	}
+}
+
+// outcome names one series of tollgate_decisions_total.
+type outcome struct {
+	api    string
+	reason policy.Reason
+}
+
+// decisionsOf finds a series without hashing its labels anew.
+func (m *Metrics) decisionsOf(o outcome) prometheus.Counter {
+	known := m.outcomes.Load()
+	if known != nil && (*known)[o] != nil {
+		return (*known)[o]
+	}
+	c := m.decisions.WithLabelValues(o.api, o.reason.String())
+	more := map[outcome]prometheus.Counter{o: c}
+	if known != nil {
+		maps.Copy(more, *known)
+	}
+	m.outcomes.CompareAndSwap(known, &more) // whoever comes too late tries again next time
+	return c
 }

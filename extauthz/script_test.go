@@ -23,7 +23,8 @@ import (
 )
 
 // TestScripts runs the script of every API over plain gRPC and through real
-// Envoys, over HTTP/1.1 and HTTP/2, on the embedded store and on a real Redis.
+// Envoys, over HTTP/1.1 and HTTP/2, on the embedded store and on a real Redis;
+// over plain gRPC with leased limits and with exact ones, else leased.
 func TestScripts(t *testing.T) {
 	for _, api := range testdata.APIs() {
 		t.Run(api, func(t *testing.T) {
@@ -31,16 +32,18 @@ func TestScripts(t *testing.T) {
 			t.Run("grpc", func(t *testing.T) {
 				s := newStack(t, nil, file)
 				client := authv3.NewAuthorizationClient(s.dial(t))
-				for _, encoding := range []string{"headers", "header_map"} {
-					runScript(t, encoding, s, entries, blocks, func(t *testing.T, b *testdata.Block) *answer {
-						return askGRPC(t, client, b, encoding)
-					})
+				for _, s.exact = range []bool{false, true} {
+					for _, encoding := range []string{"headers", "header_map"} {
+						runScript(t, fmt.Sprintf("%s,exact=%v", encoding, s.exact), s, entries, blocks, func(t *testing.T, b *testdata.Block) *answer {
+							return askGRPC(t, client, b, encoding)
+						})
+					}
 				}
 			})
 			for _, version := range envoyVersions() {
 				t.Run("envoy-"+version, func(t *testing.T) {
 					s := newStack(t, nil, file)
-					e := startEnvoy(t, version, api, s)
+					e := startEnvoy(t, version, bootstrap(t, api), s.addr, s)
 					for _, protocol := range []string{"h1", "h2"} {
 						runScript(t, protocol, s, entries, blocks, func(t *testing.T, b *testdata.Block) *answer {
 							return e.ask(t, b, protocol)
@@ -74,28 +77,32 @@ type answer struct {
 
 func runScript(t *testing.T, name string, s *stack, entries []keys.Entry, blocks []testdata.Block, ask func(*testing.T, *testdata.Block) *answer) {
 	for _, backend := range backends() {
-		t.Run(name+"/"+backend, func(t *testing.T) {
-			s.use(t, newRedis(t, backend), entries)
-			secrets := map[string]string{}
-			for _, e := range entries {
-				secrets[e.Key.ID] = e.Secret
-			}
-			for _, b := range blocks {
-				if err := b.Expand(secrets, s.hasher.Handle); err != nil {
-					t.Fatal(err)
-				}
-				for range b.Times - 1 {
-					s.clock.Set(b.At)
-					if got := ask(t, &b); got.status != wireStatus(&b, name) {
-						t.Fatalf("script.txt:%d: %s: status %d before the last of %d, want %d\n%s", b.Line, b.Name, got.status, b.Times, b.Status, got.body)
-					}
-				}
-				s.clock.Set(b.At)
-				compare(t, &b, ask(t, &b), wireStatus(&b, name))
-			}
-			s.log.mustNotHold(t, secrets)
-		})
+		runScriptOn(t, backend, name, s, entries, blocks, ask)
 	}
+}
+
+func runScriptOn(t *testing.T, backend, name string, s *stack, entries []keys.Entry, blocks []testdata.Block, ask func(*testing.T, *testdata.Block) *answer) {
+	t.Run(name+"/"+backend, func(t *testing.T) {
+		s.use(t, newRedis(t, backend), entries)
+		secrets := map[string]string{}
+		for _, e := range entries {
+			secrets[e.Key.ID] = e.Secret
+		}
+		for _, b := range blocks {
+			if err := b.Expand(secrets, s.hasher.Handle); err != nil {
+				t.Fatal(err)
+			}
+			for range b.Times - 1 {
+				s.clock.Set(b.At)
+				if got := ask(t, &b); got.status != wireStatus(&b, name) {
+					t.Fatalf("script.txt:%d: %s: status %d before the last of %d, want %d\n%s", b.Line, b.Name, got.status, b.Times, b.Status, got.body)
+				}
+			}
+			s.clock.Set(b.At)
+			compare(t, &b, ask(t, &b), wireStatus(&b, name))
+		}
+		s.log.mustNotHold(t, secrets)
+	})
 }
 
 // wireStatus is the status that the client sees: Envoy answers a refused gRPC
@@ -293,7 +300,17 @@ type edge struct {
 	accessLog string
 }
 
-func startEnvoy(t *testing.T, version, bootstrap string, s *stack) *edge {
+// bootstrap returns a shipped Envoy configuration.
+func bootstrap(t *testing.T, name string) []byte {
+	t.Helper()
+	shipped, err := envoy.Bootstrap(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return shipped
+}
+
+func startEnvoy(t *testing.T, version string, bootstrap []byte, tollgate string, s *stack) *edge {
 	t.Helper()
 	binary, err := findEnvoy(version)
 	if err != nil {
@@ -304,13 +321,9 @@ func startEnvoy(t *testing.T, version, bootstrap string, s *stack) *edge {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { upstream.Close() })
-	config, err := envoy.Bootstrap(bootstrap)
-	if err != nil {
-		t.Fatal(err)
-	}
 	e := &edge{accessLog: filepath.Join(t.TempDir(), "access.log")}
 	e.envoy, err = envoytest.Start(within(t), envoytest.Settings{
-		Binary: binary, Bootstrap: config, Tollgate: s.addr, Upstream: upstream.Addr(),
+		Binary: binary, Bootstrap: bootstrap, Tollgate: tollgate, Upstream: upstream.Addr(),
 		ProxyProtocol: true, CheckTimeout: limit, AccessLog: e.accessLog, Dir: t.TempDir(),
 	})
 	if err != nil {
@@ -411,6 +424,9 @@ func (e *edge) metadata(t *testing.T, requestID string) map[string]string {
 	meta := map[string]string{}
 	for name, value := range line.Tollgate {
 		meta[name] = fmt.Sprint(value)
+	}
+	if fields, ok := meta["x-tollgate-decision"]; ok { // over HTTP it is one text
+		return laneMetadata(t, fields)
 	}
 	return meta
 }

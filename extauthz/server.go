@@ -3,21 +3,17 @@ package extauthz
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
-	"google.golang.org/grpc/status"
 
 	"tollgate/policy"
 	"tollgate/policy/keys"
@@ -32,6 +28,13 @@ const (
 	maxConnectionAgeGrace = 30 * time.Second
 	// Envoy's header limit can be raised to 8 MiB.
 	maxCheckRequest = 9 << 20
+	// Goroutines that wait for calls. One that is new for each call grows its stack
+	// each time, which costs more than the decision; what finds none waiting gets a
+	// new one all the same.
+	streamWorkers = 128
+	// A fixed window is one that HTTP/2 connections do not probe for with pings; no
+	// check request is anywhere near as large.
+	window = 64 << 10
 )
 
 // DefaultDeadline is how long a decision may take if Envoy does not ask for less.
@@ -65,8 +68,9 @@ type Config struct {
 
 // Server is the gRPC server: Authorization and grpc.health.v1.
 type Server struct {
-	grpc   *grpc.Server
-	health *health.Server
+	grpc       *grpc.Server
+	health     *health.Server
+	authorizer *authorizer // what the HTTP lane shares
 }
 
 // New builds a Server. It does not listen yet.
@@ -77,9 +81,19 @@ func New(c Config) *Server {
 	if c.Decisions == "" {
 		c.Decisions = LogDenied
 	}
+	cache, _ := c.Keys.(KeyCache)
+	checks := newCheckService(&authorizer{
+		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits,
+		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
+		log: newDecisionLog(c.Log, c.Decisions),
+	}, c.Log)
 	options := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(checks),
 		grpc.UnaryInterceptor(recoverPanics(c.Metrics, c.Log)),
 		grpc.MaxRecvMsgSize(maxCheckRequest),
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: maxConnectionAge, MaxConnectionAgeGrace: maxConnectionAgeGrace}),
 	}
@@ -87,12 +101,8 @@ func New(c Config) *Server {
 		options = append(options, grpc.Creds(credentials.NewTLS(c.TLS)))
 	}
 	s := &Server{grpc: grpc.NewServer(options...), health: health.NewServer()}
-	cache, _ := c.Keys.(KeyCache)
-	authv3.RegisterAuthorizationServer(s.grpc, &authorizer{
-		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits,
-		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
-		log: &decisionLog{log: c.Log, which: c.Decisions},
-	})
+	s.authorizer = checks.authorizer
+	s.grpc.RegisterService(service(), checks)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	s.health.SetServingStatus(authv3.Authorization_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
 	if c.Reflection {
@@ -121,15 +131,12 @@ func (s *Server) Shutdown(ctx context.Context) {
 	}
 }
 
-// recoverPanics answers a panic with an RPC error, which is never an allow.
+// recoverPanics answers a panic in one of the small services.
 func recoverPanics(m *Metrics, log *slog.Logger) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 		defer func() {
 			if p := recover(); p != nil {
-				m.panics.Inc()
-				// The value may quote the request; its type is enough beside the stack.
-				log.Error("panic", slog.String("method", info.FullMethod), slog.String("type", fmt.Sprintf("%T", p)), slog.String("stack", string(debug.Stack())))
-				resp, err = nil, status.Error(codes.Internal, "tollgate: internal error")
+				resp, err = nil, panicked(m, log, info.FullMethod, p)
 			}
 		}()
 		return handler(ctx, req)

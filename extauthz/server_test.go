@@ -28,6 +28,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"tollgate/extauthz"
 	"tollgate/policy"
@@ -353,16 +354,25 @@ func TestHeaderValuesAreClean(t *testing.T) {
 		{Allow: true, Request: evil, Response: evil, Target: "/a\r\nb", Metadata: []policy.Header{{Name: "team", Value: "\xff"}}},
 		{Status: 403, Response: evil, Body: []byte("\xff")},
 	} {
-		resp := extauthz.Reply(d)
+		resp := decodeReply(t, extauthz.Reply(d))
 		for _, o := range append(append(resp.GetOkResponse().GetHeaders(), resp.GetOkResponse().GetResponseHeadersToAdd()...), resp.GetDeniedResponse().GetHeaders()...) {
 			if strings.ContainsAny(o.GetHeader().GetValue(), "\r\n\x00") {
 				t.Errorf("%v", o)
 			}
 		}
 	}
-	if got := extauthz.Reply(&policy.Decision{}).GetStatus().GetCode(); got == 0 {
+	if got := decodeReply(t, extauthz.Reply(&policy.Decision{})).GetStatus().GetCode(); got == 0 {
 		t.Error("the zero decision allows")
 	}
+}
+
+func decodeReply(t *testing.T, b []byte) *authv3.CheckResponse {
+	t.Helper()
+	resp := &authv3.CheckResponse{}
+	if err := proto.Unmarshal(b, resp); err != nil {
+		t.Fatal(err)
+	}
+	return resp
 }
 
 func TestParseDecisions(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
 
 	"tollgate/extauthz"
 	"tollgate/policy"
@@ -127,13 +128,15 @@ type stack struct {
 	log      *logs
 	addr     string
 	server   *extauthz.Server
+	exact    bool           // limits are counted exactly
+	lane     *extauthz.Lane // the latest of serveLane
 	stores   *stores
 }
 
 // stores lets one server change its store between scripts.
 type stores struct {
 	keys   atomic.Pointer[keys.Cache]
-	limits atomic.Pointer[limits.Store]
+	limits atomic.Pointer[limits.Leases]
 }
 
 func (s *stores) Lookup(ctx context.Context, d keys.Digest) (*keys.Grant, error) {
@@ -141,6 +144,10 @@ func (s *stores) Lookup(ctx context.Context, d keys.Digest) (*keys.Grant, error)
 }
 
 func (s *stores) Find(d keys.Digest) (*keys.Grant, error) { return s.keys.Load().Find(d) }
+
+func (s *stores) Try(sp *limits.Spend, into *limits.Result) bool {
+	return s.limits.Load().Try(sp, into)
+}
 
 func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, error) {
 	return s.limits.Load().Spend(ctx, sp)
@@ -201,7 +208,10 @@ func (s *stack) use(t *testing.T, client *redis.Client, entries []keys.Entry) {
 	}
 	store := keys.NewStore(client)
 	s.stores.keys.Store(keys.NewCache(store, keys.CacheOptions{Timeout: limit}))
-	s.stores.limits.Store(limits.NewStore(client, s.clock.Offset))
+	began := time.Now()
+	s.stores.limits.Store(limits.NewLeases(limits.NewStore(client, s.clock.Offset), limits.Options{
+		Exact: s.exact, Timeout: limit, Clock: func() time.Duration { return time.Since(began) + s.clock.Offset() },
+	}))
 	// Seed forgets the secrets of what it is given.
 	if _, err := store.Seed(within(t), slices.Clone(entries), s.hasher); err != nil {
 		t.Fatal(err)
@@ -210,7 +220,8 @@ func (s *stack) use(t *testing.T, client *redis.Client, entries []keys.Entry) {
 
 func (s *stack) dial(t *testing.T) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	strict := grpc.ForceCodecV2(strictCodec{encoding.GetCodecV2("proto"), t})
+	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(strict))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +230,7 @@ func (s *stack) dial(t *testing.T) *grpc.ClientConn {
 }
 
 // apiFiles reads one of the four APIs.
-func apiFiles(t *testing.T, api string) (policy.File, []keys.Entry, []testdata.Block) {
+func apiFiles(t testing.TB, api string) (policy.File, []keys.Entry, []testdata.Block) {
 	t.Helper()
 	text, err := testdata.File(api, "policy.yaml")
 	if err != nil {

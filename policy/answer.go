@@ -2,10 +2,14 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
+
+	"tollgate/policy/keys"
 )
 
 // answer is one refusal of an API, compiled: what varies between two requests is
@@ -77,8 +81,10 @@ func (s slot) fits(r Reason) bool {
 
 // values fills the slots of one answer.
 type values struct {
-	retryAfter                                                      int64
-	keyID, expiredAt, scope, route, limit, address, requestID, path string
+	retryAfter                                  int64
+	keyID, scope, route, limit, requestID, path string
+	address                                     netip.Addr
+	key                                         *keys.Grant // nil while it is not known
 }
 
 func (v *values) text(s slot) string {
@@ -88,7 +94,7 @@ func (v *values) text(s slot) string {
 	case slotKeyID:
 		return v.keyID
 	case slotExpiredAt:
-		return v.expiredAt
+		return v.expiredAt()
 	case slotScope:
 		return v.scope
 	case slotRoute:
@@ -96,7 +102,9 @@ func (v *values) text(s slot) string {
 	case slotLimit:
 		return v.limit
 	case slotAddress:
-		return v.address
+		if v.address.IsValid() {
+			return v.address.String()
+		}
 	case slotRequestID:
 		return v.requestID
 	case slotInstance:
@@ -105,8 +113,17 @@ func (v *values) text(s slot) string {
 	return ""
 }
 
-func (t template) render(v *values) []byte {
-	out := make([]byte, 0, 256)
+// expiredAt is the moment at which the key stopped: its expiry or its retirement,
+// whichever comes first.
+func (v *values) expiredAt() string {
+	if v.key == nil || v.key.End().IsZero() {
+		return ""
+	}
+	return v.key.End().Format(time.RFC3339)
+}
+
+// render appends the template with its slots filled.
+func (t template) render(out []byte, v *values) []byte {
 	for _, p := range t {
 		switch {
 		case p.slot == noSlot:

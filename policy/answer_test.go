@@ -181,7 +181,7 @@ func TestJSONRoundTrip(t *testing.T) {
 			A, R string
 			N    int64
 		}
-		body := b.t.render(&v)
+		body := b.t.render(nil, &v)
 		if err := json.Unmarshal(body, &got); err != nil || !utf8.Valid(body) {
 			t.Fatalf("%v: %q", err, body)
 		}

@@ -91,6 +91,7 @@ type plan struct {
 	windows     []limits.Window
 	rates       []limits.Window // windows without quotas
 	keyAnchor   bool
+	exact       bool // each spend is counted in the store
 	failureMode failureMode
 	keyCaps     map[string]int // by environment, "" where there are none
 }
@@ -107,8 +108,9 @@ func (a *API) plan(name string) (_ *plan, ok bool) {
 
 // windowsFor returns the windows that a key spends. ok is false when an override
 // of the key names a limit that the plan does not have: dropping it silently
-// could lift a restriction.
-func (p *plan) windowsFor(overrides []keys.Override, anchorDay int, quota bool) (_ []limits.Window, ok bool) {
+// could lift a restriction. Windows that are the key's own are put into room, which
+// may be nil.
+func (p *plan) windowsFor(overrides []keys.Override, anchorDay int, quota bool, room *[]limits.Window) (_ []limits.Window, ok bool) {
 	if p == nil {
 		return nil, len(overrides) == 0
 	}
@@ -119,8 +121,12 @@ func (p *plan) windowsFor(overrides []keys.Override, anchorDay int, quota bool) 
 	if len(overrides) == 0 && !p.keyAnchor {
 		return windows, true
 	}
-	own := make([]limits.Window, len(windows))
-	copy(own, windows)
+	var own []limits.Window
+	if room != nil {
+		own = *room
+		defer func() { *room = own }()
+	}
+	own = append(own[:0], windows...)
 	for _, o := range overrides {
 		if !p.override(own, o) {
 			return nil, false

@@ -365,6 +365,7 @@ func (c *compiler) plans() {
 		p := &plan{name: in.Name, keyAnchor: in.MonthAnchor.Key}
 		mode := c.choice(at("plans", i, "failure_mode"), in.FailureMode, "closed", "open", "local")
 		p.failureMode = map[string]failureMode{"open": failOpen, "local": failLocal}[mode]
+		p.exact = c.choice(at("plans", i, "counting"), in.Counting, "auto", "exact") == "exact"
 		c.keyCaps(at("plans", i, "key_caps"), in.KeyCaps, p)
 		if in.Limits == nil {
 			c.fault(at("plans", i, ""), "plan %q without limits: want a list; limits: [] is unlimited", in.Name)

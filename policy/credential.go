@@ -32,9 +32,9 @@ const (
 )
 
 // read gathers the credential from every place. The same value in several places
-// is one credential; two different ones are malformed.
-func (p *places) read(r *Request) credential {
-	var c credential
+// is one credential; two different ones are malformed. c is empty but for the
+// memory of its list.
+func (p *places) read(r *Request, c *credential) {
 	if p.bearer {
 		if value, present := r.header("authorization"); present {
 			token, bearer := bearerToken(value)
@@ -55,12 +55,11 @@ func (p *places) read(r *Request) credential {
 		}
 	}
 	if len(p.queries) > 0 {
-		p.readQuery(r.Target, &c)
+		p.readQuery(r.Target, c)
 	}
 	if c.state == presented && !wellFormed(c.secret) {
 		c.state = malformed
 	}
-	return c
 }
 
 // bearerToken cuts an Authorization value at its scheme (RFC 9110 section 11.1:

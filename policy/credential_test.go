@@ -97,7 +97,8 @@ func TestCredential(t *testing.T) {
 		{"bearer unlike query", auth("Bearer K"), "/a?api_key=L", malformed, "K", "authorization", "/a"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := somePlaces().read(&Request{Headers: c.headers, Target: c.target})
+			var got credential
+			somePlaces().read(&Request{Headers: c.headers, Target: c.target}, &got)
 			if got.state != c.state || got.secret != c.secret {
 				t.Errorf("state %d secret %q, want %d %q", got.state, got.secret, c.state, c.secret)
 			}
@@ -114,7 +115,8 @@ func TestCredential(t *testing.T) {
 // Only the places that the policy names are looked at.
 func TestCredentialOnlyWherePolicySays(t *testing.T) {
 	r := &Request{Headers: []Header{{"authorization", "Bearer K"}, {"x-api-key", "K"}}, Target: "/a?api_key=K"}
-	got := (&places{headers: []string{"x-else"}}).read(r)
+	var got credential
+	(&places{headers: []string{"x-else"}}).read(r, &got)
 	if got.state != missing || len(got.strip) != 0 || got.target != "" {
 		t.Errorf("%+v", got)
 	}
@@ -149,7 +151,8 @@ func FuzzCredential(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, target, authorization, header string) {
 		r := &Request{Target: target, Headers: []Header{{"authorization", authorization}, {"x-api-key", header}}}
-		c := somePlaces().read(r)
+		var c credential
+		somePlaces().read(r, &c)
 		if c.state == presented && (c.secret == "" || len(c.secret) > maxSecret || strings.ContainsFunc(c.secret, func(r rune) bool { return r <= ' ' || r > '~' || r == ',' })) {
 			t.Fatalf("secret %q", c.secret)
 		}

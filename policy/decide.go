@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"time"
 
@@ -44,7 +45,9 @@ const (
 	WaitLimits
 )
 
-// Check is one decision under way. It is used by one goroutine.
+// Check is one decision under way. It is used by one goroutine. Its zero value is
+// ready for Begin, and a host may use it again for the next decision, which then
+// costs nearly no new memory.
 type Check struct {
 	decider *Decider
 	set     *Set
@@ -57,12 +60,14 @@ type Check struct {
 	route  *Route // nil: no route, or a path that no route may match
 	cred   credential
 	digest keys.Digest
+	handle string      // of a secret that is no known key's; "" until it is asked for
 	older  int         // older methods of hashing that the store was asked by
 	key    *keys.Grant // set once the key is known to this API and environment
 	env    *env
 	plan   *plan
 	spend  limits.Spend
-	result *limits.Result
+	result limits.Result
+	looked bool // result is what the limits said
 	now    time.Time
 
 	// verdict is what steps 2 to 6 found; limits come after it.
@@ -70,12 +75,29 @@ type Check struct {
 	failure string // failure_mode that let the request pass
 
 	decision Decision
+	text     strings.Builder // of the texts that are made for this decision
+	own      []limits.Window // room for the windows of a key with overrides
 }
 
-// Begin starts a decision and takes it as far as it goes without waiting.
-func (d *Decider) Begin(set *Set, r *Request) (*Check, Wait) {
-	c := &Check{decider: d, set: set, request: r, now: d.now()}
-	return c, c.identify()
+// Begin starts the decision of c about r and takes it as far as it goes without
+// waiting. What an earlier decision of c returned is void from now on.
+func (d *Decider) Begin(c *Check, set *Set, r *Request) Wait {
+	c.reset()
+	c.decider, c.set, c.request, c.now = d, set, r, d.now()
+	return c.identify()
+}
+
+// reset empties c but for the memory of its lists.
+func (c *Check) reset() {
+	*c = Check{
+		cred:   credential{strip: c.cred.strip[:0]},
+		result: limits.Result{States: c.result.States[:0]},
+		own:    c.own[:0],
+		decision: Decision{
+			Body: c.decision.Body[:0], Response: c.decision.Response[:0], Request: c.decision.Request[:0],
+			Remove: c.decision.Remove[:0], Metadata: c.decision.Metadata[:0],
+		},
+	}
 }
 
 // Digest returns what the store knows the presented secret by.
@@ -84,7 +106,12 @@ func (c *Check) Digest() keys.Digest { return c.digest }
 // Spend returns what to spend, or with ReadOnly to read, of the key's limits.
 func (c *Check) Spend() *limits.Spend { return &c.spend }
 
-// Decision returns the answer once the Check is Done.
+// Result returns where the outcome of Spend is put before Spent. Its States have
+// room from earlier decisions.
+func (c *Check) Result() *limits.Result { return &c.result }
+
+// Decision returns the answer once the Check is Done. It is void, with all that it
+// refers to but texts, when c begins another one.
 func (c *Check) Decision() *Decision { return &c.decision }
 
 // Key returns the key of the request once it is known to the API and environment,
@@ -105,7 +132,7 @@ func (c *Check) identify() Wait {
 	}
 	c.path, c.query, _ = splitTarget(c.request.Target)
 	c.route = c.findRoute()
-	c.cred = c.api.places.read(c.request)
+	c.api.places.read(c.request, &c.cred)
 	if c.route != nil && c.route.public {
 		return c.allow()
 	}
@@ -137,15 +164,8 @@ func (c *Check) findRoute() *Route {
 // Found continues with the outcome of the key look-up: steps 4 to 6. err is
 // keys.ErrUnknown, a *keys.CorruptError, or says that the store did not answer.
 func (c *Check) Found(k *keys.Grant, err error) Wait {
-	var corrupt *keys.CorruptError
-	switch {
-	case err == nil && k != nil:
-	case errors.Is(err, keys.ErrUnknown):
-		return c.tryOlder()
-	case errors.As(err, &corrupt):
-		return c.deny(CorruptKey)
-	default:
-		return c.deny(Undecided)
+	if err != nil || k == nil {
+		return c.notFound(err)
 	}
 	c.verdict = c.judge(k)
 	if c.key == nil {
@@ -156,12 +176,25 @@ func (c *Check) Found(k *keys.Grant, err error) Wait {
 		return c.conclude()
 	}
 	// A refused request of a known key reads the counters for its headers.
-	c.spend.ID, c.spend.ReadOnly = k.LimitID, refused
+	c.spend.ID, c.spend.ReadOnly, c.spend.Exact = k.LimitID, refused, c.plan.exact
 	c.spend.Cost = 1
 	if c.route != nil {
 		c.spend.Cost = c.route.cost
 	}
 	return WaitLimits
+}
+
+// notFound continues where the look-up gave no key.
+func (c *Check) notFound(err error) Wait {
+	var corrupt *keys.CorruptError
+	switch {
+	case errors.Is(err, keys.ErrUnknown):
+		return c.tryOlder()
+	case errors.As(err, &corrupt):
+		return c.deny(CorruptKey)
+	default:
+		return c.deny(Undecided)
+	}
 }
 
 // tryOlder asks for the secret by the next older method of hashing.
@@ -223,7 +256,7 @@ func (c *Check) judge(k *keys.Grant) Reason {
 // limits the policy does not know.
 func (c *Check) findWindows() (ok bool) {
 	if c.plan, ok = c.api.plan(c.key.Plan); ok {
-		c.spend.Windows, ok = c.plan.windowsFor(c.key.Limits, c.key.AnchorDay, c.env == nil || c.env.quota)
+		c.spend.Windows, ok = c.plan.windowsFor(c.key.Limits, c.key.AnchorDay, c.env == nil || c.env.quota, &c.own)
 	}
 	return ok
 }
@@ -237,20 +270,26 @@ func (c *Check) accepts(e *env) bool {
 	return !c.request.Environment.Given
 }
 
-// Spent continues with the outcome of the limits: step 7.
-func (c *Check) Spent(res limits.Result, err error) Wait {
-	var broken *limits.BrokenError
+// Spent continues with the outcome of the limits, which is in Result if err is nil:
+// step 7.
+func (c *Check) Spent(err error) Wait {
 	switch {
-	case err == nil && len(res.States) == len(c.spend.Windows):
-		c.result = &res
+	case err == nil && len(c.result.States) == len(c.spend.Windows):
+		c.looked = true
 	case c.spend.ReadOnly:
 		// Only the headers were wanted; the refusal stands without them.
-	case err == nil || errors.As(err, &broken):
+	case err == nil || broken(err):
 		return c.deny(CorruptKey) // failure_mode is for a store that is away
 	default:
 		return c.unspent()
 	}
 	return c.conclude()
+}
+
+// broken reports whether an error says that the limits themselves are at fault.
+func broken(err error) bool {
+	var broken *limits.BrokenError
+	return errors.As(err, &broken)
 }
 
 // unspent is what the plan's failure_mode makes of limits that cannot be asked.
@@ -263,7 +302,7 @@ func (c *Check) unspent() Wait {
 		if len(res.States) != len(c.spend.Windows) {
 			return c.deny(CorruptKey) // a spend that cannot be carried out
 		}
-		c.result, c.failure = &res, failLocal.String()
+		c.result, c.looked, c.failure = res, true, failLocal.String()
 	default:
 		return c.deny(Undecided)
 	}
@@ -275,7 +314,7 @@ func (c *Check) conclude() Wait {
 	switch {
 	case c.verdict != Allowed:
 		return c.deny(c.verdict)
-	case c.result != nil && !c.result.Allowed:
+	case c.looked && !c.result.Allowed:
 		return c.deny(c.exceeded())
 	}
 	return c.allow()
@@ -352,10 +391,10 @@ func (c *Check) deny(r Reason) Wait {
 	d.Status = a.status
 	contentType, _ := c.request.header("content-type")
 	if grpcRequest(contentType) {
-		d.Body = a.message.render(&v)
+		d.Body = a.message.render(d.Body, &v)
 		d.Response = append(d.Response, Header{"content-type", "application/grpc"}, Header{"grpc-status", grpcStatus(a.status)})
 	} else {
-		d.Body = a.body.render(&v)
+		d.Body = a.body.render(d.Body, &v)
 		d.Response = append(d.Response, Header{"content-type", a.contentType})
 	}
 	d.Response = append(d.Response, Header{"cache-control", "no-store"})
@@ -363,7 +402,7 @@ func (c *Check) deny(r Reason) Wait {
 		d.Response = append(d.Response, Header{"www-authenticate", a.challenge})
 	}
 	if r.limited() {
-		d.Response = append(d.Response, Header{"retry-after", v.text(slotRetryAfter)})
+		d.Response = append(d.Response, Header{"retry-after", putInt(&c.text, v.retryAfter)})
 	}
 	c.limitHeaders()
 	c.describe()
@@ -371,25 +410,20 @@ func (c *Check) deny(r Reason) Wait {
 }
 
 func (c *Check) limitHeaders() {
-	if c.result != nil && c.key != nil {
-		c.decision.Response = c.api.headers.append(c.decision.Response, c.spend.Windows, c.result)
+	if c.looked && c.key != nil {
+		c.decision.Response = c.api.headers.append(c.decision.Response, &c.text, c.spend.Windows, &c.result)
 	}
 }
 
 // values fills the placeholders of an answer.
 func (c *Check) values(r Reason) values {
-	v := values{path: c.path, keyID: c.keyID()}
+	v := values{path: c.path, keyID: c.keyID(), key: c.key}
 	v.requestID, _ = c.request.header("x-request-id")
 	if c.route != nil {
 		v.route, v.scope = c.route.name, c.route.scope
 	}
 	if c.api != nil {
-		if a := c.api.address.of(c.request); a.IsValid() {
-			v.address = a.String()
-		}
-	}
-	if c.key != nil {
-		v.expiredAt = expiredAt(c.key)
+		v.address = c.api.address.of(c.request)
 	}
 	if r.limited() {
 		v.retryAfter = limits.RetryAfter(c.spend.Windows, c.result.States, c.spend.Cost, c.result.Now)
@@ -406,26 +440,16 @@ func (c *Check) keyID() string {
 	switch {
 	case c.key != nil:
 		return c.key.ID
-	case c.cred.secret != "":
-		return c.decider.hasher.Handle(c.cred.secret)
+	case c.cred.secret != "" && c.handle == "":
+		c.handle = c.decider.hasher.Handle(c.cred.secret)
 	}
-	return ""
-}
-
-// expiredAt is the moment at which a key stopped: its expiry or its retirement,
-// whichever comes first.
-func expiredAt(k *keys.Grant) string {
-	end := k.End()
-	if end.IsZero() {
-		return ""
-	}
-	return end.Format(time.RFC3339)
+	return c.handle
 }
 
 // describe fills the metadata: of every decision, without any secret.
 func (c *Check) describe() {
 	d := &c.decision
-	d.ID = newDecisionID()
+	d.ID = newDecisionID(&c.text)
 	add := func(name, value string) {
 		if value != "" {
 			d.Metadata = append(d.Metadata, Header{name, value})
@@ -450,8 +474,29 @@ func (c *Check) describe() {
 }
 
 // newDecisionID returns 16 hexadecimal digits. They need be unlike, not secret.
-func newDecisionID() string {
+func newDecisionID(text *strings.Builder) string {
 	var b [8]byte
+	var digits [16]byte
 	binary.BigEndian.PutUint64(b[:], rand.Uint64())
-	return hex.EncodeToString(b[:])
+	hex.Encode(digits[:], b[:])
+	return put(text, digits[:])
+}
+
+// put appends a text to those of a decision, which share their memory.
+func put(text *strings.Builder, b []byte) string {
+	if text.Len() == 0 {
+		text.Grow(textRoom)
+	}
+	start := text.Len()
+	text.Write(b)
+	return text.String()[start:]
+}
+
+// textRoom is enough for the texts of most decisions: an id and three numbers.
+const textRoom = 64
+
+// putInt is put of a number in decimal digits.
+func putInt(text *strings.Builder, n int64) string {
+	var digits [20]byte
+	return put(text, strconv.AppendInt(digits[:0], n, 10))
 }

@@ -82,6 +82,7 @@ type world struct {
 	looked int
 	spend  *limits.Spend
 	local  *limits.Local
+	check  *Check // to use again; nil for a new one
 }
 
 // goodWorld is a request that is allowed.
@@ -103,7 +104,11 @@ func goodWorld() *world {
 // decide runs a decision as its host does, with a store that counts.
 func (w *world) decide(t interface{ Fatalf(string, ...any) }, set *Set) *Decision {
 	decider := NewDecider(keys.NewHasher([]byte("pepper")), w.local, clock)
-	check, wait := decider.Begin(set, &w.request)
+	check := w.check
+	if check == nil {
+		check = &Check{}
+	}
+	wait := decider.Begin(check, set, &w.request)
 	for wait != Done {
 		switch wait {
 		case WaitKey:
@@ -123,7 +128,8 @@ func (w *world) decide(t interface{ Fatalf(string, ...any) }, set *Set) *Decisio
 				t.Fatalf("spent twice")
 			}
 			w.spend = check.Spend()
-			wait = check.Spent(w.answer(), w.spendErr)
+			*check.Result() = w.answer()
+			wait = check.Spent(w.spendErr)
 		}
 	}
 	return check.Decision()
@@ -495,17 +501,20 @@ func TestResultWithoutStates(t *testing.T) {
 	set := shopSet(t)
 	for _, res := range []limits.Result{{}, {Allowed: true}, {Allowed: true, States: make([]limits.State, 1)}, {States: make([]limits.State, 3)}} {
 		w := goodWorld()
-		check, _ := NewDecider(keys.NewHasher(nil), w.local, clock).Begin(set, &w.request)
+		var check Check
+		NewDecider(keys.NewHasher(nil), w.local, clock).Begin(&check, set, &w.request)
 		if wait := check.Found(keys.NewGrant(&w.key), nil); wait != WaitLimits {
 			t.Fatal(wait)
 		}
-		check.Spent(res, nil)
+		*check.Result() = res
+		check.Spent(nil)
 		if d := check.Decision(); d.Allow || d.Reason != CorruptKey {
 			t.Errorf("%+v: %s", res, d.Reason)
 		}
 	}
 	w := goodWorld()
-	check, _ := NewDecider(keys.NewHasher(nil), w.local, clock).Begin(set, &w.request)
+	var check Check
+	NewDecider(keys.NewHasher(nil), w.local, clock).Begin(&check, set, &w.request)
 	check.Found(nil, nil)
 	if d := check.Decision(); d.Reason != Undecided {
 		t.Errorf("no key and no error: %s", d.Reason)
@@ -636,15 +645,22 @@ func TestKeyForm(t *testing.T) {
 	}
 }
 
-func TestWants(t *testing.T) {
+func TestHeaderName(t *testing.T) {
 	set := shopSet(t)
-	for name, want := range map[string]bool{
-		"authorization": true, "x-api-key": true, "content-type": true, "x-request-id": true, "x-forwarded-for": true,
-		"x-envoy-external-address": true, "x_consumer_id": true, "cookie": false, "x-consumer-id": false, "x_other": false,
+	for name, want := range map[string]string{
+		"authorization": "authorization", "x-api-key": "x-api-key", "content-type": "content-type",
+		"x-request-id": "x-request-id", "x-forwarded-for": "x-forwarded-for",
+		"x-envoy-external-address": "x-envoy-external-address", "x_consumer_id": "x_consumer_id",
+		"Authorization": "authorization", "X_Consumer_ID": "x_consumer_id",
+		"cookie": "", "Cookie": "", "x-consumer-id": "", "x_other": "", "": "", "\xff": "",
 	} {
-		if set.Wants(name) != want {
-			t.Errorf("%s: %v", name, !want)
+		if got := set.HeaderName([]byte(name)); got != want {
+			t.Errorf("%q: %q", name, got)
 		}
+	}
+	name := []byte("authorization")
+	if n := testing.AllocsPerRun(100, func() { set.HeaderName(name) }); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
@@ -667,9 +683,17 @@ func lawful(w *world, mode string) bool {
 		len(w.request.Headers) == 1 && w.request.Headers[0].Value == "Bearer "+secret("sk_"+k.Environment+"_")
 }
 
+// shown prints a decision without what differs between two equal ones.
+func shown(d *Decision) string {
+	text := fmt.Sprintf("%v %v %v %d %q %q %q %q %q %q", d.Reason, d.Allow, d.FailRPC, d.Status, d.Body, d.Response, d.Request, d.Remove, d.Target, d.Metadata)
+	return strings.ReplaceAll(text, d.ID, "ID")
+}
+
+// A Check that is used again must decide as a new one does.
 func TestAllowMeansLawful(t *testing.T) {
 	set := shopSet(t)
 	counts := map[bool]int{}
+	var again Check
 	pick := func(t *rapid.T, name string, good, bad any) any {
 		if rapid.IntRange(0, 11).Draw(t, name) == 0 {
 			return bad
@@ -702,7 +726,13 @@ func TestAllowMeansLawful(t *testing.T) {
 		if pick(t, "spend", false, true).(bool) {
 			w.spendErr = errors.New("away")
 		}
+		fresh := *w
+		fresh.local = limits.NewLocal(2, clock, 10)
+		w.check = &again
 		d := w.decide(t, set)
+		if got, want := shown(d), shown(fresh.decide(t, set)); got != want {
+			t.Fatalf("with a used Check: %s\nwith a new one:    %s", got, want)
+		}
 		anyMethod := w.request.Target == "/any/x" || w.request.Method == "GET"
 		want := lawful(w, mode) && anyMethod
 		counts[d.Allow]++
@@ -723,5 +753,16 @@ func TestAllowMeansLawful(t *testing.T) {
 	})
 	if counts[true] < 10 || counts[false] < 10 {
 		t.Errorf("too few cases of a kind: %v", counts)
+	}
+}
+
+// A plan says whether its spends are counted in the store, each of them.
+func TestPlanThatCountsExactly(t *testing.T) {
+	for text, want := range map[string]bool{"": false, "counting: auto, ": false, "counting: exact, ": true} {
+		set := compiled(t, strings.Replace(shop, "{name: closed, ", "{name: closed, "+text, 1)+shopAnswers())
+		w := goodWorld()
+		if d := w.decide(t, set); !d.Allow || w.spend.Exact != want {
+			t.Errorf("%q: %s, exact is %v", text, d.Reason, w.spend.Exact)
+		}
 	}
 }

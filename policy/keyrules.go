@@ -28,7 +28,7 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 	if !ok {
 		return fmt.Errorf("key %s: unknown plan %q of api %q%s", k.ID, k.Plan, k.API, suggest(k.Plan, slices.Collect(maps.Keys(api.plans))))
 	}
-	if _, ok := p.windowsFor(k.Limits, k.AnchorDay, e == nil || e.quota); !ok {
+	if _, ok := p.windowsFor(k.Limits, k.AnchorDay, e == nil || e.quota, nil); !ok {
 		return fmt.Errorf("key %s: limits name one that plan %q of api %q does not have%s", k.ID, k.Plan, k.API, p.suggestLimit(k.Limits))
 	}
 	return nil
@@ -81,6 +81,54 @@ func (s *Set) Cap(api, plan, environment string) (most int, capped bool) {
 	}
 	most, capped = p.keyCaps[environment]
 	return most, capped
+}
+
+// Limit returns the size of a limit of a plan; known is false for a plan or a limit
+// that there is not.
+func (s *Set) Limit(api, plan, name string) (requests int64, known bool) {
+	a := s.byName[api]
+	if a == nil || a.plans[plan] == nil {
+		return 0, false
+	}
+	for _, w := range a.plans[plan].windows {
+		if w.Name == name {
+			return w.Limit, true
+		}
+	}
+	return 0, false
+}
+
+// HoldsSecret reports whether a text holds something of the form of a key of the
+// API.
+func (s *Set) HoldsSecret(api, text string) bool {
+	a := s.byName[api]
+	if a == nil {
+		return false
+	}
+	for _, e := range a.environments {
+		if keys.HoldsSecret(text, e.prefix) {
+			return true
+		}
+	}
+	for _, prefix := range a.prefixes {
+		if keys.HoldsSecret(text, prefix) {
+			return true
+		}
+	}
+	return len(a.environments)+len(a.prefixes) == 0 && keys.HoldsSecret(text, "")
+}
+
+// KnowsPlan reports what is wrong with a plan that a team shall have, with the
+// nearest name that the API knows.
+func (s *Set) KnowsPlan(api, plan string) error {
+	a := s.byName[api]
+	if a == nil {
+		return fmt.Errorf("unknown api %q%s", api, suggest(api, slices.Collect(maps.Keys(s.byName))))
+	}
+	if a.plans[plan] == nil {
+		return fmt.Errorf("unknown plan %q of api %q%s", plan, api, suggest(plan, slices.Collect(maps.Keys(a.plans))))
+	}
+	return nil
 }
 
 // Prefix returns what new secrets of an environment start with: the prefix of the

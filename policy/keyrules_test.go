@@ -137,3 +137,48 @@ func TestCapsAndPrefixes(t *testing.T) {
 		t.Errorf("no prefix: %q, %v", got, err)
 	}
 }
+
+func TestPlansLimitsAndSecretsInTexts(t *testing.T) {
+	set, err := Load(filepath.Join("..", "testdata", "pictify", "policy.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		api, plan, name string
+		want            int64
+		known           bool
+	}{
+		{"pictify", "free", "minute", 60, true}, {"pictify", "pro", "month", 50_000, true}, {"pictify", "free", "second", 0, false},
+		{"pictify", "gold", "minute", 0, false}, {"other", "free", "minute", 0, false},
+	} {
+		if got, known := set.Limit(test.api, test.plan, test.name); got != test.want || known != test.known {
+			t.Errorf("%+v: %d, %t", test, got, known)
+		}
+	}
+	for want, err := range map[string]error{
+		`unknown api "pictfy"; did you mean "pictify"?`:             set.KnowsPlan("pictfy", "free"),
+		`unknown plan "fre" of api "pictify"; did you mean "free"?`: set.KnowsPlan("pictify", "fre"),
+	} {
+		if err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	if err := set.KnowsPlan("pictify", "free"); err != nil {
+		t.Error(err)
+	}
+	plain := compiled(t, changed(t, "- name: free", "- name: free"))
+	none := compiled(t, changed(t, "key_format: {prefixes: [jb_]}", "key_format: {checksum: optional}"))
+	for _, test := range []struct {
+		set       *Set
+		api, text string
+		want      bool
+	}{
+		{set, "pictify", "of " + keys.NewSecret("pk_test_"), true}, {set, "pictify", keys.NewSecret("jb_"), false},
+		{plain, "jobs", keys.NewSecret("jb_"), true}, {plain, "jobs", keys.NewSecret(""), false},
+		{none, "jobs", keys.NewSecret(""), true}, {none, "jobs", "a name", false}, {set, "other", keys.NewSecret("pk_test_"), false},
+	} {
+		if got := test.set.HoldsSecret(test.api, test.text); got != test.want {
+			t.Errorf("%s: HoldsSecret is %t", test.api, got)
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"strconv"
 	"strings"
 	"time"
 
@@ -17,46 +16,63 @@ type rateHeaders struct {
 
 func (h *rateHeaders) any() bool { return h.trio || h.ietf }
 
-// append adds the headers of one look at the windows. The trio shows the limit
-// with the fewest requests remaining. The RateLimit fields follow
-// draft-ietf-httpapi-ratelimit-headers-10.
-func (h *rateHeaders) append(dst []Header, ws []limits.Window, res *limits.Result) []Header {
+// append adds the headers of one look at the windows; the texts that it makes are
+// put into text. The trio shows the limit with the fewest requests remaining. The
+// RateLimit fields follow draft-ietf-httpapi-ratelimit-headers-10.
+func (h *rateHeaders) append(dst []Header, text *strings.Builder, ws []limits.Window, res *limits.Result) []Header {
 	i := limits.Tightest(ws, res.States)
 	if i < 0 {
 		return dst
 	}
 	w, state := ws[i], res.States[i]
-	remaining := strconv.FormatInt(w.Remaining(state), 10)
-	seconds := strconv.FormatInt(wholeSeconds(state.Reset.Sub(res.Now)), 10)
+	remaining := putInt(text, w.Remaining(state))
+	reset := wholeSeconds(state.Reset.Sub(res.Now))
 	if h.trio {
-		reset := seconds
+		shown := reset
 		if h.epoch {
-			reset = strconv.FormatInt(state.Reset.Unix(), 10)
+			shown = state.Reset.Unix()
 		}
 		dst = append(dst,
-			Header{"x-ratelimit-limit", strconv.FormatInt(w.Limit, 10)},
+			Header{"x-ratelimit-limit", putInt(text, w.Limit)},
 			Header{"x-ratelimit-remaining", remaining},
-			Header{"x-ratelimit-reset", reset})
+			Header{"x-ratelimit-reset", putInt(text, shown)})
 	}
 	if h.ietf {
 		dst = append(dst,
-			Header{"ratelimit-policy", policyField(ws, res.Now)},
-			Header{"ratelimit", `"` + w.Name + `";r=` + remaining + `;t=` + seconds})
+			Header{"ratelimit-policy", putPolicy(text, ws, res.Now)},
+			Header{"ratelimit", putLimit(text, w.Name, remaining, reset)})
 	}
 	return dst
 }
 
-func policyField(ws []limits.Window, now time.Time) string {
-	var b strings.Builder
+// putPolicy writes a RateLimit-Policy: each window's name, limit and seconds.
+func putPolicy(text *strings.Builder, ws []limits.Window, now time.Time) string {
+	from := text.Len()
 	for i, w := range ws {
 		if i > 0 {
-			b.WriteString(", ")
+			text.WriteString(", ")
 		}
 		start, end := w.Bounds(now)
-		b.WriteString(`"` + w.Name + `";q=` + strconv.FormatInt(w.Limit, 10))
-		b.WriteString(`;w=` + strconv.FormatInt(int64(end.Sub(start)/time.Second), 10))
+		text.WriteByte('"')
+		text.WriteString(w.Name)
+		text.WriteString(`";q=`)
+		putInt(text, w.Limit)
+		text.WriteString(`;w=`)
+		putInt(text, int64(end.Sub(start)/time.Second))
 	}
-	return b.String()
+	return text.String()[from:]
+}
+
+// putLimit writes a RateLimit: the window's name, what remains, and for how long.
+func putLimit(text *strings.Builder, name, remaining string, seconds int64) string {
+	from := text.Len()
+	text.WriteByte('"')
+	text.WriteString(name)
+	text.WriteString(`";r=`)
+	text.WriteString(remaining)
+	text.WriteString(`;t=`)
+	putInt(text, seconds)
+	return text.String()[from:]
 }
 
 // wholeSeconds rounds up, so that who waits them is never early.

@@ -38,7 +38,8 @@ func TestOlderMethods(t *testing.T) {
 		if test.wrong != nil {
 			test.wrong(w)
 		}
-		check, wait := NewDecider(hasher, w.local, clock).Begin(set, &w.request)
+		var check Check
+		wait := NewDecider(hasher, w.local, clock).Begin(&check, set, &w.request)
 		asked := 0
 		for wait == WaitKey {
 			if check.Digest() != digests[asked] {

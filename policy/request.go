@@ -21,7 +21,7 @@ type Request struct {
 	// its exclamation marks may stand for a byte that is not UTF-8, as Envoy
 	// writes them, while the application gets the byte itself.
 	Exact bool
-	// Headers holds those that Set.Wants, with lower-case names, in order.
+	// Headers holds those that Set.HeaderName names, with lower-case names, in order.
 	Headers []Header
 	// Peer is the address of the connection's other end; invalid when unknown.
 	Peer netip.Addr

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -13,20 +14,16 @@ type Set struct {
 	apis    []*API
 	byName  map[string]*API
 	byHost  map[string]*API
-	headers map[string]bool
+	headers map[string]string // by themselves, lower case
 	unknown *answer
 }
 
 func newSet() *Set {
-	return &Set{
-		byName: map[string]*API{},
-		byHost: map[string]*API{},
-		headers: map[string]bool{
-			"authorization": true, "content-type": true, "x-request-id": true,
-			headerForwardedFor: true, headerExternalAddress: true,
-		},
-		unknown: unknownAPI(),
+	s := &Set{byName: map[string]*API{}, byHost: map[string]*API{}, headers: map[string]string{}, unknown: unknownAPI()}
+	for _, name := range [...]string{"authorization", "content-type", "x-request-id", headerForwardedFor, headerExternalAddress} {
+		s.headers[name] = name
 	}
+	return s
 }
 
 // add takes an API into the set. Names and hosts are unique over all files.
@@ -49,7 +46,7 @@ func (s *Set) add(api *API, src *source) []error {
 		s.byHost[host] = api
 	}
 	for _, name := range api.places.headers {
-		s.headers[name] = true
+		s.headers[name] = name
 	}
 	return nil
 }
@@ -57,9 +54,33 @@ func (s *Set) add(api *API, src *source) []error {
 // APIs returns the APIs in the order of their files.
 func (s *Set) APIs() []*API { return s.apis }
 
-// Wants reports whether a decision may need the header with this lower-case
-// name, so that a host need not copy the others into a Request.
-func (s *Set) Wants(name string) bool { return s.headers[name] || identityAlias(name) }
+// HeaderName returns the lower-case form of the name of a header that a decision may
+// need, and "" for any other header, which a host need not copy into a Request. It
+// does not allocate for the names that a policy expects, written in lower case.
+func (s *Set) HeaderName(name []byte) string {
+	if known, ok := s.headers[string(name)]; ok {
+		return known
+	}
+	if plainName(name) {
+		return ""
+	}
+	lower := strings.ToLower(string(name))
+	if known, ok := s.headers[lower]; ok || identityAlias(lower) {
+		return cmp.Or(known, lower)
+	}
+	return ""
+}
+
+// plainName reports whether a name has neither the capitals nor the underscores that
+// could make it another form of one that counts.
+func plainName(name []byte) bool {
+	for _, c := range name {
+		if c == '_' || c >= 'A' && c <= 'Z' || c >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
 
 // find returns the API of a request. A name given by Envoy decides alone.
 func (s *Set) find(r *Request) (api *API, host string) {

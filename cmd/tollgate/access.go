@@ -152,9 +152,11 @@ type noRules struct{}
 
 var errNoRules = errors.New("this needs a policy: give --policy")
 
-func (noRules) ValidateKey(*keys.Key) error            { return errNoRules }
-func (noRules) Cap(string, string, string) (int, bool) { return 0, false }
-func (noRules) Prefix(string, string) (string, error)  { return "", errNoRules }
+func (noRules) ValidateKey(*keys.Key) error                { return errNoRules }
+func (noRules) HoldsSecret(string, string) bool            { return false }
+func (noRules) Limit(string, string, string) (int64, bool) { return 0, false }
+func (noRules) Cap(string, string, string) (int, bool)     { return 0, false }
+func (noRules) Prefix(string, string) (string, error)      { return "", errNoRules }
 
 // reach makes the client for the store.
 func (a *access) reach(stderr io.Writer) (*store, error) {

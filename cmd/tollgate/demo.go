@@ -207,12 +207,14 @@ func (d *demo) serve(address string) error {
 		work.Wait()
 		return nil
 	})
+	leases := limits.NewLeases(limits.NewStore(d.store.client, nil), limits.Options{})
+	work.Go(func() { leases.Run(ctx) })
 	server := extauthz.New(extauthz.Config{
 		Policies:  policies,
 		Decider:   policy.NewDecider(d.hasher, limits.NewLocal(1, time.Now, maxLocalKeys), time.Now),
 		Keys:      cache.cache,
 		Breaker:   cache.breaker,
-		Limits:    limits.NewStore(d.store.client, nil),
+		Limits:    leases,
 		Metrics:   metrics,
 		Log:       log,
 		Decisions: extauthz.LogNone,

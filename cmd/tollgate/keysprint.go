@@ -244,7 +244,6 @@ type listing struct {
 func (l *listing) print(ctx context.Context, cmd *cobra.Command, a *access, filter keys.Filter) error {
 	out := cmd.OutOrStdout()
 	cursor := l.cursor
-	var corrupt []error
 	for {
 		n := keys.MaxPage
 		if l.limit > 0 {
@@ -255,8 +254,8 @@ func (l *listing) print(ctx context.Context, cmd *cobra.Command, a *access, filt
 		if err != nil && !errors.As(err, &broken) {
 			return explained(err)
 		}
-		if err != nil {
-			corrupt = append(corrupt, explained(err))
+		if err != nil { // of single records; the others are what was asked for
+			cmd.PrintErrln(plainError{err})
 		}
 		if err := l.page(out, a.output, page); err != nil {
 			return failed(err)
@@ -266,7 +265,7 @@ func (l *listing) print(ctx context.Context, cmd *cobra.Command, a *access, filt
 			break
 		}
 	}
-	return errors.Join(errors.Join(corrupt...), failed(l.end(out, cmd.ErrOrStderr(), a.output, cursor)))
+	return failed(l.end(out, cmd.ErrOrStderr(), a.output, cursor))
 }
 
 func (l *listing) page(w io.Writer, o format, page []*keys.Key) error {

@@ -42,6 +42,7 @@ func TestUsageMistakesAreSaidOnce(t *testing.T) {
 		{[]string{"serve", "--policy", "p", "--replicas", "0"}, "--replicas: 0 is less than 1"},
 		{[]string{"serve", "--policy", "p", "--log-level", "loud"}, `--log-level: unknown value "loud"`},
 		{[]string{"serve", "--policy", "p", "--log-format", "xml"}, `--log-format: unknown value "xml"`},
+		{[]string{"serve", "--policy", "p", "--limits", "most"}, `--limits: unknown value "most", want auto or exact`},
 		{[]string{"serve", "--policy", "p", "--log-decisions", "some"}, `--log-decisions: unknown value "some"`},
 		{[]string{"serve", "--policy", "p", "--grpc-address", "9001"}, `--grpc-address: "9001" is neither HOST:PORT nor unix:PATH`},
 		{[]string{"serve", "--policy", "p", "--grpc-address", "unix:"}, `--grpc-address: "unix:" names no path`},

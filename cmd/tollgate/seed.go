@@ -64,6 +64,11 @@ func keyFaults(file policy.File, i int, e keys.Entry, set *policy.Set, plaintext
 			faults = append(faults, fmt.Errorf("%s: %w", placeOfKey(file, i, "secret"), err))
 		}
 	}
+	for field, text := range map[string]string{"name": e.Key.Name, "note": e.Key.Note, "team": e.Key.Team} {
+		if set.HoldsSecret(e.Key.API, text) || e.Plaintext() && strings.Contains(text, e.Secret) {
+			faults = append(faults, fmt.Errorf("%s: key %s: the %s holds what looks like a key", placeOfKey(file, i, field), e.Key.ID, field))
+		}
+	}
 	if e.Plaintext() && !plaintext {
 		faults = append(faults, fmt.Errorf("%s: key %s: a plaintext secret is for the memory store only; write its hash",
 			placeOfKey(file, i, "secret"), e.Key.ID))

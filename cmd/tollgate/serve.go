@@ -43,7 +43,8 @@ func newServe() *cobra.Command {
 		Use:   "serve --policy FILE|DIR [--keys FILE|DIR] [flags]",
 		Short: "Run the authorization service",
 		Long: `Run the authorization service: ext_authz v3 for Envoy on the gRPC port (with
-grpc.health.v1), /livez, /readyz and /metrics on the HTTP port.
+grpc.health.v1), /livez, /readyz and /metrics on the HTTP port, and with
+--authz-http-address the same decisions for proxies that ask over HTTP.
 
 Each flag can also be a variable, TOLLGATE_ and its name in capitals
 (TOLLGATE_GRPC_ADDRESS), or a key of the YAML file that --config names
@@ -77,12 +78,14 @@ type service struct {
 	older    bool // the hasher has older methods
 	seeder   *seeder
 	cache    *keyCache
+	leases   *limits.Leases
 	grpc     *extauthz.Server
 	status   *extauthz.Status
 	http     *http.Server
-	profiler *profiler // nil unless asked for
+	profiler *profiler      // nil unless asked for
+	lane     *extauthz.Lane // nil without --authz-http-address
 
-	grpcListener, httpListener net.Listener
+	grpcListener, httpListener, laneListener net.Listener
 }
 
 // serve runs the server until a signal or the end of ctx. What is wrong with the
@@ -91,6 +94,7 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	stop, stopNow, release := untilSignal(ctx)
 	defer release()
 
+	tuneMemory(s.cacheKeys)
 	v := &service{log: newLog(s, stderr)}
 	redis.SetLogger(redisLog{v.log})
 	v.registry, v.metrics = newMetrics()
@@ -185,11 +189,13 @@ func (v *service) build(s *settings) {
 		config = v.certs.Config()
 	}
 	v.cache = newKeyCache(keys.NewStore(v.store.client), s.cacheOptions(), v.older, v.policies, v.registry, v.metrics, v.log)
+	v.leases = limits.NewLeases(limits.NewStore(v.store.client, nil), limits.Options{Exact: s.limits == limitsExact, Timeout: s.deadline})
+	extauthz.RegisterLimits(v.registry, v.leases)
 	v.grpc = extauthz.New(extauthz.Config{
 		Policies:   v.policies,
 		Decider:    policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
 		Keys:       v.cache.cache,
-		Limits:     limits.NewStore(v.store.client, nil),
+		Limits:     v.leases,
 		Breaker:    v.cache.breaker,
 		Usage:      v.cache.usage,
 		Rehash:     v.cache.rehash(),
@@ -211,7 +217,7 @@ func (v *service) build(s *settings) {
 	}
 }
 
-// listen takes both ports.
+// listen takes all ports.
 func (v *service) listen(s *settings) error {
 	if s.addressesFile != "" {
 		// Whoever waits for the file must not find that of an earlier run.
@@ -229,6 +235,10 @@ func (v *service) listen(s *settings) error {
 	if v.profiler, err = startProfiler(s.pprofAddress); err != nil {
 		return failed(errors.Join(fmt.Errorf("--pprof-address: %w", err), v.grpcListener.Close(), v.httpListener.Close()))
 	}
+	if err := v.listenLane(s); err != nil {
+		v.profiler.stop()
+		return errors.Join(err, v.grpcListener.Close(), v.httpListener.Close())
+	}
 	return nil
 }
 
@@ -245,9 +255,11 @@ func (v *service) run(s *settings, seeded bool, stop, stopNow context.Context) e
 	defer endFollow()
 
 	work.Go(func() { v.cache.run(serving) })
-	ended := make(chan error, 2)
+	work.Go(func() { v.leases.Run(serving) }) // gives back what is leased after the last call
+	ended := make(chan error, 3)
 	work.Go(func() { ended <- v.grpc.Serve(v.grpcListener) })
 	work.Go(func() { ended <- ignoreClosed(v.http.Serve(v.httpListener)) })
+	work.Go(func() { v.serveLane(ended) })
 	work.Go(func() { v.followPolicies(follow, s.reloadInterval) })
 	if v.certs != nil {
 		work.Go(func() { v.followCertificates(follow, s.reloadInterval) })
@@ -291,7 +303,10 @@ func (v *service) shutDown(s *settings, stopNow context.Context) error {
 	ctx, cancel := context.WithTimeout(stopNow, s.drainTimeout)
 	defer cancel()
 	v.status.Drain()
+	var lane sync.WaitGroup
+	lane.Go(func() { v.shutDownLane(ctx) })
 	v.grpc.Shutdown(ctx)
+	lane.Wait()
 	cut := ctx.Err()
 	err := v.http.Shutdown(ctx)
 	if err != nil {
@@ -309,10 +324,11 @@ func (v *service) announce(s *settings) error {
 	chosen := struct {
 		GRPC  string `json:"grpc"`
 		HTTP  string `json:"http"`
+		Lane  string `json:"authz_http,omitempty"`
 		Store string `json:"store"`
 		Pprof string `json:"pprof,omitempty"`
-	}{printAddress(v.grpcListener), printAddress(v.httpListener), v.store.address, v.profiler.address()}
-	v.log.Info("ready", slog.String("version", version()), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP))
+	}{printAddress(v.grpcListener), printAddress(v.httpListener), v.laneAt(), v.store.address, v.profiler.address()}
+	v.log.Info("ready", slog.String("version", version()), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP), slog.String("authz_http", chosen.Lane))
 	if s.addressesFile == "" {
 		return nil
 	}

@@ -23,17 +23,31 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/redis/go-redis/v9"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"tollgate/policy/keys"
 )
 
 // running is a server inside the test.
 type running struct {
 	GRPC, HTTP, Pprof string
 
+	file   string // of the addresses
 	stop   context.CancelFunc
 	code   chan int
 	stderr *screen
+}
+
+// addresses returns the addresses file.
+func (r *running) addresses(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile(r.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
 
 // start starts `tollgate serve` on free ports with these further arguments.
@@ -42,7 +56,7 @@ func start(t *testing.T, args ...string) *running {
 	dir := shortDir(t)
 	write(t, dir+"/policy.yaml", pixelbyte(t, "policy.yaml"))
 	ctx, stop := context.WithCancel(t.Context())
-	r := &running{stop: stop, code: make(chan int, 1), stderr: &screen{}}
+	r := &running{file: dir + "/a", stop: stop, code: make(chan int, 1), stderr: &screen{}}
 	args = append([]string{"serve", "--policy", dir, "--store-socket", dir + "/s", "--grpc-address", "127.0.0.1:0",
 		"--http-address", "127.0.0.1:0", "--addresses-file", dir + "/a"}, args...)
 	go func() { r.code <- run(ctx, args, strings.NewReader(""), &bytes.Buffer{}, r.stderr) }()
@@ -137,6 +151,48 @@ func TestProfilerIsApart(t *testing.T) {
 	before.check(t)
 	if r := start(t); r.Pprof != "" {
 		t.Errorf("a profiler at %s that nobody asked for", r.Pprof)
+	}
+}
+
+// What the server had taken ahead is in the store again when it has ended, and with --limits exact nothing is taken.
+func TestLeasesGoBackAtTheEnd(t *testing.T) {
+	for _, mode := range []string{limitsAuto, limitsExact} {
+		store, dir := miniredis.RunT(t), shortDir(t)
+		plan := "plans:\n- {name: big, limits: [{name: day, requests: 1000000, per: day}]}\n"
+		write(t, dir+"/policy.yaml", append(pixelbyte(t, "policy.yaml"), plan...))
+		client := redis.NewClient(&redis.Options{Addr: store.Addr()})
+		defer client.Close()
+		key := keys.Key{ID: "key_full", API: "pixelbyte", Name: "full", Plan: "big", LimitID: "key_full", Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
+		if _, err := keys.NewStore(client).Seed(t.Context(), []keys.Entry{{Key: key, Secret: "pb_DemoFullAccess000000000000040Zm5v"}}, keys.NewHasher(nil)); err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, "--policy", dir+"/policy.yaml", "--store", "redis://"+store.Addr(), "--deadline", "20s", "--limits", mode)
+		conn, err := grpc.NewClient(r.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		const calls = 100
+		for range calls {
+			response, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+				Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+					Host: "api.pixelbyte.io", Method: "GET", Path: "/v1/models", HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
+						{Key: "authorization", RawValue: []byte("Bearer pb_DemoFullAccess000000000000040Zm5v")},
+					}},
+				}},
+			}})
+			if err != nil || response.GetOkResponse() == nil {
+				t.Fatalf("%v, %v", response, err)
+			}
+		}
+		counter := func() string { return store.HGet("tg:v1:count:{key_full}", "day:day") }
+		if leased := strings.Count(counter(), ":") == 2; leased != (mode == limitsAuto) {
+			t.Errorf("--limits %s: %s", mode, counter())
+		}
+		r.end(t)
+		if !strings.HasSuffix(counter(), ":100") || strings.Count(counter(), ":") != 1 {
+			t.Errorf("--limits %s: %s at the end, want 100 spent and nothing held", mode, counter())
+		}
 	}
 }
 

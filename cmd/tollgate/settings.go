@@ -19,6 +19,12 @@ import (
 // embeddedStore is the value of --store that needs no server.
 const embeddedStore = "memory"
 
+// The values of --limits.
+const (
+	limitsAuto  = "auto"
+	limitsExact = "exact"
+)
+
 // envPrefix stands before the name of a flag in its environment variable.
 const envPrefix = "TOLLGATE"
 
@@ -41,6 +47,8 @@ type settings struct {
 
 	grpcAddress   string // HOST:PORT or unix:PATH
 	httpAddress   string // HOST:PORT
+	laneAddress   string // HOST:PORT or unix:PATH; empty: no HTTP lane
+	laneTrusted   string // CIDRs, joined with commas
 	addressesFile string
 	pprofAddress  string // HOST:PORT on the loopback; none if empty
 
@@ -50,6 +58,7 @@ type settings struct {
 	drainTimeout   time.Duration
 	reloadInterval time.Duration
 	replicas       int
+	limits         string // limitsAuto or limitsExact
 
 	logFormat    string
 	logLevel     string
@@ -72,15 +81,18 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.DurationVar(&s.cacheTTL, "cache-ttl", 30*time.Second, "after how long a key in memory is read again; changes arrive at once unless their message is lost")
 	f.StringVar(&s.grpcAddress, "grpc-address", "127.0.0.1:9001", "address for Envoy: HOST:PORT or unix:PATH; port 0 picks one")
 	f.StringVar(&s.httpAddress, "http-address", "127.0.0.1:9002", "address of /livez, /readyz and /metrics: HOST:PORT; port 0 picks one")
+	f.StringVar(&s.laneAddress, "authz-http-address", "", "address for proxies that ask over HTTP (Envoy's http_service, nginx, Caddy, Traefik): HOST:PORT or unix:PATH; empty serves none")
+	f.StringVar(&s.laneTrusted, "authz-http-trusted", "", "addresses and CIDRs of those proxies, joined with commas; connections from others are closed (default loopback; with --tls-client-ca whoever has a certificate)")
 	f.StringVar(&s.addressesFile, "addresses-file", "", "file that gets the chosen addresses as JSON once the server is ready")
 	f.StringVar(&s.pprofAddress, "pprof-address", "", "loopback address of Go's profiler (/debug/pprof/), which shows memory and may slow the server down; port 0 picks one")
-	f.StringVar(&s.tlsCert, "tls-cert", "", "PEM certificate of the gRPC port; read again when it changes")
+	f.StringVar(&s.tlsCert, "tls-cert", "", "PEM certificate of the gRPC port and of --authz-http-address; read again when it changes")
 	f.StringVar(&s.tlsKey, "tls-key", "", "PEM key of --tls-cert")
 	f.StringVar(&s.tlsClientCA, "tls-client-ca", "", "PEM certificates of the CA whose clients alone are served (mTLS)")
 	f.DurationVar(&s.deadline, "deadline", extauthz.DefaultDeadline, "time for one decision, the store included")
 	f.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "time that calls under way have to end after SIGTERM")
 	f.DurationVar(&s.reloadInterval, "reload-interval", 2*time.Second, "how often policy and certificate files are looked at")
 	f.IntVar(&s.replicas, "replicas", 1, "how many servers share the limits, for plans with failure_mode local")
+	f.StringVar(&s.limits, "limits", limitsAuto, "auto or exact: exact counts each request in the store, whatever the plans say; auto lets servers take up to 2 % of what is left ahead")
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.logDecisions, "log-decisions", string(extauthz.LogDenied), "decisions to log: none, denied or all")
@@ -146,6 +158,9 @@ func (s *settings) check() error {
 	if s.logFormat != "text" && s.logFormat != "json" {
 		return fmt.Errorf("--log-format: unknown value %q, want text or json", s.logFormat)
 	}
+	if s.limits != limitsAuto && s.limits != limitsExact {
+		return fmt.Errorf("--limits: unknown value %q, want %s or %s", s.limits, limitsAuto, limitsExact)
+	}
 	for flag, d := range map[string]time.Duration{"deadline": s.deadline, "reload-interval": s.reloadInterval, "cache-ttl": s.cacheTTL} {
 		if d <= 0 {
 			return fmt.Errorf("--%s: %s is not more than 0", flag, d)
@@ -162,12 +177,11 @@ func (s *settings) check() error {
 	if s.pepperFile != "" && s.pepperText != "" {
 		return fmt.Errorf("--pepper-file and %s_PEPPER: give one of the two", envPrefix)
 	}
-	if path, ok := strings.CutPrefix(s.grpcAddress, unixPrefix); ok {
-		if path == "" {
-			return fmt.Errorf("--grpc-address: %q names no path", s.grpcAddress)
-		}
-	} else if _, _, err := net.SplitHostPort(s.grpcAddress); err != nil {
-		return fmt.Errorf("--grpc-address: %q is neither HOST:PORT nor unix:PATH", s.grpcAddress)
+	if err := checkAddress("grpc-address", s.grpcAddress); err != nil {
+		return err
+	}
+	if err := s.checkLane(); err != nil {
+		return err
 	}
 	if _, _, err := net.SplitHostPort(s.httpAddress); err != nil {
 		return fmt.Errorf("--http-address: %q is not HOST:PORT", s.httpAddress)
@@ -184,6 +198,17 @@ func (s *settings) checkPprof() error {
 	address, err := netip.ParseAddrPort(s.pprofAddress)
 	if err != nil || !address.Addr().IsLoopback() {
 		return fmt.Errorf("--pprof-address: %q is not IP:PORT on the loopback", s.pprofAddress)
+	}
+	return nil
+}
+
+func checkAddress(flag, address string) error {
+	if path, ok := strings.CutPrefix(address, unixPrefix); ok {
+		if path == "" {
+			return fmt.Errorf("--%s: %q names no path", flag, address)
+		}
+	} else if _, _, err := net.SplitHostPort(address); err != nil {
+		return fmt.Errorf("--%s: %q is neither HOST:PORT nor unix:PATH", flag, address)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,22 +35,31 @@ func newTeams() *cobra.Command {
 	a := &access{}
 	cmd := group("teams", "Add, list and delete teams, which own keys", "")
 	a.flags(cmd)
-	cmd.AddCommand(newTeamCreate(a), newTeamList(a), newTeamDelete(a))
+	cmd.AddCommand(newTeamCreate(a), newTeamList(a), newSetPlans(a), newTeamDelete(a))
 	return cmd
 }
 
 func newTeamCreate(a *access) *cobra.Command {
-	p := place{}
+	p, plans := place{}, []string{}
 	cmd := &cobra.Command{
-		Use:   "create NAME --api API",
+		Use:   "create NAME --api API [--plans PLAN,...]",
 		Short: "Add a team",
-		Args:  cobra.ExactArgs(1),
+		Long: `Add a team. Its members may give their keys the plans that are named here, and make
+their limits smaller; any other plan or a larger limit is for the operator to give.`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.run(cmd, storeOnly, func(ctx context.Context) error {
+			needs := storeOnly
+			if len(plans) > 0 {
+				needs = storeAndPolicy
+			}
+			return a.run(cmd, needs, func(ctx context.Context) error {
 				if err := p.require(a, false); err != nil {
 					return err
 				}
-				if _, err := a.manager.CreateTeam(ctx, p.api, args[0]); err != nil {
+				if err := a.knowPlans(p.api, plans); err != nil {
+					return failed(err)
+				}
+				if _, err := a.manager.CreateTeam(ctx, p.api, args[0], plans...); err != nil {
 					return explained(err)
 				}
 				team, err := a.manager.Team(ctx, p.api, args[0]) // there may be keys already
@@ -57,6 +67,49 @@ func newTeamCreate(a *access) *cobra.Command {
 					return explained(err)
 				}
 				return failed(a.printTeams(cmd, []*keys.Team{team}, ""))
+			})
+		},
+	}
+	cmd.Flags().StringVar(&p.api, "api", "", "API that the team has keys of")
+	cmd.Flags().StringSliceVar(&plans, "plans", nil, "plans that members may give their keys, joined with commas; default: none")
+	return cmd
+}
+
+// knowPlans refuses a plan that the policy does not have.
+func (a *access) knowPlans(api string, plans []string) error {
+	for _, plan := range plans {
+		if err := a.rules.KnowsPlan(api, plan); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newSetPlans(a *access) *cobra.Command {
+	p := place{}
+	cmd := &cobra.Command{
+		Use:   "set-plans NAME PLAN,...|none --api API",
+		Short: "Say which plans members may give the keys of a team",
+		Long: `Say which plans members may give the keys of a team, in place of those before. Keys
+that are there keep theirs.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.run(cmd, storeAndPolicy, func(ctx context.Context) error {
+				if err := p.require(a, false); err != nil {
+					return err
+				}
+				var plans []string
+				if args[1] != "none" {
+					plans = strings.Split(args[1], ",")
+				}
+				if err := a.knowPlans(p.api, plans); err != nil {
+					return failed(err)
+				}
+				team, err := a.manager.SetPlans(ctx, p.api, args[0], plans)
+				if team == nil {
+					return explained(err)
+				}
+				return errors.Join(explained(err), failed(a.printTeams(cmd, []*keys.Team{team}, "")))
 			})
 		},
 	}
@@ -105,6 +158,8 @@ func newTeamDelete(a *access) *cobra.Command {
 	return cmd
 }
 
+func orDash(s string) string { return cmp.Or(s, "-") }
+
 // shownTeam is a team as programs get it.
 type shownTeam struct {
 	*keys.Team
@@ -115,9 +170,9 @@ type shownTeam struct {
 func (a *access) printTeams(cmd *cobra.Command, teams []*keys.Team, next string) error {
 	out := cmd.OutOrStdout()
 	if a.output == outputTable {
-		rows := [][]string{{"API", "TEAM", "MEMBERS", "KEYS", "CREATED", "CREATED BY"}}
+		rows := [][]string{{"API", "TEAM", "PLANS", "MEMBERS", "KEYS", "CREATED", "CREATED BY"}}
 		for _, t := range teams {
-			rows = append(rows, []string{t.API, t.Name, fmt.Sprint(t.Members), fmt.Sprint(t.Keys), date(t.CreatedAt), t.CreatedBy})
+			rows = append(rows, []string{t.API, t.Name, orDash(strings.Join(t.Plans, ",")), fmt.Sprint(t.Members), fmt.Sprint(t.Keys), date(t.CreatedAt), t.CreatedBy})
 		}
 		if next != "" {
 			cmd.PrintErrf("there are more: --cursor %s\n", next)

@@ -222,13 +222,14 @@ func newExport(a *access) *cobra.Command {
 func newApply(a *access) *cobra.Command {
 	s, path, o := &source{}, "", keys.ApplyOptions{}
 	cmd := &cobra.Command{
-		Use:   "apply -f FILE [--dry-run] [--prune]",
+		Use:   "apply -f FILE [--dry-run] [--prune [--all-teams]]",
 		Short: "Make the keys of an API or team what a file says",
 		Long: `Make the keys of an API or team what a file says: create what is missing, change what
 differs and, with --prune, revoke and delete what the file does not name. Only the
-teams that the file has keys of are touched. --api and --team name more than that:
---api alone means every team of the API, with --prune too. Run again, it changes
-nothing.`,
+teams that the file has keys of are touched, and the one that --api and --team name;
+--api API --all-teams means every team of the API. Run again, it changes nothing. A
+key that is revoked, deleted or corrupt in the store is left out and named; the
+others are changed, and the exit code is 1.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
@@ -239,6 +240,9 @@ nothing.`,
 			}
 			defer s.file.Close()
 			o.Defaults = s.defaults
+			if o.AllTeams && (o.API == "" || o.Team != "") {
+				return errors.New("apply: --all-teams needs --api, and no --team")
+			}
 			if o.Prune && s.summary.Records == 0 {
 				return errors.New("apply: the file names no key; with --prune it would delete all of them")
 			}
@@ -251,6 +255,7 @@ nothing.`,
 	cmd.Flags().SortFlags = false
 	cmd.Flags().StringVarP(&path, "file", "f", "", "file with the keys")
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "only show what would be done")
+	cmd.Flags().BoolVar(&o.AllTeams, "all-teams", false, "the file speaks for every team of --api, also those it has no key of")
 	cmd.Flags().BoolVar(&o.Prune, "prune", false, "revoke and delete keys that the file does not name")
 	s.flags(cmd.Flags())
 	return cmd

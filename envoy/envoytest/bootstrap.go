@@ -151,12 +151,16 @@ func setCheckTimeout(manager object, limit time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("http filter: %w", err)
 	}
-	service, ok := filter["grpc_service"].(object)
-	if !ok {
-		return errors.New("ext_authz has no grpc_service")
-	}
 	text := strconv.FormatFloat(limit.Seconds(), 'f', -1, 64) + "s"
-	service["timeout"] = text
+	service, ok := filter["grpc_service"].(object)
+	timed := service
+	if !ok {
+		service, _ = filter["http_service"].(object)
+		if timed, ok = service["server_uri"].(object); !ok {
+			return errors.New("ext_authz has neither a grpc_service nor an http_service")
+		}
+	}
+	timed["timeout"] = text
 	if retry, ok := service["retry_policy"].(object); ok {
 		if pause, ok := retry["retry_back_off"].(object); ok {
 			pause["max_interval"] = text // the limit of each try, see the bootstraps

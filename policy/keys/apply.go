@@ -6,17 +6,24 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/redis/go-redis/v9"
 )
 
-// ErrRefused says that a file cannot be applied as it is. Nothing was changed; the Diff says why.
-var ErrRefused = errors.New("keys: the file cannot be applied")
+// What is wrong with a file, or between it and the store; the Diff says where. Test with errors.Is.
+var (
+	ErrRefused = errors.New("keys: the file cannot be applied") // nothing was changed
+	ErrSkipped = errors.New("keys: some keys of the file were left out; the others are as it says")
+)
 
 // ApplyOptions says what Apply may touch, and how much of it.
 type ApplyOptions struct {
 	Defaults      // what a record gets where the file says nothing; API and Team also bound what the file may hold
+	AllTeams bool // the file speaks for every team of API, not only for those it has keys of
 	Prune    bool // revoke and delete keys that the file does not name
 	DryRun   bool // only say what would be done
 }
@@ -37,6 +44,12 @@ type FieldChange struct {
 	From  string `json:"from"`
 	To    string `json:"to"`
 }
+
+// endError says that the store has a key in a state from which no file leads: only that key is left out.
+type endError struct{ why string }
+
+// Error says which state.
+func (e *endError) Error() string { return e.why }
 
 // Change is what Apply does to one key.
 type Change struct {
@@ -62,11 +75,12 @@ type Diff struct {
 	Changes   []Change  `json:"changes"` // in the order in which they are made
 	Unchanged int       `json:"unchanged"`
 	Kept      []Kept    `json:"kept,omitempty"`
-	Refused   []Refusal `json:"refused,omitempty"` // with these nothing is changed
+	Refused   []Refusal `json:"refused,omitempty"` // faults of the file: with these nothing is changed
+	Skipped   []Refusal `json:"skipped,omitempty"` // keys that the store has in a state from which no file leads
 }
 
 // Empty reports whether there is nothing to do.
-func (d *Diff) Empty() bool { return len(d.Changes) == 0 && len(d.Refused) == 0 }
+func (d *Diff) Empty() bool { return len(d.Changes)+len(d.Refused)+len(d.Skipped) == 0 }
 
 // String is the diff for people: a line for each key that is created (+), deleted (-), changed (~, with a line for each
 // field), kept (=) or refused (!), and the counts.
@@ -87,7 +101,7 @@ func (d *Diff) String() string {
 	for _, k := range d.Kept {
 		fmt.Fprintf(&b, "= %s %s\n", k.ID, k.Reason)
 	}
-	for _, r := range d.Refused {
+	for _, r := range slices.Concat(d.Refused, d.Skipped) {
 		fmt.Fprintf(&b, "! line %d: %s\n", r.Line, strings.TrimSpace(r.ID+" "+r.Reason))
 	}
 	fmt.Fprintf(&b, "%d to create, %d to update, %d to delete, %d unchanged\n",
@@ -95,8 +109,8 @@ func (d *Diff) String() string {
 	return b.String()
 }
 
-// Apply makes the store equal to a file for the teams whose keys the file has, or for those that o.API and o.Team
-// name; the keys of all others are never touched. A second Apply of the same file changes nothing.
+// Apply makes the store equal to a file for the teams whose keys the file has, for that of o.API and o.Team, or with
+// o.AllTeams for all of o.API; the keys of other teams are never touched. A second Apply of the same file changes nothing.
 //
 // What the file does not say of a key is empty, with these exceptions, which stay as they are in the store: status
 // (a key that was switched off or revoked is not switched on by a file that does not mention it), limit_id,
@@ -106,13 +120,17 @@ func (d *Diff) String() string {
 //
 // Everything is compared before anything is changed. A file with a record that is broken, that Rules or the store
 // would refuse, that has another secret than the key with its id, or that belongs to another API or team, is an
-// ErrRefused. Deletions come first, so that caps count what will be there. Changes that fail, for example with
+// ErrRefused. A key that is revoked or deleted for good, or whose record is corrupt, stays as it is while the others go on,
+// and the error is an ErrSkipped then. Deletions come first, so that caps count what will be there. Changes that fail, for example with
 // ErrConflict because somebody else changed the key after the comparison, have Change.Failed set, the others go on,
 // and the error joins them all; the next Apply tries again. Each change is audited for itself. Other errors: those of
 // Import.
 func (m *Manager) Apply(ctx context.Context, records iter.Seq2[Record, error], o ApplyOptions) (*Diff, error) {
 	if err := m.who.Check(ActionImport, o.API, ""); err != nil {
 		return nil, err
+	}
+	if o.AllTeams && (o.API == "" || o.Team != "") {
+		return nil, &FieldError{"all_teams", "needs an API, and no team"}
 	}
 	a := newApplier(m, o)
 	if err := a.read(records); err != nil {
@@ -125,11 +143,17 @@ func (m *Manager) Apply(ctx context.Context, records iter.Seq2[Record, error], o
 	if len(a.diff.Refused) > 0 {
 		return a.diff, ErrRefused
 	}
-	if o.DryRun {
-		return a.diff, nil
+	var skipped error
+	if len(a.diff.Skipped) > 0 {
+		skipped = ErrSkipped
 	}
-	return a.diff, a.do(ctx)
+	if o.DryRun {
+		return a.diff, skipped
+	}
+	return a.diff, errors.Join(a.do(ctx), skipped)
 }
+
+type teamName struct{ api, team string }
 
 type applier struct {
 	m       *Manager
@@ -138,16 +162,17 @@ type applier struct {
 	diff    *Diff
 	wanted  []*candidate
 	byID    map[string]*candidate
-	scope   map[Team]bool // of these only API and Name are set
+	scope   map[teamName]bool
 	present map[string]*Key
-	owner   map[Digest]string // of the secrets of keys in the store that the file has, too
+	owner   map[Digest]string // what the places of the file's secrets hold
+	corrupt map[string]error  // by id: the record cannot be read
 }
 
 func newApplier(m *Manager, o ApplyOptions) *applier {
 	im := newImporter(m, ImportOptions{Defaults: o.Defaults})
 	return &applier{
-		m: m, o: o, im: im, diff: &Diff{Changes: []Change{}}, byID: map[string]*candidate{}, scope: map[Team]bool{},
-		present: map[string]*Key{}, owner: map[Digest]string{},
+		m: m, o: o, im: im, diff: &Diff{Changes: []Change{}}, byID: map[string]*candidate{}, scope: map[teamName]bool{},
+		present: map[string]*Key{}, owner: map[Digest]string{}, corrupt: map[string]error{},
 	}
 }
 
@@ -180,36 +205,42 @@ func (a *applier) readStore(ctx context.Context) error {
 		return err
 	}
 	if a.o.API != "" && a.o.Team != "" {
-		a.scope[Team{API: a.o.API, Name: a.o.Team}] = true
+		a.scope[teamName{a.o.API, a.o.Team}] = true
 	}
-	apis := map[string]bool{}
 	for _, c := range a.wanted {
 		a.im.fill(c)
 		a.byID[c.key.ID] = c
-		a.scope[Team{API: c.key.API, Name: c.key.Team}] = true
-		apis[c.key.API] = true
+		a.scope[teamName{c.key.API, c.key.Team}] = true
 	}
-	if a.o.API != "" {
-		apis[a.o.API] = true
+	if a.o.AllTeams {
+		a.scope = map[teamName]bool{{a.o.API, ""}: true}
 	}
-	for api := range apis {
-		if err := a.list(ctx, api); err != nil {
+	for team := range a.scope {
+		if err := a.list(ctx, team); err != nil {
 			return err
 		}
 	}
-	return a.others(ctx)
+	for some := range slices.Chunk(a.wanted, importBatch) {
+		if err := a.others(ctx, some); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// list reads the keys of the file's teams of one API.
-func (a *applier) list(ctx context.Context, api string) error {
-	f := Filter{API: api, Team: a.o.Team}
+// list reads the keys of one team; those of no team are only in the list of their API.
+func (a *applier) list(ctx context.Context, team teamName) error {
 	for cursor, more := "", true; more; more = cursor != "" {
-		page, next, err := a.m.store.List(ctx, f, cursor, MaxPage)
+		page, next, err := a.m.store.List(ctx, Filter{API: team.api, Team: team.team}, cursor, MaxPage)
+		unreadable, err := corruptRecords(err)
 		if err != nil {
-			return err // a record that cannot be read is a matter for repair, not for a file
+			return err
+		}
+		for _, c := range unreadable {
+			a.corrupt[c.ID] = c
 		}
 		for _, k := range page {
-			if a.within(k) {
+			if k.Team == team.team || a.o.AllTeams {
 				a.present[k.ID] = k
 			}
 		}
@@ -218,36 +249,52 @@ func (a *applier) list(ctx context.Context, api string) error {
 	return nil
 }
 
-// within reports whether k is one of the keys that the file speaks for.
-func (a *applier) within(k *Key) bool {
-	if a.o.API != "" && a.o.Team == "" {
-		return k.API == a.o.API
+// corruptRecords returns the records that a List has left out, or its error if that is another one.
+func corruptRecords(err error) ([]*CorruptError, error) {
+	all := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		all = joined.Unwrap()
 	}
-	return a.scope[Team{API: k.API, Name: k.Team}]
+	var found []*CorruptError
+	for _, one := range all {
+		var corrupt *CorruptError
+		if one != nil && !errors.As(one, &corrupt) {
+			return nil, err
+		}
+		if corrupt != nil {
+			found = append(found, corrupt)
+		}
+	}
+	return found, nil
 }
 
 // others looks for the ids and secrets of the file outside of its teams.
-func (a *applier) others(ctx context.Context) error {
-	for _, c := range a.wanted {
-		if a.present[c.key.ID] != nil {
-			continue
+func (a *applier) others(ctx context.Context, wanted []*candidate) error {
+	var ids []string
+	var places []*redis.StringCmd
+	a.m.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, c := range wanted {
+			ids, places = append(ids, c.key.ID), append(places, p.Get(ctx, secretKey(c.key.Digest)))
 		}
-		k, err := a.m.store.Get(ctx, c.key.ID)
-		var field *FieldError
-		switch {
-		case err == nil:
-			a.present[k.ID] = k
-		case errors.Is(err, ErrDeleted):
-			a.present[c.key.ID] = &Key{ID: c.key.ID, Status: Deleted}
-		case errors.Is(err, ErrNoKey), errors.As(err, &field):
-		default:
+		return nil
+	})
+	for i, c := range wanted {
+		if err := placeError(ctx, places[i]); err != nil {
 			return err
 		}
-		switch k, err := a.m.store.Lookup(ctx, c.key.Digest); {
-		case err == nil:
-			a.owner[c.key.Digest] = k.ID
-		case !errors.Is(err, ErrUnknown):
-			return err
+		a.owner[c.key.Digest] = places[i].Val()
+	}
+	found, err := a.m.store.readAll(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for i, f := range found {
+		var corrupt *CorruptError
+		switch id := ids[i]; {
+		case errors.As(f.err, &corrupt):
+			a.corrupt[id] = f.err
+		case f.key != nil && a.present[id] == nil:
+			a.present[id] = f.key // with ErrDeleted, a tombstone
 		}
 	}
 	return nil
@@ -259,7 +306,10 @@ func (a *applier) comparison() {
 	for _, c := range a.wanted {
 		old := a.present[c.key.ID]
 		change, err := a.compare(c, old)
+		var end *endError
 		switch {
+		case errors.As(err, &end):
+			a.diff.Skipped = append(a.diff.Skipped, Refusal{c.line, c.key.ID, end.why})
 		case err != nil:
 			a.refuse(c.line, c.key.ID, err)
 		case old == nil:
@@ -274,13 +324,18 @@ func (a *applier) comparison() {
 		}
 	}
 	a.diff.Changes = slices.Concat(a.diff.Changes, a.prune(), updates, creates)
+	for _, id := range slices.Sorted(maps.Keys(a.corrupt)) {
+		if a.byID[id] == nil {
+			a.diff.Kept = append(a.diff.Kept, Kept{id, "cannot be read, and is not in the file: " + a.corrupt[id].Error()})
+		}
+	}
 	slices.SortStableFunc(a.diff.Refused, func(x, y Refusal) int { return cmp.Compare(x.Line, y.Line) })
 }
 
 // prune returns the changes for keys that the file does not name.
 func (a *applier) prune() []Change {
 	var out []Change
-	for _, id := range sortedIDs(a.present) {
+	for _, id := range slices.Sorted(maps.Keys(a.present)) {
 		k := a.present[id]
 		from := a.ancestor(k)
 		switch {
@@ -310,15 +365,6 @@ func (a *applier) ancestor(k *Key) string {
 	return ""
 }
 
-func sortedIDs(m map[string]*Key) []string {
-	ids := make([]string, 0, len(m))
-	for id := range m {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	return ids
-}
-
 func newChange(kind ChangeKind, old, next *Key) Change {
 	k := cmp.Or(next, old)
 	return Change{Kind: kind, ID: k.ID, API: k.API, Team: k.Team, Name: k.Name, old: old, next: next}
@@ -333,14 +379,19 @@ func (a *applier) compare(c *candidate, old *Key) (*Change, error) {
 	if a.o.API != "" && k.API != a.o.API || a.o.Team != "" && k.Team != a.o.Team {
 		return nil, fmt.Errorf("belongs to %s, not to %s", teamTag(k.API, k.Team), teamTag(a.o.API, a.o.Team))
 	}
-	if owner := a.owner[k.Digest]; owner != "" && owner != k.ID {
-		return nil, fmt.Errorf("the secret belongs to %s, which is in the store", owner)
-	}
+	owner := a.owner[k.Digest]
+	former, deleted := deletedOwner(owner)
 	switch {
+	case a.corrupt[k.ID] != nil:
+		return nil, &endError{"stays as it is: " + a.corrupt[k.ID].Error()}
+	case old != nil && old.Status == Deleted:
+		return nil, &endError{"was deleted, and an id is never used again; take it out of the file"}
+	case deleted:
+		return nil, &endError{"has the secret of " + show(former) + ", which was deleted, and a secret is never used again; take it out of the file"}
+	case owner != "" && owner != k.ID:
+		return nil, fmt.Errorf("the secret belongs to %s, which is in the store", show(owner))
 	case old == nil:
 		return nil, nil
-	case old.Status == Deleted:
-		return nil, errors.New("was deleted, and an id is never used again; take it out of the file")
 	case old.API != k.API || old.Team != k.Team:
 		return nil, errors.New("is the id of a key of another API or team")
 	case old.Environment != k.Environment:
@@ -349,7 +400,7 @@ func (a *applier) compare(c *candidate, old *Key) (*Change, error) {
 		return nil, errors.New("has another secret than the key in the store, and a key's secret never changes; " +
 			"give it another id. If only the pepper is another one, export the key again")
 	case old.Status == Revoked && c.state && k.Status != Revoked:
-		return nil, errors.New("is revoked for good; take it out of the file, or say status: revoked")
+		return nil, &endError{"is revoked for good; take it out of the file, or say status: revoked"}
 	}
 	change := newChange(ChangeUpdate, old, c.over(old))
 	change.Fields = fieldChanges(old, change.next)

@@ -119,9 +119,7 @@ func TestApplyRefuses(t *testing.T) {
 		"id: key_here, environment: live, hash: " + hashOf("other"):                       "has another secret than the key in the store",
 		"id: key_here, environment: test, hash: " + hashOf("key_here"):                    "environment: never changes",
 		"id: key_acme, hash: " + hashOf("key_acme"):                                       "is the id of a key of another API or team",
-		"id: key_dead, status: active, hash: " + hashOf("key_dead"):                       "is revoked for good",
-		"id: key_tomb, hash: " + hashOf("key_tomb"):                                       "was deleted, and an id is never used again",
-		"id: key_tomb2, hash: " + hashOf("key_here"):                                      "the secret belongs to key_here",
+		"id: key_tomb2, hash: " + hashOf("key_here"):                                      `the secret belongs to "key_here"`,
 		"id: key_new1, plan: gold, hash: " + hashOf("new"):                                `unknown plan "gold"`,
 		"id: key_new1, team: acme, hash: " + hashOf("new"):                                "belongs to pictify/acme, not to pictify/orbit",
 		"id: key_new1, api: genapi, hash: " + hashOf("new"):                               "belongs to genapi/orbit, not to pictify/orbit",
@@ -264,7 +262,60 @@ func TestApplyKeepsCaps(t *testing.T) {
 	}
 }
 
-// Without a team, --api speaks for the whole API.
+// What the store has ended for good, or cannot read, stands in nobody's way.
+func TestApplyGoesOnWithoutWhatIsEnded(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+		m, ctx := transferManager(c, NewHasher(nil)), t.Context()
+		lines := ""
+		for _, id := range []string{"key_good", "key_dead", "key_tomb", "key_sick", "key_move"} {
+			lines += "- {id: " + id + ", name: " + id + ", status: active, hash: " + hashOf(id) + "}\n"
+		}
+		o := ApplyOptions{Defaults: Defaults{API: "pictify", Team: "orbit", Plan: "free"}, Prune: true}
+		applied(t, m, "keys:\n"+lines+"- {id: key_gone, hash: "+hashOf("gone")+"}\n- {id: key_illy, hash: "+hashOf("key_illy")+"}\n", o)
+		for _, id := range []string{"key_dead", "key_tomb", "key_move"} {
+			must[*Key](t)(m.Revoke(ctx, id))
+		}
+		for _, id := range []string{"key_tomb", "key_move"} {
+			must[*Key](t)(m.Delete(ctx, id))
+		}
+		for _, id := range []string{"key_sick", "key_illy"} {
+			c.Set(ctx, recordKey(id), "{", 0)
+		}
+		file := "keys:\n" + strings.ReplaceAll(strings.ReplaceAll(lines, "name: key_good", "name: better"), "id: key_move", "id: key_moved") +
+			"- {id: key_new1, hash: " + hashOf("new") + "}\n"
+		before := dump(t, c)
+		o.DryRun = true
+		dry, err := m.Apply(ctx, fromYAML(file), o)
+		if !errors.Is(err, ErrSkipped) {
+			t.Errorf("a dry run: %v", err)
+		}
+		same(t, "a dry run", dump(t, c), before)
+		o.DryRun = false
+		d, err := m.Apply(ctx, fromYAML(file), o)
+		if !errors.Is(err, ErrSkipped) || len(d.Refused) > 0 || d.String() != dry.String() {
+			t.Fatalf("%v\n%s\nannounced\n%s", err, d, dry)
+		}
+		for _, want := range []string{
+			"- key_gone ", "~ key_good ", "+ key_new1 ", "= key_illy cannot be read", "! line 3: key_dead is revoked for good", "! line 4: key_tomb was deleted",
+			"! line 5: key_sick stays as it is: ", `! line 6: key_moved has the secret of "key_move", which was deleted`,
+			"1 to create, 1 to update, 1 to delete, 0 unchanged",
+		} {
+			if !strings.Contains(d.String(), want) {
+				t.Errorf("\n%s\nwant %s", d, want)
+			}
+		}
+		for _, id := range []string{"key_sick", "key_illy"} {
+			if got := c.Get(ctx, recordKey(id)).Val(); got != "{" {
+				t.Errorf("%s is now %s", id, got)
+			}
+		}
+		if d, err := m.Apply(ctx, fromYAML(file), o); !errors.Is(err, ErrSkipped) || len(d.Changes) > 0 || d.Unchanged != 2 {
+			t.Errorf("again: %v\n%s", err, d)
+		}
+	})
+}
+
+// Only who says so speaks for teams that the file has no key of.
 func TestApplyOfAWholeAPI(t *testing.T) {
 	c := newEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
@@ -277,16 +328,25 @@ func TestApplyOfAWholeAPI(t *testing.T) {
 	if d := applied(t, m, "keys: []", ApplyOptions{Prune: true}); !d.Empty() {
 		t.Errorf("an empty file speaks for nobody:\n%s", d)
 	}
-	if d := applied(t, m, "keys: []", ApplyOptions{Defaults: Defaults{API: "genapi"}, Prune: true}); !d.Empty() {
+	if d := applied(t, m, "keys: []", ApplyOptions{Defaults: Defaults{API: "pictify"}, Prune: true}); !d.Empty() || len(d.Kept) > 0 {
+		t.Errorf("an API alone speaks for nobody:\n%s", d)
+	}
+	if d := applied(t, m, "keys: []", ApplyOptions{Defaults: Defaults{API: "genapi"}, AllTeams: true, Prune: true}); !d.Empty() {
 		t.Errorf("\n%s", d)
 	}
-	if d := applied(t, m, "keys: []", ApplyOptions{Defaults: Defaults{API: "pictify"}}); len(d.Kept) != 3 || !d.Empty() {
+	if d := applied(t, m, "keys: []", ApplyOptions{Defaults: Defaults{API: "pictify"}, AllTeams: true}); len(d.Kept) != 3 || !d.Empty() {
 		t.Errorf("\n%s", d)
+	}
+	for _, o := range []ApplyOptions{{AllTeams: true}, {AllTeams: true, Defaults: Defaults{API: "pictify", Team: "acme"}}} {
+		var fault *FieldError
+		if _, err := m.Apply(t.Context(), fromYAML(file), o); !errors.As(err, &fault) || fault.Field != "all_teams" {
+			t.Errorf("%+v: %v", o, err)
+		}
 	}
 	if d := applied(t, m, "keys: []", ApplyOptions{Defaults: Defaults{API: "pictify", Team: "acme"}, Prune: true}); len(d.Changes) != 1 {
 		t.Errorf("\n%s", d)
 	}
-	if d := applied(t, m, "keys: []", ApplyOptions{Defaults: Defaults{API: "pictify"}, Prune: true}); len(d.Changes) != 2 {
+	if d := applied(t, m, "keys: []", ApplyOptions{Defaults: Defaults{API: "pictify"}, AllTeams: true, Prune: true}); len(d.Changes) != 2 {
 		t.Errorf("\n%s", d)
 	}
 }

@@ -10,12 +10,15 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Cap is the most keys of one environment that a team may have active at once. A key that was rotated does not count:
-// its successor does.
+// Cap is the most keys of one environment that a team may have active at once. The two keys of a rotation, which share
+// their counters, count as one while both work, and the older one alone if its successor does not. Each further key that
+// shares those counters counts for itself.
 type Cap struct {
 	Environment string
 	Plan        string // whose cap it is; for the error
 	Most        int
+
+	always bool // refuses also a key that takes no new place
 }
 
 // ErrCap is what every *CapError is.
@@ -41,17 +44,36 @@ func (e *CapError) Error() string {
 // Is makes errors.Is find ErrCap.
 func (e *CapError) Is(target error) bool { return target == ErrCap }
 
-// counts reports whether the key is one of the active ones that a Cap limits.
-func (k *Key) counts() bool { return k.Status == Active && k.RotatedTo == "" }
+// counts reports whether the key is one of the active ones that a Cap limits, until its grace is over.
+func (k *Key) counts() bool { return k.Status == Active }
 
-const noCap = -1
+// listing is what a team's set says of the key, whatever its version.
+func (k *Key) listing() listing {
+	l := listing{counts: k.counts(), line: k.LimitID, environment: k.Environment}
+	if !k.RetiresAt.IsZero() {
+		l.end = max(k.RetiresAt.UnixMilli(), 1)
+	}
+	if l.line == k.ID {
+		l.line = ownLine
+	}
+	return l
+}
 
-func (s *Store) enlistCall(k *Key, most int) call {
-	mark := "-"
-	if k.counts() {
+// ownLine stands for the counters of the key's own id, which most keys have.
+const ownLine = "="
+
+func (s *Store) enlistCall(k *Key, limit *Cap) call {
+	l, mark, most, always := k.listing(), "-", -1, 0
+	if l.counts {
 		mark = "+"
 	}
-	return call{s.scripts.enlist, []string{teamKeysKey(k.API, k.Team)}, []any{k.ID, k.Version, mark, k.Environment, most}}
+	if limit != nil {
+		most = max(limit.Most, 0)
+		if limit.always {
+			always = 1
+		}
+	}
+	return call{s.scripts.enlist, []string{teamKeysKey(k.API, k.Team)}, []any{k.ID, k.Version, mark, l.end, l.line, l.environment, most, always}}
 }
 
 // enlist notes a key in its team's set as it is in k, if the cap allows. A key without a team is in none, so it is
@@ -60,11 +82,7 @@ func (s *Store) enlist(ctx context.Context, k *Key, limit *Cap) error {
 	if k.Team == "" {
 		return nil
 	}
-	most := noCap
-	if limit != nil {
-		most = max(limit.Most, 0)
-	}
-	reply, err := s.run(ctx, []call{s.enlistCall(k, most)})[0].Int64Slice()
+	reply, err := s.run(ctx, []call{s.enlistCall(k, limit)})[0].Int64Slice()
 	if err != nil {
 		return teamSetError(ctx, k, err)
 	}
@@ -81,7 +99,7 @@ func (s *Store) enlistAll(ctx context.Context, all []*creation) {
 	for _, c := range all {
 		if c.err == nil && c.k.Team != "" {
 			noting = append(noting, c)
-			calls = append(calls, s.enlistCall(c.k, noCap))
+			calls = append(calls, s.enlistCall(c.k, nil))
 		}
 	}
 	for i, reply := range s.run(ctx, calls) {
@@ -121,15 +139,24 @@ type listing struct {
 	version     int64
 	since       int64 // Unix seconds
 	counts      bool
+	end         int64 // Unix milliseconds; 0 = none
+	line        string
 	environment string
 }
 
 func parseListing(value string) (l listing, ok bool) {
-	parts := strings.SplitN(value, " ", 4)
-	if len(parts) != 4 || parts[2] != "+" && parts[2] != "-" {
+	parts := strings.SplitN(value, " ", 6)
+	if len(parts) != 6 || parts[2] != "+" && parts[2] != "-" {
 		return listing{}, false
 	}
 	version, err1 := strconv.ParseInt(parts[0], 10, 64)
 	since, err2 := strconv.ParseInt(parts[1], 10, 64)
-	return listing{version, since, parts[2] == "+", parts[3]}, err1 == nil && err2 == nil
+	end, err3 := strconv.ParseInt(parts[3], 10, 64)
+	return listing{version, since, parts[2] == "+", end, parts[4], parts[5]}, errors.Join(err1, err2, err3) == nil
+}
+
+// says reports whether the listing is that of k, whatever version it was noted for.
+func (l listing) says(k *Key) bool {
+	l.version, l.since = 0, 0
+	return l == k.listing()
 }

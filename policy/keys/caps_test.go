@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -142,6 +143,7 @@ func testCapsOfChanges(t *testing.T, c redis.UniversalClient) {
 	must[*Key](t)(m.Activate(ctx, b.ID))
 	full("create at the end", create())
 	consistent(t, c)
+	testCapsOfLines(t, c)
 	var fault *FieldError
 	if err := create(func(k *Key) { k.Team = "" })(); !errors.As(err, &fault) || fault.Field != "team" {
 		t.Errorf("without a team: %v", err)
@@ -196,4 +198,54 @@ func testTeamSetKeepsUp(t *testing.T, c redis.UniversalClient) {
 	if _, err := s.Lookup(ctx, k.Digest); err != nil {
 		t.Error(err)
 	}
+}
+
+// Who rotates gains no key: neither by ending the successor instead of the old key, nor by rotating again and again.
+func testCapsOfLines(t *testing.T, c redis.UniversalClient) {
+	ctx, m := t.Context(), operatorOf(c, map[string]int{"free/live": 2, "pro/live": 1})
+	m.now = time.Now // a grace ends by the clock of the store
+	create := func() error {
+		_, _, err := m.Create(ctx, liveKey(func(k *Key) { k.Team = "lines" }), false)
+		return err
+	}
+	first, _ := mustCreate(t, m, func(k *Key) { k.Team = "lines" })
+	second, _, err := m.Rotate(ctx, first.ID, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	must[*Key](t)(m.Revoke(ctx, second.ID))
+	if err := create(); err != nil { // the old key and this one
+		t.Fatal(err)
+	}
+	if err := create(); !errors.Is(err, ErrCap) {
+		t.Errorf("beside a key in its grace without a successor: %v", err)
+	}
+	must[*Key](t)(m.Revoke(ctx, first.ID))
+	third, _ := mustCreate(t, m, func(k *Key) { k.Team = "lines" })
+	fourth, _, err := m.Rotate(ctx, third.ID, time.Hour)
+	if err != nil {
+		t.Fatalf("a rotation where the cap is reached: %v", err)
+	}
+	if next, secret, err := m.Rotate(ctx, fourth.ID, time.Hour); !errors.Is(err, ErrCap) || next != nil || secret != "" {
+		t.Errorf("a third key of a line: %v", err)
+	}
+	// A key that was switched off in its grace comes back to its place.
+	must[*Key](t)(m.Deactivate(ctx, third.ID))
+	must[*Key](t)(m.Activate(ctx, third.ID))
+	must[*Key](t)(m.Deactivate(ctx, third.ID))
+	if _, _, err = m.Rotate(ctx, fourth.ID, 0); err != nil {
+		t.Errorf("when the grace of the first is over: %v", err)
+	}
+	if _, err := m.Activate(ctx, third.ID); err != nil {
+		t.Errorf("of a rotation whose older key has ended: %v", err)
+	}
+	if err := create(); !errors.Is(err, ErrCap) {
+		t.Errorf("two lines: %v", err)
+	}
+	// A smaller plan counts what is there.
+	pro := "pro"
+	if _, err := m.Update(ctx, third.ID, Patch{Plan: &pro}); !errors.Is(err, ErrCap) {
+		t.Errorf("onto a smaller plan: %v", err)
+	}
+	consistent(t, c)
 }

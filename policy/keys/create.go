@@ -12,8 +12,8 @@ import (
 // Create adds a key: the lists that name it first, then its record, the way to it from the secret last, so that what a
 // crash leaves behind never answers a request. The same Create again completes it, and so does Repair. Errors: a
 // *FieldError; ErrExists if the id is known, as a tombstone too (nothing that stands is changed, but an interrupted
-// create of the same id and secret is completed); ErrSecretTaken if another key has the secret, then nothing of this
-// one stays; a *CorruptError; any other error means that the store did not answer, and the key may be there or not.
+// create of the same id and secret is completed); ErrSecretTaken if another key has or, as a tombstone, had the secret, then
+// nothing of this one stays; a *CorruptError; any other error means that the store did not answer, and the key may be there or not.
 func (s *Store) Create(ctx context.Context, k *Key) error { return s.CreateWithin(ctx, k, nil) }
 
 // CreateWithin is Create that keeps a cap: it fails with a *CapError if the key would be one active key too many. A nil
@@ -103,6 +103,9 @@ func (c *creation) conclude() {
 		c.err = ErrExists
 	default:
 		c.err = ErrSecretTaken
+		if _, deleted := deletedOwner(c.owner); deleted {
+			c.err = ErrSecretDeleted
+		}
 	}
 }
 
@@ -199,6 +202,12 @@ func linkReply(ctx context.Context, id string, reply *redis.Cmd) (done bool, own
 func (s *Store) link(ctx context.Context, d Digest, id string) (owner string, linked bool, err error) {
 	linked, owner, err = linkReply(ctx, id, s.run(ctx, []call{s.linkCall("link", d, id)})[0])
 	return owner, linked, err
+}
+
+// buryLink makes sure that d, a digest of the deleted key with this id, leads nowhere and to no other key ever after.
+func (s *Store) buryLink(ctx context.Context, d Digest, id string) error {
+	_, _, err := linkReply(ctx, id, s.run(ctx, []call{s.linkCall("bury", d, id)})[0])
+	return err
 }
 
 // unlink leads d nowhere if it leads to id.

@@ -1,43 +1,74 @@
 -- Notes a key in its team's set of keys. Atomic: of two keys that would take the last place under a cap, one does.
--- A value is "<version> <Unix s> <+|-> <environment>": the version of the key that it was noted for, when, whether the
--- key counts, and its environment.
+-- A value is "<version> <Unix s> <+|-> <end> <line> <environment>": the version of the key that it was noted for, when,
+-- whether the key is active, the Unix ms at which a rotation ends it (0 = none does), the counters that it shares with
+-- the keys that it was rotated from and to ("=" for those of its own id), and its environment.
+--
+-- What counts is a line, keys that share their counters: once, however many of its keys work, but once more for each
+-- key beyond the two of a rotation.
 --
 -- KEYS[1]  hash: the keys of a team
 -- ARGV[1]  id of the key
 -- ARGV[2]  version of the key
--- ARGV[3]  + if it counts, else -
--- ARGV[4]  environment of the key
--- ARGV[5]  the most keys of this environment that may count; -1 for no such limit
--- Reply: {1, 0} noted, {2, 0} a later version is noted, {0, n} n others count and that is the most.
+-- ARGV[3]  + if it is active, else -
+-- ARGV[4]  its end
+-- ARGV[5]  its line
+-- ARGV[6]  its environment
+-- ARGV[7]  the most that may count in this environment; -1 for no such limit
+-- ARGV[8]  1 if a key that takes no new place is refused as well when there are too many
+-- Reply: {1, 0} noted, {2, 0} a later version is noted, {0, n} n count and that is the most.
 
-local function parse(value)
-  local version, since, mark, environment = string.match(value, '^(%d+) (%d+) ([+-]) (.*)$')
-  return tonumber(version), since, mark, environment
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function works(mark, ends)
+  return mark == '+' and (ends == '0' or tonumber(ends) > now)
+end
+
+local function parse(id, value)
+  local version, mark, ends, line, environment = string.match(value, '^(%d+) %d+ ([+-]) (%d+) (%S+) (.*)$')
+  if line == '=' then
+    line = id
+  end
+  return tonumber(version), mark, ends, line, environment
 end
 
 local noted = redis.call('HGET', KEYS[1], ARGV[1])
 if noted then
-  local version = parse(noted)
+  local version = parse(ARGV[1], noted)
   if version and version > tonumber(ARGV[2]) then
     return {2, 0}
   end
 end
-local most = tonumber(ARGV[5])
-if ARGV[3] == '+' and most >= 0 then
+local most = tonumber(ARGV[7])
+if most >= 0 and works(ARGV[3], ARGV[4]) then
   local all = redis.call('HGETALL', KEYS[1])
-  local n = 0
+  local lines, before = {}, {}
   for i = 1, #all, 2 do
-    if all[i] ~= ARGV[1] then
-      local version, since, mark, environment = parse(all[i + 1])
-      if mark == '+' and environment == ARGV[4] then
-        n = n + 1
+    local _, mark, ends, line, environment = parse(all[i], all[i + 1])
+    if mark and environment == ARGV[6] and works(mark, ends) then
+      before[line] = (before[line] or 0) + 1
+      if all[i] ~= ARGV[1] then
+        lines[line] = (lines[line] or 0) + 1
       end
     end
   end
-  if n >= most then
-    return {0, n}
+  local line = ARGV[5]
+  if line == '=' then
+    line = ARGV[1]
+  end
+  lines[line] = (lines[line] or 0) + 1
+  local function sum(all)
+    local n = 0
+    for _, working in pairs(all) do
+      n = n + math.max(1, working - 1)
+    end
+    return n
+  end
+  local after, was = sum(lines), sum(before)
+  if after > most and (after > was or ARGV[8] == '1') then
+    return {0, was}
   end
 end
-local clock = redis.call('TIME')
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. clock[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4])
+local value = {ARGV[2], clock[1], ARGV[3], ARGV[4], ARGV[5], ARGV[6]}
+redis.call('HSET', KEYS[1], ARGV[1], table.concat(value, ' '))
 return {1, 0}

@@ -1,10 +1,12 @@
 package keys
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"math"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unique"
@@ -18,7 +20,7 @@ type Profile struct {
 	Plan        string
 	Status      Status
 	Scopes      []string
-	IPs         []netip.Prefix
+	IPs         []netip.Prefix // sorted, none inside another
 	Limits      []Override
 }
 
@@ -73,7 +75,7 @@ func newGrant(k *Key, p *Profile) *Grant {
 func newProfile(k *Key) *Profile {
 	p := &Profile{
 		API: shared(k.API), Team: shared(k.Team), Environment: shared(k.Environment), Plan: shared(k.Plan),
-		Status: Status(shared(string(k.Status))), IPs: append([]netip.Prefix(nil), k.IPs...),
+		Status: Status(shared(string(k.Status))), IPs: disjoint(k.IPs),
 	}
 	for _, s := range k.Scopes {
 		p.Scopes = append(p.Scopes, shared(s))
@@ -112,8 +114,30 @@ func profileSum(k *Key) [sha256.Size]byte {
 	return sha256.Sum256(b)
 }
 
-// Allows is what Key.Allows says.
-func (p *Profile) Allows(a netip.Addr) bool { return allows(p.IPs, a) }
+// Allows is what Key.Allows says, in logarithmic time.
+func (p *Profile) Allows(a netip.Addr) bool {
+	if len(p.IPs) == 0 {
+		return true
+	}
+	a = a.Unmap().WithZone("")
+	// Of prefixes that do not overlap only the last that starts at or before a can hold it.
+	i, found := slices.BinarySearchFunc(p.IPs, a, func(p netip.Prefix, a netip.Addr) int { return p.Addr().Compare(a) })
+	return found || i > 0 && p.IPs[i-1].Contains(a)
+}
+
+// disjoint returns the prefixes that are not inside another one of the list, by address.
+func disjoint(list []netip.Prefix) []netip.Prefix {
+	sorted := slices.SortedFunc(slices.Values(list), func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits())
+	})
+	out := sorted[:0]
+	for _, p := range sorted {
+		if len(out) == 0 || !out[len(out)-1].Contains(p.Addr()) {
+			out = append(out, p)
+		}
+	}
+	return slices.Clip(out)
+}
 
 // Expired is what Key.Expired says, to the millisecond.
 func (g *Grant) Expired(now time.Time) bool { return g.end != never && now.UnixMilli() >= g.end }

@@ -193,6 +193,10 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 		c.dated, c.updated, c.anchored, c.signed = true, true, true, true
 	}
 	if r.Plaintext() {
+		// Of foreign secrets nobody knows the form, and from here on nobody knows the secret.
+		if err := textSecret(anyText{}, nil, &k, r.Secret); err != nil {
+			return nil, err
+		}
 		bits := EntropyBits(r.Secret)
 		k.Weak = bits < StrongBits
 		if k.Weak && !im.peppered {
@@ -209,6 +213,12 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 	}
 	return c, nil
 }
+
+// anyText are the Rules of nobody.
+type anyText struct{ Rules }
+
+// HoldsSecret knows no form.
+func (anyText) HoldsSecret(string, string) bool { return false }
 
 // write finishes a batch, even if ctx ends meanwhile. What it does not finish is not counted.
 func (im *importer) write(ctx context.Context, batch []*candidate) error {
@@ -285,7 +295,10 @@ func (im *importer) create(ctx context.Context, batch []*candidate) error {
 // id if that is derived from it.
 func (im *importer) findOlder(ctx context.Context, batch []*candidate) error {
 	var gets []*redis.StringCmd
-	_, err := im.m.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	if im.older == 0 {
+		return nil
+	}
+	im.m.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, c := range batch {
 			for _, d := range c.older {
 				gets = append(gets, p.Get(ctx, secretKey(d)))
@@ -293,17 +306,25 @@ func (im *importer) findOlder(ctx context.Context, batch []*candidate) error {
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return readError(ctx, "", err)
-	}
 	for _, c := range batch {
 		for _, d := range c.older {
 			get := gets[0]
 			gets = gets[1:]
+			if err := placeError(ctx, get); err != nil {
+				return err
+			}
 			if get.Err() == nil {
 				c.key.Digest = d
 			}
 		}
+	}
+	return nil
+}
+
+// placeError is the error of reading the place of a secret that says that the store did not answer.
+func placeError(ctx context.Context, reply *redis.StringCmd) error {
+	if err := reply.Err(); err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
+		return readError(ctx, "", err)
 	}
 	return nil
 }
@@ -369,6 +390,9 @@ func (im *importer) check(c *candidate) error {
 	if err := im.m.rules.ValidateKey(k); err != nil {
 		return err
 	}
+	if err := textSecret(im.m.rules, nil, k, ""); err != nil {
+		return err
+	}
 	if line, ok := im.digests[k.Digest]; ok {
 		return fmt.Errorf("the same secret as on line %d", line)
 	}
@@ -409,7 +433,10 @@ func (im *importer) settle(ctx context.Context, batch []*candidate, tried bool) 
 
 // difference compares a candidate with the record that stands under its id, and the id that its secret leads to.
 func (c *candidate) difference(record, owner string) error {
-	if owner != "" && owner != c.key.ID {
+	if id, deleted := deletedOwner(owner); deleted && id != c.key.ID {
+		return fmt.Errorf("the secret was that of %s, which was deleted, and a secret is never used again", show(id))
+	}
+	if owner != "" && owner != c.key.ID && owner != buried+c.key.ID {
 		return fmt.Errorf("the secret belongs to %s, which is in the store", show(owner))
 	}
 	old, err := decodeRecord([]byte(record))

@@ -35,6 +35,8 @@ func (transferRules) ValidateKey(k *Key) error {
 }
 
 func (r transferRules) Cap(string, string, string) (int, bool)         { return r.most, r.most > 0 }
+func (transferRules) HoldsSecret(_, text string) bool                  { return HoldsSecret(text, "pk_") }
+func (transferRules) Limit(string, string, string) (int64, bool)       { return 0, false }
 func (r transferRules) Prefix(api, environment string) (string, error) { return "pk_", nil }
 
 // transferManager is the operator's, at noon of one day.
@@ -167,15 +169,17 @@ func TestImport(t *testing.T) {
 			`{"secret":"` + NewSecret("") + `","status":"deleted"}`,
 			`{"` + NewSecret("") + `":1}`,
 			`no json ` + NewSecret(""),
+			`{"secret":"` + deleted + `"}`,
+			`{"hash":"hmac-sha256:` + h.Digest(deleted).hex() + `","id":"key_again"}`,
 		}, "\n")
 		var refused bytes.Buffer
 		o := operator("pictify")
-		o.Refused, o.SHA256, o.Total = &refused, strings.Repeat("ab", 32), 14
+		o.Refused, o.SHA256, o.Total = &refused, strings.Repeat("ab", 32), 16
 		report, err := m.Import(t.Context(), fromLines(text), o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if report.Read != 14 || report.Created != 2 || report.Skipped != 0 || report.Refused != 12 || len(report.First) != 12 {
+		if report.Read != 16 || report.Created != 2 || report.Skipped != 0 || report.Refused != 14 || len(report.First) != 14 {
 			t.Errorf("report %+v", report)
 		}
 		want := `{"line":3,"reason":"the same secret as on line 1"}
@@ -186,6 +190,9 @@ func TestImport(t *testing.T) {
 {"line":8,"id":"key_taken","reason":"id: \"key_taken\" is in use by a key with another secret"}
 {"line":9,"reason":"secret: holds about`
 		got := hideDerived(refused.String())
+		if n := strings.Count(got, `the secret was that of \"key_gone\", which was deleted`); n != 1 || !strings.Contains(got, `"line":16,"id":"key_again","reason":"the same secret as on line 15"`) {
+			t.Errorf("the secret of a deleted key:\n%s", got)
+		}
 		if !strings.HasPrefix(got, want) {
 			t.Errorf("refused\n%s\nwant\n%s…", got, want)
 		}
@@ -193,7 +200,7 @@ func TestImport(t *testing.T) {
 			t.Errorf("a secret in\n%s", refused.String())
 		}
 		checkImported(t, m, a, b)
-		if report, err = m.Import(t.Context(), fromLines(text), operator("pictify")); err != nil || report.Skipped != 2 || report.Created != 0 || report.Refused != 12 {
+		if report, err = m.Import(t.Context(), fromLines(text), operator("pictify")); err != nil || report.Skipped != 2 || report.Created != 0 || report.Refused != 14 {
 			t.Errorf("again: %+v, %v", report, err)
 		}
 	})
@@ -227,11 +234,11 @@ func checkImported(t *testing.T, m *Manager, a, b string) {
 	if err != nil || len(entries) != 2 {
 		t.Fatal(entries, err)
 	}
-	after := `{"source":"keys.jsonl","sha256":"` + strings.Repeat("ab", 32) + `","records":14}`
+	after := `{"source":"keys.jsonl","sha256":"` + strings.Repeat("ab", 32) + `","records":16}`
 	if e := entries[1]; e.Action != ActionImport || e.Who != "ada" || string(e.After) != after {
 		t.Errorf("intent %+v %s", e, e.After)
 	}
-	if e := entries[0]; e.Intent != entries[1].ID || e.Result != "done: read 14: created 2, already there 0, refused 12" {
+	if e := entries[0]; e.Intent != entries[1].ID || e.Result != "done: read 16: created 2, already there 0, refused 14" {
 		t.Errorf("outcome %+v", e)
 	}
 }

@@ -81,7 +81,7 @@ func (s *Store) write(ctx context.Context, c redis.Scripter, old, next *Key, lim
 		}
 		return nil, err
 	}
-	if !next.counts() && old.counts() {
+	if !starts && old.listing() != next.listing() {
 		err = s.enlist(ctx, next, nil)
 	}
 	return next, err
@@ -168,8 +168,8 @@ func (s *Store) relist(ctx context.Context, id string, noted int64) error {
 	return s.enlist(ctx, k, nil)
 }
 
-// Delete removes a revoked key: the way to it from its secret first, and the record becomes a tombstone, so that
-// nothing revives the id. The same Delete again completes an interrupted one. Errors: ErrNotRevoked; ErrNoKey,
+// Delete removes a revoked key: the way to it from its secret first, then its record. Both become tombstones, so that
+// nothing revives the id or the secret. The same Delete again completes an interrupted one. Errors: ErrNotRevoked; ErrNoKey,
 // ErrDeleted; a *CorruptError; any other means that the store did not answer.
 func (s *Store) Delete(ctx context.Context, k *Key) error {
 	k, err := s.Get(ctx, k.ID)
@@ -179,21 +179,18 @@ func (s *Store) Delete(ctx context.Context, k *Key) error {
 	if k.Status != Revoked {
 		return ErrNotRevoked
 	}
-	// Revoked is final: it still is when the next steps are made.
-	for _, d := range []Digest{k.Digest, k.Other} {
-		if d == (Digest{}) {
-			continue
-		}
-		if _, err := s.unlink(ctx, d, k.ID); err != nil {
-			return err
-		}
-	}
 	return s.bury(ctx, k)
 }
 
-// bury makes a tombstone of a revoked key to which no secret leads, and takes it out of all lists.
+// bury makes tombstones of a revoked key and of its secret, and takes it out of all lists.
 func (s *Store) bury(ctx context.Context, k *Key) error {
 	for range maxTries {
+		// Revoked is final: it still is when the next steps are made. Both digests of an unfinished rehash are the secret's.
+		for _, d := range k.digests() {
+			if err := s.buryLink(ctx, d, k.ID); err != nil {
+				return err
+			}
+		}
 		tombstone := &Key{ID: k.ID, API: k.API, Status: Deleted, Version: k.Version + 1}
 		err := s.change(ctx, s.client, k, tombstone)
 		if err == nil || errors.Is(err, ErrDeleted) {

@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -21,14 +22,14 @@ func TestLifecycle(t *testing.T) {
 			name string
 			test func(*testing.T, redis.UniversalClient)
 		}{
-			{"write", testWrite}, {"final", testFinal}, {"delete", testDelete}, {"rehash", testRehash},
+			{"write", testWrite}, {"final", testFinal}, {"delete", testDelete}, {"delete during rehash", testDeleteDuringRehash}, {"rehash", testRehash},
 			{"rehash meets", testRehashMeets}, {"touch", testTouch}, {"get", testGet}, {"create all", testCreateAll},
 			{"list", testList}, {"list bounds", testListBounds}, {"caps", testCaps}, {"caps race", testCapsRace},
 			{"caps of changes", testCapsOfChanges}, {"team set", testTeamSetKeepsUp}, {"manager", testManager}, {"manager refuses", testManagerRefuses},
 			{"lost update", testNoLostUpdate}, {"conflict", testConflict}, {"rotate", testRotate},
 			{"rotate refuses", testRotateRefuses}, {"rotate race", testRotateRace}, {"verify", testVerify},
 			{"one message", testOneMessage}, {"crashes", testCrashes}, {"repair", testRepair}, {"repair spares", testRepairSpares},
-			{"members", testMembersAndKeys}, {"audited", testChangesAreAudited},
+			{"members", testMembersAndKeys}, {"audited", testChangesAreAudited}, {"entitlement", testEntitlement}, {"texts", testTextsHoldNoSecret}, {"plans", testSetPlans},
 		} {
 			t.Run(part.name, func(t *testing.T) {
 				if err := c.FlushAll(t.Context()).Err(); err != nil {
@@ -53,6 +54,13 @@ func (plainRules) ValidateKey(k *Key) error {
 func (r plainRules) Cap(_, plan, environment string) (int, bool) {
 	most, ok := r.caps[plan+"/"+environment]
 	return most, ok
+}
+
+func (plainRules) HoldsSecret(_, text string) bool { return HoldsSecret(text, "pk_live_") }
+
+// Limit knows one limit of each plan, by the length of the plan's name.
+func (plainRules) Limit(_, plan, name string) (int64, bool) {
+	return int64(10 * len(plan)), plan != "" && name == "minute"
 }
 
 func (plainRules) Prefix(api, environment string) (string, error) {
@@ -248,8 +256,11 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 	}
 	left := c.Keys(ctx, "*").Val()
 	slices.Sort(left)
-	if want := []string{apisKey, recordKey(k.ID)}; !slices.Equal(left, want) {
+	if want := []string{apisKey, recordKey(k.ID), secretKey(k.Digest)}; !slices.Equal(left, want) {
 		t.Errorf("left behind: %q, want %q", left, want)
+	}
+	if got := c.Get(ctx, secretKey(k.Digest)).Val(); got != "deleted:"+k.ID {
+		t.Errorf("the place of the secret holds %q", got)
 	}
 	const tombstone = `{"id":"key_pb_full","api":"pixelbyte","status":"deleted","version":5}`
 	if got := c.Get(ctx, recordKey(k.ID)).Val(); got != tombstone {
@@ -276,6 +287,10 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("the tombstone was revived: %v", err)
 		}
 	}
+	if err := s.Create(ctx, sample(func(k *Key) { k.ID, k.LimitID = "key_other", "key_other" })); !errors.Is(err, ErrSecretDeleted) || !errors.Is(err, ErrSecretTaken) {
+		t.Errorf("the secret under another id: %v", err)
+	}
+	consistent(t, c)
 	if got := c.Get(ctx, recordKey(k.ID)).Val(); got != tombstone {
 		t.Errorf("the tombstone became %s", got)
 	}
@@ -286,6 +301,39 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 	c.Set(ctx, secretKey(k.Digest), k.ID, 0)
 	if _, err := s.Lookup(ctx, k.Digest); !errors.Is(err, ErrUnknown) {
 		t.Errorf("Lookup: %v", err)
+	}
+}
+
+// Whichever hash of its secret a key is deleted under while a rehash is unfinished: no key ever has one of the two again.
+func testDeleteDuringRehash(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	from, to := Digest{1, 2, 3}, Digest{4, 5, 6}
+	for name, linked := range map[string][]Digest{"not linked yet": {from}, "linked": {from, to}, "unlinked": {to}} {
+		c.FlushAll(ctx)
+		k := sample()
+		if err := s.Create(ctx, k); err != nil {
+			t.Fatal(err)
+		}
+		next := k.clone()
+		next.Other, next.Version, next.Status = to, 2, Revoked
+		if err := s.change(ctx, c, k, next); err != nil {
+			t.Fatal(err)
+		}
+		c.Del(ctx, secretKey(from))
+		for _, d := range linked {
+			c.Set(ctx, secretKey(d), k.ID, 0)
+		}
+		if err := s.Delete(ctx, k); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range []Digest{from, to} {
+			if err := s.Create(ctx, sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", d })); !errors.Is(err, ErrSecretDeleted) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if _, err := s.Lookup(ctx, d); !errors.Is(err, ErrUnknown) {
+				t.Errorf("%s: Lookup: %v", name, err)
+			}
+		}
 	}
 }
 
@@ -515,11 +563,18 @@ func consistent(t *testing.T, c redis.UniversalClient) {
 		if k.Team != "" {
 			list := "tg:v1:index:{" + k.API + "/" + k.Team + "}"
 			members[list] = append(members[list], k.ID)
-			mark := " - "
-			if k.Status == Active && k.RotatedTo == "" {
-				mark = " + "
+			mark, end, line := "-", int64(0), k.LimitID
+			if k.Status == Active {
+				mark = "+"
 			}
-			if got := c.HGet(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}", k.ID).Val(); !strings.HasSuffix(got, mark+k.Environment) {
+			if !k.RetiresAt.IsZero() {
+				end = k.RetiresAt.UnixMilli()
+			}
+			if line == k.ID {
+				line = "="
+			}
+			want := fmt.Sprintf(" %s %d %s %s", mark, end, line, k.Environment)
+			if got := c.HGet(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}", k.ID).Val(); !strings.HasSuffix(got, want) {
 				t.Errorf("the team's set has %q for %s, which is %s", got, k.ID, k.Status)
 			}
 			if n := c.HLen(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}").Val(); int(n) != len(c.ZRange(ctx, list, 0, -1).Val()) {
@@ -528,6 +583,9 @@ func consistent(t *testing.T, c redis.UniversalClient) {
 		}
 	}
 	for _, name := range c.Keys(ctx, "tg:v1:secret:*").Val() {
+		if id, deleted := strings.CutPrefix(c.Get(ctx, name).Val(), "deleted:"); deleted && strings.Contains(c.Get(ctx, recordKey(id)).Val(), `"status":"deleted"`) {
+			continue
+		}
 		if !want[name] {
 			t.Errorf("a secret leads to %q without being its own", c.Get(ctx, name).Val())
 		}

@@ -17,6 +17,10 @@ type Rules interface {
 	// Cap returns the most active keys that a team may have in the environment on the plan; capped is false for no
 	// such limit.
 	Cap(api, plan, environment string) (most int, capped bool)
+	// HoldsSecret reports whether a text holds something of the form of a key of the API.
+	HoldsSecret(api, text string) bool
+	// Limit returns the size of a limit of a plan; known is false for a plan or limit that there is not.
+	Limit(api, plan, name string) (requests int64, known bool)
 	// Prefix returns what secrets of the environment start with; "" where the policy names no prefix.
 	Prefix(api, environment string) (prefix string, err error)
 }
@@ -98,6 +102,9 @@ func (m *Manager) Create(ctx context.Context, k Key, force bool) (created *Key, 
 	if err := m.check(nil, next, force); err != nil {
 		return nil, "", err
 	}
+	if err := m.entitled(ctx, nil, next); err != nil {
+		return nil, "", err
+	}
 	limit, err := m.capOf(next)
 	if err != nil {
 		return nil, "", err
@@ -142,6 +149,9 @@ func newID() string { return "key_" + NewSecret("")[:16] }
 // a new key; of a standing one only what changes is held against the policy, which may have changed too.
 func (m *Manager) check(old, next *Key, force bool) error {
 	if err := next.Validate(); err != nil {
+		return err
+	}
+	if err := textSecret(m.rules, old, next, ""); err != nil {
 		return err
 	}
 	if old == nil && next.Status != Active && next.Status != Inactive {
@@ -257,6 +267,9 @@ func (m *Manager) edit(ctx context.Context, id string, c edit) (*Key, error) {
 		if err := m.check(old, next, c.force); err != nil {
 			return nil, err
 		}
+		if err := m.entitled(ctx, old, next); err != nil {
+			return nil, err
+		}
 		next.UpdatedAt = m.today()
 		var written *Key
 		err = m.auditedKey(ctx, c.action, old, next, func(ctx context.Context) error {
@@ -277,6 +290,9 @@ func (m *Manager) write(ctx context.Context, old, next *Key) (*Key, error) {
 		var err error
 		if limit, err = m.capOf(next); err != nil {
 			return nil, err
+		}
+		if limit != nil {
+			limit.always = old.Plan != next.Plan
 		}
 	}
 	return m.store.write(ctx, m.store.client, old, next, limit)

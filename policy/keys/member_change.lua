@@ -1,9 +1,9 @@
--- Replaces or removes a member. Atomic: a team that has other members, or keys, keeps an admin.
+-- Replaces or removes a member, or replaces the team's record. Atomic: a team that has other members, or keys, keeps an admin.
 --
 -- KEYS[1]  hash: the team's record and one field a member
 -- KEYS[2]  hash: the team's keys, in the same slot
 -- ARGV[1]  field of the team's record
--- ARGV[2]  id of the member
+-- ARGV[2]  id of the member, or the field of the team's record
 -- ARGV[3]  JSON that must stand now
 -- ARGV[4]  JSON to write; empty to remove the member
 -- ARGV[5]  the role of an admin

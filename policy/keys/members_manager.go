@@ -11,12 +11,12 @@ import (
 // besides the errors of the Store's method of the same name; with ErrOutcomeLost the results are set, because the
 // change was made.
 
-// CreateTeam adds a team; only the operator may.
-func (m *Manager) CreateTeam(ctx context.Context, api, team string) (*Team, error) {
+// CreateTeam adds a team, whose members may use these plans; only the operator may.
+func (m *Manager) CreateTeam(ctx context.Context, api, team string, plans ...string) (*Team, error) {
 	if err := m.who.Check(ActionCreateTeam, api, team); err != nil {
 		return nil, err
 	}
-	t := Team{API: api, Name: team, CreatedBy: m.who.Who(), CreatedAt: m.now().UTC()}
+	t := Team{API: api, Name: team, Plans: plans, CreatedBy: m.who.Who(), CreatedAt: m.now().UTC()}
 	if err := t.Validate(); err != nil {
 		return nil, err
 	}
@@ -56,6 +56,28 @@ func (m *Manager) DeleteTeam(ctx context.Context, api, team string) error {
 	}
 	entry := NewEntry(m.who, ActionDeleteTeam, api, team, team)
 	return m.audited(ctx, entry, t, nil, func(ctx context.Context) error { return m.store.DeleteTeam(ctx, api, team) })
+}
+
+// SetPlans says which plans members may give the keys of a team; only the operator may.
+func (m *Manager) SetPlans(ctx context.Context, api, team string, plans []string) (*Team, error) {
+	if err := m.who.Check(ActionSetPlans, api, team); err != nil {
+		return nil, err
+	}
+	before, err := m.store.Team(ctx, api, team)
+	if err != nil {
+		return nil, err
+	}
+	after := *before
+	after.Plans = plans
+	if err := after.Validate(); err != nil {
+		return nil, err
+	}
+	entry := NewEntry(m.who, ActionSetPlans, api, team, team)
+	err = m.audited(ctx, entry, before, after, func(ctx context.Context) error {
+		_, err := m.store.SetPlans(ctx, api, team, plans)
+		return err
+	})
+	return ifMade(&after, err)
 }
 
 // AddMember adds a member and returns the record and the token, which is shown this once.

@@ -32,7 +32,7 @@ func newStaff(t *testing.T, c redis.UniversalClient) *staff {
 	s := &staff{t: t, c: c, store: NewStore(c), audit: NewAudit(c, 1000)}
 	s.operator = s.as(Actor{Name: "ops", Operator: true})
 	for _, team := range []string{"orbit", "nova"} {
-		if _, err := s.operator.CreateTeam(t.Context(), "pictify", team); err != nil {
+		if _, err := s.operator.CreateTeam(t.Context(), "pictify", team, "free"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -94,7 +94,11 @@ func testManagerAsksTheTableOfRoles(t *testing.T, c redis.UniversalClient) {
 	s := newStaff(t, c)
 	before, told := s.state(), len(s.entries())
 	calls := map[Action]func(m *Manager, team string) error{
-		ActionCreateTeam:   func(m *Manager, team string) error { _, err := m.CreateTeam(t.Context(), "pictify", team); return err },
+		ActionCreateTeam: func(m *Manager, team string) error { _, err := m.CreateTeam(t.Context(), "pictify", team); return err },
+		ActionSetPlans: func(m *Manager, team string) error {
+			_, err := m.SetPlans(t.Context(), "pictify", team, []string{"free"})
+			return err
+		},
 		ActionDeleteTeam:   func(m *Manager, team string) error { return m.DeleteTeam(t.Context(), "pictify", team) },
 		ActionViewTeam:     func(m *Manager, team string) error { _, err := m.Team(t.Context(), "pictify", team); return err },
 		ActionViewMembers:  func(m *Manager, team string) error { _, err := m.Members(t.Context(), "pictify", team); return err },
@@ -253,6 +257,10 @@ func (s *staff) changes() map[string]func(m *Manager, ctx context.Context) (resu
 			team, err := m.CreateTeam(ctx, "pictify", "new")
 			return team != nil, err
 		},
+		"SetPlans": func(m *Manager, ctx context.Context) (any, error) {
+			team, err := m.SetPlans(ctx, "pictify", "orbit", []string{"pro"})
+			return team != nil, err
+		},
 		"DeleteTeam": func(m *Manager, ctx context.Context) (any, error) { return true, m.DeleteTeam(ctx, "pictify", "empty") },
 		"AddMember": func(m *Manager, ctx context.Context) (any, error) {
 			member, token, err := m.AddMember(ctx, "pictify", "orbit", "New", Viewer)
@@ -354,6 +362,8 @@ func TestAuditSaysWhy(t *testing.T) {
 type anyRules struct{}
 
 func (anyRules) ValidateKey(*Key) error                        { return nil }
+func (anyRules) HoldsSecret(string, string) bool               { return false }
+func (anyRules) Limit(string, string, string) (int64, bool)    { return 0, false }
 func (anyRules) Cap(_, _, _ string) (most int, capped bool)    { return 0, false }
 func (anyRules) Prefix(_, _ string) (prefix string, err error) { return "pk_live_", nil }
 

@@ -17,7 +17,7 @@ import (
 type RepairReport struct {
 	Checked   int `json:"checked"`   // records
 	Linked    int `json:"linked"`    // a record to which no secret led: that is set again
-	Unlinked  int `json:"unlinked"`  // a secret that led to no record, a tombstone or a record of another: removed
+	Unlinked  int `json:"unlinked"`  // a secret that led to no record or to that of another: removed
 	Buried    int `json:"buried"`    // a delete that was interrupted: completed
 	Rehashed  int `json:"rehashed"`  // a rehash that was interrupted: undone or completed
 	Strays    int `json:"strays"`    // a successor that its key does not know: revoked
@@ -227,7 +227,7 @@ func (r *repairer) secret(ctx context.Context, k *Key, a surroundings) (done boo
 		return true, nil
 	case owner == k.ID:
 		return false, nil
-	case owner != "":
+	case owner != "" && !(owner == buried+k.ID && k.Status == Revoked):
 		r.report.Taken = append(r.report.Taken, k.ID)
 		return false, nil
 	case k.Status == Revoked:
@@ -314,7 +314,7 @@ func (r *repairer) listing(ctx context.Context, k *Key, a surroundings) (done bo
 		return false, teamSetError(ctx, k, err)
 	}
 	l, ok := parseListing(text)
-	if ok && l.counts == k.counts() && l.environment == k.Environment {
+	if ok && l.says(k) {
 		return false, nil
 	}
 	if ok && l.version > k.Version && time.Unix(l.since, 0).After(r.before) {
@@ -343,6 +343,9 @@ func (r *repairer) secrets(ctx context.Context, digests []string) error {
 		if err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
 			return readError(ctx, "", err)
 		}
+		if _, deleted := deletedOwner(owner); deleted {
+			continue // it stays so; a record that is still there has it looked at
+		}
 		var d Digest
 		if n, bad := hex.Decode(d[:], []byte(digests[i][:min(len(digests[i]), 2*len(d))])); err == nil && bad == nil && n == len(d) {
 			owners, found = append(owners, owner), append(found, d)
@@ -358,6 +361,13 @@ func (r *repairer) secrets(ctx context.Context, digests []string) error {
 		}
 		if f.err != nil && !errors.Is(f.err, ErrNoKey) {
 			continue // the record of the owner is corrupt: people decide
+		}
+		if errors.Is(f.err, ErrDeleted) {
+			if err := r.store.buryLink(ctx, found[i], owners[i]); err != nil {
+				return err
+			}
+			r.report.Buried++
+			continue
 		}
 		done, err := r.store.unlink(ctx, found[i], owners[i])
 		if err != nil {

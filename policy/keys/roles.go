@@ -47,11 +47,16 @@ const (
 	ActionImport     Action = "keys.import" // and apply
 	ActionExport     Action = "keys.export" // shows hashes
 	ActionRepair     Action = "keys.repair"
+	ActionSeed       Action = "keys.seed"        // by tollgate serve, from its keys file
+	ActionRehash     Action = "keys.rehash"      // by tollgate serve, after a change of the pepper
+	ActionAnyPlan    Action = "keys.any_plan"    // give a key a plan that is not one of its team's
+	ActionRaiseLimit Action = "keys.raise_limit" // give a key more than its plan has
 	ActionUsage      Action = "usage.read"
 
 	ActionViewTeam   Action = "teams.view"
 	ActionCreateTeam Action = "teams.create"
 	ActionDeleteTeam Action = "teams.delete"
+	ActionSetPlans   Action = "teams.set_plans"
 
 	ActionViewMembers  Action = "members.view"
 	ActionAddMember    Action = "members.add"
@@ -85,6 +90,12 @@ func Permissions() []Permission {
 		{ActionImport, nil},
 		{ActionExport, nil},
 		{ActionRepair, nil},
+		{ActionSeed, nil},
+		{ActionRehash, nil},
+		// A plan is what a team pays for.
+		{ActionAnyPlan, nil},
+		{ActionRaiseLimit, nil},
+		{ActionSetPlans, nil},
 		{ActionCreateTeam, nil},
 		{ActionDeleteTeam, nil},
 		{ActionReadAudit, nil},

@@ -21,6 +21,11 @@ var wantRoles = map[Action]string{
 	ActionImport:     "---",
 	ActionExport:     "---",
 	ActionRepair:     "---",
+	ActionSeed:       "---",
+	ActionRehash:     "---",
+	ActionAnyPlan:    "---",
+	ActionRaiseLimit: "---",
+	ActionSetPlans:   "---",
 
 	ActionViewTeam:     "AEV",
 	ActionCreateTeam:   "---",

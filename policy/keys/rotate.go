@@ -7,12 +7,13 @@ import (
 	"time"
 )
 
-// maxGrace bounds how long a key that no cap counts any more can go on.
+// maxGrace bounds how long a key that a cap counts as one with its successor can go on.
 const maxGrace = 90 * 24 * time.Hour
 
 // Rotate makes a successor with the same rights, expiry and counters, and returns it with its secret. The key itself
 // stops after grace, or at its own expiry if that is sooner. Errors beside the common: a *FieldError for a negative
-// grace; ErrFinal, ErrInactive, ErrExpired; a *RotatedError. A key and a secret beside an error are made and good.
+// grace; ErrFinal, ErrInactive, ErrExpired; a *RotatedError; a *CapError if an earlier key of the same line is still in its grace
+// and the cap has no room for three. A key and a secret beside an error are made and good.
 func (m *Manager) Rotate(ctx context.Context, id string, grace time.Duration) (successor *Key, secret string, err error) {
 	if grace < 0 || grace > maxGrace {
 		return nil, "", &FieldError{"grace", grace.String() + " is not 0 to " + maxGrace.String()}
@@ -31,9 +32,15 @@ func (m *Manager) Rotate(ctx context.Context, id string, grace time.Duration) (s
 	secret = NewSecret(prefix)
 	next := m.draft(old, secret)
 	next.LimitID, next.RotatedFrom = old.LimitID, old.ID
+	var limit *Cap
+	if next.Team != "" {
+		if limit, err = m.capOf(next); err != nil {
+			return nil, "", err
+		}
+	}
 	if err = m.auditedKey(ctx, ActionRotate, old, next, func(ctx context.Context) error {
-		// No cap is asked for: the two count as one as soon as the old key is retired. In this order a crash leaves the old key as it was, and a successor whose secret nobody was told.
-		if err := m.store.Create(ctx, next); err != nil {
+		// In this order a crash leaves the old key as it was, and a successor whose secret nobody was told.
+		if err := m.store.CreateWithin(ctx, next, limit); err != nil {
 			return err
 		}
 		made, err := m.retire(ctx, old, next.ID, grace)

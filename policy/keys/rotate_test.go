@@ -134,7 +134,7 @@ func testRotateRace(t *testing.T, c redis.UniversalClient) {
 	for _, err := range errs {
 		if err == nil {
 			won++
-		} else if !errors.Is(err, ErrRotated) {
+		} else if !errors.Is(err, ErrRotated) && !errors.Is(err, ErrCap) { // of two on their way the second is one key too many
 			t.Error(err)
 		}
 	}

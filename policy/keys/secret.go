@@ -54,6 +54,50 @@ func HasChecksum(secret, prefix string) bool {
 	return secret[at:] == string(sum[:])
 }
 
+// HoldsSecret reports whether a text that should hold none has a secret with this prefix in it, of the form that NewSecret
+// gives and up to twice its length. Without a prefix only a whole word of base62 is one.
+func HoldsSecret(text, prefix string) bool {
+	const shortest, longest = randomBytes + checksumBytes, 2 * (randomBytes + checksumBytes)
+	for at := 0; at+len(prefix)+shortest <= len(text); at++ {
+		if !strings.HasPrefix(text[at:], prefix) || prefix == "" && at > 0 && isBase62(text[at-1]) {
+			continue
+		}
+		rest, n := text[at:], len(prefix)
+		for n < len(rest) && n < len(prefix)+longest && isBase62(rest[n]) {
+			n++
+		}
+		for ; n >= len(prefix)+shortest; n-- {
+			if HasChecksum(rest[:n], prefix) {
+				return true
+			}
+			if prefix == "" {
+				break
+			}
+		}
+	}
+	return false
+}
+
+// textSecret refuses a secret in a text that everybody may read: one of the form of the API's keys, or secret itself,
+// which may be empty. Only texts that differ from those of old are looked at, which may be nil.
+func textSecret(rules Rules, old, k *Key, secret string) error {
+	if old == nil {
+		old = &Key{}
+	}
+	for _, f := range []struct{ field, before, text string }{
+		{"name", old.Name, k.Name}, {"note", old.Note, k.Note}, {"team", old.Team, k.Team},
+		{"created_by", old.CreatedBy, k.CreatedBy}, {"limit_id", old.LimitID, k.LimitID},
+	} {
+		if f.text == f.before {
+			continue
+		}
+		if secret != "" && strings.Contains(f.text, secret) || rules.HoldsSecret(k.API, f.text) {
+			return &FieldError{f.field, "holds what looks like a key, and everybody who sees the record would see it"}
+		}
+	}
+	return nil
+}
+
 // checksum is the CRC-32 (IEEE) of s as base62, most significant character first, filled with 0.
 func checksum(s string) [checksumBytes]byte {
 	// By hand instead of crc32.ChecksumIEEE, which would need a copy of s on the heap.

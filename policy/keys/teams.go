@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +25,8 @@ var (
 // script sees the team, its members and (tg:v1:team:{<api>/<name>}) its keys in one slot of a cluster.
 type Team struct {
 	API       string    `json:"api"`
-	Name      string    `json:"name"` // what Key.Team says, and X-Consumer-ID
+	Name      string    `json:"name"`            // what Key.Team says, and X-Consumer-ID
+	Plans     []string  `json:"plans,omitempty"` // that members may give their keys; the operator may give any
 	CreatedBy string    `json:"created_by,omitempty"`
 	CreatedAt time.Time `json:"created_at,omitzero"` // UTC; zero = not known
 	Members   int       `json:"-"`                   // counted when read
@@ -45,6 +47,15 @@ func (t *Team) Validate() error {
 	}
 	if strings.TrimSpace(t.Name) != t.Name {
 		return &FieldError{"team", "starts or ends with a space"}
+	}
+	for i, plan := range t.Plans {
+		problem := needed(plan, textProblem(plan, maxNameBytes))
+		if slices.Contains(t.Plans[:i], plan) {
+			problem = show(plan) + " is named twice"
+		}
+		if problem != "" {
+			return &FieldError{fmt.Sprintf("plans[%d]", i), problem}
+		}
 	}
 	return nil
 }
@@ -157,6 +168,37 @@ func (s *Store) Teams(ctx context.Context, api, cursor string, limit int) (teams
 	}
 	teams, err = s.readTeams(ctx, tags)
 	return teams, next, err
+}
+
+// SetPlans says which plans members may give the keys of a team, in place of those before. Errors: a *FieldError;
+// ErrNoTeam; ErrConflict if somebody else has changed the team meanwhile; a *CorruptError: nothing is changed. Any other
+// means that the store did not answer.
+func (s *Store) SetPlans(ctx context.Context, api, team string, plans []string) (*Team, error) {
+	raw, err := s.client.HGet(ctx, membersKey(api, team), teamField).Result()
+	if errors.Is(err, redis.Nil) {
+		return nil, ErrNoTeam
+	}
+	if err != nil {
+		return nil, memberError(ctx, api, team, err)
+	}
+	t, err := decodeTeam(teamTag(api, team), []byte(raw))
+	if err != nil {
+		return nil, err
+	}
+	t.Plans = slices.Clone(plans)
+	if err := t.Validate(); err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(t)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.changeMember(ctx, api, team, teamField, raw, string(data)); errors.Is(err, ErrMemberMoved) {
+		return nil, ErrConflict
+	} else if err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 // readTeams leaves out the tags that have no team: a create that was cut short, or a delete that is under way.

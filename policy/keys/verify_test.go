@@ -68,11 +68,12 @@ func testVerify(t *testing.T, c redis.UniversalClient) {
 	must[*Key](t)(m.Delete(ctx, k.ID))
 	expect(secret, "", VerifyUnknown)
 
-	full := sample(func(k *Key) { k.ID, k.Status, k.Digest = "key_tomb", Deleted, m.hasher.Digest(secret) })
+	other := NewSecret("pk_live_")
+	full := sample(func(k *Key) { k.ID, k.Status, k.Digest = "key_tomb", Deleted, m.hasher.Digest(other) })
 	if err := m.store.Create(ctx, full); err != nil {
 		t.Fatal(err)
 	}
-	expect(secret, "", VerifyUnknown)
+	expect(other, "", VerifyUnknown)
 	c.Set(ctx, recordKey(next.ID), "{", 0)
 	_, _, err = m.Verify(ctx, second)
 	expectCorrupt(t, "verify", err, next.ID, "not a record")

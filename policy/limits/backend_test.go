@@ -22,6 +22,8 @@ type backend struct {
 	network, addr string
 	client        redis.UniversalClient // for the test's own commands
 	offset        atomic.Int64
+	steps         atomic.Int64 // what the clock went forward by steps
+	began         time.Time
 	mini          *miniredis.Miniredis // nil on a real Redis
 	stop          func()
 }
@@ -88,7 +90,7 @@ func startRedis(t testing.TB) *backend {
 		}
 	}
 	go func() { _, _ = io.Copy(io.Discard, lines) }()
-	b := &backend{network: "unix", addr: socket, stop: stop}
+	b := &backend{network: "unix", addr: socket, stop: stop, began: time.Now()}
 	b.client = b.dial(t)
 	return b
 }
@@ -110,6 +112,23 @@ func (b *backend) store(t testing.TB) *Store {
 
 func (b *backend) now() time.Duration { return time.Duration(b.offset.Load()) }
 
+// leases returns Leases with their own connections: another replica. Their clock goes forward with that of the store,
+// and never back.
+func (b *backend) leases(t testing.TB, o Options) *Leases {
+	t.Helper()
+	o.Clock = b.monotonic
+	o.Timeout = 20 * time.Second
+	return NewLeases(b.store(t), o)
+}
+
+func (b *backend) monotonic() time.Duration {
+	steps := time.Duration(b.steps.Load())
+	if b.mini != nil {
+		return steps // the clock stands
+	}
+	return steps + time.Since(b.began)
+}
+
 // at puts the clock to now.
 func (b *backend) at(t testing.TB, now time.Time) {
 	redisNow, err := b.client.Time(context.Background()).Result()
@@ -119,13 +138,24 @@ func (b *backend) at(t testing.TB, now time.Time) {
 	if b.mini != nil {
 		redisNow = time.Date(2031, 5, 5, 5, 5, 5, 5000, time.UTC)
 	}
-	b.offset.Store(int64(now.Sub(redisNow)))
+	offset := int64(now.Sub(redisNow))
+	b.steps.Add(max(offset-b.offset.Swap(offset), 0))
 }
 
 // fatal is what *testing.T, *testing.B and *rapid.T share.
 type fatal interface{ Fatalf(string, ...any) }
 
-func mustSpend(t fatal, s *Store, sp *Spend) Result {
+// spender is what Store and Leases share.
+type spender interface {
+	Spend(context.Context, *Spend) (Result, error)
+}
+
+// mustSpend spends as a server does.
+func mustSpend(t fatal, s spender, sp *Spend) Result {
+	var res Result
+	if l, ok := s.(*Leases); ok && l.Try(sp, &res) {
+		return res
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	res, err := s.Spend(ctx, sp)

@@ -173,19 +173,20 @@ func TestBoundsAreTheScripts(t *testing.T) {
 		windows = append(windows, Window{Name: fmt.Sprint("from ", anchor), Limit: 1, Per: Month, Anchor: anchor})
 	}
 	sp := &Spend{ID: "bounds", Windows: windows, ReadOnly: true}
+	layout := newLayout(windows)
 	eachBackend(t, func(t *testing.T, b *backend) {
 		s, ctx := NewStore(b.client, b.now), context.Background()
 		verify := func(rt fatal, now time.Time) {
 			b.at(t, now)
-			args := scriptArgs(sp, b.now().Milliseconds())
-			reply, err := s.script.Run(ctx, b.client, []string{"tg:v1:count:{bounds}"}, args...).Int64Slice()
-			if err != nil {
-				rt.Fatalf("%v", err)
+			c := &call{id: sp.ID, layout: layout, readOnly: true}
+			s.send(ctx, []*call{c})
+			if c.err != nil {
+				rt.Fatalf("%v", c.err)
 			}
-			judged := time.UnixMilli(reply[1])
+			judged := time.UnixMilli(c.now)
 			for i, w := range windows {
-				if start, _ := w.Bounds(judged); start.Unix() != reply[2+2*i] {
-					rt.Fatalf("%+v at %v: the script's start is %v, want %v", w, judged.UTC(), time.Unix(reply[2+2*i], 0).UTC(), start)
+				if start, _ := w.Bounds(judged); start.Unix() != c.counts[i].start {
+					rt.Fatalf("%+v at %v: the script's start is %v, want %v", w, judged.UTC(), time.Unix(c.counts[i].start, 0).UTC(), start)
 				}
 			}
 		}

@@ -1,8 +1,9 @@
 // Package limits counts what an API key spends in clock-aligned windows, and says when a request no longer fits.
 //
-// Store counts exactly, for any number of replicas, in one Redis script a request; Local counts in this process, for
-// plans that choose failure_mode: local while Redis cannot be reached. The arithmetic of windows (Window, Tightest,
-// RetryAfter) is pure and needs neither.
+// Store counts exactly, for any number of replicas, in one Redis script a request. Leases stands in front of it: it
+// answers most requests from units that it took ahead or from refusals that it remembers, and groups the script calls of
+// the others into pipelines. Local counts in this process, for plans that choose failure_mode: local while Redis cannot be
+// reached. The arithmetic of windows (Window, Tightest, RetryAfter) is pure and needs none of them.
 package limits
 
 import (
@@ -13,12 +14,14 @@ import (
 
 // Spend is one request's step: take Cost units from every one of Windows, or from none of them. ID is the limit id
 // whose counters it uses; it is never empty. Cost is 0 or more. ReadOnly spends nothing, and asks whether Cost would
-// be allowed now. No Windows means no limit.
+// be allowed now. No Windows means no limit. Exact forbids Leases to take units ahead. Nothing keeps a Spend or its
+// Windows after the call that it was given to.
 type Spend struct {
 	ID       string
 	Windows  []Window
 	Cost     int64
 	ReadOnly bool
+	Exact    bool
 }
 
 // Result is the answer to a Spend. Now is the clock that judged it. States has one entry for each of Spend.Windows, in
@@ -62,15 +65,6 @@ func (w Window) validate() error {
 		return fmt.Errorf("limits: window %q: anchor %d is outside 0 to 31", w.Name, w.Anchor)
 	}
 	return nil
-}
-
-// ceiling is the most that may be spent already for this cost to fit; -1 if it never fits. It is Denies for the script,
-// which so has no sum to overflow.
-func (w Window) ceiling(cost int64) int64 {
-	if w.Limit <= 0 || cost > w.Limit {
-		return -1
-	}
-	return w.Limit - cost
 }
 
 // field names the window's counter. The unit is part of it, because the counts of two units cannot be compared. The

@@ -180,7 +180,7 @@ func TestCorruptCounter(t *testing.T) {
 	minute := strconv.FormatInt(clock(t, "2026-01-15T12:00:00Z").Unix(), 10)
 	values := []string{
 		"", "x", "5", ":", minute, minute + ":", ":5", "x:5", minute + ":x", minute + ":-5", minute + ":5.5", minute + ":1e3",
-		minute + ":nan", minute + ":inf", "nan:5", "inf:5", minute + ":5:5", minute + ":5\n", " " + minute + ":5", "0x10:5",
+		minute + ":nan", minute + ":inf", "nan:5", "inf:5", minute + ":5:", minute + ":5:6", minute + ":5:-1", minute + ":5:x", minute + ":5:5:5", minute + ":5\n", " " + minute + ":5", "0x10:5",
 		minute + ":9007199254740992", minute + ":" + strings.Repeat("9", 400), strings.Repeat("9", 400) + ":0",
 		"1000000000020:0", minute + "1:5", // a start that no clock has; one after now that is none
 	}
@@ -262,44 +262,54 @@ func TestStoreDown(t *testing.T) {
 }
 
 // Whatever the store answers, only an answer that follows from its counters allows.
-func TestParseReply(t *testing.T) {
+func TestReadReply(t *testing.T) {
 	const start, now = int64(1768478400), int64(1768478400_050) // 2026-01-15T12:00:00Z
-	spend := &Spend{ID: "a", Windows: []Window{{Name: "m", Limit: 5, Per: Minute}}, Cost: 2}
-	read := &Spend{ID: "a", Windows: spend.Windows, Cost: 2, ReadOnly: true}
-	month := &Spend{ID: "a", Windows: []Window{{Name: "q", Limit: 5, Per: Month}}, Cost: 2}
+	minute := newLayout([]Window{{Name: "m", Limit: 5, Per: Minute}})
+	spend := &call{layout: minute, cost: 2}
+	read := &call{layout: minute, cost: 2, readOnly: true}
+	lease := &call{layout: minute, cost: 2, want: 2}
+	month := &call{layout: newLayout([]Window{{Name: "q", Limit: 5, Per: Month}}), cost: 2}
+	dear := &call{layout: minute, cost: math.MaxInt64, want: 9}
 	for _, c := range []struct {
 		about string
-		sp    *Spend
-		reply []any
+		call  *call
+		reply []int64
 		ok    bool
 	}{
-		{"allowed", spend, []any{int64(1), now, start, int64(2)}, true},
-		{"denied", spend, []any{int64(0), now, start, int64(4)}, true},
-		{"a later window", spend, []any{int64(1), now, start + 60, int64(2)}, true},
-		{"read, allowed", read, []any{int64(1), now, start, int64(0)}, true},
-		{"read, denied", read, []any{int64(0), now, start, int64(4)}, true},
+		{"allowed", spend, []int64{1, now, 0, start, 2}, true},
+		{"denied", spend, []int64{0, now, 0, start, 4}, true},
+		{"a later window", spend, []int64{1, now, 0, start + 60, 2}, true},
+		{"read, allowed", read, []int64{1, now, 0, start, 0}, true},
+		{"read, denied", read, []int64{0, now, 0, start, 4}, true},
 		{"empty", spend, nil, false},
-		{"too short", spend, []any{int64(1), now, start}, false},
-		{"too long", spend, []any{int64(1), now, start, int64(2), int64(2)}, false},
-		{"text", spend, []any{int64(1), now, start, "2"}, false},
-		{"nil", spend, []any{nil, now, start, int64(2)}, false},
-		{"allowed is 2", spend, []any{int64(2), now, start, int64(2)}, false},
-		{"allowed is -1", spend, []any{int64(-1), now, start, int64(4)}, false},
-		{"allowed but not counted", spend, []any{int64(1), now, start, int64(1)}, false},
-		{"allowed above the limit", spend, []any{int64(1), now, start, int64(6)}, false},
-		{"read, allowed above the limit", read, []any{int64(1), now, start, int64(4)}, false},
-		{"denied below the limit", spend, []any{int64(0), now, start, int64(3)}, false},
-		{"negative count", spend, []any{int64(0), now, start, int64(-1)}, false},
-		{"count no double holds", spend, []any{int64(0), now, start, int64(1) << 53}, false},
-		{"an earlier window", spend, []any{int64(1), now, start - 60, int64(2)}, false},
-		{"a start between windows", spend, []any{int64(1), now, start + 61, int64(2)}, false},
-		{"a start past all clocks", spend, []any{int64(1), now, int64(math.MaxInt64) / 60 * 60, int64(2)}, false},
-		{"month", month, []any{int64(1), now, int64(1767225600), int64(2)}, true},
-		{"a month that begins later", month, []any{int64(1), now, int64(1767225600 + 86400), int64(2)}, true},
-		{"a month that begins at noon", month, []any{int64(1), now, start, int64(2)}, false},
+		{"too short", spend, []int64{1, now, 0, start}, false},
+		{"too long", spend, []int64{1, now, 0, start, 2, 2}, false},
+		{"allowed is 2", spend, []int64{2, now, 0, start, 2}, false},
+		{"allowed is -1", spend, []int64{-1, now, 0, start, 4}, false},
+		{"allowed but not counted", spend, []int64{1, now, 0, start, 1}, false},
+		{"allowed above the limit", spend, []int64{1, now, 0, start, 6}, false},
+		{"read, allowed above the limit", read, []int64{1, now, 0, start, 4}, false},
+		{"denied below the limit", spend, []int64{0, now, 0, start, 3}, false},
+		{"negative count", spend, []int64{0, now, 0, start, -1}, false},
+		{"count no double holds", spend, []int64{0, now, 0, start, 1 << 53}, false},
+		{"an earlier window", spend, []int64{1, now, 0, start - 60, 2}, false},
+		{"a start between windows", spend, []int64{1, now, 0, start + 61, 2}, false},
+		{"a start past all clocks", spend, []int64{1, now, 0, math.MaxInt64 / 60 * 60, 2}, false},
+		{"month", month, []int64{1, now, 0, 1767225600, 2}, true},
+		{"a month that begins later", month, []int64{1, now, 0, 1767225600 + 86400, 2}, true},
+		{"a month that begins at noon", month, []int64{1, now, 0, start, 2}, false},
+		{"leased", lease, []int64{1, now, 1, start, 3}, true},
+		{"leased, all of it", lease, []int64{1, now, 2, start, 4}, true},
+		{"leased more than was asked for", lease, []int64{1, now, 3, start, 5}, false},
+		{"leased less than nothing", lease, []int64{1, now, -1, start, 2}, false},
+		{"leased and not counted", lease, []int64{1, now, 2, start, 2}, false},
+		{"leased and not asked for", spend, []int64{1, now, 1, start, 3}, false},
+		{"leased and denied", lease, []int64{0, now, 1, start, 4}, false},
+		{"a sum that overflows", dear, []int64{1, now, 9, start, 3}, false},
 	} {
-		if res, err := parseReply(c.sp, c.reply); (err == nil) != c.ok || res.Allowed && !c.ok {
-			t.Errorf("%s: %+v, %v", c.about, res, err)
+		c.call.allowed = false
+		if err := c.call.read(c.reply); (err == nil) != c.ok || c.call.allowed && !c.ok {
+			t.Errorf("%s: allowed is %v, %v", c.about, c.call.allowed, err)
 		}
 	}
 }
@@ -307,10 +317,14 @@ func TestParseReply(t *testing.T) {
 // An answer that is no list is an error too.
 func TestForeignReply(t *testing.T) {
 	b := startEmbedded(t)
-	s := b.store(t)
 	sp := &Spend{ID: "a", Windows: plan(), Cost: 1}
 	for _, source := range []string{"return 1", "return 'OK'", "return nil", "return {}", "return {1, 2, 3}", "return {'1'}", "error('no')"} {
-		s.script = redis.NewScript(source)
+		s := b.store(t)
+		sha, err := b.client.ScriptLoad(context.Background(), source).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.sha = sha
 		if res, err := s.Spend(context.Background(), sp); err == nil || res.Allowed {
 			t.Errorf("%s: %+v, %v; want an error", source, res, err)
 		}

@@ -2,7 +2,7 @@ package bench
 
 // limitsFlag is the flag of `tollgate serve` that chooses how limits are spent. It
 // is empty as long as serve has no such flag; leased and exact are the same then.
-const limitsFlag = ""
+const limitsFlag = "--limits"
 
 // The servers that are measured.
 const (

@@ -95,10 +95,10 @@ func TestCluster(t *testing.T) {
 	t.Run("a master is gone", func(t *testing.T) { loseMaster(t, nodes, c) })
 }
 
-// moveSlots moves the slot of one key to and fro while it is looked up and spends. What must hold: every look-up finds
-// it, no spend fails, and exactly the limit is allowed.
+// moveSlots moves the slot of one key to and fro while it is looked up and spends, in pipelines too. What must hold:
+// every look-up finds it, no spend fails, and exactly the limit is allowed.
 func moveSlots(t *testing.T, nodes []*server) {
-	const limit, workers, moves = 3000, 4, 4
+	const limit, workers, moves = 9000, 4, 4
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
 	defer cancel()
 	k := newKey(1000)
@@ -108,9 +108,12 @@ func moveSlots(t *testing.T, nodes []*server) {
 	record, secret := "tg:v1:key:{"+k.ID+"}", "tg:v1:secret:"+secretOf(t, nodes, k)
 	var allowed, refused, looked, moved atomic.Int64
 	var work sync.WaitGroup
+	var pipelines []*limits.Leases
 	for range workers {
 		c := open(t, clusterURL(nodes)) // a replica each
-		store, counters := keys.NewStore(c), limits.NewStore(c, nil)
+		store := keys.NewStore(c)
+		counters := limits.NewLeases(limits.NewStore(c, nil), limits.Options{Exact: true, Timeout: 20 * time.Second})
+		pipelines = append(pipelines, counters)
 		work.Go(func() {
 			for ctx.Err() == nil && (refused.Load() < workers || moved.Load() < moves) {
 				if _, err := store.Lookup(ctx, k.Digest); err != nil {
@@ -122,16 +125,22 @@ func moveSlots(t *testing.T, nodes []*server) {
 					cancel()
 				}
 				looked.Add(1)
-				r, err := counters.Spend(ctx, &limits.Spend{ID: k.LimitID, Windows: day(limit), Cost: 1})
-				switch {
-				case err != nil:
-					t.Errorf("spend: %v", err)
-					cancel()
-				case r.Allowed:
-					allowed.Add(1)
-				default:
-					refused.Add(1)
+				var spends sync.WaitGroup
+				for range 3 {
+					spends.Go(func() {
+						r, err := counters.Spend(ctx, &limits.Spend{ID: k.LimitID, Windows: day(limit), Cost: 1})
+						switch {
+						case err != nil:
+							t.Errorf("spend: %v", err)
+							cancel()
+						case r.Allowed:
+							allowed.Add(1)
+						default:
+							refused.Add(1)
+						}
+					})
 				}
+				spends.Wait()
 			}
 		})
 	}
@@ -149,6 +158,11 @@ func moveSlots(t *testing.T, nodes []*server) {
 	work.Wait()
 	if allowed.Load() != limit {
 		t.Errorf("%d of a limit of %d were allowed", allowed.Load(), limit)
+	}
+	for _, p := range pipelines {
+		if s := p.Stats(); s.Trips >= s.Calls {
+			t.Errorf("%d calls in %d trips: no pipelines", s.Calls, s.Trips)
+		}
 	}
 	if spentWhileMoving == 0 {
 		t.Error("nothing was spent while slots moved")
@@ -272,5 +286,23 @@ func loseMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
 	}
 	if reached == 0 || reached == 12 {
 		t.Errorf("%d of 12 keys were reached", reached)
+	}
+	// Nor do those that cannot be reached hold up the others' limits, in whichever pipelines they are.
+	leases := limits.NewLeases(limits.NewStore(c, nil), limits.Options{Timeout: time.Second})
+	var spent, there atomic.Int64
+	var work sync.WaitGroup
+	for n := range 12 {
+		if c.Get(ctx, "tg:v1:key:{"+newKey(n).ID+"}").Err() == nil {
+			there.Add(1) // on the node that has the counters too
+		}
+		work.Go(func() {
+			if _, err := leases.Spend(ctx, &limits.Spend{ID: newKey(n).ID, Windows: day(100), Cost: 1}); err == nil {
+				spent.Add(1)
+			}
+		})
+	}
+	work.Wait()
+	if spent.Load() != there.Load() || spent.Load() == 12 {
+		t.Errorf("%d of 12 keys spent, want %d", spent.Load(), there.Load())
 	}
 }

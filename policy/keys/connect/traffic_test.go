@@ -58,8 +58,9 @@ func exercise(ctx context.Context, c redis.UniversalClient, n int) error {
 
 func spendOne(ctx context.Context, c redis.UniversalClient, n int) error {
 	spend := &limits.Spend{ID: newKey(n).ID, Windows: day(1), Cost: 1}
+	leases := limits.NewLeases(limits.NewStore(c, nil), limits.Options{Timeout: 20 * time.Second})
 	for i, want := range []bool{true, false} {
-		r, err := limits.NewStore(c, nil).Spend(ctx, spend)
+		r, err := leases.Spend(ctx, spend)
 		if err != nil {
 			return fmt.Errorf("spend: %w", err)
 		}

@@ -1,0 +1,141 @@
+package extauthz
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+
+	"tollgate/policy"
+)
+
+// call is one Check call, from the bytes of its request to those of its reply. Calls
+// are used again, so that one costs no more memory than its texts.
+type call struct {
+	start   time.Time
+	set     *policy.Set // in force when the request was read
+	request policy.Request
+	check   policy.Check
+	reply   *[]byte // of replies, once there is one
+
+	decoder decoder
+	encoder encoder
+}
+
+// replyRoom holds nearly every reply. Buffers of at most 1 KiB are not used again by
+// gRPC (mem.IsBelowBufferPoolingThreshold).
+const replyRoom = 4 << 10
+
+// answer encodes the reply of a decision.
+func (c *call) answer(d *policy.Decision) {
+	c.reply = mem.DefaultBufferPool().Get(replyRoom)
+	*c.reply = c.encoder.reply((*c.reply)[:0], d)
+}
+
+// service is what gRPC calls in the place of the generated code: the same service
+// and method, whose messages are calls.
+func service() *grpc.ServiceDesc {
+	generated := authv3.Authorization_ServiceDesc
+	return &grpc.ServiceDesc{
+		ServiceName: generated.ServiceName,
+		HandlerType: (*any)(nil),
+		Methods:     []grpc.MethodDesc{{MethodName: "Check", Handler: handleCheck}},
+		Metadata:    generated.Metadata,
+	}
+}
+
+// handleCheck is the handler of the method. Interceptors, which a call through the
+// generated code would pass, are not called: there is none for it.
+func handleCheck(server any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (_ any, err error) {
+	s := server.(*checkService)
+	c := s.calls.Get().(*call)
+	// A call that met a panic is not used again.
+	defer s.recover(&err)
+	if err = decode(c); err == nil {
+		err = s.authorizer.check(ctx, c)
+	}
+	if err != nil {
+		s.release(c)
+		return nil, err
+	}
+	return c, nil // released when it has been encoded
+}
+
+// checkService is the server that gRPC hands to the handler, and the codec of its
+// messages.
+type checkService struct {
+	authorizer *authorizer
+	calls      *sync.Pool // of *call
+	shape      *shape
+	others     encoding.CodecV2 // of the other services of the server
+	log        *slog.Logger
+}
+
+func newCheckService(a *authorizer, log *slog.Logger) *checkService {
+	return &checkService{
+		authorizer: a,
+		calls:      &sync.Pool{New: func() any { return &call{} }},
+		shape:      checkRequest(),
+		others:     encoding.GetCodecV2(proto.Name),
+		log:        log,
+	}
+}
+
+func (s *checkService) release(c *call) {
+	c.set, c.reply = nil, nil
+	s.calls.Put(c)
+}
+
+// recover answers a panic with an RPC error, which is never an allow.
+func (s *checkService) recover(err *error) {
+	if p := recover(); p != nil {
+		*err = panicked(s.authorizer.metrics, s.log, authv3.Authorization_Check_FullMethodName, p)
+	}
+}
+
+func panicked(m *Metrics, log *slog.Logger, method string, p any) error {
+	m.panics.Inc()
+	// The value may quote the request; its type is enough beside the stack.
+	log.Error("panic", slog.String("method", method), slog.String("type", fmt.Sprintf("%T", p)), slog.String("stack", string(debug.Stack())))
+	return status.Error(codes.Internal, "tollgate: internal error")
+}
+
+// Name is that of the messages' encoding, as gRPC puts it into content types.
+func (s *checkService) Name() string { return proto.Name }
+
+// Unmarshal reads a message. gRPC frees data afterwards; nothing of it is kept.
+func (s *checkService) Unmarshal(data mem.BufferSlice, v any) error {
+	c, ok := v.(*call)
+	if !ok {
+		return s.others.Unmarshal(data, v)
+	}
+	c.start = time.Now()
+	c.set = s.authorizer.policies.Current()
+	if len(data) == 1 {
+		return c.decoder.decode(s.shape, data[0].ReadOnlyData(), c.set, &c.request)
+	}
+	whole := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	defer whole.Free()
+	return c.decoder.decode(s.shape, whole.ReadOnlyData(), c.set, &c.request)
+}
+
+// Marshal writes a message. It is the last use of a call.
+func (s *checkService) Marshal(v any) (mem.BufferSlice, error) {
+	c, ok := v.(*call)
+	if !ok {
+		return s.others.Marshal(v)
+	}
+	reply := mem.NewBuffer(c.reply, mem.DefaultBufferPool())
+	s.release(c)
+	return mem.BufferSlice{reply}, nil
+}

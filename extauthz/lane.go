@@ -1,0 +1,225 @@
+package extauthz
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tollgate/policy"
+)
+
+const (
+	// The lane keeps a quiet connection longer than any proxy does (Envoy as we ship
+	// it and nginx 60 s, Traefik 90 s, Caddy 120 s): a connection that we close while
+	// a request is on its way costs that request.
+	laneIdle = 5 * time.Minute
+	// A request head arrives in one piece from a proxy beside us; who sends it in
+	// drops is no proxy.
+	laneHeadTimeout = 5 * time.Second
+	// laneDeadlineStep is how old a connection's deadline may get before it is set
+	// anew, so that a busy connection does not set one for each request.
+	laneDeadlineStep = 30 * time.Second
+)
+
+// LaneConfig says who may use the HTTP lane.
+type LaneConfig struct {
+	// Trusted holds the addresses of the proxies; connections from others are
+	// closed unread. Empty trusts every peer, which is for mTLS. Unix sockets are
+	// guarded by their permissions instead.
+	Trusted []netip.Prefix
+	// TLS of the lane; nil serves plain text.
+	TLS *tls.Config
+}
+
+// Lane answers the same questions as the gRPC port to proxies that ask over HTTP:
+// Envoy's http_service, nginx' auth_request, Caddy's forward_auth and Traefik's
+// ForwardAuth.
+//
+// It speaks its own small part of HTTP/1.1 (lanemessage.go) because net/http reads
+// the request target as a URL and answers by itself what is none, and because the
+// lane exists to cost less CPU.
+type Lane struct {
+	authorizer *authorizer
+	config     LaneConfig
+	log        *slog.Logger
+
+	work     sync.WaitGroup
+	draining atomic.Bool
+	mu       sync.Mutex
+	listener net.Listener
+	conns    map[*laneConn]struct{}
+}
+
+// Lane returns the HTTP lane of a server: same policies, keys, limits, metrics and
+// log. It does not listen yet.
+func (s *Server) Lane(c LaneConfig) *Lane {
+	if c.TLS != nil {
+		c.TLS = laneTLS(c.TLS)
+	}
+	return &Lane{authorizer: s.authorizer, config: c, log: s.authorizer.log.log, conns: map[*laneConn]struct{}{}}
+}
+
+// laneTLS is a configuration for HTTP/1.1, which a client that offers HTTP/2 alone
+// does not get.
+func laneTLS(c *tls.Config) *tls.Config {
+	http1 := func(c *tls.Config) *tls.Config {
+		c = c.Clone()
+		c.NextProtos = []string{"http/1.1"}
+		return c
+	}
+	current := c.GetConfigForClient
+	c = http1(c)
+	if current != nil {
+		c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			now, err := current(hello)
+			if now == nil || err != nil {
+				return now, err
+			}
+			return http1(now), nil
+		}
+	}
+	return c
+}
+
+// Serve answers requests on the listener until Shutdown, after which it returns nil.
+func (l *Lane) Serve(listener net.Listener) error {
+	l.mu.Lock()
+	l.listener = listener
+	l.mu.Unlock()
+	if l.draining.Load() {
+		return listener.Close()
+	}
+	for {
+		c, err := listener.Accept()
+		switch {
+		case l.draining.Load():
+			if err == nil {
+				_ = c.Close()
+			}
+			return nil
+		case err != nil:
+			if !temporary(err) {
+				return err
+			}
+			l.log.Warn("http lane: accept", slog.Any("error", err))
+			time.Sleep(10 * time.Millisecond) // out of file descriptors: some will come back
+		case !l.trusts(c.RemoteAddr()):
+			l.authorizer.metrics.laneRefused.WithLabelValues("peer").Inc()
+			_ = c.Close()
+		default:
+			l.start(c)
+		}
+	}
+}
+
+func temporary(err error) bool {
+	var e net.Error
+	//lint:ignore SA1019 what Accept can recover from has no other name
+	return errors.As(err, &e) && e.Temporary()
+}
+
+// trusts reports whether a peer may ask at all.
+func (l *Lane) trusts(peer net.Addr) bool {
+	tcp, ok := peer.(*net.TCPAddr)
+	if !ok || len(l.config.Trusted) == 0 {
+		return true
+	}
+	address := tcp.AddrPort().Addr().Unmap().WithZone("")
+	for _, p := range l.config.Trusted {
+		if p.Contains(address) {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *Lane) start(c net.Conn) {
+	if l.config.TLS != nil {
+		c = tls.Server(c, l.config.TLS)
+	}
+	conn := &laneConn{lane: l, conn: c}
+	l.mu.Lock()
+	l.conns[conn] = struct{}{}
+	l.mu.Unlock()
+	l.work.Go(func() {
+		defer func() {
+			_ = c.Close()
+			l.mu.Lock()
+			delete(l.conns, conn)
+			l.mu.Unlock()
+		}()
+		conn.serve()
+	})
+	if l.draining.Load() {
+		conn.closeIdle()
+	}
+}
+
+// Shutdown takes no new connections, ends the idle ones and lets requests under way
+// be answered; when the context ends first it cuts them off.
+func (l *Lane) Shutdown(ctx context.Context) {
+	l.draining.Store(true)
+	l.mu.Lock()
+	if l.listener != nil {
+		_ = l.listener.Close()
+	}
+	for c := range l.conns {
+		c.closeIdle()
+	}
+	l.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.work.Wait()
+	}()
+	select {
+	case <-done:
+		return
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	for c := range l.conns {
+		_ = c.conn.Close()
+	}
+	l.mu.Unlock()
+	<-done
+}
+
+// authorize is Check for the lane. ok is false where there is no answer to give:
+// the proxy's time is up, the policy hands the decision to the proxy, or something
+// broke.
+func (l *Lane) authorize(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) (d *policy.Decision, ok bool) {
+	a := l.authorizer
+	defer func() {
+		if p := recover(); p != nil {
+			_ = panicked(a.metrics, l.log, "http lane", p)
+			d, ok = nil, false
+		}
+	}()
+	d = a.decide(ctx, start, set, r, check)
+	return d, ctx.Err() == nil && !d.FailRPC
+}
+
+// laneContext carries the proxy's deadline without a timer: what is waited for
+// makes its own.
+type laneContext struct {
+	context.Context
+	end time.Time
+}
+
+// Deadline returns when the proxy stops waiting.
+func (c *laneContext) Deadline() (time.Time, bool) { return c.end, true }
+
+// Err returns context.DeadlineExceeded once the proxy has stopped waiting.
+func (c *laneContext) Err() error {
+	if time.Now().Before(c.end) {
+		return nil
+	}
+	return context.DeadlineExceeded
+}

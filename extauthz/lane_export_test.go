@@ -1,0 +1,88 @@
+package extauthz
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"tollgate/policy"
+	"tollgate/policy/keys"
+	"tollgate/policy/limits"
+)
+
+// LaneMessage is what the lane reads of the head of a request.
+type LaneMessage struct {
+	Method, Target, Host string
+	Length               int64
+}
+
+// ParseLaneMessage reads a head; it changes the bytes.
+func ParseLaneMessage(head []byte) (LaneMessage, error) {
+	var m laneMessage
+	if f := m.parse(head); f != nil {
+		return LaneMessage{}, f
+	}
+	return LaneMessage{m.method, m.target, m.host, m.length}, nil
+}
+
+// LaneRequest returns what the policy is asked about a request to the lane.
+func LaneRequest(t testing.TB, file policy.File, head string) policy.Request {
+	t.Helper()
+	set, err := policy.Compile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m laneMessage
+	if f := m.parse([]byte(head)); f != nil {
+		t.Fatal(f)
+	}
+	var r policy.Request
+	m.fill(&r, set)
+	return r
+}
+
+// LaneDirectly returns what a connection of the lane answers to these bytes.
+func LaneDirectly(t testing.TB, file policy.File, store interface {
+	KeyFinder
+	Spender
+}) func(sent []byte) []byte {
+	t.Helper()
+	set, err := policy.Compile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics := NewMetrics(prometheus.NewRegistry())
+	l := &Lane{log: slog.New(slog.DiscardHandler), authorizer: &authorizer{
+		policies: FixedPolicies(set, metrics),
+		decider:  policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
+		keys:     store, limits: store, deadline: DefaultDeadline, metrics: metrics,
+		log: &decisionLog{log: slog.New(slog.DiscardHandler), which: LogNone},
+	}}
+	return func(sent []byte) []byte {
+		c := &scriptedConn{in: bytes.NewReader(sent)}
+		(&laneConn{lane: l, conn: c}).serve()
+		return c.out.Bytes()
+	}
+}
+
+// scriptedConn gives out bytes a few at a time and keeps what is written.
+type scriptedConn struct {
+	net.Conn
+	in  *bytes.Reader
+	out bytes.Buffer
+}
+
+func (c *scriptedConn) Read(p []byte) (int, error)  { return c.in.Read(p[:min(len(p), 777)]) }
+func (c *scriptedConn) Write(p []byte) (int, error) { return c.out.Write(p) }
+func (c *scriptedConn) SetDeadline(time.Time) error { return nil }
+func (c *scriptedConn) Close() error                { return errors.New("closed by the test") }
+
+// LaneRefused returns a counter of what the lane refused.
+func (m *Metrics) LaneRefused(why string) prometheus.Counter {
+	return m.laneRefused.WithLabelValues(why)
+}

@@ -1,0 +1,441 @@
+package extauthz_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"tollgate/envoy"
+	"tollgate/envoy/envoytest"
+	"tollgate/extauthz"
+	"tollgate/policy"
+	"tollgate/policy/keys"
+	"tollgate/policy/limits"
+)
+
+// allowing is a store that knows every key and refuses nothing.
+func allowing() brokenStore {
+	return brokenStore{lookup: found, spend: func(context.Context) (limits.Result, error) {
+		return limits.Result{Allowed: true, Now: time.Now(), States: make([]limits.State, 1)}, nil
+	}}
+}
+
+// first returns the first answer to a request line and headers.
+func first(t *testing.T, ask func([]byte) []byte, lines ...string) (*http.Response, string) {
+	t.Helper()
+	out := ask([]byte(strings.Join(lines, "\r\n") + "\r\n\r\n"))
+	method, _, _ := strings.Cut(lines[0], " ")
+	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(out)), &http.Request{Method: method})
+	if err != nil {
+		t.Fatalf("%q: %v: %q", lines, err, out)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(body)
+}
+
+// Only a good target with a good key is allowed; everything that a client could try
+// to say in the place of the proxy is not.
+func TestLaneTargets(t *testing.T) {
+	ask := extauthz.LaneDirectly(t, smallFile(), allowing())
+	secret, _ := smallKey()
+	key := "authorization: Bearer " + secret
+	for _, c := range []struct {
+		status int
+		reason string
+		lines  []string
+	}{
+		{200, "allowed", []string{"GET /envoy/api=small/items/1 HTTP/1.1", "host: x", key}},
+		{200, "allowed", []string{"GET /envoy/by=host/items/1?a=b HTTP/1.1", "host: small.test", key}},
+		{200, "allowed", []string{"GET /envoy/by=header/items/1 HTTP/1.1", "x-tollgate-place: api=small", key}},
+		{200, "allowed", []string{"GET /envoy/by=header/items/1 HTTP/1.1", "host: small.test", key}},
+		{200, "allowed", []string{"GET /envoy/api=small,route=item/anything HTTP/1.1", "host: x", key}},
+		// The client's path begins where the words end, whatever it says.
+		{403, "route_denied", []string{"GET /envoy/api=small/../api=other/items/1 HTTP/1.1", key}},
+		{403, "route_denied", []string{"GET /envoy/api=small//items/1 HTTP/1.1", key}},
+		{403, "route_denied", []string{"GET /envoy/api=small/items%2f1 HTTP/1.1", key}},
+		{403, "route_denied", []string{"GET /envoy/api=small/items/%2e%2e/open HTTP/1.1", key}},
+		{403, "route_denied", []string{"GET /envoy/api=small/items/%zz HTTP/1.1", key}},
+		{403, "route_denied", []string{"GET /envoy/api=small/items/a\xff HTTP/1.1", key}},
+		{403, "route_denied", []string{"GET /envoy/api=small/items/a;b HTTP/1.1", key}},
+		{403, "route_denied", []string{"GET /envoy/api=small HTTP/1.1", key}},
+		{403, "route_denied", []string{"GET /envoy/api=small?/items/1 HTTP/1.1", key}},
+		{403, "route_denied", []string{"GET /envoy/api=small,route=gone/items/1 HTTP/1.1", key}},
+		{403, "route_denied", []string{"CONNECT /envoy/api=small/items/1 HTTP/1.1", key}},
+		{403, "unknown_api", []string{"GET /envoy/api=small%2Croute=item/items/1 HTTP/1.1", key}},
+		{403, "unknown_api", []string{"GET /envoy/api=other/items/1 HTTP/1.1", "host: small.test", key}},
+		{403, "unknown_api", []string{"GET /envoy/api=/items/1 HTTP/1.1", "host: small.test", key}},
+		{403, "unknown_api", []string{"GET /envoy/api=small,api=small/items/1 HTTP/1.1", key}},
+		{403, "unknown_api", []string{"GET /envoy/api=small,by=host/items/1 HTTP/1.1", "host: small.test", key}},
+		{403, "unknown_api", []string{"GET /envoy/route=item/items/1 HTTP/1.1", "host: small.test", key}},
+		{403, "unknown_api", []string{"GET /envoy/items/1 HTTP/1.1", "host: small.test", key}},
+		{403, "unknown_api", []string{"GET /envoy//items/1 HTTP/1.1", "host: small.test", key}},
+		{403, "unknown_api", []string{"GET /envoy HTTP/1.1", "host: small.test", key}},
+		{403, "unknown_api", []string{"GET /Envoy/api=small/items/1 HTTP/1.1", key}},
+		{403, "unknown_api", []string{"GET //envoy/api=small/items/1 HTTP/1.1", key}},
+		{403, "unknown_api", []string{"GET /x/../envoy/api=small/items/1 HTTP/1.1", key}},
+		{403, "unknown_api", []string{"GET http://lane/envoy/api=small/items/1 HTTP/1.1", key}},
+		{403, "unknown_api", []string{"CONNECT small.test:443 HTTP/1.1", key}},
+		{403, "unknown_api", []string{"OPTIONS * HTTP/1.1", key}},
+		{403, "unknown_api", []string{"GET /envoy/by=host/items/1 HTTP/1.1", "host: small.test,small.test", key}},
+		{403, "unknown_api", []string{"GET /envoy/by=header/items/1 HTTP/1.1", "x-tollgate-place: api=small", "x-tollgate-place: api=small", key}},
+		{403, "unknown_api", []string{"GET /envoy/by=header/items/1 HTTP/1.1", "x-tollgate-place:", "host: small.test", key}},
+		{403, "unknown_api", []string{"GET /envoy/by=header/items/1 HTTP/1.1", "x-tollgate-place: by=header", "host: small.test", key}},
+		{403, "unknown_api", []string{"GET /envoy/api=other/items/1 HTTP/1.1", "x-tollgate-place: api=small", "host: small.test", key}},
+		// The other proxies' words.
+		{200, "allowed", []string{"GET /nginx/api=small HTTP/1.0", "X-Original-Method: GET", "X-Original-URI: /items/1", key}},
+		{403, "route_denied", []string{"GET /nginx/api=small HTTP/1.1", "X-Original-Method: GET", key}},
+		{403, "route_denied", []string{"GET /nginx/api=small HTTP/1.1", "X-Original-URI: /items/1", key}},
+		{403, "route_denied", []string{"GET /nginx/api=small HTTP/1.1", "X-Original-Method: GET", "X-Original-URI: /items/1", "X-Original-URI: /items/1", key}},
+		{403, "route_denied", []string{"GET /nginx/api=small HTTP/1.1", "X-Original-Method: GET", "X_Original_URI: /items/1", key}},
+		{403, "unknown_api", []string{"GET /nginx/api=small/items/1 HTTP/1.1", "X-Original-Method: GET", "X-Original-URI: /items/1", key}},
+		{403, "unknown_api", []string{"GET /nginx/by=header HTTP/1.1", "x-tollgate-place: api=small", "X-Original-Method: GET", "X-Original-URI: /items/1", key}},
+		// Hosts, keys.
+		{401, "malformed_credential", []string{"GET /envoy/api=small/items/1 HTTP/1.1", key, key}},
+		{401, "missing_credential", []string{"GET /envoy/api=small/items/1 HTTP/1.1"}},
+		{401, "missing_credential", []string{"GET /nginx/api=small HTTP/1.1", "X-Original-Method: GET", "X-Original-URI: /items/1"}},
+	} {
+		resp, body := first(t, ask, c.lines...)
+		got := laneMetadata(t, resp.Header.Get("X-Tollgate-Decision"))["reason"]
+		if resp.StatusCode != c.status || got != c.reason {
+			t.Errorf("%q: %d %s, want %d %s\n%s", c.lines, resp.StatusCode, got, c.status, c.reason, body)
+		}
+	}
+	for _, lines := range [][]string{
+		{"GET /caddy/api=small?x=y HTTP/1.1", "X-Forwarded-Method: GET", "X-Forwarded-Uri: /items/1", key},
+		{"GET /traefik/by=host HTTP/1.1", "Host: lane", "X-Forwarded-Host: small.test", "X-Forwarded-Method: GET", "X-Forwarded-Uri: /items/1", key},
+	} {
+		if resp, body := first(t, ask, lines...); resp.StatusCode != 200 || resp.Header.Get("X-Tollgate-Decision") != "" {
+			t.Errorf("%q: %d %s %v", lines, resp.StatusCode, body, resp.Header)
+		}
+	}
+}
+
+// What is no request is refused and ends the connection, and what follows it is not
+// taken for another one.
+func TestLaneRefusesWhatIsNoRequest(t *testing.T) {
+	ask := extauthz.LaneDirectly(t, smallFile(), allowing())
+	const smuggled = "GET /envoy/api=small/open HTTP/1.1\r\n\r\n"
+	for _, sent := range []string{
+		"GET /envoy/api=small/open HTTP/2.0\r\n\r\n", "GET /envoy/api=small/open\r\n\r\n", "GET  /envoy/api=small/open HTTP/1.1\r\n\r\n",
+		"GET /envoy/api=small/open HTTP/1.1 \r\n\r\n", "GET /envoy/api=small/o pen HTTP/1.1\r\n\r\n", "G(T /envoy/api=small/open HTTP/1.1\r\n\r\n",
+		"GET /envoy/api=small/\x00open HTTP/1.1\r\n\r\n", "GET /envoy/api=small/open HTTP/1.1\nhost: a\r\n\r\n", " GET /envoy/api=small/open HTTP/1.1\r\n\r\n",
+		"GET /envoy/api=small/open HTTP/1.1\r\nhost : a\r\n\r\n", "GET /envoy/api=small/open HTTP/1.1\r\nhost: a\r\n b\r\n\r\n",
+		"GET /envoy/api=small/open HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n", "GET /envoy/api=small/open HTTP/1.1\r\nno colon\r\n\r\n",
+		"GET /envoy/api=small/open HTTP/1.1\r\na: b\rc\r\n\r\n", "GET /envoy/api=small/open HTTP/1.1\r\na: b\x00\r\n\r\n",
+		"POST /envoy/api=small/open HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+		"POST /envoy/api=small/open HTTP/1.1\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\nabcde",
+		"POST /envoy/api=small/open HTTP/1.1\r\ncontent-length: +5\r\n\r\nabcde", "POST /envoy/api=small/open HTTP/1.1\r\ncontent-length: 5, 5\r\n\r\nabcde",
+		"POST /envoy/api=small/open HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n", "POST /envoy/api=small/open HTTP/1.1\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\nabcde",
+		"GET /envoy/api=small/open HTTP/1.1\r\n" + strings.Repeat("a: b\r\n", 300) + "\r\n",
+		"GET /envoy/api=small/open HTTP/1.1\r\na: " + strings.Repeat("b", 300<<10) + "\r\n\r\n",
+	} {
+		out := ask([]byte(sent + smuggled))
+		resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(out)), nil)
+		if err != nil || resp.StatusCode < 400 || !resp.Close || bytes.Count(out, []byte("HTTP/1.1 ")) != 1 {
+			t.Errorf("%.80q: %v, %.200q", sent, err, out)
+		}
+	}
+	// A body is dropped, and the next request is the next one.
+	out := ask([]byte("POST /envoy/api=small/items/1 HTTP/1.1\r\ncontent-length: " + fmt.Sprint(len(smuggled)) + "\r\n\r\n" + smuggled + "GET /envoy/api=small/items/2 HTTP/1.1\r\nconnection: close\r\n\r\n" + smuggled))
+	if bytes.Count(out, []byte("HTTP/1.1 401 ")) != 2 || bytes.Count(out, []byte("HTTP/1.1 ")) != 2 {
+		t.Errorf("%q", out)
+	}
+}
+
+// Each proxy's address is the one that it overwrites.
+func TestLaneAddresses(t *testing.T) {
+	external := func(r policy.Request) (values []string) {
+		for _, h := range r.Headers {
+			if h.Name == "x-envoy-external-address" {
+				values = append(values, h.Value)
+			}
+		}
+		return values
+	}
+	const forged = "x-envoy-external-address: 6.6.6.6"
+	for _, c := range []struct {
+		lines []string
+		want  string
+	}{
+		{[]string{"GET /envoy/api=small/ HTTP/1.1", "x-envoy-external-address: 192.0.2.1", "x-real-ip: 6.6.6.6"}, "192.0.2.1"},
+		{[]string{"GET /nginx/api=small HTTP/1.1", "x-real-ip: 192.0.2.1", forged, "x-forwarded-for: 6.6.6.6"}, "192.0.2.1"},
+		{[]string{"GET /nginx/api=small HTTP/1.1", forged, "x-forwarded-for: 6.6.6.6"}, ""},
+		{[]string{"GET /nginx/api=small HTTP/1.1", "x-real-ip: 192.0.2.1", "x-real-ip: 6.6.6.6"}, ""},
+		{[]string{"GET /caddy/api=small HTTP/1.1", "x-forwarded-for: 6.6.6.6, 192.0.2.1", forged, "x-real-ip: 6.6.6.6"}, "192.0.2.1"},
+		{[]string{"GET /traefik/api=small HTTP/1.1", "x-forwarded-for: 2001:db8::1", forged}, "2001:db8::1"},
+		{[]string{"GET /traefik/api=small HTTP/1.1", "x-forwarded-for: 192.0.2.1:80", forged}, ""},
+		{[]string{"GET /traefik/api=small HTTP/1.1", "x-forwarded-for: 192.0.2.1,", forged}, ""},
+	} {
+		r := extauthz.LaneRequest(t, smallFile(), strings.Join(c.lines, "\r\n")+"\r\n\r\n")
+		if got := strings.Join(external(r), "|"); got != c.want {
+			t.Errorf("%q: %q, want %q", c.lines, got, c.want)
+		}
+	}
+}
+
+// A key in the query is refused unless the proxy says that it takes it out.
+func TestLaneKeysInTheQuery(t *testing.T) {
+	ask := extauthz.LaneDirectly(t, smallFile(), allowing())
+	secret, _ := smallKey()
+	for place, want := range map[string]string{
+		"/envoy/api=small": "", "/envoy/api=small,target=rewritten": "/items/1?a=%20&&b",
+	} {
+		resp, body := first(t, ask, "GET "+place+"/items/1?a=%20&api_key="+secret+"&&b HTTP/1.1")
+		if got := resp.Header.Get("X-Tollgate-Target"); got != want || (resp.StatusCode == 200) != (want != "") {
+			t.Errorf("%s: %d, target %q, want %q: %s", place, resp.StatusCode, got, want, body)
+		}
+	}
+	resp, _ := first(t, ask, "GET /nginx/api=small HTTP/1.1", "x-original-method: GET", "x-original-uri: /items/1?api_key="+secret)
+	if resp.StatusCode != 403 || resp.Header.Get("X-Tollgate-Status") != "403" || resp.Header.Get("X-Tollgate-Body") == "" {
+		t.Errorf("nginx: %d %v", resp.StatusCode, resp.Header)
+	}
+}
+
+// A 5xx of the API is no failure of Tollgate, and a failure of Tollgate is nothing
+// else; neither allows.
+func TestLaneWhenUndecided(t *testing.T) {
+	away := brokenStore{lookup: func(context.Context) (*keys.Grant, error) { return nil, errors.New("connection refused") }}
+	panics := brokenStore{lookup: func(context.Context) (*keys.Grant, error) { panic("sm_secret") }}
+	rpc := smallFile("errors:", "undecided: rpc\nerrors:")
+	secret, _ := smallKey()
+	key := "authorization: Bearer " + secret
+	envoyLine, nginxLine := "GET /envoy/api=small/items/1 HTTP/1.1", "GET /nginx/api=small HTTP/1.1"
+	caddyLine := "GET /caddy/api=small HTTP/1.1"
+	other := []string{"x-original-method: GET", "x-original-uri: /items/1", "x-forwarded-method: GET", "x-forwarded-uri: /items/1", key}
+	for _, c := range []struct {
+		file             policy.File
+		store            brokenStore
+		line             string
+		status           int
+		shown, body, say string
+	}{
+		{smallFile(), away, envoyLine, 403, "500", `{"error":{"code":"internal_error","message":"Our fault."}}`, ""},
+		{smallFile(), away, nginxLine, 403, "500", "", `{"error":{"code":"internal_error","message":"Our fault."}}`},
+		{smallFile(), away, caddyLine, 500, "", `{"error":{"code":"internal_error","message":"Our fault."}}`, ""},
+		{rpc, away, envoyLine, 503, "", "", ""}, {rpc, away, nginxLine, 503, "", "", ""}, {rpc, away, caddyLine, 503, "", "", ""},
+		{smallFile(), panics, envoyLine, 503, "", "", ""},
+	} {
+		resp, body := first(t, extauthz.LaneDirectly(t, c.file, c.store), append([]string{c.line}, other...)...)
+		if resp.StatusCode != c.status || resp.Header.Get("X-Tollgate-Status") != c.shown || body != c.body || resp.Header.Get("X-Tollgate-Body") != c.say {
+			t.Errorf("%s: %d %v %s", c.line, resp.StatusCode, resp.Header, body)
+		}
+	}
+	// Envoy's time is up before ours: no answer, least of all an allow.
+	slow := allowing()
+	slow.lookup = func(ctx context.Context) (*keys.Grant, error) {
+		for start := time.Now(); time.Since(start) < 11*time.Millisecond; {
+			runtime.Gosched()
+		}
+		return found(ctx)
+	}
+	if resp, _ := first(t, extauthz.LaneDirectly(t, smallFile(), slow), envoyLine, key, "x-envoy-expected-rq-timeout-ms: 10"); resp.StatusCode == 200 {
+		t.Error("allowed after Envoy's deadline")
+	}
+}
+
+// Through real Envoys: Tollgate's failure follows failure_mode_allow, an API's own
+// 5xx does not.
+func TestEnvoyWhenUndecidedOverHTTP(t *testing.T) {
+	if envoyVersions()[0] < oldestOverHTTP {
+		t.Skip("no Envoy that is supported over HTTP")
+	}
+	shipped, err := envoy.HTTPBootstrap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	careless := bytes.Replace(shipped, []byte("failure_mode_allow: false"), []byte("failure_mode_allow: true"), 1)
+	for _, c := range []struct {
+		undecided string
+		config    []byte
+		status    int
+		allowed   bool
+	}{
+		{"body", shipped, 500, false}, {"rpc", shipped, 503, false}, {"body", careless, 500, false}, {"rpc", careless, 200, true},
+	} {
+		s := newStack(t, nil, smallFile("errors:", "undecided: "+c.undecided+"\nerrors:", "api: small", "api: pixelbyte"))
+		client := newRedis(t, "embedded")
+		secret, entries := smallKey()
+		s.use(t, client, entries)
+		e := startEnvoy(t, envoyVersions()[0], c.config, serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), s)
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+		resp := e.send(t, &envoytest.Request{Method: "GET", Target: "/items/1", Host: "api.pixelbyte.io",
+			Headers: [][2]string{{"authorization", "Bearer " + secret}, {"x-tollgate-place", "api=other"}}, Source: netip.MustParseAddr("192.0.2.1")}, "h1")
+		if _, reached := resp.Value("x-envoy-upstream-service-time"); resp.Status != c.status || reached != c.allowed {
+			t.Errorf("undecided: %s: %d, reached %v: %s", c.undecided, resp.Status, reached, resp.Body)
+		}
+	}
+}
+
+// Only trusted peers are served, on TCP; a unix socket has its permissions.
+func TestLanePeers(t *testing.T) {
+	s := newStack(t, nil, smallFile())
+	addr := serveLane(t, s, extauthz.LaneConfig{Trusted: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
+	if resp, err := http.Get("http://" + addr + "/envoy/api=small/open"); err == nil {
+		t.Errorf("a stranger got %d", resp.StatusCode)
+	}
+	if n := testutil.ToFloat64(s.metrics.LaneRefused("peer")); n != 1 {
+		t.Errorf("%v refused peers are counted", n)
+	}
+	socket := filepath.Join(shortFolder(t), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveLaneOn(t, s.server.Lane(extauthz.LaneConfig{Trusted: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}), l)
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "GET /envoy/api=small/open HTTP/1.1\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil || resp.StatusCode != 200 {
+		t.Errorf("over the socket: %v, %v", resp, err)
+	}
+}
+
+// With mTLS a client without a certificate of the CA is not served.
+func TestLaneMutualTLS(t *testing.T) {
+	ours := newAuthority(t)
+	_, _, cert, key := ours.issue(t, "tollgate")
+	_, _, clientCert, clientKey := ours.issue(t, "envoy")
+	dir := t.TempDir()
+	s := newStack(t, nil, smallFile())
+	certs, err := extauthz.LoadCertificates(extauthz.CertificateFiles{
+		Certificate: writeFile(t, filepath.Join(dir, "c"), cert), Key: writeFile(t, filepath.Join(dir, "k"), key),
+		ClientCA: writeFile(t, filepath.Join(dir, "ca"), ours.pem),
+	}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := serveLane(t, s, extauthz.LaneConfig{TLS: certs.Config()})
+	pair, err := tls.X509KeyPair(clientCert, clientKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, chain := range [][]tls.Certificate{nil, {pair}} {
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: chain}}}
+		resp, err := client.Get("https://" + addr + "/envoy/api=small/open")
+		if served := err == nil && resp.StatusCode == 200 && resp.ProtoMajor == 1; served != (chain != nil) {
+			t.Errorf("%d certificates: %v, %v", len(chain), resp, err)
+		}
+		client.CloseIdleConnections()
+	}
+}
+
+// A request under way when the lane is told to stop is answered; idle connections
+// end at once.
+func TestLaneDrains(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	slow := allowing()
+	slow.lookup = func(ctx context.Context) (*keys.Grant, error) {
+		close(entered)
+		<-release
+		return found(ctx)
+	}
+	s := newStack(t, func(c *extauthz.Config) { c.Keys, c.Limits = slow, slow }, smallFile())
+	addr := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
+	dial := func() (net.Conn, *bufio.Reader) {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(limit))
+		return c, bufio.NewReader(c)
+	}
+	idle, idleReader := dial()
+	_, _ = io.WriteString(idle, "GET /envoy/api=small/open HTTP/1.1\r\n\r\n")
+	if resp, err := http.ReadResponse(idleReader, nil); err != nil || resp.StatusCode != 200 {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	secret, _ := smallKey()
+	busy, busyReader := dial()
+	_, _ = io.WriteString(busy, "GET /envoy/api=small/items/1 HTTP/1.1\r\nauthorization: Bearer "+secret+"\r\n\r\n")
+	<-entered
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.lane.Shutdown(within(t))
+	}()
+	if _, err := idleReader.ReadByte(); err != io.EOF {
+		t.Errorf("the idle connection: %v", err)
+	}
+	select {
+	case <-stopped:
+		t.Error("stopped while a request was under way")
+	default:
+	}
+	close(release)
+	if resp, err := http.ReadResponse(busyReader, nil); err != nil || resp.StatusCode != 200 {
+		t.Errorf("the request under way: %v, %v", resp, err)
+	}
+	<-stopped
+	if _, err := net.Dial("tcp", addr); err == nil {
+		t.Error("it still listens")
+	}
+}
+
+// FuzzLane sends any bytes: never a panic, never an allow without a key but on the
+// public route, and no request that net/http reads otherwise than the lane does.
+func FuzzLane(f *testing.F) {
+	secret, _ := smallKey()
+	for _, seed := range []string{
+		"GET /envoy/api=small/items/1 HTTP/1.1\r\nauthorization: Bearer " + secret + "\r\n\r\n",
+		"GET /envoy/by=header/open HTTP/1.1\r\nX-Tollgate-Place: api=small,target=rewritten\r\n\r\n",
+		"GET /nginx/api=small HTTP/1.0\r\nX-Original-Method: GET\r\nX-Original-URI: /open?api_key=x\r\nX-Real-IP: ::1\r\n\r\n",
+		"HEAD /caddy/by=host?x HTTP/1.1\r\nX-Forwarded-Host: small.test\r\nX-Forwarded-Method: GET\r\nX-Forwarded-Uri: /items/1\r\n\r\n",
+		"POST /traefik/api=small HTTP/1.1\r\nContent-Length: 3\r\nHost: a\r\n\r\nabcGET / HTTP/1.1\r\n\r\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	unknown := func(context.Context) (*keys.Grant, error) { return nil, keys.ErrUnknown }
+	ask := extauthz.LaneDirectly(f, smallFile(), brokenStore{lookup: unknown})
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		out := ask(sent)
+		if bytes.Contains(out, []byte("HTTP/1.1 200 ")) && !bytes.Contains(sent, []byte("open")) {
+			t.Errorf("%q allowed: %q", sent, out)
+		}
+		end := bytes.Index(sent, []byte("\r\n\r\n"))
+		if end < 0 {
+			return
+		}
+		got, err := extauthz.ParseLaneMessage(bytes.Clone(sent[:end+4]))
+		if err != nil {
+			return
+		}
+		want, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(sent)))
+		if err != nil {
+			return // net/http also refuses what is no URL
+		}
+		host := want.Host
+		if want.URL.Host != "" {
+			host = got.Host // an absolute target, which the lane refuses later
+		}
+		if want.Method != got.Method || want.RequestURI != got.Target || host != got.Host || max(want.ContentLength, 0) != got.Length {
+			t.Errorf("%q: %+v, net/http reads %s %s %s %d", sent, got, want.Method, want.RequestURI, want.Host, want.ContentLength)
+		}
+	})
+}

@@ -1,0 +1,188 @@
+package extauthz
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"tollgate/policy"
+)
+
+const (
+	laneBuffer = 4 << 10
+	// A head may be as large as what Envoy accepts from its client by default (60
+	// KiB), with room for an Envoy that accepts more.
+	laneMaxHead = 256 << 10
+	// No proxy sends us a body that matters; a small one is read and dropped.
+	laneMaxBody = 64 << 10
+)
+
+// The states of a connection. Only between two requests may somebody else close it.
+const (
+	laneWaiting int32 = iota
+	laneBusy
+	laneClosed
+)
+
+// laneConn is one connection of a proxy. It answers one request after another, so
+// its buffers and its request are reused.
+type laneConn struct {
+	lane  *Lane
+	conn  net.Conn
+	state atomic.Int32
+
+	in      []byte // read and not yet used
+	out     []byte
+	message laneMessage
+	request policy.Request
+	check   policy.Check
+	limited time.Time // when the deadline was last set
+}
+
+// closeIdle closes the connection unless it has a request to answer.
+func (c *laneConn) closeIdle() {
+	if c.state.CompareAndSwap(laneWaiting, laneClosed) {
+		_ = c.conn.Close()
+	}
+}
+
+// serve answers requests until the proxy or a Shutdown ends the connection, or a
+// request is not one.
+func (c *laneConn) serve() {
+	for {
+		head, err := c.readHead()
+		if err != nil {
+			if fault := laneFaultOf(err); fault != nil && c.state.CompareAndSwap(laneWaiting, laneBusy) {
+				c.refuse(fault)
+			}
+			return
+		}
+		if !c.state.CompareAndSwap(laneWaiting, laneBusy) {
+			return
+		}
+		if !c.answer(head) {
+			return
+		}
+		c.state.Store(laneWaiting)
+		if c.lane.draining.Load() {
+			return
+		}
+		if cap(c.in) > 4*laneBuffer && len(c.in) == 0 {
+			c.in = nil // one large head must not be kept for every connection
+		}
+	}
+}
+
+// readHead returns the bytes of the next head, its empty line included. They stay
+// valid until the next read.
+func (c *laneConn) readHead() ([]byte, error) {
+	if c.in == nil {
+		c.in = make([]byte, 0, laneBuffer)
+	}
+	searched, hurried := 0, false
+	if now := time.Now(); now.Sub(c.limited) > laneDeadlineStep {
+		c.limit(now, laneIdle)
+	}
+	for {
+		if end := bytes.Index(c.in[searched:], []byte("\r\n\r\n")); end >= 0 {
+			head := c.in[:searched+end+4]
+			return head, nil
+		}
+		searched = max(len(c.in)-3, 0)
+		if len(c.in) > 0 && !hurried {
+			hurried = true
+			c.limit(time.Now(), laneHeadTimeout)
+			c.limited = time.Time{} // the next request has its own time
+		}
+		if len(c.in) == cap(c.in) {
+			if len(c.in) >= laneMaxHead {
+				return nil, &laneFault{431, "the request head is too large"}
+			}
+			c.in = append(make([]byte, 0, min(2*cap(c.in), laneMaxHead)), c.in...)
+		}
+		n, err := c.conn.Read(c.in[len(c.in):cap(c.in)])
+		c.in = c.in[:len(c.in)+n]
+		if err != nil && n == 0 {
+			return nil, err
+		}
+	}
+}
+
+// limit sets the time by which reads and writes must have ended.
+func (c *laneConn) limit(now time.Time, d time.Duration) {
+	c.limited = now
+	_ = c.conn.SetDeadline(now.Add(d)) // a connection that has no deadlines any more is closed
+}
+
+// answer answers one request and reports whether the connection can go on.
+func (c *laneConn) answer(head []byte) (more bool) {
+	start := time.Now()
+	if err := c.message.parse(head); err != nil {
+		c.refuse(err)
+		return false
+	}
+	if !c.dropBody(len(head)) {
+		return false
+	}
+	more = c.message.keepAlive && !c.lane.draining.Load()
+	set := c.lane.authorizer.policies.Current()
+	place := c.message.fill(&c.request, set)
+
+	var ctx context.Context = context.Background()
+	if wait := c.message.timeout; wait > 0 && place.proxy == proxyEnvoy {
+		ctx = &laneContext{ctx, start.Add(wait)}
+	}
+	reply := laneReply{out: c.out[:0], place: place, head: c.message.method == "HEAD", close: !more}
+	d, ok := c.lane.authorize(ctx, start, set, &c.request, &c.check)
+	switch {
+	case !ok:
+		reply.undecided()
+	case d.Allow && d.Target != "" && !place.rewrites:
+		c.lane.authorizer.metrics.laneRefused.WithLabelValues("query_key").Inc()
+		reply.keyInQuery()
+	default:
+		reply.decision(d)
+	}
+	c.out = reply.out
+	_, err := c.conn.Write(c.out)
+	c.request = policy.Request{Headers: c.request.Headers[:0]}
+	return err == nil && more
+}
+
+// dropBody takes the head and the body of the request out of the buffer.
+func (c *laneConn) dropBody(head int) bool {
+	body := c.message.length
+	if body > laneMaxBody || body > 0 && c.message.expects {
+		c.refuse(&laneFault{413, "the lane takes no bodies"})
+		return false
+	}
+	rest := c.in[head:]
+	if have := int64(len(rest)); have < body {
+		c.limit(time.Now(), laneHeadTimeout)
+		c.limited = time.Time{}
+		if _, err := io.CopyN(io.Discard, c.conn, body-have); err != nil {
+			return false
+		}
+		c.in = c.in[:0]
+		return true
+	}
+	c.in = c.in[:copy(c.in, rest[body:])]
+	return true
+}
+
+// refuse answers what is no request that the lane takes, and what comes after it
+// cannot be told from it: the connection ends.
+func (c *laneConn) refuse(f *laneFault) {
+	c.lane.authorizer.metrics.laneRefused.WithLabelValues("malformed").Inc()
+	out := append(c.out[:0], "HTTP/1.1 "...)
+	out = strconv.AppendInt(out, int64(f.status), 10)
+	out = append(out, " \r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: "...)
+	out = strconv.AppendInt(out, int64(len(f.text)+1), 10)
+	out = append(out, "\r\n\r\n"...)
+	out = append(out, f.text...)
+	_, _ = c.conn.Write(append(out, '\n')) // who sends this may have gone
+}

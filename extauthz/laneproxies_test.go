@@ -1,0 +1,334 @@
+package extauthz_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"tollgate/envoy/envoytest"
+	"tollgate/extauthz"
+	"tollgate/testdata"
+)
+
+// otherProxy is a real nginx or Caddy in front of a stack and an application.
+type otherProxy struct {
+	name     string
+	addr     string
+	stack    *stack
+	upstream *envoytest.Upstream
+	protocol bool // it takes PROXY protocol, so requests can come from anywhere
+}
+
+// differs says why a block cannot be compared behind this proxy, "" if it can. It is
+// the one list of what nginx and Caddy do not do as Envoy does.
+func (p *otherProxy) differs(b *testdata.Block) string {
+	switch {
+	case b.GRPC() && !b.Allowed():
+		return "a denial for a gRPC client is made by Envoy alone; here it is the API's plain HTTP answer"
+	case !p.protocol && (strings.HasPrefix(b.Name, "from the office") || strings.HasPrefix(b.Name, "from elsewhere")):
+		return "without PROXY protocol, which this Caddy lacks, every request comes from the loopback"
+	case p.name == "traefik" && strings.Contains(b.Target, "?"):
+		return "Traefik cannot take a key out of the query"
+	case p.name == "traefik" && (strings.Contains(b.Target, "//") || strings.Contains(b.Target, "..")):
+		return "Traefik mends such a path before it asks, and sends the application the path that it asked about"
+	case p.name == "caddy" && b.Name == "query key among others, byte for byte":
+		return "Caddy drops empty pairs (&&) when it takes a key out; a query without a key passes as it is"
+	}
+	return ""
+}
+
+// TestScriptBehindOtherProxies runs the script of the API with the most places for a
+// key through the configurations that we ship for nginx and Caddy.
+func TestScriptBehindOtherProxies(t *testing.T) {
+	for _, start := range []func(*testing.T) *otherProxy{startNginx, startCaddy, startTraefik} {
+		p := start(t)
+		if p == nil {
+			continue
+		}
+		_, entries, blocks := apiFiles(t, "pixelmagic")
+		kept := blocks[:0]
+		for _, b := range blocks {
+			if why := p.differs(&b); why != "" {
+				t.Logf("%s: left out: %s: %s", p.name, b.Name, why)
+				continue
+			}
+			if p.name == "traefik" && b.Allowed() {
+				b.WantHeaders = nil // it cannot add headers to the answer of an allowed request
+			}
+			kept = append(kept, b)
+		}
+		if len(kept) < 60 {
+			t.Errorf("%s: only %d of %d blocks", p.name, len(kept), len(blocks))
+		}
+		runScriptOn(t, "embedded", p.name, p.stack, entries, kept, p.ask)
+	}
+}
+
+// proxyStack is a stack with its lane and an application.
+func proxyStack(t *testing.T) (s *stack, lane string, upstream *envoytest.Upstream) {
+	t.Helper()
+	file, _, _ := apiFiles(t, "pixelmagic")
+	s = newStack(t, nil, file)
+	upstream, err := envoytest.Serve("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = upstream.Close() })
+	return s, serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), upstream
+}
+
+func startNginx(t *testing.T) *otherProxy {
+	path, ok := program(t, "nginx")
+	if !ok {
+		return nil
+	}
+	p := &otherProxy{name: "nginx", protocol: true, addr: freeAddress(t)}
+	var lane string
+	p.stack, lane, p.upstream = proxyStack(t)
+	dir := shortFolder(t)
+	config := shippedConfig(t, "nginx.conf", map[string]string{
+		"127.0.0.1:9003":   lane,
+		"127.0.0.1:8080":   p.upstream.Addr(),
+		"/run/nginx.pid":   dir + "/pid",
+		"/dev/stdout":      dir + "/access.log",
+		"listen 10000;":    "listen " + p.addr + " proxy_protocol; set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol;",
+		"worker_processes": "daemon off; worker_processes",
+		"http {":           "http { client_body_temp_path " + dir + "/1; proxy_temp_path " + dir + "/2; fastcgi_temp_path " + dir + "/3; uwsgi_temp_path " + dir + "/4; scgi_temp_path " + dir + "/5;",
+		"read_timeout 1s":  "read_timeout 20s",
+	})
+	file := writeFile(t, filepath.Join(dir, "nginx.conf"), config)
+	p.run(t, exec.Command(path, "-p", dir, "-e", "stderr", "-c", file))
+	return p
+}
+
+func startCaddy(t *testing.T) *otherProxy {
+	path, ok := program(t, "caddy")
+	if !ok {
+		return nil
+	}
+	p := &otherProxy{name: "caddy", addr: freeAddress(t)}
+	var lane string
+	p.stack, lane, p.upstream = proxyStack(t)
+	dir := shortFolder(t)
+	config := shippedConfig(t, "Caddyfile", map[string]string{
+		"127.0.0.1:9003":                      lane,
+		"127.0.0.1:8080":                      p.upstream.Addr(),
+		"http://api.pixelmagicai.com:10000 {": "http://api.pixelmagicai.com:" + p.addr[strings.LastIndexByte(p.addr, ':')+1:] + " {\n\tbind 127.0.0.1",
+	})
+	file := writeFile(t, filepath.Join(dir, "Caddyfile"), config)
+	cmd := exec.Command(path, "run", "--adapter", "caddyfile", "--config", file)
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "HOME="+dir)
+	p.run(t, cmd)
+	return p
+}
+
+func startTraefik(t *testing.T) *otherProxy {
+	path, ok := program(t, "traefik")
+	if !ok {
+		return nil
+	}
+	p := &otherProxy{name: "traefik", protocol: true, addr: freeAddress(t)}
+	var lane string
+	p.stack, lane, p.upstream = proxyStack(t)
+	dir := shortFolder(t)
+	config := shippedConfig(t, "traefik.yaml", map[string]string{"127.0.0.1:9003": lane, "127.0.0.1:8080": p.upstream.Addr()})
+	file := writeFile(t, filepath.Join(dir, "traefik.yaml"), config)
+	p.run(t, exec.Command(path, "--entrypoints.web.address="+p.addr, "--entrypoints.web.proxyprotocol.trustedips=127.0.0.1",
+		"--providers.file.filename="+file, "--global.checknewversion=false", "--global.sendanonymoususage=false"))
+	eventually(t, "traefik has its routes", func() bool {
+		r := &envoytest.Request{Method: "GET", Target: "/", Host: "api.pixelmagicai.com"}
+		return p.send(t, r).Status != 404
+	})
+	return p
+}
+
+// program finds a program, or skips what needs it, loudly, or fails where CI says
+// that it must be there.
+func program(t *testing.T, name string) (string, bool) {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path, true
+	}
+	problem := name + " is not on PATH: apt-get install " + name
+	if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), name) {
+		t.Fatal(problem)
+	}
+	t.Logf("SKIPPED, NOT TESTED: %s", problem)
+	return "", false
+}
+
+// shippedConfig returns a file of envoy/http with every one of these texts replaced.
+func shippedConfig(t *testing.T, name string, replace map[string]string) []byte {
+	t.Helper()
+	data, err := os.ReadFile("../envoy/http/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(data), "\n\n") // the head comment names the same addresses
+	for from, to := range replace {
+		if !strings.Contains(text, from) {
+			t.Fatalf("%s has no %q", name, from)
+		}
+		text = strings.ReplaceAll(text, from, to)
+	}
+	return []byte(text)
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func shortFolder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tollgate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// run starts the proxy and waits until it listens.
+func (p *otherProxy) run(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s said:\n%s", p.name, output.String())
+		}
+	})
+	eventually(t, p.name+" listens", func() bool {
+		c, err := net.Dial("tcp", p.addr)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
+}
+
+func (p *otherProxy) send(t *testing.T, r *envoytest.Request) *envoytest.Response {
+	t.Helper()
+	resp, err := r.SendH1(within(t), p.addr, p.protocol)
+	if err != nil {
+		t.Fatalf("%s: %s %s: %v", p.name, r.Method, r.Target, err)
+	}
+	return resp
+}
+
+func (p *otherProxy) ask(t *testing.T, b *testdata.Block) *answer {
+	t.Helper()
+	r := &envoytest.Request{Method: b.Method, Target: b.Target, Source: b.Source, Host: b.Host()}
+	for _, h := range b.Headers {
+		if !strings.EqualFold(h[0], "host") {
+			r.Headers = append(r.Headers, h)
+		}
+	}
+	before := len(p.stack.log.String())
+	resp := p.send(t, r)
+	got := &answer{status: resp.Status, headers: resp.Headers, body: string(resp.Body)}
+	var echo envoytest.Received
+	if json.Unmarshal(resp.Body, &echo) == nil && echo.Method != "" {
+		got.reached, got.upstream = true, &echo
+		if p.name == "caddy" { // this one sends the headers without a value as empty ones
+			kept := echo.Headers[:0]
+			for _, h := range echo.Headers {
+				if h[1] != "" {
+					kept = append(kept, h)
+				}
+			}
+			echo.Headers = kept
+		}
+	}
+	if b.Method == "HEAD" {
+		got.reached = resp.Status < 400
+	}
+	got.meta = lastDecision(p.stack.log.String()[before:])
+	return got
+}
+
+// lastDecision returns the fields of the newest decision in a log.
+func lastDecision(log string) map[string]string {
+	meta := map[string]string{}
+	for line := range strings.Lines(log) {
+		var fields map[string]any
+		if json.Unmarshal([]byte(line), &fields) == nil && fields["decision_id"] != nil {
+			clear(meta)
+			for name, value := range fields {
+				meta[name] = fmt.Sprint(value)
+			}
+		}
+	}
+	return meta
+}
+
+// What a client sends by the names of the proxy's own words changes nothing.
+func TestForgedWordsBehindOtherProxies(t *testing.T) {
+	forged := [][2]string{
+		{"X-Original-URI", "/health"}, {"X-Original-Method", "GET"}, {"X-Forwarded-Uri", "/health"},
+		{"X-Forwarded-Method", "GET"}, {"X-Forwarded-Host", "other.example.com"}, {"X-Tollgate-Place", "api=other"},
+		{"X-Tollgate-Target", "/health"}, {"X-Tollgate-Status", "200"}, {"X-Consumer-ID", "forged"},
+		{"X-Consumer-Plan", "forged"}, {"X-Real-IP", "198.51.100.7"}, {"X-Forwarded-For", "198.51.100.7"},
+		{"X-Envoy-External-Address", "198.51.100.7"}, {"X-Envoy-Auth-Failure-Mode-Allowed", "true"}, {"X_Consumer_Id", "forged"},
+	}
+	for _, start := range []func(*testing.T) *otherProxy{startNginx, startCaddy, startTraefik} {
+		p := start(t)
+		if p == nil {
+			continue
+		}
+		_, entries, _ := apiFiles(t, "pixelmagic")
+		p.stack.use(t, newRedis(t, "embedded"), entries)
+		r := &envoytest.Request{Method: "GET", Target: "/v1/models", Host: "api.pixelmagicai.com", Headers: forged}
+		if resp := p.send(t, r); resp.Status != 401 {
+			t.Errorf("%s: without a key: %d %s", p.name, resp.Status, resp.Body)
+		}
+		r.Target = "/health" // public
+		resp := p.send(t, r)
+		var echo envoytest.Received
+		if err := json.Unmarshal(resp.Body, &echo); err != nil || echo.Path != "/health" {
+			t.Errorf("%s: a public route: %d %s", p.name, resp.Status, resp.Body)
+		}
+		for _, h := range echo.Headers {
+			if h[1] == "forged" || strings.Contains(h[0], "failure-mode") && h[1] != "" {
+				t.Errorf("%s: %s: %s reached the application", p.name, h[0], h[1])
+			}
+		}
+	}
+}
+
+// Without Tollgate nobody passes.
+func TestOtherProxiesWithoutTollgate(t *testing.T) {
+	for _, start := range []func(*testing.T) *otherProxy{startNginx, startCaddy, startTraefik} {
+		p := start(t)
+		if p == nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		p.stack.lane.Shutdown(ctx)
+		cancel()
+		resp := p.send(t, &envoytest.Request{Method: "GET", Target: "/health", Host: "api.pixelmagicai.com"})
+		if resp.Status < 500 || bytes.Contains(resp.Body, []byte("method")) {
+			t.Errorf("%s: %d %s", p.name, resp.Status, resp.Body)
+		}
+	}
+}

@@ -1,0 +1,205 @@
+package extauthz
+
+import (
+	"net/http"
+	"strconv"
+
+	"tollgate/policy"
+)
+
+// The headers of an answer that are for the proxy and not for client or
+// application.
+const (
+	// headerStatus is the status that the client must see, where the proxy would
+	// not take that status as a denial.
+	headerStatus = "x-tollgate-status"
+	// headerBody is the body, for nginx, which drops that of an auth_request.
+	headerBody = "x-tollgate-body"
+	// headerTarget is the request target without the key.
+	headerTarget = "x-tollgate-target"
+	// headerDecision holds the fields of the dynamic metadata as name=value, joined
+	// with semicolons.
+	headerDecision = "x-tollgate-decision"
+	// headerToRemove is Envoy's name for the headers that it takes away.
+	headerToRemove = "x-envoy-auth-headers-to-remove"
+)
+
+// laneReply writes an answer as HTTP/1.1.
+type laneReply struct {
+	out   []byte
+	place lanePlace
+	head  bool // a HEAD request, whose answer has no body
+	close bool
+}
+
+// decision writes the answer of a decision in the form that its proxy needs.
+func (r *laneReply) decision(d *policy.Decision) {
+	if d.Allow {
+		r.allow(d)
+		return
+	}
+	r.deny(d)
+}
+
+func (r *laneReply) allow(d *policy.Decision) {
+	r.status(http.StatusOK)
+	r.fields(d.Request)
+	r.fields(d.Response)
+	if d.Target != "" {
+		r.field(headerTarget, d.Target)
+	}
+	r.remove(d.Remove)
+	r.metadata(d.Metadata)
+	r.body(nil)
+}
+
+// remove names the headers that the application must not get. nginx and Traefik
+// drop those that are not in the answer; Caddy copies them, and 2.6 makes a text of
+// its own of one that is not there.
+func (r *laneReply) remove(names []string) {
+	switch r.place.proxy {
+	case proxyCaddy:
+		for _, name := range names {
+			r.field(name, "")
+		}
+	case proxyEnvoy:
+		if len(names) == 0 {
+			return
+		}
+		r.out = append(r.out, headerToRemove+": "...)
+		for i, name := range names {
+			if i > 0 {
+				r.out = append(r.out, ',')
+			}
+			r.out = append(r.out, name...)
+		}
+		r.out = append(r.out, "\r\n"...)
+	}
+}
+
+// deny writes a refusal. Envoy takes a 5xx for a failure of ours, which
+// failure_mode_allow turns into an allow, and nginx knows no refusals but 401 and
+// 403; so both get a status that refuses, and beside it the one that the API
+// documents.
+func (r *laneReply) deny(d *policy.Decision) {
+	status, body := d.Status, d.Body
+	switch {
+	case r.place.proxy == proxyNginx && status != http.StatusUnauthorized,
+		r.place.proxy <= proxyEnvoy && status >= 500:
+		status = http.StatusForbidden
+	}
+	r.status(status)
+	r.fields(d.Response)
+	if status != d.Status && !grpcAnswer(d) || r.place.proxy == proxyNginx {
+		r.out = append(r.out, headerStatus+": "...)
+		r.out = strconv.AppendInt(r.out, int64(d.Status), 10)
+		r.out = append(r.out, "\r\n"...)
+	}
+	if r.place.proxy == proxyNginx {
+		r.field(headerBody, string(body))
+		body = nil
+	}
+	r.metadata(d.Metadata)
+	r.body(body)
+}
+
+// grpcAnswer reports whether a denial is one for a gRPC client, whose HTTP status
+// Envoy makes 200.
+func grpcAnswer(d *policy.Decision) bool {
+	for _, h := range d.Response {
+		if h.Name == "grpc-status" {
+			return true
+		}
+	}
+	return false
+}
+
+// keyInQuery refuses a request that would be allowed, because its proxy would hand
+// the key in its query on to the application.
+func (r *laneReply) keyInQuery() {
+	const body = `{"error":{"code":"key_in_query","message":"This proxy cannot take a key out of the query. Send it in a header."}}`
+	r.status(http.StatusForbidden)
+	r.field("content-type", "application/json")
+	r.field("cache-control", "no-store")
+	if r.place.proxy == proxyNginx {
+		r.field(headerStatus, "403")
+		r.field(headerBody, body)
+		r.body(nil)
+		return
+	}
+	r.body([]byte(body))
+}
+
+// undecided is a failure for every proxy: Envoy follows failure_mode_allow and
+// status_on_error, nginx answers 500, Caddy and Traefik pass the 503 on.
+func (r *laneReply) undecided() {
+	r.status(http.StatusServiceUnavailable)
+	r.body(nil)
+}
+
+func (r *laneReply) status(code int) {
+	r.out = append(r.out, "HTTP/1.1 "...)
+	r.out = strconv.AppendInt(r.out, int64(code), 10)
+	r.out = append(r.out, ' ')
+	r.out = append(r.out, http.StatusText(code)...)
+	r.out = append(r.out, "\r\n"...)
+	if r.close {
+		r.out = append(r.out, "connection: close\r\n"...)
+	}
+}
+
+func (r *laneReply) fields(headers []policy.Header) {
+	for _, h := range headers {
+		r.field(h.Name, h.Value)
+	}
+}
+
+func (r *laneReply) field(name, value string) {
+	r.out = append(r.out, name...)
+	r.out = append(r.out, ": "...)
+	r.out = append(r.out, clean(value)...)
+	r.out = append(r.out, "\r\n"...)
+}
+
+// metadata writes the decision's fields in one header, for the proxies that keep it
+// to themselves: Caddy and Traefik would show it to the client of a denial, and with
+// it why a key is refused.
+func (r *laneReply) metadata(fields []policy.Header) {
+	if r.place.proxy == proxyCaddy || r.place.proxy == proxyTraefik {
+		return
+	}
+	r.out = append(r.out, headerDecision+": "...)
+	for i, f := range fields {
+		if i > 0 {
+			r.out = append(r.out, ';')
+		}
+		r.out = append(r.out, f.Name...)
+		r.out = append(r.out, '=')
+		r.out = appendPlain(r.out, f.Value)
+	}
+	r.out = append(r.out, "\r\n"...)
+}
+
+// appendPlain appends a value with everything escaped (RFC 3986) that could end it
+// or the header.
+func appendPlain(dst []byte, s string) []byte {
+	const hex = "0123456789ABCDEF"
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || c == ';' || c == '=' || c == '%' || c == ',' || c == '"' {
+			dst = append(dst, '%', hex[c>>4], hex[c&15])
+		} else {
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
+// body writes the length, the end of the head and the body.
+func (r *laneReply) body(body []byte) {
+	r.out = append(r.out, "content-length: "...)
+	r.out = strconv.AppendInt(r.out, int64(len(body)), 10)
+	r.out = append(r.out, "\r\n\r\n"...)
+	if !r.head {
+		r.out = append(r.out, body...)
+	}
+}

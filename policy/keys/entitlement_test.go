@@ -1,0 +1,179 @@
+package keys
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A member gives keys what the team has been given, and no more; what a key has already stays.
+func testEntitlement(t *testing.T, c redis.UniversalClient) {
+	ctx, ops := t.Context(), operatorOf(c, nil)
+	if _, err := ops.CreateTeam(ctx, "pictify", "orbit"); err != nil {
+		t.Fatal(err)
+	}
+	ann := operatorOf(c, nil)
+	ann.who = Actor{ID: "mem_1", Name: "Ann", API: "pictify", Team: "orbit", Role: Admin}
+	draft := func(plan string, limits ...Override) Key {
+		return liveKey(func(k *Key) { k.Plan, k.Limits = plan, limits })
+	}
+	create := func(plan string, limits ...Override) error {
+		_, _, err := ann.Create(ctx, draft(plan, limits...), false)
+		return err
+	}
+	refused := func(err error, action Action, words ...string) {
+		t.Helper()
+		if !errors.Is(err, ErrForbidden) || !strings.Contains(err.Error(), string(action)) {
+			t.Errorf("%v, want that %s is not allowed", err, action)
+			return
+		}
+		for _, word := range words {
+			if !strings.Contains(err.Error(), word) {
+				t.Errorf("%v does not say %s", err, word)
+			}
+		}
+	}
+	refused(create("free"), ActionAnyPlan, `"free"`, "has no plan yet")
+	must[*Team](t)(ops.SetPlans(ctx, "pictify", "orbit", []string{"free", "trial"}))
+	refused(create("pro"), ActionAnyPlan, `"pro"`, "free, trial")
+	refused(create("free", Override{"minute", 41}), ActionRaiseLimit, `"minute"`, "is 40")
+	refused(create("free", Override{"month", 1}), ActionRaiseLimit, `"month"`)
+	for _, limits := range [][]Override{nil, {{"minute", 40}}, {{"minute", 0}}} {
+		if err := create("free", limits...); err != nil {
+			t.Errorf("%v: %v", limits, err)
+		}
+	}
+	// What the operator gave a key the member may keep and lessen.
+	k, _, err := ops.Create(ctx, draft("pro", Override{"minute", 500}), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	update := func(p Patch) error { _, err := ann.Update(ctx, k.ID, p); return err }
+	name, free, pro, trial := "other", "free", "pro", "trial"
+	limits := func(n int64) *[]Override { return &[]Override{{"minute", n}} }
+	for _, p := range []Patch{{Name: &name}, {Limits: limits(500)}, {Limits: limits(400)}} {
+		if err := update(p); err != nil {
+			t.Errorf("%+v: %v", p, err)
+		}
+	}
+	refused(update(Patch{Limits: limits(401)}), ActionRaiseLimit)
+	refused(update(Patch{Plan: &free}), ActionRaiseLimit) // with an override of another plan
+	none := []Override{}
+	if err := update(Patch{Plan: &free, Limits: &none}); err != nil {
+		t.Error(err)
+	}
+	refused(update(Patch{Plan: &pro}), ActionAnyPlan)
+	if err := update(Patch{Plan: &trial, Limits: limits(50)}); err != nil {
+		t.Error(err)
+	}
+	// A team that has been given less keeps its keys, and can replace them.
+	must[*Team](t)(ops.SetPlans(ctx, "pictify", "orbit", nil))
+	next, _, err := ann.Rotate(ctx, k.ID, 0)
+	if err != nil || next.Plan != trial || !reflect.DeepEqual(next.Limits, *limits(50)) {
+		t.Errorf("Rotate = %+v, %v", next, err)
+	}
+	refused(create("trial"), ActionAnyPlan)
+	// A team without a record, which only somebody who is no member can meet.
+	ann.who.Team = "none"
+	_, _, err = ann.Create(ctx, liveKey(func(k *Key) { k.Team = "none" }), false)
+	refused(err, ActionAnyPlan)
+}
+
+func testSetPlans(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), newStaff(t, c)
+	team := must[*Team](t)(s.operator.SetPlans(ctx, "pictify", "orbit", []string{"free", "pro"}))
+	if got := must[*Team](t)(s.store.Team(ctx, "pictify", "orbit")); !reflect.DeepEqual(got, team) || len(got.Plans) != 2 || got.Members != 3 {
+		t.Errorf("%+v, want %+v", got, team)
+	}
+	entries := s.entries()
+	if e := entries[len(entries)-2]; e.Action != ActionSetPlans || !strings.Contains(string(e.Before), `"plans":["free"]`) || !strings.Contains(string(e.After), `"plans":["free","pro"]`) {
+		t.Errorf("%s, %s", e.Before, e.After)
+	}
+	var fault *FieldError
+	for _, plans := range [][]string{{""}, {"a", "a"}, {"a\n"}} {
+		if _, err := s.operator.SetPlans(ctx, "pictify", "orbit", plans); !errors.As(err, &fault) || !strings.HasPrefix(fault.Field, "plans[") {
+			t.Errorf("%q: %v", plans, err)
+		}
+		if _, err := s.store.SetPlans(ctx, "pictify", "orbit", plans); !errors.As(err, &fault) {
+			t.Errorf("%q: %v", plans, err)
+		}
+	}
+	for _, set := range []func(team string) error{
+		func(team string) error { _, err := s.operator.SetPlans(ctx, "pictify", team, nil); return err },
+		func(team string) error { _, err := s.store.SetPlans(ctx, "pictify", team, nil); return err },
+	} {
+		if err := set("none"); !errors.Is(err, ErrNoTeam) {
+			t.Errorf("no team: %v", err)
+		}
+	}
+	raced := &beforeCommand{name: "evalsha", n: 1}
+	raced.do = func() {
+		if err := c.HSet(ctx, membersKey("pictify", "orbit"), teamField, `{"api":"pictify","name":"orbit"}`).Err(); err != nil {
+			t.Error(err)
+		}
+	}
+	c.AddHook(raced)
+	if _, err := s.store.SetPlans(ctx, "pictify", "orbit", nil); !errors.Is(err, ErrConflict) {
+		t.Errorf("somebody else was faster: %v", err)
+	}
+	c.HSet(ctx, membersKey("pictify", "orbit"), teamField, "{")
+	_, err := s.store.SetPlans(ctx, "pictify", "orbit", nil)
+	expectCorrupt(t, "SetPlans", err, "team pictify/orbit", "not the record")
+}
+
+// A secret that somebody has written into a text stays out of the store.
+func testTextsHoldNoSecret(t *testing.T, c redis.UniversalClient) {
+	ctx, m := t.Context(), operatorOf(c, nil)
+	secret := NewSecret("pk_live_")
+	var fault *FieldError
+	for field, edit := range map[string]func(*Key){
+		"name": func(k *Key) { k.Name = "key is " + secret + "!" },
+		"note": func(k *Key) { k.Note = "x=" + secret },
+		"team": func(k *Key) { k.Team = secret + "/" },
+	} {
+		k, _, err := m.Create(ctx, liveKey(edit), false)
+		if !errors.As(err, &fault) || fault.Field != field || k != nil || strings.Contains(err.Error(), secret) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	k, _ := mustCreate(t, m)
+	if _, err := m.Update(ctx, k.ID, Patch{Note: &secret}); !errors.As(err, &fault) || fault.Field != "note" {
+		t.Errorf("Update: %v", err)
+	}
+	legacy := "legacy-9fK2mQ7xW4pZ8vT1nB6cR3yH5jL0dS"
+	for line, want := range map[string]int{
+		`{"secret":"` + legacy + `","name":"of ` + legacy + `"}`:            1,
+		`{"secret":"` + legacy + `","name":"n","note":"` + secret + `"}`:    1,
+		`{"secret":"` + legacy + `","name":"n","note":"legacy-9fK2mQ7xW4"}`: 0,
+	} {
+		report, err := m.Import(ctx, fromLines(line), operator("pictify"))
+		if err != nil || report.Refused != want {
+			t.Errorf("%s: %+v, %v", line, report, err)
+		}
+		for _, r := range report.First {
+			if strings.Contains(r.Reason, legacy) || strings.Contains(r.Reason, secret) || !strings.Contains(r.Reason, "holds what looks like a key") {
+				t.Errorf("refused because %s", r.Reason)
+			}
+		}
+	}
+}
+
+func TestHoldsSecret(t *testing.T) {
+	with, without := NewSecret("pk_live_"), NewSecret("")
+	for _, test := range []struct {
+		text, prefix string
+		want         bool
+	}{
+		{with, "pk_live_", true}, {"a" + with + "b", "pk_live_", true}, {"pk_live_ " + with, "pk_live_", true}, {"pk_live_" + with, "pk_live_", true},
+		{with[:len(with)-1], "pk_live_", false}, {with, "pk_test_", false}, {"", "pk_live_", false}, {strings.Repeat("pk_live_", 128), "pk_live_", false},
+		{Seal("pk_live_", strings.Repeat("a", 40)), "pk_live_", true},
+		{without, "", true}, {"(" + without + ")", "", true}, {"x" + without, "", false}, {strings.Repeat("a", 1024), "", false},
+	} {
+		if got := HoldsSecret(test.text, test.prefix); got != test.want {
+			t.Errorf("HoldsSecret(%q, %q) = %t", test.text, test.prefix, got)
+		}
+	}
+}

@@ -1,0 +1,219 @@
+package limits
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// await waits until so many calls are queued for a limit id.
+func await(l *Leases, id string, n int) {
+	lane := l.batches.laneOf(id)
+	for queued := -1; queued < n; runtime.Gosched() {
+		lane.mu.Lock()
+		queued = len(lane.queue)
+		lane.mu.Unlock()
+	}
+}
+
+// gate holds up the trips of Leases.
+type gate struct{ sent, goOn chan struct{} }
+
+func hold(l *Leases) gate {
+	g := gate{make(chan struct{}, 100), make(chan struct{})}
+	send := l.batches.send
+	l.batches.send = func(ctx context.Context, calls []*call) {
+		g.sent <- struct{}{}
+		<-g.goOn
+		send(ctx, calls)
+	}
+	return g
+}
+
+// Spends that arrive while a trip is under way share the next one.
+func TestSpendsShareATrip(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b *backend) {
+		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
+		l := b.leases(t, Options{Exact: true})
+		mustSpend(t, l, spendOf(plan(), 1)) // the script is known
+		g := hold(l)
+		var work sync.WaitGroup
+		spend := func(i int) {
+			work.Go(func() {
+				res := mustSpend(t, l, &Spend{ID: fmt.Sprint("key", i), Windows: plan(), Cost: int64(i)})
+				if !res.Allowed || res.States[1].Spent != int64(i) {
+					t.Errorf("spend %d: %+v", i, res)
+				}
+			})
+		}
+		spend(0)
+		<-g.sent
+		for i := 1; i <= 20; i++ {
+			spend(i)
+		}
+		await(l, "", 20)
+		close(g.goOn)
+		work.Wait()
+		if s := l.Stats(); s.Calls != 22 || s.Trips != 3 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// A Redis that has not seen the script gets it in a second trip, for those that ran nothing.
+func TestPipelineOfAnUnseenScript(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b *backend) {
+		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
+		s := b.store(t)
+		var calls []*call
+		for i := range 5 {
+			calls = append(calls, &call{id: fmt.Sprint("key", i), layout: newLayout(plan()), cost: 1})
+		}
+		for round := 1; round <= 2; round++ {
+			if round == 2 {
+				if err := b.client.ScriptFlush(t.Context()).Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.send(t.Context(), calls)
+			for _, c := range calls {
+				if c.err != nil || c.counts[0].spent != int64(round) {
+					t.Errorf("round %d, %s: %v %v", round, c.id, c.counts, c.err)
+				}
+			}
+		}
+	})
+}
+
+// In one pipeline each call has its own answer and its own error.
+func TestOneBadCounterSpoilsNoOther(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b *backend) {
+		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
+		if err := b.client.Set(t.Context(), "tg:v1:count:{key1}", "text", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		s := b.store(t)
+		var calls []*call
+		for i := range 3 {
+			calls = append(calls, &call{id: fmt.Sprint("key", i), layout: newLayout(plan()), cost: 1})
+		}
+		s.send(t.Context(), calls)
+		var broken *BrokenError
+		if calls[0].err != nil || calls[2].err != nil || calls[1].err == nil || b.mini == nil && !errors.As(calls[1].err, &broken) || calls[2].counts[0].spent != 1 {
+			t.Errorf("%v, %v, %v", calls[0].err, calls[1].err, calls[2].err)
+		}
+	})
+}
+
+// A caller whose time is up leaves at once. What was not sent then is not; what was goes on, and is counted.
+func TestCallersLeave(t *testing.T) {
+	b := startEmbedded(t)
+	b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
+	l := b.leases(t, Options{Exact: true})
+	g := hold(l)
+	leave := func() func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		left := make(chan error)
+		go func() {
+			_, err := l.Spend(ctx, spendOf(plan(), 1))
+			left <- err
+		}()
+		return func() {
+			cancel()
+			if err := <-left; !errors.Is(err, context.Canceled) {
+				t.Errorf("left with %v", err)
+			}
+		}
+	}
+	first := leave()
+	<-g.sent
+	second := leave()
+	await(l, "a", 1)
+	first()
+	second()
+	close(g.goOn)
+	l.batches.quiet(t.Context())
+	if res := mustSpend(t, l, &Spend{ID: "a", Windows: plan(), ReadOnly: true}); res.States[0].Spent != 1 {
+		t.Errorf("%d spent, want the one that was on its way", res.States[0].Spent)
+	}
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	before := l.Stats().Calls
+	if _, err := l.Spend(done, spendOf(plan(), 1)); !errors.Is(err, context.Canceled) || l.Stats().Calls != before {
+		t.Errorf("a finished context: %v", err)
+	}
+}
+
+// The queue is bounded; what must go back is never refused.
+func TestQueueIsBounded(t *testing.T) {
+	b := startEmbedded(t)
+	l := b.leases(t, Options{Exact: true})
+	lane := l.batches.laneOf("a")
+	lane.running = true
+	lane.queue = make([]*call, maxQueue)
+	if _, err := l.Spend(t.Context(), spendOf(plan(), 1)); !errors.Is(err, ErrBusy) {
+		t.Errorf("%v, want ErrBusy", err)
+	}
+	if err := l.batches.add(&call{id: "a"}); err != nil || len(lane.queue) != maxQueue+1 {
+		t.Errorf("what goes back is refused: %v", err)
+	}
+}
+
+// A store that is gone or silent is an error by the context's deadline, and the next caller is not held up by it for longer
+// than a trip may take.
+func TestLeasesWithoutAStore(t *testing.T) {
+	b := startRedis(t)
+	l := NewLeases(b.store(t), Options{Timeout: 100 * time.Millisecond})
+	mustSpend(t, l, spendOf(plan(), 1))
+	b.stop()
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		begin := time.Now()
+		res, err := l.Spend(ctx, spendOf(plan(), 1))
+		cancel()
+		if err == nil || res.Allowed || time.Since(begin) > 2*time.Second {
+			t.Errorf("%+v, %v after %v", res, err, time.Since(begin))
+		}
+		var broken *BrokenError
+		if errors.As(err, &broken) {
+			t.Errorf("a store that is away is taken for a broken limit: %v", err)
+		}
+	}
+}
+
+func TestInvalidSpendOfLeases(t *testing.T) {
+	l := startEmbedded(t).leases(t, Options{})
+	for _, s := range []*Spend{
+		{Windows: plan(), Cost: 1}, {Cost: 1}, {ID: "a", Windows: plan(), Cost: -1}, {ID: "a", Windows: []Window{{}}, Cost: 1},
+	} {
+		res, err := l.Spend(t.Context(), s)
+		var broken *BrokenError
+		if l.Try(s, &res) || !errors.As(err, &broken) || res.Allowed {
+			t.Errorf("%+v: %+v, %v", *s, res, err)
+		}
+	}
+	if res, err := l.Spend(t.Context(), &Spend{ID: "a"}); err != nil || !res.Allowed {
+		t.Errorf("no windows: %+v, %v", res, err)
+	}
+}
+
+// The lanes of a cluster are by slot, as CLUSTER KEYSLOT computes it.
+func TestSlot(t *testing.T) {
+	for id, want := range map[string]int{"123456789": 0x31c3, "foo": 12182, "user1000": 3443, "a}b": slot("a"), "": 0} {
+		if got := slot(id); got != want {
+			t.Errorf("%q: %d, want %d", id, got, want)
+		}
+	}
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
+	defer c.Close()
+	l := NewLeases(NewStore(c, nil), Options{})
+	if n := len(l.batches.lanes); n != clusterLanes || l.batches.laneOf("foo") != &l.batches.lanes[11] {
+		t.Errorf("%d lanes", n)
+	}
+}

@@ -1,0 +1,309 @@
+package limits
+
+import (
+	"context"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options say how Leases work. The zero value leases.
+type Options struct {
+	// Exact forbids leases: each spend that is allowed is one of the store's own. Refusals are still remembered.
+	Exact bool
+	// Keys bounds the limit ids that something is remembered of, about 300 bytes each; beyond them each spend is one of
+	// the store's own. 0 means 100,000, which is far more than are in use within ten seconds on one server.
+	Keys int
+	// Timeout bounds one trip to the store; callers leave at the end of their own context. 0 means a second.
+	Timeout time.Duration
+	// Clock is the monotonic clock; nil means this process's. Only tests give another one.
+	Clock func() time.Duration
+}
+
+const (
+	defaultKeys    = 100_000
+	defaultTimeout = time.Second
+	// giveBackTime bounds what a server that ends takes to give back its leases.
+	giveBackTime = 1500 * time.Millisecond
+	shardCount   = 64
+)
+
+// Leases spends limits for one replica, in front of a Store. Units that it has leased ahead, and refusals that it
+// remembers, answer at once; all else goes to the store, the calls of concurrent spends in one pipeline.
+//
+// A lease is charged to all windows when it is taken, so no limit is ever exceeded, over any number of replicas. What is
+// held and not spent can make a limit refuse early, by at most 2 % of it, all replicas together, crashed ones included.
+// With Options.Exact or Spend.Exact nothing is held. Leases end by the monotonic clock of this process.
+type Leases struct {
+	store   *Store
+	options Options
+	batches *batches
+	closed  atomic.Bool
+	calls   sync.Pool // of *call, which their callers have done with
+	seed    maphash.Seed
+	shards  [shardCount]shard
+
+	stranded atomic.Uint64
+}
+
+// shard is a part of the table.
+type shard struct {
+	mu      sync.Mutex
+	entries map[string]*entry
+	served  [fromReading + 1]uint64
+	_       [64]byte // keeps the locks of two shards out of one cache line
+}
+
+// NewLeases returns Leases on the store. Run must be called, else nothing that is idle is given back.
+func NewLeases(s *Store, o Options) *Leases {
+	if o.Keys == 0 {
+		o.Keys = defaultKeys
+	}
+	if o.Timeout == 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.Clock == nil {
+		began := time.Now()
+		o.Clock = func() time.Duration { return time.Since(began) }
+	}
+	l := &Leases{store: s, options: o, seed: maphash.MakeSeed()}
+	for i := range l.shards {
+		l.shards[i].entries = make(map[string]*entry)
+	}
+	l.batches = &batches{
+		lanes: make([]lane, lanesFor(s.client)), timeout: o.Timeout, now: o.Clock,
+		begin: l.begin, send: s.send, landed: l.landed,
+	}
+	return l
+}
+
+func (l *Leases) shard(id string) *shard {
+	return &l.shards[maphash.String(l.seed, id)%shardCount]
+}
+
+// Try answers a Spend at once, without asking the store, and reports whether it could: from units that are leased, from
+// a refusal that is remembered, or, if it is ReadOnly, from counters that were seen within the last second. If not, ask
+// Spend; into is then unchanged. The room of into.States is used again. An invalid Spend is left to Spend.
+func (l *Leases) Try(s *Spend, into *Result) bool {
+	if s.Cost < 0 || s.ID == "" {
+		return false
+	}
+	if len(s.Windows) == 0 {
+		states := into.States[:0]
+		*into = l.store.unlimited()
+		into.States = states
+		return true
+	}
+	exact := s.Exact || l.options.Exact
+	now := l.options.Clock()
+	sh := l.shard(s.ID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	e := sh.entries[s.ID]
+	if e == nil || !e.layout.is(s.Windows) || l.closed.Load() || !s.ReadOnly && !exact && e.renews(s.Cost) {
+		return false
+	}
+	from := e.answer(s.Cost, s.ReadOnly, exact, now)
+	if from == fromStore {
+		return false
+	}
+	sh.served[from]++
+	e.write(into, from, s.Cost, now)
+	return true
+}
+
+// Spend takes the cost from all windows or from none, as Store.Spend does, and with the same errors, or ErrBusy. It may
+// lease units ahead in the same step. It returns at the end of ctx; it may have spent then.
+func (l *Leases) Spend(ctx context.Context, s *Spend) (Result, error) {
+	layout, err := l.store.layouts.of(s)
+	if err != nil {
+		return Result{}, &BrokenError{err}
+	}
+	if len(s.Windows) == 0 {
+		return l.store.unlimited(), nil
+	}
+	if err := ctx.Err(); err != nil {
+		return Result{}, spendError(err)
+	}
+	c, _ := l.calls.Get().(*call)
+	if c == nil {
+		c = &call{}
+	}
+	c.id, c.layout, c.cost, c.readOnly, c.exact = s.ID, layout, s.Cost, s.ReadOnly, s.Exact || l.options.Exact
+	if err := l.batches.do(ctx, c); err != nil {
+		return Result{}, spendError(err) // the batch may still use the call
+	}
+	res, err := c.result, c.err
+	c.again()
+	l.calls.Put(c)
+	return res, err
+}
+
+// begin decides what a call does beside its spend, when it is about to be sent.
+func (l *Leases) begin(c *call, add func(*call)) verdict {
+	if c.done == nil {
+		return sendNow // made here, complete
+	}
+	now := l.options.Clock()
+	sh := l.shard(c.id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	e := sh.entries[c.id]
+	if e != nil && e.layout != c.layout && !e.layout.is(c.layout.windows) {
+		l.drop(sh, e, add) // the plan or the key has changed
+		e = nil
+	}
+	c.exact = c.exact || l.closed.Load()
+	if e == nil {
+		if !c.exact {
+			c.entry = l.enter(sh, c, now)
+		}
+		return sendNow
+	}
+	if from := e.answer(c.cost, c.readOnly, c.exact, now); from != fromStore {
+		sh.served[from]++
+		e.write(&c.result, from, c.cost, now)
+		if from == fromLease && e.renews(0) && !c.readOnly && !l.closed.Load() {
+			add(e.renewal(now))
+		}
+		return answered
+	}
+	c.entry = e
+	return e.prepare(c, now)
+}
+
+// enter makes an entry for the limit id of a call, if there is room.
+func (l *Leases) enter(sh *shard, c *call, now time.Duration) *entry {
+	if len(sh.entries) >= (l.options.Keys+shardCount-1)/shardCount {
+		return nil
+	}
+	e := &entry{id: c.id, layout: c.layout, refused: -1, last: now}
+	sh.entries[c.id] = e
+	return e
+}
+
+// drop takes an entry out of the table. add gets the calls that give back what it holds.
+func (l *Leases) drop(sh *shard, e *entry, add func(*call)) {
+	delete(sh.entries, e.id)
+	e.gone = true
+	for e.pending() > 0 {
+		add(&call{id: e.id, layout: e.layout, settle: e.settlement(0, false)})
+	}
+}
+
+// landed takes in an answer of the store.
+func (l *Leases) landed(c *call, asked, now time.Duration) {
+	if c.entry == nil && c.err == nil && !c.allowed && c.exact && c.done != nil {
+		sh := l.shard(c.id)
+		sh.mu.Lock()
+		if sh.entries[c.id] == nil {
+			c.entry = l.enter(sh, c, now) // a refusal, to be remembered
+		}
+		sh.mu.Unlock()
+	}
+	if c.entry == nil {
+		l.noteStranded(c.lost())
+		if c.err == nil && c.done != nil {
+			c.result = c.resultOf(0)
+		}
+		return
+	}
+	sh := l.shard(c.id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	e := c.entry
+	l.noteStranded(e.landed(c, asked, now))
+	if c.err == nil && c.done != nil {
+		c.result = c.resultOf(e.rest)
+	}
+	for e.gone && e.pending() > 0 {
+		_ = l.batches.add(&call{id: e.id, layout: e.layout, settle: e.settlement(0, false)})
+	}
+}
+
+func (l *Leases) noteStranded(units int64) {
+	if units > 0 {
+		l.stranded.Add(uint64(units))
+	}
+}
+
+// Run gives back what is idle, until ctx ends; then it gives back everything, which takes 1.5 seconds at most, and
+// leases nothing any more. End ctx after the last Spend, so that nothing is leased anew.
+func (l *Leases) Run(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			l.sweep()
+		case <-ctx.Done():
+			l.giveBack()
+			return
+		}
+	}
+}
+
+// sweep gives back what is idle, and forgets it.
+func (l *Leases) sweep() {
+	now := l.options.Clock()
+	l.dropWhere(func(e *entry) bool {
+		switch idle := now - e.last; {
+		case e.asking || idle < idleAfter:
+			return false
+		case e.pending() == 1:
+			return idle >= loneAfter
+		}
+		return true
+	})
+}
+
+// giveBack gives back everything.
+func (l *Leases) giveBack() {
+	l.closed.Store(true)
+	l.dropWhere(func(*entry) bool { return true })
+	ctx, cancel := context.WithTimeout(context.Background(), giveBackTime)
+	defer cancel()
+	l.batches.quiet(ctx)
+}
+
+// dropWhere drops the entries that which chooses.
+func (l *Leases) dropWhere(which func(*entry) bool) {
+	for i := range l.shards {
+		sh := &l.shards[i]
+		sh.mu.Lock()
+		for _, e := range sh.entries {
+			if which(e) {
+				l.drop(sh, e, func(c *call) { _ = l.batches.add(c) })
+			}
+		}
+		sh.mu.Unlock()
+	}
+}
+
+// Stats are counts since the start.
+type Stats struct {
+	Lease, Refusal, Reading uint64 // answers from leased units, remembered refusals, counters read lately
+	Calls, Trips            uint64 // script calls, and the round trips that they shared
+	Stranded                uint64 // units that may stay charged and unspent, because a reply of the store was lost
+	Keys                    int    // limit ids of which something is remembered
+	Held                    int64  // units leased and not spent
+}
+
+// Stats returns the counts. It looks through the table.
+func (l *Leases) Stats() Stats {
+	s := Stats{Calls: l.batches.calls.Load(), Trips: l.batches.trips.Load(), Stranded: l.stranded.Load()}
+	for i := range l.shards {
+		sh := &l.shards[i]
+		sh.mu.Lock()
+		s.Lease += sh.served[fromLease]
+		s.Refusal += sh.served[fromRefusal]
+		s.Reading += sh.served[fromReading]
+		s.Keys += len(sh.entries)
+		for _, e := range sh.entries {
+			s.Held += e.rest
+		}
+		sh.mu.Unlock()
+	}
+	return s
+}
