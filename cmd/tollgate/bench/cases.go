@@ -1,9 +1,5 @@
 package bench
 
-// limitsFlag is the flag of `tollgate serve` that chooses how limits are spent. It
-// is empty as long as serve has no such flag; leased and exact are the same then.
-const limitsFlag = "--limits"
-
 // The servers that are measured.
 const (
 	stock  = "always-allow" // the yardstick
@@ -12,15 +8,12 @@ const (
 	exact  = "exact"
 )
 
-// limitsOf returns the arguments of serve for one of ours.
+// limitsOf returns the arguments of serve for one of ours: how it spends limits.
 func limitsOf(server string) []string {
-	if limitsFlag == "" {
-		return nil
-	}
 	if server == exact {
-		return []string{limitsFlag, "exact"}
+		return []string{"--limits", "exact"}
 	}
-	return []string{limitsFlag, "auto"}
+	return []string{"--limits", "auto"}
 }
 
 // testCase is one kind of check that is measured.

@@ -25,15 +25,21 @@ type edge struct {
 	keys    int    // of the load
 }
 
-// newEdge reads the shipped bootstrap for one API, which names ours instead.
-func newEdge() (*edge, error) {
+// newEdge reads the shipped bootstrap for checks over gRPC, or over the HTTP lane,
+// whose first API is ours instead.
+func newEdge(lane bool) (*edge, error) {
 	shipped, err := envoy.Bootstrap("pixelbyte")
+	api := [2]string{"{api: pixelbyte}", "{api: bench}"}
+	if lane {
+		shipped, err = envoy.HTTPBootstrap()
+		api = [2]string{`"api=pixelbyte"`, `"api=bench"`}
+	}
 	if err != nil {
 		return nil, err
 	}
-	for _, change := range [][2]string{{"{api: pixelbyte}", "{api: bench}"}, {"domains: [api.pixelbyte.io]", "domains: [bench.example.com]"}} {
+	for _, change := range [][2]string{api, {"domains: [api.pixelbyte.io]", "domains: [bench.example.com]"}} {
 		if bytes.Count(shipped, []byte(change[0])) != 1 {
-			return nil, fmt.Errorf("the shipped bootstrap has no %q", change[0])
+			return nil, fmt.Errorf("the shipped bootstrap does not have %q once", change[0])
 		}
 		shipped = bytes.Replace(shipped, []byte(change[0]), []byte(change[1]), 1)
 	}
@@ -139,10 +145,14 @@ func (e *edge) forMeasuring() error {
 		return err
 	}
 	service, ok := filter["grpc_service"].(object)
+	timed := service
 	if !ok {
-		return errors.New("bootstrap: ext_authz has no grpc_service")
+		service, _ = filter["http_service"].(object)
+		if timed, ok = service["server_uri"].(object); !ok {
+			return errors.New("bootstrap: ext_authz has neither a grpc_service nor an http_service")
+		}
 	}
-	service["timeout"] = "3s"
+	timed["timeout"] = "3s"
 	delete(service, "retry_policy") // its max_interval is the time limit of a try
 	return nil
 }

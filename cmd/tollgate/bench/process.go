@@ -2,7 +2,6 @@ package bench
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -144,6 +143,3 @@ func cleanEnvironment(more ...string) []string {
 	}
 	return append(env, more...)
 }
-
-// errNoProcessFigures says that this system does not tell what is measured here.
-var errNoProcessFigures = errors.New("measuring other processes needs Linux")

@@ -3,10 +3,14 @@
 package bench
 
 import (
+	"errors"
 	"runtime"
 	"syscall"
 	"time"
 )
+
+// errNoProcessFigures says that this system does not tell what is measured here.
+var errNoProcessFigures = errors.New("measuring other processes needs Linux")
 
 func attributes() *syscall.SysProcAttr { return nil }
 

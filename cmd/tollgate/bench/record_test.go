@@ -65,7 +65,7 @@ func recordFromEnvoy(t *testing.T, change func(filter object)) []byte {
 	if err != nil {
 		require(t, "envoy", err.Error())
 	}
-	e, err := newEdge()
+	e, err := newEdge(false)
 	if err != nil {
 		t.Fatal(err)
 	}

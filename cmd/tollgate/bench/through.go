@@ -13,17 +13,13 @@ import (
 	"tollgate/envoy/envoytest"
 )
 
-// laneFlag is the flag of `tollgate serve` that opens the HTTP lane. It is empty
-// as long as serve has no such flag; the row of the lane is left out then.
-const laneFlag = ""
-
 // setup is an Envoy with what answers its checks.
 type setup struct {
 	id, name string
 	server   string // whose checks it makes; "" for none
 	// change turns the shipped configuration into this one; nil leaves it.
 	change func(*edge) error
-	// lane says that the checks go to the HTTP lane.
+	// lane says that the checks go to the HTTP lane, with the bootstrap for it.
 	lane bool
 	// line is what the CPU that it adds may be, as a part of what always-allow over
 	// gRPC adds; 0 means none.
@@ -42,17 +38,14 @@ const (
 
 // setups are the rows of `tollgate bench envoy`.
 func setups() []setup {
-	list := []setup{
+	return []setup{
 		{id: withoutFilter, name: "no filter", change: func(e *edge) error { return e.replace() }},
 		{id: "own", name: "Envoy's own api_key_auth and local_ratelimit", change: ownFilters},
 		{id: alwaysAllow, name: "ext_authz gRPC, always allow, stock grpc-go", server: stock},
 		{id: "b", name: "ext_authz gRPC, leased", server: leased, line: .85},
 		{id: "c", name: "ext_authz gRPC, exact", server: exact},
+		{id: "h", name: "ext_authz HTTP lane, leased", server: leased, lane: true, line: .70},
 	}
-	if laneFlag != "" {
-		list = append(list, setup{id: "h", name: "ext_authz HTTP lane, leased", server: leased, lane: true, change: overHTTP, line: .70})
-	}
-	return list
 }
 
 // settingsStudy are the rows of --settings: one setting of Envoy each, changed from
@@ -128,31 +121,6 @@ func ownFilters(e *edge) error {
 			"token_bucket":   object{"max_tokens": 1_000_000_000, "tokens_per_fill": 1_000_000_000, "fill_interval": "1s"},
 			"filter_enabled": always, "filter_enforced": always,
 		}})
-}
-
-// overHTTP asks the HTTP lane instead of the gRPC port.
-func overHTTP(e *edge) error {
-	filter, err := e.filter()
-	if err != nil {
-		return err
-	}
-	cluster, err := e.cluster()
-	if err != nil {
-		return err
-	}
-	delete(cluster, "typed_extension_protocol_options")
-	delete(filter, "grpc_service")
-	delete(filter, "transport_api_version")
-	delete(filter, "encode_raw_headers") // of the gRPC message
-	filter["http_service"] = object{
-		"server_uri": object{"uri": "http://tollgate", "cluster": "tollgate", "timeout": "3s"},
-		"authorization_response": object{
-			"allowed_upstream_headers": patterns([]any{"x-consumer-id", "x-consumer-username", "x-credential-identifier",
-				"x-authenticated-scope", "x-consumer-plan"}),
-			"allowed_client_headers_on_success": patterns([]any{"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"}),
-		},
-	}
-	return nil
 }
 
 // EdgeReport is what a run through Envoy has measured. Its JSON form is the output
@@ -245,14 +213,11 @@ func (b *through) start(ctx context.Context, binary string, settings bool) error
 	if err := b.startLoad(); err != nil {
 		return err
 	}
-	servers := map[string][]string{leased: nil, exact: nil}
+	servers := map[string][]string{leased: {"--authz-http-address", "127.0.0.1:0"}, exact: nil}
 	if settings {
 		servers = map[string][]string{leased: nil, overUnix: {"--grpc-address", "unix:" + b.file("grpc")}}
 	}
 	for server, more := range servers {
-		if server == leased && laneFlag != "" {
-			more = append(more, laneFlag, "127.0.0.1:0")
-		}
 		if err := b.startServe(ctx, server, append(more, limitsOf(server)...), b.sets[known]); err != nil {
 			return err
 		}
@@ -269,7 +234,7 @@ func (b *through) start(ctx context.Context, binary string, settings bool) error
 }
 
 func (b *through) startEnvoy(ctx context.Context, binary string, s setup) error {
-	e, err := newEdge()
+	e, err := newEdge(s.lane)
 	if err != nil {
 		return err
 	}
