@@ -2,6 +2,7 @@ package keys
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -416,14 +417,20 @@ func (m *Manager) Delete(ctx context.Context, id string) (*Key, error) {
 	return deleted, err
 }
 
-// Repair is Store.Repair, for the operator.
+// Repair is Store.Repair, for the operator. The outcome in the audit stream has the counts, and the ids of what was put
+// right.
 func (m *Manager) Repair(ctx context.Context, api string) (report RepairReport, err error) {
 	if err := m.who.Check(ActionRepair, api, ""); err != nil {
 		return RepairReport{}, err
 	}
-	err = m.audit.Do(ctx, NewEntry(m.who, ActionRepair, api, ""), func(ctx context.Context) error {
-		report, err = m.store.Repair(ctx, api)
-		return err
-	})
-	return report, err
+	intent, err := m.audit.Intent(ctx, NewEntry(m.who, ActionRepair, api, ""))
+	if err != nil {
+		return RepairReport{}, err
+	}
+	report, err = m.store.Repair(ctx, api)
+	counts := report
+	counts.IDs = nil
+	data, encoding := json.Marshal(counts)
+	outcome := AuditEntry{Intent: intent, Result: resultOf(err), IDs: report.IDs, After: data}
+	return report, errors.Join(err, encoding, m.audit.outcome(ctx, outcome))
 }

@@ -41,6 +41,10 @@ func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
 // changeFromServer is what a server writes besides its counters.
 func changeFromServer(ctx context.Context, c redis.UniversalClient, n int) error {
 	store, k := keys.NewStore(c), newKey(n)
+	serve := keys.NewManager(store, keys.NewHasher([]byte("pepper")), nil, keys.NewAudit(c, 1000), keys.Actor{Name: "serve", Operator: true}, time.Now)
+	if added, err := serve.Seed(ctx, []keys.Entry{{Key: *newKey(300_000 + n)}}, keys.SeedSource{}); err != nil || added != 1 {
+		return fmt.Errorf("%d added: %w", added, err)
+	}
 	if err := store.Touch(ctx, map[string]time.Time{k.ID: time.Now()}); err != nil {
 		return err
 	}
