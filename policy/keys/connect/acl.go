@@ -43,12 +43,12 @@ func CLIACL() ACL {
 	return ACL{
 		Commands: append(keyCommands(),
 			"smembers", "zrangebylex", "hgetall", // list keys, keep caps
-			"wait", "info", // confirm a revocation
+			"wait", "info", "exists", // confirm a revocation
 			"hsetnx", "hmget", "hlen", "hexists", "zrange", // teams and members
 			"xrange", "xrevrange", // audit
 			"scan", "zscore", "hscan", // repair
 		),
-		Keys:     append(keyPatterns(), "tg:v1:teams", "tg:v1:members:*", "tg:v1:member:*"),
+		Keys:     append(keyPatterns(), "tg:v1:teams", "tg:v1:members:*", "tg:v1:member:*", "tg:v1:replicas"),
 		Channels: []string{"tg:v1:changes"},
 	}
 }

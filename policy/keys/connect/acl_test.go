@@ -61,7 +61,7 @@ func manageKeys(ctx context.Context, c redis.UniversalClient, n int) error {
 	if page, _, err := store.List(ctx, keys.Filter{}, "", 10); err != nil || len(page) == 0 {
 		return fmt.Errorf("%d keys listed: %w", len(page), err)
 	}
-	if _, err := store.Replicas(ctx, k.ID); err != nil {
+	if _, err := store.Replication(ctx, k.ID); err != nil {
 		return err
 	}
 	old, err := store.Get(ctx, k.ID)
