@@ -35,6 +35,7 @@ type access struct {
 	settings  // store, socket, policy, peppers; the rest is not used
 	tokenFile string
 	output    format
+	confirm   replicaCount // of revoke and apply
 
 	store   *store
 	rules   *policy.Set // nil where no policy is needed
@@ -102,15 +103,18 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 	}
 	a.manager = keys.NewManager(keys.NewStore(a.store.client), keys.NewHasher(pepper, older...), rules,
 		keys.NewAudit(a.store.client, 0), a.who, time.Now)
+	if a.confirm.given {
+		a.manager.RequireReplicas(a.confirm.n, confirmTime)
+	}
 	return nil
 }
 
 // fillFromEnv sets the flags of access that the command line left out.
 func (a *access) fillFromEnv(flags *pflag.FlagSet) error {
 	storeGiven := flags.Changed("store")
-	for _, name := range []string{"store", "store-socket", "policy", "pepper-file", "older-peppers", "token-file"} {
+	for _, name := range []string{"store", "store-socket", "policy", "pepper-file", "older-peppers", "token-file", confirmFlag} {
 		value, ok := os.LookupEnv(variable(name))
-		if !ok || value == "" || flags.Changed(name) {
+		if !ok || value == "" || flags.Changed(name) || flags.Lookup(name) == nil {
 			continue
 		}
 		if err := flags.Set(name, value); err != nil {

@@ -56,7 +56,7 @@ func (a *access) printAudit(cmd *cobra.Command, entries []keys.AuditEntry, next 
 		case e.Corrupt != "":
 			row[7] = "unreadable: " + e.Corrupt
 		case e.Intent != "":
-			row[2], row[7] = "  of "+e.Intent, strings.ReplaceAll(e.Result, "\n", "; ")
+			row[2], row[7] = "  of "+e.Intent, strings.TrimSpace(strings.ReplaceAll(e.Result, "\n", "; ")+" "+strings.Join(e.IDs, " "))
 		}
 		rows = append(rows, row)
 	}

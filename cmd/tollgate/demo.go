@@ -198,7 +198,7 @@ func (d *demo) serve(address string) error {
 	registry, metrics := newMetrics()
 	policies := extauthz.FixedPolicies(d.policies, metrics)
 	log := slog.New(slog.NewTextHandler(d.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	cache := newKeyCache(keys.NewStore(d.store.client), keys.CacheOptions{}, false, policies, registry, metrics, log)
+	cache := newKeyCache(d.store.client, keys.CacheOptions{}, false, policies, registry, metrics, log)
 	ctx, endCache := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	work.Go(func() { cache.run(ctx) })

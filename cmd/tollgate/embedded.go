@@ -37,7 +37,14 @@ func openEmbedded(socket string, deadline time.Duration) (*store, error) {
 		return nil, fmt.Errorf("--store-socket: %w", err)
 	}
 	server := miniredis.NewMiniRedis()
-	dial := func(context.Context, string, string) (net.Conn, error) { return server.Dial() }
+	first, err := server.Dial() // starts it, without any port
+	if err == nil {
+		err = first.Close()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded store: %w", err), listener.Close())
+	}
+	dial := func(context.Context, string, string) (net.Conn, error) { return dialPair(server) }
 	e := &embedded{server: server, client: connect.InProcess(dial, deadline), listener: listener, ended: make(chan struct{})}
 	if err := e.client.Ping(context.Background()).Err(); err != nil {
 		return nil, errors.Join(fmt.Errorf("embedded store: %w", err), e.close())
@@ -52,6 +59,34 @@ func openEmbedded(socket string, deadline time.Duration) (*store, error) {
 		embedded: true,
 		close:    e.close,
 	}, nil
+}
+
+// dialPair connects to the server by a pair of sockets. The server's own Dial has
+// no buffer: a pipeline that is longer than what either side reads at once would
+// wait for itself.
+func dialPair(server *miniredis.Miniredis) (net.Conn, error) {
+	var ends [2]net.Conn
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		return nil, fmt.Errorf("embedded store: %w", err)
+	}
+	for i, fd := range pair {
+		syscall.CloseOnExec(fd)
+		file := os.NewFile(uintptr(fd), "embedded store")
+		var opened error
+		ends[i], opened = net.FileConn(file) // takes a copy
+		err = errors.Join(err, opened, file.Close())
+	}
+	if err != nil {
+		for _, end := range ends {
+			if end != nil {
+				err = errors.Join(err, end.Close())
+			}
+		}
+		return nil, fmt.Errorf("embedded store: %w", err)
+	}
+	server.Server().ServeConn(ends[0])
+	return ends[1], nil
 }
 
 // embedded is a running embedded store.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 
 	"tollgate/extauthz"
 	"tollgate/policy/keys"
@@ -31,9 +32,9 @@ type keyCache struct {
 	rehashes *keys.Rehashes // nil where there is no older method
 }
 
-// newKeyCache makes the cache in front of store and registers its metrics.
-func newKeyCache(store *keys.Store, o keys.CacheOptions, older bool, policies *extauthz.Policies, registry prometheus.Registerer, m *extauthz.Metrics, log *slog.Logger) *keyCache {
-	c := &keyCache{log: log}
+// newKeyCache makes the cache in front of the store and registers its metrics.
+func newKeyCache(client redis.UniversalClient, o keys.CacheOptions, older bool, policies *extauthz.Policies, registry prometheus.Registerer, m *extauthz.Metrics, log *slog.Logger) *keyCache {
+	c, store := &keyCache{log: log}, keys.NewStore(client)
 	c.breaker = keys.NewBreaker(func(open bool) {
 		m.BreakerChanged(open)
 		if open {
@@ -46,7 +47,7 @@ func newKeyCache(store *keys.Store, o keys.CacheOptions, older bool, policies *e
 	c.cache = keys.NewCache(store, o)
 	c.usage = keys.NewUsage(store, o.Keys, time.Now)
 	if older {
-		c.rehashes = keys.NewRehashes(store)
+		c.rehashes = keys.NewRehashes(store, keys.NewAudit(client, 0), serverActor())
 	}
 	extauthz.RegisterCache(registry, c.cache, c.usage)
 	return c

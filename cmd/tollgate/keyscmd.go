@@ -25,7 +25,7 @@ made.`)
 	a.flags(cmd)
 	cmd.AddCommand(newCreate(a), newGet(a), newList(a), newUpdate(a), newRotate(a),
 		newChange(a, change{"revoke", "End keys for good, at once and everywhere",
-			"It waits for a replica of the store, if it has any, and exits with 3 if none has\nconfirmed the change within a second: revoke again then.", storeOnly, (*keys.Manager).Revoke}),
+			"It waits for a replica of the store, if that has or has had any in the last 30 days,\nand exits with 3 if none has confirmed the change within a second: revoke again then.", storeOnly, (*keys.Manager).Revoke}),
 		newChange(a, change{"deactivate", "Switch keys off until activate", "", storeOnly, (*keys.Manager).Deactivate}),
 		newChange(a, change{"activate", "Switch keys on again", "", storeAndPolicy, (*keys.Manager).Activate}),
 		newChange(a, change{"delete", "Remove revoked keys", "Only revoked keys can be deleted. Their ids are never used again.", storeOnly, (*keys.Manager).Delete}),
@@ -196,7 +196,7 @@ type change struct {
 }
 
 func newChange(a *access, c change) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   c.name + " ID...",
 		Short: c.short,
 		Long:  strings.TrimSpace(c.short + ".\n" + c.long),
@@ -217,6 +217,10 @@ func newChange(a *access, c change) *cobra.Command {
 			})
 		},
 	}
+	if c.name == "revoke" {
+		a.confirm.add(cmd.Flags())
+	}
+	return cmd
 }
 
 // withID says which of many keys an error is about.

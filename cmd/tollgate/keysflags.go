@@ -260,3 +260,44 @@ func parseSpan(text string) (time.Duration, error) {
 	}
 	return d, nil
 }
+
+const (
+	confirmFlag = "confirm-replicas"
+	// confirmTime is how long a revocation waits for replicas.
+	confirmTime = time.Second
+	anyReplica  = "auto"
+)
+
+// replicaCount is how many replicas must confirm a revocation.
+type replicaCount struct {
+	n     int
+	given bool
+}
+
+func (c *replicaCount) add(f *pflag.FlagSet) {
+	f.Var(c, confirmFlag, "how many replicas of the store must confirm a revocation; auto = one, if the store has or has had any; 0 = none. Or TOLLGATE_CONFIRM_REPLICAS")
+}
+
+// String implements pflag.Value.
+func (c *replicaCount) String() string {
+	if !c.given || c.n == keys.AnyReplica {
+		return anyReplica
+	}
+	return strconv.Itoa(c.n)
+}
+
+// Type implements pflag.Value.
+func (c *replicaCount) Type() string { return "number" }
+
+// Set implements pflag.Value.
+func (c *replicaCount) Set(text string) error {
+	n, err := strconv.Atoi(text)
+	switch {
+	case text == anyReplica:
+		n = keys.AnyReplica
+	case err != nil || n < 0 || n > 1000:
+		return fmt.Errorf("%q is not auto or a number from 0", text)
+	}
+	*c = replicaCount{n: n, given: true}
+	return nil
+}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,15 +28,18 @@ const (
 
 // readKeys reads the keys file, or every *.yaml of a directory, and checks each
 // key against the policies. Errors name file and line.
-func readKeys(path string, set *policy.Set, plaintext bool) ([]keys.Entry, error) {
+func readKeys(path string, set *policy.Set, plaintext bool) ([]keys.Entry, keys.SeedSource, error) {
+	from := keys.SeedSource{Source: path}
 	files, err := policy.ReadFiles(path)
 	if err != nil {
-		return nil, fmt.Errorf("--keys: %w", err)
+		return nil, from, fmt.Errorf("--keys: %w", err)
 	}
+	content := sha256.New()
 	var all []keys.Entry
 	var faults []error
 	seen := map[string]string{}
 	for _, file := range files {
+		content.Write(file.Data)
 		entries, err := keys.ParseFile(file.Name, file.Data)
 		if err != nil {
 			faults = append(faults, err)
@@ -50,9 +55,10 @@ func readKeys(path string, set *policy.Set, plaintext bool) ([]keys.Entry, error
 		all = append(all, entries...)
 	}
 	if len(faults) > 0 {
-		return nil, fmt.Errorf("--keys:\n%w", errors.Join(faults...))
+		return nil, from, fmt.Errorf("--keys:\n%w", errors.Join(faults...))
 	}
-	return all, nil
+	from.SHA256 = hex.EncodeToString(content.Sum(nil))
+	return all, from, nil
 }
 
 func keyFaults(file policy.File, i int, e keys.Entry, set *policy.Set, plaintext bool) (faults []error) {
@@ -98,8 +104,18 @@ func placeOfKey(file policy.File, i int, field string) string {
 type seeder struct {
 	store   *store
 	entries []keys.Entry
-	hasher  *keys.Hasher
+	from    keys.SeedSource
+	manager *keys.Manager
 	log     *slog.Logger
+}
+
+// serverActor is who changes keys by itself.
+func serverActor() keys.Actor {
+	name := "tollgate serve"
+	if host, err := os.Hostname(); err == nil {
+		name += " on " + host
+	}
+	return keys.Actor{Name: name, Operator: true}
 }
 
 // start tries once. A store that is away is not an error: done is false then, and
@@ -149,7 +165,7 @@ func (s *seeder) try(ctx context.Context) error {
 	if len(s.entries) == 0 {
 		return nil
 	}
-	added, err := keys.NewStore(s.store.client).Seed(ctx, s.entries, s.hasher)
+	added, err := s.manager.Seed(ctx, s.entries, s.from)
 	if err != nil {
 		return err
 	}

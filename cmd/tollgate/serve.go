@@ -105,7 +105,7 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	if err := v.loadCertificates(s); err != nil {
 		return err
 	}
-	entries, err := v.prepareKeys(s, set)
+	entries, from, err := v.prepareKeys(s, set)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,8 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	}
 	defer func() { v.logError("close the store", v.store.close()) }()
 	v.warnAboutStore()
-	v.seeder = &seeder{store: v.store, entries: entries, hasher: v.hasher, log: v.log}
+	manager := keys.NewManager(keys.NewStore(v.store.client), v.hasher, noRules{}, keys.NewAudit(v.store.client, 0), serverActor(), time.Now)
+	v.seeder = &seeder{store: v.store, entries: entries, from: from, manager: manager, log: v.log}
 	seeded, err := v.seeder.start(stop)
 	if err != nil {
 		return fmt.Errorf("--keys %s: %w", s.keys, err)
@@ -146,21 +147,21 @@ func (v *service) loadCertificates(s *settings) error {
 }
 
 // prepareKeys makes the hasher and reads the keys file.
-func (v *service) prepareKeys(s *settings, set *policy.Set) ([]keys.Entry, error) {
+func (v *service) prepareKeys(s *settings, set *policy.Set) (entries []keys.Entry, from keys.SeedSource, err error) {
 	pepper, err := s.pepper()
 	if err != nil {
-		return nil, err
+		return nil, from, err
 	}
 	if len(pepper) == 0 && s.store != embeddedStore {
 		v.log.Warn("no pepper: whoever can read the store can test guesses at keys; give --pepper-file")
 	}
 	older, err := s.olderMethods()
 	if err != nil {
-		return nil, err
+		return nil, from, err
 	}
 	v.hasher, v.older = keys.NewHasher(pepper, older...), len(older) > 0
 	if s.keys == "" {
-		return nil, nil
+		return nil, from, nil
 	}
 	return readKeys(s.keys, set, s.store == embeddedStore)
 }
@@ -188,7 +189,7 @@ func (v *service) build(s *settings) {
 	if v.certs != nil {
 		config = v.certs.Config()
 	}
-	v.cache = newKeyCache(keys.NewStore(v.store.client), s.cacheOptions(), v.older, v.policies, v.registry, v.metrics, v.log)
+	v.cache = newKeyCache(v.store.client, s.cacheOptions(), v.older, v.policies, v.registry, v.metrics, v.log)
 	v.leases = limits.NewLeases(limits.NewStore(v.store.client, nil), limits.Options{Exact: s.limits == limitsExact, Timeout: s.deadline})
 	extauthz.RegisterLimits(v.registry, v.leases)
 	v.grpc = extauthz.New(extauthz.Config{

@@ -255,6 +255,7 @@ others are changed, and the exit code is 1.`,
 	cmd.Flags().SortFlags = false
 	cmd.Flags().StringVarP(&path, "file", "f", "", "file with the keys")
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "only show what would be done")
+	a.confirm.add(cmd.Flags())
 	cmd.Flags().BoolVar(&o.AllTeams, "all-teams", false, "the file speaks for every team of --api, also those it has no key of")
 	cmd.Flags().BoolVar(&o.Prune, "prune", false, "revoke and delete keys that the file does not name")
 	s.flags(cmd.Flags())

@@ -50,7 +50,7 @@ type AuditEntry struct {
 	Before json.RawMessage `json:"before,omitempty"` // the record without its hash; none for a thing that is new
 	After  json.RawMessage `json:"after,omitempty"`  // likewise, as it will be; or the counts of a bulk change
 
-	// Of an outcome:
+	// Of an outcome; that of a repair has IDs and counts in After, too:
 	Intent string `json:"intent,omitempty"` // ID of the intent
 	Result string `json:"result,omitempty"` // "done", or why not
 
@@ -121,10 +121,15 @@ func (a *Audit) Intent(ctx context.Context, e AuditEntry) (id string, err error)
 // Outcome writes how the change of the intent went: "done" or why not. It has two more seconds when ctx has ended,
 // because the change is made by then. An error is an ErrOutcomeLost.
 func (a *Audit) Outcome(ctx context.Context, intent, result string) error {
+	return a.outcome(ctx, AuditEntry{Intent: intent, Result: result})
+}
+
+func (a *Audit) outcome(ctx context.Context, e AuditEntry) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeTime)
 	defer cancel()
-	if _, err := a.add(ctx, AuditEntry{Intent: intent, Result: cut(result, maxResultBytes)}); err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrOutcomeLost, intent, err)
+	e.Result = cut(e.Result, maxResultBytes)
+	if _, err := a.add(ctx, e); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrOutcomeLost, e.Intent, err)
 	}
 	return nil
 }

@@ -29,29 +29,68 @@ func (s *Store) primary(ctx context.Context, id string) (*redis.Conn, error) {
 	return nil, errNoPrimary
 }
 
-// Replicas returns how many replicas the primary that holds this id has at the moment, none for a store that does not
-// know what a replica is.
-func (s *Store) Replicas(ctx context.Context, id string) (int, error) {
+const (
+	// replicasKey is set while the store is known to have replicas: a primary forgets one that is gone.
+	replicasKey = "tg:v1:replicas"
+	// replicasTTL is how long a store is taken for one that should have replicas after one was last seen.
+	replicasTTL = 30 * 24 * time.Hour
+)
+
+// Replication is what a primary says of its replicas.
+type Replication struct {
+	Online   int  // replicas that follow at the moment
+	Expected bool // there are, or should be, replicas
+}
+
+// Replication returns what is known of the replicas of the primary that holds this id. One is expected if the primary
+// knows any, has had one within its repl-backlog-ttl (an hour, if nobody has set it), or is told to write only with
+// replicas (min-replicas-to-write), and for 30 days after NoteReplicas has seen one. A store that does not know what a
+// replica is has none.
+func (s *Store) Replication(ctx context.Context, id string) (r Replication, err error) {
 	conn, err := s.primary(ctx, id)
 	if err != nil {
-		return 0, err
+		return Replication{}, err
 	}
 	defer conn.Close()
 	text, err := conn.Info(ctx, "replication").Result()
 	var reply redis.Error
 	if errors.As(err, &reply) && !redis.HasErrorPrefix(err, "NOPERM") {
-		return 0, nil
+		return Replication{}, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("keys: count the replicas: %w", readError(ctx, "", err))
+		return Replication{}, fmt.Errorf("keys: count the replicas: %w", readError(ctx, "", err))
 	}
-	n := 0
 	for line := range strings.Lines(text) {
-		if strings.HasPrefix(line, "slave") && strings.Contains(line, "state=online") {
-			n++
+		line = strings.TrimSpace(line)
+		isReplica := strings.HasPrefix(line, "slave") && strings.Contains(line, "state=")
+		if isReplica && strings.Contains(line, "state=online") {
+			r.Online++
+		}
+		if isReplica || line == "repl_backlog_active:1" || strings.HasPrefix(line, "min_slaves_good_slaves:") {
+			r.Expected = true
 		}
 	}
-	return n, nil
+	if r.Expected {
+		return r, nil
+	}
+	noted, err := s.client.Exists(ctx, replicasKey).Result()
+	if err != nil {
+		return r, fmt.Errorf("keys: count the replicas: %w", readError(ctx, "", err))
+	}
+	r.Expected = noted > 0
+	return r, nil
+}
+
+// NoteReplicas writes down that the store has replicas, if it has.
+func (s *Store) NoteReplicas(ctx context.Context, id string) error {
+	r, err := s.Replication(ctx, id)
+	if err != nil || r.Online == 0 {
+		return err
+	}
+	if err := s.client.Set(ctx, replicasKey, r.Online, replicasTTL).Err(); err != nil {
+		return fmt.Errorf("keys: note the replicas: %w", readError(ctx, "", err))
+	}
+	return nil
 }
 
 // WriteAndWait is Write that waits until so many replicas have the change, at most timeout, which must be above 0.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -22,8 +23,8 @@ func withReplica(t *testing.T) (primary *redis.Client, replica *replicaServer) {
 	await(t, "the primary answers", func(ctx context.Context) bool { return primary.Ping(ctx).Err() == nil })
 	replica = startReplica(t, port)
 	await(t, "the replica is there", func(ctx context.Context) bool {
-		n, err := NewStore(primary).Replicas(ctx, "key_any")
-		return err == nil && n == 1
+		r, err := NewStore(primary).Replication(ctx, "key_any")
+		return err == nil && r.Online == 1
 	})
 	return primary, replica
 }
@@ -84,7 +85,7 @@ func TestRevokeWaitsForAReplica(t *testing.T) {
 	if _, n, err := m.store.WriteAndWait(ctx, settledKey, settledKey, 1, 50*time.Millisecond); err != nil || n != 0 {
 		t.Errorf("a paused replica confirms: %d, %v", n, err)
 	}
-	m.RequireReplicas(anyReplica, 50*time.Millisecond)
+	m.RequireReplicas(AnyReplica, 50*time.Millisecond)
 	unconfirmed := func(what string) {
 		t.Helper()
 		k, secret := mustCreate(t, m)
@@ -104,20 +105,49 @@ func TestRevokeWaitsForAReplica(t *testing.T) {
 	if _, err := m.Revoke(ctx, k.ID); err != nil {
 		t.Errorf("none wanted: %v", err)
 	}
-	// So does one that is dead. The primary has forgotten it, so only who says so waits for it.
+	// So does one that is dead, although the primary no longer names it.
 	if err := replica.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the replica is gone", func(ctx context.Context) bool {
-		n, err := m.store.Replicas(ctx, "key_any")
-		return err == nil && n == 0
-	})
+	state := func(what string, ok func(Replication) bool) {
+		t.Helper()
+		await(t, what, func(ctx context.Context) bool {
+			r, err := m.store.Replication(ctx, "key_any")
+			return err == nil && ok(r)
+		})
+	}
+	state("the replica is gone", func(r Replication) bool { return r == Replication{Expected: true} })
 	m.RequireReplicas(1, 50*time.Millisecond)
+	unconfirmed("killed, and wanted")
+	m.RequireReplicas(AnyReplica, 50*time.Millisecond)
 	unconfirmed("killed")
-	m.RequireReplicas(anyReplica, 50*time.Millisecond)
+	k, _ = mustCreate(t, m)
+	if _, err := m.Revoke(ctx, k.ID); err == nil || !strings.Contains(err.Error(), "has had replicas, and none is there now") {
+		t.Errorf("killed: %v", err)
+	}
+	// When the primary has forgotten that it had one, the note says so, until that ends, too.
+	if err := c.ConfigSet(ctx, "repl-backlog-ttl", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the backlog is gone", func(ctx context.Context) bool {
+		return strings.Contains(c.Info(ctx, "replication").Val(), "repl_backlog_active:0")
+	})
+	unconfirmed("long gone")
+	if ttl := c.TTL(ctx, replicasKey).Val(); ttl <= replicasTTL-time.Minute || ttl > replicasTTL {
+		t.Errorf("the note ends in %v", ttl)
+	}
+	c.Del(ctx, replicasKey)
 	k, _ = mustCreate(t, m)
 	if _, err := m.Revoke(ctx, k.ID); err != nil {
 		t.Errorf("a store without replicas: %v", err)
+	}
+	// A primary that is told to write only with replicas should have some, whatever it has seen.
+	if err := c.ConfigSet(ctx, "min-replicas-to-write", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	state("one is expected", func(r Replication) bool { return r == Replication{Expected: true} })
+	if err := c.ConfigSet(ctx, "min-replicas-to-write", "0").Err(); err != nil {
+		t.Fatal(err)
 	}
 	// What was refused is not confirmed either.
 	if k, n, err := m.store.WriteAndWait(ctx, sample(), sample(), 1, time.Millisecond); !errors.Is(err, ErrNoKey) || k != nil || n != 0 {
@@ -162,8 +192,8 @@ func TestClientsWithoutPrimary(t *testing.T) {
 	t.Cleanup(func() { ring.Close() })
 	ctx, m := t.Context(), operatorOf(ring, nil)
 	k, _ := mustCreate(t, m)
-	if _, err := m.store.Replicas(ctx, k.ID); !errors.Is(err, errNoPrimary) {
-		t.Errorf("Replicas: %v", err)
+	if _, err := m.store.Replication(ctx, k.ID); !errors.Is(err, errNoPrimary) {
+		t.Errorf("Replication: %v", err)
 	}
 	if _, _, err := m.store.WriteAndWait(ctx, k, k, 1, time.Second); !errors.Is(err, errNoPrimary) {
 		t.Errorf("WriteAndWait: %v", err)

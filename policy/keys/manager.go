@@ -2,11 +2,13 @@ package keys
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -55,18 +57,19 @@ type Manager struct {
 	now      func() time.Time
 	replicas int
 	wait     time.Duration
+	noted    sync.Once // whether the store has replicas
 }
 
 // NewManager returns a Manager for who. None of the arguments may be nil.
 func NewManager(s *Store, h *Hasher, rules Rules, audit *Audit, who Actor, now func() time.Time) *Manager {
-	return &Manager{store: s, hasher: h, rules: rules, audit: audit, who: who, now: now, replicas: anyReplica, wait: time.Second}
+	return &Manager{store: s, hasher: h, rules: rules, audit: audit, who: who, now: now, replicas: AnyReplica, wait: time.Second}
 }
 
-// anyReplica waits for one replica where the store has some.
-const anyReplica = -1
+// AnyReplica waits for one replica where the store has some, or should have.
+const AnyReplica = -1
 
 // RequireReplicas makes Revoke wait until n replicas have the change, at most timeout; n 0 is not to wait. Without this
-// call Revoke waits one second for one replica, if the store has any at that moment.
+// call Revoke waits one second for AnyReplica.
 func (m *Manager) RequireReplicas(n int, timeout time.Duration) { m.replicas, m.wait = n, timeout }
 
 // Patch says what Update changes: what is nil stays.
@@ -185,6 +188,8 @@ func (m *Manager) auditedKey(ctx context.Context, action Action, old, next *Key,
 	if k == nil {
 		k = old
 	}
+	// Best before the primary loses them. Nothing depends on this one time.
+	m.noted.Do(func() { _ = m.store.NoteReplicas(ctx, k.ID) })
 	entry := NewEntry(m.who, action, k.API, k.Team, k.ID)
 	if action == ActionRotate {
 		entry.IDs = []string{old.ID, next.ID}
@@ -357,11 +362,15 @@ func (m *Manager) Revoke(ctx context.Context, id string) (*Key, error) {
 
 func (m *Manager) revoke(ctx context.Context, old, next *Key) (k *Key, unconfirmed, err error) {
 	need := m.replicas
+	none := ""
 	if need < 0 {
-		n, err := m.store.Replicas(ctx, old.ID)
-		need = min(n, 1)
-		if err != nil && !errors.Is(err, errNoPrimary) {
+		r, err := m.store.Replication(ctx, old.ID)
+		need = 0
+		if r.Expected || err != nil && !errors.Is(err, errNoPrimary) {
 			need = 1 // not to know must not stop a revocation
+		}
+		if r.Expected && r.Online == 0 {
+			none = "; the store has had replicas, and none is there now"
 		}
 	}
 	if need == 0 {
@@ -370,7 +379,7 @@ func (m *Manager) revoke(ctx context.Context, old, next *Key) (k *Key, unconfirm
 	}
 	k, confirmed, err := m.store.writeAndWait(ctx, old, next, need, m.wait)
 	if k != nil && confirmed < need {
-		unconfirmed = fmt.Errorf("%w: %d of %s", ErrUnconfirmed, confirmed, count(need, "replica"))
+		unconfirmed = fmt.Errorf("%w: %d of %s%s", ErrUnconfirmed, confirmed, count(need, "replica"), none)
 	}
 	return k, unconfirmed, err
 }
@@ -416,14 +425,20 @@ func (m *Manager) Delete(ctx context.Context, id string) (*Key, error) {
 	return deleted, err
 }
 
-// Repair is Store.Repair, for the operator.
+// Repair is Store.Repair, for the operator. The outcome in the audit stream has the counts, and the ids of what was put
+// right.
 func (m *Manager) Repair(ctx context.Context, api string) (report RepairReport, err error) {
 	if err := m.who.Check(ActionRepair, api, ""); err != nil {
 		return RepairReport{}, err
 	}
-	err = m.audit.Do(ctx, NewEntry(m.who, ActionRepair, api, ""), func(ctx context.Context) error {
-		report, err = m.store.Repair(ctx, api)
-		return err
-	})
-	return report, err
+	intent, err := m.audit.Intent(ctx, NewEntry(m.who, ActionRepair, api, ""))
+	if err != nil {
+		return RepairReport{}, err
+	}
+	report, err = m.store.Repair(ctx, api)
+	counts := report
+	counts.IDs = nil
+	data, encoding := json.Marshal(counts)
+	outcome := AuditEntry{Intent: intent, Result: resultOf(err), IDs: report.IDs, After: data}
+	return report, errors.Join(err, encoding, m.audit.outcome(ctx, outcome))
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -24,10 +25,15 @@ type RepairReport struct {
 	Indexed   int `json:"indexed"`   // a record that a list did not name: it does now
 	Unindexed int `json:"unindexed"` // a place in a list without a record: removed
 	TeamSets  int `json:"team_sets"` // a place in a team's set of keys that was missing or wrong: put right
+	// The keys of all these, each once, of more than 1,000 the first.
+	IDs []string `json:"ids,omitempty"`
 	// What Repair leaves to people, by id.
 	Corrupt []string `json:"corrupt,omitempty"` // the record cannot be read
 	Taken   []string `json:"taken,omitempty"`   // the secret leads to another key
 }
+
+// maxMended is how many ids a report has, and so an entry of the audit stream.
+const maxMended = 1_000
 
 // settled is how old something must be before its being unfinished means that it was interrupted.
 const settled = time.Minute
@@ -47,8 +53,9 @@ func (s *Store) repair(ctx context.Context, api string, age time.Duration) (Repa
 	if err != nil {
 		return RepairReport{}, fmt.Errorf("keys: repair: %w", readError(ctx, "", err))
 	}
-	r := &repairer{store: s, api: api, before: now.Add(-age)}
+	r := &repairer{store: s, api: api, before: now.Add(-age), ids: map[string]bool{}}
 	err = s.scan(ctx, r.batch)
+	r.report.IDs = slices.Sorted(maps.Keys(r.ids))
 	slices.Sort(r.report.Corrupt)
 	slices.Sort(r.report.Taken)
 	r.report.Corrupt, r.report.Taken = slices.Compact(r.report.Corrupt), slices.Compact(r.report.Taken)
@@ -90,6 +97,15 @@ type repairer struct {
 	api    string // only its keys; "" for all
 	before time.Time
 	report RepairReport
+	ids    map[string]bool // of what was put right
+}
+
+// mended counts something that was put right, and notes which key it was about.
+func (r *repairer) mended(n *int, id string) {
+	*n++
+	if idProblem(id) == "" && len(r.ids) < maxMended {
+		r.ids[id] = true
+	}
 }
 
 // concerns reports whether keys of the API are to be repaired.
@@ -204,7 +220,7 @@ func (r *repairer) rehash(ctx context.Context, k *Key, _ surroundings) (bool, er
 	if _, err := r.store.unlink(ctx, k.Other, k.ID); err != nil {
 		return false, err
 	}
-	r.report.Rehashed++
+	r.mended(&r.report.Rehashed, k.ID)
 	// A rehash that was under way after all could have come that far meanwhile.
 	if now, err := r.store.Get(ctx, k.ID); err == nil && now.Digest == k.Other {
 		_, _, err := r.store.link(ctx, k.Other, k.ID)
@@ -234,7 +250,7 @@ func (r *repairer) secret(ctx context.Context, k *Key, a surroundings) (done boo
 		if err := r.store.bury(ctx, k); err != nil {
 			return false, err
 		}
-		r.report.Buried++
+		r.mended(&r.report.Buried, k.ID)
 		return true, nil
 	}
 	owner, linked, err := r.store.link(ctx, k.Digest, k.ID)
@@ -250,7 +266,7 @@ func (r *repairer) secret(ctx context.Context, k *Key, a surroundings) (done boo
 		_, err := r.store.unlink(ctx, k.Digest, k.ID)
 		return true, err
 	}
-	r.report.Linked++
+	r.mended(&r.report.Linked, k.ID)
 	return false, nil
 }
 
@@ -272,7 +288,7 @@ func (r *repairer) stray(ctx context.Context, k *Key, a surroundings) (done bool
 	if _, err := r.store.Write(ctx, k, next); err != nil {
 		return false, err
 	}
-	r.report.Strays++
+	r.mended(&r.report.Strays, k.ID)
 	return true, nil
 }
 
@@ -300,7 +316,7 @@ func (r *repairer) lists(ctx context.Context, k *Key, a surroundings) (done bool
 	if err != nil {
 		return false, readError(ctx, k.ID, err)
 	}
-	r.report.Indexed++
+	r.mended(&r.report.Indexed, k.ID)
 	return false, nil
 }
 
@@ -323,7 +339,7 @@ func (r *repairer) listing(ctx context.Context, k *Key, a surroundings) (done bo
 	if err := r.store.relist(ctx, k.ID, l.version); err != nil {
 		return false, err
 	}
-	r.report.TeamSets++
+	r.mended(&r.report.TeamSets, k.ID)
 	return false, nil
 }
 
@@ -366,7 +382,7 @@ func (r *repairer) secrets(ctx context.Context, digests []string) error {
 			if err := r.store.buryLink(ctx, found[i], owners[i]); err != nil {
 				return err
 			}
-			r.report.Buried++
+			r.mended(&r.report.Buried, owners[i])
 			continue
 		}
 		done, err := r.store.unlink(ctx, found[i], owners[i])
@@ -374,7 +390,7 @@ func (r *repairer) secrets(ctx context.Context, digests []string) error {
 			return err
 		}
 		if done {
-			r.report.Unlinked++
+			r.mended(&r.report.Unlinked, owners[i])
 		}
 	}
 	return nil
@@ -430,7 +446,7 @@ func (r *repairer) unindex(ctx context.Context, api, team, id string) error {
 		}
 		return nil
 	}
-	r.report.Unindexed++
+	r.mended(&r.report.Unindexed, id)
 	return nil
 }
 
@@ -457,7 +473,7 @@ func (r *repairer) teamSet(ctx context.Context, api, team string) error {
 			if err := r.store.client.HDel(ctx, teamKeysKey(api, team), ids[i]).Err(); err != nil {
 				return memberError(ctx, api, team, err)
 			}
-			r.report.TeamSets++
+			r.mended(&r.report.TeamSets, ids[i])
 		}
 		if next == 0 {
 			return nil

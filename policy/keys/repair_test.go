@@ -18,7 +18,9 @@ func named(id string, d byte, edits ...func(*Key)) *Key {
 
 func repaired(t *testing.T, s *Store, api string, age time.Duration, want RepairReport) {
 	t.Helper()
-	if got, err := s.repair(t.Context(), api, age); err != nil || !reflect.DeepEqual(got, want) {
+	got, err := s.repair(t.Context(), api, age)
+	got.IDs = nil
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("repair = %+v, %v\nwant %+v", got, err, want)
 	}
 }

@@ -140,49 +140,6 @@ func (k *Key) answersTo(d Digest) bool {
 	return first|second == 1 && d != Digest{}
 }
 
-// Seed adds the entries whose ids the store has never seen, and never changes or revives one. First each plain
-// secret is replaced by its digest in entries (h may be nil if there is none) and everything is checked; an error of
-// that part has written nothing. Errors name the id, and are those of Create; added counts what was made before.
-func (s *Store) Seed(ctx context.Context, entries []Entry, h *Hasher) (added int, err error) {
-	if err := hashEntries(entries, h); err != nil {
-		return 0, err
-	}
-	for i := range entries {
-		k := &entries[i].Key
-		if err := ctx.Err(); err != nil {
-			return added, fmt.Errorf("keys: seed stopped before %s: %w", k.ID, err)
-		}
-		switch err := s.Create(ctx, k); {
-		case err == nil:
-			added++
-		case !errors.Is(err, ErrExists):
-			return added, fmt.Errorf("keys: seed %s: %w", k.ID, err)
-		}
-	}
-	return added, nil
-}
-
-func hashEntries(entries []Entry, h *Hasher) error {
-	owner := make(map[Digest]string, len(entries))
-	for i := range entries {
-		e := &entries[i]
-		if e.Plaintext() {
-			if h == nil {
-				return fmt.Errorf("keys: seed %s: a plain secret and no hasher", e.Key.ID)
-			}
-			e.Key.Algorithm, e.Key.Digest, e.Secret = AlgorithmHMACSHA256, h.Digest(e.Secret), ""
-		}
-		if err := e.Key.Validate(); err != nil {
-			return fmt.Errorf("keys: seed %s: %w", e.Key.ID, err)
-		}
-		if first, ok := owner[e.Key.Digest]; ok {
-			return fmt.Errorf("keys: seed %s: %w: %s has it too", e.Key.ID, ErrSecretTaken, first)
-		}
-		owner[e.Key.Digest] = e.Key.ID
-	}
-	return nil
-}
-
 // readError tells a value that Redis holds under a wrong type, which concerns one key, from a store that does not
 // answer, which concerns all.
 func readError(ctx context.Context, id string, err error) error {

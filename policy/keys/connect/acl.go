@@ -25,7 +25,7 @@ func (a ACL) Rules() []string {
 }
 
 // ServerACL is what `tollgate serve` needs on every Redis, cluster nodes included: to find and count, to add the keys of
-// its keys file, to rehash one, and to note its use.
+// its keys file, to rehash one, both with a word in the audit stream, and to note its use.
 func ServerACL() ACL {
 	return ACL{
 		Commands: append(keyCommands(),
@@ -43,12 +43,12 @@ func CLIACL() ACL {
 	return ACL{
 		Commands: append(keyCommands(),
 			"smembers", "zrangebylex", "hgetall", // list keys, keep caps
-			"wait", "info", // confirm a revocation
+			"wait", "info", "exists", // confirm a revocation
 			"hsetnx", "hmget", "hlen", "hexists", "zrange", // teams and members
-			"xadd", "xrange", "xrevrange", // audit
+			"xrange", "xrevrange", // audit
 			"scan", "zscore", "hscan", // repair
 		),
-		Keys:     append(keyPatterns(), "tg:v1:teams", "tg:v1:members:*", "tg:v1:member:*", "tg:v1:audit"),
+		Keys:     append(keyPatterns(), "tg:v1:teams", "tg:v1:members:*", "tg:v1:member:*", "tg:v1:replicas"),
 		Channels: []string{"tg:v1:changes"},
 	}
 }
@@ -59,13 +59,14 @@ func keyCommands() []string {
 		"ping",
 		"evalsha", "eval", // scripts; eval brings one that a server has not seen yet
 		"get", "set", "del", "time", "publish", // records and secrets
+		"xadd",                                         // audit
 		"sadd", "zadd", "zrem", "hget", "hset", "hdel", // the lists of keys by API and team
 		"cluster|slots", "asking", // only a cluster is asked these
 	}
 }
 
 func keyPatterns() []string {
-	return []string{"tg:v1:key:*", "tg:v1:secret:*", "tg:v1:used:*", "tg:v1:apis", "tg:v1:index:*", "tg:v1:team:*"}
+	return []string{"tg:v1:key:*", "tg:v1:secret:*", "tg:v1:used:*", "tg:v1:apis", "tg:v1:index:*", "tg:v1:team:*", "tg:v1:audit"}
 }
 
 // SentinelACL is what a user needs on the sentinels themselves.

@@ -41,6 +41,10 @@ func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
 // changeFromServer is what a server writes besides its counters.
 func changeFromServer(ctx context.Context, c redis.UniversalClient, n int) error {
 	store, k := keys.NewStore(c), newKey(n)
+	serve := keys.NewManager(store, keys.NewHasher([]byte("pepper")), nil, keys.NewAudit(c, 1000), keys.Actor{Name: "serve", Operator: true}, time.Now)
+	if added, err := serve.Seed(ctx, []keys.Entry{{Key: *newKey(300_000 + n)}}, keys.SeedSource{}); err != nil || added != 1 {
+		return fmt.Errorf("%d added: %w", added, err)
+	}
 	if err := store.Touch(ctx, map[string]time.Time{k.ID: time.Now()}); err != nil {
 		return err
 	}
@@ -57,7 +61,7 @@ func manageKeys(ctx context.Context, c redis.UniversalClient, n int) error {
 	if page, _, err := store.List(ctx, keys.Filter{}, "", 10); err != nil || len(page) == 0 {
 		return fmt.Errorf("%d keys listed: %w", len(page), err)
 	}
-	if _, err := store.Replicas(ctx, k.ID); err != nil {
+	if _, err := store.Replication(ctx, k.ID); err != nil {
 		return err
 	}
 	old, err := store.Get(ctx, k.ID)

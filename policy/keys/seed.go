@@ -1,0 +1,123 @@
+package keys
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Seed adds the entries whose ids the store has never seen, and never changes or revives one. First each plain
+// secret is replaced by its digest in entries (h may be nil if there is none) and everything is checked; an error of
+// that part has written nothing. Errors name the id, and are those of Create; added counts what was made before.
+func (s *Store) Seed(ctx context.Context, entries []Entry, h *Hasher) (added int, err error) {
+	if err := hashEntries(entries, h); err != nil {
+		return 0, err
+	}
+	for i := range entries {
+		k := &entries[i].Key
+		if err := ctx.Err(); err != nil {
+			return added, fmt.Errorf("keys: seed stopped before %s: %w", k.ID, err)
+		}
+		switch err := s.Create(ctx, k); {
+		case err == nil:
+			added++
+		case !errors.Is(err, ErrExists):
+			return added, fmt.Errorf("keys: seed %s: %w", k.ID, err)
+		}
+	}
+	return added, nil
+}
+
+func hashEntries(entries []Entry, h *Hasher) error {
+	owner := make(map[Digest]string, len(entries))
+	for i := range entries {
+		e := &entries[i]
+		if e.Plaintext() {
+			if h == nil {
+				return fmt.Errorf("keys: seed %s: a plain secret and no hasher", e.Key.ID)
+			}
+			e.Key.Algorithm, e.Key.Digest, e.Secret = AlgorithmHMACSHA256, h.Digest(e.Secret), ""
+		}
+		if err := e.Key.Validate(); err != nil {
+			return fmt.Errorf("keys: seed %s: %w", e.Key.ID, err)
+		}
+		if first, ok := owner[e.Key.Digest]; ok {
+			return fmt.Errorf("keys: seed %s: %w: %s has it too", e.Key.ID, ErrSecretTaken, first)
+		}
+		owner[e.Key.Digest] = e.Key.ID
+	}
+	return nil
+}
+
+// SeedSource says where the entries of a Seed come from.
+type SeedSource struct {
+	Source string `json:"source,omitempty"` // name of the file or folder
+	SHA256 string `json:"sha256,omitempty"` // of its content, hexadecimal
+}
+
+// Seed is Store.Seed between an intent and an outcome in the audit stream, with counts and the file's digest; where the
+// store has all of the entries, nothing is written. Errors: those of Store.Seed; a *ForbiddenError for all but the
+// operator; ErrNotAudited; ErrOutcomeLost.
+func (m *Manager) Seed(ctx context.Context, entries []Entry, from SeedSource) (added int, err error) {
+	if err := m.who.Check(ActionSeed, "", ""); err != nil {
+		return 0, err
+	}
+	if err := hashEntries(entries, m.hasher); err != nil {
+		return 0, err
+	}
+	missing := 0
+	for some := range slices.Chunk(entries, importBatch) {
+		n, err := m.store.unseen(ctx, some)
+		if err != nil {
+			return 0, err
+		}
+		missing += n
+	}
+	if missing == 0 {
+		return 0, nil
+	}
+	intent := NewEntry(m.who, ActionSeed, "", "")
+	if intent.After, err = json.Marshal(struct {
+		SeedSource
+		Records int `json:"records"`
+		New     int `json:"new"`
+	}{from, len(entries), missing}); err != nil {
+		return 0, err
+	}
+	id, err := m.audit.Intent(ctx, intent)
+	if err != nil {
+		return 0, err
+	}
+	added, err = m.store.Seed(ctx, entries, m.hasher)
+	return added, errors.Join(err, m.audit.Outcome(ctx, id, fmt.Sprintf("%s: added %d", resultOf(err), added)))
+}
+
+// unseen counts the entries that a Seed would do something for: those without a record, and those whose create was cut
+// short.
+func (s *Store) unseen(ctx context.Context, entries []Entry) (n int, err error) {
+	ids, places := make([]string, len(entries)), make([]*redis.StringCmd, len(entries))
+	s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, e := range entries {
+			ids[i], places[i] = e.Key.ID, p.Get(ctx, secretKey(e.Key.Digest))
+		}
+		return nil
+	})
+	found, err := s.readAll(ctx, ids)
+	if err != nil {
+		return 0, err
+	}
+	for i, f := range found {
+		if err := placeError(ctx, places[i]); err != nil {
+			return 0, err
+		}
+		cut := f.err == nil && places[i].Val() == "" && f.key.answersTo(entries[i].Key.Digest)
+		if errors.Is(f.err, ErrNoKey) && !errors.Is(f.err, ErrDeleted) || cut {
+			n++
+		}
+	}
+	return n, nil
+}
