@@ -146,14 +146,10 @@ func (c *laneConn) answer(head []byte) (more bool) {
 	}
 	reply := laneReply{out: c.out[:0], place: place, head: c.message.method == "HEAD", close: !more}
 	d, ok := c.lane.authorize(ctx, start, set, &c.request, &c.check)
-	switch {
-	case !ok:
-		reply.undecided()
-	case d.Allow && d.Target != "" && !place.rewrites:
-		c.lane.authorizer.metrics.laneRefused.WithLabelValues("query_key").Inc()
-		reply.keyInQuery()
-	default:
+	if ok {
 		reply.decision(d)
+	} else {
+		reply.undecided()
 	}
 	c.out = reply.out
 	_, err := c.conn.Write(c.out)

@@ -114,22 +114,6 @@ func grpcAnswer(d *policy.Decision) bool {
 	return false
 }
 
-// keyInQuery refuses a request that would be allowed, because its proxy would hand
-// the key in its query on to the application.
-func (r *laneReply) keyInQuery() {
-	const body = `{"error":{"code":"key_in_query","message":"This proxy cannot take a key out of the query. Send it in a header."}}`
-	r.status(http.StatusForbidden)
-	r.field("content-type", "application/json")
-	r.field("cache-control", "no-store")
-	if r.place.proxy == proxyNginx {
-		r.field(headerStatus, "403")
-		r.field(headerBody, body)
-		r.body(nil)
-		return
-	}
-	r.body([]byte(body))
-}
-
 // undecided is a failure for every proxy: Envoy follows failure_mode_allow and
 // status_on_error, nginx answers 500, Caddy and Traefik pass the 503 on.
 func (r *laneReply) undecided() {

@@ -143,7 +143,7 @@ func (m *laneMessage) fill(r *policy.Request, set *policy.Set) lanePlace {
 	if place.byHeader && !place.header(m) {
 		place = lanePlace{}
 	}
-	r.HTTP, r.Exact = true, true
+	r.HTTP, r.Exact, r.Fixed = true, true, !place.rewrites
 	r.API, r.Route, r.Environment = place.api, place.route, place.environment
 	switch place.proxy {
 	case proxyNone:

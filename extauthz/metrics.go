@@ -52,7 +52,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "tollgate_panics_total", Help: "Calls that ended in a panic and were answered with an RPC error.",
 		}),
 		laneRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tollgate_http_lane_refused_total", Help: "What the HTTP lane refused without or against a decision: peer (not trusted), malformed (no request), query_key (the proxy cannot take a key out of the query).",
+			Name: "tollgate_http_lane_refused_total", Help: "What the HTTP lane refused without a decision: peer (not trusted), malformed (no request).",
 		}, []string{"why"}),
 		policyLoads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_policy_loads_total", Help: "Policy loads by result: ok or rejected. Rejected files count at every look until they are fixed.",

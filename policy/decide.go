@@ -133,6 +133,9 @@ func (c *Check) identify() Wait {
 	c.path, c.query, _ = splitTarget(c.request.Target)
 	c.route = c.findRoute()
 	c.api.places.read(c.request, &c.cred)
+	if c.cred.target != "" && c.request.Fixed {
+		return c.deny(MalformedCredential) // the application would see it
+	}
 	if c.route != nil && c.route.public {
 		return c.allow()
 	}

@@ -496,6 +496,21 @@ func TestFailureModes(t *testing.T) {
 	}
 }
 
+// A key in a query that stays as it is would reach the application: it is refused before anything is asked or spent,
+// on a public route too.
+func TestFixedTarget(t *testing.T) {
+	set := shopSet(t)
+	for target, want := range map[string]Reason{
+		"/items?x=1": Allowed, "/health?api_key=k": MalformedCredential, "/items?api_key=" + secret("sk_live_"): MalformedCredential,
+	} {
+		w := goodWorld()
+		w.request.Target, w.request.Fixed = target, true
+		if d := w.decide(t, set); d.Reason != want || want != Allowed && (w.looked > 0 || w.spend != nil) {
+			t.Errorf("%s: %s", target, d.Reason)
+		}
+	}
+}
+
 // A result that does not answer the question is no answer.
 func TestResultWithoutStates(t *testing.T) {
 	set := shopSet(t)

@@ -16,8 +16,8 @@ const (
 	UnknownAPI
 	// MissingCredential: no configured place holds anything that could be a key.
 	MissingCredential
-	// MalformedCredential: something was presented that cannot be a key. The
-	// store was not asked.
+	// MalformedCredential: something was presented that cannot be a key, or a key
+	// in a query that no proxy can take out of it. The store was not asked.
 	MalformedCredential
 	// UnknownKey covers keys that never existed, were deleted, or belong to
 	// another API. The three are not told apart on purpose.

@@ -21,6 +21,9 @@ type Request struct {
 	// its exclamation marks may stand for a byte that is not UTF-8, as Envoy
 	// writes them, while the application gets the byte itself.
 	Exact bool
+	// Fixed says that the target cannot be changed on its way to the application, so
+	// that a key in its query is refused.
+	Fixed bool
 	// Headers holds those that Set.HeaderName names, with lower-case names, in order.
 	Headers []Header
 	// Peer is the address of the connection's other end; invalid when unknown.
