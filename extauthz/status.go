@@ -24,6 +24,9 @@ type Status struct {
 	Ping func(context.Context) error
 	// Stream tells whether changes of keys arrive; nil where no keys are cached.
 	Stream func() keys.StreamStatus
+	// Problem says what is wrong with the keys in the store as a whole, "" if
+	// nothing is; nil where nobody knows.
+	Problem func() string
 
 	draining atomic.Bool
 }
@@ -62,6 +65,9 @@ func (s *Status) ready(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	if err := s.Ping(ctx); err != nil {
 		_, _ = fmt.Fprintf(w, "store: not reachable: %v\n", err)
+	}
+	if s.Problem != nil && s.Problem() != "" {
+		_, _ = fmt.Fprintf(w, "keys: %s\n", s.Problem())
 	}
 	if s.Stream != nil {
 		writeStream(w, s.Stream())

@@ -40,6 +40,7 @@ type access struct {
 	store   *store
 	rules   *policy.Set // nil where no policy is needed
 	who     keys.Actor
+	hasher  *keys.Hasher
 	manager *keys.Manager
 }
 
@@ -47,8 +48,10 @@ type access struct {
 type needs uint8
 
 const (
-	storeOnly needs = iota
-	storeAndPolicy
+	storeAndPolicy needs = 1 << iota
+	thePepper            // that of the servers: secrets are hashed
+
+	storeOnly needs = 0
 )
 
 // flags adds the flags of access to a command and all below it.
@@ -101,8 +104,14 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 	if a.who, err = a.actor(ctx, token); err != nil {
 		return errors.Join(explained(err), failed(a.store.close()))
 	}
-	a.manager = keys.NewManager(keys.NewStore(a.store.client), keys.NewHasher(pepper, older...), rules,
+	a.hasher = keys.NewHasher(pepper, older...)
+	a.manager = keys.NewManager(keys.NewStore(a.store.client), a.hasher, rules,
 		keys.NewAudit(a.store.client, 0), a.who, time.Now)
+	if n&thePepper != 0 {
+		if _, err := keys.NewStore(a.store.client).CheckPepper(ctx, a.hasher, false); err != nil {
+			return errors.Join(explained(err), failed(a.store.close()))
+		}
+	}
 	if a.confirm.given {
 		a.manager.RequireReplicas(a.confirm.n, confirmTime)
 	}
@@ -135,7 +144,7 @@ func (a *access) fillFromEnv(flags *pflag.FlagSet) error {
 // readRules compiles the policy where one is needed: a broken policy must not
 // stand in the way of a revocation.
 func (a *access) readRules(n needs) (keys.Rules, error) {
-	if n == storeOnly {
+	if n&storeAndPolicy == 0 {
 		return noRules{}, nil
 	}
 	if a.policy == "" {

@@ -82,7 +82,7 @@ func newCreate(a *access) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.run(cmd, storeAndPolicy, func(ctx context.Context) error {
+			return a.run(cmd, storeAndPolicy|thePepper, func(ctx context.Context) error {
 				made, secret, err := a.manager.Create(ctx, key, k.force)
 				return a.showSecret(cmd, made, secret, "", err)
 			})
@@ -178,7 +178,7 @@ secret, this once. The key itself stops after the grace, or at its own expiry if
 that is sooner.`,
 		Args: ids(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.run(cmd, storeAndPolicy, func(ctx context.Context) error {
+			return a.run(cmd, storeAndPolicy|thePepper, func(ctx context.Context) error {
 				next, secret, err := a.manager.Rotate(ctx, args[0], time.Duration(grace))
 				return a.showSecret(cmd, next, secret, args[0], err)
 			})

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -106,7 +107,35 @@ type seeder struct {
 	entries []keys.Entry
 	from    keys.SeedSource
 	manager *keys.Manager
+	hasher  *keys.Hasher
 	log     *slog.Logger
+
+	wrong atomic.Pointer[string] // what is wrong with the pepper; nil if nothing is known to be
+}
+
+// problem is what /readyz says of the pepper.
+func (s *seeder) problem() string {
+	if wrong := s.wrong.Load(); wrong != nil {
+		return *wrong
+	}
+	return ""
+}
+
+// checkPepper says it loudly if the store's keys are hashed with a pepper that this server does not have. The server
+// starts all the same: it may be the only one with the right one, and keys in memory of others go on.
+func (s *seeder) checkPepper(ctx context.Context) error {
+	changed, err := keys.NewStore(s.store.client).CheckPepper(ctx, s.hasher, true)
+	var corrupt *keys.CorruptError
+	switch {
+	case errors.Is(err, keys.ErrPepper), errors.As(err, &corrupt):
+		text := plainError{err}.Error()
+		s.wrong.Store(&text)
+		s.log.Error("THE PEPPER IS NOT THAT OF THE KEYS IN THE STORE: none of them will be found", slog.String("problem", text))
+		return nil
+	case changed:
+		s.log.Info("the pepper has changed: keys are hashed anew as they are used")
+	}
+	return err
 }
 
 // serverActor is who changes keys by itself.
@@ -160,6 +189,9 @@ func (s *seeder) try(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, seedTimeout)
 	defer cancel()
 	if err := s.store.ping(ctx); err != nil {
+		return err
+	}
+	if err := s.checkPepper(ctx); err != nil {
 		return err
 	}
 	if len(s.entries) == 0 {

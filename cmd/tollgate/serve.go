@@ -115,7 +115,7 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	defer func() { v.logError("close the store", v.store.close()) }()
 	v.warnAboutStore()
 	manager := keys.NewManager(keys.NewStore(v.store.client), v.hasher, noRules{}, keys.NewAudit(v.store.client, 0), serverActor(), time.Now)
-	v.seeder = &seeder{store: v.store, entries: entries, from: from, manager: manager, log: v.log}
+	v.seeder = &seeder{store: v.store, entries: entries, from: from, manager: manager, hasher: v.hasher, log: v.log}
 	seeded, err := v.seeder.start(stop)
 	if err != nil {
 		return fmt.Errorf("--keys %s: %w", s.keys, err)
@@ -207,7 +207,8 @@ func (v *service) build(s *settings) {
 		TLS:        config,
 		Reflection: s.reflection,
 	})
-	v.status = &extauthz.Status{Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Ping: v.store.ping, Stream: v.cache.cache.Stream}
+	v.status = &extauthz.Status{Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Ping: v.store.ping, Stream: v.cache.cache.Stream,
+		Problem: v.seeder.problem}
 	v.http = &http.Server{
 		Handler:           v.status.Handler(),
 		ReadHeaderTimeout: httpHeaderTimeout,

@@ -94,7 +94,7 @@ import again goes on where it was interrupted. Exits with 1 if a record was refu
 				return err
 			}
 			defer s.file.Close()
-			return a.run(cmd, storeAndPolicy, func(ctx context.Context) error {
+			return a.run(cmd, storeAndPolicy|thePepper, func(ctx context.Context) error {
 				return a.importKeys(ctx, cmd, s, refused, progress)
 			})
 		},
@@ -246,7 +246,7 @@ others are changed, and the exit code is 1.`,
 			if o.Prune && s.summary.Records == 0 {
 				return errors.New("apply: the file names no key; with --prune it would delete all of them")
 			}
-			return a.run(cmd, storeAndPolicy, func(ctx context.Context) error {
+			return a.run(cmd, storeAndPolicy|thePepper, func(ctx context.Context) error {
 				diff, err := a.manager.Apply(ctx, transfer.Read(s.kind, s.file, s.options), o)
 				return errors.Join(explained(err), failed(a.printDiff(cmd, diff)))
 			})

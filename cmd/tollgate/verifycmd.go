@@ -30,7 +30,7 @@ around it do not count. Exits with 0 if the key is active, else with 1.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.run(cmd, storeOnly, func(ctx context.Context) error {
+			return a.run(cmd, storeOnly|thePepper, func(ctx context.Context) error {
 				secret, err := readSecret(cmd.InOrStdin(), cmd.ErrOrStderr())
 				if err != nil {
 					return failed(err)

@@ -88,7 +88,12 @@ type Hasher struct {
 	// Behind a pointer, so that fmt does not reach the pepper through an unexported field of another struct, where
 	// it calls no Format method.
 	states *sync.Pool
+	// pepperSum checks the pepper of an older method, or the current one; nil for a method without HMAC.
+	pepperSum func(method int, salt []byte) []byte
 }
+
+// current stands for the method that is in use, in place of the number of an older one.
+const current = -1
 
 // hashState is reused: a ready HMAC costs two compressions less than a new one, and no allocation.
 type hashState struct {
@@ -115,7 +120,16 @@ func NewHasher(pepper []byte, older ...Method) *Hasher {
 	for i := range older {
 		older[i].Pepper = bytes.Clone(older[i].Pepper)
 	}
-	return &Hasher{older: len(older), states: &sync.Pool{New: func() any {
+	check := func(method int, salt []byte) []byte {
+		switch {
+		case method == current:
+			return pepperSum(pepper, salt)
+		case older[method].Algorithm == AlgorithmSHA256:
+			return nil
+		}
+		return pepperSum(older[method].Pepper, salt)
+	}
+	return &Hasher{older: len(older), pepperSum: check, states: &sync.Pool{New: func() any {
 		s := &hashState{digest: hmac.New(sha256.New, pepper), handle: hmac.New(sha256.New, handleKey)}
 		for _, m := range older {
 			s.older = append(s.older, m.hash())

@@ -29,7 +29,7 @@ func TestLifecycle(t *testing.T) {
 			{"lost update", testNoLostUpdate}, {"conflict", testConflict}, {"rotate", testRotate},
 			{"rotate refuses", testRotateRefuses}, {"rotate race", testRotateRace}, {"verify", testVerify},
 			{"one message", testOneMessage}, {"crashes", testCrashes}, {"repair", testRepair}, {"repair spares", testRepairSpares},
-			{"members", testMembersAndKeys}, {"audited", testChangesAreAudited}, {"entitlement", testEntitlement}, {"texts", testTextsHoldNoSecret}, {"plans", testSetPlans}, {"seed is audited", testSeedIsAudited}, {"repair is audited", testRepairIsAudited},
+			{"members", testMembersAndKeys}, {"audited", testChangesAreAudited}, {"entitlement", testEntitlement}, {"texts", testTextsHoldNoSecret}, {"plans", testSetPlans}, {"pepper", testPepper}, {"seed is audited", testSeedIsAudited}, {"repair is audited", testRepairIsAudited},
 		} {
 			t.Run(part.name, func(t *testing.T) {
 				if err := c.FlushAll(t.Context()).Err(); err != nil {

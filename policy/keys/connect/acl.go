@@ -66,7 +66,7 @@ func keyCommands() []string {
 }
 
 func keyPatterns() []string {
-	return []string{"tg:v1:key:*", "tg:v1:secret:*", "tg:v1:used:*", "tg:v1:apis", "tg:v1:index:*", "tg:v1:team:*", "tg:v1:audit"}
+	return []string{"tg:v1:key:*", "tg:v1:secret:*", "tg:v1:used:*", "tg:v1:apis", "tg:v1:index:*", "tg:v1:team:*", "tg:v1:audit", "tg:v1:pepper"}
 }
 
 // SentinelACL is what a user needs on the sentinels themselves.

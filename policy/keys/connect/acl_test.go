@@ -28,14 +28,20 @@ type user struct {
 
 func users() map[string]user {
 	return map[string]user{
-		"server": {acl: ServerACL(), do: []duty{exercise, spendOne, followChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
-		"cli":    {acl: CLIACL(), do: []duty{exercise, manageKeys, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
+		"server": {acl: ServerACL(), do: []duty{checkPepper, exercise, spendOne, followChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
+		"cli":    {acl: CLIACL(), do: []duty{checkPepper, exercise, manageKeys, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
 	}
 }
 
 // followChanges is what a server's cache does all the time: it hears of changes, and sends its heartbeat.
 func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
 	return hear(ctx, c, func(ctx context.Context) error { return c.Publish(ctx, changes, "news").Err() })
+}
+
+// checkPepper is what both do first.
+func checkPepper(ctx context.Context, c redis.UniversalClient, _ int) error {
+	_, err := keys.NewStore(c).CheckPepper(ctx, keys.NewHasher([]byte("pepper")), true)
+	return err
 }
 
 // changeFromServer is what a server writes besides its counters.
