@@ -38,7 +38,7 @@ func newBench() *cobra.Command {
 		Long: `Measure, on this machine, the CPU time of a decision beside that of a server that
 decides nothing: stock grpc-go, the generated code, always allow. Servers, load and
 a real redis-server (which must be on PATH) run as processes of their own; every
-case is measured in every round, and only ratios within a round are compared.
+case is measured in turn with always-allow, and only neighbours are compared.
 
 Prints a table, or JSON, and writes a chart. Exits with 1 if a ratio of server CPU
 misses its line by more than 10 %. --short measures a moment of everything and
@@ -88,7 +88,6 @@ func (f *benchFlags) add(cmd *cobra.Command, chart string) {
 	flags.SortFlags = false
 	flags.IntVar(&f.Rounds, "rounds", 7, "rounds")
 	flags.DurationVar(&f.Duration, "duration", 2*time.Second, "time of each case in each round")
-	flags.DurationVar(&f.Warmup, "warm-up", 2*time.Second, "load before each measurement, so that what is measured is the state that lasts and not that after a pause")
 	flags.IntVar(&f.Keys, "keys", 10_000, "keys of the load")
 	flags.BoolVar(&f.short, "short", false, "a moment of everything, without judging time")
 	flags.BoolVar(&f.unjudged, "unjudged", false, "end well whatever was measured")
@@ -109,7 +108,7 @@ func (f *benchFlags) run(cmd *cobra.Command, measure func(context.Context, bench
 	if err := f.check(); err != nil {
 		return err
 	}
-	f.OpenLoop, f.Judge, f.LargestKeys = f.Rounds, !f.unjudged, 1_000_000
+	f.Warmup, f.OpenLoop, f.Judge, f.LargestKeys = 5*time.Second, f.Rounds, !f.unjudged, 1_000_000
 	if f.short {
 		f.Rounds, f.OpenLoop, f.Duration, f.Warmup, f.Judge = 1, 1, 300*time.Millisecond, 100*time.Millisecond, false
 		f.Keys, f.LargestKeys = min(f.Keys, 1_000), 20_000

@@ -7,10 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"tollgate/cmd/tollgate/bench/load"
@@ -22,8 +22,8 @@ type Options struct {
 	// Binary is the tollgate that is measured; it is also the load and the yardstick.
 	Binary  string
 	Version string
-	// Rounds and Duration: every case is measured for Duration in each round, after
-	// Warmup. OpenLoop of them compare latencies at a fixed rate; 0 leaves that out.
+	// Rounds and Duration: after Warmup a case and case a are measured in turn for
+	// Duration each, Rounds times. OpenLoop of them compare latencies at a fixed rate; 0 leaves that out.
 	Rounds, OpenLoop int
 	Duration, Warmup time.Duration
 	// Keys is how many keys the load has.
@@ -59,12 +59,13 @@ type bench struct {
 	sets     map[string]keySet
 	subjects map[string]*subject
 	samples  map[string][]sample // by case, one a round
+	bases    map[string][]sample // of case a beside each case, one a round
 }
 
 // Run measures and returns the report. An error means that nothing can be said: a
 // part is missing, a process has ended, or an answer was wrong.
 func Run(ctx context.Context, o Options) (report *Report, err error) {
-	b := &bench{Options: o, sets: keySets(o.Keys), subjects: map[string]*subject{}, samples: map[string][]sample{}}
+	b := &bench{Options: o, sets: keySets(o.Keys), subjects: map[string]*subject{}, samples: map[string][]sample{}, bases: map[string][]sample{}}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if _, err := cpuTime(os.Getpid()); err != nil {
 		return nil, err
@@ -79,9 +80,8 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	if err := b.prime(ctx); err != nil {
 		return nil, err
 	}
-	for round := range b.Rounds {
-		b.say("round %d of %d", round+1, b.Rounds)
-		if err := b.round(ctx, round); err != nil {
+	for _, c := range cases()[1:] {
+		if err := b.pair(ctx, c); err != nil {
 			return nil, err
 		}
 	}
@@ -293,16 +293,36 @@ func (b *bench) prime(ctx context.Context) error {
 	return nil
 }
 
-// round measures each case once, in an order of its own.
-func (b *bench) round(ctx context.Context, round int) error {
-	list := cases()
-	rand.New(rand.NewPCG(uint64(round), 1)).Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	for _, c := range list {
-		s, err := b.measure(ctx, c, b.job(c.server, c.keys))
-		if err != nil {
-			return err
+// settle is the load before each measurement, after the other server's.
+const settle = 300 * time.Millisecond
+
+// pair measures a case beside case a, in turn, Rounds times. So what is compared lies
+// within seconds, and no server is left alone for so long that what it keeps for busy
+// keys goes: a server that serves is not in that state.
+func (b *bench) pair(ctx context.Context, c testCase) error {
+	base := cases()[0]
+	job := b.job(c.server, c.keys)
+	job.Duration = b.Warmup
+	if _, err := b.do(ctx, job); err != nil {
+		return err
+	}
+	for round := range b.Rounds {
+		b.say("case %s, round %d of %d", c.id, round+1, b.Rounds)
+		order := []testCase{base, c}
+		if round%2 == 1 {
+			order[0], order[1] = c, base
 		}
-		b.samples[c.id] = append(b.samples[c.id], *s)
+		for _, now := range order {
+			s, err := b.measure(ctx, now, b.job(now.server, now.keys))
+			if err != nil {
+				return err
+			}
+			if now.id == base.id {
+				b.bases[c.id] = append(b.bases[c.id], *s)
+			} else {
+				b.samples[c.id] = append(b.samples[c.id], *s)
+			}
+		}
 	}
 	return nil
 }
@@ -312,10 +332,12 @@ func (b *bench) report() *Report {
 	r := &Report{Version: b.Version, Date: time.Now().UTC(), Machine: machine(), CPUs: runtime.NumCPU(), Go: runtime.Version(),
 		Load:   fmt.Sprintf("%d callers, %d connections, %d keys (Zipf %v), recorded request %q", callers, connections, b.Keys, zipf, b.Request),
 		Rounds: b.Rounds, Seconds: b.Duration.Seconds()}
-	base := b.samples[cases()[0].id]
-	for _, c := range cases() {
-		r.Rows = append(r.Rows, newRow(c, b.samples[c.id], base))
+	var all []sample // of case a
+	for _, c := range cases()[1:] {
+		all = append(all, b.bases[c.id]...)
+		r.Rows = append(r.Rows, newRow(c, b.samples[c.id], b.bases[c.id]))
 	}
+	r.Rows = slices.Insert(r.Rows, 0, newRow(cases()[0], all, all))
 	return r
 }
 

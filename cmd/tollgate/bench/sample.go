@@ -23,7 +23,7 @@ type sample struct {
 // else.
 func (b *bench) measure(ctx context.Context, c testCase, job load.Job) (*sample, error) {
 	s := b.subjects[c.server]
-	job.Duration = b.Warmup
+	job.Duration = min(settle, b.Duration)
 	if _, err := b.do(ctx, job); err != nil {
 		return nil, err
 	}
