@@ -10,9 +10,10 @@ const (
 	idleAfter = 10 * time.Second
 	// loneAfter is the same for a single unit, which is not worth a call: it waits to be spent, or for the next call.
 	loneAfter = time.Minute
-	// recheck is how long a refusal of a window longer than a minute is believed, and how long counters that were read
-	// are shown.
-	recheck = time.Second
+	// recheck is how long counters that were read are shown, and how long a refusal of a window longer than a minute is
+	// believed at first; each time it proves true that doubles, up to recheckMost.
+	recheck     = time.Second
+	recheckMost = 8 * time.Second
 	// leaseAhead is the size from which on a lease is renewed before it is empty, when an eighth of it is left.
 	leaseAhead = 32
 )
@@ -40,6 +41,7 @@ type entry struct {
 
 	refused      int64 // the least cost that was refused; -1: none
 	refusedUntil time.Duration
+	refusedFor   time.Duration // that it was believed last
 
 	last              time.Duration // of the last Spend
 	span              int64         // number of the rateSpan that current counts
@@ -230,7 +232,7 @@ func (c *call) earliestEnd(asked time.Duration) time.Duration {
 }
 
 // remember keeps or drops the refusal. A window of a minute or less that is spent stays so until it ends, but for what
-// other replicas give back, which is little. One that is longer is asked again after a second. Either ends with the
+// other replicas give back, which is little. One that is longer is asked again, less often each time. Either ends with the
 // first of all windows, whose counter would be shown.
 func (e *entry) remember(c *call, asked time.Duration) {
 	if e.refused >= 0 && !deniesAny(e.layout.windows, e.counts, e.refused) {
@@ -239,7 +241,13 @@ func (e *entry) remember(c *call, asked time.Duration) {
 	if c.allowed || !deniesAny(e.layout.windows, e.counts, c.cost) || e.refused >= 0 && e.refused < c.cost && asked < e.refusedUntil {
 		return
 	}
-	e.refused, e.refusedUntil = c.cost, min(e.until, asked+recheck)
+	switch {
+	case e.refused != c.cost:
+		e.refusedFor = recheck
+	case asked >= e.refusedUntil: // else several were asked at once
+		e.refusedFor = min(2*e.refusedFor, recheckMost)
+	}
+	e.refused, e.refusedUntil = c.cost, min(e.until, asked+e.refusedFor)
 	for i, w := range e.layout.windows {
 		if w.Per <= Minute && w.Denies(State{Spent: e.counts[i].spent}, c.cost) {
 			e.refusedUntil = e.until

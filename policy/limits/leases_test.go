@@ -317,24 +317,25 @@ func TestRefusalIsRemembered(t *testing.T) {
 	}
 }
 
-// A refusal by a longer window costs one call a second, and sees then what another replica gave back.
+// A refusal by a longer window is asked again after one second, two, four, and each eight, and sees then what another
+// replica gave back.
 func TestLongRefusalIsAskedAgain(t *testing.T) {
 	w := newWorld(t, noon())
 	l, day := w.replica(0, false), one(10, Day)
 	w.must(l, spendOf(day, 10), true)
 	calls := w.calls
-	for range 1000 {
+	for range 3200 {
 		w.must(l, spendOf(day, 1), false)
 		w.at = w.at.Add(10 * time.Millisecond)
 	}
-	if n := w.calls - calls; n < 9 || n > 11 {
-		t.Errorf("%d calls in ten seconds", n)
+	if n := w.calls - calls; n < 6 || n > 8 { // at 0, 1, 3, 7, 15, 23 and 31 seconds
+		t.Errorf("%d calls in 32 seconds", n)
 	}
 	r := w.twin.records[windowID("a", day[0], 0)]
 	r.spent -= 4
 	w.twin.records[windowID("a", day[0], 0)] = r
 	clear(w.allowed)
-	w.at = w.at.Add(time.Second)
+	w.at = w.at.Add(8 * time.Second)
 	w.must(l, spendOf(day, 3), true)
 	w.must(l, spendOf(day, 1), true)
 }
