@@ -72,7 +72,7 @@ type planIn struct {
 
 type keyCapIn struct {
 	Environment string `yaml:"environment,omitempty" jsonschema_description:"Environment whose keys count. Required where the API has environments."`
-	Keys        *int64 `yaml:"keys" jsonschema:"required,minimum=0,maximum=1000000" jsonschema_description:"Active keys at most, when a key is created, switched on or put on this plan. A key that was rotated does not count, its successor does."`
+	Keys        *int64 `yaml:"keys" jsonschema:"required,minimum=0,maximum=1000000" jsonschema_description:"Active keys at most, when a key is created, switched on or put on this plan. A rotated key counts as one with its successor."`
 }
 
 type limitIn struct {

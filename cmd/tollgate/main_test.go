@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"flag"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -11,8 +13,22 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Bool("update", false, "write the flag table of README.md instead of comparing it")
-	testscript.Main(m, map[string]func(){"tollgate": main})
+	testscript.Main(m, map[string]func(){"tollgate": func() {
+		// The server and the commands of a script are two users of its Redis.
+		if store := os.Getenv(usersStore); store != "" && len(os.Args) > 1 {
+			user := "cli"
+			if os.Args[1] == "serve" {
+				user = "server"
+			}
+			_ = os.Setenv("TOLLGATE_STORE", fmt.Sprintf(store, user))
+		}
+		main()
+	}})
 }
+
+// usersStore is the variable with the URL of a Redis for scripts, and %s for the
+// user and password.
+const usersStore = "TEST_STORE"
 
 // command runs tollgate inside the test.
 func command(t *testing.T, args ...string) (code int, stdout, stderr string) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -31,6 +32,7 @@ import (
 
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
+	"tollgate/policy/keys/connect"
 )
 
 // TestScripts runs the scripts of testdata/script against the real command. A
@@ -48,13 +50,7 @@ func TestScripts(t *testing.T) {
 	}
 	for _, script := range scripts {
 		name := strings.TrimSuffix(filepath.Base(script), ".txt")
-		t.Run(name, func(t *testing.T) {
-			if strings.HasPrefix(name, "redis") {
-				require(t, "redis", redisErr, "redis-server is not on PATH (Debian: apt-get install redis-server)")
-			}
-			if strings.HasPrefix(name, "envoy") {
-				require(t, "envoy", envoyErr, "no Envoy (make tools)")
-			}
+		run := func(t *testing.T, setup func(*testscript.Env) error) {
 			testscript.Run(t, testscript.Params{
 				Files:              []string{script},
 				WorkdirRoot:        shortDir(t), // the sockets are in there
@@ -69,7 +65,7 @@ func TestScripts(t *testing.T) {
 					// The same without a key for the models.
 					write(t, filepath.Join(env.WorkDir, "public.yaml"),
 						bytes.Replace(shipped, []byte("scope: list_models}"), []byte("public: true}"), 1))
-					return nil
+					return setup(env)
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"ready": ready, "page": page, "check": check, "hold": hold,
@@ -78,8 +74,67 @@ func TestScripts(t *testing.T) {
 					"envoy": startEnvoy, "call": call, "remember": remember,
 				},
 			})
+		}
+		t.Run(name, func(t *testing.T) {
+			if strings.HasPrefix(name, "redis") {
+				require(t, "redis", redisErr, "redis-server is not on PATH (Debian: apt-get install redis-server)")
+			}
+			if strings.HasPrefix(name, "envoy") {
+				require(t, "envoy", envoyErr, "no Envoy (make tools)")
+			}
+			run(t, func(*testscript.Env) error { return nil })
+		})
+		if !strings.HasPrefix(name, "keys") || name == "keys-input" { // which begins without a store
+			continue
+		}
+		t.Run(name+"-as-users", func(t *testing.T) {
+			require(t, "redis", redisErr, "redis-server is not on PATH (Debian: apt-get install redis-server)")
+			run(t, func(env *testscript.Env) error {
+				socket := startUsers(t, env.WorkDir)
+				env.Setenv(usersStore, "unix://%[1]s:%[1]s@"+socket)
+				env.Setenv(adminStore, unixPrefix+socket)
+				return nil
+			})
 		})
 	}
+}
+
+// adminStore is the variable with the address of a Redis at which scripts may do
+// everything.
+const adminStore = "ADMIN_STORE"
+
+// startUsers starts a Redis with the two users of tollgate, who may do what
+// tollgate store acl says, and returns its socket. At the end nothing must have
+// been refused to them.
+func startUsers(t *testing.T, dir string) (socket string) {
+	t.Helper()
+	socket = filepath.Join(dir, "redis.sock")
+	cmd := exec.Command("redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	admin := redis.NewClient(&redis.Options{Network: "unix", Addr: socket})
+	t.Cleanup(func() {
+		if log, err := admin.Do(context.Background(), "acl", "log").Slice(); err != nil || len(log) > 0 {
+			t.Errorf("refused to the users, or %v: %v", err, log)
+		}
+		_ = admin.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	if !within(t.Context(), limit, func() bool { return admin.Ping(t.Context()).Err() == nil }) {
+		t.Fatal("redis-server does not answer")
+	}
+	for user, acl := range map[string]connect.ACL{"server": connect.ServerACL(), "cli": connect.CLIACL()} {
+		args := []any{"acl", "setuser", user, "on", ">" + user}
+		for _, rule := range acl.Rules() {
+			args = append(args, rule)
+		}
+		if err := admin.Do(t.Context(), args...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return socket
 }
 
 // require skips the test loudly where something is missing, or fails it where CI
@@ -107,7 +162,7 @@ func ready(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	ts.Setenv("GRPC", addresses.GRPC)
 	ts.Setenv("HTTP", addresses.HTTP)
-	ts.Setenv("STORE", addresses.Store)
+	ts.Setenv("STORE", cmp.Or(ts.Getenv(adminStore), addresses.Store))
 }
 
 // usage: page PATH STATUS [REGEXP]. It waits until the HTTP port answers so.

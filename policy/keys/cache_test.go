@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
 	"go.uber.org/goleak"
+	"tollgate/policy/keys/connect"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -147,7 +149,7 @@ func said(c *Cache, d Digest) string {
 }
 
 func TestFindAndLookup(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, client redis.UniversalClient) {
+	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		asked := watched(client)
 		c, _ := newTestCache(client)
 		k := fullKey()

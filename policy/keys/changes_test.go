@@ -13,6 +13,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/keys/connect"
 )
 
 // run starts the cache's stream with ticks by hand and waits until it listens.
@@ -47,7 +49,7 @@ func tick(ticks chan<- time.Time) {
 }
 
 func TestChangesArePushed(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, client redis.UniversalClient) {
+	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		var told atomic.Int64
 		c, _ := newTestCache(client, func(o *CacheOptions) { o.Changed = func(time.Duration) { told.Add(1) } })
 		run(t, c)
@@ -76,7 +78,7 @@ func TestChangesArePushed(t *testing.T) {
 
 // Every change that Store makes reaches the cache, whose clock stands still.
 func TestStoreChangesArePushed(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, client redis.UniversalClient) {
+	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		s := NewStore(client)
 		c, _ := newTestCache(client)
 		run(t, c)

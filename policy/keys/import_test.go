@@ -93,28 +93,20 @@ func manySecret(i int) string {
 func dump(t *testing.T, c redis.UniversalClient) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	read := func(ctx context.Context, c redis.Cmdable) error {
-		keys, err := c.Keys(ctx, "*").Result()
-		for _, key := range keys {
-			switch c.Type(ctx, key).Val() {
-			case "string":
-				all[key] = c.Get(ctx, key).Val()
-			case "zset":
-				all[key] = fmt.Sprint(c.ZRange(ctx, key, 0, -1).Val())
-			case "set":
-				all[key] = fmt.Sprint(c.SMembers(ctx, key).Val())
-			case "hash":
-				// A team's set says when a key was noted in it.
-				all[key] = regexp.MustCompile(` [0-9]{10} `).ReplaceAllString(fmt.Sprint(c.HGetAll(ctx, key).Val()), " then ")
-			}
+	admin, ctx := administrator(t, c), t.Context()
+	keys, err := admin.Keys(ctx, "*").Result()
+	for _, key := range keys {
+		switch admin.Type(ctx, key).Val() {
+		case "string":
+			all[key] = admin.Get(ctx, key).Val()
+		case "zset":
+			all[key] = fmt.Sprint(admin.ZRange(ctx, key, 0, -1).Val())
+		case "set":
+			all[key] = fmt.Sprint(admin.SMembers(ctx, key).Val())
+		case "hash":
+			// A team's set says when a key was noted in it.
+			all[key] = regexp.MustCompile(` [0-9]{10} `).ReplaceAllString(fmt.Sprint(admin.HGetAll(ctx, key).Val()), " then ")
 		}
-		return err
-	}
-	var err error
-	if cluster, ok := c.(*redis.ClusterClient); ok {
-		err = cluster.ForEachMaster(t.Context(), func(ctx context.Context, c *redis.Client) error { return read(ctx, c) })
-	} else {
-		err = read(t.Context(), c)
 	}
 	if err != nil {
 		t.Fatal(err)

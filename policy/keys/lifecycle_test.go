@@ -109,7 +109,7 @@ func must[T any](t *testing.T) func(v T, err error) T {
 // messages returns what is published while f runs.
 func messages(t *testing.T, c redis.UniversalClient, f func()) []string {
 	t.Helper()
-	sub := c.Subscribe(t.Context(), changesChannel)
+	sub := administrator(t, c).Subscribe(t.Context(), changesChannel)
 	defer sub.Close()
 	if _, err := sub.Receive(t.Context()); err != nil {
 		t.Fatal(err)

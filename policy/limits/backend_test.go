@@ -14,13 +14,17 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"tollgate/policy/keys/connect"
 )
 
 // backend is one store under test. Its Stores share a clock that stands where at has put it; on a real Redis it runs on
 // from there, so tests use fractions of .05 s and steps that a slow machine cannot carry over an edge.
 type backend struct {
 	network, addr string
-	client        redis.UniversalClient // for the test's own commands
+	client        redis.UniversalClient // for the test's own commands: may do everything
+	user          string                // that Stores act as on a real Redis: may do what a server may
 	offset        atomic.Int64
 	steps         atomic.Int64 // what the clock went forward by steps
 	began         time.Time
@@ -92,6 +96,14 @@ func startRedis(t testing.TB) *backend {
 	go func() { _, _ = io.Copy(io.Discard, lines) }()
 	b := &backend{network: "unix", addr: socket, stop: stop, began: time.Now()}
 	b.client = b.dial(t)
+	args := []any{"acl", "setuser", "server", "on", "nopass"}
+	for _, rule := range connect.ServerACL().Rules() {
+		args = append(args, rule)
+	}
+	if err := b.client.Do(t.Context(), args...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	b.user = "server"
 	return b
 }
 
@@ -99,6 +111,8 @@ func (b *backend) dial(t testing.TB) redis.UniversalClient {
 	t.Helper()
 	c := redis.NewClient(&redis.Options{
 		Network: b.network, Addr: b.addr, MaxRetries: -1, ContextTimeoutEnabled: true, ReadTimeout: 20 * time.Second,
+		Username: b.user, Password: b.user, DisableIdentity: true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
 	t.Cleanup(func() { _ = c.Close() })
 	return c
