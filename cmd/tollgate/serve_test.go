@@ -69,8 +69,8 @@ func TestDrainAnswersCallsUnderWay(t *testing.T) {
 	release := sync.OnceFunc(func() { close(gate) })
 	t.Cleanup(release) // else the store cannot end
 	var once sync.Once
-	store.Server().SetPreHook(func(_ *server.Peer, command string, _ ...string) bool {
-		if command == "GET" {
+	store.Server().SetPreHook(func(_ *server.Peer, command string, args ...string) bool {
+		if command == "GET" && strings.HasPrefix(args[0], "tg:v1:secret:") {
 			once.Do(func() { close(entered) })
 			<-gate
 		}
