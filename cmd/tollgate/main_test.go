@@ -13,6 +13,8 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Bool("update", false, "write the flag table of README.md instead of comparing it")
+	// With the race detector each command would wait a second at its end.
+	_ = os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0"))
 	testscript.Main(m, map[string]func(){"tollgate": func() {
 		// The server and the commands of a script are two users of its Redis.
 		if store := os.Getenv(usersStore); store != "" && len(os.Args) > 1 {

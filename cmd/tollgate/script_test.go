@@ -58,6 +58,7 @@ func TestScripts(t *testing.T) {
 				Deadline:           time.Now().Add(4 * limit), // a server that should have refused to start
 				Setup: func(env *testscript.Env) error {
 					env.Setenv("UID", strconv.Itoa(os.Getuid()))
+					env.Setenv("GORACE", os.Getenv("GORACE"))
 					env.Setenv("ENVOY_BIN", envoyBinary)
 					env.Setenv("REPO", repo)
 					shipped := pixelbyte(t, "policy.yaml")
