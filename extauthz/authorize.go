@@ -161,19 +161,32 @@ func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
 		return nil
 	}
 	ctx := f.context()
-	var broken *limits.BrokenError
-	err := f.breaker.Do(func() (err error) {
-		*res, err = f.authorizer.limits.Spend(ctx, s)
-		if errors.As(err, &broken) {
-			return nil // one key's limits must not open the breaker for all
+	var err error
+	opened := f.breaker.Do(func() error {
+		if *res, err = f.authorizer.limits.Spend(ctx, s); f.tells(err) {
+			return err
 		}
-		return err
+		return nil
 	})
-	if broken != nil {
-		err = broken
+	if err == nil {
+		err = opened // keys.ErrStoreDown, or nothing
 	}
 	f.limitTrouble(f.parent, s, err)
 	return err
+}
+
+// tells reports whether an error of a spend tells of the store. What one key's limits
+// or one caller's short deadline cause must not open the breaker for all, nor must a
+// spend that was never sent.
+func (f *fetch) tells(err error) bool {
+	var broken *limits.BrokenError
+	switch {
+	case errors.As(err, &broken), errors.Is(err, limits.ErrBusy):
+		return false
+	case errors.Is(err, context.DeadlineExceeded):
+		return time.Since(f.start) >= f.deadline/2 // else it had no fair time
+	}
+	return true
 }
 
 // keyTrouble counts and logs a look-up that told nothing about a key.

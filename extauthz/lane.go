@@ -145,8 +145,12 @@ func (l *Lane) start(c net.Conn) {
 	}
 	conn := &laneConn{lane: l, conn: c}
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.draining.Load() {
+		_ = c.Close()
+		return
+	}
 	l.conns[conn] = struct{}{}
-	l.mu.Unlock()
 	l.work.Go(func() {
 		defer func() {
 			_ = c.Close()
@@ -156,16 +160,13 @@ func (l *Lane) start(c net.Conn) {
 		}()
 		conn.serve()
 	})
-	if l.draining.Load() {
-		conn.closeIdle()
-	}
 }
 
 // Shutdown takes no new connections, ends the idle ones and lets requests under way
 // be answered; when the context ends first it cuts them off.
 func (l *Lane) Shutdown(ctx context.Context) {
-	l.draining.Store(true)
 	l.mu.Lock()
+	l.draining.Store(true)
 	if l.listener != nil {
 		_ = l.listener.Close()
 	}

@@ -133,8 +133,8 @@ func (c *Check) identify() Wait {
 	c.path, c.query, _ = splitTarget(c.request.Target)
 	c.route = c.findRoute()
 	c.api.places.read(c.request, &c.cred)
-	if c.cred.target != "" && c.request.Fixed {
-		return c.deny(MalformedCredential) // the application would see it
+	if c.cred.target != "" && (c.request.Fixed || !c.request.exact(c.query)) {
+		return c.deny(MalformedCredential) // it would reach the application, or another query would
 	}
 	if c.route != nil && c.route.public {
 		return c.allow()

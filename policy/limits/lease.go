@@ -83,10 +83,9 @@ func (e *entry) answer(cost int64, readOnly, exact bool, now time.Duration) sour
 	return fromStore
 }
 
-// renews reports whether the spend should go to the store although the lease would do: it is answered from the lease all
-// the same, and the store is asked for more.
-func (e *entry) renews(cost int64) bool {
-	return e.low > 0 && !e.asking && e.rest-cost < e.low
+// renews reports whether it is time to ask the store for more, while what is left is spent.
+func (e *entry) renews() bool {
+	return e.low > 0 && !e.asking && e.rest < e.low
 }
 
 // write writes what answer found.

@@ -83,12 +83,12 @@ func (s simulation) run(rt *rapid.T) {
 		case n < 6:
 			replicas[i].sweep()
 			replicas[i].batches.quiet(rt.Context())
+		case n < 8 && s.changes:
+			plan = plans[rng.IntN(len(plans))]
 		case n < 12:
 			w.at = w.at.Add(time.Duration(rng.IntN(70)) * time.Second)
 		case n < 20:
 			w.at = w.at.Truncate(time.Minute).Add(time.Minute - time.Duration(rng.IntN(2000))*time.Microsecond) // just before an edge
-		case n < 14 && s.changes:
-			plan = plans[rng.IntN(len(plans))]
 		case n < 100:
 			w.at = w.at.Add(time.Duration(rng.IntN(100)) * time.Millisecond)
 		}

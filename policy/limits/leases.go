@@ -101,7 +101,7 @@ func (l *Leases) Try(s *Spend, into *Result) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	e := sh.entries[s.ID]
-	if e == nil || !e.layout.is(s.Windows) || l.closed.Load() || !s.ReadOnly && !exact && e.renews(s.Cost) {
+	if e == nil || !e.layout.is(s.Windows) || l.closed.Load() {
 		return false
 	}
 	from := e.answer(s.Cost, s.ReadOnly, exact, now)
@@ -110,6 +110,9 @@ func (l *Leases) Try(s *Spend, into *Result) bool {
 	}
 	sh.served[from]++
 	e.write(into, from, s.Cost, now)
+	if from == fromLease && !s.ReadOnly && e.renews() {
+		_ = l.batches.add(e.renewal(now)) // one that nobody waits for is never refused
+	}
 	return true
 }
 
@@ -164,7 +167,7 @@ func (l *Leases) begin(c *call, add func(*call)) verdict {
 	if from := e.answer(c.cost, c.readOnly, c.exact, now); from != fromStore {
 		sh.served[from]++
 		e.write(&c.result, from, c.cost, now)
-		if from == fromLease && e.renews(0) && !c.readOnly && !l.closed.Load() {
+		if from == fromLease && e.renews() && !c.readOnly && !l.closed.Load() {
 			add(e.renewal(now))
 		}
 		return answered
