@@ -2,24 +2,34 @@ package main
 
 import (
 	"errors"
+	"runtime"
 	"testing"
 )
 
 func TestMemoryLimit(t *testing.T) {
 	for _, test := range []struct {
 		keys      int
+		live      uint64
 		container uint64
 		err       error
 		want      int64
 	}{
-		{0, 0, nil, 128 << 20},
-		{1_000_000, 0, errors.New("no cgroup"), 128<<20 + 600_000_000},
-		{1_000_000, 512 << 20, nil, 483183820}, // nine tenths
-		{1_000, 64 << 30, nil, 128<<20 + 600_000},
-		{1_000_000, 1 << 63, nil, 128<<20 + 600_000_000},
+		{0, 0, 0, nil, 128 << 20},
+		{1_000_000, 400 << 20, 0, errors.New("no cgroup"), 128<<20 + 600_000_000},
+		{1_000_000, 1 << 30, 0, nil, 3 << 29},           // half more than is in use
+		{1_000_000, 1 << 30, 512 << 20, nil, 483183820}, // nine tenths
+		{1_000, 0, 64 << 30, nil, 128<<20 + 600_000},
+		{1_000_000, 0, 1 << 63, nil, 128<<20 + 600_000_000},
 	} {
-		if got := memoryLimit(test.keys, func() (uint64, error) { return test.container, test.err }); got != test.want {
+		if got := memoryLimit(test.keys, test.live, func() (uint64, error) { return test.container, test.err }); got != test.want {
 			t.Errorf("%+v: %d", test, got)
 		}
+	}
+}
+
+func TestLiveHeap(t *testing.T) {
+	runtime.GC() // it is known after the first
+	if live := liveHeap(); live == 0 || live > 1<<40 {
+		t.Errorf("%d bytes", live)
 	}
 }

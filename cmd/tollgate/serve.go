@@ -94,7 +94,6 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	stop, stopNow, release := untilSignal(ctx)
 	defer release()
 
-	tuneMemory(s.cacheKeys)
 	v := &service{log: newLog(s, stderr)}
 	redis.SetLogger(redisLog{v.log})
 	v.registry, v.metrics = newMetrics()
@@ -256,6 +255,7 @@ func (v *service) run(s *settings, seeded bool, stop, stopNow context.Context) e
 	defer endServing()
 	defer endFollow()
 
+	work.Go(func() { tuneMemory(serving, s.cacheKeys) })
 	work.Go(func() { v.cache.run(serving) })
 	work.Go(func() { v.leases.Run(serving) }) // gives back what is leased after the last call
 	ended := make(chan error, 3)
