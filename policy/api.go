@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"time"
 
 	"tollgate/policy/keys"
@@ -49,6 +50,7 @@ type Route struct {
 func (r *Route) Name() string { return r.name }
 
 type env struct {
+	index   int // in plan.applied
 	name    string
 	prefix  string
 	hosts   []string
@@ -88,12 +90,27 @@ func (m failureMode) String() string {
 
 type plan struct {
 	name        string
-	windows     []limits.Window
-	rates       []limits.Window // windows without quotas
+	every       applied   // all limits of the plan
+	applied     []applied // by env.index
 	keyAnchor   bool
 	exact       bool // each spend is counted in the store
 	failureMode failureMode
 	keyCaps     map[string]int // by environment, "" where there are none
+}
+
+// applied is what keys of one environment have of the limits of a plan.
+type applied struct {
+	windows []limits.Window // which they spend
+	unspent []string        // quotas, which they do not
+}
+
+// in returns what keys of an environment have of the plan: all of it where the API
+// has no environments.
+func (p *plan) in(e *env) *applied {
+	if e == nil {
+		return &p.every
+	}
+	return &p.applied[e.index]
 }
 
 // plan returns the plan of a key that names it: nil, true where the API has no
@@ -106,29 +123,26 @@ func (a *API) plan(name string) (_ *plan, ok bool) {
 	return p, p != nil
 }
 
-// windowsFor returns the windows that a key spends. ok is false when an override
-// of the key names a limit that the plan does not have: dropping it silently
-// could lift a restriction. Windows that are the key's own are put into room, which
-// may be nil.
-func (p *plan) windowsFor(overrides []keys.Override, anchorDay int, quota bool, room *[]limits.Window) (_ []limits.Window, ok bool) {
+// windowsFor returns the windows that a key of an environment spends. ok is false
+// when an override of the key names a limit that the plan does not have for that
+// environment: dropping it silently could lift a restriction. Windows that are the
+// key's own are put into room, which may be nil.
+func (p *plan) windowsFor(e *env, overrides []keys.Override, anchorDay int, room *[]limits.Window) (_ []limits.Window, ok bool) {
 	if p == nil {
 		return nil, len(overrides) == 0
 	}
-	windows := p.windows
-	if !quota {
-		windows = p.rates
-	}
+	has := p.in(e)
 	if len(overrides) == 0 && !p.keyAnchor {
-		return windows, true
+		return has.windows, true
 	}
 	var own []limits.Window
 	if room != nil {
 		own = *room
 		defer func() { *room = own }()
 	}
-	own = append(own[:0], windows...)
+	own = append(own[:0], has.windows...)
 	for _, o := range overrides {
-		if !p.override(own, o) {
+		if !has.override(own, o) {
 			return nil, false
 		}
 	}
@@ -140,19 +154,16 @@ func (p *plan) windowsFor(overrides []keys.Override, anchorDay int, quota bool, 
 	return own, true
 }
 
-func (p *plan) override(own []limits.Window, o keys.Override) (known bool) {
+// override changes the window in own that an override names. A quota that the key
+// does not spend is known and stays so.
+func (a *applied) override(own []limits.Window, o keys.Override) (known bool) {
 	for i := range own {
 		if own[i].Name == o.Name {
 			own[i].Limit = o.Requests
 			return true
 		}
 	}
-	for i := range p.windows {
-		if p.windows[i].Name == o.Name {
-			return true // a quota that this key does not spend
-		}
-	}
-	return false
+	return slices.Contains(a.unspent, o.Name)
 }
 
 // environment returns the environment of a key: nil, true where the API has none.
@@ -166,6 +177,14 @@ func (a *API) environment(name string) (_ *env, ok bool) {
 		}
 	}
 	return nil, false
+}
+
+func (a *API) environmentNames() []string {
+	names := make([]string, len(a.environments))
+	for i := range a.environments {
+		names[i] = a.environments[i].name
+	}
+	return names
 }
 
 // resembles reports whether a secret has the form of this API's keys, so that

@@ -106,7 +106,7 @@ func (c *compiler) environments(hosts map[string]bool) {
 		}
 		contexts[in.Context] = true
 		c.api.environments = append(c.api.environments, env{
-			name: in.Name, prefix: in.Prefix, hosts: in.Hosts, context: in.Context,
+			index: i, name: in.Name, prefix: in.Prefix, hosts: in.Hosts, context: in.Context,
 			quota: in.Quota == nil || *in.Quota,
 		})
 	}
@@ -371,17 +371,70 @@ func (c *compiler) plans() {
 			c.fault(at("plans", i, ""), "plan %q without limits: want a list; limits: [] is unlimited", in.Name)
 			continue
 		}
-		names := map[string]bool{}
-		for j, limit := range *in.Limits {
-			w := c.window(at(at("plans", i, "limits"), j, ""), limit, names)
-			w.Anchor = max(in.MonthAnchor.Day, 1)
-			p.windows = append(p.windows, w)
-			if !w.Quota {
-				p.rates = append(p.rates, w)
-			}
-		}
+		c.limits(at("plans", i, "limits"), *in.Limits, max(in.MonthAnchor.Day, 1), p)
 		c.api.plans[in.Name] = p
 	}
+}
+
+// limits gives each environment the limits that are for its keys. Once a limit names
+// environments, one of which no limit is left is taken for forgotten, not for
+// unlimited.
+func (c *compiler) limits(place string, list []limitIn, anchor int, p *plan) {
+	p.applied = make([]applied, len(c.api.environments))
+	names, some := map[string]bool{}, false
+	for i, in := range list {
+		w := c.window(at(place, i, ""), in, names)
+		w.Anchor = anchor
+		p.every.windows = append(p.every.windows, w)
+		some = some || in.Environments != nil
+		for _, e := range c.limitEnvironments(at(place, i, "environments"), in) {
+			has := &p.applied[e.index]
+			if w.Quota && !e.quota {
+				has.unspent = append(has.unspent, w.Name)
+				continue
+			}
+			has.windows = append(has.windows, w)
+		}
+	}
+	for _, e := range c.api.environments {
+		if some && len(p.applied[e.index].windows) == 0 {
+			c.fault(place, "plan %q has no limit that keys of environment %q spend: want one for it, or limits: [] for a plan without limits", p.name, e.name)
+		}
+	}
+}
+
+// limitEnvironments returns the environments whose keys a limit is for: all of them
+// if it names none, and after a fault, so that this does not bring another.
+func (c *compiler) limitEnvironments(place string, in limitIn) []env {
+	all := c.api.environments
+	switch {
+	case in.Environments == nil:
+		return all
+	case len(all) == 0:
+		c.fault(place, "environments of limit %q: the api has no environments", in.Name)
+		return all
+	case len(*in.Environments) == 0:
+		c.fault(place, "limit %q is for no environment: want names; without environments it is for all", in.Name)
+		return all
+	}
+	var named []env
+	for i, name := range *in.Environments {
+		e, known := c.api.environment(name)
+		switch {
+		case !known:
+			c.fault(at(place, i, ""), "unknown environment %q%s", name, suggest(name, c.api.environmentNames()))
+		case slices.Contains((*in.Environments)[:i], name):
+			c.fault(at(place, i, ""), "duplicate environment %q of limit %q", name, in.Name)
+		case in.Quota && !e.quota:
+			c.fault(at(place, i, ""), "limit %q is a quota, and keys of environment %q spend none", in.Name, name)
+		default:
+			named = append(named, *e)
+		}
+	}
+	if len(named) < len(*in.Environments) {
+		return all
+	}
+	return named
 }
 
 // maxKeyCap bounds what a store counts through when a key is created.
@@ -398,7 +451,7 @@ func (c *compiler) keyCaps(place string, caps []keyCapIn, p *plan) {
 		case !known && in.Environment == "":
 			c.fault(at(place, i, ""), "key cap without an environment")
 		case !known:
-			c.fault(at(place, i, "environment"), "unknown environment %q", in.Environment)
+			c.fault(at(place, i, "environment"), "unknown environment %q%s", in.Environment, suggest(in.Environment, c.api.environmentNames()))
 		case twice:
 			c.fault(at(place, i, ""), "duplicate key cap of environment %q", in.Environment)
 		}
@@ -444,7 +497,7 @@ func (c *compiler) costs() {
 			if compiled == nil {
 				continue
 			}
-			for _, w := range compiled.windows {
+			for _, w := range compiled.every.windows {
 				if w.Limit > 0 && *route.Cost > w.Limit {
 					c.fault(at("routes", i, "cost"), "cost %d is above limit %q of plan %q: %d", *route.Cost, w.Name, p.Name, w.Limit)
 				}

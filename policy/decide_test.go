@@ -449,6 +449,70 @@ func TestEnvironments(t *testing.T) {
 	}
 }
 
+// A limit that names environments is for their keys alone, and an override of it, too.
+func TestLimitsOfAnEnvironment(t *testing.T) {
+	plans := `
+- name: split
+  limits:
+  - {name: minute, requests: 10, per: minute}
+  - {name: day, requests: 1000, per: day, environments: [live]}
+  - {name: test_day, requests: 100, per: day, environments: [test]}
+  - {name: both_hour, requests: 500, per: hour, environments: [test, live]}
+  - {name: month, requests: 5000, per: month, quota: true}
+- {name: anniversary, month_anchor: key, limits: [{name: month, requests: 5, per: month, environments: [live]}, {name: hour, requests: 5, per: hour, environments: [test]}]}
+rate_headers:`
+	set := compiled(t, strings.Replace(shop, "\nrate_headers:", plans, 1)+shopAnswers())
+	limit := func(name string, n int64) []keys.Override { return []keys.Override{{Name: name, Requests: n}} }
+	for _, test := range []struct {
+		plan, environment string
+		overrides         []keys.Override
+		want              string
+	}{
+		{"split", "live", nil, " minute=10 day=1000 both_hour=500 month=5000"},
+		{"split", "test", nil, " minute=10 test_day=100 both_hour=500"},
+		{"split", "live", limit("day", 7), " minute=10 day=7 both_hour=500 month=5000"},
+		{"split", "test", limit("test_day", 7), " minute=10 test_day=7 both_hour=500"},
+		{"split", "test", limit("month", 7), " minute=10 test_day=100 both_hour=500"},
+		{"split", "live", limit("test_day", 7), "corrupt_key"},
+		{"split", "test", limit("day", 7), "corrupt_key"},
+		{"split", "", nil, "corrupt_key"},
+		{"split", "tests", nil, "corrupt_key"},
+		{"anniversary", "live", nil, " month=5/20"},
+		{"anniversary", "test", nil, " hour=5/20"},
+		{"anniversary", "test", limit("month", 1), "corrupt_key"},
+	} {
+		w := goodWorld()
+		w.key.Plan, w.key.Environment, w.key.Limits = test.plan, test.environment, test.overrides
+		if test.environment == "test" {
+			w.request.Host, w.request.Headers[0].Value = "sandbox.example.com", "Bearer "+secret("sk_test_")
+		}
+		got := w.decide(t, set).Reason.String()
+		if w.spend != nil {
+			got = ""
+			for _, window := range w.spend.Windows {
+				got += fmt.Sprintf(" %s=%d", window.Name, window.Limit)
+				if window.Anchor != 1 {
+					got += fmt.Sprintf("/%d", window.Anchor)
+				}
+			}
+		}
+		if got != test.want {
+			t.Errorf("%s %s %v: %s, want %s", test.plan, test.environment, test.overrides, got, test.want)
+		}
+		// What may be stored is what the server takes.
+		if err := set.ValidateKey(&w.key); (err == nil) != (w.spend != nil) {
+			t.Errorf("%s %s %v: stored: %v", test.plan, test.environment, test.overrides, err)
+		}
+	}
+	// Where there are no environments, a record that names one is under every limit.
+	w := goodWorld()
+	w.request.Host, w.request.Target, w.request.Headers = "jobs.example.com", "/v1/jobs/1", []Header{{"x-api-key", secret("jb_")}}
+	w.key.API, w.key.Environment, w.key.Plan = "jobs", "live", "free"
+	if d := w.decide(t, compiled(t, small(t))); !d.Allow || len(w.spend.Windows) != 2 {
+		t.Errorf("%s, spends %+v", d.Reason, w.spend)
+	}
+}
+
 // The prefix of a secret says its environment as well as its record does.
 func TestPrefixOfAnotherEnvironment(t *testing.T) {
 	w := goodWorld()
@@ -564,7 +628,7 @@ func TestWindows(t *testing.T) {
 	if len(w.spend.Windows) != 1 || w.spend.Windows[0].Anchor != 20 {
 		t.Errorf("month_anchor key: %+v", w.spend)
 	}
-	if set.APIs()[0].plans["own"].windows[0].Anchor != 1 {
+	if set.APIs()[0].plans["own"].every.windows[0].Anchor != 1 {
 		t.Error("the plan itself was changed")
 	}
 	w = goodWorld()

@@ -76,10 +76,11 @@ type keyCapIn struct {
 }
 
 type limitIn struct {
-	Name     string `yaml:"name" jsonschema:"required" jsonschema_description:"Name of the limit. Keys may override it by name."`
-	Requests *int64 `yaml:"requests" jsonschema:"required,minimum=0" jsonschema_description:"Requests per window. 0 allows none."`
-	Per      string `yaml:"per" jsonschema:"required,enum=second,enum=minute,enum=hour,enum=day,enum=month" jsonschema_description:"Length of the windows, which are aligned to the clock in UTC."`
-	Quota    bool   `yaml:"quota,omitempty" jsonschema_description:"A quota is not spent by keys of an environment with quota: false."`
+	Name         string    `yaml:"name" jsonschema:"required" jsonschema_description:"Name of the limit, unique in the plan. Keys may override it by name."`
+	Requests     *int64    `yaml:"requests" jsonschema:"required,minimum=0" jsonschema_description:"Requests per window. 0 allows none."`
+	Per          string    `yaml:"per" jsonschema:"required,enum=second,enum=minute,enum=hour,enum=day,enum=month" jsonschema_description:"Length of the windows, which are aligned to the clock in UTC."`
+	Quota        bool      `yaml:"quota,omitempty" jsonschema_description:"A quota is not spent by keys of an environment with quota: false."`
+	Environments *[]string `yaml:"environments,omitempty" jsonschema:"minItems=1,uniqueItems=true" jsonschema_description:"Environments whose keys the limit is for. Default: all."`
 }
 
 type errorsIn struct {

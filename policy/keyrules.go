@@ -28,8 +28,8 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 	if !ok {
 		return fmt.Errorf("key %s: unknown plan %q of api %q%s", k.ID, k.Plan, k.API, suggest(k.Plan, slices.Collect(maps.Keys(api.plans))))
 	}
-	if _, ok := p.windowsFor(k.Limits, k.AnchorDay, e == nil || e.quota, nil); !ok {
-		return fmt.Errorf("key %s: limits name one that plan %q of api %q does not have%s", k.ID, k.Plan, k.API, p.suggestLimit(k.Limits))
+	if _, ok := p.windowsFor(e, k.Limits, k.AnchorDay, nil); !ok {
+		return fmt.Errorf("key %s: %w", k.ID, p.overrideError(e, k))
 	}
 	return nil
 }
@@ -43,29 +43,36 @@ func (s *Set) environmentOf(api, environment string) (*API, *env, error) {
 	}
 	e, ok := a.environment(environment)
 	if !ok || e == nil && environment != "" {
-		var names []string
-		for _, e := range a.environments {
-			names = append(names, e.name)
-		}
-		return nil, nil, fmt.Errorf("unknown environment %q of api %q%s", environment, api, suggest(environment, names))
+		return nil, nil, fmt.Errorf("unknown environment %q of api %q%s", environment, api, suggest(environment, a.environmentNames()))
 	}
 	return a, e, nil
 }
 
-// suggestLimit is about the first override that names no limit of the plan.
-func (p *plan) suggestLimit(overrides []keys.Override) string {
-	var names []string
+// overrideError is about the first override of a key that names no limit which the
+// plan has for keys of the environment. p is nil where the API has no plans.
+func (p *plan) overrideError(e *env, k *keys.Key) error {
+	var all, has, unspent []string
 	if p != nil {
-		for _, w := range p.windows {
-			names = append(names, w.Name)
+		all, has, unspent = p.every.names(), p.in(e).names(), p.in(e).unspent
+	}
+	for _, o := range k.Limits {
+		switch {
+		case slices.Contains(has, o.Name) || slices.Contains(unspent, o.Name):
+		case slices.Contains(all, o.Name):
+			return fmt.Errorf("limit %q of plan %q of api %q is not for keys of environment %q%s", o.Name, k.Plan, k.API, k.Environment, suggest(o.Name, has))
+		default:
+			return fmt.Errorf("limits name one that plan %q of api %q does not have: %q%s", k.Plan, k.API, o.Name, suggest(o.Name, has))
 		}
 	}
-	for _, o := range overrides {
-		if !slices.Contains(names, o.Name) {
-			return fmt.Sprintf(": %q%s", o.Name, suggest(o.Name, names))
-		}
+	return nil
+}
+
+func (a *applied) names() []string {
+	names := make([]string, len(a.windows))
+	for i := range a.windows {
+		names[i] = a.windows[i].Name
 	}
-	return ""
+	return names
 }
 
 // Cap returns the most active keys of an environment that a team may have on a
@@ -90,7 +97,7 @@ func (s *Set) Limit(api, plan, name string) (requests int64, known bool) {
 	if a == nil || a.plans[plan] == nil {
 		return 0, false
 	}
-	for _, w := range a.plans[plan].windows {
+	for _, w := range a.plans[plan].every.windows {
 		if w.Name == name {
 			return w.Limit, true
 		}

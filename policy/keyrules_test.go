@@ -20,14 +20,20 @@ func TestValidateKeySuggests(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, edit := range map[string]func(*keys.Key){
-		`unknown api "pictfy"; did you mean "pictify"?`:                                           func(k *keys.Key) { k.API = "pictfy" },
-		`unknown api "other"; there is ["pictify"]`:                                               func(k *keys.Key) { k.API = "other" },
-		`unknown environment "Live" of api "pictify"; did you mean "live"?`:                       func(k *keys.Key) { k.Environment = "Live" },
-		`unknown environment "" of api "pictify"; there is ["live" "test"]`:                       func(k *keys.Key) { k.Environment = "" },
-		`unknown scope "rander" of api "pictify"; did you mean "render"?`:                         func(k *keys.Key) { k.Scopes = []string{"rander"} },
-		`unknown plan "fre" of api "pictify"; did you mean "free"?`:                               func(k *keys.Key) { k.Plan = "fre" },
-		`unknown plan "gold" of api "pictify"; there is ["business" "enterprise" "free" "pro" "t`: func(k *keys.Key) { k.Plan = "gold" },
-		`does not have: "minut"; did you mean "minute"?`:                                          func(k *keys.Key) { k.Limits = []keys.Override{{Name: "day"}, {Name: "minut"}} },
+		`unknown api "pictfy"; did you mean "pictify"?`:                                         func(k *keys.Key) { k.API = "pictfy" },
+		`unknown api "other"; there is ["pictify"]`:                                             func(k *keys.Key) { k.API = "other" },
+		`unknown environment "Live" of api "pictify"; did you mean "live"?`:                     func(k *keys.Key) { k.Environment = "Live" },
+		`unknown environment "" of api "pictify"; there is ["live" "test"]`:                     func(k *keys.Key) { k.Environment = "" },
+		`unknown scope "rander" of api "pictify"; did you mean "render"?`:                       func(k *keys.Key) { k.Scopes = []string{"rander"} },
+		`unknown plan "fre" of api "pictify"; did you mean "free"?`:                             func(k *keys.Key) { k.Plan = "fre" },
+		`unknown plan "gold" of api "pictify"; there is ["business" "enterprise" "free" "pro"]`: func(k *keys.Key) { k.Plan = "gold" },
+		`does not have: "minut"; did you mean "minute"?`:                                        func(k *keys.Key) { k.Limits = []keys.Override{{Name: "day"}, {Name: "minut"}} },
+		`limit "test_day" of plan "free" of api "pictify" is not for keys of environment "live"; there is ["day" "minute" "month"]`: func(k *keys.Key) {
+			k.Limits = []keys.Override{{Name: "day"}, {Name: "test_day"}}
+		},
+		`limit "day" of plan "free" of api "pictify" is not for keys of environment "test"; there is ["minute" "test_day"]`: func(k *keys.Key) {
+			k.Environment, k.Limits = "test", []keys.Override{{Name: "minute"}, {Name: "month"}, {Name: "day"}}
+		},
 	} {
 		k := good
 		edit(&k)
@@ -93,7 +99,7 @@ func TestCapsAndPrefixes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for plan, want := range map[string]string{
-		"free": "2 5", "pro": "10 10", "business": "50 50", "enterprise": "- -", "test": "- 50", "gone": "- -",
+		"free": "2 5", "pro": "10 10", "business": "50 50", "enterprise": "- -", "gone": "- -",
 	} {
 		got := ""
 		for _, environment := range []string{"live", "test"} {
@@ -148,7 +154,7 @@ func TestPlansLimitsAndSecretsInTexts(t *testing.T) {
 		want            int64
 		known           bool
 	}{
-		{"pictify", "free", "minute", 60, true}, {"pictify", "pro", "month", 50_000, true}, {"pictify", "free", "second", 0, false},
+		{"pictify", "free", "minute", 60, true}, {"pictify", "pro", "month", 50_000, true}, {"pictify", "pro", "test_day", 100, true}, {"pictify", "free", "second", 0, false},
 		{"pictify", "gold", "minute", 0, false}, {"other", "free", "minute", 0, false},
 	} {
 		if got, known := set.Limit(test.api, test.plan, test.name); got != test.want || known != test.known {

@@ -81,7 +81,7 @@ func TestSchemaRefusesBadFiles(t *testing.T) {
 		"api-missing", "api-name-bad", "credentials-empty", "credentials-missing", "credential-unknown-word", "credential-both", "credential-unknown-place",
 		"address-from-unknown", "address-hops-negative", "empty-scopes-unknown", "routes-empty", "route-match-missing", "route-name-missing", "route-cost-negative",
 		"plan-anchor-0", "plan-anchor-32", "plan-anchor-word", "plan-failure-mode-unknown", "plan-counting-unknown", "plan-limits-null", "plan-without-limits",
-		"limit-unknown-unit", "limit-per-missing", "limit-requests-missing", "limit-requests-negative", "dialect-unknown", "dialect-missing",
+		"limit-unknown-unit", "limit-per-missing", "limit-requests-missing", "limit-requests-negative", "limit-environment-twice", "limit-environments-empty", "dialect-unknown", "dialect-missing",
 		"answer-status-200", "answer-status-600", "answer-message-missing", "answer-without-reason", "checksum-unknown", "undecided-unknown",
 		"rate-headers-family-unknown", "rate-headers-reset-unknown", "shadow-mode-true",
 	} {
