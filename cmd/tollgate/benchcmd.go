@@ -78,9 +78,14 @@ With --settings, measure instead what single settings of Envoy are worth.`,
 	}
 	f.Request = "shipped" // for the first check alone; the others are Envoy's
 	f.add(cmd, "tollgate-bench-envoy.svg")
+	cmd.Flags().StringSliceVar(&f.Rows, "rows", nil, "measure only these rows, by the ids in the table")
 	cmd.Flags().BoolVar(&settings, "settings", false, "measure the settings of Envoy")
 	return cmd
 }
+
+// warmup is longer than the time by whose use of a key a lease is measured, see
+// limits.Leases.
+const warmup = 12 * time.Second
 
 // add adds the flags that both commands have.
 func (f *benchFlags) add(cmd *cobra.Command, chart string) {
@@ -108,7 +113,7 @@ func (f *benchFlags) run(cmd *cobra.Command, measure func(context.Context, bench
 	if err := f.check(); err != nil {
 		return err
 	}
-	f.Warmup, f.OpenLoop, f.Judge, f.LargestKeys = 5*time.Second, f.Rounds, !f.unjudged, 1_000_000
+	f.Warmup, f.OpenLoop, f.Judge, f.LargestKeys = warmup, f.Rounds, !f.unjudged, 1_000_000
 	if f.short {
 		f.Rounds, f.OpenLoop, f.Duration, f.Warmup, f.Judge = 1, 1, 300*time.Millisecond, 100*time.Millisecond, false
 		f.Keys, f.LargestKeys = min(f.Keys, 1_000), 20_000

@@ -44,10 +44,23 @@ func TestRowComparesWithinARound(t *testing.T) {
 	if row.Ratio != (Stat{.5, .4, 1}) || row.CPU != (Stat{8, 5, 40}) || row.P99.Median != 2 || row.Checks != 6 {
 		t.Errorf("%+v", row)
 	}
-	none, allow := []edgeSample{{envoy: 10, p50: 1}, {envoy: 20, p50: 2}}, []edgeSample{{envoy: 20, server: 10}, {envoy: 60}}
-	edge := newEdgeRow(setup{id: "b"}, []edgeSample{{envoy: 15, server: 3, redis: 2, p50: 4}, {envoy: 60, p50: 8}}, none, allow)
+	full := &beside{own: []edgeSample{{envoy: 15, server: 3, redis: 2}, {envoy: 60}}, base: []edgeSample{{envoy: 20, server: 10}, {envoy: 60}},
+		none: []edgeSample{{envoy: 10}, {envoy: 20}}}
+	fixed := &beside{own: []edgeSample{{p50: 4}, {p50: 8}}, base: make([]edgeSample, 2), none: []edgeSample{{p50: 1}, {p50: 2}}}
+	edge := newEdgeRow(setup{id: "b"}, full, fixed)
 	if edge.Added != (Stat{25, 10, 40}) || edge.Ratio != (Stat{.75, .5, 1}) || edge.AddedP50.Median != 4.5 || edge.Total.Min != 20 {
 		t.Errorf("%+v", edge)
+	}
+}
+
+// A study can be cut down to some rows, by names that exist.
+func TestRowsOfAStudy(t *testing.T) {
+	s := comparison()
+	if err := s.keep([]string{"h", "b"}); err != nil || len(s.rows) != 2 || s.rows[0].id != "h" || len(s.all()) != 4 {
+		t.Errorf("%v, %+v", err, s.rows)
+	}
+	if err := s.keep([]string{"c"}); err == nil || err.Error() != `--rows: unknown row "c", want some of h, b` {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -98,8 +111,9 @@ func reports(t *testing.T) (*Report, *EdgeReport) {
 		r.Rows = append(r.Rows, Row{c.id, c.name, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, 5})
 	}
 	r.Lines = []Line{{"b", "what", 1, 2, true}}
-	e := &EdgeReport{Version: "v", Date: r.Date, Machine: r.Machine, CPUs: 2, Go: "go", Envoy: "1.40.0", Load: "load", Rounds: 7, Seconds: 2, PerSecond: 9, Lines: r.Lines}
-	for _, s := range append(setups(), settingsStudy()...) {
+	e := &EdgeReport{Version: "v", Date: r.Date, Machine: r.Machine, CPUs: 2, Go: "go", Envoy: "1.40.0", Load: "load", Rounds: 7, Seconds: 2, PerSecond: 9, Base: "a", Lines: r.Lines}
+	compared, settings := comparison(), settingsStudy()
+	for _, s := range append(compared.all(), settings.all()...) {
 		e.Rows = append(e.Rows, EdgeRow{s.id, s.name, stat, stat, stat, stat, Stat{-1, -2, 3}, stat, stat, stat, stat, stat, stat})
 	}
 	return r, e
@@ -114,7 +128,7 @@ func TestJSON(t *testing.T) {
 		paths []string
 	}{
 		{r.WriteJSON, new(Report), []string{"version", "date", "machine", "cpus", "go", "load", "rounds", "seconds", "rows", "open_loop", "growth", "lines"}},
-		{e.WriteJSON, new(EdgeReport), []string{"version", "date", "machine", "cpus", "go", "envoy", "load", "rounds", "seconds", "requests_per_second", "rows", "lines"}},
+		{e.WriteJSON, new(EdgeReport), []string{"version", "date", "machine", "cpus", "go", "envoy", "load", "rounds", "seconds", "requests_per_second", "base", "rows", "lines"}},
 	} {
 		var b bytes.Buffer
 		if err := c.write(&b); err != nil {

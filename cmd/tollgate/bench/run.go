@@ -32,6 +32,8 @@ type Options struct {
 	Request string
 	// Judge says that ratios are compared with their lines.
 	Judge bool
+	// Rows leaves, of the rows of a run through Envoy, those with these ids; none leaves all.
+	Rows []string
 	// Growth also measures how cost and memory grow.
 	Growth bool
 	// LargestKeys is the largest number of keys of Growth.

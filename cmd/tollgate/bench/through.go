@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"tollgate/cmd/tollgate/bench/load"
@@ -29,28 +29,39 @@ type setup struct {
 // overUnix is the leased server on a unix socket.
 const overUnix = "leased-unix"
 
-// withoutFilter is the row that the others are compared with, alwaysAllow the one
-// that their additions are compared with.
+// The rows that the others of a table are compared with.
 const (
 	withoutFilter = "none"
 	alwaysAllow   = "a"
 )
 
-// setups are the rows of `tollgate bench envoy`.
-func setups() []setup {
-	return []setup{
-		{id: withoutFilter, name: "no filter", change: func(e *edge) error { return e.replace() }},
+// study is what is measured beside what.
+type study struct {
+	none setup   // without any check
+	base setup   // what it adds to none is 1
+	rows []setup // what is compared with the two
+}
+
+// all are the setups in the order of the table.
+func (s *study) all() []setup { return append([]setup{s.none, s.base}, s.rows...) }
+
+func noFilter() setup {
+	return setup{id: withoutFilter, name: "no filter", change: func(e *edge) error { return e.replace() }}
+}
+
+// comparison is the study of `tollgate bench envoy`.
+func comparison() study {
+	return study{noFilter(), setup{id: alwaysAllow, name: "ext_authz gRPC, always allow, stock grpc-go", server: stock}, []setup{
 		{id: "own", name: "Envoy's own api_key_auth and local_ratelimit", change: ownFilters},
-		{id: alwaysAllow, name: "ext_authz gRPC, always allow, stock grpc-go", server: stock},
 		{id: "b", name: "ext_authz gRPC, leased", server: leased, line: .85},
 		{id: "c", name: "ext_authz gRPC, exact", server: exact},
 		{id: "h", name: "ext_authz HTTP lane, leased", server: leased, lane: true, line: .70},
-	}
+	}}
 }
 
-// settingsStudy are the rows of --settings: one setting of Envoy each, changed from
+// settingsStudy is the study of --settings: one setting of Envoy each, changed from
 // what is shipped.
-func settingsStudy() []setup {
+func settingsStudy() study {
 	filter := func(change func(object)) func(*edge) error {
 		return func(e *edge) error {
 			f, err := e.filter()
@@ -62,10 +73,7 @@ func settingsStudy() []setup {
 	}
 	unlisted := []any{"accept", "accept-encoding", "accept-language", "cache-control", "cookie", "idempotency-key", "origin", "referer",
 		"traceparent", "tracestate", "user-agent", "x-client-version", "x-forwarded-proto"}
-	return []setup{
-		{id: withoutFilter, name: "no filter", change: func(e *edge) error { return e.replace() }},
-		{id: alwaysAllow, name: "always allow, as shipped", server: stock},
-		{id: "shipped", name: "leased, as shipped", server: leased},
+	return study{noFilter(), setup{id: "shipped", name: "leased, as shipped", server: leased}, []setup{
 		{id: "unix", name: "over a unix socket", server: overUnix},
 		{id: "all", name: "without allowed_headers", server: leased, change: filter(func(f object) { delete(f, "allowed_headers") })},
 		{id: "disallowed", name: "disallowed_headers instead", server: leased, change: filter(func(f object) {
@@ -90,7 +98,7 @@ func settingsStudy() []setup {
 			options["max_concurrent_streams"] = 16
 			return nil
 		}},
-	}
+	}}
 }
 
 func patterns(names []any) object {
@@ -123,64 +131,34 @@ func ownFilters(e *edge) error {
 		}})
 }
 
-// EdgeReport is what a run through Envoy has measured. Its JSON form is the output
-// of -o json.
-type EdgeReport struct {
-	Version   string    `json:"version"`
-	Date      time.Time `json:"date"`
-	Machine   string    `json:"machine"`
-	CPUs      int       `json:"cpus"`
-	Go        string    `json:"go"`
-	Envoy     string    `json:"envoy"`
-	Load      string    `json:"load"`
-	Rounds    int       `json:"rounds"`
-	Seconds   float64   `json:"seconds"`
-	PerSecond float64   `json:"requests_per_second"` // at which latency was measured
-
-	Rows  []EdgeRow `json:"rows"`
-	Lines []Line    `json:"lines"`
-}
-
-// EdgeRow is one setup. CPU times are µs per request, at full load; latencies µs,
-// at the fixed rate.
-type EdgeRow struct {
-	ID       string `json:"id"`
-	Name     string `json:"name"`
-	Envoy    Stat   `json:"envoy_cpu_us"`
-	Server   Stat   `json:"server_cpu_us"`
-	Redis    Stat   `json:"redis_cpu_us"`
-	Total    Stat   `json:"total_cpu_us"`
-	Added    Stat   `json:"added_cpu_us"` // to no filter, in the same round
-	Ratio    Stat   `json:"ratio"`        // of what it adds to what always-allow adds
-	P50      Stat   `json:"p50_us"`
-	P99      Stat   `json:"p99_us"`
-	AddedP50 Stat   `json:"added_p50_us"`
-	AddedP99 Stat   `json:"added_p99_us"`
-
-	PerSecond Stat `json:"requests_per_second"` // at full load
-}
-
 // edgeSample is one setup in one round.
 type edgeSample struct{ envoy, server, redis, p50, p99, perSecond float64 }
 
 func (s edgeSample) total() float64 { return s.envoy + s.server + s.redis }
 
+// beside is a setup, by rounds, and in the same rounds what it is compared with.
+type beside struct{ own, base, none []edgeSample }
+
 // through is a run through Envoys.
 type through struct {
 	bench
-	setups  []setup
+	study   study
 	envoys  map[string]*envoytest.Envoy
 	rate    float64
-	samples map[string][]edgeSample
+	samples map[string]*beside // at full load
+	delays  map[string]*beside // at the fixed rate
 }
 
 // RunEnvoy measures through real Envoys, or, with settings, what single settings of
 // Envoy are worth.
 func RunEnvoy(ctx context.Context, o Options, settings bool) (report *EdgeReport, err error) {
-	b := &through{bench: bench{Options: o, sets: keySets(o.Keys), subjects: map[string]*subject{}}, setups: setups(),
-		envoys: map[string]*envoytest.Envoy{}, samples: map[string][]edgeSample{}}
+	b := &through{bench: bench{Options: o, sets: keySets(o.Keys), subjects: map[string]*subject{}}, study: comparison(),
+		envoys: map[string]*envoytest.Envoy{}, samples: map[string]*beside{}, delays: map[string]*beside{}}
 	if settings {
-		b.setups = settingsStudy()
+		b.study = settingsStudy()
+	}
+	if err := b.study.keep(o.Rows); err != nil {
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if _, err := cpuTime(os.Getpid()); err != nil {
@@ -196,13 +174,33 @@ func RunEnvoy(ctx context.Context, o Options, settings bool) (report *EdgeReport
 	if err := b.calibrate(ctx); err != nil {
 		return nil, err
 	}
-	for round := range b.Rounds {
-		b.say("round %d of %d", round+1, b.Rounds)
-		if err := b.edgeRound(ctx, round); err != nil {
+	for _, s := range b.study.rows {
+		if err := b.compare(ctx, s); err != nil {
 			return nil, err
 		}
 	}
 	return b.edgeReport(binary), nil
+}
+
+// keep leaves the rows with these ids, or all if none is named.
+func (s *study) keep(ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	var names []string
+	kept := map[string]setup{}
+	for _, row := range s.rows {
+		names, kept[row.id] = append(names, row.id), row
+	}
+	s.rows = nil
+	for _, id := range ids {
+		row, ok := kept[id]
+		if !ok {
+			return fmt.Errorf("--rows: unknown row %q, want some of %s", id, strings.Join(names, ", "))
+		}
+		s.rows = append(s.rows, row)
+	}
+	return nil
 }
 
 // start starts the servers and an Envoy for each setup.
@@ -225,7 +223,7 @@ func (b *through) start(ctx context.Context, binary string, settings bool) error
 	if err := b.startYardsticks(ctx, stock); err != nil {
 		return err
 	}
-	for _, s := range b.setups {
+	for _, s := range b.study.all() {
 		if err := b.startEnvoy(ctx, binary, s); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
@@ -278,15 +276,15 @@ func (b *through) edgeJob(s setup) load.Job {
 }
 
 // calibrate sends each key once through each Envoy, and sets the rate at which
-// latency is measured: half of what always-allow can do.
+// latency is measured: half of what the base can do.
 func (b *through) calibrate(ctx context.Context) error {
-	for _, s := range b.setups {
+	for _, s := range b.study.all() {
 		job := b.edgeJob(s)
 		job.Once = true
 		if _, err := b.send(ctx, s, job); err != nil {
 			return err
 		}
-		if s.id != alwaysAllow {
+		if s.id != b.study.base.id {
 			continue
 		}
 		job.Once, job.Duration = false, b.Duration
@@ -312,23 +310,65 @@ func (b *through) send(ctx context.Context, s setup, job load.Job) (*load.Result
 	return r, nil
 }
 
-func (b *through) edgeRound(ctx context.Context, round int) error {
-	list := append([]setup(nil), b.setups...)
-	rand.New(rand.NewPCG(uint64(round), 2)).Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	for _, s := range list {
-		sample, err := b.edgeMeasure(ctx, s, uint64(round))
-		if err != nil {
+// compare measures a setup beside what it is compared with: CPU time at full load,
+// then latency at the fixed rate.
+func (b *through) compare(ctx context.Context, s setup) error {
+	job := b.edgeJob(s)
+	job.Duration = b.Warmup
+	if _, err := b.send(ctx, s, job); err != nil {
+		return err
+	}
+	full, fixed := &beside{}, &beside{}
+	for round := range b.Rounds {
+		b.say("%s, round %d of %d", s.name, round+1, b.Rounds)
+		if err := b.turn(ctx, s, round, 0, full); err != nil {
 			return err
 		}
-		b.samples[s.id] = append(b.samples[s.id], *sample)
 	}
+	for round := range b.OpenLoop {
+		b.say("%s, latency, round %d of %d", s.name, round+1, b.OpenLoop)
+		if err := b.turn(ctx, s, round, b.rate, fixed); err != nil {
+			return err
+		}
+	}
+	b.samples[s.id], b.delays[s.id] = full, fixed
 	return nil
 }
 
-// edgeMeasure measures CPU time at full load, then latency at the fixed rate.
-func (b *through) edgeMeasure(ctx context.Context, s setup, round uint64) (*edgeSample, error) {
+// turn measures a setup, the base, the setup again, and no filter, or the other way
+// around. No server waits so long that what it keeps for busy keys goes.
+func (b *through) turn(ctx context.Context, s setup, round int, rate float64, into *beside) error {
+	order := []setup{s, b.study.base, s, b.study.none}
+	if round%2 == 1 {
+		slices.Reverse(order)
+	}
+	got := map[string][]edgeSample{}
+	for i, now := range order {
+		sample, err := b.edgeMeasure(ctx, now, rate, uint64(4*round+i))
+		if err != nil {
+			return err
+		}
+		got[now.id] = append(got[now.id], *sample)
+	}
+	own := got[s.id]
+	into.own = append(into.own, own[0].mean(own[1]))
+	into.base, into.none = append(into.base, got[b.study.base.id]...), append(into.none, got[b.study.none.id]...)
+	return nil
+}
+
+// mean returns the mean of two measurements.
+func (s edgeSample) mean(t edgeSample) edgeSample {
+	return edgeSample{(s.envoy + t.envoy) / 2, (s.server + t.server) / 2, (s.redis + t.redis) / 2, (s.p50 + t.p50) / 2, (s.p99 + t.p99) / 2,
+		(s.perSecond + t.perSecond) / 2}
+}
+
+// edgeMeasure measures a setup at a fixed rate, or at full load if that is 0.
+func (b *through) edgeMeasure(ctx context.Context, s setup, rate float64, seed uint64) (*edgeSample, error) {
 	job := b.edgeJob(s)
-	job.Duration, job.Seed = b.Warmup, round
+	if rate > 0 {
+		job.Rate, job.Callers, job.Connections = rate, 2*edgeCallers, 2*edgeCallers
+	}
+	job.Duration, job.Seed = min(settle, b.Duration), seed
 	if _, err := b.send(ctx, s, job); err != nil {
 		return nil, err
 	}
@@ -336,8 +376,8 @@ func (b *through) edgeMeasure(ctx context.Context, s setup, round uint64) (*edge
 	if err != nil {
 		return nil, err
 	}
-	job.Duration, job.Seed = b.Duration, round+1_000
-	full, err := b.send(ctx, s, job)
+	job.Duration, job.Seed = b.Duration, seed+1_000
+	r, err := b.send(ctx, s, job)
 	if err != nil {
 		return nil, err
 	}
@@ -345,14 +385,9 @@ func (b *through) edgeMeasure(ctx context.Context, s setup, round uint64) (*edge
 	if err != nil {
 		return nil, err
 	}
-	job.Rate, job.Callers, job.Connections = b.rate, 2*edgeCallers, 2*edgeCallers
-	fixed, err := b.send(ctx, s, job)
-	if err != nil {
-		return nil, err
-	}
-	n := float64(full.Calls)
+	n := float64(r.Calls)
 	return &edgeSample{envoy: micros(after[0]-before[0]) / n, server: micros(after[1]-before[1]) / n, redis: micros(after[2]-before[2]) / n,
-		p50: micros(fixed.P50), p99: micros(fixed.P99), perSecond: full.PerSecond()}, nil
+		p50: micros(r.P50), p99: micros(r.P99), perSecond: r.PerSecond()}, nil
 }
 
 // cpu returns the CPU times of Envoy, server and Redis.
@@ -373,47 +408,4 @@ func (b *through) cpu(s setup) (times [3]time.Duration, err error) {
 		}
 	}
 	return times, nil
-}
-
-func (b *through) edgeReport(binary string) *EdgeReport {
-	r := &EdgeReport{Version: b.Version, Date: time.Now().UTC(), Machine: machine(), CPUs: runtime.NumCPU(), Go: runtime.Version(),
-		Envoy:  envoyVersion(binary),
-		Load:   fmt.Sprintf("%d connections, %d keys (Zipf %v), HTTP/1.1, Envoy with 1 worker, answering by itself", edgeCallers, b.Keys, zipf),
-		Rounds: b.Rounds, Seconds: b.Duration.Seconds(), PerSecond: b.rate}
-	for _, s := range b.setups {
-		row := newEdgeRow(s, b.samples[s.id], b.samples[withoutFilter], b.samples[alwaysAllow])
-		r.Rows = append(r.Rows, row)
-		if s.line > 0 {
-			r.Lines = append(r.Lines, Line{Case: s.id, What: "CPU added to no filter, ratio to what always-allow adds", Limit: s.line,
-				Got: row.Ratio.Median, Guards: b.Judge})
-		}
-	}
-	return r
-}
-
-func newEdgeRow(s setup, samples, none, allow []edgeSample) EdgeRow {
-	stat := func(figure func(i int, s edgeSample) float64) Stat {
-		list := make([]float64, len(samples))
-		for i, s := range samples {
-			list[i] = figure(i, s)
-		}
-		return newStat(list)
-	}
-	row := EdgeRow{ID: s.id, Name: s.name,
-		Envoy:     stat(func(_ int, s edgeSample) float64 { return s.envoy }),
-		Server:    stat(func(_ int, s edgeSample) float64 { return s.server }),
-		Redis:     stat(func(_ int, s edgeSample) float64 { return s.redis }),
-		Total:     stat(func(_ int, s edgeSample) float64 { return s.total() }),
-		Added:     stat(func(i int, s edgeSample) float64 { return s.total() - none[i].total() }),
-		P50:       stat(func(_ int, s edgeSample) float64 { return s.p50 }),
-		P99:       stat(func(_ int, s edgeSample) float64 { return s.p99 }),
-		AddedP50:  stat(func(i int, s edgeSample) float64 { return s.p50 - none[i].p50 }),
-		AddedP99:  stat(func(i int, s edgeSample) float64 { return s.p99 - none[i].p99 }),
-		PerSecond: stat(func(_ int, s edgeSample) float64 { return s.perSecond })}
-	if s.id != withoutFilter {
-		row.Ratio = stat(func(i int, s edgeSample) float64 {
-			return (s.total() - none[i].total()) / (allow[i].total() - none[i].total())
-		})
-	}
-	return row
 }
