@@ -12,7 +12,7 @@ type cacheCollector struct {
 	cache *keys.Cache
 	usage *keys.Usage
 
-	lookups, overtaken, evictions, changes, entries, generation, listening, silence, ages *prometheus.Desc
+	lookups, refreshes, overtaken, evictions, changes, entries, generation, listening, silence, ages *prometheus.Desc
 }
 
 // RegisterCache registers the metrics of the cache and, unless it is nil, of the
@@ -24,6 +24,7 @@ func RegisterCache(r prometheus.Registerer, c *keys.Cache, u *keys.Usage) {
 	r.MustRegister(&cacheCollector{
 		cache: c, usage: u,
 		lookups:    desc("tollgate_key_lookups_total", "Look-ups of keys by outcome: hit and refusal were answered from memory, miss and revalidation by the store, stale although the store did not answer, busy not at all.", "outcome"),
+		refreshes:  desc("tollgate_key_refreshes_total", "Keys in use that were read again before they were too old. No check waited for it."),
 		overtaken:  desc("tollgate_key_readings_discarded_total", "Records read again because a change arrived meanwhile."),
 		evictions:  desc("tollgate_key_cache_evictions_total", "Keys dropped from memory for room."),
 		changes:    desc("tollgate_key_changes_total", "Changes of keys that arrived."),
@@ -53,6 +54,7 @@ func (c *cacheCollector) Collect(out chan<- prometheus.Metric) {
 	counter(c.lookups, s.Revalidations, "revalidation")
 	counter(c.lookups, s.Stale, "stale")
 	counter(c.lookups, s.Busy, "busy")
+	counter(c.refreshes, s.Refreshes)
 	counter(c.overtaken, s.Overtaken)
 	counter(c.evictions, s.Evictions)
 	counter(c.changes, s.Changes)

@@ -259,7 +259,7 @@ func (c *Check) judge(k *keys.Grant) Reason {
 // limits the policy does not know.
 func (c *Check) findWindows() (ok bool) {
 	if c.plan, ok = c.api.plan(c.key.Plan); ok {
-		c.spend.Windows, ok = c.plan.windowsFor(c.env, c.key.Limits, c.key.AnchorDay, &c.own)
+		c.spend.Windows, ok = c.plan.windowsFor(c.env, c.key.Limits, int(c.key.AnchorDay), &c.own)
 	}
 	return ok
 }

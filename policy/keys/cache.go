@@ -101,10 +101,13 @@ type Cache struct {
 	// fences order the end of a reading against the messages about the same digest.
 	fences [256]fence
 
+	refreshes refreshes
+
 	stream stream
 	counts cacheCounts
 
 	afterRead func(d Digest, read int) // for tests: between the store's answer and its keeping
+	gather    func(f func())           // calls f after refreshGather; tests call it themselves
 }
 
 // rejection is what the store said of a secret that is of no use.
@@ -121,8 +124,8 @@ type fence struct {
 }
 
 type cacheCounts struct {
-	refusals, misses, revalidations, stale, overtaken, busy, changes atomic.Uint64
-	aged                                                             atomic.Uint64 // found, and too old to be served
+	refusals, misses, revalidations, refreshes, stale, overtaken, busy, changes atomic.Uint64
+	aged                                                                        atomic.Uint64 // found, and too old to be served
 }
 
 // NewCache returns an empty Cache in front of s. Without Run it learns of changes by its TTL alone.
@@ -135,6 +138,7 @@ func NewCache(s *Store, o CacheOptions) *Cache {
 	c.grants = otter.Must(&otter.Options[Digest, *Grant]{MaximumSize: o.Keys, StatsRecorder: c.recorder})
 	c.refusals = otter.Must(&otter.Options[Digest, rejection]{MaximumSize: o.Unknown})
 	c.profiles = otter.Must(&otter.Options[[sha256.Size]byte, *Profile]{MaximumSize: maxProfiles})
+	c.gather = func(f func()) { time.AfterFunc(refreshGather, f) }
 	c.unknown.limiter = rate.NewLimiter(rate.Limit(o.UnknownLookups), o.UnknownLookups)
 	return c
 }
@@ -151,7 +155,10 @@ func (c *Cache) now() int64 {
 // ErrUnknown, a *CorruptError, or ErrNotCached when the store has to be asked. It neither waits nor allocates.
 func (c *Cache) Find(d Digest) (*Grant, error) {
 	if g, ok := c.grants.GetIfPresent(d); ok {
-		if c.fresh(g.at, g.generation, c.options.TTL) {
+		if age := c.now() - g.at; g.generation == c.stream.generation.Load() && age < int64(c.options.TTL) {
+			if age >= int64(c.options.TTL-c.options.TTL/refreshPart) {
+				c.refreshSoon(d, g)
+			}
 			return g, nil
 		}
 		c.counts.aged.Add(1)
@@ -345,6 +352,7 @@ type CacheStats struct {
 	Refusals      uint64 // refusals served at once
 	Misses        uint64 // readings of secrets that were not known
 	Revalidations uint64 // readings of keys whose grant was too old
+	Refreshes     uint64 // readings of keys in use, before their grant was too old
 	Stale         uint64 // grants served although too old, because the store did not answer
 	Overtaken     uint64 // readings discarded because a change came meanwhile
 	Busy          uint64 // look-ups refused with ErrBusy
@@ -363,7 +371,7 @@ func (c *Cache) Stats() CacheStats {
 	aged := n.aged.Load()
 	return CacheStats{
 		Hits: max(s.Hits, aged) - aged, Refusals: n.refusals.Load(), Misses: n.misses.Load(),
-		Revalidations: n.revalidations.Load(), Stale: n.stale.Load(), Overtaken: n.overtaken.Load(),
+		Revalidations: n.revalidations.Load(), Refreshes: n.refreshes.Load(), Stale: n.stale.Load(), Overtaken: n.overtaken.Load(),
 		Busy: n.busy.Load(), Evictions: s.Evictions, Changes: n.changes.Load(),
 		Keys: c.grants.EstimatedSize(), Unknown: c.refusals.EstimatedSize(),
 		Generation: c.stream.generation.Load(), Stream: c.Stream(),

@@ -36,7 +36,9 @@ func newTestCache(c redis.UniversalClient, options ...func(*CacheOptions)) (*Cac
 	for _, change := range options {
 		change(&o)
 	}
-	return NewCache(NewStore(c), o), clock
+	cache := NewCache(NewStore(c), o)
+	cache.gather = func(func()) {} // see refresh_test.go
+	return cache, clock
 }
 
 // spy counts the readings by secret, and can keep commands from being answered.

@@ -28,10 +28,9 @@ type Profile struct {
 // is small, because each replica keeps a million of them, and nobody may change it.
 type Grant struct {
 	*Profile
-	ID        string
-	Name      string
-	LimitID   string
-	AnchorDay int // 1 to 31; 0 means 1
+	ID      string
+	Name    string
+	LimitID string
 
 	end     int64 // Unix milliseconds of the earlier of expiry and retirement; never if there is neither
 	created int64 // Unix seconds; 0 = not known
@@ -40,7 +39,9 @@ type Grant struct {
 	at         int64  // cache time in ns before the record was read
 	generation uint32 // of the change stream, before the record was read
 
-	noted atomic.Uint32 // the Usage period in which the use was last noted
+	noted      atomic.Uint32 // the Usage period in which the use was last noted
+	refreshing atomic.Bool   // it was asked for again
+	AnchorDay  int8          // 1 to 31; 0 means 1
 }
 
 const never = math.MaxInt64
@@ -49,7 +50,7 @@ const never = math.MaxInt64
 func NewGrant(k *Key) *Grant { return newGrant(k, newProfile(k)) }
 
 func newGrant(k *Key, p *Profile) *Grant {
-	g := &Grant{Profile: p, AnchorDay: k.AnchorDay, end: never}
+	g := &Grant{Profile: p, AnchorDay: int8(k.AnchorDay), end: never}
 	// One allocation for all three.
 	text := k.ID + k.Name
 	if k.LimitID != k.ID {

@@ -75,19 +75,47 @@ func (s *Store) Lookup(ctx context.Context, d Digest) (*Key, error) {
 	return recordOf(ctx, d, id, s.client.Get(ctx, recordKey(id)))
 }
 
+// Reading is what the store said of one secret: a key, or an error as Lookup has it.
+type Reading struct {
+	Key *Key
+	Err error
+}
+
 // LookupAgain is Lookup of a secret that belonged to the key id when it was last looked up: one round trip instead of
 // two, as long as it still does.
 func (s *Store) LookupAgain(ctx context.Context, d Digest, id string) (*Key, error) {
-	p := s.client.Pipeline()
-	link, record := p.Get(ctx, secretKey(d)), p.Get(ctx, recordKey(id))
-	_, _ = p.Exec(ctx) // each command has its own error
-	switch now, err := linkOf(ctx, link); {
-	case err != nil:
+	readings, err := s.LookupOwned(ctx, []Owned{{d, id}})
+	if err != nil {
 		return nil, err
-	case now != id:
-		return s.Lookup(ctx, d)
 	}
-	return recordOf(ctx, d, id, record)
+	return readings[0].Key, readings[0].Err
+}
+
+// LookupOwned is LookupAgain of many secrets, in one round trip. An error means that the store did not answer about one
+// of them, and then nothing is said of the others.
+func (s *Store) LookupOwned(ctx context.Context, list []Owned) ([]Reading, error) {
+	p := s.client.Pipeline()
+	links, records := make([]*redis.StringCmd, len(list)), make([]*redis.StringCmd, len(list))
+	for i, o := range list {
+		links[i], records[i] = p.Get(ctx, secretKey(o.Digest)), p.Get(ctx, recordKey(o.ID))
+	}
+	_, _ = p.Exec(ctx) // each command has its own error
+	readings := make([]Reading, len(list))
+	for i, o := range list {
+		r := &readings[i]
+		var id string
+		switch id, r.Err = linkOf(ctx, links[i]); {
+		case r.Err != nil:
+		case id != o.ID:
+			r.Key, r.Err = s.Lookup(ctx, o.Digest)
+		default:
+			r.Key, r.Err = recordOf(ctx, o.Digest, id, records[i])
+		}
+		if r.Err != nil && !refused(r.Err) {
+			return nil, r.Err
+		}
+	}
+	return readings, nil
 }
 
 // linkOf reads whose a secret is.

@@ -1,0 +1,99 @@
+package keys
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+const (
+	// A grant that is used in the last quarter of its TTL is read again before it ends, so that no request waits for
+	// a key in use.
+	refreshPart = 4
+	// refreshGather is how long such readings are gathered for one round trip.
+	refreshGather = 50 * time.Millisecond
+	// maxRefreshBatch bounds one round trip, maxRefreshes what waits. A grant for which there is no room is read when
+	// it is too old.
+	maxRefreshBatch = 64
+	maxRefreshes    = 8192
+)
+
+// refreshes are the readings ahead of time that wait.
+type refreshes struct {
+	mu      sync.Mutex
+	due     []Owned
+	running bool
+}
+
+// Owned is a secret, by its digest, and the key that it belonged to when it was last looked up.
+type Owned struct {
+	Digest Digest
+	ID     string
+}
+
+// refreshSoon has the grant of d read again, once. It does not wait.
+func (c *Cache) refreshSoon(d Digest, g *Grant) {
+	if g.refreshing.Swap(true) {
+		return
+	}
+	r := &c.refreshes
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.due) == maxRefreshes {
+		return
+	}
+	r.due = append(r.due, Owned{d, g.ID})
+	if !r.running {
+		r.running = true
+		c.gather(c.refreshAll)
+	}
+}
+
+// refreshAll reads what waits, one batch after the other.
+func (c *Cache) refreshAll() {
+	r := &c.refreshes
+	for {
+		r.mu.Lock()
+		n := min(len(r.due), maxRefreshBatch)
+		batch := r.due[:n:n]
+		r.due = r.due[n:]
+		if n == 0 {
+			r.due, r.running = nil, false
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+		c.refresh(batch)
+	}
+}
+
+// refresh reads grants again in one round trip. What the store does not say now is asked again when it is too old.
+func (c *Cache) refresh(batch []Owned) {
+	changes := make([]uint64, len(batch))
+	for i, o := range batch {
+		changes[i] = c.fence(o.Digest).current()
+	}
+	at, generation := c.now(), c.stream.generation.Load()
+	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
+	defer cancel()
+	var readings []Reading
+	_ = c.options.Breaker.Do(func() (err error) {
+		readings, err = c.store.LookupOwned(ctx, batch)
+		return err
+	})
+	for i, r := range readings {
+		if c.afterRead != nil {
+			c.afterRead(batch[i].Digest, 0)
+		}
+		var g *Grant
+		if r.Err == nil {
+			g = newGrant(r.Key, c.profile(r.Key))
+			g.at, g.generation = at, generation
+		}
+		c.counts.refreshes.Add(1)
+		d := batch[i].Digest
+		if !c.keep(c.fence(d), changes[i], d, g, rejection{r.Err, at, generation}) {
+			c.counts.overtaken.Add(1)
+		}
+	}
+}

@@ -1,0 +1,172 @@
+package keys
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/keys/connect"
+)
+
+// gathered is a cache whose readings ahead of time are done by read, and not before.
+func gathered(client redis.UniversalClient) (c *Cache, clock *testClock, read func() bool) {
+	c, clock = newTestCache(client)
+	var due func()
+	c.gather = func(f func()) { due = f }
+	return c, clock, func() bool {
+		f := due
+		due = nil
+		if f != nil {
+			f()
+		}
+		return f != nil
+	}
+}
+
+// A key in use is read again in the last quarter of its TTL, with the others, and never at the cost of a request.
+func TestKeysInUseAreReadAhead(t *testing.T) {
+	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+		c, clock, read := gathered(client)
+		var all []*Key
+		for i := range maxRefreshBatch + 2 {
+			k := sample(func(k *Key) {
+				k.ID, k.Digest = "key_in_use_"+string(rune('a'+i/26))+string(rune('a'+i%26)), Digest{1, byte(i)}
+			})
+			create(t, client, k)
+			status(t, c, k.Digest)
+			all = append(all, k)
+		}
+		change(t, client, revoked(all[1]), false)
+		trips := &tripCounter{}
+		client.AddHook(trips)
+		clock.Advance(22500*time.Millisecond - 1)
+		for _, k := range all {
+			if got := said(c, k.Digest); got != "active" || read() {
+				t.Fatalf("%s, or read too early", got)
+			}
+		}
+		clock.Advance(1)
+		idle := all[2]
+		for range 3 {
+			for _, k := range all {
+				if k == idle {
+					continue
+				}
+				if got := said(c, k.Digest); got != "active" {
+					t.Fatalf("%s: %s", k.ID, got)
+				}
+			}
+		}
+		if !read() || read() {
+			t.Fatal("not read once")
+		}
+		if s := c.Stats(); s.Refreshes != uint64(len(all)-1) || trips.n.Load() != 2 || s.Revalidations != 0 {
+			t.Errorf("%d trips, %+v", trips.n.Load(), s)
+		}
+		clock.Advance(30*time.Second - 1 - 22500*time.Millisecond)
+		if got := said(c, all[1].Digest); got != "revoked" {
+			t.Errorf("the change that no message told: %s", got)
+		}
+		clock.Advance(1)
+		if got := said(c, all[0].Digest); got != "active" {
+			t.Errorf("read ahead: %s", got)
+		}
+		if got := said(c, idle.Digest); got != ErrNotCached.Error() {
+			t.Errorf("not in use: %s", got)
+		}
+	})
+}
+
+// What comes of a reading ahead of time is what would come of any other.
+func TestReadAheadFindsChanges(t *testing.T) {
+	for name, test := range map[string]struct {
+		between func(t *testing.T, c *Cache, client redis.UniversalClient, k *Key) // the use and the reading
+		during  func(t *testing.T, c *Cache, client redis.UniversalClient, k *Key)
+		want    string
+		stale   string // what is said after the old TTL
+	}{
+		"nothing": {want: "active", stale: "active"},
+		"deleted": {between: func(t *testing.T, _ *Cache, client redis.UniversalClient, k *Key) {
+			client.Del(t.Context(), secretKey(k.Digest))
+		}, want: ErrUnknown.Error(), stale: ErrUnknown.Error()},
+		"corrupt": {between: func(t *testing.T, _ *Cache, client redis.UniversalClient, k *Key) {
+			client.Set(t.Context(), recordKey(k.ID), "{", 0)
+		}, want: "corrupt", stale: ErrNotCached.Error()},
+		"the secret is another key's": {between: func(t *testing.T, _ *Cache, client redis.UniversalClient, k *Key) {
+			other := sample(func(o *Key) { o.ID, o.Digest, o.Status = "key_other", Digest{5}, Inactive })
+			create(t, client, other)
+			other.Digest = k.Digest
+			change(t, client, other, false)
+			client.Set(t.Context(), secretKey(k.Digest), other.ID, 0)
+		}, want: "inactive", stale: "inactive"},
+		"told of a change meanwhile": {during: func(t *testing.T, c *Cache, client redis.UniversalClient, k *Key) {
+			change(t, client, revoked(k), false)
+			c.apply(changeOf(k, time.Now()))
+		}, want: ErrNotCached.Error(), stale: ErrNotCached.Error()},
+		"the stream was lost meanwhile": {during: func(_ *testing.T, c *Cache, _ redis.UniversalClient, _ *Key) {
+			c.newGeneration()
+		}, want: ErrNotCached.Error(), stale: ErrNotCached.Error()},
+		"the store is away": {between: func(_ *testing.T, _ *Cache, client redis.UniversalClient, _ *Key) {
+			watched(client).away.Store(true)
+		}, want: "active", stale: ErrNotCached.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := newEmbedded(t)
+			c, clock, read := gathered(client)
+			k := sample()
+			create(t, client, k)
+			status(t, c, k.Digest)
+			clock.Advance(25 * time.Second)
+			if got := said(c, k.Digest); got != "active" {
+				t.Fatal(got)
+			}
+			if test.between != nil {
+				test.between(t, c, client, k)
+			}
+			if test.during != nil {
+				c.afterRead = func(Digest, int) { test.during(t, c, client, k) }
+			}
+			if !read() {
+				t.Fatal("nothing was to be read")
+			}
+			c.afterRead = nil
+			got := said(c, k.Digest)
+			if _, err := c.Find(k.Digest); err != nil {
+				var corrupt *CorruptError
+				if errors.As(err, &corrupt) && corrupt.ID == k.ID {
+					got = "corrupt"
+				}
+			}
+			if got != test.want {
+				t.Errorf("after the reading: %s, want %s", got, test.want)
+			}
+			clock.Advance(5 * time.Second)
+			if got := said(c, k.Digest); got != test.stale {
+				t.Errorf("after the old TTL: %s, want %s", got, test.stale)
+			}
+		})
+	}
+}
+
+// What waits is bounded; a key for which there is no room is read when it is too old.
+func TestReadingsAheadAreBounded(t *testing.T) {
+	client := newEmbedded(t)
+	c, clock, read := gathered(client)
+	k := sample()
+	create(t, client, k)
+	status(t, c, k.Digest)
+	clock.Advance(25 * time.Second)
+	c.refreshes.due = make([]Owned, maxRefreshes)
+	if got := said(c, k.Digest); got != "active" || len(c.refreshes.due) != maxRefreshes || read() {
+		t.Errorf("%s, %d wait", got, len(c.refreshes.due))
+	}
+	clock.Advance(5 * time.Second)
+	if got := status(t, c, k.Digest); got != Active {
+		t.Error(got)
+	}
+	if s := c.Stats(); s.Revalidations != 1 || s.Refreshes != 0 {
+		t.Errorf("%+v", s)
+	}
+}
