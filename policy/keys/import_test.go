@@ -277,6 +277,72 @@ func TestImportKnowsOlderPeppers(t *testing.T) {
 	}
 }
 
+// A change of the pepper that is long over opens no way back to a deleted key: not by its old hash, and not by its secret.
+func TestImportAfterAChangeOfThePepper(t *testing.T) {
+	for name, method := range map[string]Method{"pepper": {Pepper: []byte("old")}, "none": {}, AlgorithmSHA256: {Algorithm: AlgorithmSHA256}} {
+		t.Run(name, func(t *testing.T) {
+			onEveryStore(t, func(t *testing.T, c redis.UniversalClient) { testImportAfterAChangeOfThePepper(t, c, method) })
+		})
+	}
+}
+
+func testImportAfterAChangeOfThePepper(t *testing.T, c redis.UniversalClient, method Method) {
+	ctx := t.Context()
+	m := transferManager(c, NewHasher([]byte("new"), method))
+	// A key as it was made before, and its line of an export from then.
+	secret := NewSecret("pk_")
+	k := sample(func(k *Key) {
+		k.ID, k.LimitID, k.API, k.Plan, k.Limits = "key_first", "key_first", "pictify", "free", nil
+		k.Algorithm, k.Digest = cmpOr(method.Algorithm, AlgorithmHMACSHA256), m.hasher.OlderDigest(0, secret)
+	})
+	if err := m.store.Create(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	var export bytes.Buffer
+	if n, err := m.Export(ctx, &export, ExportJSONLines, Filter{}); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	again := strings.NewReplacer(`"id":"key_first",`, `"id":"key_again",`, `"limit_id":"key_first",`, `"limit_id":"key_again",`).Replace(export.String())
+	plain := `{"id":"key_again","secret":"` + secret + `"}`
+	refused := func(when, why string) {
+		t.Helper()
+		for what, text := range map[string]string{"hash": again, "secret": plain} {
+			report, err := m.Import(ctx, fromLines(text), operator("pictify"))
+			if err != nil || report.Refused != 1 || report.First[0].Reason != why {
+				t.Errorf("%s, by %s: %+v, %v", when, what, report, err)
+			}
+		}
+		diff, err := m.Apply(ctx, fromLines(again), ApplyOptions{})
+		if err == nil || len(diff.Changes) > 0 {
+			t.Errorf("%s: Apply: %s, %v", when, diff, err)
+		}
+		if err := m.store.Create(ctx, sample(func(k *Key) {
+			k.ID, k.LimitID, k.Digest = "key_again", "key_again", m.hasher.OlderDigest(0, secret)
+		})); !errors.Is(err, ErrSecretTaken) {
+			t.Errorf("%s: Create: %v", when, err)
+		}
+		if _, err := m.store.Get(ctx, "key_again"); !errors.Is(err, ErrNoKey) {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+	if err := m.store.Rehash(ctx, k.ID, k.Digest, m.hasher.Digest(secret)); err != nil {
+		t.Fatal(err)
+	}
+	refused("after the change", `the secret belongs to "key_first", which is in the store`)
+	must[*Key](t)(m.Revoke(ctx, k.ID))
+	must[*Key](t)(m.Delete(ctx, k.ID))
+	deleted := `the secret was that of "key_first", which was deleted, and a secret is never used again`
+	refused("after the delete", deleted)
+	if _, err := m.Repair(ctx, ""); err != nil {
+		t.Fatal(err)
+	}
+	refused("after a repair", deleted)
+	if _, status, err := m.Verify(ctx, secret); status != VerifyUnknown || err != nil {
+		t.Errorf("the secret is %s, %v", status, err)
+	}
+	consistent(t, c)
+}
+
 func cmpOr(a, b string) string {
 	if a != "" {
 		return a
