@@ -143,6 +143,7 @@ type candidate struct {
 	older []Digest // of the same secret, by older methods
 
 	dated, updated bool // the record said when the key was made, and changed
+	versioned      bool // it said version
 	anchored       bool // it said anchor_day
 	counted        bool // it said limit_id
 	state          bool // it said status
@@ -186,10 +187,10 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 	k := r.Key
 	c := &candidate{
 		line: r.Line, key: &k, dated: !k.CreatedAt.IsZero(),
-		updated: !k.UpdatedAt.IsZero(), anchored: k.AnchorDay != 0, signed: k.CreatedBy != "",
+		updated: !k.UpdatedAt.IsZero(), versioned: k.Version > 0, anchored: k.AnchorDay != 0, signed: k.CreatedBy != "",
 		counted: k.LimitID != "", state: k.Status != "",
 	}
-	if k.Version > 0 { // an export, which leaves out only what is empty
+	if c.versioned { // an export, which leaves out only what is empty
 		c.dated, c.updated, c.anchored, c.signed = true, true, true, true
 	}
 	if r.Plaintext() {
@@ -452,6 +453,9 @@ func (c *candidate) difference(record string, p secretPlace) error {
 	}
 	if !c.dated {
 		k.CreatedAt = old.CreatedAt
+	}
+	if !c.versioned { // a rehash changes it, and nothing else that is compared
+		k.Version = old.Version
 	}
 	c.follow()
 	want, err := encodeRecord(k)

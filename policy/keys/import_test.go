@@ -274,6 +274,15 @@ func TestImportKnowsOlderPeppers(t *testing.T) {
 				t.Errorf("%s changed", key)
 			}
 		}
+		// Nor does it matter that the keys are hashed by the new one meanwhile.
+		for k, s := range map[*Key]string{k: secret, n: named} {
+			if err := m.store.Rehash(t.Context(), k.ID, k.Digest, h.Digest(s)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if report, err = m.Import(t.Context(), fromLines(text), operator("pictify")); err != nil || report.Skipped != 3 {
+			t.Errorf("%v: after the rehash: %+v, %v", method.Algorithm, report, err)
+		}
 	}
 }
 
@@ -289,15 +298,19 @@ func TestImportAfterAChangeOfThePepper(t *testing.T) {
 func testImportAfterAChangeOfThePepper(t *testing.T, c redis.UniversalClient, method Method) {
 	ctx := t.Context()
 	m := transferManager(c, NewHasher([]byte("new"), method))
-	// A key as it was made before, and its line of an export from then.
-	secret := NewSecret("pk_")
-	k := sample(func(k *Key) {
-		k.ID, k.LimitID, k.API, k.Plan, k.Limits = "key_first", "key_first", "pictify", "free", nil
-		k.Algorithm, k.Digest = cmpOr(method.Algorithm, AlgorithmHMACSHA256), m.hasher.OlderDigest(0, secret)
-	})
-	if err := m.store.Create(ctx, k); err != nil {
-		t.Fatal(err)
+	// Two keys as they were made before, and the line of one in an export from then.
+	secret, early := NewSecret("pk_"), NewSecret("pk_")
+	hash := func(secret string) string {
+		return cmpOr(method.Algorithm, AlgorithmHMACSHA256) + ":" + m.hasher.OlderDigest(0, secret).hex()
 	}
+	before := transferManager(c, NewHasher(method.Pepper))
+	lines := `{"id":"key_first","team":"orbit","hash":"` + hash(secret) + `"}` + "\n" + `{"id":"key_early","hash":"` + hash(early) + `"}`
+	if report, err := before.Import(ctx, fromLines(lines), operator("pictify")); err != nil || report.Created != 2 {
+		t.Fatal(report, err)
+	}
+	k := must[*Key](t)(before.Get(ctx, "key_first"))
+	must[*Key](t)(before.Revoke(ctx, "key_early"))
+	must[*Key](t)(before.Delete(ctx, "key_early"))
 	var export bytes.Buffer
 	if n, err := m.Export(ctx, &export, ExportJSONLines, Filter{}); n != 1 || err != nil {
 		t.Fatal(n, err)
@@ -325,10 +338,20 @@ func testImportAfterAChangeOfThePepper(t *testing.T, c redis.UniversalClient, me
 			t.Errorf("%s: %v", when, err)
 		}
 	}
-	if err := m.store.Rehash(ctx, k.ID, k.Digest, m.hasher.Digest(secret)); err != nil {
-		t.Fatal(err)
+	text := `{"id":"key_again","secret":"` + early + `"}` + "\n" + `{"id":"key_again","hash":"` + hash(early) + `"}`
+	if report, err := m.Import(ctx, fromLines(text), operator("pictify")); err != nil || report.Refused != 2 ||
+		report.First[0].Reason != `the secret was that of "key_early", which was deleted, and a secret is never used again` {
+		t.Errorf("deleted before the change: %+v, %v", report, err)
 	}
+	rehashFully(t, m, k, m.hasher.Digest(secret))
 	refused("after the change", `the secret belongs to "key_first", which is in the store`)
+	// The key itself is known by its old hash.
+	if report, err := m.Import(ctx, fromLines(export.String()), operator("pictify")); err != nil || report.Refused != 1 || !strings.Contains(report.First[0].Reason, "other details") {
+		t.Errorf("the export from before: %+v, %v", report, err)
+	}
+	if diff, err := m.Apply(ctx, fromLines(export.String()), ApplyOptions{}); err != nil || len(diff.Changes) > 0 || diff.Unchanged != 1 {
+		t.Errorf("Apply of the file from before: %s, %v", diff, err)
+	}
 	must[*Key](t)(m.Revoke(ctx, k.ID))
 	must[*Key](t)(m.Delete(ctx, k.ID))
 	deleted := `the secret was that of "key_first", which was deleted, and a secret is never used again`
@@ -341,6 +364,24 @@ func testImportAfterAChangeOfThePepper(t *testing.T, c redis.UniversalClient, me
 		t.Errorf("the secret is %s, %v", status, err)
 	}
 	consistent(t, c)
+}
+
+// rehashFully does what a server does when a key was found by an older method.
+func rehashFully(t *testing.T, m *Manager, k *Key, to Digest) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	rehashes, ended := NewRehashes(m.store, m.audit, m.who), make(chan struct{})
+	rehashes.Add(k.ID, k.Digest, to)
+	go func() {
+		defer close(ended)
+		rehashes.Run(ctx, func(_ string, err error) { t.Error(err) })
+	}()
+	await(t, "the rehash is told", func(ctx context.Context) bool {
+		told, _, err := m.audit.Read(ctx, "", 2, NewestFirst)
+		return err == nil && len(told) == 2 && told[1].Action == ActionRehash && told[0].Result == "done"
+	})
+	cancel()
+	<-ended
 }
 
 func cmpOr(a, b string) string {
