@@ -180,7 +180,7 @@ func (d *demo) load() error {
 
 func (d *demo) openStore(ctx context.Context, socket string) error {
 	var err error
-	if d.store, err = openEmbedded(socket, extauthz.DefaultDeadline); err != nil {
+	if d.store, err = openEmbedded(socket); err != nil {
 		return err
 	}
 	d.closers = append(d.closers, d.store.close)
