@@ -12,7 +12,7 @@ import (
 // Create adds a key: the lists that name it first, then its record, the way to it from the secret last, so that what a
 // crash leaves behind never answers a request. The same Create again completes it, and so does Repair. Errors: a
 // *FieldError; ErrExists if the id is known, as a tombstone too (nothing that stands is changed, but an interrupted
-// create of the same id and secret is completed); ErrSecretTaken if another key has or, as a tombstone, had the secret, then
+// create of the same id and secret is completed); ErrSecretTaken if another key has or had the secret, as a tombstone or before a rehash, then
 // nothing of this one stays; a *CorruptError; any other error means that the store did not answer, and the key may be there or not.
 func (s *Store) Create(ctx context.Context, k *Key) error { return s.CreateWithin(ctx, k, nil) }
 
