@@ -180,12 +180,14 @@ func (d *demo) load() error {
 
 func (d *demo) openStore(ctx context.Context, socket string) error {
 	var err error
-	if d.store, err = openEmbedded(socket, extauthz.DefaultDeadline); err != nil {
+	if d.store, err = openEmbedded(socket); err != nil {
 		return err
 	}
 	d.closers = append(d.closers, d.store.close)
 	// Not checked against the policies: some records are broken on purpose.
-	_, err = keys.NewStore(d.store.client).Seed(ctx, d.entries, d.hasher)
+	manager := keys.NewManager(keys.NewStore(d.store.client), d.hasher, noRules{}, keys.NewAudit(d.store.client, 0),
+		keys.Actor{Name: "tollgate demo", Operator: true}, time.Now)
+	_, err = manager.Seed(ctx, d.entries, keys.SeedSource{Source: "the demo"})
 	return err
 }
 

@@ -3,13 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"tollgate/envoy/envoytest"
+	"tollgate/policy/keys"
 	"tollgate/testdata"
 )
 
@@ -44,7 +47,15 @@ func TestDemoLines(t *testing.T) {
 	out, stderr := &screen{}, &screen{}
 	code := make(chan int, 1)
 	go func() { code <- run(ctx, []string{"demo", "--port", "0"}, strings.NewReader(""), out, stderr) }()
-	eventually(t, "the curl lines", func() bool { return strings.Contains(out.String(), "# 500 internal-error") })
+	// The demo bounds each part of its start by itself, and says which one took too long. This wait is longer than all of them.
+	ended := false
+	shown := within(ctx, 2*(demoStart+shotTimeout), func() bool {
+		ended = len(code) > 0
+		return ended || strings.Contains(out.String(), "# 500 internal-error")
+	})
+	if !shown || ended {
+		t.Fatalf("no curl lines; ended: %t, printed %q and %q", ended, out.String(), stderr.String())
+	}
 
 	lines := strings.Split(out.String(), "\n")
 	tried := 0
@@ -71,6 +82,23 @@ func TestDemoLines(t *testing.T) {
 		t.Errorf("left in the temporary directory: %v, %v", left, err)
 	}
 	before.check(t)
+}
+
+// The demo's keys are added like those of a keys file: between two lines of the audit stream.
+func TestDemoKeysAreAudited(t *testing.T) {
+	d := &demo{hasher: keys.NewHasher([]byte(demoPepper))}
+	if err := d.load(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.openStore(t.Context(), filepath.Join(shortDir(t), "store.sock")); err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	told, _, err := keys.NewAudit(d.store.client, 0).Read(t.Context(), "", 10, keys.OldestFirst)
+	if err != nil || len(told) != 2 || told[0].Action != keys.ActionSeed || told[0].Who != "tollgate demo" ||
+		told[1].Result != fmt.Sprintf("done: added %d", len(d.entries)) {
+		t.Errorf("%+v, %v", told, err)
+	}
 }
 
 func TestDemoWithoutEnvoy(t *testing.T) {

@@ -23,9 +23,13 @@ import (
 // own clock does not do that, and the TTLs in use have days to spare.
 const sweepInterval = 10 * time.Second
 
+// embeddedTimeout bounds a command whose context has no end, such as those at the start. A store in this process is only
+// ever late because the machine is busy, and decisions end by their own deadline.
+const embeddedTimeout = 10 * time.Second
+
 // openEmbedded starts a Redis inside this process, without any TCP port: our own
 // client reaches it in memory, others of the same user by the unix socket.
-func openEmbedded(socket string, deadline time.Duration) (*store, error) {
+func openEmbedded(socket string) (*store, error) {
 	if socket == "" {
 		var err error
 		if socket, err = defaultSocket(); err != nil {
@@ -45,7 +49,7 @@ func openEmbedded(socket string, deadline time.Duration) (*store, error) {
 		return nil, errors.Join(fmt.Errorf("embedded store: %w", err), listener.Close())
 	}
 	dial := func(context.Context, string, string) (net.Conn, error) { return dialPair(server) }
-	e := &embedded{server: server, client: connect.InProcess(dial, deadline), listener: listener, ended: make(chan struct{})}
+	e := &embedded{server: server, client: connect.InProcess(dial, embeddedTimeout), listener: listener, ended: make(chan struct{})}
 	if err := e.client.Ping(context.Background()).Err(); err != nil {
 		return nil, errors.Join(fmt.Errorf("embedded store: %w", err), e.close())
 	}

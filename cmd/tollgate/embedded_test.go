@@ -4,14 +4,13 @@ import (
 	"context"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
 // A pipeline longer than any buffer of the client or the server comes back whole.
 func TestEmbeddedTakesLongPipelines(t *testing.T) {
-	s, err := openEmbedded(filepath.Join(shortDir(t), "s"), time.Minute)
+	s, err := openEmbedded(filepath.Join(shortDir(t), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}

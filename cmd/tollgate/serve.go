@@ -167,7 +167,7 @@ func (v *service) prepareKeys(s *settings, set *policy.Set) (entries []keys.Entr
 
 func openStore(s *settings, log *slog.Logger) (*store, error) {
 	if s.store == embeddedStore {
-		opened, err := openEmbedded(s.socket, s.deadline)
+		opened, err := openEmbedded(s.socket)
 		return opened, failed(err)
 	}
 	return openRedis(s.store, os.Getenv, s.deadline, log)

@@ -164,15 +164,15 @@ type applier struct {
 	byID    map[string]*candidate
 	scope   map[teamName]bool
 	present map[string]*Key
-	owner   map[Digest]string // what the places of the file's secrets hold
-	corrupt map[string]error  // by id: the record cannot be read
+	places  map[Digest]secretPlace // of the file's secrets
+	corrupt map[string]error       // by id: the record cannot be read
 }
 
 func newApplier(m *Manager, o ApplyOptions) *applier {
 	im := newImporter(m, ImportOptions{Defaults: o.Defaults})
 	return &applier{
 		m: m, o: o, im: im, diff: &Diff{Changes: []Change{}}, byID: map[string]*candidate{}, scope: map[teamName]bool{},
-		present: map[string]*Key{}, owner: map[Digest]string{}, corrupt: map[string]error{},
+		present: map[string]*Key{}, places: map[Digest]secretPlace{}, corrupt: map[string]error{},
 	}
 }
 
@@ -271,18 +271,19 @@ func corruptRecords(err error) ([]*CorruptError, error) {
 // others looks for the ids and secrets of the file outside of its teams.
 func (a *applier) others(ctx context.Context, wanted []*candidate) error {
 	var ids []string
-	var places []*redis.StringCmd
+	var gets []*redis.StringCmd
 	a.m.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, c := range wanted {
-			ids, places = append(ids, c.key.ID), append(places, p.Get(ctx, secretKey(c.key.Digest)))
+			ids, gets = append(ids, c.key.ID), append(gets, p.Get(ctx, secretKey(c.key.Digest)))
 		}
 		return nil
 	})
+	places, err := a.m.store.places(ctx, gets)
+	if err != nil {
+		return err
+	}
 	for i, c := range wanted {
-		if err := placeError(ctx, places[i]); err != nil {
-			return err
-		}
-		a.owner[c.key.Digest] = places[i].Val()
+		a.places[c.key.Digest] = places[i]
 	}
 	found, err := a.m.store.readAll(ctx, ids)
 	if err != nil {
@@ -379,24 +380,23 @@ func (a *applier) compare(c *candidate, old *Key) (*Change, error) {
 	if a.o.API != "" && k.API != a.o.API || a.o.Team != "" && k.Team != a.o.Team {
 		return nil, fmt.Errorf("belongs to %s, not to %s", teamTag(k.API, k.Team), teamTag(a.o.API, a.o.Team))
 	}
-	owner := a.owner[k.Digest]
-	former, deleted := deletedOwner(owner)
+	p := a.places[k.Digest]
 	switch {
 	case a.corrupt[k.ID] != nil:
 		return nil, &endError{"stays as it is: " + a.corrupt[k.ID].Error()}
 	case old != nil && old.Status == Deleted:
 		return nil, &endError{"was deleted, and an id is never used again; take it out of the file"}
-	case deleted:
-		return nil, &endError{"has the secret of " + show(former) + ", which was deleted, and a secret is never used again; take it out of the file"}
-	case owner != "" && owner != k.ID:
-		return nil, fmt.Errorf("the secret belongs to %s, which is in the store", show(owner))
+	case p.deleted:
+		return nil, &endError{"has the secret of " + show(p.id) + ", which was deleted, and a secret is never used again; take it out of the file"}
+	case p.id != "" && p.id != k.ID:
+		return nil, fmt.Errorf("the secret belongs to %s, which is in the store", show(p.id))
 	case old == nil:
 		return nil, nil
 	case old.API != k.API || old.Team != k.Team:
 		return nil, errors.New("is the id of a key of another API or team")
 	case old.Environment != k.Environment:
 		return nil, &FieldError{"environment", "never changes; make another key"}
-	case !old.answersTo(k.Digest):
+	case !old.answersTo(k.Digest) && !p.former:
 		return nil, errors.New("has another secret than the key in the store, and a key's secret never changes; " +
 			"give it another id. If only the pepper is another one, export the key again")
 	case old.Status == Revoked && c.state && k.Status != Revoked:

@@ -12,7 +12,7 @@ import (
 // Create adds a key: the lists that name it first, then its record, the way to it from the secret last, so that what a
 // crash leaves behind never answers a request. The same Create again completes it, and so does Repair. Errors: a
 // *FieldError; ErrExists if the id is known, as a tombstone too (nothing that stands is changed, but an interrupted
-// create of the same id and secret is completed); ErrSecretTaken if another key has or, as a tombstone, had the secret, then
+// create of the same id and secret is completed); ErrSecretTaken if another key has or had the secret, as a tombstone or before a rehash, then
 // nothing of this one stays; a *CorruptError; any other error means that the store did not answer, and the key may be there or not.
 func (s *Store) Create(ctx context.Context, k *Key) error { return s.CreateWithin(ctx, k, nil) }
 
@@ -103,7 +103,7 @@ func (c *creation) conclude() {
 		c.err = ErrExists
 	default:
 		c.err = ErrSecretTaken
-		if _, deleted := deletedOwner(c.owner); deleted {
+		if parseSecretPlace(c.owner).deleted {
 			c.err = ErrSecretDeleted
 		}
 	}
@@ -198,7 +198,7 @@ func linkReply(ctx context.Context, id string, reply *redis.Cmd) (done bool, own
 	return n == 1, owner, nil
 }
 
-// link leads d to id if it leads nowhere, else returns the id that it leads to.
+// link leads d to id if its place is empty, or an earlier one of the same key, else returns what the place holds.
 func (s *Store) link(ctx context.Context, d Digest, id string) (owner string, linked bool, err error) {
 	linked, owner, err = linkReply(ctx, id, s.run(ctx, []call{s.linkCall("link", d, id)})[0])
 	return owner, linked, err
@@ -207,6 +207,13 @@ func (s *Store) link(ctx context.Context, d Digest, id string) (owner string, li
 // buryLink makes sure that d, a digest of the deleted key with this id, leads nowhere and to no other key ever after.
 func (s *Store) buryLink(ctx context.Context, d Digest, id string) error {
 	_, _, err := linkReply(ctx, id, s.run(ctx, []call{s.linkCall("bury", d, id)})[0])
+	return err
+}
+
+// retire makes sure that d, an earlier digest of the key with this id, leads nowhere and to no other key ever after, unless
+// it leads to another one already.
+func (s *Store) retire(ctx context.Context, d Digest, id string) error {
+	_, _, err := linkReply(ctx, id, s.run(ctx, []call{s.linkCall("retire", d, id)})[0])
 	return err
 }
 

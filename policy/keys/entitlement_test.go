@@ -161,6 +161,44 @@ func testTextsHoldNoSecret(t *testing.T, c redis.UniversalClient) {
 	}
 }
 
+// Of the name of a team or member nobody knows which API's keys it could hold, and members' tokens are secrets, too.
+func TestNamesHoldNoSecret(t *testing.T) {
+	random := NewSecret("")[:randomBytes]
+	for name, want := range map[string]bool{
+		Seal("pk_live_", random):                           true,
+		Seal("", random):                                   true,
+		Seal("a.b~c+d/e=f-", random+"longer"):              true,
+		"Ann <" + Seal("tgm_", random) + "> of é":          true,
+		"key:" + Seal("pk_test_", random) + "and more":     true,
+		"pk_live_" + Seal("pk_test_", random):              true,
+		Seal("pk_live_", random[1:]):                       false,
+		Seal("pk_live_", random[:9]+"_"+random[10:]):       false,
+		Seal("pk_live_", random)[:len("pk_live_")+32]:      false,
+		strings.Replace(Seal("pk ", random), "pk ", "", 1): false,
+		"Ann": false, "": false, "orbit's team of 27 people and more of them": false,
+	} {
+		if err := nameSecret("name", name); (err != nil) != want || err != nil && strings.Contains(err.Error(), random) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	c := newEmbedded(t)
+	s := newStaff(t, c)
+	before, told := s.state(), len(s.entries())
+	var field *FieldError
+	if _, err := s.operator.CreateTeam(t.Context(), "pictify", NewSecret("pk_live_")); !errors.As(err, &field) || field.Field != "team" {
+		t.Errorf("a team: %v", err)
+	}
+	for _, name := range []string{s.operatorsTokens[0], "Bob " + NewSecret("pk_live_")} {
+		m, token, err := s.operator.AddMember(t.Context(), "pictify", "orbit", name, Viewer)
+		if !errors.As(err, &field) || field.Field != "name" || m != nil || token != "" || strings.Contains(err.Error(), name) {
+			t.Errorf("a member: %v", err)
+		}
+	}
+	if !reflect.DeepEqual(s.state(), before) || len(s.entries()) != told {
+		t.Error("something was written")
+	}
+}
+
 func TestHoldsSecret(t *testing.T) {
 	with, without := NewSecret("pk_live_"), NewSecret("")
 	for _, test := range []struct {

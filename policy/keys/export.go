@@ -40,7 +40,7 @@ func (e *WeakError) Error() string {
 func (e *WeakError) Is(target error) bool { return target == ErrWeak }
 
 // Export writes the keys that the filter takes, with hashes and without secrets, in the order of API and id, and
-// returns how many. Tombstones and the time of the last use are not part of an export. Nothing is kept in memory but
+// returns how many. Tombstones, earlier hashes and the time of the last use are not part of an export. Nothing is kept in memory but
 // a page of keys. Errors: a *ForbiddenError for all but the operator; a *WeakError, and *CorruptErrors, beside
 // everything else being written; an error of w; any other means that the store did not answer, and what is written is
 // not all.

@@ -143,6 +143,7 @@ type candidate struct {
 	older []Digest // of the same secret, by older methods
 
 	dated, updated bool // the record said when the key was made, and changed
+	versioned      bool // it said version
 	anchored       bool // it said anchor_day
 	counted        bool // it said limit_id
 	state          bool // it said status
@@ -186,10 +187,10 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 	k := r.Key
 	c := &candidate{
 		line: r.Line, key: &k, dated: !k.CreatedAt.IsZero(),
-		updated: !k.UpdatedAt.IsZero(), anchored: k.AnchorDay != 0, signed: k.CreatedBy != "",
+		updated: !k.UpdatedAt.IsZero(), versioned: k.Version > 0, anchored: k.AnchorDay != 0, signed: k.CreatedBy != "",
 		counted: k.LimitID != "", state: k.Status != "",
 	}
-	if k.Version > 0 { // an export, which leaves out only what is empty
+	if c.versioned { // an export, which leaves out only what is empty
 		c.dated, c.updated, c.anchored, c.signed = true, true, true, true
 	}
 	if r.Plaintext() {
@@ -306,25 +307,17 @@ func (im *importer) findOlder(ctx context.Context, batch []*candidate) error {
 		}
 		return nil
 	})
+	places, err := im.m.store.places(ctx, gets)
+	if err != nil {
+		return err
+	}
 	for _, c := range batch {
 		for _, d := range c.older {
-			get := gets[0]
-			gets = gets[1:]
-			if err := placeError(ctx, get); err != nil {
-				return err
-			}
-			if get.Err() == nil {
+			if places[0].id != "" {
 				c.key.Digest = d
 			}
+			places = places[1:]
 		}
-	}
-	return nil
-}
-
-// placeError is the error of reading the place of a secret that says that the store did not answer.
-func placeError(ctx context.Context, reply *redis.StringCmd) error {
-	if err := reply.Err(); err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
-		return readError(ctx, "", err)
 	}
 	return nil
 }
@@ -419,10 +412,14 @@ func (im *importer) settle(ctx context.Context, batch []*candidate, tried bool) 
 	if err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "WRONGTYPE") {
 		return nil, readError(ctx, "", err)
 	}
+	places, err := im.m.store.places(ctx, owners)
+	if err != nil {
+		return nil, err
+	}
 	for i, c := range batch {
 		if !tried && (errors.Is(records[i].Err(), redis.Nil) || errors.Is(owners[i].Err(), redis.Nil)) {
 			left = append(left, c)
-		} else if why := c.difference(records[i].Val(), owners[i].Val()); why != nil {
+		} else if why := c.difference(records[i].Val(), places[i]); why != nil {
 			im.refuse(c.line, c.key.ID, why)
 		} else {
 			im.report.Skipped++
@@ -431,13 +428,13 @@ func (im *importer) settle(ctx context.Context, batch []*candidate, tried bool) 
 	return left, nil
 }
 
-// difference compares a candidate with the record that stands under its id, and the id that its secret leads to.
-func (c *candidate) difference(record, owner string) error {
-	if id, deleted := deletedOwner(owner); deleted && id != c.key.ID {
-		return fmt.Errorf("the secret was that of %s, which was deleted, and a secret is never used again", show(id))
+// difference compares a candidate with the record that stands under its id, and the place of its secret.
+func (c *candidate) difference(record string, p secretPlace) error {
+	if p.deleted && p.id != c.key.ID {
+		return fmt.Errorf("the secret was that of %s, which was deleted, and a secret is never used again", show(p.id))
 	}
-	if owner != "" && owner != c.key.ID && owner != buried+c.key.ID {
-		return fmt.Errorf("the secret belongs to %s, which is in the store", show(owner))
+	if p.id != "" && p.id != c.key.ID {
+		return fmt.Errorf("the secret belongs to %s, which is in the store", show(p.id))
 	}
 	old, err := decodeRecord([]byte(record))
 	switch {
@@ -445,7 +442,7 @@ func (c *candidate) difference(record, owner string) error {
 		return fmt.Errorf("id: %s is in use by a record that cannot be read", show(c.key.ID))
 	case old.Status == Deleted:
 		return fmt.Errorf("id: %s was deleted, and an id is never used again", show(c.key.ID))
-	case !old.answersTo(c.key.Digest):
+	case !old.answersTo(c.key.Digest) && !p.former:
 		return fmt.Errorf("id: %s is in use by a key with another secret", show(c.key.ID))
 	}
 	// Where the source does not say, what was made up the first time stands.
@@ -456,6 +453,9 @@ func (c *candidate) difference(record, owner string) error {
 	}
 	if !c.dated {
 		k.CreatedAt = old.CreatedAt
+	}
+	if !c.versioned { // a rehash changes it, and nothing else that is compared
+		k.Version = old.Version
 	}
 	c.follow()
 	want, err := encodeRecord(k)

@@ -274,7 +274,115 @@ func TestImportKnowsOlderPeppers(t *testing.T) {
 				t.Errorf("%s changed", key)
 			}
 		}
+		// Nor does it matter that the keys are hashed by the new one meanwhile.
+		for k, s := range map[*Key]string{k: secret, n: named} {
+			if err := m.store.Rehash(t.Context(), k.ID, k.Digest, h.Digest(s)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if report, err = m.Import(t.Context(), fromLines(text), operator("pictify")); err != nil || report.Skipped != 3 {
+			t.Errorf("%v: after the rehash: %+v, %v", method.Algorithm, report, err)
+		}
 	}
+}
+
+// A change of the pepper that is long over opens no way back to a deleted key: not by its old hash, and not by its secret.
+func TestImportAfterAChangeOfThePepper(t *testing.T) {
+	for name, method := range map[string]Method{"none": {}, AlgorithmSHA256: {Algorithm: AlgorithmSHA256}} {
+		t.Run(name, func(t *testing.T) { testImportAfterAChangeOfThePepper(t, newEmbedded(t), method) })
+	}
+	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+		testImportAfterAChangeOfThePepper(t, c, Method{Pepper: []byte("old")})
+	})
+}
+
+func testImportAfterAChangeOfThePepper(t *testing.T, c redis.UniversalClient, method Method) {
+	ctx := t.Context()
+	m := transferManager(c, NewHasher([]byte("new"), method))
+	// Two keys as they were made before, and the line of one in an export from then.
+	secret, early := NewSecret("pk_"), NewSecret("pk_")
+	hash := func(secret string) string {
+		return cmpOr(method.Algorithm, AlgorithmHMACSHA256) + ":" + m.hasher.OlderDigest(0, secret).hex()
+	}
+	before := transferManager(c, NewHasher(method.Pepper))
+	lines := `{"id":"key_first","team":"orbit","hash":"` + hash(secret) + `"}` + "\n" + `{"id":"key_early","hash":"` + hash(early) + `"}`
+	if report, err := before.Import(ctx, fromLines(lines), operator("pictify")); err != nil || report.Created != 2 {
+		t.Fatal(report, err)
+	}
+	k := must[*Key](t)(before.Get(ctx, "key_first"))
+	must[*Key](t)(before.Revoke(ctx, "key_early"))
+	must[*Key](t)(before.Delete(ctx, "key_early"))
+	var export bytes.Buffer
+	if n, err := m.Export(ctx, &export, ExportJSONLines, Filter{}); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	again := strings.NewReplacer(`"id":"key_first",`, `"id":"key_again",`, `"limit_id":"key_first",`, `"limit_id":"key_again",`).Replace(export.String())
+	plain := `{"id":"key_again","secret":"` + secret + `"}`
+	refused := func(when, why string) {
+		t.Helper()
+		for what, text := range map[string]string{"hash": again, "secret": plain} {
+			report, err := m.Import(ctx, fromLines(text), operator("pictify"))
+			if err != nil || report.Refused != 1 || report.First[0].Reason != why {
+				t.Errorf("%s, by %s: %+v, %v", when, what, report, err)
+			}
+		}
+		diff, err := m.Apply(ctx, fromLines(again), ApplyOptions{})
+		if err == nil || len(diff.Changes) > 0 {
+			t.Errorf("%s: Apply: %s, %v", when, diff, err)
+		}
+		if err := m.store.Create(ctx, sample(func(k *Key) {
+			k.ID, k.LimitID, k.Digest = "key_again", "key_again", m.hasher.OlderDigest(0, secret)
+		})); !errors.Is(err, ErrSecretTaken) {
+			t.Errorf("%s: Create: %v", when, err)
+		}
+		if _, err := m.store.Get(ctx, "key_again"); !errors.Is(err, ErrNoKey) {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+	text := `{"id":"key_again","secret":"` + early + `"}` + "\n" + `{"id":"key_again","hash":"` + hash(early) + `"}`
+	if report, err := m.Import(ctx, fromLines(text), operator("pictify")); err != nil || report.Refused != 2 ||
+		report.First[0].Reason != `the secret was that of "key_early", which was deleted, and a secret is never used again` {
+		t.Errorf("deleted before the change: %+v, %v", report, err)
+	}
+	rehashFully(t, m, k, m.hasher.Digest(secret))
+	refused("after the change", `the secret belongs to "key_first", which is in the store`)
+	// The key itself is known by its old hash.
+	if report, err := m.Import(ctx, fromLines(export.String()), operator("pictify")); err != nil || report.Refused != 1 || !strings.Contains(report.First[0].Reason, "other details") {
+		t.Errorf("the export from before: %+v, %v", report, err)
+	}
+	if diff, err := m.Apply(ctx, fromLines(export.String()), ApplyOptions{}); err != nil || len(diff.Changes) > 0 || diff.Unchanged != 1 {
+		t.Errorf("Apply of the file from before: %s, %v", diff, err)
+	}
+	must[*Key](t)(m.Revoke(ctx, k.ID))
+	must[*Key](t)(m.Delete(ctx, k.ID))
+	deleted := `the secret was that of "key_first", which was deleted, and a secret is never used again`
+	refused("after the delete", deleted)
+	if _, err := m.Repair(ctx, ""); err != nil {
+		t.Fatal(err)
+	}
+	refused("after a repair", deleted)
+	if _, status, err := m.Verify(ctx, secret); status != VerifyUnknown || err != nil {
+		t.Errorf("the secret is %s, %v", status, err)
+	}
+	consistent(t, c)
+}
+
+// rehashFully does what a server does when a key was found by an older method.
+func rehashFully(t *testing.T, m *Manager, k *Key, to Digest) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	rehashes, ended := NewRehashes(m.store, m.audit, m.who), make(chan struct{})
+	rehashes.Add(k.ID, k.Digest, to)
+	go func() {
+		defer close(ended)
+		rehashes.Run(ctx, func(_ string, err error) { t.Error(err) })
+	}()
+	await(t, "the rehash is told", func(ctx context.Context) bool {
+		told, _, err := m.audit.Read(ctx, "", 2, NewestFirst)
+		return err == nil && len(told) == 2 && told[1].Action == ActionRehash && told[0].Result == "done"
+	})
+	cancel()
+	<-ended
 }
 
 func cmpOr(a, b string) string {

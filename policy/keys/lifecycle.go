@@ -206,7 +206,7 @@ func (s *Store) bury(ctx context.Context, k *Key) error {
 	return ErrConflict
 }
 
-// Rehash replaces the digest of a key. The key answers to one of the two at every moment, and to both for some; the
+// Rehash replaces the digest of a key. No other key can have the old one afterwards, also when this one is deleted. The key answers to one of the two at every moment, and to both for some; the
 // same Rehash again completes an interrupted one. Errors: ErrConflict if the key has another digest than from;
 // ErrFinal for a revoked one; ErrSecretTaken; ErrNoKey, ErrDeleted; a *CorruptError; any other means that the store did
 // not answer.
@@ -231,7 +231,7 @@ func (s *Store) Rehash(ctx context.Context, id string, from, to Digest) error {
 }
 
 // rehashStep makes the next step of a rehash. The record says how far it is: the new digest is noted beside the old
-// one, then a secret leads there, then the two change places, then no secret leads to the old one, then it is forgotten.
+// one, then a secret leads there, then the two change places, then no secret leads to the old one ever again, then the record forgets it.
 func (s *Store) rehashStep(ctx context.Context, k *Key, from, to Digest) (done bool, err error) {
 	next := k.clone()
 	next.Version++
@@ -253,7 +253,7 @@ func (s *Store) rehashStep(ctx context.Context, k *Key, from, to Digest) (done b
 		next.Digest, next.Other, next.Algorithm = to, from, AlgorithmHMACSHA256
 		return false, s.change(ctx, s.client, k, next)
 	case k.Digest == to && k.Other != (Digest{}):
-		if _, err := s.unlink(ctx, k.Other, k.ID); err != nil {
+		if err := s.retire(ctx, k.Other, k.ID); err != nil {
 			return false, err
 		}
 		next.Other = Digest{}

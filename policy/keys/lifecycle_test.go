@@ -391,6 +391,28 @@ func testRehash(t *testing.T, c redis.UniversalClient) {
 	if err := s.Rehash(ctx, k.ID, from, to); !errors.Is(err, ErrConflict) {
 		t.Errorf("from a digest that it does not have: %v", err)
 	}
+	// No other key can have an earlier digest; the key itself can have it again, when the pepper is changed back.
+	taken := func(d Digest) {
+		t.Helper()
+		other := sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", d })
+		if err := s.Create(ctx, other); !errors.Is(err, ErrSecretTaken) {
+			t.Errorf("another key with an earlier digest: %v", err)
+		}
+		consistent(t, c)
+	}
+	taken(from)
+	taken(to)
+	if err := s.Rehash(ctx, k.ID, Digest{8}, from); err != nil {
+		t.Fatal(err)
+	}
+	if got := must[*Key](t)(s.Lookup(ctx, from)); got.ID != k.ID {
+		t.Errorf("by the first digest again: %s", got.ID)
+	}
+	for _, d := range []Digest{to, {8}} {
+		if got := c.Get(ctx, secretKey(d)).Val(); got != "former:"+k.ID {
+			t.Errorf("the place of an earlier digest holds %q", got)
+		}
+	}
 	consistent(t, c)
 }
 
@@ -586,6 +608,9 @@ func consistent(t *testing.T, c redis.UniversalClient) {
 		if id, deleted := strings.CutPrefix(c.Get(ctx, name).Val(), "deleted:"); deleted && strings.Contains(c.Get(ctx, recordKey(id)).Val(), `"status":"deleted"`) {
 			continue
 		}
+		if id, former := strings.CutPrefix(c.Get(ctx, name).Val(), "former:"); former && !want[name] && c.Get(ctx, recordKey(id)).Val() != "" {
+			continue
+		}
 		if !want[name] {
 			t.Errorf("a secret leads to %q without being its own", c.Get(ctx, name).Val())
 		}
@@ -690,6 +715,10 @@ func testCrashes(t *testing.T, c redis.UniversalClient) {
 				// A server asks by the new digest first, and by the old one only if that is unknown.
 				if _, err := s.Lookup(ctx, to); err != nil && (!errors.Is(err, ErrUnknown) || !usable(from)) {
 					t.Errorf("the key does not work: %v", err)
+				}
+				// No other key can have the secret by either.
+				if got := c.Get(ctx, secretKey(from)).Val(); got != k.ID && got != "former:"+k.ID {
+					t.Errorf("the place of the old digest holds %q", got)
 				}
 			}, true},
 		{"rotate", make1(Active), func() error { _, _, err := m.Rotate(ctx, k.ID, time.Hour); return err },

@@ -20,6 +20,9 @@ func (m *Manager) CreateTeam(ctx context.Context, api, team string, plans ...str
 	if err := t.Validate(); err != nil {
 		return nil, err
 	}
+	if err := nameSecret("team", team); err != nil {
+		return nil, err
+	}
 	entry := NewEntry(m.who, ActionCreateTeam, api, team, team)
 	err := m.audited(ctx, entry, nil, t, func(ctx context.Context) error { return m.store.CreateTeam(ctx, t) })
 	return ifMade(&t, err)
@@ -83,6 +86,9 @@ func (m *Manager) SetPlans(ctx context.Context, api, team string, plans []string
 // AddMember adds a member and returns the record and the token, which is shown this once.
 func (m *Manager) AddMember(ctx context.Context, api, team, name string, role Role) (*Member, string, error) {
 	if err := m.who.Check(ActionAddMember, api, team); err != nil {
+		return nil, "", err
+	}
+	if err := nameSecret("name", name); err != nil {
 		return nil, "", err
 	}
 	added, token, err := newMember(Member{

@@ -207,7 +207,7 @@ func (r *repairer) record(ctx context.Context, k *Key, a surroundings) error {
 	return nil
 }
 
-// rehash forgets the other digest of an interrupted rehash: the record says which of the two holds.
+// rehash retires the other digest of an interrupted rehash: the record says which of the two holds.
 func (r *repairer) rehash(ctx context.Context, k *Key, _ surroundings) (bool, error) {
 	if k.Other == (Digest{}) || k.UpdatedAt.After(r.before) {
 		return false, nil
@@ -217,7 +217,7 @@ func (r *repairer) rehash(ctx context.Context, k *Key, _ surroundings) (bool, er
 	if err := r.store.change(ctx, r.store.client, k, next); err != nil {
 		return false, err
 	}
-	if _, err := r.store.unlink(ctx, k.Other, k.ID); err != nil {
+	if err := r.store.retire(ctx, k.Other, k.ID); err != nil {
 		return false, err
 	}
 	r.mended(&r.report.Rehashed, k.ID)
@@ -233,6 +233,7 @@ func (r *repairer) rehash(ctx context.Context, k *Key, _ surroundings) (bool, er
 // secret sets the way to a record again, or completes the delete that has removed it.
 func (r *repairer) secret(ctx context.Context, k *Key, a surroundings) (done bool, err error) {
 	owner, err := a.owner.Result()
+	p := parseSecretPlace(owner)
 	switch {
 	case err != nil && isWrongType(err):
 		r.report.Taken = append(r.report.Taken, k.ID)
@@ -243,10 +244,10 @@ func (r *repairer) secret(ctx context.Context, k *Key, a surroundings) (done boo
 		return true, nil
 	case owner == k.ID:
 		return false, nil
-	case owner != "" && !(owner == buried+k.ID && k.Status == Revoked):
+	case owner != "" && (p.id != k.ID || p.deleted && k.Status != Revoked):
 		r.report.Taken = append(r.report.Taken, k.ID)
 		return false, nil
-	case k.Status == Revoked:
+	case k.Status == Revoked && !p.former:
 		if err := r.store.bury(ctx, k); err != nil {
 			return false, err
 		}
@@ -261,10 +262,9 @@ func (r *repairer) secret(ctx context.Context, k *Key, a surroundings) (done boo
 		r.report.Taken = append(r.report.Taken, k.ID)
 		return false, nil
 	}
-	// It could have been revoked and deleted since it was read.
+	// It could have been revoked and deleted, or rehashed, since it was read.
 	if now, err := r.store.Get(ctx, k.ID); errors.Is(err, ErrNoKey) || err == nil && !now.answersTo(k.Digest) {
-		_, err := r.store.unlink(ctx, k.Digest, k.ID)
-		return true, err
+		return true, r.store.retire(ctx, k.Digest, k.ID)
 	}
 	r.mended(&r.report.Linked, k.ID)
 	return false, nil
@@ -359,7 +359,7 @@ func (r *repairer) secrets(ctx context.Context, digests []string) error {
 		if err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
 			return readError(ctx, "", err)
 		}
-		if _, deleted := deletedOwner(owner); deleted {
+		if p := parseSecretPlace(owner); p.former || p.deleted {
 			continue // it stays so; a record that is still there has it looked at
 		}
 		var d Digest

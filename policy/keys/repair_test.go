@@ -49,6 +49,15 @@ func testRepair(t *testing.T, c redis.UniversalClient) {
 	}{
 		{"nothing", func() {}, RepairReport{Checked: 1}},
 		{"no way from the secret", func() { c.Del(ctx, secretKey(k.Digest)) }, RepairReport{Checked: 1, Linked: 1}},
+		{"a way from the secret that was retired", func() { c.Set(ctx, secretKey(k.Digest), "former:"+k.ID, 0) }, RepairReport{Checked: 1, Linked: 1}},
+		{"a retired way of a revoked key", func() {
+			next := k.clone()
+			next.Status = Revoked
+			_, err := s.Write(ctx, k, next)
+			must(err)
+			c.Set(ctx, secretKey(k.Digest), "former:"+k.ID, 0)
+		}, RepairReport{Checked: 1, Linked: 1}},
+		{"an earlier secret", func() { c.Set(ctx, secretKey(Digest{7}), "former:"+k.ID, 0) }, RepairReport{Checked: 1}},
 		{"not in the list of the API", func() { c.ZRem(ctx, list, k.ID) }, RepairReport{Checked: 1, Indexed: 1}},
 		{"not in the list of the team", func() { drop(teamList, apisKey) }, RepairReport{Checked: 1, Indexed: 1}},
 		{"not in the team's set", func() { c.HDel(ctx, set, k.ID) }, RepairReport{Checked: 1, TeamSets: 1}},
@@ -220,6 +229,15 @@ func TestRepairOvertaken(t *testing.T) {
 				}
 			},
 		},
+		"rehashed while it is linked": {
+			func(t *testing.T, s *Store, k *Key) { s.client.Del(t.Context(), secretKey(k.Digest)) },
+			func(s *Store) string { return s.scripts.link.Hash() },
+			func(t *testing.T, s *Store, k *Key) {
+				if err := s.Rehash(t.Context(), k.ID, k.Digest, Digest{7}); err != nil {
+					t.Error(err)
+				}
+			},
+		},
 		"rehashed while its other digest is forgotten": {
 			func(t *testing.T, s *Store, k *Key) {
 				next := k.clone()
@@ -299,6 +317,10 @@ func TestRepairOvertaken(t *testing.T) {
 				t.Fatal(err)
 			}
 			consistent(t, c)
+			// Whatever has happened, no other key can have the secret.
+			if err := s.Create(t.Context(), named("other", 1)); !errors.Is(err, ErrSecretTaken) {
+				t.Errorf("another key with the secret: %v", err)
+			}
 		})
 	}
 }

@@ -110,11 +110,12 @@ func (s *Store) unseen(ctx context.Context, entries []Entry) (n int, err error) 
 	if err != nil {
 		return 0, err
 	}
+	held, err := s.places(ctx, places)
+	if err != nil {
+		return 0, err
+	}
 	for i, f := range found {
-		if err := placeError(ctx, places[i]); err != nil {
-			return 0, err
-		}
-		cut := f.err == nil && places[i].Val() == "" && f.key.answersTo(entries[i].Key.Digest)
+		cut := f.err == nil && held[i].id == "" && f.key.answersTo(entries[i].Key.Digest)
 		if errors.Is(f.err, ErrNoKey) && !errors.Is(f.err, ErrDeleted) || cut {
 			n++
 		}

@@ -5,7 +5,6 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -19,12 +18,6 @@ var (
 	// ErrSecretDeleted is an ErrSecretTaken.
 	ErrSecretDeleted = fmt.Errorf("%w: one that was deleted, whose secret never comes back", ErrSecretTaken)
 )
-
-// buried stands before the id in the place of a secret whose key was deleted.
-const buried = "deleted:"
-
-// deletedOwner returns the id of the deleted key whose secret's place holds owner.
-func deletedOwner(owner string) (id string, deleted bool) { return strings.CutPrefix(owner, buried) }
 
 // CorruptError says that the store answered, but what it holds for one key cannot be used. That key fails closed;
 // others are not touched.
@@ -47,7 +40,7 @@ func (e *CorruptError) Unwrap() error { return e.Err }
 
 // Store keeps key records in Redis: a record as JSON at tg:v1:key:{<id>}, and its id at tg:v1:secret:<hex digest>. A
 // deleted key leaves a record without details, and "deleted:<id>" in the place of its secret, so that neither is used
-// again. Beside them are tg:v1:used:{<id>}, the Unix second of the last use; the lists of ids tg:v1:index:{<api>} and
+// again; a key that was rehashed leaves "former:<id>" in the place of the earlier digest. Beside them are tg:v1:used:{<id>}, the Unix second of the last use; the lists of ids tg:v1:index:{<api>} and
 // tg:v1:index:{<api>/<team>}, the set of APIs tg:v1:apis, and tg:v1:team:{<api>/<team>}, which says of each key of a
 // team whether it counts under a Cap. It is safe for concurrent use. It needs Redis 7.0 or later, alone, behind Sentinel
 // or as a cluster.
@@ -127,7 +120,7 @@ func linkOf(ctx context.Context, link *redis.StringCmd) (id string, err error) {
 	if err != nil {
 		return "", readError(ctx, "", err)
 	}
-	if _, deleted := deletedOwner(id); deleted {
+	if p := parseSecretPlace(id); p.former || p.deleted {
 		return "", ErrUnknown
 	}
 	if idProblem(id) != "" {
