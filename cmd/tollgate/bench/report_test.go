@@ -114,7 +114,7 @@ func reports(t *testing.T) (*Report, *EdgeReport) {
 	e := &EdgeReport{Version: "v", Date: r.Date, Machine: r.Machine, CPUs: 2, Go: "go", Envoy: "1.40.0", Load: "load", Rounds: 7, Seconds: 2, PerSecond: 9, Base: "a", Lines: r.Lines}
 	compared, settings := comparison(), settingsStudy()
 	for _, s := range append(compared.all(), settings.all()...) {
-		e.Rows = append(e.Rows, EdgeRow{s.id, s.name, stat, stat, stat, stat, Stat{-1, -2, 3}, stat, stat, stat, stat, stat, stat})
+		e.Rows = append(e.Rows, EdgeRow{s.id, s.name, stat, stat, stat, stat, Stat{-1, -2, 3}, stat, stat, stat, stat, stat, stat, stat})
 	}
 	return r, e
 }

@@ -43,6 +43,7 @@ type EdgeRow struct {
 	Ratio    Stat   `json:"ratio"`        // of what it adds to what the base adds, in the same round
 	P50      Stat   `json:"p50_us"`
 	P99      Stat   `json:"p99_us"`
+	AtRate   Stat   `json:"ratio_at_rate"` // Ratio at the fixed rate
 	AddedP50 Stat   `json:"added_p50_us"`
 	AddedP99 Stat   `json:"added_p99_us"`
 
@@ -99,9 +100,10 @@ func newEdgeRow(s setup, full, fixed *beside) EdgeRow {
 		AddedP99:  fixed.over(func(own, _, none edgeSample) float64 { return own.p99 - none.p99 }),
 		PerSecond: full.over(func(own, _, _ edgeSample) float64 { return own.perSecond })}
 	if s.id != withoutFilter {
-		row.Ratio = full.over(func(own, base, none edgeSample) float64 {
+		ratio := func(own, base, none edgeSample) float64 {
 			return (own.total() - none.total()) / (base.total() - none.total())
-		})
+		}
+		row.Ratio, row.AtRate = full.over(ratio), fixed.over(ratio)
 	}
 	return row
 }
@@ -130,15 +132,16 @@ func (r *EdgeReport) WriteTable(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "%s, %d CPUs, %s, Envoy %s, tollgate %s, %s\n", r.Machine, r.CPUs, r.Go, r.Envoy, r.Version, r.Date.Format(time.DateOnly))
 	fmt.Fprintf(t, "%s; %d rounds of %s s, medians; latency at %s requests/s\n", r.Load, r.Rounds, number(r.Seconds), number(r.PerSecond))
-	fmt.Fprintf(t, "ratio: of what is added to what row %s adds, in the same round\n\n", r.Base)
-	fmt.Fprintln(t, "CPU µs per request\t\tEnvoy\tserver\tRedis\ttogether\tadded\tratio\t(min–max)\tp50 µs\tadded\tp99 µs\tadded\trequests/s")
+	fmt.Fprintf(t, "ratio: of what is added to what row %s adds, in the same round; at rate: the same at the rate of the latencies\n\n", r.Base)
+	fmt.Fprintln(t, "CPU µs per request\t\tEnvoy\tserver\tRedis\ttogether\tadded\tratio\t(min–max)\tat rate\tp50 µs\tadded\tp99 µs\tadded\trequests/s")
 	for _, row := range r.Rows {
-		ratio, span := "", ""
+		ratio, span, atRate := "", "", ""
 		if row.Ratio != (Stat{}) {
+			atRate = signed(row.AtRate.Median)
 			ratio, span = signed(row.Ratio.Median), signed(row.Ratio.Min)+"–"+signed(row.Ratio.Max)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", row.ID, row.Name, number(row.Envoy.Median), number(row.Server.Median),
-			number(row.Redis.Median), number(row.Total.Median), signed(row.Added.Median), ratio, span,
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", row.ID, row.Name, number(row.Envoy.Median), number(row.Server.Median),
+			number(row.Redis.Median), number(row.Total.Median), signed(row.Added.Median), ratio, span, atRate,
 			number(row.P50.Median), signed(row.AddedP50.Median), number(row.P99.Median), signed(row.AddedP99.Median), number(row.PerSecond.Median))
 	}
 	writeLines(t, r.Lines)
