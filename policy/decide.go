@@ -87,6 +87,17 @@ func (d *Decider) Begin(c *Check, set *Set, r *Request) Wait {
 	return c.identify()
 }
 
+// Forget drops all that c still refers to of its last decision, the secret first of
+// all, for a host that keeps c for later. What the decision returned is void.
+func (c *Check) Forget() {
+	d := &c.decision
+	clear(d.Response)
+	clear(d.Request)
+	clear(d.Remove)
+	clear(d.Metadata)
+	c.reset()
+}
+
 // reset empties c but for the memory of its lists.
 func (c *Check) reset() {
 	*c = Check{
