@@ -53,11 +53,12 @@ func Encoder() func(*policy.Decision) []byte {
 	}
 }
 
-// DecisionLog returns what logs decisions by the given clock.
-func DecisionLog(log *slog.Logger, which Decisions, now func() time.Time) func(context.Context, *policy.Decision) {
+// DecisionLog returns what logs decisions by the given clock, and what tells the rest
+// at the end.
+func DecisionLog(log *slog.Logger, which Decisions, now func() time.Time) (decision func(context.Context, *policy.Decision), end func()) {
 	l := newDecisionLog(log, which)
 	l.now = now
-	return l.decision
+	return l.decision, l.end
 }
 
 // store is where CheckDirectly and the like have keys and limits from.
