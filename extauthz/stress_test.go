@@ -3,7 +3,9 @@ package extauthz_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,10 +14,13 @@ import (
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"tollgate/extauthz"
 	"tollgate/policy/keys"
+	"tollgate/policy/limits"
 )
 
 // stressKey is one of the keys of TestConcurrentChecks, and what is known of its spends.
@@ -60,6 +65,7 @@ func stressKeys(count int) (list []*stressKey, entries []keys.Entry) {
 // would mix them up is memory that is used again too early: of calls, of replies, of
 // requests.
 func TestConcurrentChecks(t *testing.T) {
+	endsAll(t)
 	s := newStack(t, nil, smallFile(
 		"{name: basic, limits: [{name: minute, requests: 5, per: minute}]}",
 		"{name: basic, limits: [{name: hour, requests: 9, per: hour}]}\n- {name: exact, counting: exact, limits: [{name: hour, requests: 9, per: hour}]}",
@@ -160,4 +166,57 @@ func metadata(resp *authv3.CheckResponse) map[string]string {
 		meta[name] = value.GetStringValue()
 	}
 	return meta
+}
+
+// endsAll sees, when all else of the test has been cleaned up, that no goroutine of it
+// is left. Call it first.
+func endsAll(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
+}
+
+// Callers who leave while their checks wait for a key or for the limits, over gRPC and
+// over the lane, leave nothing behind, whatever the store does.
+func TestCallersLeave(t *testing.T) {
+	endsAll(t)
+	secret, _ := smallKey()
+	var waiting atomic.Int64
+	wait := func(ctx context.Context) error {
+		waiting.Add(1)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	lookups := brokenStore{lookup: func(ctx context.Context) (*keys.Grant, error) { return nil, wait(ctx) }}
+	spends := brokenStore{lookup: found, spend: func(ctx context.Context) (limits.Result, error) { return limits.Result{}, wait(ctx) }}
+	for name, store := range map[string]brokenStore{"key": lookups, "limits": spends} {
+		s := newStack(t, func(c *extauthz.Config) { c.Keys, c.Limits, c.Deadline = store, store, 200*time.Millisecond }, smallFile())
+		lane := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
+		client := authv3.NewAuthorizationClient(s.dial(t))
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls sync.WaitGroup
+		waiting.Store(0)
+		const each = 20
+		var conns []net.Conn
+		for range each {
+			calls.Go(func() {
+				if _, err := client.Check(ctx, get("/items/1", map[string]string{"authorization": "Bearer " + secret})); status.Code(err) != codes.Canceled {
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+			c, err := net.Dial("tcp", lane)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conns = append(conns, c)
+			if _, err := io.WriteString(c, "GET /envoy/api=small/items/1 HTTP/1.1\r\nauthorization: Bearer "+secret+"\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "all wait for the store", func() bool { return waiting.Load() >= 2*each })
+		cancel()
+		for _, c := range conns {
+			_ = c.Close()
+		}
+		calls.Wait()
+	}
 }
