@@ -82,7 +82,9 @@ type Check struct {
 // Begin starts the decision of c about r and takes it as far as it goes without
 // waiting. What an earlier decision of c returned is void from now on.
 func (d *Decider) Begin(c *Check, set *Set, r *Request) Wait {
-	c.reset()
+	if c.decider != nil { // else Forget has done it, or nothing was decided yet
+		c.reset()
+	}
 	c.decider, c.set, c.request, c.now = d, set, r, d.now()
 	return c.identify()
 }
