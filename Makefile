@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build test test-envoys bench bench-envoy pgo check fuzz tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build test test-envoys bench bench-short bench-envoy pgo check fuzz tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -21,7 +21,7 @@ run: ready-to-run build ## Tollgate, four APIs and a real Envoy, until Ctrl-C; A
 
 # The profile (default.pgo) makes checks cheaper and every first build a minute longer, so what only runs or tests does without.
 PGO ?= auto
-run test: PGO = off
+run test bench-short: PGO = off
 
 build: ## bin/tollgate
 	@$(GO) build -trimpath -pgo=$(PGO) -o bin/tollgate ./cmd/tollgate
@@ -40,6 +40,11 @@ test-envoys: ## the tests through Envoy, with every version that is supported
 
 bench: ready-to-bench build ## what a decision costs beside always-allow, some minutes; ARGS=--growth also to 1,000,000 keys
 	@bin/tollgate bench --chart bin/bench.svg $(ARGS)
+
+# The generated code is compared in the tests and in .ci/fuzz, too; here because it belongs to what makes checks cheap.
+bench-short: ready-to-bench build ## a moment of bench: allocations are judged, no time; and the codec against the generated one
+	@bin/tollgate bench --short --chart= $(ARGS)
+	@$(GO) test -count=1 -run 'FuzzDecode|TestDecodersAgree|TestKindsOfFields|TestRepliesAreThose' ./extauthz
 
 bench-envoy: ready-to-bench build ## what it adds through a real Envoy; ARGS=--settings: what Envoy's settings are worth
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy

@@ -91,9 +91,19 @@ func newCheckService(a *authorizer, log *slog.Logger) *checkService {
 	}
 }
 
+// release puts a call back for the next one. It keeps the memory of its lists and
+// nothing of the request: it may wait long, and must not keep a secret alive.
 func (s *checkService) release(c *call) {
 	c.set, c.reply = nil, nil
+	forget(&c.request)
+	c.check.Forget()
 	s.calls.Put(c)
+}
+
+// forget empties a request but for the memory of its list.
+func forget(r *policy.Request) {
+	clear(r.Headers)
+	*r = policy.Request{Headers: r.Headers[:0]}
 }
 
 // recover answers a panic with an RPC error, which is never an allow.

@@ -41,7 +41,8 @@ const deniedLines = 100
 type decisionLog struct {
 	log     *slog.Logger
 	which   Decisions
-	reasons []deniedLog // by reason, so that a scan hides no customer's denials
+	reasons []deniedLog  // by reason, so that a scan hides no customer's denials
+	due     atomic.Int64 // when to look for floods that are over, Unix ns; 0: nothing is left to tell
 	now     func() time.Time
 }
 
@@ -49,7 +50,11 @@ type decisionLog struct {
 type deniedLog struct {
 	limiter *rate.Limiter
 	left    atomic.Int64 // denials since the last line that got none
+	latest  atomic.Int64 // when the latest of them was, Unix ns
 }
+
+// floodOver is how long after its last denial a flood is over.
+const floodOver = time.Second
 
 func newDecisionLog(log *slog.Logger, which Decisions) *decisionLog {
 	l := &decisionLog{log: log, which: which, reasons: make([]deniedLog, len(policy.Reasons())), now: time.Now}
@@ -60,16 +65,21 @@ func newDecisionLog(log *slog.Logger, which Decisions) *decisionLog {
 }
 
 // decision logs a decision; under LogDenied those of a reason that come too many in
-// a second are only counted, in the next line.
+// a second are only counted, in the next line, or when the flood is over.
 func (l *decisionLog) decision(ctx context.Context, d *policy.Decision) {
+	if l.due.Load() != 0 {
+		l.tellFloods()
+	}
 	if l.which == LogNone || d.Allow && l.which != LogAll || !l.log.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
 	var left int64
 	if l.which == LogDenied {
 		of := &l.reasons[d.Reason]
-		if !of.limiter.AllowN(l.now(), 1) {
+		if now := l.now(); !of.limiter.AllowN(now, 1) {
 			of.left.Add(1)
+			of.latest.Store(now.UnixNano())
+			l.due.CompareAndSwap(0, now.Add(floodOver).UnixNano())
 			return
 		}
 		left = of.left.Swap(0)
@@ -89,6 +99,38 @@ func (l *decisionLog) decision(ctx context.Context, d *policy.Decision) {
 		message = "allowed"
 	}
 	l.log.LogAttrs(ctx, slog.LevelInfo, message, attrs...)
+}
+
+// tellFloods writes the counts of the floods that are over, of which no denial may ever
+// come again to tell of them. Any decision may do that, the next one after a second.
+func (l *decisionLog) tellFloods() {
+	now, due := l.now().UnixNano(), l.due.Load()
+	if due == 0 || now < due || !l.due.CompareAndSwap(due, 0) {
+		return
+	}
+	for i := range l.reasons {
+		of := &l.reasons[i]
+		switch {
+		case of.left.Load() == 0:
+		case now < of.latest.Load()+int64(floodOver):
+			l.due.CompareAndSwap(0, now+int64(floodOver))
+		default:
+			l.tell(policy.Reason(i))
+		}
+	}
+}
+
+// end writes all counts that no line has told. It can be called again.
+func (l *decisionLog) end() {
+	for i := range l.reasons {
+		l.tell(policy.Reason(i))
+	}
+}
+
+func (l *decisionLog) tell(r policy.Reason) {
+	if left := l.reasons[r].left.Swap(0); left > 0 {
+		l.log.LogAttrs(context.Background(), slog.LevelInfo, "more denied", slog.String("reason", r.String()), slog.Int64("not_logged", left))
+	}
 }
 
 func (l *decisionLog) trouble(ctx context.Context, message string, attrs ...slog.Attr) {

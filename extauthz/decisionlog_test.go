@@ -2,9 +2,14 @@ package extauthz_test
 
 import (
 	"log/slog"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 
 	"tollgate/extauthz"
 	"tollgate/policy"
@@ -15,7 +20,7 @@ import (
 func TestFloodOfDenials(t *testing.T) {
 	out := &logs{}
 	now := time.Unix(1_800_000_000, 0)
-	log := extauthz.DecisionLog(slog.New(slog.NewTextHandler(out, nil)), extauthz.LogDenied, func() time.Time { return now })
+	log, _ := extauthz.DecisionLog(slog.New(slog.NewTextHandler(out, nil)), extauthz.LogDenied, func() time.Time { return now })
 	deny := func(r policy.Reason, times int) {
 		for range times {
 			log(t.Context(), &policy.Decision{Reason: r, Status: 401, Metadata: []policy.Header{{Name: "reason", Value: r.String()}}})
@@ -44,11 +49,96 @@ func TestFloodOfDenials(t *testing.T) {
 
 func TestAllDecisionsAreLogged(t *testing.T) {
 	out := &logs{}
-	log := extauthz.DecisionLog(slog.New(slog.NewTextHandler(out, nil)), extauthz.LogAll, time.Now)
+	log, _ := extauthz.DecisionLog(slog.New(slog.NewTextHandler(out, nil)), extauthz.LogAll, time.Now)
 	for range 1000 {
 		log(t.Context(), &policy.Decision{Reason: policy.UnknownKey})
 	}
 	if n := strings.Count(out.String(), "denied"); n != 1000 {
 		t.Errorf("%d lines", n)
+	}
+}
+
+// The count of a flood that is over comes with any next decision, or at the end; that of
+// one that goes on stays with its own lines. Nothing is told twice.
+func TestEndOfAFlood(t *testing.T) {
+	out := &logs{}
+	now := time.Unix(1_800_000_000, 0)
+	log, end := extauthz.DecisionLog(slog.New(slog.NewTextHandler(out, nil)), extauthz.LogDenied, func() time.Time { return now })
+	deny := func(r policy.Reason, times int) {
+		for range times {
+			log(t.Context(), &policy.Decision{Reason: r, Status: 401, Metadata: []policy.Header{{Name: "reason", Value: r.String()}}})
+		}
+	}
+	allow := func() { log(t.Context(), &policy.Decision{Allow: true}) }
+	told := func(want ...string) {
+		t.Helper()
+		var got []string
+		for line := range strings.Lines(out.String()) {
+			if _, fields, ok := strings.Cut(strings.TrimSpace(line), "msg=\"more denied\" "); ok {
+				got = append(got, fields)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	const first, other = "reason=unknown_key not_logged=900", "reason=rate_limited not_logged=1"
+
+	deny(policy.UnknownKey, 1000)
+	now = now.Add(900 * time.Millisecond)
+	deny(policy.RateLimited, 101)
+	allow()
+	told() // the second is not over
+	now = now.Add(100 * time.Millisecond)
+	allow()
+	told(first)
+	now = now.Add(time.Second)
+	allow()
+	told(first, other)
+	deny(policy.UnknownKey, 300) // 100 lines again
+	end()
+	end()
+	allow()
+	told(first, other, "reason=unknown_key not_logged=200")
+
+	// A flood that goes on: its lines have the count.
+	for range 300 {
+		now = now.Add(5 * time.Millisecond)
+		deny(policy.UnknownKey, 1)
+		allow()
+	}
+	told(first, other, "reason=unknown_key not_logged=200")
+	now = now.Add(time.Hour)
+	allow()
+	deny(policy.RateLimited, 1)
+	lines, sum := strings.Count(out.String(), "msg=denied"), 0
+	for line := range strings.Lines(out.String()) {
+		if _, n, ok := strings.Cut(strings.TrimSpace(line), "not_logged="); ok {
+			left, _ := strconv.Atoi(n)
+			sum += left
+		}
+	}
+	if lines+sum != 1000+101+300+300+1 {
+		t.Errorf("%d lines and %d not logged", lines, sum)
+	}
+}
+
+// What no line has told is told when the server stops.
+func TestFloodAtTheEnd(t *testing.T) {
+	s := newStack(t, func(c *extauthz.Config) { c.Decisions = extauthz.LogDenied }, smallFile())
+	client := authv3.NewAuthorizationClient(s.dial(t))
+	for range 250 {
+		if _, err := client.Check(within(t), get("/items/1", nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.server.Shutdown(within(t))
+	sum := strings.Count(s.log.String(), `"msg":"denied"`)
+	for _, field := range regexp.MustCompile(`"not_logged":(\d+)`).FindAllStringSubmatch(s.log.String(), -1) {
+		n, _ := strconv.Atoi(field[1])
+		sum += n
+	}
+	if sum != 250 {
+		t.Errorf("%d of 250 denials are told in\n%s", sum, s.log)
 	}
 }

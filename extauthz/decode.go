@@ -72,7 +72,8 @@ func (s *shape) pair(number protowire.Number, end take) *shape {
 }
 
 // decoder turns the bytes of CheckRequests into policy.Requests. It is used by one
-// goroutine at a time, and keeps no part of what it has read.
+// goroutine at a time. Between two requests it holds nothing but the memory of its
+// list.
 type decoder struct {
 	set *policy.Set
 
@@ -101,13 +102,14 @@ type rawHeader struct {
 // policies look at it. Every part of the message may be absent: a network filter
 // sends no HTTP attributes at all. r holds no part of b.
 func (d *decoder) decode(s *shape, b []byte, set *policy.Set, r *policy.Request) error {
-	headers := d.headers[:0]
-	*d = decoder{set: set, headers: headers}
+	d.set = set
 	err := s.walk(b, protowire.DefaultRecursionLimit, d)
 	if err == nil {
 		d.fill(r)
 	}
-	clear(d.headers) // what is kept for the next request keeps nothing of this one
+	// gRPC uses b again; and a decoder that waits must not keep a secret alive.
+	clear(d.headers)
+	*d = decoder{headers: d.headers[:0]}
 	return err
 }
 

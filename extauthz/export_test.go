@@ -3,6 +3,9 @@ package extauthz
 import (
 	"context"
 	"log/slog"
+	"reflect"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,11 +53,12 @@ func Encoder() func(*policy.Decision) []byte {
 	}
 }
 
-// DecisionLog returns what logs decisions by the given clock.
-func DecisionLog(log *slog.Logger, which Decisions, now func() time.Time) func(context.Context, *policy.Decision) {
+// DecisionLog returns what logs decisions by the given clock, and what tells the rest
+// at the end.
+func DecisionLog(log *slog.Logger, which Decisions, now func() time.Time) (decision func(context.Context, *policy.Decision), end func()) {
 	l := newDecisionLog(log, which)
 	l.now = now
-	return l.decision
+	return l.decision, l.end
 }
 
 // store is where CheckDirectly and the like have keys and limits from.
@@ -137,4 +141,45 @@ func CheckDirectly(t testing.TB, file policy.File, from store) func(context.Cont
 		}
 		return resp, nil
 	}
+}
+
+// HeldAfterCheck returns the texts that a call holds, the memory of its lists
+// included, when it waits for the next one.
+func HeldAfterCheck(t testing.TB, file policy.File, s store, req []byte) []string {
+	t.Helper()
+	service := directly(t, file, s)
+	var held *call
+	service.calls = &sync.Pool{New: func() any { held = &call{}; return held }}
+	c, err := handleCheck(service, t.Context(), func(c any) error { return service.Unmarshal(mem.BufferSlice{mem.SliceBuffer(req)}, c) }, nil)
+	if err == nil {
+		data, _ := service.Marshal(c)
+		data.Free()
+	}
+	held.encoder = encoder{} // bytes of the answer
+	return textsIn(reflect.ValueOf(held).Elem())
+}
+
+// textsIn collects the texts and bytes in a value, up to the capacity of its slices.
+func textsIn(v reflect.Value) (list []string) {
+	switch v.Kind() {
+	case reflect.String:
+		list = append(list, v.String())
+	case reflect.Struct:
+		for i := range v.NumField() {
+			list = append(list, textsIn(v.Field(i))...)
+		}
+	case reflect.Slice:
+		v = v.Slice(0, v.Cap())
+		if v.Type().Elem().Kind() == reflect.Uint8 {
+			return append(list, string(v.Bytes()))
+		}
+		for i := range v.Len() {
+			list = append(list, textsIn(v.Index(i))...)
+		}
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() && v.Type() != reflect.TypeFor[*strings.Builder]() { // it points to itself
+			list = append(list, textsIn(v.Elem())...)
+		}
+	}
+	return list
 }

@@ -438,3 +438,31 @@ func TestBrokenLimitsAreNoOutage(t *testing.T) {
 		}
 	}
 }
+
+// What waits to be used again, a call of gRPC or a connection of the lane, keeps no
+// text of the request, and with that no secret.
+func TestNothingIsKeptOfARequest(t *testing.T) {
+	secret, _ := smallKey()
+	for name, from := range map[string]brokenStore{
+		"allowed": allowing(), "unknown": {lookup: func(context.Context) (*keys.Grant, error) { return nil, keys.ErrUnknown }},
+	} {
+		for _, target := range []string{"/items/1?mark=1", "/items/1?api_key=" + secret + "&mark=1", "/mark"} {
+			req := get(target, map[string]string{"authorization": "Bearer " + secret, "x-request-id": "mark", "x_consumer_id": "mark"})
+			b, err := proto.Marshal(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lane := "GET /envoy/api=small,target=rewritten" + target + " HTTP/1.1\r\nauthorization: Bearer " + secret + "\r\nx-request-id: mark\r\nx_consumer_id: mark\r\n\r\n"
+			for from, texts := range map[string][]string{
+				"gRPC": extauthz.HeldAfterCheck(t, smallFile(), from, b),
+				"lane": extauthz.HeldByLane(t, smallFile(), from, []byte(lane)),
+			} {
+				for _, text := range texts {
+					if strings.Contains(text, secret) || strings.Contains(text, "mark") || strings.Contains(text, "consumer_id") {
+						t.Errorf("%s, %s, %s: %q is kept", from, name, target, text)
+					}
+				}
+			}
+		}
+	}
+}

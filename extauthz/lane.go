@@ -165,6 +165,7 @@ func (l *Lane) start(c net.Conn) {
 // Shutdown takes no new connections, ends the idle ones and lets requests under way
 // be answered; when the context ends first it cuts them off.
 func (l *Lane) Shutdown(ctx context.Context) {
+	defer l.authorizer.log.end()
 	l.mu.Lock()
 	l.draining.Store(true)
 	if l.listener != nil {

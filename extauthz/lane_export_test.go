@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"reflect"
 	"testing"
 	"time"
 
@@ -73,11 +74,17 @@ func LaneDirectly(t testing.TB, file policy.File, store interface {
 // scriptedConn gives out bytes a few at a time and keeps what is written.
 type scriptedConn struct {
 	net.Conn
-	in  *bytes.Reader
-	out bytes.Buffer
+	in      *bytes.Reader
+	out     bytes.Buffer
+	drained func() // called, unless nil, when all has been given out and more is asked for
 }
 
-func (c *scriptedConn) Read(p []byte) (int, error)  { return c.in.Read(p[:min(len(p), 777)]) }
+func (c *scriptedConn) Read(p []byte) (int, error) {
+	if c.in.Len() == 0 && c.drained != nil {
+		c.drained()
+	}
+	return c.in.Read(p[:min(len(p), 777)])
+}
 func (c *scriptedConn) Write(p []byte) (int, error) { return c.out.Write(p) }
 func (c *scriptedConn) SetDeadline(time.Time) error { return nil }
 func (c *scriptedConn) Close() error                { return errors.New("closed by the test") }
@@ -85,4 +92,20 @@ func (c *scriptedConn) Close() error                { return errors.New("closed 
 // LaneRefused returns a counter of what the lane refused.
 func (m *Metrics) LaneRefused(why string) prometheus.Counter {
 	return m.laneRefused.WithLabelValues(why)
+}
+
+// HeldByLane returns the texts that a connection of the lane holds when it has
+// answered these bytes and waits for more.
+func HeldByLane(t testing.TB, file policy.File, s store, sent []byte) (texts []string) {
+	t.Helper()
+	service := directly(t, file, s)
+	c := &laneConn{lane: &Lane{log: service.log, authorizer: service.authorizer}}
+	c.conn = &scriptedConn{in: bytes.NewReader(sent), drained: func() {
+		texts = nil
+		for _, part := range []any{c.in, c.message, c.request, c.check} {
+			texts = append(texts, textsIn(reflect.ValueOf(part))...)
+		}
+	}}
+	c.serve()
+	return texts
 }

@@ -75,8 +75,15 @@ func TestLaneTargets(t *testing.T) {
 		{403, "route_denied", []string{"GET /envoy/api=small/items/%zz HTTP/1.1", key}},
 		{403, "route_denied", []string{"GET /envoy/api=small/items/a\xff HTTP/1.1", key}},
 		{403, "route_denied", []string{"GET /envoy/api=small/items/a;b HTTP/1.1", key}},
-		{403, "route_denied", []string{"GET /envoy/api=small HTTP/1.1", key}},
-		{403, "route_denied", []string{"GET /envoy/api=small?/items/1 HTTP/1.1", key}},
+		// Without the slash there is no telling where they end.
+		{403, "unknown_api", []string{"GET /envoy/api=small HTTP/1.1", key}},
+		{403, "unknown_api", []string{"GET /envoy/api=small,route=open HTTP/1.1"}},
+		{403, "unknown_api", []string{"GET /envoy/api=small?/items/1 HTTP/1.1", key}},
+		{403, "unknown_api", []string{"GET /envoy/api=small,route=open?/open HTTP/1.1"}},
+		{403, "unknown_api", []string{"CONNECT /envoy/api=small HTTP/1.1", key}},
+		{403, "unknown_api", []string{"OPTIONS /envoy/api=small* HTTP/1.1", key}},
+		{403, "unknown_api", []string{"GET /envoy/by=host HTTP/1.1", "host: small.test", key}},
+		{403, "unknown_api", []string{"GET /envoy/by=header HTTP/1.1", "x-tollgate-place: api=small", key}},
 		{403, "route_denied", []string{"GET /envoy/api=small,route=gone/items/1 HTTP/1.1", key}},
 		{403, "route_denied", []string{"CONNECT /envoy/api=small/items/1 HTTP/1.1", key}},
 		{403, "unknown_api", []string{"GET /envoy/api=small%2Croute=item/items/1 HTTP/1.1", key}},
@@ -99,6 +106,14 @@ func TestLaneTargets(t *testing.T) {
 		{403, "unknown_api", []string{"GET /envoy/by=header/items/1 HTTP/1.1", "x-tollgate-place:", "host: small.test", key}},
 		{403, "unknown_api", []string{"GET /envoy/by=header/items/1 HTTP/1.1", "x-tollgate-place: by=header", "host: small.test", key}},
 		{403, "unknown_api", []string{"GET /envoy/api=other/items/1 HTTP/1.1", "x-tollgate-place: api=small", "host: small.test", key}},
+		// Behind by=header nothing is a word.
+		{403, "unknown_api", []string{"GET /envoy/by=header,route=open/x HTTP/1.1", "x-tollgate-place: api=small"}},
+		{403, "unknown_api", []string{"GET /envoy/by=header,target=rewritten/items/1?api_key=" + secret + " HTTP/1.1", "x-tollgate-place: api=small"}},
+		{403, "unknown_api", []string{"GET /envoy/by=header,environment=test/items/1 HTTP/1.1", "x-tollgate-place: api=small", key}},
+		{403, "unknown_api", []string{"GET /envoy/by=header,by=header/open HTTP/1.1", "x-tollgate-place: api=small"}},
+		{403, "unknown_api", []string{"GET /envoy/by=header,/open HTTP/1.1", "x-tollgate-place: api=small"}},
+		{403, "unknown_api", []string{"OPTIONS /envoy/by=header* HTTP/1.1", "x-tollgate-place: api=small"}},
+		{403, "unknown_api", []string{"GET /envoy/route=open,by=header/x HTTP/1.1", "x-tollgate-place: api=small"}},
 		// The other proxies' words.
 		{200, "allowed", []string{"GET /nginx/api=small HTTP/1.0", "X-Original-Method: GET", "X-Original-URI: /items/1", key}},
 		{403, "route_denied", []string{"GET /nginx/api=small HTTP/1.1", "X-Original-Method: GET", key}},
@@ -283,6 +298,55 @@ func TestEnvoyWhenUndecidedOverHTTP(t *testing.T) {
 		if _, reached := resp.Value("x-envoy-upstream-service-time"); resp.Status != c.status || reached != c.allowed {
 			t.Errorf("undecided: %s: %d, reached %v: %s", c.undecided, resp.Status, reached, resp.Body)
 		}
+	}
+}
+
+// Envoy asks about no target of a client but those that begin with a slash, so what a
+// client says cannot go on where the words of the place end. The words are in the
+// path here, where that could do something: any of these would be the public route.
+func TestEnvoyAsksAboutPathsOnly(t *testing.T) {
+	if envoyVersions()[0] < oldestOverHTTP {
+		t.Skip("no Envoy that is supported over HTTP")
+	}
+	shipped, err := envoy.HTTPBootstrap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := []byte("path_prefix: /envoy/by=header")
+	if !bytes.Contains(shipped, words) {
+		t.Fatal("the shipped configuration says the API in another way")
+	}
+	s := newStack(t, nil, smallFile("api: small", "api: pixelbyte"))
+	s.use(t, newRedis(t, "embedded"), nil)
+	lane := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
+	e := startEnvoy(t, envoyVersions()[0], bytes.Replace(shipped, words, []byte("path_prefix: /envoy/api=pixelbyte"), 1), lane, s)
+	request := func(method, target string) *envoytest.Request {
+		return &envoytest.Request{Method: method, Target: target, Host: "api.pixelbyte.io", Source: netip.MustParseAddr("192.0.2.1")}
+	}
+	for _, protocol := range []string{"h1", "h2"} {
+		if resp := e.send(t, request("GET", "/open"), protocol); resp.Status != 200 {
+			t.Fatalf("%s: the public route: %d %s", protocol, resp.Status, resp.Body)
+		}
+	}
+	decided := s.log.String()
+	t.Run("targets", func(t *testing.T) {
+		for _, r := range []*envoytest.Request{
+			request("GET", ",route=open/x"), request("GET", ",route=open"), request("GET", ",route=open?x"), request("GET", "?,route=open/x"),
+			request("GET", "http://api.pixelbyte.io,route=open/x"), request("GET", "http://api.pixelbyte.io?,route=open/x"),
+			request("OPTIONS", "*"), request("OPTIONS", ",route=open/x"), request("CONNECT", ",route=open/x:1"),
+		} {
+			for protocol, send := range map[string]func(context.Context, string, bool) (*envoytest.Response, error){"h1": r.SendH1, "h2": r.SendH2} {
+				t.Run(protocol, func(t *testing.T) {
+					t.Parallel() // Envoy takes a second to end a connection that it refuses
+					if resp, err := send(within(t), e.envoy.Addr(), true); err == nil && resp.Status != 400 && resp.Status != 404 {
+						t.Errorf("%s %s %s: %d %s", protocol, r.Method, r.Target, resp.Status, resp.Body)
+					}
+				})
+			}
+		}
+	})
+	if now := s.log.String(); now != decided {
+		t.Errorf("Tollgate was asked: %s", now[len(decided):])
 	}
 }
 

@@ -153,8 +153,17 @@ func (c *laneConn) answer(head []byte) (more bool) {
 	}
 	c.out = reply.out
 	_, err := c.conn.Write(c.out)
-	c.request = policy.Request{Headers: c.request.Headers[:0]}
+	c.forget()
 	return err == nil && more
+}
+
+// forget drops what the connection still holds of the request it has answered: it may
+// be quiet for minutes, and must not keep a secret alive.
+func (c *laneConn) forget() {
+	clear(c.message.fields)
+	c.message = laneMessage{fields: c.message.fields[:0]}
+	forget(&c.request)
+	c.check.Forget()
 }
 
 // dropBody takes the head and the body of the request out of the buffer.
@@ -164,6 +173,8 @@ func (c *laneConn) dropBody(head int) bool {
 		c.refuse(&laneFault{413, "the lane takes no bodies"})
 		return false
 	}
+	read := c.in
+	defer func() { clear(read[len(c.in):]) }() // the secret is in there
 	rest := c.in[head:]
 	if have := int64(len(rest)); have < body {
 		c.limit(time.Now(), laneHeadTimeout)

@@ -33,10 +33,13 @@ const (
 // the words, and without that header the Host decides. target=rewritten says that
 // the proxy sends the request on with the target that X-Tollgate-Target names.
 //
-// Behind envoy the client's target follows, from its first slash or question mark
-// on; behind the others nothing does that means anything (Caddy adds the client's
-// query). A client can only add to the end, and there is
-// always a word, so it cannot say any of this.
+// Behind envoy the client's path follows, with the slash that every path begins
+// with; behind the others nothing does that means anything (Caddy adds the client's
+// query). A target without that slash is none, because a client's target without it
+// (OPTIONS *, CONNECT, only a query) would go on where the words end. by=header is
+// the only word of its place, so that nothing that goes on there can be a word. What
+// goes on and has a slash later (",route=x/y") only Envoy can tell from words; it
+// answers such targets itself, and TestEnvoyAsksAboutPathsOnly holds it to that.
 type lanePlace struct {
 	proxy                   proxyKind
 	api, route, environment policy.Named
@@ -47,6 +50,9 @@ type lanePlace struct {
 // headerPlace holds the words of a place where by=header asks for them, for
 // configurations that say them per route.
 const headerPlace = "x-tollgate-place"
+
+// wordByHeader says that the words are in that header.
+const wordByHeader = "by=header"
 
 // parsePlace splits a request target into the place and the client's part. A target
 // that is none gives the zero place.
@@ -75,7 +81,8 @@ func parsePlace(target string) (p lanePlace, client string) {
 	if !ok || !p.words(words) {
 		return lanePlace{}, ""
 	}
-	if p.proxy != proxyEnvoy && (p.byHeader || strings.HasPrefix(client, "/")) {
+	envoy := p.proxy == proxyEnvoy
+	if envoy != strings.HasPrefix(client, "/") || p.byHeader && (!envoy || words != wordByHeader) {
 		return lanePlace{}, ""
 	}
 	return p, client
@@ -93,7 +100,7 @@ func (p *lanePlace) words(s string) bool {
 		switch {
 		case word == "by=host":
 			flag = &p.byHost
-		case word == "by=header":
+		case word == wordByHeader:
 			flag = &p.byHeader
 		case word == "target=rewritten":
 			flag = &p.rewrites

@@ -24,7 +24,8 @@ import (
 
 // TestScripts runs the script of every API over plain gRPC and through real
 // Envoys, over HTTP/1.1 and HTTP/2, on the embedded store and on a real Redis;
-// over plain gRPC with leased limits and with exact ones, else leased.
+// over plain gRPC and through the newest Envoy with leased limits and with exact ones,
+// else leased.
 func TestScripts(t *testing.T) {
 	for _, api := range testdata.APIs() {
 		t.Run(api, func(t *testing.T) {
@@ -47,6 +48,14 @@ func TestScripts(t *testing.T) {
 					for _, protocol := range []string{"h1", "h2"} {
 						runScript(t, protocol, s, entries, blocks, func(t *testing.T, b *testdata.Block) *answer {
 							return e.ask(t, b, protocol)
+						})
+					}
+					if version == envoy.Version() {
+						t.Run("exact", func(t *testing.T) {
+							s.exact = true
+							runScriptOn(t, "redis", "h1", s, entries, blocks, func(t *testing.T, b *testdata.Block) *answer {
+								return e.ask(t, b, "h1")
+							})
 						})
 					}
 				})

@@ -117,6 +117,7 @@ func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
 // Shutdown says NOT_SERVING, lets calls under way finish, and stops; when the
 // context ends first it stops at once.
 func (s *Server) Shutdown(ctx context.Context) {
+	defer s.authorizer.log.end()
 	s.health.Shutdown()
 	drained := make(chan struct{})
 	go func() {

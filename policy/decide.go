@@ -82,9 +82,22 @@ type Check struct {
 // Begin starts the decision of c about r and takes it as far as it goes without
 // waiting. What an earlier decision of c returned is void from now on.
 func (d *Decider) Begin(c *Check, set *Set, r *Request) Wait {
-	c.reset()
+	if c.decider != nil { // else Forget has done it, or nothing was decided yet
+		c.reset()
+	}
 	c.decider, c.set, c.request, c.now = d, set, r, d.now()
 	return c.identify()
+}
+
+// Forget drops all that c still refers to of its last decision, the secret first of
+// all, for a host that keeps c for later. What the decision returned is void.
+func (c *Check) Forget() {
+	d := &c.decision
+	clear(d.Response)
+	clear(d.Request)
+	clear(d.Remove)
+	clear(d.Metadata)
+	c.reset()
 }
 
 // reset empties c but for the memory of its lists.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"tollgate/cmd/tollgate/bench"
 	"tollgate/envoy/envoytest"
@@ -61,12 +62,26 @@ func benchmark(t *testing.T, into any, args ...string) (code int) {
 	return cmd.ProcessState.ExitCode()
 }
 
+// guarding returns the lines that decide about the exit code.
+func guarding(lines []bench.Line) (guards []string) {
+	for _, l := range lines {
+		if l.Guards {
+			guards = append(guards, l.Case+" "+l.What)
+		}
+	}
+	return guards
+}
+
 // Everything is measured, every answer was the right one (a wrong one ends the
-// run), and no time decides about the exit code of the short form.
+// run). What is allocated is not judged, because the race detector allocates too: make
+// bench-short does that.
 func TestBenchShort(t *testing.T) {
 	var r bench.Report
-	if code := benchmark(t, &r, "--short", "--keys", "300"); code != exitOK {
+	if code := benchmark(t, &r, "--short", "--unjudged", "--keys", "300"); code != exitOK {
 		t.Fatalf("exit %d", code)
+	}
+	if guards := guarding(r.Lines); len(guards) != 0 {
+		t.Errorf("%q guard", guards)
 	}
 	if len(r.Rows) != 7 || r.OpenLoop == nil || r.Rounds != 1 || len(r.Lines) < 12 {
 		t.Fatalf("%+v", r)
@@ -92,6 +107,15 @@ func TestBenchShort(t *testing.T) {
 	}
 }
 
+// The short form judges allocations and no time.
+func TestWhatTheShortFormJudges(t *testing.T) {
+	f := &benchFlags{Options: bench.Options{Rounds: 7, Duration: time.Minute, Keys: 10_000, Judge: true, JudgeMemory: true}}
+	f.shorten()
+	if f.Judge || !f.JudgeMemory || f.Rounds != 3 || f.Duration >= time.Second || f.Keys > 1000 {
+		t.Errorf("%+v", f.Options)
+	}
+}
+
 // A line that is missed by far is exit code 1: what no server can reach would be,
 // so what is judged is the code against the report.
 func TestBenchExitsByItsLines(t *testing.T) {
@@ -100,14 +124,8 @@ func TestBenchExitsByItsLines(t *testing.T) {
 	if want := min(len(r.Fails()), 1); code != want {
 		t.Errorf("exit %d, want %d: %+v", code, want, r.Lines)
 	}
-	guards := 0
-	for _, l := range r.Lines {
-		if l.Guards {
-			guards++
-		}
-	}
-	if guards != 5 {
-		t.Errorf("%d lines guard, want those of b to f", guards)
+	if guards := guarding(r.Lines); len(guards) != 7 {
+		t.Errorf("%q guard, want the ratios of b to f and what b allocates", guards)
 	}
 }
 

@@ -179,15 +179,16 @@ func (h *Hasher) Handle(secret string) string {
 	return string(out)
 }
 
+// sum leaves mac ready for the next secret. Resetting it afterwards and not before also
+// takes the last block of this one out of an HMAC: the pool must not keep secrets alive.
 func (s *hashState) sum(mac hash.Hash, secret string) Digest {
-	mac.Reset()
 	for len(secret) > 0 {
 		n := copy(s.in[:], secret)
 		mac.Write(s.in[:n])
 		secret = secret[n:]
 	}
 	mac.Sum(s.out[:0])
-	// The pool must not keep secrets alive.
+	mac.Reset()
 	clear(s.in[:])
 	return s.out
 }

@@ -34,7 +34,12 @@ const (
 //
 // A lease is charged to all windows when it is taken, so no limit is ever exceeded, over any number of replicas. What is
 // held and not spent can make a limit refuse early, by at most 2 % of it, all replicas together, crashed ones included.
-// With Options.Exact or Spend.Exact nothing is held. Leases end by the monotonic clock of this process.
+// With Options.Exact or Spend.Exact nothing is held. Leases end by the monotonic clock of this process: if Redis' clock is
+// set forward meanwhile, what is left of them, charged to the window before, can be spent in the new one until Redis is
+// asked again.
+//
+// A limit id has one lease, for one set of windows. Spends that alternate between two (keys of one line on two plans) drop
+// it each time: that costs calls, and is as exact as counting without leases.
 type Leases struct {
 	store   *Store
 	options Options

@@ -276,6 +276,77 @@ func TestChangedPlan(t *testing.T) {
 	}
 }
 
+// The store's clock is set forward while a lease runs. What is left of the lease is still spent: it was charged to the
+// window before, so no counter is exceeded, but in the new window that much more is allowed. The first answer of the
+// store ends it, and nothing of it comes back to the new window.
+func TestStoreClockStepsForward(t *testing.T) {
+	w := newWorld(t, noon())
+	windows := one(10_000, Minute)
+	a, b := w.replica(time.Second, false), w.replica(-time.Second, false)
+	w.hold(a, windows, 900)
+	a.batches.quiet(t.Context())
+	_, held := w.held(windows[0])
+	if held < 50 || held > 200 {
+		t.Fatalf("%d held", held)
+	}
+	w.at, w.steps = w.at.Add(2*time.Minute), 2*time.Minute
+	w.must(b, spendOf(windows, 10_000), true) // all of the new window
+	for range 10 {
+		if res := (Result{}); !a.Try(spendOf(windows, 1), &res) || !res.Allowed {
+			t.Fatal("the lease has ended")
+		}
+	}
+	w.at = w.at.Add(2 * recheck)
+	if _, err := a.Spend(t.Context(), &Spend{ID: "a", Windows: windows, Cost: 1000, ReadOnly: true}); err != nil {
+		t.Fatal(err)
+	}
+	if res := (Result{}); a.Try(spendOf(windows, 1), &res) && res.Allowed {
+		t.Error("spent from the window before, which the store has said is over")
+	}
+	w.must(a, spendOf(windows, 1), false)
+	a.giveBack()
+	if spent, held := w.held(windows[0]); spent != 10_000 || held != 0 {
+		t.Errorf("%d spent, %d held in the new window", spent, held)
+	}
+}
+
+// Keys of one limit id on two plans, as after a rotation that changed the plan, take turns. Each turn drops the lease of
+// the other: that costs up to a call more, and neither plan's limit is exceeded by its own keys.
+func TestTwoPlansTakeTurns(t *testing.T) {
+	w := newWorld(t, noon())
+	plans := [][]Window{three(1500, 100_000, 100_000), {{Name: "minute", Limit: 900, Per: Minute}, {Name: "day", Limit: 5_000, Per: Day}}}
+	replicas := []*Leases{w.replica(0, false), w.replica(time.Hour, false)}
+	minute := windowID("a", plans[0][0], noon().Truncate(time.Minute).Unix())
+	allowed := [2]int64{}
+	const spends = 4000
+	for i := range spends {
+		turn := i / 3 % 2 // two spends by a replica on one plan, or one, before its turn ends
+		res, err := w.spend(replicas[i%2], spendOf(plans[turn], 1), 50)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Allowed {
+			allowed[turn]++
+			if n := w.allowed[minute]; n > plans[turn][0].Limit {
+				t.Fatalf("%d allowed in the minute of plan %d", n, turn)
+			}
+		}
+	}
+	// 900 by both, then the larger plan goes on alone.
+	if total := allowed[0] + allowed[1]; total < 1500-30 || total > 1500 || allowed[1] < 400 || allowed[1] > 450 {
+		t.Errorf("allowed %v", allowed)
+	}
+	if w.calls > 2*spends {
+		t.Errorf("%d calls for %d spends", w.calls, spends)
+	}
+	for _, l := range replicas {
+		l.giveBack()
+	}
+	if spent, held := w.held(plans[0][0]); spent != allowed[0]+allowed[1] || held != 0 {
+		t.Errorf("%d spent, %d held, %v allowed", spent, held, allowed)
+	}
+}
+
 // A trip that fails leaves nothing to spend, and what it gave back is never given back again.
 func TestLostTrip(t *testing.T) {
 	for _, lost := range []int{1, 2} {

@@ -134,7 +134,8 @@ var errLost = errors.New("lost")
 // world is a simulated store, its clock, and replicas. It runs one step at a time.
 type world struct {
 	t      fatal
-	at     time.Time // the only real time: Redis' clock
+	at     time.Time     // Redis' clock
+	steps  time.Duration // by which that clock was set forward; all else of it is real time
 	twin   *twin
 	fault  func() fault // drawn for each trip
 	calls  int
@@ -160,7 +161,7 @@ func newWorld(t fatal, at time.Time) *world {
 // replica returns Leases whose clock differs from that of Redis by skew.
 func (w *world) replica(skew time.Duration, exact bool) *Leases {
 	began := w.at
-	l := NewLeases(NewStore(nil, func() time.Duration { return 0 }), Options{Exact: exact, Clock: func() time.Duration { return w.at.Sub(began) + skew }})
+	l := NewLeases(NewStore(nil, func() time.Duration { return 0 }), Options{Exact: exact, Clock: func() time.Duration { return w.at.Sub(began) - w.steps + skew }})
 	l.batches.send = func(_ context.Context, calls []*call) {
 		w.calls += len(calls)
 		f := w.fault()

@@ -74,6 +74,8 @@ func TestLines(t *testing.T) {
 		{Line{Limit: .7, Got: .76, Guards: true}, false, false, "missed by less than 10 %"},
 		{Line{Limit: .7, Got: .78, Guards: true}, false, true, "MISSED"},
 		{Line{Limit: 3, Got: 30}, false, false, "missed"},
+		{Line{Limit: 3, Got: 4.2, Guards: true, Slack: 1}, false, false, "missed, within what it may be off"},
+		{Line{Limit: 3, Got: 4.4, Guards: true, Slack: 1}, false, true, "MISSED"},
 	} {
 		if c.line.Met() != c.met || c.line.Fails() != c.fails || c.line.verdict() != c.verdict {
 			t.Errorf("%+v: %v, %v, %s", c.line, c.line.Met(), c.line.Fails(), c.line.verdict())
@@ -83,21 +85,29 @@ func TestLines(t *testing.T) {
 	row := &Row{Ratio: Stat{Median: .9}, RedisCPU: Stat{Median: 2}, Allocations: Stat{Median: 52}, Bytes: Stat{Median: 6000}, Lookups: Stat{Median: .5}}
 	want := map[string][]Line{
 		"a": nil,
-		"b": {{"b", "server CPU, ratio to (a)", .70, .9, true}, {"b", "Redis CPU per check, µs", 3, 2, false},
-			{"b", "allocations per check beyond grpc-go's", 3, 2, false}, {"b", "bytes allocated per check beyond grpc-go's", 1024, 2000, false}},
-		"c": {{"c", "server CPU, ratio to (a)", 1, .9, true}, {"c", "Redis CPU per check, µs", 12, 2, false}},
-		"d": {{"d", "server CPU, ratio to (a)", .75, .9, true}, {"d", "look-ups per key, replica and second", 1, .5, false}},
-		"e": {{"e", "server CPU, ratio to (a)", .75, .9, true}, {"e", "Redis CPU per check, µs", 1, 2, false}},
-		"f": {{"f", "server CPU, ratio to (a)", .65, .9, true}, {"f", "Redis CPU per check, µs (none)", noRedis, 2, false}},
+		"b": {{"b", "server CPU, ratio to (a)", .70, .9, true, 0}, {"b", "Redis CPU per check, µs", 3, 2, false, 0},
+			{"b", "allocations per check beyond grpc-go's", 3, 2, true, 0}, {"b", "bytes allocated per check beyond grpc-go's", 1024, 2000, true, 0}},
+		"c": {{"c", "server CPU, ratio to (a)", 1, .9, true, 0}, {"c", "Redis CPU per check, µs", 12, 2, false, 0}},
+		"d": {{"d", "server CPU, ratio to (a)", .75, .9, true, 0}, {"d", "look-ups per key, replica and second", 1, .5, false, 0}},
+		"e": {{"e", "server CPU, ratio to (a)", .75, .9, true, 0}, {"e", "Redis CPU per check, µs", 1, 2, false, 0}},
+		"f": {{"f", "server CPU, ratio to (a)", .65, .9, true, 0}, {"f", "Redis CPU per check, µs (none)", noRedis, 2, false, 0}},
 		"g": nil,
 	}
 	for _, c := range cases() {
-		if got := c.lines(row, base); !reflect.DeepEqual(got, want[c.id]) {
+		if got := c.lines(row, base, &Options{Judge: true, JudgeMemory: true, Duration: time.Second}); !reflect.DeepEqual(got, want[c.id]) {
 			t.Errorf("case %s: %+v", c.id, got)
 		}
 	}
-	if fails := (&Report{Lines: cases()[1].lines(row, base)}).Fails(); len(fails) != 1 || FailureText(fails) != "(b) server CPU, ratio to (a): 0.90, at most 0.70" {
-		t.Errorf("%v", fails)
+	if l := cases()[1].lines(row, base, &Options{Duration: 300 * time.Millisecond}); l[2].Slack != 1 || l[3].Slack != 80 || l[0].Slack != 0 {
+		t.Errorf("of a short run: %+v", l)
+	}
+	const ratio, bytes = "(b) server CPU, ratio to (a): 0.90, at most 0.70", "(b) bytes allocated per check beyond grpc-go's: 2000, at most 1024"
+	for want, o := range map[string]Options{
+		ratio + "; " + bytes: {Judge: true, JudgeMemory: true}, ratio: {Judge: true}, bytes: {JudgeMemory: true}, "": {},
+	} {
+		if fails := (&Report{Lines: cases()[1].lines(row, base, &o)}).Fails(); FailureText(fails) != want {
+			t.Errorf("%q, want %q", FailureText(fails), want)
+		}
 	}
 }
 
@@ -110,7 +120,7 @@ func reports(t *testing.T) (*Report, *EdgeReport) {
 	for _, c := range cases() {
 		r.Rows = append(r.Rows, Row{c.id, c.name, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, 5})
 	}
-	r.Lines = []Line{{"b", "what", 1, 2, true}}
+	r.Lines = []Line{{"b", "what", 1, 2, true, 0}}
 	e := &EdgeReport{Version: "v", Date: r.Date, Machine: r.Machine, CPUs: 2, Go: "go", Envoy: "1.40.0", Load: "load", Rounds: 7, Seconds: 2, PerSecond: 9, Base: "a", Lines: r.Lines}
 	compared, settings := comparison(), settingsStudy()
 	for _, s := range append(compared.all(), settings.all()...) {

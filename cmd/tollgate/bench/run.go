@@ -30,8 +30,8 @@ type Options struct {
 	Keys int
 	// Request names the recorded request, see testdata.CheckRequest.
 	Request string
-	// Judge says that ratios are compared with their lines.
-	Judge bool
+	// Judge says that the run fails by the lines of ratios, JudgeMemory by those of allocations.
+	Judge, JudgeMemory bool
 	// Rows leaves, of the rows of a run through Envoy, those with these ids; none leaves all.
 	Rows []string
 	// Growth also measures how cost and memory grow.
@@ -346,11 +346,7 @@ func (b *bench) report() *Report {
 // judge adds the lines.
 func (b *bench) judge(r *Report, atRest float64) {
 	for i, c := range cases() {
-		lines := c.lines(&r.Rows[i], &r.Rows[len(r.Rows)-1])
-		for _, l := range lines {
-			l.Guards = l.Guards && b.Judge
-			r.Lines = append(r.Lines, l)
-		}
+		r.Lines = append(r.Lines, c.lines(&r.Rows[i], &r.Rows[len(r.Rows)-1], &b.Options)...)
 	}
 	if o := r.OpenLoop; o != nil {
 		r.Lines = append(r.Lines, Line{Case: "b", What: "p99 at half of (a)'s maximum, ratio to (a)", Limit: 1.1, Got: o.Ratio.Median})
