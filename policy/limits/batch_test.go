@@ -98,7 +98,7 @@ func TestOneBadCounterSpoilsNoOther(t *testing.T) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
 		ctx := t.Context()
 		b.client.Set(ctx, "tg:v1:count:{key1}", "text", 0)
-		b.client.HSet(ctx, "tg:v1:count:{key2}", "month:quota", "5:5:6")
+		b.client.HSet(ctx, "tg:v1:count:{key2}", "day:day", "5:5:6")
 		s := b.store(t)
 		layout := newLayout(plan())
 		var calls []*call
@@ -106,7 +106,7 @@ func TestOneBadCounterSpoilsNoOther(t *testing.T) {
 			calls = append(calls, &call{id: fmt.Sprint("key", i), layout: layout, cost: 1})
 		}
 		s.send(ctx, calls)
-		for i, about := range []string{"", "limits: spend: WRONGTYPE Operation against a key", "limits: spend: CORRUPT counter month:quota", "", ""} {
+		for i, about := range []string{"", "limits: spend: WRONGTYPE Operation against a key", "limits: spend: CORRUPT counter day:day", "", ""} {
 			c := calls[i]
 			var broken *BrokenError
 			switch {
@@ -116,7 +116,7 @@ func TestOneBadCounterSpoilsNoOther(t *testing.T) {
 				t.Errorf("call %d: %v", i, c.err)
 			}
 		}
-		if fields := b.client.HGetAll(ctx, "tg:v1:count:{key2}").Val(); len(fields) != 1 || fields["month:quota"] != "5:5:6" {
+		if fields := b.client.HGetAll(ctx, "tg:v1:count:{key2}").Val(); len(fields) != 1 || fields["day:day"] != "5:5:6" {
 			t.Errorf("the broken record is left as %v", fields)
 		}
 	})
