@@ -136,7 +136,7 @@ func (r *script) lay(ctx context.Context, calls []*call, verb, source any, offse
 func alike(calls []*call) int {
 	first := calls[0]
 	for i, c := range calls {
-		if i > 0 && (c.layout != first.layout || c.cost != first.cost || c.mode != first.mode || first.settle.units > 0) || c.settle.units > 0 {
+		if i > 0 && (c.layout != first.layout || c.cost != first.cost || c.mode != first.mode) || c.settle.units > 0 {
 			return max(i, 1)
 		}
 	}
