@@ -25,12 +25,12 @@ func TestSharedScriptIsOneByOne(t *testing.T) {
 			now := time.Date(2027, 12, 30, 23, 59, 50, 50_000_000, time.UTC)
 			layouts := drawLayouts(rt)
 			last := map[string]*call{} // the one that was answered last, by limit id and layout
-			for range rapid.IntRange(1, 6).Draw(rt, "batches") {
+			for range rapid.IntRange(1, 5).Draw(rt, "batches") {
 				now = now.Add(rapid.SampledFrom([]time.Duration{0, 0, 0, time.Second, time.Minute, 40 * 24 * time.Hour, -time.Minute, -26 * time.Hour}).Draw(rt, "move"))
 				b.at(t, now)
 				spoil(rt, b, layouts)
 				var shared, alone []*call
-				for range rapid.SampledFrom([]int{1, 2, 5, 9, 40}).Draw(rt, "calls") {
+				for range rapid.SampledFrom([]int{1, 2, 4, 7, 12}).Draw(rt, "calls") {
 					c := drawSharedCall(rt, layouts, last)
 					twin := &call{id: "alone-" + c.id, layout: c.layout, cost: c.cost, readOnly: c.readOnly, want: c.want, settle: c.settle}
 					shared, alone = append(shared, c), append(alone, twin)
