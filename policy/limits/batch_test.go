@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -91,22 +92,32 @@ func TestPipelineOfAnUnseenScript(t *testing.T) {
 	})
 }
 
-// In one pipeline each call has its own answer and its own error.
+// Each call has its own answer and its own error, and a broken record is left as it is.
 func TestOneBadCounterSpoilsNoOther(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
-		if err := b.client.Set(t.Context(), "tg:v1:count:{key1}", "text", 0).Err(); err != nil {
-			t.Fatal(err)
-		}
+		ctx := t.Context()
+		b.client.Set(ctx, "tg:v1:count:{key1}", "text", 0)
+		b.client.HSet(ctx, "tg:v1:count:{key2}", "day:day", "5:5:6")
 		s := b.store(t)
+		layout := newLayout(plan())
 		var calls []*call
-		for i := range 3 {
-			calls = append(calls, &call{id: fmt.Sprint("key", i), layout: newLayout(plan()), cost: 1})
+		for i := range 5 {
+			calls = append(calls, &call{id: fmt.Sprint("key", i), layout: layout, cost: 1})
 		}
-		s.send(t.Context(), calls)
-		var broken *BrokenError
-		if calls[0].err != nil || calls[2].err != nil || calls[1].err == nil || b.mini == nil && !errors.As(calls[1].err, &broken) || calls[2].counts[0].spent != 1 {
-			t.Errorf("%v, %v, %v", calls[0].err, calls[1].err, calls[2].err)
+		s.send(ctx, calls)
+		for i, about := range []string{"", "limits: spend: WRONGTYPE Operation against a key", "limits: spend: CORRUPT counter day:day", "", ""} {
+			c := calls[i]
+			var broken *BrokenError
+			switch {
+			case about == "" && (c.err != nil || !c.allowed || c.counts[0].spent != 1):
+				t.Errorf("call %d: %v, %v, %v", i, c.allowed, c.counts, c.err)
+			case about != "" && (!errors.As(c.err, &broken) || !strings.HasPrefix(c.err.Error(), about) || c.allowed):
+				t.Errorf("call %d: %v", i, c.err)
+			}
+		}
+		if fields := b.client.HGetAll(ctx, "tg:v1:count:{key2}").Val(); len(fields) != 1 || fields["day:day"] != "5:5:6" {
+			t.Errorf("the broken record is left as %v", fields)
 		}
 	})
 }

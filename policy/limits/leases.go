@@ -30,7 +30,7 @@ const (
 )
 
 // Leases spends limits for one replica, in front of a Store. Units that it has leased ahead, and refusals that it
-// remembers, answer at once; all else goes to the store, the calls of concurrent spends in one pipeline.
+// remembers, answer at once; all else goes to the store, that of concurrent spends in one trip.
 //
 // A lease is charged to all windows when it is taken, so no limit is ever exceeded, over any number of replicas. What is
 // held and not spent can make a limit refuse early, by at most 2 % of it, all replicas together, crashed ones included.
@@ -292,7 +292,7 @@ func (l *Leases) dropWhere(which func(*entry) bool) {
 // Stats are counts since the start.
 type Stats struct {
 	Lease, Refusal, Reading uint64 // answers from leased units, remembered refusals, counters read lately
-	Calls, Trips            uint64 // script calls, and the round trips that they shared
+	Calls, Trips            uint64 // what the store was asked, and the round trips for it
 	Stranded                uint64 // units that may stay charged and unspent, because a reply of the store was lost
 	Keys                    int    // limit ids of which something is remembered
 	Held                    int64  // units leased and not spent

@@ -1,9 +1,9 @@
 // Package limits counts what an API key spends in clock-aligned windows, and says when a request no longer fits.
 //
-// Store counts exactly, for any number of replicas, in one Redis script a request. Leases stands in front of it: it
-// answers most requests from units that it took ahead or from refusals that it remembers, and groups the script calls of
-// the others into pipelines. Local counts in this process, for plans that choose failure_mode: local while Redis cannot be
-// reached. The arithmetic of windows (Window, Tightest, RetryAfter) is pure and needs none of them.
+// Store counts exactly, for any number of replicas, in a Redis script. Leases stands in front of it: it answers most
+// requests from units that it took ahead or from refusals that it remembers, and groups the others, so that concurrent
+// ones share a trip and a script. Local counts in this process, for plans that choose failure_mode: local while Redis
+// cannot be reached. The arithmetic of windows (Window, Tightest, RetryAfter) is pure and needs none of them.
 package limits
 
 import (

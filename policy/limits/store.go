@@ -6,6 +6,8 @@ import (
 	_ "embed"
 	"encoding/hex"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -30,6 +32,8 @@ type Store struct {
 	offset  func() time.Duration
 	sha     any // the name by which Redis knows the script, as an argument
 	layouts layouts
+	scripts sync.Pool   // of *script
+	apart   atomic.Bool // each call is a script of its own
 }
 
 // NewStore returns a Store on the client. offset is added to Redis' clock, in whole milliseconds; nil means 0, which is
@@ -42,10 +46,14 @@ func NewStore(c redis.UniversalClient, offset func() time.Duration) *Store {
 		offset = func() time.Duration { return 0 }
 	}
 	sum := sha1.Sum([]byte(spendSource))
-	return &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:])}
+	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:])}
+	// A script may touch keys of one slot only. A client that is neither of one server nor Sentinel's spreads keys too.
+	_, whole := c.(*redis.Client)
+	s.apart.Store(!whole)
+	return s
 }
 
-// Spend takes the cost from all windows or from none, in one round trip; a second one follows only where Redis has not
+// Spend takes the cost from all windows or from none, in one round trip; another one follows only where Redis has not
 // seen the script yet and so has run nothing. Without Windows it allows and asks no store; Result.Now is then this
 // process's clock.
 //
@@ -83,14 +91,8 @@ func (e *BrokenError) Error() string { return e.Err.Error() }
 // Unwrap gives the reason.
 func (e *BrokenError) Unwrap() error { return e.Err }
 
-// spendError tells a stored value that is no counter from a store that cannot be reached or does not serve.
-func spendError(err error) error {
-	wrapped := fmt.Errorf("limits: spend: %w", err)
-	if redis.HasErrorPrefix(err, "CORRUPT") || redis.HasErrorPrefix(err, "WRONGTYPE") {
-		return &BrokenError{wrapped}
-	}
-	return wrapped
-}
+// spendError is the error of a store that cannot be reached or does not serve.
+func spendError(err error) error { return fmt.Errorf("limits: spend: %w", err) }
 
 // endOf returns the end of the window that starts at start. The start must be a start: the window's own at this clock
 // or a later one, on the grid. A month may begin on another day than its anchor, where that was changed meanwhile.

@@ -2,6 +2,7 @@ package limits
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -276,39 +277,47 @@ func TestReadReply(t *testing.T) {
 		reply []int64
 		ok    bool
 	}{
-		{"allowed", spend, []int64{1, now, 0, start, 2}, true},
-		{"denied", spend, []int64{0, now, 0, start, 4}, true},
-		{"a later window", spend, []int64{1, now, 0, start + 60, 2}, true},
-		{"read, allowed", read, []int64{1, now, 0, start, 0}, true},
-		{"read, denied", read, []int64{0, now, 0, start, 4}, true},
+		{"allowed", spend, []int64{now, start, 1, 2}, true},
+		{"denied", spend, []int64{now, start, 0, 4}, true},
+		{"a later window", spend, []int64{now, start + 60, 1, 2}, true},
+		{"read, allowed", read, []int64{now, start, 1, 0}, true},
+		{"read, denied", read, []int64{now, start, 0, 4}, true},
 		{"empty", spend, nil, false},
-		{"too short", spend, []int64{1, now, 0, start}, false},
-		{"too long", spend, []int64{1, now, 0, start, 2, 2}, false},
-		{"allowed is 2", spend, []int64{2, now, 0, start, 2}, false},
-		{"allowed is -1", spend, []int64{-1, now, 0, start, 4}, false},
-		{"allowed but not counted", spend, []int64{1, now, 0, start, 1}, false},
-		{"allowed above the limit", spend, []int64{1, now, 0, start, 6}, false},
-		{"read, allowed above the limit", read, []int64{1, now, 0, start, 4}, false},
-		{"denied below the limit", spend, []int64{0, now, 0, start, 3}, false},
-		{"negative count", spend, []int64{0, now, 0, start, -1}, false},
-		{"count no double holds", spend, []int64{0, now, 0, start, 1 << 53}, false},
-		{"an earlier window", spend, []int64{1, now, 0, start - 60, 2}, false},
-		{"a start between windows", spend, []int64{1, now, 0, start + 61, 2}, false},
-		{"a start past all clocks", spend, []int64{1, now, 0, math.MaxInt64 / 60 * 60, 2}, false},
-		{"month", month, []int64{1, now, 0, 1767225600, 2}, true},
-		{"a month that begins later", month, []int64{1, now, 0, 1767225600 + 86400, 2}, true},
-		{"a month that begins at noon", month, []int64{1, now, 0, start, 2}, false},
-		{"leased", lease, []int64{1, now, 1, start, 3}, true},
-		{"leased, all of it", lease, []int64{1, now, 2, start, 4}, true},
-		{"leased more than was asked for", lease, []int64{1, now, 3, start, 5}, false},
-		{"leased less than nothing", lease, []int64{1, now, -1, start, 2}, false},
-		{"leased and not counted", lease, []int64{1, now, 2, start, 2}, false},
-		{"leased and not asked for", spend, []int64{1, now, 1, start, 3}, false},
-		{"leased and denied", lease, []int64{0, now, 1, start, 4}, false},
-		{"a sum that overflows", dear, []int64{1, now, 9, start, 3}, false},
+		{"too short", spend, []int64{now, start, 1}, false},
+		{"too long", spend, []int64{now, start, 1, 2, 2}, false},
+		{"a later window after all", spend, []int64{now, start, 3, 2, start + 60}, true},
+		{"a later window that is missing", spend, []int64{now, start, 3, 2}, false},
+		{"a later window that is none", spend, []int64{now, start, 3, 2, start - 60}, false},
+		{"the clock's start is missing", spend, []int64{now}, false},
+		{"no window is broken", spend, []int64{now, start, -3}, false},
+		{"broken and counted", spend, []int64{now, start, -1, 4}, false},
+		{"allowed but not counted", spend, []int64{now, start, 1, 1}, false},
+		{"allowed above the limit", spend, []int64{now, start, 1, 6}, false},
+		{"read, allowed above the limit", read, []int64{now, start, 1, 4}, false},
+		{"denied below the limit", spend, []int64{now, start, 0, 3}, false},
+		{"negative count", spend, []int64{now, start, 0, -1}, false},
+		{"count no double holds", spend, []int64{now, start, 0, 1 << 53}, false},
+		{"an earlier window", spend, []int64{now, start - 60, 1, 2}, false},
+		{"a start between windows", spend, []int64{now, start + 61, 1, 2}, false},
+		{"a start past all clocks", spend, []int64{now, math.MaxInt64 / 60 * 60, 1, 2}, false},
+		{"month", month, []int64{now, 1767225600, 1, 2}, true},
+		{"a month that begins later", month, []int64{now, 1767225600 + 86400, 1, 2}, true},
+		{"a month that begins at noon", month, []int64{now, start, 1, 2}, false},
+		{"leased", lease, []int64{now, start, 5, 3}, true},
+		{"leased, all of it", lease, []int64{now, start, 9, 4}, true},
+		{"leased more than was asked for", lease, []int64{now, start, 13, 5}, false},
+		{"leased less than nothing", lease, []int64{now, start, -3, 2}, false},
+		{"leased and not counted", lease, []int64{now, start, 9, 2}, false},
+		{"leased and not asked for", spend, []int64{now, start, 5, 3}, false},
+		{"leased and denied", lease, []int64{now, start, 4, 4}, false},
+		{"a sum that overflows", dear, []int64{now, start, 37, 3}, false},
 	} {
-		c.call.allowed = false
-		if err := c.call.read(c.reply); (err == nil) != c.ok || c.call.allowed && !c.ok {
+		c.call.allowed, c.call.err = false, nil
+		r := newScript()
+		r.lay(t.Context(), []*call{c.call}, "evalsha", "", 0)
+		r.read(c.reply)
+		var broken *BrokenError
+		if err := c.call.err; (err == nil) != c.ok || c.call.allowed && !c.ok || !c.ok && !errors.As(err, &broken) {
 			t.Errorf("%s: allowed is %v, %v", c.about, c.call.allowed, err)
 		}
 	}

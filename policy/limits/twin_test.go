@@ -21,7 +21,7 @@ type twinRecord struct{ start, spent, held int64 }
 
 func newTwin(now func() time.Time) *twin { return &twin{now, map[windowKey]twinRecord{}} }
 
-func (t *twin) run(c *call) (reply []int64) {
+func (t *twin) run(c *call) judgement {
 	now := t.now()
 	windows := c.layout.windows
 	records := make([]twinRecord, len(windows))
@@ -58,16 +58,16 @@ func (t *twin) run(c *call) (reply []int64) {
 	if c.readOnly {
 		add = 0
 	}
-	reply = []int64{allowed, now.UnixMilli(), grant}
+	j := judgement{allowed: allowed == 1, now: now.UnixMilli(), granted: grant}
 	for i, w := range windows {
 		records[i].spent += add + grant
 		records[i].held += grant
 		if add+grant > 0 || changed {
 			t.records[windowID(c.id, w, 0)] = records[i]
 		}
-		reply = append(reply, records[i].start, records[i].spent)
+		j.starts, j.spents = append(j.starts, records[i].start), append(j.spents, records[i].spent)
 	}
-	return reply
+	return j
 }
 
 // No call tells the twin from the script.

@@ -28,7 +28,7 @@ type testCase struct {
 	ratio       float64 // server CPU to that of case a
 	redis       float64 // µs of Redis CPU per check
 	redisNone   bool    // the store is not asked at all
-	lookups     float64 // scripts for each second in which a key was used
+	lookups     float64 // spends in the store for each second in which a key was used
 	allocations float64 // objects beyond those of grpc-go alone
 	bytes       float64 // bytes beyond those of grpc-go alone
 }

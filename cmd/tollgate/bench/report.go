@@ -41,7 +41,7 @@ type Row struct {
 	Bytes       Stat    `json:"bytes"`
 	RSS         Stat    `json:"rss_bytes"`
 	PerSecond   Stat    `json:"checks_per_second"`
-	Lookups     Stat    `json:"lookups_per_key_second"` // scripts of the store
+	Lookups     Stat    `json:"lookups_per_key_second"` // spends in the store
 	Checks      float64 `json:"checks"`                 // in all rounds
 }
 

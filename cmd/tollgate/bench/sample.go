@@ -54,7 +54,7 @@ func (b *bench) measure(ctx context.Context, c testCase, job load.Job) (*sample,
 		allocations: (after.mallocs - before.mallocs - before.scrapeMallocs) / n,
 		bytes:       (after.allocated - before.allocated - before.scrapeBytes) / n,
 		rss:         rss, perSecond: result.PerSecond(),
-		perKeyTime: (after.scripts - before.scripts) / float64(max(result.KeySeconds, 1)),
+		perKeyTime: (after.spends - before.spends) / float64(max(result.KeySeconds, 1)),
 	}, nil
 }
 

@@ -112,7 +112,7 @@ type reading struct {
 	// scrape is what reading the figures itself allocates, objects and bytes.
 	scrapeMallocs, scrapeBytes float64
 	cpu, redisCPU              time.Duration
-	scripts                    float64
+	spends                     float64
 }
 
 // before reads everything, the CPU time last.
@@ -127,7 +127,7 @@ func (s *subject) before(ctx context.Context) (*reading, error) {
 	}
 	r.scrapeMallocs, r.scrapeBytes = r.mallocs-first.mallocs, r.allocated-first.allocated
 	if s.redis != nil {
-		if r.scripts, err = s.redis.scripts(ctx); err != nil {
+		if r.spends, err = s.redis.spends(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -142,7 +142,7 @@ func (s *subject) after(ctx context.Context) (*reading, error) {
 	}
 	var err error
 	if s.redis != nil {
-		if r.scripts, err = s.redis.scripts(ctx); err != nil {
+		if r.spends, err = s.redis.spends(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -79,6 +79,12 @@ func TestCluster(t *testing.T) {
 			t.Errorf("node %d holds nothing", i)
 		}
 	}
+	spendTogether(t, c)
+	for i, n := range nodes {
+		if crossed(t, n) {
+			t.Errorf("node %d was sent a script for several slots", i)
+		}
+	}
 	cmds, err := open(t, "redis+cluster://"+nodes[0].address()).TxPipelined(t.Context(), func(p redis.Pipeliner) error {
 		p.Set(t.Context(), "tg:v1:key:{a}", 1, 0)
 		p.Get(t.Context(), "tg:v1:key:{a}")
@@ -93,6 +99,46 @@ func TestCluster(t *testing.T) {
 	}
 	t.Run("what only a cluster is asked", func(t *testing.T) { clusterOnly(t, nodes) })
 	t.Run("a master is gone", func(t *testing.T) { loseMaster(t, nodes, c) })
+}
+
+// spendTogether spends the limits of many keys at once, so that they share trips.
+func spendTogether(t *testing.T, c redis.UniversalClient) {
+	t.Helper()
+	const ids = 300
+	leases := limits.NewLeases(limits.NewStore(c, nil), limits.Options{Exact: true, Timeout: 20 * time.Second})
+	for round := int64(1); round <= 2; round++ {
+		var work sync.WaitGroup
+		for n := range ids {
+			work.Go(func() {
+				id := fmt.Sprint("together", n)
+				r, err := leases.Spend(t.Context(), &limits.Spend{ID: id, Windows: day(10), Cost: 1})
+				if err != nil || !r.Allowed || r.States[0].Spent != round {
+					t.Errorf("%s: %+v, %v", id, r, err)
+				}
+			})
+		}
+		work.Wait()
+	}
+	if s := leases.Stats(); s.Calls != 2*ids || s.Trips >= s.Calls {
+		t.Errorf("%d calls in %d trips", s.Calls, s.Trips)
+	}
+}
+
+// crossed reports whether a node has refused a command for keys of several slots.
+func crossed(t *testing.T, n *server) bool {
+	t.Helper()
+	return strings.Contains(do(t, n, "info", "errorstats").(string), "CROSSSLOT")
+}
+
+// A node of a cluster that has all slots serves a client that knows no clusters. It refuses scripts for several slots:
+// then each spend has its own, and none is lost or made twice.
+func TestClusterOfOneAsOneServer(t *testing.T) {
+	t.Parallel()
+	node := startCluster(t, 1)[0]
+	spendTogether(t, open(t, "redis://"+node.address()))
+	if !crossed(t, node) {
+		t.Error("no script was for several slots: this shows nothing")
+	}
 }
 
 // moveSlots moves the slot of one key to and fro while it is looked up and spends, in pipelines too. What must hold:
