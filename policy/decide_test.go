@@ -779,7 +779,7 @@ func TestAllowMeansLawful(t *testing.T) {
 		}
 		return good
 	}
-	rapid.Check(t, func(t *rapid.T) {
+	property := func(t *rapid.T) {
 		w := goodWorld()
 		mode := rapid.SampledFrom([]string{"closed", "open", "local"}).Draw(t, "mode")
 		token := pick(t, "token", secret("sk_live_"), rapid.SampledFrom([]string{"", "x", secret("pk_"), "sk_live_" + strings.Repeat("0", 33)}).Draw(t, "bad token")).(string)
@@ -829,8 +829,12 @@ func TestAllowMeansLawful(t *testing.T) {
 				t.Fatalf("%s is both set and removed", h.Name)
 			}
 		}
-	})
-	if counts[true] < 2 || counts[false] < 2 { // about one in seven is allowed
+	}
+	// About one case in seven is allowed: a hundred cases, which is one run, can hold fewer than ten of them.
+	for range 4 {
+		rapid.Check(t, property)
+	}
+	if counts[true] < 10 || counts[false] < 10 {
 		t.Errorf("too few cases of a kind: %v", counts)
 	}
 }
