@@ -78,7 +78,7 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.pepperFile, "pepper-file", "", "file with the secret that keys are hashed with; or the secret itself in TOLLGATE_PEPPER")
 	f.StringVar(&s.olderPeppers, "older-peppers", "", "files with earlier peppers, joined with commas, the likeliest first; none = no pepper, sha256 = SHA-256 instead of HMAC; keys found by one are rehashed")
 	f.IntVar(&s.cacheKeys, "cache-keys", 1_000_000, "keys held in memory at most, about 300 bytes each, more with teams or address lists of their own")
-	f.DurationVar(&s.cacheTTL, "cache-ttl", 30*time.Second, "after how long a key in memory is read again; changes arrive at once unless their message is lost")
+	f.DurationVar(&s.cacheTTL, "cache-ttl", 30*time.Second, "how old a key in memory gets before it is read again, one in use a quarter of that earlier; changes arrive at once unless their message is lost")
 	f.StringVar(&s.grpcAddress, "grpc-address", "127.0.0.1:9001", "address for Envoy: HOST:PORT or unix:PATH; port 0 picks one")
 	f.StringVar(&s.httpAddress, "http-address", "127.0.0.1:9002", "address of /livez, /readyz and /metrics: HOST:PORT; port 0 picks one")
 	f.StringVar(&s.laneAddress, "authz-http-address", "", "address for proxies that ask over HTTP (Envoy's http_service, nginx, Caddy, Traefik): HOST:PORT or unix:PATH; empty serves none")

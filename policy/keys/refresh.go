@@ -21,14 +21,14 @@ const (
 // refreshes are the readings ahead of time that wait.
 type refreshes struct {
 	mu      sync.Mutex
-	due     []Owned
+	due     []owned
 	running bool
 }
 
-// Owned is a secret, by its digest, and the key that it belonged to when it was last looked up.
-type Owned struct {
-	Digest Digest
-	ID     string
+// owned is a secret, by its digest, and the key that it belonged to when it was last looked up.
+type owned struct {
+	digest Digest
+	id     string
 }
 
 // refreshSoon has the grant of d read again, once. It does not wait.
@@ -42,7 +42,7 @@ func (c *Cache) refreshSoon(d Digest, g *Grant) {
 	if len(r.due) == maxRefreshes {
 		return
 	}
-	r.due = append(r.due, Owned{d, g.ID})
+	r.due = append(r.due, owned{d, g.ID})
 	if !r.running {
 		r.running = true
 		c.gather(c.refreshAll)
@@ -68,31 +68,31 @@ func (c *Cache) refreshAll() {
 }
 
 // refresh reads grants again in one round trip. What the store does not say now is asked again when it is too old.
-func (c *Cache) refresh(batch []Owned) {
+func (c *Cache) refresh(batch []owned) {
 	changes := make([]uint64, len(batch))
 	for i, o := range batch {
-		changes[i] = c.fence(o.Digest).current()
+		changes[i] = c.fence(o.digest).current()
 	}
 	at, generation := c.now(), c.stream.generation.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
-	var readings []Reading
+	var readings []reading
 	_ = c.options.Breaker.Do(func() (err error) {
-		readings, err = c.store.LookupOwned(ctx, batch)
+		readings, err = c.store.lookupOwned(ctx, batch)
 		return err
 	})
 	for i, r := range readings {
 		if c.afterRead != nil {
-			c.afterRead(batch[i].Digest, 0)
+			c.afterRead(batch[i].digest, 0)
 		}
 		var g *Grant
-		if r.Err == nil {
-			g = newGrant(r.Key, c.profile(r.Key))
+		if r.err == nil {
+			g = newGrant(r.key, c.profile(r.key))
 			g.at, g.generation = at, generation
 		}
 		c.counts.refreshes.Add(1)
-		d := batch[i].Digest
-		if !c.keep(c.fence(d), changes[i], d, g, rejection{r.Err, at, generation}) {
+		d := batch[i].digest
+		if !c.keep(c.fence(d), changes[i], d, g, rejection{r.err, at, generation}) {
 			c.counts.overtaken.Add(1)
 		}
 	}

@@ -158,7 +158,7 @@ func TestReadingsAheadAreBounded(t *testing.T) {
 	create(t, client, k)
 	status(t, c, k.Digest)
 	clock.Advance(25 * time.Second)
-	c.refreshes.due = make([]Owned, maxRefreshes)
+	c.refreshes.due = make([]owned, maxRefreshes)
 	if got := said(c, k.Digest); got != "active" || len(c.refreshes.due) != maxRefreshes || read() {
 		t.Errorf("%s, %d wait", got, len(c.refreshes.due))
 	}

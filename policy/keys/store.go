@@ -68,44 +68,44 @@ func (s *Store) Lookup(ctx context.Context, d Digest) (*Key, error) {
 	return recordOf(ctx, d, id, s.client.Get(ctx, recordKey(id)))
 }
 
-// Reading is what the store said of one secret: a key, or an error as Lookup has it.
-type Reading struct {
-	Key *Key
-	Err error
+// reading is what the store said of one secret: a key, or an error as Lookup has it.
+type reading struct {
+	key *Key
+	err error
 }
 
 // LookupAgain is Lookup of a secret that belonged to the key id when it was last looked up: one round trip instead of
 // two, as long as it still does.
 func (s *Store) LookupAgain(ctx context.Context, d Digest, id string) (*Key, error) {
-	readings, err := s.LookupOwned(ctx, []Owned{{d, id}})
+	readings, err := s.lookupOwned(ctx, []owned{{d, id}})
 	if err != nil {
 		return nil, err
 	}
-	return readings[0].Key, readings[0].Err
+	return readings[0].key, readings[0].err
 }
 
-// LookupOwned is LookupAgain of many secrets, in one round trip. An error means that the store did not answer about one
+// lookupOwned is LookupAgain of many secrets, in one round trip. An error means that the store did not answer about one
 // of them, and then nothing is said of the others.
-func (s *Store) LookupOwned(ctx context.Context, list []Owned) ([]Reading, error) {
+func (s *Store) lookupOwned(ctx context.Context, list []owned) ([]reading, error) {
 	p := s.client.Pipeline()
 	links, records := make([]*redis.StringCmd, len(list)), make([]*redis.StringCmd, len(list))
 	for i, o := range list {
-		links[i], records[i] = p.Get(ctx, secretKey(o.Digest)), p.Get(ctx, recordKey(o.ID))
+		links[i], records[i] = p.Get(ctx, secretKey(o.digest)), p.Get(ctx, recordKey(o.id))
 	}
 	_, _ = p.Exec(ctx) // each command has its own error
-	readings := make([]Reading, len(list))
+	readings := make([]reading, len(list))
 	for i, o := range list {
 		r := &readings[i]
 		var id string
-		switch id, r.Err = linkOf(ctx, links[i]); {
-		case r.Err != nil:
-		case id != o.ID:
-			r.Key, r.Err = s.Lookup(ctx, o.Digest)
+		switch id, r.err = linkOf(ctx, links[i]); {
+		case r.err != nil:
+		case id != o.id:
+			r.key, r.err = s.Lookup(ctx, o.digest)
 		default:
-			r.Key, r.Err = recordOf(ctx, o.Digest, id, records[i])
+			r.key, r.err = recordOf(ctx, o.digest, id, records[i])
 		}
-		if r.Err != nil && !refused(r.Err) {
-			return nil, r.Err
+		if r.err != nil && !refused(r.err) {
+			return nil, r.err
 		}
 	}
 	return readings, nil

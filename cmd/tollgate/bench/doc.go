@@ -4,6 +4,7 @@
 //
 // Everything measured is a process of its own: `tollgate serve` as anyone runs it,
 // the yardstick, a real Redis for each server, and the load (package load). All run
-// at once and are measured in turn, round after round, so that what else the
-// machine does meets all of them alike. Only ratios within one round are compared.
+// at once; each case is measured in turn with the yardstick, round after round, so
+// that what else the machine does meets both alike. Only ratios within one round are
+// compared.
 package bench
