@@ -86,9 +86,9 @@ With --settings, measure instead what single settings of Envoy are worth.`,
 	return cmd
 }
 
-// warmup is longer than the time by whose use of a key a lease is measured, see
-// limits.Leases.
-const warmup = 12 * time.Second
+// warmup is half of the time by whose use of a key a lease is measured, see
+// limits.Leases: nearly all keys of the load have leases then.
+const warmup = 30 * time.Second
 
 // add adds the flags that both commands have.
 func (f *benchFlags) add(cmd *cobra.Command, chart string) {

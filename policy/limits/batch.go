@@ -18,15 +18,21 @@ var ErrBusy = errors.New("limits: too many spends wait for the store")
 const (
 	// maxBatch bounds one pipeline: some milliseconds of Redis' time.
 	maxBatch = 256
+	// maxAhead bounds the calls of a pipeline that nobody waits for, and with them what they delay others.
+	maxAhead = 64
 	// maxQueue bounds the spends that wait in one lane.
 	maxQueue = 8192
+	// gather is how long calls that nobody waits for let others join them: a trip for one costs Redis and the server
+	// many times what it costs for each of several.
+	gather = 50 * time.Millisecond
 	// clusterLanes keeps a node of a cluster that does not answer from holding up the others' calls: a lane is a range of
 	// slots, and nodes usually have ranges.
 	clusterLanes = 16
 )
 
 // batches sends calls in pipelines: one that arrives while none is under way goes at once, those that arrive meanwhile
-// go together when it returns.
+// go together when it returns, first those that somebody waits for. Those that nobody waits for gather for a moment, or
+// go along.
 type batches struct {
 	lanes   []lane
 	timeout time.Duration // of one pipeline
@@ -36,6 +42,7 @@ type batches struct {
 	// landed is told of each call after it was sent.
 	landed func(c *call, asked, now time.Duration)
 	now    func() time.Duration
+	later  func(f func()) // calls f after gather
 
 	calls, trips atomic.Uint64 // sent
 }
@@ -51,10 +58,12 @@ const (
 // lane is a queue and what sends it. One pipeline is under way at a time, so that the answers about one limit id arrive
 // in the order in which Redis judged.
 type lane struct {
-	mu      sync.Mutex
-	queue   []*call
-	running bool
-	idle    []chan struct{} // closed when nothing is queued and nothing is under way
+	mu        sync.Mutex
+	queue     []*call
+	ahead     []*call // that nobody waits for
+	running   bool
+	gathering bool            // run is to be called in a moment
+	idle      []chan struct{} // closed when nothing is queued and nothing is under way
 }
 
 // lanesFor returns how many lanes a client is worth.
@@ -77,18 +86,37 @@ func (b *batches) laneOf(id string) *lane {
 func (b *batches) add(c *call) error {
 	l := b.laneOf(c.id)
 	l.mu.Lock()
-	if len(l.queue) >= maxQueue && c.done != nil {
-		l.mu.Unlock()
+	defer l.mu.Unlock()
+	switch {
+	case c.done == nil:
+		l.ahead = append(l.ahead, c)
+	case len(l.queue) >= maxQueue:
 		return ErrBusy
+	default:
+		l.queue = append(l.queue, c)
 	}
-	l.queue = append(l.queue, c)
-	start := !l.running
-	l.running = true
-	l.mu.Unlock()
-	if start {
+	switch {
+	case l.running:
+	case c.done != nil || len(l.ahead) >= maxAhead:
+		l.running = true
 		go b.run(l)
+	case !l.gathering:
+		l.gathering = true
+		b.later(func() { b.gathered(l) })
 	}
 	return nil
+}
+
+// gathered sends what has gathered.
+func (b *batches) gathered(l *lane) {
+	l.mu.Lock()
+	l.gathering = false
+	start := !l.running && len(l.ahead) > 0
+	l.running = l.running || start
+	l.mu.Unlock()
+	if start {
+		b.run(l)
+	}
 }
 
 // do queues a call and waits for its answer. At the end of ctx it leaves; the call then goes on without it, or is
@@ -117,7 +145,7 @@ func (b *batches) run(l *lane) {
 		if len(again) > 0 {
 			l.queue = append(again, l.queue...)
 		}
-		if len(l.queue) == 0 {
+		if len(l.queue)+len(l.ahead) == 0 {
 			l.running = false
 			for _, ch := range l.idle {
 				close(ch)
@@ -127,8 +155,9 @@ func (b *batches) run(l *lane) {
 			return
 		}
 		n := min(len(l.queue), maxBatch)
-		batch = append(batch[:0], l.queue[:n]...)
-		l.queue = slices.Delete(l.queue, 0, n)
+		m := min(len(l.ahead), maxAhead, maxBatch-n)
+		batch = append(append(batch[:0], l.queue[:n]...), l.ahead[:m]...)
+		l.queue, l.ahead = slices.Delete(l.queue, 0, n), slices.Delete(l.ahead, 0, m)
 		l.mu.Unlock()
 		sent, again = b.pick(batch, sent[:0], nil)
 		if len(sent) > 0 {
@@ -139,7 +168,10 @@ func (b *batches) run(l *lane) {
 
 // pick sorts out which calls of a batch are sent, and which wait for the next one.
 func (b *batches) pick(batch, sent, again []*call) (_, _ []*call) {
-	add := func(c *call) { sent = append(sent, c) }
+	add := func(c *call) {
+		c.state.Store(taken)
+		sent = append(sent, c)
+	}
 	for _, c := range batch {
 		if !c.state.CompareAndSwap(queued, taken) {
 			continue // its caller has left
@@ -179,14 +211,18 @@ func (c *call) finished() {
 	}
 }
 
-// quiet waits until nothing is queued and nothing is under way, or until ctx ends.
+// quiet sends what gathers and waits until nothing is queued and nothing is under way, or until ctx ends.
 func (b *batches) quiet(ctx context.Context) {
 	for i := range b.lanes {
 		l := &b.lanes[i]
 		l.mu.Lock()
-		if !l.running {
+		if !l.running && len(l.ahead) == 0 {
 			l.mu.Unlock()
 			continue
+		}
+		if !l.running {
+			l.running = true
+			go b.run(l)
 		}
 		ch := make(chan struct{})
 		l.idle = append(l.idle, ch)

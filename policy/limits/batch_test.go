@@ -171,7 +171,7 @@ func TestQueueIsBounded(t *testing.T) {
 	if _, err := l.Spend(t.Context(), spendOf(plan(), 1)); !errors.Is(err, ErrBusy) {
 		t.Errorf("%v, want ErrBusy", err)
 	}
-	if err := l.batches.add(&call{id: "a"}); err != nil || len(lane.queue) != maxQueue+1 {
+	if err := l.batches.add(&call{id: "a"}); err != nil || len(lane.ahead) != 1 {
 		t.Errorf("what goes back is refused: %v", err)
 	}
 }

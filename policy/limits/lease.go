@@ -5,17 +5,20 @@ import "time"
 // What bounds a lease. The script holds the other bounds: 2 % of what is left, and nothing of the last 100 units.
 const (
 	// rateSpan is the time whose spends a lease may be as large as.
-	rateSpan = 10 * time.Second
+	rateSpan = time.Minute
 	// idleAfter is when units that are not spent go back: a key that is quiet so long is not likely to need them soon.
 	idleAfter = 10 * time.Second
-	// loneAfter is the same for a single unit, which is not worth a call: it waits to be spent, or for the next call.
-	loneAfter = time.Minute
+	// few units are not worth a call: they wait fewAfter to be spent. So a key that is used every quarter of a minute
+	// is not asked about each time.
+	few      = 16
+	fewAfter = time.Minute
+	// afterEdge is how long after the end of a lease's window Redis is surely in the next one: a lease ends early by what
+	// the call that took it lasted.
+	afterEdge = 10 * time.Millisecond
 	// recheck is how long counters that were read are shown, and how long a refusal of a window longer than a minute is
 	// believed at first; each time it proves true that doubles, up to recheckMost.
 	recheck     = time.Second
 	recheckMost = 8 * time.Second
-	// leaseAhead is the size from which on a lease is renewed before it is empty, when an eighth of it is left.
-	leaseAhead = 32
 )
 
 // entry is what one replica knows and holds of one limit id. All times but those of counts are of this process's
@@ -36,14 +39,15 @@ type entry struct {
 	used     int64 // spent, which Redis does not know yet
 	low      int64 // renewed when less is left; 0: when too little is left
 	owed     *settlement
-	asking   bool  // a call that wants units is under way
+	asking   bool  // a call that wants units is queued or under way
 	expected int64 // of what that call wants, units that nobody waits for yet
+	renewing *call // that call, if nobody waits for it
 
 	refused      int64 // the least cost that was refused; -1: none
 	refusedUntil time.Duration
 	refusedFor   time.Duration // that it was believed last
 
-	last              time.Duration // of the last Spend
+	last              time.Duration // of the last Spend or Try
 	span              int64         // number of the rateSpan that current counts
 	current, previous int64         // units spent in it, and in the one before
 	gone              bool          // no longer in the table; what arrives goes back
@@ -131,12 +135,18 @@ func (e *entry) lately(now time.Duration) int64 {
 	return 0
 }
 
-// wants returns how many units a call of this cost should lease. A key that was quiet leases nothing: it may stay so.
+// wants returns how many units a call of this cost should lease. A key that was quiet leases few, or nothing: it may
+// stay so.
 func (e *entry) wants(now time.Duration, cost int64) int64 {
-	if e.counts == nil || now-e.last >= idleAfter {
+	quiet := now - e.last
+	if e.counts == nil || quiet >= fewAfter {
 		return 0
 	}
-	return min(e.lately(now)+cost, MaxLimit/4)
+	spent := e.lately(now) + cost
+	if quiet >= idleAfter {
+		return min(2*spent, few)
+	}
+	return max(min(2*spent, few), min(spent, MaxLimit/4))
 }
 
 // settlement takes what the next call has to settle: what is owed of an earlier lease, else the running one. keep leaves
@@ -167,11 +177,10 @@ func (e *entry) pending() int64 {
 }
 
 // landed takes in the answer to a call that was sent at asked and answered at now; answers arrive in the order in which
-// Redis judged. It returns how many units it may
-// have stranded: charged, and never given back.
+// Redis judged. It returns how many units it may have stranded: charged, and never given back.
 func (e *entry) landed(c *call, asked, now time.Duration) (stranded int64) {
 	if c.asks {
-		e.asking, e.expected = false, 0
+		e.asking, e.expected, e.renewing = false, 0, nil
 	}
 	if c.err != nil {
 		e.low = 0 // what is left of the lease is spent before Redis is asked again
@@ -186,15 +195,17 @@ func (e *entry) landed(c *call, asked, now time.Duration) (stranded int64) {
 	e.clock = c.now*int64(time.Millisecond) - int64(now)
 	if c.asks {
 		e.low = 0
-		if c.granted >= leaseAhead {
-			e.low = c.granted / 8
+		if c.granted > 0 {
+			e.low = max(c.granted/8, 1)
 		}
 	}
 	e.remember(c, asked)
 	if c.allowed && !c.readOnly {
 		e.note(now, c.cost)
 	}
-	e.last = now
+	if c.done != nil {
+		e.last = now
+	}
 	return stranded
 }
 
@@ -266,6 +277,9 @@ func deniesAny(windows []Window, counts []count, cost int64) bool {
 // prepare decides what a call that goes to the store takes along. A lease that a spend does not fit in goes back in the
 // same step, so that the store judges by all that is left.
 func (e *entry) prepare(c *call, now time.Duration) verdict {
+	if !c.exact && !c.readOnly && e.overtakes(c) {
+		return sendNow
+	}
 	if e.asking && !c.exact {
 		if !c.readOnly && !c.deferred && e.expected >= c.cost && c.cost > 0 {
 			e.expected -= c.cost
@@ -287,9 +301,33 @@ func (e *entry) prepare(c *call, now time.Duration) verdict {
 // renewal is a call that only leases, while what is left of the lease is spent.
 func (e *entry) renewal(now time.Duration) *call {
 	c := &call{id: e.id, layout: e.layout, entry: e, asks: true, want: e.wants(now, 0)}
-	e.asking, e.expected = true, 0
+	e.asking, e.expected, e.renewing = true, c.want, c
 	c.settle = e.settlement(now, true)
 	return c
+}
+
+// overtakes has a call do what a queued renewal was to do, and reports whether there was one.
+func (e *entry) overtakes(c *call) bool {
+	r := e.renewing
+	if r == nil || !r.state.CompareAndSwap(queued, left) {
+		return false
+	}
+	c.asks, c.want, c.settle = true, r.want, r.settle
+	e.renewing = nil
+	return true
+}
+
+// worthAhead reports whether the lease has ended with its window, and the key is so busy that it will need the next one:
+// that it is likely to spend twice before the first window ends again.
+func (e *entry) worthAhead(now time.Duration) bool {
+	if e.counts == nil || e.low == 0 || e.asking || now < e.until+afterEdge {
+		return false
+	}
+	first := e.counts[0].end - e.counts[0].start
+	for _, n := range e.counts[1:] {
+		first = min(first, n.end-n.start)
+	}
+	return float64(e.lately(now))*min(1, float64(first)/rateSpan.Seconds()) >= 2
 }
 
 // lost is how many units the loss of the answer may have stranded.

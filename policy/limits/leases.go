@@ -13,7 +13,7 @@ type Options struct {
 	// Exact forbids leases: each spend that is allowed is one of the store's own. Refusals are still remembered.
 	Exact bool
 	// Keys bounds the limit ids that something is remembered of, about 300 bytes each; beyond them each spend is one of
-	// the store's own. 0 means 100,000, which is far more than are in use within ten seconds on one server.
+	// the store's own. 0 means 100,000, which is far more than are in use within a minute on one server.
 	Keys int
 	// Timeout bounds one trip to the store; callers leave at the end of their own context. 0 means a second.
 	Timeout time.Duration
@@ -27,6 +27,8 @@ const (
 	// giveBackTime bounds what a server that ends takes to give back its leases.
 	giveBackTime = 1500 * time.Millisecond
 	shardCount   = 64
+	sweepEvery   = time.Second
+	sweepAgain   = 20 * time.Millisecond
 )
 
 // Leases spends limits for one replica, in front of a Store. Units that it has leased ahead, and refusals that it
@@ -78,7 +80,7 @@ func NewLeases(s *Store, o Options) *Leases {
 	}
 	l.batches = &batches{
 		lanes: make([]lane, lanesFor(s.client)), timeout: o.Timeout, now: o.Clock,
-		begin: l.begin, send: s.send, landed: l.landed,
+		begin: l.begin, send: s.send, landed: l.landed, later: func(f func()) { time.AfterFunc(gather, f) },
 	}
 	return l
 }
@@ -116,7 +118,7 @@ func (l *Leases) Try(s *Spend, into *Result) bool {
 	sh.served[from]++
 	e.write(into, from, s.Cost, now)
 	if from == fromLease && !s.ReadOnly && e.renews() {
-		_ = l.batches.add(e.renewal(now)) // one that nobody waits for is never refused
+		l.addAhead(e.renewal(now))
 	}
 	return true
 }
@@ -183,12 +185,17 @@ func (l *Leases) begin(c *call, add func(*call)) verdict {
 
 // enter makes an entry for the limit id of a call, if there is room.
 func (l *Leases) enter(sh *shard, c *call, now time.Duration) *entry {
-	if len(sh.entries) >= (l.options.Keys+shardCount-1)/shardCount {
+	if len(sh.entries) >= l.room() {
 		return nil
 	}
 	e := &entry{id: c.id, layout: c.layout, refused: -1, last: now}
 	sh.entries[c.id] = e
 	return e
+}
+
+// room is how many entries a shard holds at most.
+func (l *Leases) room() int {
+	return (l.options.Keys + shardCount - 1) / shardCount
 }
 
 // drop takes an entry out of the table. add gets the calls that give back what it holds.
@@ -226,7 +233,7 @@ func (l *Leases) landed(c *call, asked, now time.Duration) {
 		c.result = c.resultOf(e.rest)
 	}
 	for e.gone && e.pending() > 0 {
-		_ = l.batches.add(&call{id: e.id, layout: e.layout, settle: e.settlement(0, false)})
+		l.addAhead(&call{id: e.id, layout: e.layout, settle: e.settlement(0, false)})
 	}
 }
 
@@ -236,15 +243,16 @@ func (l *Leases) noteStranded(units int64) {
 	}
 }
 
-// Run gives back what is idle, until ctx ends; then it gives back everything, which takes 1.5 seconds at most, and
-// leases nothing any more. End ctx after the last Spend, so that nothing is leased anew.
+// Run gives back what is idle, and leases anew for busy keys when a window ends, until ctx ends; then it gives back
+// everything, which takes 1.5 seconds at most, and leases nothing any more. End ctx after the last Spend, so that nothing
+// is leased anew.
 func (l *Leases) Run(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
+	next := time.NewTimer(sweepEvery)
+	defer next.Stop()
 	for {
 		select {
-		case <-tick.C:
-			l.sweep()
+		case <-next.C:
+			next.Reset(l.sweep())
 		case <-ctx.Done():
 			l.giveBack()
 			return
@@ -252,41 +260,53 @@ func (l *Leases) Run(ctx context.Context) {
 	}
 }
 
-// sweep gives back what is idle, and forgets it.
-func (l *Leases) sweep() {
+// sweep gives back what is idle, and forgets it; where the table is more than half full, what is of few units does not
+// stay longer than the rest. It renews leases that ended with their window. It returns when to come again: at the end of
+// the next window of a lease, but not before sweepAgain and not after sweepEvery.
+func (l *Leases) sweep() time.Duration {
 	now := l.options.Clock()
-	l.dropWhere(func(e *entry) bool {
-		switch idle := now - e.last; {
-		case e.asking || idle < idleAfter:
-			return false
-		case e.pending() == 1:
-			return idle >= loneAfter
+	next := now + sweepEvery
+	l.each(func(sh *shard, e *entry) {
+		patience := idleAfter
+		if e.pending() <= few && len(sh.entries) <= l.room()/2 {
+			patience = fewAfter
 		}
-		return true
+		switch {
+		case !e.asking && now-e.last >= patience:
+			l.drop(sh, e, l.addAhead)
+		case e.worthAhead(now):
+			l.addAhead(e.renewal(now))
+		case e.low > 0 && now < e.until+afterEdge:
+			next = min(next, e.until+afterEdge)
+		}
 	})
+	return max(next-now, sweepAgain)
 }
 
 // giveBack gives back everything.
 func (l *Leases) giveBack() {
 	l.closed.Store(true)
-	l.dropWhere(func(*entry) bool { return true })
+	l.each(func(sh *shard, e *entry) { l.drop(sh, e, l.addAhead) })
 	ctx, cancel := context.WithTimeout(context.Background(), giveBackTime)
 	defer cancel()
 	l.batches.quiet(ctx)
 }
 
-// dropWhere drops the entries that which chooses.
-func (l *Leases) dropWhere(which func(*entry) bool) {
+// each calls f with every entry, under the lock of its shard. f may drop it.
+func (l *Leases) each(f func(*shard, *entry)) {
 	for i := range l.shards {
 		sh := &l.shards[i]
 		sh.mu.Lock()
 		for _, e := range sh.entries {
-			if which(e) {
-				l.drop(sh, e, func(c *call) { _ = l.batches.add(c) })
-			}
+			f(sh, e)
 		}
 		sh.mu.Unlock()
 	}
+}
+
+// addAhead queues a call that nobody waits for; batches never refuses one.
+func (l *Leases) addAhead(c *call) {
+	_ = l.batches.add(c)
 }
 
 // Stats are counts since the start.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -77,8 +78,8 @@ func TestBusyKey(t *testing.T) {
 	}
 }
 
-// A lease is no more than the spends of the last ten seconds, and no more than 2 % of what is left less what all hold; nothing is
-// leased of the last 100 units, nor to a key that was quiet.
+// A lease is no more than the spends of the last minute, or if it is of few units twice that, and no more than 2 % of what
+// is left less what all hold; nothing is leased of the last 100 units, nor to a key that is new.
 func TestLeaseIsBounded(t *testing.T) {
 	w := newWorld(t, noon())
 	windows := one(10_000, Minute)
@@ -89,13 +90,22 @@ func TestLeaseIsBounded(t *testing.T) {
 	}
 	w.at = w.at.Add(200 * time.Millisecond)
 	w.hold(a, windows, 1)
-	if _, held := w.held(windows[0]); held != 2 {
-		t.Fatalf("%d held after two spends, want 2", held)
+	if _, held := w.held(windows[0]); held != 4 {
+		t.Fatalf("%d held after two spends, want 4: twice as many", held)
 	}
-	w.at = w.at.Add(5 * time.Second)
-	w.hold(a, windows, 3) // two are leased
-	if _, held := w.held(windows[0]); held != 5 {
-		t.Fatalf("%d held, want 5: what was spent in ten seconds", held)
+	w.at = w.at.Add(15 * time.Second)
+	w.hold(a, windows, 4) // they are leased, and the last renews
+	a.batches.quiet(t.Context())
+	if _, held := w.held(windows[0]); held != 12 {
+		t.Fatalf("%d held after six spends, want 12", held)
+	}
+	w.hold(a, windows, 11)
+	for range 7 {
+		w.hold(a, windows, 1)
+		a.batches.quiet(t.Context())
+	}
+	if _, held := w.held(windows[0]); held != 18 {
+		t.Fatalf("%d held, want 18: what was spent in the minute", held)
 	}
 	w.hold(a, windows, 900)
 	spent, held := w.held(windows[0])
@@ -116,7 +126,7 @@ func TestLeaseIsBounded(t *testing.T) {
 	}
 }
 
-// What is not spent goes back when the key is quiet for ten seconds; a single unit waits for a minute. A crashed
+// What is not spent goes back when the key is quiet for ten seconds; few units wait for a minute. A crashed
 // replica's stays charged until the window ends, and counts as held until then.
 func TestIdleLeaseGoesBack(t *testing.T) {
 	for _, c := range []struct {
@@ -125,7 +135,7 @@ func TestIdleLeaseGoesBack(t *testing.T) {
 		back  bool
 	}{
 		{200, 9 * time.Second, false}, {200, 11 * time.Second, true},
-		{2, 11 * time.Second, true}, // two units
+		{2, 59 * time.Second, false}, {2, 61 * time.Second, true}, // four units
 	} {
 		w := newWorld(t, noon())
 		l, windows := w.replica(time.Hour, false), three(100_000, 1_000_000, 1_000_000)
@@ -143,16 +153,16 @@ func TestIdleLeaseGoesBack(t *testing.T) {
 	}
 }
 
-func TestSpendsOfTheLastTenSeconds(t *testing.T) {
+func TestSpendsOfTheLastMinute(t *testing.T) {
 	var e entry
 	for _, step := range []struct {
 		at         time.Duration
 		cost, want int64
 	}{
-		{0, 0, 0}, {2 * time.Second, 10, 10}, {9 * time.Second, 10, 20},
-		{15 * time.Second, 0, 10}, // half of the span before is gone
-		{15 * time.Second, 4, 14}, {20 * time.Second, 0, 4}, {25 * time.Second, 0, 2},
-		{25 * time.Second, 3, 5}, {40 * time.Second, 0, 0}, {40 * time.Second, 1, 1},
+		{0, 0, 0}, {12 * time.Second, 10, 10}, {54 * time.Second, 10, 20},
+		{90 * time.Second, 0, 10}, // half of the span before is gone
+		{90 * time.Second, 4, 14}, {120 * time.Second, 0, 4}, {150 * time.Second, 0, 2},
+		{150 * time.Second, 3, 5}, {240 * time.Second, 0, 0}, {240 * time.Second, 1, 1},
 	} {
 		if step.cost > 0 {
 			e.note(step.at, step.cost)
@@ -163,29 +173,67 @@ func TestSpendsOfTheLastTenSeconds(t *testing.T) {
 	}
 }
 
-func TestSingleUnitWaits(t *testing.T) {
+// A key that is used now and then keeps its few units between its uses, and leases no more than few.
+func TestFewUnitsWait(t *testing.T) {
 	w := newWorld(t, noon())
 	l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
-	w.at = w.at.Add(5 * time.Second)
 	w.hold(l, windows, 1)
-	w.at = w.at.Add(9900 * time.Millisecond) // little of the first is within the last ten seconds
+	w.at = w.at.Add(30 * time.Second)
 	w.hold(l, windows, 1)
-	if _, held := w.held(windows[2]); held != 1 {
-		t.Fatalf("%d held, want 1", held)
+	if _, held := w.held(windows[2]); held != 4 {
+		t.Fatalf("%d held, want 4", held)
 	}
 	calls := w.calls
 	w.at = w.at.Add(20 * time.Second)
 	l.sweep()
 	l.batches.quiet(t.Context())
-	w.hold(l, windows, 1)
+	w.hold(l, windows, 3)
 	if w.calls != calls {
-		t.Errorf("%d calls for a unit that was there", w.calls-calls)
+		t.Errorf("%d calls for units that were there", w.calls-calls)
 	}
 	w.at = w.at.Add(61 * time.Second)
 	l.sweep()
 	l.batches.quiet(t.Context())
-	if spent, held := w.held(windows[2]); spent != 3 || held != 0 || l.Stats().Keys != 0 {
+	if spent, held := w.held(windows[2]); spent != 5 || held != 0 || l.Stats().Keys != 0 {
 		t.Errorf("%d spent, %d held", spent, held)
+	}
+	for range 5 {
+		w.hold(l, windows, 300)
+		l.batches.quiet(t.Context())
+		w.at = w.at.Add(12 * time.Second)
+		l.sweep() // what is left of many goes back
+		l.batches.quiet(t.Context())
+		w.hold(l, windows, 1)
+		if _, held := w.held(windows[2]); held > few {
+			t.Fatalf("%d held of a key that was quiet", held)
+		}
+	}
+}
+
+// Where the table is more than half full, a key that is quiet stays in it for ten seconds only.
+func TestCrowdedTable(t *testing.T) {
+	w := newWorld(t, noon())
+	l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
+	l.options.Keys = 4 * shardCount
+	keys := 0
+	add := func(n int) {
+		for i := 0; n > 0; i++ {
+			id := strconv.Itoa(i)
+			if sh := l.shard(id); sh == l.shard("0") && sh.entries[id] == nil {
+				w.must(l, &Spend{ID: id, Windows: windows, Cost: 1}, true)
+				n--
+				keys++
+			}
+		}
+	}
+	for _, step := range []struct{ add, want int }{{2, 2}, {1, 2}} {
+		add(step.add)
+		w.at = w.at.Add(11 * time.Second)
+		l.sweep()
+		l.batches.quiet(t.Context())
+		if n := l.Stats().Keys; n != step.want {
+			t.Errorf("of %d keys %d are left, want %d", keys, n, step.want)
+		}
 	}
 }
 
@@ -675,13 +723,13 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 	w := newWorld(t, noon())
 	l, windows := w.replica(0, false), three(1<<40, 1<<40, 1<<40)
 	w.hold(l, windows, 2)
-	for l.Try(spendOf(windows, 1), new(Result)) {
-	}
 	before := w.calls
 	lane := l.batches.laneOf("a")
 	lane.running = true // nothing is sent until all are there
+	for l.Try(spendOf(windows, 1), new(Result)) {
+	}
 	var work sync.WaitGroup
-	const callers = 12
+	const callers = 14
 	for range callers {
 		work.Go(func() {
 			if res, err := l.Spend(context.Background(), spendOf(windows, 1)); err != nil || !res.Allowed {
@@ -696,12 +744,13 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 	}
 	l.batches.run(lane)
 	work.Wait()
-	spent := int64(2 + 2 + callers)
-	// The first asks for five units: four were spent in this second, and its own. Five others wait for them.
-	if n := w.calls - before; n != callers-5 {
-		t.Errorf("%d calls, want %d", n, callers-5)
+	spent := int64(2 + 4 + callers)
+	// The first takes over the renewal, which asks for twelve units: six were spent in this minute. Twelve others wait for
+	// them, and the last of those has twenty leased. One goes beside.
+	if n := w.calls - before; n != 3 {
+		t.Errorf("%d calls, want 3", n)
 	}
-	if day, held := w.held(windows[2]); day-l.Stats().Held != spent || held != 5 {
+	if day, held := w.held(windows[2]); day-l.Stats().Held != spent || held != 20 {
 		t.Errorf("%d spent, %d held", day, held)
 	}
 }

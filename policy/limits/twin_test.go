@@ -162,6 +162,7 @@ func newWorld(t fatal, at time.Time) *world {
 func (w *world) replica(skew time.Duration, exact bool) *Leases {
 	began := w.at
 	l := NewLeases(NewStore(nil, func() time.Duration { return 0 }), Options{Exact: exact, Clock: func() time.Duration { return w.at.Sub(began) - w.steps + skew }})
+	l.batches.later = func(f func()) { go f() }
 	l.batches.send = func(_ context.Context, calls []*call) {
 		w.calls += len(calls)
 		f := w.fault()

@@ -116,6 +116,13 @@ func newRow(c testCase, samples, base []sample) Row {
 // openLoop measures a and b at a fixed rate, in turn.
 func (b *bench) openLoop(ctx context.Context, rate float64) (*OpenLoop, error) {
 	var p50, p99 [2][]float64
+	for _, c := range cases()[:2] {
+		job := b.job(c.server, c.keys)
+		job.Rate, job.Callers, job.Duration = rate, openCallers, b.Warmup
+		if _, err := b.do(ctx, job); err != nil {
+			return nil, err
+		}
+	}
 	for round := range b.OpenLoop {
 		for i := range 2 {
 			which := (i + round) % 2
