@@ -380,3 +380,19 @@ func TestRepairMeetsARehashThatStartsAgain(t *testing.T) {
 	}
 	consistent(t, c)
 }
+
+// A key that was used is one whose secret somebody was told.
+func TestRepairSparesAUsedSuccessor(t *testing.T) {
+	ctx, c := t.Context(), newEmbedded(t)
+	s := NewStore(c)
+	used := named("used", 5, func(k *Key) { k.RotatedFrom = "key_aaaa" })
+	for _, err := range s.CreateAll(ctx, []*Key{named("aaaa", 1), used}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Touch(ctx, map[string]time.Time{used.ID: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	repaired(t, s, "", 0, RepairReport{Checked: 2})
+}
