@@ -248,6 +248,9 @@ func newRepair(a *access) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.run(cmd, storeOnly, func(ctx context.Context) error {
 				report, err := a.manager.Repair(ctx, api)
+				if errors.Is(err, keys.ErrForbidden) || errors.Is(err, keys.ErrNotAudited) {
+					return explained(err) // nothing was looked at
+				}
 				return errors.Join(explained(err), failed(a.printRecord(cmd.OutOrStdout(), report)))
 			})
 		},

@@ -391,7 +391,7 @@ func (a *applier) compare(c *candidate, old *Key) (*Change, error) {
 	case p.id != "" && p.id != k.ID:
 		return nil, fmt.Errorf("the secret belongs to %s, which is in the store", show(p.id))
 	case old == nil:
-		return nil, nil
+		return nil, a.successor(k)
 	case old.API != k.API || old.Team != k.Team:
 		return nil, errors.New("is the id of a key of another API or team")
 	case old.Environment != k.Environment:
@@ -405,6 +405,24 @@ func (a *applier) compare(c *candidate, old *Key) (*Change, error) {
 	change := newChange(ChangeUpdate, old, c.over(old))
 	change.Fields = fieldChanges(old, change.next)
 	return &change, nil
+}
+
+// successor refuses a new key that would be taken for one that a rotation has left unfinished.
+func (a *applier) successor(k *Key) error {
+	if k.RotatedFrom == "" {
+		return nil
+	}
+	to, known := "", false
+	if old := a.present[k.RotatedFrom]; old != nil && old.Status != Deleted {
+		to, known = old.RotatedTo, true
+	}
+	if c := a.byID[k.RotatedFrom]; c != nil {
+		to, known = cmp.Or(c.key.RotatedTo, to), true
+	}
+	if known && to != k.ID {
+		return notRotatedTo(k)
+	}
+	return nil
 }
 
 // over returns what old becomes by the file.

@@ -24,7 +24,7 @@ const (
 //   - Each character counts log2 of the size of the smallest usual alphabet that holds them all: digits (10), hex (16),
 //     one case of letters (26), with digits (36), both cases (52), with digits (62), with - _ or + / (64), all that
 //     a key may have (69). Dividers and padding count nothing, nor what is fixed in a UUID.
-//   - A character that repeats 4 or more earlier ones, or continues a run like 1234 or aaaa, counts 1 bit, if that
+//   - A character that repeats 4 or more earlier ones, or continues a run like 1234, aaaa or qwer, counts 1 bit, if that
 //     concerns a quarter of the secret; less is chance.
 //   - Letters that read like words count 2 bits, if that concerns two thirds of the secret.
 //   - All is scaled down if the Shannon entropy of the characters is below 85 % of what random ones would show.
@@ -102,7 +102,7 @@ func uuid(s string) bool {
 // predictable counts the characters that follow from earlier ones, and those of words.
 func predictable(s string) (following, words int) {
 	for i := 0; i < len(s); {
-		n := max(repeated(s, i), steps(s, i))
+		n := max(repeated(s, i), steps(s, i), neighbours(s, i))
 		if n < shortestRun {
 			i++
 			continue
@@ -145,6 +145,21 @@ func steps(s string, i int) int {
 	n := 2
 	for i+n < len(s) && int(s[i+n])-int(s[i+n-1]) == step {
 		n++
+	}
+	return n
+}
+
+// neighbours is the length of the run from i that goes along a row of letters of a keyboard.
+func neighbours(s string, i int) int {
+	n := 0
+	for _, row := range [...]string{"qwertyuiop", "asdfghjkl", "zxcvbnm"} {
+		for _, row := range [...]string{row, strings.ToUpper(row)} {
+			m := 0
+			for i+m < len(s) && strings.Contains(row, s[i:i+m+1]) {
+				m++
+			}
+			n = max(n, m)
+		}
 	}
 	return n
 }

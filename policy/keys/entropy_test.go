@@ -19,6 +19,7 @@ func TestEntropyOfKnownTexts(t *testing.T) {
 		{"1234567890123456789012345678901234567890", 80},
 		{"abcdefghijklmnopqrstuvwxyz0123456789", 60},
 		{"0123456789012345678901234567890123456", 100},
+		{"qwertyuiopasdfghjklzxcvbnm1234567890", 60},
 		{"correct-horse-battery-staple", 70},
 		{"CorrectHorseBatteryStapleCorrectHorse", 90},
 		{"my-super-secret-api-key-for-production", 100},

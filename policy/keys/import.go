@@ -260,6 +260,10 @@ func (im *importer) put(ctx context.Context, batch []*candidate) error {
 			return err
 		}
 	}
+	ready, err := im.successors(ctx, ready)
+	if err != nil {
+		return err
+	}
 	return im.create(ctx, ready)
 }
 
@@ -386,14 +390,55 @@ func (im *importer) check(c *candidate) error {
 	if err := textSecret(im.m.rules, nil, k, ""); err != nil {
 		return err
 	}
-	if line, ok := im.digests[k.Digest]; ok {
-		return fmt.Errorf("the same secret as on line %d", line)
+	digests := append(c.older, k.Digest)
+	for _, d := range digests {
+		if line, ok := im.digests[d]; ok {
+			return fmt.Errorf("the same secret as on line %d", line)
+		}
 	}
 	if line, ok := im.ids[k.ID]; ok {
 		return fmt.Errorf("id: %s again, first on line %d", show(k.ID), line)
 	}
-	im.digests[k.Digest], im.ids[k.ID] = c.line, c.line
+	for _, d := range digests {
+		im.digests[d] = c.line
+	}
+	im.ids[k.ID] = c.line
 	return nil
+}
+
+// successors refuses keys whose predecessor is in the store and has not been rotated to them: an import does not change that
+// one, and without that Repair would take its successor for one that was never finished.
+func (im *importer) successors(ctx context.Context, batch []*candidate) (left []*candidate, err error) {
+	var ids []string
+	for _, c := range batch {
+		if c.key.RotatedFrom != "" {
+			ids = append(ids, c.key.RotatedFrom)
+		}
+	}
+	if len(ids) == 0 {
+		return batch, nil
+	}
+	all, err := im.m.store.readAll(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range batch {
+		if c.key.RotatedFrom == "" {
+			left = append(left, c)
+			continue
+		}
+		if old := all[0]; old.err == nil && old.key.RotatedTo != c.key.ID {
+			im.refuse(c.line, c.key.ID, notRotatedTo(c.key))
+		} else {
+			left = append(left, c)
+		}
+		all = all[1:]
+	}
+	return left, nil
+}
+
+func notRotatedTo(k *Key) error {
+	return &FieldError{"rotated_from", show(k.RotatedFrom) + " has not " + show(k.ID) + " as rotated_to"}
 }
 
 // settle decides about candidates whose id or secret is in use, and returns those that are still to be created: none if

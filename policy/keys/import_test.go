@@ -680,3 +680,52 @@ func TestParseFieldsRefuses(t *testing.T) {
 		}
 	}
 }
+
+// One file can have a secret twice in two forms: by a hash that an older method gives, and plain.
+func TestImportOfOneSecretInTwoForms(t *testing.T) {
+	secret := NewSecret("pk_")
+	sum := sha256.Sum256([]byte(secret))
+	hash, plain := fmt.Sprintf(`{"hash":"sha256:%x"}`, sum), `{"secret":"`+secret+`"}`
+	for _, text := range []string{hash + "\n" + plain, plain + "\n" + hash} {
+		c := newEmbedded(t)
+		m := transferManager(c, NewHasher([]byte("pepper"), Method{Algorithm: AlgorithmSHA256}))
+		report, err := m.Import(t.Context(), fromLines(text), operator("pictify"))
+		if err != nil || report.Created != 1 || report.Refused != 1 || report.First[0].Reason != "the same secret as on line 1" {
+			t.Errorf("%+v, %v", report, err)
+		}
+	}
+}
+
+// A successor that stands in the file alone, beside a key in the store that does not know it, would be taken for one that
+// was never finished.
+func TestImportOfASuccessorOnly(t *testing.T) {
+	ctx, c := t.Context(), newEmbedded(t)
+	m := transferManager(c, NewHasher([]byte("pepper")))
+	line := func(id, more string) string {
+		return `{"id":"` + id + `","secret":"` + NewSecret("pk_") + `","created_at":"2025-01-01T00:00:00Z"` + more + "}\n"
+	}
+	first := line("key_first", "")
+	for _, text := range []string{first, line("key_second", `,"rotated_from":"key_first"`)} {
+		report, err := m.Import(ctx, fromLines(text), operator("pictify"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text != first && (report.Refused != 1 || !strings.Contains(report.First[0].Reason, "key_first")) {
+			t.Errorf("%+v", report)
+		}
+	}
+	diff, err := m.Apply(ctx, fromLines(line("key_second", `,"rotated_from":"key_first"`)), ApplyOptions{Defaults: operator("pictify").Defaults})
+	if !errors.Is(err, ErrRefused) || len(diff.Refused) != 1 || !strings.Contains(diff.Refused[0].Reason, "rotated_from") {
+		t.Errorf("apply: %+v, %v", diff, err)
+	}
+	// Both at once, in any order, and again.
+	both := line("key_young", `,"rotated_from":"key_old1"`) + line("key_old1", `,"rotated_to":"key_young"`)
+	for range 2 {
+		if report, err := m.Import(ctx, fromLines(both), operator("pictify")); err != nil || report.Refused != 0 {
+			t.Errorf("%+v, %v", report, err)
+		}
+	}
+	if report, err := m.Repair(ctx, ""); err != nil || report.Strays != 0 {
+		t.Errorf("%+v, %v", report, err)
+	}
+}

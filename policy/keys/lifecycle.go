@@ -231,7 +231,8 @@ func (s *Store) Rehash(ctx context.Context, id string, from, to Digest) error {
 }
 
 // rehashStep makes the next step of a rehash. The record says how far it is: the new digest is noted beside the old
-// one, then a secret leads there, then the two change places, then no secret leads to the old one ever again, then the record forgets it.
+// one, then a secret leads there, then the two change places, then, once it is sure that a secret still leads there, none leads to
+// the old one ever again, then the record forgets it.
 func (s *Store) rehashStep(ctx context.Context, k *Key, from, to Digest) (done bool, err error) {
 	next := k.clone()
 	next.Version++
@@ -253,6 +254,11 @@ func (s *Store) rehashStep(ctx context.Context, k *Key, from, to Digest) (done b
 		next.Digest, next.Other, next.Algorithm = to, from, AlgorithmHMACSHA256
 		return false, s.change(ctx, s.client, k, next)
 	case k.Digest == to && k.Other != (Digest{}):
+		// A Repair that undid an earlier try could have retired the new digest after it was led here, and before the record
+		// said that it holds.
+		if _, _, err := s.link(ctx, to, k.ID); err != nil {
+			return false, err
+		}
 		if err := s.retire(ctx, k.Other, k.ID); err != nil {
 			return false, err
 		}

@@ -270,9 +270,10 @@ func (r *repairer) secret(ctx context.Context, k *Key, a surroundings) (done boo
 	return false, nil
 }
 
-// stray revokes a successor that its key does not know: whoever made it died before anybody was told the secret.
+// stray revokes a successor that its key does not know: whoever made it died before anybody was told the secret. One that
+// was used came here in another way.
 func (r *repairer) stray(ctx context.Context, k *Key, a surroundings) (done bool, err error) {
-	if a.predecessor == nil || k.Status == Revoked || k.CreatedAt.IsZero() || k.CreatedAt.After(r.before) {
+	if a.predecessor == nil || k.Status == Revoked || !k.LastUsed.IsZero() || k.CreatedAt.IsZero() || k.CreatedAt.After(r.before) {
 		return false, nil
 	}
 	data, err := a.predecessor.Bytes()

@@ -337,3 +337,62 @@ func TestRepairOfABrokenTeam(t *testing.T) {
 	_, err := s.Repair(t.Context(), "")
 	expectCorrupt(t, "repair", errors.Unwrap(err), "team pixelbyte/team_orbit", "not a hash")
 }
+
+// A rehash that starts again while Repair undoes the first try, and that goes on only after Repair has looked whether it
+// did, still leads to the key at the end.
+func TestRepairMeetsARehashThatStartsAgain(t *testing.T) {
+	ctx, c := t.Context(), newEmbedded(t)
+	s, k := NewStore(c), named("aaaa", 1)
+	from, to := k.Digest, Digest{7}
+	if err := s.Create(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	step := func() {
+		if _, err := s.rehashStep(ctx, must[*Key](t)(s.Get(ctx, k.ID)), from, to); err != nil {
+			t.Error(err)
+		}
+	}
+	step() // and there it was interrupted
+	own := redis.NewClient(c.(*redis.Client).Options())
+	t.Cleanup(func() { own.Close() })
+	var linked *Key
+	own.AddHook(&before{what: s.scripts.link.Hash(), f: func() {
+		step()
+		linked = must[*Key](t)(s.Get(ctx, k.ID))
+		if owner, _, err := s.link(ctx, to, k.ID); err != nil || owner != k.ID {
+			t.Error(owner, err)
+		}
+	}})
+	if _, err := NewStore(own).repair(ctx, "", 0); err != nil || linked == nil {
+		t.Fatal(linked, err)
+	}
+	// The rehash was between the link and the change of the record all the time.
+	next := linked.clone()
+	next.Version, next.Digest, next.Other = linked.Version+1, to, from
+	if err := s.change(ctx, c, linked, next); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Rehash(ctx, k.ID, from, to); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Lookup(ctx, to); err != nil || got.ID != k.ID {
+		t.Errorf("by the new digest: %v, %v", got, err)
+	}
+	consistent(t, c)
+}
+
+// A key that was used is one whose secret somebody was told.
+func TestRepairSparesAUsedSuccessor(t *testing.T) {
+	ctx, c := t.Context(), newEmbedded(t)
+	s := NewStore(c)
+	used := named("used", 5, func(k *Key) { k.RotatedFrom = "key_aaaa" })
+	for _, err := range s.CreateAll(ctx, []*Key{named("aaaa", 1), used}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Touch(ctx, map[string]time.Time{used.ID: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	repaired(t, s, "", 0, RepairReport{Checked: 2})
+}

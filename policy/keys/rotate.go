@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 )
+
+// errOtherRights says that a key got other rights while its successor was made with the earlier ones.
+var errOtherRights = errors.New("it has other rights now")
 
 // maxGrace bounds how long a key that a cap counts as one with its successor can go on.
 const maxGrace = 90 * 24 * time.Hour
@@ -13,11 +17,21 @@ const maxGrace = 90 * 24 * time.Hour
 // Rotate makes a successor with the same rights, expiry and counters, and returns it with its secret. The key itself
 // stops after grace, or at its own expiry if that is sooner. Errors beside the common: a *FieldError for a negative
 // grace; ErrFinal, ErrInactive, ErrExpired; a *RotatedError; a *CapError if an earlier key of the same line is still in its grace
-// and the cap has no room for three. A key and a secret beside an error are made and good.
+// and the cap has no room for three; ErrConflict if others change the key without end. A key and a secret beside an error
+// are made and good.
 func (m *Manager) Rotate(ctx context.Context, id string, grace time.Duration) (successor *Key, secret string, err error) {
 	if grace < 0 || grace > maxGrace {
 		return nil, "", &FieldError{"grace", grace.String() + " is not 0 to " + maxGrace.String()}
 	}
+	for range maxTries {
+		if successor, secret, err = m.rotate(ctx, id, grace); !errors.Is(err, errOtherRights) {
+			break
+		}
+	}
+	return successor, secret, err
+}
+
+func (m *Manager) rotate(ctx context.Context, id string, grace time.Duration) (successor *Key, secret string, err error) {
 	old, err := m.read(ctx, ActionRotate, id)
 	if err != nil {
 		return nil, "", err
@@ -84,15 +98,27 @@ func (m *Manager) retire(ctx context.Context, old *Key, successor string, grace 
 		if written != nil || !errors.Is(err, ErrConflict) {
 			return written != nil, err
 		}
-		id := old.ID
-		if old, err = m.store.Get(ctx, id); err != nil {
-			return false, fmt.Errorf("keys: %s changed while it was rotated: %w", id, errors.Join(ErrConflict, err))
+		now, err := m.store.Get(ctx, old.ID)
+		if err == nil {
+			err = m.rotatable(now)
 		}
-		if err := m.rotatable(old); err != nil {
-			return false, fmt.Errorf("keys: %s changed while it was rotated: %w", id, errors.Join(ErrConflict, err))
+		if err == nil && !sameRights(old, now) {
+			err = errOtherRights
 		}
+		if err != nil {
+			return false, fmt.Errorf("keys: %s changed while it was rotated: %w", old.ID, errors.Join(ErrConflict, err))
+		}
+		old = now
 	}
 	return false, ErrConflict
+}
+
+// sameRights reports whether two states of one key differ in nothing that a successor has from it.
+func sameRights(a, b *Key) bool {
+	b = b.clone()
+	b.Version, b.UpdatedAt, b.LastUsed, b.Weak = a.Version, a.UpdatedAt, a.LastUsed, a.Weak
+	b.Algorithm, b.Digest, b.Other = a.Algorithm, a.Digest, a.Other
+	return reflect.DeepEqual(a, b)
 }
 
 // discard removes a successor that did not become one. Nobody has seen it.

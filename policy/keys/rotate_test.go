@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"reflect"
 	"strings"
 	"sync"
@@ -218,4 +219,26 @@ func TestRotateOvertaken(t *testing.T) {
 			consistent(t, c)
 		})
 	}
+}
+
+// A successor never has rights that its key lost in the middle of the rotation.
+func TestRotateMeetsAnUpdate(t *testing.T) {
+	ctx, c := t.Context(), newEmbedded(t)
+	m := operatorOf(c, nil)
+	k, _ := mustCreate(t, m, withIPs("10.0.0.0/8"))
+	less := Patch{IPs: &[]netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, Limits: &[]Override{{"minute", 1}}}
+	var overtaken error
+	c.AddHook(&before{what: m.store.scripts.change.Hash(), f: func() { _, overtaken = m.Update(ctx, k.ID, less) }})
+	next, secret, err := m.Rotate(ctx, k.ID, time.Hour)
+	if overtaken != nil || err != nil {
+		t.Fatal(overtaken, err)
+	}
+	got := must[*Key](t)(m.store.Lookup(ctx, m.hasher.Digest(secret)))
+	if !reflect.DeepEqual(got, next) || !reflect.DeepEqual(got.IPs, *less.IPs) || !reflect.DeepEqual(got.Limits, *less.Limits) {
+		t.Errorf("the successor has %v and %v", got.IPs, got.Limits)
+	}
+	if n := len(c.Keys(ctx, "tg:v1:key:*").Val()); n != 2 {
+		t.Errorf("%d keys", n)
+	}
+	consistent(t, c)
 }
