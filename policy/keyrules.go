@@ -17,19 +17,19 @@ var _ keys.Rules = (*Set)(nil)
 func (s *Set) ValidateKey(k *keys.Key) error {
 	api, e, err := s.environmentOf(k.API, k.Environment)
 	if err != nil {
-		return fmt.Errorf("key %s: %w", k.ID, err)
+		return err
 	}
 	for _, scope := range k.Scopes {
 		if !api.scopes[scope] {
-			return fmt.Errorf("key %s: unknown scope %q of api %q%s", k.ID, scope, k.API, suggest(scope, slices.Collect(maps.Keys(api.scopes))))
+			return fmt.Errorf("unknown scope %q of api %q%s", scope, k.API, suggest(scope, slices.Collect(maps.Keys(api.scopes))))
 		}
 	}
 	p, ok := api.plan(k.Plan)
 	if !ok {
-		return fmt.Errorf("key %s: unknown plan %q of api %q%s", k.ID, k.Plan, k.API, suggest(k.Plan, slices.Collect(maps.Keys(api.plans))))
+		return fmt.Errorf("unknown plan %q of api %q%s", k.Plan, k.API, suggest(k.Plan, slices.Collect(maps.Keys(api.plans))))
 	}
 	if _, ok := p.windowsFor(e, k.Limits, k.AnchorDay, nil); !ok {
-		return fmt.Errorf("key %s: %w", k.ID, p.overrideError(e, k))
+		return p.overrideError(e, k)
 	}
 	return nil
 }

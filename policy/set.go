@@ -103,10 +103,10 @@ func (s *Set) ValidateSecret(k *keys.Key, secret string) error {
 		return s.ValidateKey(k)
 	}
 	if !api.resembles(secret) {
-		return fmt.Errorf("key %s: the secret has not the form of the keys of api %q", k.ID, k.API)
+		return fmt.Errorf("the secret has not the form of the keys of api %q", k.API)
 	}
 	if e, _ := api.environment(k.Environment); e != nil && !strings.HasPrefix(secret, e.prefix) {
-		return fmt.Errorf("key %s: the secret has not the prefix %q of environment %q", k.ID, e.prefix, e.name)
+		return fmt.Errorf("the secret has not the prefix %q of environment %q", e.prefix, e.name)
 	}
 	return nil
 }

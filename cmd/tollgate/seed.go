@@ -64,11 +64,11 @@ func readKeys(path string, set *policy.Set, plaintext bool) ([]keys.Entry, keys.
 
 func keyFaults(file policy.File, i int, e keys.Entry, set *policy.Set, plaintext bool) (faults []error) {
 	if err := set.ValidateKey(&e.Key); err != nil {
-		faults = append(faults, fmt.Errorf("%s: %w", placeOfKey(file, i, "id"), err))
+		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
 	}
 	if e.Plaintext() {
 		if err := set.ValidateSecret(&e.Key, e.Secret); err != nil {
-			faults = append(faults, fmt.Errorf("%s: %w", placeOfKey(file, i, "secret"), err))
+			faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "secret"), e.Key.ID, err))
 		}
 	}
 	for field, text := range map[string]string{"name": e.Key.Name, "note": e.Key.Note, "team": e.Key.Team} {

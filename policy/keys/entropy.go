@@ -17,8 +17,9 @@ const (
 	shortestRun   = 4
 )
 
-// EntropyBits estimates, rather too low than too high, how many random bits a secret of another system holds. Nobody
-// can know: the estimate looks only at the one text.
+// EntropyBits estimates how many random bits a secret of another system holds, rather too low than too high, except for words
+// in look-alike spelling ("S3cr3t"), which it takes for random characters. Nobody can know: the estimate looks only at the
+// one text.
 //
 //   - A name in front ("sk_live_") counts nothing.
 //   - Each character counts log2 of the size of the smallest usual alphabet that holds them all: digits (10), hex (16),
