@@ -116,6 +116,7 @@ func TestOneReplicaIsTheModel(t *testing.T) {
 		t.Run(fmt.Sprintf("exact=%v", exact), func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
 				w, m := newWorld(rt, noon().Add(-30*time.Second)), newModel()
+				w.lazy = rapid.Bool().Draw(rt, "lazy")
 				l := w.replica(0, exact)
 				rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
 				plans := [][]Window{three(250, 1100, 4000), three(120, 130, 1000), {{Name: "minute", Limit: 150, Per: Minute}, {Name: "day", Limit: 4000, Per: Day}}}
