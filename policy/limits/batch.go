@@ -18,8 +18,12 @@ var ErrBusy = errors.New("limits: too many spends wait for the store")
 const (
 	// maxBatch bounds one pipeline: some milliseconds of Redis' time.
 	maxBatch = 256
-	// maxAhead bounds the calls of a pipeline that nobody waits for, and with them what they delay others.
+	// maxAhead bounds the calls of a pipeline that nobody waits for, and with them what they delay others. At the end, when
+	// there are none, they fill it.
 	maxAhead = 64
+	// leastAhead is how many of them there is room for in a pipeline that callers could fill: what goes back does not wait
+	// for as long as the store is busy.
+	leastAhead = 16
 	// maxQueue bounds the spends that wait in one lane.
 	maxQueue = 8192
 	// gather is how long calls that nobody waits for let others join them: a trip for one costs Redis and the server
@@ -154,16 +158,31 @@ func (b *batches) run(l *lane) {
 			l.mu.Unlock()
 			return
 		}
-		n := min(len(l.queue), maxBatch)
-		m := min(len(l.ahead), maxAhead, maxBatch-n)
-		batch = append(append(batch[:0], l.queue[:n]...), l.ahead[:m]...)
-		l.queue, l.ahead = slices.Delete(l.queue, 0, n), slices.Delete(l.ahead, 0, m)
+		batch = l.take(batch[:0])
 		l.mu.Unlock()
 		sent, again = b.pick(batch, sent[:0], nil)
 		if len(sent) > 0 {
 			b.trip(sent)
 		}
 	}
+}
+
+// take moves the calls of the next pipeline to batch: those that somebody waits for, then others. Where somebody waits
+// for all of them, the others may fill it. Renewals that were withdrawn take no room.
+func (l *lane) take(batch []*call) []*call {
+	n := min(len(l.queue), maxBatch-min(len(l.ahead), leastAhead))
+	room, m := maxBatch-n, 0
+	if len(l.idle) == 0 {
+		room = min(room, maxAhead)
+	}
+	for ; m < len(l.ahead) && room > 0; m++ {
+		if l.ahead[m].state.Load() == queued {
+			room--
+		}
+	}
+	batch = append(append(batch, l.queue[:n]...), l.ahead[:m]...)
+	l.queue, l.ahead = slices.Delete(l.queue, 0, n), slices.Delete(l.ahead, 0, m)
+	return batch
 }
 
 // pick sorts out which calls of a batch are sent, and which wait for the next one.

@@ -176,6 +176,47 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
+// Calls that nobody waits for go along where callers would fill each pipeline, and withdrawn ones do not hold them up.
+// Where all are waited for, as at the end, they fill pipelines.
+func TestAheadGoesAlong(t *testing.T) {
+	l := newWorld(t, noon()).replica(0, true)
+	var trips [][]*call
+	l.batches.send = func(_ context.Context, calls []*call) {
+		trips = append(trips, append([]*call(nil), calls...))
+		for _, c := range calls {
+			c.err = errLost
+		}
+	}
+	queue := func(n int, done bool, state int32) {
+		for i := range n {
+			c := &call{id: fmt.Sprint("key", i), layout: newLayout(plan()), exact: true}
+			if c.state.Store(state); done {
+				c.done = make(chan struct{}, 1)
+			}
+			if err := l.batches.add(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	lane := l.batches.laneOf("a")
+	lane.running = true
+	queue(2*maxBatch, true, queued)
+	queue(1000, false, left)
+	queue(1, false, queued)
+	l.batches.run(lane)
+	if n := len(trips[0]); n > maxBatch || trips[0][n-1].done != nil {
+		t.Errorf("%d calls in the first trip, and the one that nobody waits for is not among them", n)
+	}
+	trips = nil
+	lane.running = true
+	queue(2*maxBatch, false, queued)
+	lane.idle = append(lane.idle, make(chan struct{}))
+	l.batches.run(lane)
+	if len(trips) != 2 {
+		t.Errorf("%d trips for what two can take", len(trips))
+	}
+}
+
 // A store that is gone or silent is an error by the context's deadline, and the next caller is not held up by it for longer
 // than a trip may take.
 func TestLeasesWithoutAStore(t *testing.T) {

@@ -12,8 +12,8 @@ const (
 	// is not asked about each time.
 	few      = 16
 	fewAfter = time.Minute
-	// afterEdge is how long after the end of a lease's window Redis is surely in the next one: a lease ends early by what
-	// the call that took it lasted.
+	// afterEdge is how long after the end of a lease Redis is asked for the next one: a lease ends early by what the call
+	// that took it lasted. If that was longer, Redis is still in the old window, and is asked once more at its end.
 	afterEdge = 10 * time.Millisecond
 	// recheck is how long counters that were read are shown, and how long a refusal of a window longer than a minute is
 	// believed at first; each time it proves true that doubles, up to recheckMost.
@@ -142,7 +142,7 @@ func (e *entry) wants(now time.Duration, cost int64) int64 {
 	if e.counts == nil || quiet >= fewAfter {
 		return 0
 	}
-	spent := e.lately(now) + cost
+	spent := e.lately(now) + min(cost, MaxLimit)
 	if quiet >= idleAfter {
 		return min(2*spent, few)
 	}
@@ -277,7 +277,10 @@ func deniesAny(windows []Window, counts []count, cost int64) bool {
 // prepare decides what a call that goes to the store takes along. A lease that a spend does not fit in goes back in the
 // same step, so that the store judges by all that is left.
 func (e *entry) prepare(c *call, now time.Duration) verdict {
-	if !c.exact && !c.readOnly && e.overtakes(c) {
+	if c.exact {
+		e.low = 0 // nor is anything leased when the window ends
+	}
+	if !c.exact && !c.readOnly && e.overtakes(c, now) {
 		return sendNow
 	}
 	if e.asking && !c.exact {
@@ -306,19 +309,34 @@ func (e *entry) renewal(now time.Duration) *call {
 	return c
 }
 
-// overtakes has a call do what a queued renewal was to do, and reports whether there was one.
-func (e *entry) overtakes(c *call) bool {
+// withdraw returns the renewal if it is queued, and keeps it from being sent. Else it returns nil.
+func (e *entry) withdraw() *call {
 	r := e.renewing
 	if r == nil || !r.state.CompareAndSwap(queued, left) {
+		return nil
+	}
+	e.renewing = nil
+	return r
+}
+
+// overtakes has a call do what a queued renewal was to do, and reports whether there was one. What was left to be spent
+// meanwhile goes back too: the call does not fit in it.
+func (e *entry) overtakes(c *call, now time.Duration) bool {
+	r := e.withdraw()
+	if r == nil {
 		return false
 	}
 	c.asks, c.want, c.settle = true, r.want, r.settle
-	e.renewing = nil
+	if e.owed == nil && sameStarts(r.settle.counts, e.counts) {
+		s := e.settlement(now, false)
+		c.settle.units += s.units
+		c.settle.back += s.back
+	}
 	return true
 }
 
 // worthAhead reports whether the lease has ended with its window, and the key is so busy that it will need the next one:
-// that it is likely to spend twice before the first window ends again.
+// that it is likely to spend twice before the first window ends again. One that was quiet for as long as that is not.
 func (e *entry) worthAhead(now time.Duration) bool {
 	if e.counts == nil || e.low == 0 || e.asking || now < e.until+afterEdge {
 		return false
@@ -326,6 +344,9 @@ func (e *entry) worthAhead(now time.Duration) bool {
 	first := e.counts[0].end - e.counts[0].start
 	for _, n := range e.counts[1:] {
 		first = min(first, n.end-n.start)
+	}
+	if now-e.last >= time.Duration(first)*time.Second {
+		return false
 	}
 	return float64(e.lately(now))*min(1, float64(first)/rateSpan.Seconds()) >= 2
 }

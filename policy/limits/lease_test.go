@@ -2,6 +2,7 @@ package limits
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -21,6 +22,7 @@ type simulation struct {
 	exact   bool
 	faults  bool
 	changes bool // of plans
+	gathers bool // calls that nobody waits for gather until there is another
 }
 
 // No interleaving of replicas, crashes, skewed clocks, window edges, slow and lost trips and changed plans exceeds a
@@ -30,6 +32,8 @@ func TestNeverOverAdmits(t *testing.T) {
 		"auto":                {},
 		"auto, faults":        {faults: true},
 		"auto, plans change":  {faults: true, changes: true},
+		"auto, gathering":     {faults: true, gathers: true},
+		"auto, all":           {faults: true, changes: true, gathers: true},
 		"exact":               {exact: true},
 		"exact, faults":       {exact: true, faults: true},
 		"exact, plans change": {exact: true, faults: true, changes: true},
@@ -40,6 +44,7 @@ func TestNeverOverAdmits(t *testing.T) {
 
 func (s simulation) run(rt *rapid.T) {
 	w := newWorld(rt, noon().Add(-5*time.Second))
+	w.lazy = s.gathers
 	rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
 	if s.faults {
 		w.fault = func() fault {
@@ -82,7 +87,9 @@ func (s simulation) run(rt *rapid.T) {
 			replicas[i] = w.replica(skew(), s.exact)
 		case n < 6:
 			replicas[i].sweep()
-			replicas[i].batches.quiet(rt.Context())
+			if !s.gathers || n < 4 {
+				replicas[i].batches.quiet(rt.Context())
+			}
 		case n < 8 && s.changes:
 			plan = plans[rng.IntN(len(plans))]
 		case n < 12:
@@ -109,6 +116,7 @@ func TestOneReplicaIsTheModel(t *testing.T) {
 		t.Run(fmt.Sprintf("exact=%v", exact), func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
 				w, m := newWorld(rt, noon().Add(-30*time.Second)), newModel()
+				w.lazy = rapid.Bool().Draw(rt, "lazy")
 				l := w.replica(0, exact)
 				rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
 				plans := [][]Window{three(250, 1100, 4000), three(120, 130, 1000), {{Name: "minute", Limit: 150, Per: Minute}, {Name: "day", Limit: 4000, Per: Day}}}
@@ -136,6 +144,19 @@ func TestOneReplicaIsTheModel(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A cost that no limit has room for is refused, however large.
+func TestLargestCost(t *testing.T) {
+	w := newWorld(t, noon())
+	l := w.replica(0, false)
+	w.hold(l, one(1000, Minute), 3)
+	w.at = w.at.Add(idleAfter)
+	for _, cost := range []int64{1 << 62, math.MaxInt64} {
+		if res, err := l.Spend(t.Context(), spendOf(one(1000, Minute), cost)); err != nil || res.Allowed {
+			t.Errorf("%d: %+v, %v", cost, res, err)
+		}
 	}
 }
 

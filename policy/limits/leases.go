@@ -202,6 +202,9 @@ func (l *Leases) room() int {
 func (l *Leases) drop(sh *shard, e *entry, add func(*call)) {
 	delete(sh.entries, e.id)
 	e.gone = true
+	if r := e.withdraw(); r != nil && r.settle.units > 0 {
+		add(&call{id: e.id, layout: e.layout, settle: r.settle})
+	}
 	for e.pending() > 0 {
 		add(&call{id: e.id, layout: e.layout, settle: e.settlement(0, false)})
 	}

@@ -145,3 +145,123 @@ func TestRenewalThatIsSentIsNotOvertaken(t *testing.T) {
 		t.Errorf("%d spent and %d held in the store, want %d and none", day, held, spent)
 	}
 }
+
+// queueRenewal has the lease of a replica renewed, but the renewal not sent.
+func queueRenewal(t *testing.T, l *Leases, windows []Window) *lane {
+	t.Helper()
+	untilRenewal(t, l, windows)
+	lane := l.batches.laneOf("a")
+	lane.running = true
+	if !l.Try(spendOf(windows, 1), new(Result)) || len(lane.ahead) != 1 {
+		t.Fatalf("%d renewals are queued", len(lane.ahead))
+	}
+	return lane
+}
+
+// A spend that does not fit in the rest of a lease whose renewal is queued is judged by all that is left.
+func TestSpendThatOvertakesGivesTheRestBack(t *testing.T) {
+	w := newWorld(t, noon())
+	l, windows := w.replica(0, false), one(10_000, Minute)
+	w.hold(l, windows, 900)
+	lane := queueRenewal(t, l, windows)
+	spent, _ := w.held(windows[0])
+	rest := l.Stats().Held
+	if rest < 2 {
+		t.Fatalf("%d units are left", rest)
+	}
+	allowed := make(chan bool, 1)
+	go func() {
+		res, err := l.Spend(t.Context(), spendOf(windows, 10_000-spent+rest))
+		allowed <- err == nil && res.Allowed
+	}()
+	await(l, "a", 1)
+	l.batches.run(lane)
+	if !<-allowed {
+		t.Errorf("refused, with %d units held here", rest)
+	}
+	l.giveBack()
+	if spent, held := w.held(windows[0]); spent != 10_000 || held != 0 {
+		t.Errorf("%d spent, %d held", spent, held)
+	}
+}
+
+// What is no longer in the table leases nothing: not under the plan before, not at the end.
+func TestQueuedRenewalIsWithdrawn(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		w := newWorld(t, noon())
+		l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
+		w.hold(l, windows, 200)
+		lane := queueRenewal(t, l, windows)
+		spent, _ := w.held(windows[2])
+		spent -= l.Stats().Held
+		send := l.batches.send
+		l.batches.send = func(ctx context.Context, calls []*call) {
+			for _, c := range calls {
+				if c.want > 0 {
+					t.Errorf("ends %v: %d units are asked for", ends, c.want)
+				}
+			}
+			send(ctx, calls)
+		}
+		if ends {
+			lane.running = false
+		} else {
+			var work sync.WaitGroup
+			work.Go(func() {
+				if res, err := l.Spend(context.Background(), spendOf(three(300, 1_000_000, 1_000_000), 1)); err != nil || !res.Allowed {
+					t.Error(res, err)
+				}
+			})
+			await(l, "a", 1)
+			l.batches.run(lane)
+			work.Wait()
+			spent++
+		}
+		l.giveBack()
+		if day, held := w.held(windows[2]); day != spent || held != 0 || l.Stats().Stranded != 0 {
+			t.Errorf("ends %v: %d spent, %d held, %d stranded, want %d", ends, day, held, l.Stats().Stranded, spent)
+		}
+	}
+}
+
+// A plan that becomes exact leases nothing when its window ends either.
+func TestExactLeasesNothingAhead(t *testing.T) {
+	w := newWorld(t, noon().Add(55*time.Second))
+	l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
+	w.hold(l, windows, 200)
+	l.batches.quiet(t.Context())
+	exact := spendOf(windows, 1)
+	exact.Exact = true
+	w.must(l, exact, true)
+	w.at = w.at.Add(5 * time.Second)
+	l.sweep()
+	l.batches.quiet(t.Context())
+	if _, held := w.held(windows[2]); held != 0 {
+		t.Errorf("%d held of an exact plan", held)
+	}
+}
+
+// A key that was busy and is quiet for a whole window is not leased for at the end of each.
+func TestQuietKeyIsNotLeasedFor(t *testing.T) {
+	w := newWorld(t, noon())
+	l := w.replica(0, false)
+	windows := []Window{{Name: "second", Limit: 250, Per: Second}, {Name: "day", Limit: 1_000_000, Per: Day}}
+	sweep := func() {
+		l.sweep()
+		l.batches.quiet(t.Context())
+	}
+	for range 20 {
+		w.hold(l, windows, 10)
+		w.at = w.at.Add(time.Second)
+		sweep()
+	}
+	w.must(l, spendOf(windows, 1), true)
+	calls := w.calls
+	for range 70 {
+		w.at = w.at.Add(time.Second)
+		sweep()
+	}
+	if _, held := w.held(windows[1]); held != 0 || w.calls-calls > 2 {
+		t.Errorf("%d calls for a key that nobody uses, %d held", w.calls-calls, held)
+	}
+}

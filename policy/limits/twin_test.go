@@ -138,6 +138,7 @@ type world struct {
 	steps  time.Duration // by which that clock was set forward; all else of it is real time
 	twin   *twin
 	fault  func() fault // drawn for each trip
+	lazy   bool         // what nobody waits for is sent with the next call only
 	calls  int
 	direct int64 // units that calls spent themselves
 	// charged are units of which the store kept the cost and the caller heard nothing, by window.
@@ -162,7 +163,11 @@ func newWorld(t fatal, at time.Time) *world {
 func (w *world) replica(skew time.Duration, exact bool) *Leases {
 	began := w.at
 	l := NewLeases(NewStore(nil, func() time.Duration { return 0 }), Options{Exact: exact, Clock: func() time.Duration { return w.at.Sub(began) - w.steps + skew }})
-	l.batches.later = func(f func()) { go f() }
+	l.batches.later = func(f func()) {
+		if !w.lazy {
+			go f()
+		}
+	}
 	l.batches.send = func(_ context.Context, calls []*call) {
 		w.calls += len(calls)
 		f := w.fault()
@@ -211,7 +216,9 @@ func (w *world) spend(l *Leases, s *Spend, slack int64) (Result, error) {
 	var res Result
 	before, err := w.at, error(nil)
 	if l.Try(s, &res) {
-		l.batches.quiet(context.Background()) // it may have had the lease renewed
+		if !w.lazy {
+			l.batches.quiet(context.Background()) // it may have had the lease renewed
+		}
 		for _, state := range res.States {
 			if !state.Reset.After(before) {
 				w.t.Fatalf("answered at %v from a window that ended at %v", w.at, state.Reset)
