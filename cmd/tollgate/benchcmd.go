@@ -86,9 +86,10 @@ With --settings, measure instead what single settings of Envoy are worth.`,
 	return cmd
 }
 
-// warmup is half of the time by whose use of a key a lease is measured, see
-// limits.Leases: nearly all keys of the load have leases then.
-const warmup = 30 * time.Second
+// warmup is how often the duration of a measurement a server is warmed up: with the
+// default, half of the time by whose use of a key a lease is measured, see
+// limits.Leases, so that nearly all keys of the load have leases then.
+const warmup = 15
 
 // add adds the flags that both commands have.
 func (f *benchFlags) add(cmd *cobra.Command, chart string) {
@@ -116,7 +117,7 @@ func (f *benchFlags) run(cmd *cobra.Command, measure func(context.Context, bench
 	if err := f.check(); err != nil {
 		return err
 	}
-	f.Warmup, f.OpenLoop, f.Judge, f.LargestKeys = warmup, f.Rounds, !f.unjudged, 1_000_000
+	f.Warmup, f.OpenLoop, f.Judge, f.LargestKeys = warmup*f.Duration, f.Rounds, !f.unjudged, 1_000_000
 	f.JudgeMemory = f.JudgeMemory && !f.unjudged
 	if f.short {
 		f.shorten()

@@ -8,8 +8,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -234,13 +236,21 @@ func hold(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
-// usage: freeport VARIABLE
+// usage: freeport VARIABLE. No connection going out gets the port by chance before a server listens on it: those of Linux
+// begin at 32768.
 func freePortCommand(ts *testscript.TestScript, _ bool, args []string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	ts.Check(err)
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	ts.Check(l.Close())
-	ts.Setenv(args[0], port)
+	for {
+		port := strconv.Itoa(10_000 + rand.IntN(20_000))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			ts.Check(l.Close())
+			ts.Setenv(args[0], port)
+			return
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			ts.Fatalf("%v", err)
+		}
+	}
 }
 
 // usage: redis PORT [PASSWORD]. The server ends with the script.

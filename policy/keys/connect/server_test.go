@@ -2,12 +2,15 @@ package connect
 
 import (
 	"context"
+	"errors"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,14 +85,20 @@ func (s *server) try(t *testing.T, path string, args []string) bool {
 // plain are the arguments of a server without anything special.
 func plain(s *server) []string { return []string{"--port", s.port} }
 
+// freePort returns a port that no connection going out gets by chance before the server listens on it: those of Linux begin
+// at 32768.
 func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		port := strconv.Itoa(10_000 + rand.IntN(20_000))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			l.Close()
+			return port
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
 	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
 // await waits until ok holds, and asks often.
