@@ -390,7 +390,7 @@ func (im *importer) check(c *candidate) error {
 	if err := textSecret(im.m.rules, nil, k, ""); err != nil {
 		return err
 	}
-	digests := append(c.older, k.Digest)
+	digests := slices.Concat(c.older, []Digest{k.Digest})
 	for _, d := range digests {
 		if line, ok := im.digests[d]; ok {
 			return fmt.Errorf("the same secret as on line %d", line)

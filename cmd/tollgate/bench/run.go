@@ -298,14 +298,19 @@ func (b *bench) prime(ctx context.Context) error {
 // settle is the load before each measurement, after the other server's.
 const settle = 300 * time.Millisecond
 
+// warm puts a job's server into the state that it has under that job.
+func (b *bench) warm(ctx context.Context, job load.Job) error {
+	job.Duration = b.Warmup
+	_, err := b.do(ctx, job)
+	return err
+}
+
 // pair measures a case beside case a, in turn, Rounds times. So what is compared lies
 // within seconds, and no server is left alone for so long that what it keeps for busy
 // keys goes: a server that serves is not in that state.
 func (b *bench) pair(ctx context.Context, c testCase) error {
 	base := cases()[0]
-	job := b.job(c.server, c.keys)
-	job.Duration = b.Warmup
-	if _, err := b.do(ctx, job); err != nil {
+	if err := b.warm(ctx, b.job(c.server, c.keys)); err != nil {
 		return err
 	}
 	for round := range b.Rounds {

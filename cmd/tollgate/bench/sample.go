@@ -118,8 +118,8 @@ func (b *bench) openLoop(ctx context.Context, rate float64) (*OpenLoop, error) {
 	var p50, p99 [2][]float64
 	for _, c := range cases()[:2] {
 		job := b.job(c.server, c.keys)
-		job.Rate, job.Callers, job.Duration = rate, openCallers, b.Warmup
-		if _, err := b.do(ctx, job); err != nil {
+		job.Rate, job.Callers = rate, openCallers
+		if err := b.warm(ctx, job); err != nil {
 			return nil, err
 		}
 	}
