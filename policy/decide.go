@@ -192,7 +192,7 @@ func (c *Check) Found(k *keys.Grant, err error) Wait {
 		return c.conclude()
 	}
 	// A refused request of a known key reads the counters for its headers.
-	c.spend.ID, c.spend.ReadOnly, c.spend.Exact = k.LimitID, refused, c.plan.exact
+	c.spend.ID, c.spend.ReadOnly, c.spend.Exact = k.LimitID(), refused, c.plan.exact
 	c.spend.Cost = 1
 	if c.route != nil {
 		c.spend.Cost = c.route.cost
@@ -230,7 +230,7 @@ func (c *Check) Rehash() (id string, from, to keys.Digest, ok bool) {
 	if c.older == 0 || c.key == nil || !c.decision.Allow {
 		return "", keys.Digest{}, keys.Digest{}, false
 	}
-	return c.key.ID, c.digest, c.decider.hasher.Digest(c.cred.secret), true
+	return c.key.ID(), c.digest, c.decider.hasher.Digest(c.cred.secret), true
 }
 
 // judge is the order of steps 4 to 6. It sets c.key as soon as the key is known:
@@ -372,7 +372,7 @@ func (c *Check) allow() Wait {
 	}
 	var team, name, id, plan, scope string
 	if k := c.key; k != nil {
-		team, name, id, plan, scope = k.Team, k.Name, k.ID, k.Plan, c.route.scope
+		team, name, id, plan, scope = k.Team(), k.Name(), k.ID(), k.Plan, c.route.scope
 	}
 	set(headerConsumerID, team)
 	set(headerConsumerName, name)
@@ -455,7 +455,7 @@ func (c *Check) values(r Reason) values {
 func (c *Check) keyID() string {
 	switch {
 	case c.key != nil:
-		return c.key.ID
+		return c.key.ID()
 	case c.cred.secret != "" && c.handle == "":
 		c.handle = c.decider.hasher.Handle(c.cred.secret)
 	}
@@ -482,7 +482,7 @@ func (c *Check) describe() {
 	}
 	add("key_id", c.keyID())
 	if c.key != nil {
-		add("team", c.key.Team)
+		add("team", c.key.Team())
 		add("plan", c.key.Plan)
 		add("environment", c.key.Environment)
 	}

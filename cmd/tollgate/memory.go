@@ -15,7 +15,7 @@ const (
 	// it a hundred times a second.
 	gcPercent = 400
 	// The memory that the collector may use before it works harder: some for the
-	// server, and for each key that may be in memory twice what a plain one takes.
+	// server, and for each key that may be in memory more than twice what a plain one takes.
 	memoryBase   = 128 << 20
 	memoryPerKey = 600
 	// Keys with long lists take more. A limit near what is in use would have the

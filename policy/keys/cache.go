@@ -2,7 +2,6 @@ package keys
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/maypok86/otter/v2"
-	"github.com/maypok86/otter/v2/stats"
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 )
@@ -92,10 +89,9 @@ type Cache struct {
 	options CacheOptions
 	start   time.Time
 
-	grants   *otter.Cache[Digest, *Grant]
-	refusals *otter.Cache[Digest, rejection]
-	profiles *otter.Cache[[sha256.Size]byte, *Profile]
-	recorder *stats.Counter // of grants
+	grants   *clock[Grant]
+	refusals *clock[rejection]
+	profiles *clock[Profile] // by what profileSum says of them
 	flights  singleflight.Group
 	unknown  unknownCap
 	// fences order the end of a reading against the messages about the same digest.
@@ -131,13 +127,11 @@ type cacheCounts struct {
 // NewCache returns an empty Cache in front of s. Without Run it learns of changes by its TTL alone.
 func NewCache(s *Store, o CacheOptions) *Cache {
 	o.setDefaults()
-	c := &Cache{store: s, options: o, start: time.Now(), recorder: stats.NewCounter(), stream: newStream()}
+	c := &Cache{store: s, options: o, start: time.Now(), stream: newStream()}
 	if o.Now != nil {
 		c.start = o.Now()
 	}
-	c.grants = otter.Must(&otter.Options[Digest, *Grant]{MaximumSize: o.Keys, StatsRecorder: c.recorder})
-	c.refusals = otter.Must(&otter.Options[Digest, rejection]{MaximumSize: o.Unknown})
-	c.profiles = otter.Must(&otter.Options[[sha256.Size]byte, *Profile]{MaximumSize: maxProfiles})
+	c.grants, c.refusals, c.profiles = newClock[Grant](o.Keys), newClock[rejection](o.Unknown), newClock[Profile](maxProfiles)
 	c.gather = func(f func()) { time.AfterFunc(refreshGather, f) }
 	c.unknown.limiter = rate.NewLimiter(rate.Limit(o.UnknownLookups), o.UnknownLookups)
 	return c
@@ -154,7 +148,7 @@ func (c *Cache) now() int64 {
 // Find returns what may be said at once about the secret with the digest d, whatever the key's status: its Grant,
 // ErrUnknown, a *CorruptError, or ErrNotCached when the store has to be asked. It neither waits nor allocates.
 func (c *Cache) Find(d Digest) (*Grant, error) {
-	if g, ok := c.grants.GetIfPresent(d); ok {
+	if g := c.grants.get(d); g != nil {
 		if age := c.now() - g.at; g.generation == c.stream.generation.Load() && age < int64(c.options.TTL) {
 			if age >= int64(c.options.TTL-c.options.TTL/refreshPart) {
 				c.refreshSoon(d, g)
@@ -164,7 +158,7 @@ func (c *Cache) Find(d Digest) (*Grant, error) {
 		c.counts.aged.Add(1)
 		return nil, ErrNotCached
 	}
-	if r, ok := c.refusals.GetIfPresent(d); ok {
+	if r := c.refusals.get(d); r != nil {
 		ttl := c.options.TTL
 		if r.err != ErrUnknown {
 			ttl = corruptTTL
@@ -199,17 +193,11 @@ func (c *Cache) Lookup(ctx context.Context, d Digest) (*Grant, error) {
 		return g, err
 	}
 	// Not the grant that was there before the wait: a message may have taken it away since.
-	if old, ok := c.known(d); ok && c.now()-old.at < int64(c.options.StaleFor(old.API)) {
+	if old := c.grants.peek(d); old != nil && c.now()-old.at < int64(c.options.StaleFor(old.API)) {
 		c.counts.stale.Add(1)
 		return old, nil
 	}
 	return nil, err
-}
-
-// known returns the grant of d, however old, without counting it as used.
-func (c *Cache) known(d Digest) (*Grant, bool) {
-	e, ok := c.grants.GetEntryQuietly(d)
-	return e.Value, ok
 }
 
 // load reads a record and keeps what it says. Only secrets that are not known here are subject to the cap, so that a
@@ -220,8 +208,8 @@ func (c *Cache) load(d Digest) (g *Grant, err error) {
 		return g, err
 	}
 	id := ""
-	if old, ok := c.known(d); ok {
-		id = old.ID
+	if old := c.grants.peek(d); old != nil {
+		id = old.ID()
 		c.counts.revalidations.Add(1)
 	} else {
 		c.counts.misses.Add(1)
@@ -235,14 +223,13 @@ func (c *Cache) load(d Digest) (g *Grant, err error) {
 	for read := range maxReads {
 		changes := f.current()
 		at, generation := c.now(), c.stream.generation.Load()
-		g, err = c.read(d, id)
+		var k *Key
+		k, err = c.read(d, id)
 		if c.afterRead != nil {
 			c.afterRead(d, read)
 		}
-		if g != nil {
-			g.at, g.generation = at, generation
-		}
-		if c.keep(f, changes, d, g, rejection{err, at, generation}) {
+		var kept bool
+		if g, kept = c.keep(f, changes, d, reading{k, err}, at, generation); kept {
 			break
 		}
 		c.counts.overtaken.Add(1)
@@ -252,11 +239,10 @@ func (c *Cache) load(d Digest) (g *Grant, err error) {
 
 // read asks the store; id is the key that the secret belonged to before, "" if that is not known. It has its own time,
 // because others than the caller wait for it too.
-func (c *Cache) read(d Digest, id string) (*Grant, error) {
+func (c *Cache) read(d Digest, id string) (k *Key, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
-	var k *Key
-	err := c.options.Breaker.Do(func() (err error) {
+	err = c.options.Breaker.Do(func() (err error) {
 		if id != "" {
 			k, err = c.store.LookupAgain(ctx, d, id)
 		} else {
@@ -264,38 +250,44 @@ func (c *Cache) read(d Digest, id string) (*Grant, error) {
 		}
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return newGrant(k, c.profile(k)), nil
+	return k, err
 }
 
+// profile returns the profile of k, which it shares with other keys.
 func (c *Cache) profile(k *Key) *Profile {
 	sum := profileSum(k)
-	if p, ok := c.profiles.GetIfPresent(sum); ok {
+	if p := c.profiles.get(sum); p != nil {
 		return p
 	}
-	p, _ := c.profiles.SetIfAbsent(sum, newProfile(k))
-	return p
+	p := &dial[Profile]{key: sum, value: *newProfile(k)}
+	c.profiles.put(p)
+	return &p.value
 }
 
-// keep stores what a reading found, unless a message about the digest came after the reading began: then what was read may be
-// older than the change.
-func (c *Cache) keep(f *fence, changes uint64, d Digest, g *Grant, r rejection) (kept bool) {
+// keep stores what a reading found that began at a moment of a generation, and returns it if it is a grant, unless a
+// message about the digest came after the reading began: then what was read may be older than the change.
+func (c *Cache) keep(f *fence, changes uint64, d Digest, r reading, at int64, generation uint32) (g *Grant, kept bool) {
+	var grant *dial[Grant]
+	if r.err == nil {
+		grant = &dial[Grant]{key: d}
+		g = &grant.value
+		g.fill(r.key, c.profile(r.key))
+		g.at, g.generation = at, generation
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.changes != changes {
-		return false
+		return g, false
 	}
 	switch {
 	case g != nil:
-		c.refusals.Invalidate(d)
-		c.grants.Set(d, g)
+		c.refusals.delete(d)
+		c.grants.put(grant)
 	case refused(r.err):
-		c.grants.Invalidate(d)
-		c.refusals.Set(d, r)
+		c.grants.delete(d)
+		c.refusals.put(&dial[rejection]{key: d, value: rejection{r.err, at, generation}})
 	}
-	return true
+	return g, true
 }
 
 // forget drops all that is known of d, and makes readings under way start again.
@@ -303,8 +295,8 @@ func (c *Cache) forget(d Digest) {
 	f := c.fence(d)
 	f.mu.Lock()
 	f.changes++
-	c.grants.Invalidate(d)
-	c.refusals.Invalidate(d)
+	c.grants.delete(d)
+	c.refusals.delete(d)
 	f.mu.Unlock()
 	c.flights.Forget(string(d[:]))
 }
@@ -366,14 +358,13 @@ type CacheStats struct {
 
 // Stats returns the counts and the state of this moment.
 func (c *Cache) Stats() CacheStats {
-	s := c.recorder.Snapshot()
-	n := &c.counts
+	grants, n := c.grants.stats(), &c.counts
 	aged := n.aged.Load()
 	return CacheStats{
-		Hits: max(s.Hits, aged) - aged, Refusals: n.refusals.Load(), Misses: n.misses.Load(),
+		Hits: max(grants.hits, aged) - aged, Refusals: n.refusals.Load(), Misses: n.misses.Load(),
 		Revalidations: n.revalidations.Load(), Refreshes: n.refreshes.Load(), Stale: n.stale.Load(), Overtaken: n.overtaken.Load(),
-		Busy: n.busy.Load(), Evictions: s.Evictions, Changes: n.changes.Load(),
-		Keys: c.grants.EstimatedSize(), Unknown: c.refusals.EstimatedSize(),
+		Busy: n.busy.Load(), Evictions: grants.dropped, Changes: n.changes.Load(),
+		Keys: grants.size, Unknown: int(c.refusals.size.Load()),
 		Generation: c.stream.generation.Load(), Stream: c.Stream(),
 	}
 }

@@ -160,7 +160,7 @@ func TestFindAndLookup(t *testing.T) {
 			t.Errorf("empty cache: %s", got)
 		}
 		g, err := c.Lookup(t.Context(), k.Digest)
-		if err != nil || g.ID != k.ID || g.Name != k.Name || g.LimitID != k.LimitID || g.Team != k.Team || g.Status != k.Status {
+		if err != nil || g.ID() != k.ID || g.Name() != k.Name || g.LimitID() != k.LimitID || g.Team() != k.Team || g.Status != k.Status {
 			t.Fatalf("Lookup = %+v, %v", g, err)
 		}
 		for range 3 {
@@ -595,9 +595,8 @@ func filled(n int) *Cache {
 				withIPs(fmt.Sprintf("10.%d.%d.0/24", i>>8&255, i&255))(k)
 			}
 		})
-		c.keep(c.fence(k.Digest), 0, k.Digest, newGrant(k, c.profile(k)), rejection{})
+		c.keep(c.fence(k.Digest), 0, k.Digest, reading{key: k}, 0, 0)
 	}
-	c.grants.CleanUp()
 	return c
 }
 

@@ -15,7 +15,6 @@ import (
 // Profile is what keys of the same kind have in common. Grants share it, so nobody may change it.
 type Profile struct {
 	API         string
-	Team        string
 	Environment string
 	Plan        string
 	Status      Status
@@ -25,57 +24,73 @@ type Profile struct {
 }
 
 // Grant is what a decision needs to know of a key: its record without what only people and the life cycle need. It
-// is small, because each replica keeps a million of them, and nobody may change it.
+// is small and has few pointers, because each replica keeps a million of them; nobody may change or copy it.
 type Grant struct {
 	*Profile
-	ID      string
-	Name    string
-	LimitID string
+	text                          string // id, name, team, and the limit id if it is another
+	idBytes, nameBytes, teamBytes uint16
 
-	end     int64 // Unix milliseconds of the earlier of expiry and retirement; never if there is neither
-	created int64 // Unix seconds; 0 = not known
+	AnchorDay    int8 // 1 to 31; 0 means 1
+	otherLimitID bool
+	end          int64 // Unix milliseconds of the earlier of expiry and retirement; never if there is neither
 
 	// What the cache knows of the record's age.
 	at         int64  // cache time in ns before the record was read
 	generation uint32 // of the change stream, before the record was read
 
+	created    uint32        // Unix minutes; 0 = not known
 	noted      atomic.Uint32 // the Usage period in which the use was last noted
 	refreshing atomic.Bool   // it was asked for again
-	AnchorDay  int8          // 1 to 31; 0 means 1
+}
+
+// ID returns the key's id.
+func (g *Grant) ID() string { return g.text[:g.idBytes] }
+
+// Name returns the key's name.
+func (g *Grant) Name() string { return g.text[g.idBytes:][:g.nameBytes] }
+
+// Team returns the team that the key belongs to, "" if it has none.
+func (g *Grant) Team() string { return g.text[int(g.idBytes)+int(g.nameBytes):][:g.teamBytes] }
+
+// LimitID returns the name of the key's counters.
+func (g *Grant) LimitID() string {
+	if g.otherLimitID {
+		return g.text[int(g.idBytes)+int(g.nameBytes)+int(g.teamBytes):]
+	}
+	return g.ID()
 }
 
 const never = math.MaxInt64
 
-// NewGrant returns what a decision needs of k, which may be changed afterwards.
-func NewGrant(k *Key) *Grant { return newGrant(k, newProfile(k)) }
+// NewGrant returns what a decision needs of k, which must be valid and may be changed afterwards.
+func NewGrant(k *Key) *Grant {
+	g := &Grant{}
+	g.fill(k, newProfile(k))
+	return g
+}
 
-func newGrant(k *Key, p *Profile) *Grant {
-	g := &Grant{Profile: p, AnchorDay: int8(k.AnchorDay), end: never}
-	// One allocation for all three.
-	text := k.ID + k.Name
-	if k.LimitID != k.ID {
-		text += k.LimitID
+// fill makes an empty grant that of k.
+func (g *Grant) fill(k *Key, p *Profile) {
+	g.Profile, g.AnchorDay, g.end = p, int8(k.AnchorDay), never
+	g.text = k.ID + k.Name + k.Team
+	if g.otherLimitID = k.LimitID != k.ID; g.otherLimitID {
+		g.text += k.LimitID
 	}
-	g.ID, text = text[:len(k.ID)], text[len(k.ID):]
-	g.Name, g.LimitID = text[:len(k.Name)], text[len(k.Name):]
-	if k.LimitID == k.ID {
-		g.LimitID = g.ID
-	}
+	g.idBytes, g.nameBytes, g.teamBytes = uint16(len(k.ID)), uint16(len(k.Name)), uint16(len(k.Team))
 	for _, t := range []time.Time{k.ExpiresAt, k.RetiresAt} {
 		if !t.IsZero() {
 			g.end = min(g.end, t.UnixMilli())
 		}
 	}
 	if !k.CreatedAt.IsZero() {
-		g.created = k.CreatedAt.Unix()
+		g.created = uint32(max(k.CreatedAt.Unix()/60, 1))
 	}
-	return g
 }
 
 // newProfile copies the lists, and shares the texts that repeat from key to key.
 func newProfile(k *Key) *Profile {
 	p := &Profile{
-		API: shared(k.API), Team: shared(k.Team), Environment: shared(k.Environment), Plan: shared(k.Plan),
+		API: shared(k.API), Environment: shared(k.Environment), Plan: shared(k.Plan),
 		Status: Status(shared(string(k.Status))), IPs: disjoint(k.IPs),
 	}
 	for _, s := range k.Scopes {
@@ -97,7 +112,7 @@ func profileSum(k *Key) [sha256.Size]byte {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}
-	for _, s := range [...]string{k.API, k.Team, k.Environment, k.Plan, string(k.Status)} {
+	for _, s := range [...]string{k.API, k.Environment, k.Plan, string(k.Status)} {
 		text(s)
 	}
 	b = binary.AppendUvarint(b, uint64(len(k.Scopes)))

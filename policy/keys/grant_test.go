@@ -12,20 +12,20 @@ func TestGrantHoldsWhatADecisionNeeds(t *testing.T) {
 	k := fullKey()
 	g := NewGrant(k)
 	want := &Profile{
-		API: k.API, Team: k.Team, Environment: k.Environment, Plan: k.Plan, Status: k.Status,
+		API: k.API, Environment: k.Environment, Plan: k.Plan, Status: k.Status,
 		Scopes: []string{"read", "write"}, IPs: k.IPs, Limits: []Override{{"minute", 0}, {"day", 5}},
 	}
 	if !reflect.DeepEqual(g.Profile, want) {
 		t.Errorf("%+v", g.Profile)
 	}
-	if g.ID != k.ID || g.Name != k.Name || g.LimitID != k.LimitID || int(g.AnchorDay) != k.AnchorDay || g.created != k.CreatedAt.Unix() {
+	if g.ID() != k.ID || g.Name() != k.Name || g.LimitID() != k.LimitID || int(g.AnchorDay) != k.AnchorDay || g.Team() != k.Team || int64(g.created) != k.CreatedAt.Unix()/60 {
 		t.Errorf("%+v", g)
 	}
 	k.Scopes[0], k.Limits[0].Requests, k.IPs[0] = "other", 9, netip.Prefix{}
 	if g.Scopes[0] != "read" || g.Limits[0].Requests != 0 || !g.IPs[0].IsValid() {
 		t.Error("a change of the key changes the grant")
 	}
-	if g := NewGrant(sample()); g.LimitID != "key_pb_full" || unsafe.StringData(g.LimitID) != unsafe.StringData(g.ID) {
+	if g := NewGrant(sample()); g.LimitID() != "key_pb_full" || unsafe.StringData(g.LimitID()) != unsafe.StringData(g.ID()) {
 		t.Error("the limit id takes memory of its own")
 	}
 }
@@ -76,14 +76,13 @@ func TestProfilesAreShared(t *testing.T) {
 	c := NewCache(nil, CacheOptions{})
 	base := fullKey()
 	same := fullKey()
-	same.ID, same.Name, same.Digest, same.Note, same.AnchorDay = "key_other", "Other", Digest{9}, "", 3
+	same.ID, same.Name, same.Team, same.Digest, same.Note, same.AnchorDay = "key_other", "Other", "other", Digest{9}, "", 3
 	if c.profile(base) != c.profile(same) {
 		t.Error("keys that are alike have two profiles")
 	}
 	seen := map[*Profile]string{c.profile(base): "base"}
 	for name, edit := range map[string]func(*Key){
 		"api":         func(k *Key) { k.API = "other" },
-		"team":        func(k *Key) { k.Team = "other" },
 		"environment": func(k *Key) { k.Environment = "other" },
 		"plan":        func(k *Key) { k.Plan = "other" },
 		"status":      func(k *Key) { k.Status = Active },
@@ -94,7 +93,7 @@ func TestProfilesAreShared(t *testing.T) {
 		"addresses":   withIPs("192.0.2.1"),
 		"requests":    func(k *Key) { k.Limits[1].Requests++ },
 		"limits":      func(k *Key) { k.Limits = k.Limits[:1] },
-		"shifted":     func(k *Key) { k.Team, k.Environment = k.Team+k.Environment, "" },
+		"shifted":     func(k *Key) { k.Environment, k.Plan = k.Environment+k.Plan, "" },
 	} {
 		k := fullKey()
 		edit(k)

@@ -42,7 +42,7 @@ func (c *Cache) refreshSoon(d Digest, g *Grant) {
 	if len(r.due) == maxRefreshes {
 		return
 	}
-	r.due = append(r.due, owned{d, g.ID})
+	r.due = append(r.due, owned{d, g.ID()})
 	if !r.running {
 		r.running = true
 		c.gather(c.refreshAll)
@@ -85,14 +85,9 @@ func (c *Cache) refresh(batch []owned) {
 		if c.afterRead != nil {
 			c.afterRead(batch[i].digest, 0)
 		}
-		var g *Grant
-		if r.err == nil {
-			g = newGrant(r.key, c.profile(r.key))
-			g.at, g.generation = at, generation
-		}
 		c.counts.refreshes.Add(1)
 		d := batch[i].digest
-		if !c.keep(c.fence(d), changes[i], d, g, rejection{r.err, at, generation}) {
+		if _, kept := c.keep(c.fence(d), changes[i], d, r, at, generation); !kept {
 			c.counts.overtaken.Add(1)
 		}
 	}

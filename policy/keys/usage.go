@@ -70,13 +70,13 @@ func (u *Usage) Note(g *Grant) {
 	now := u.now()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	_, again := u.noted[g.ID]
+	_, again := u.noted[g.ID()]
 	if !again && len(u.noted) >= u.most {
 		return
 	}
-	u.noted[g.ID] = now
+	u.noted[g.ID()] = now
 	if !again && g.created != 0 {
-		u.count(g.API, now.Sub(time.Unix(g.created, 0)).Hours()/24)
+		u.count(g.API, now.Sub(time.Unix(int64(g.created)*60, 0)).Hours()/24)
 	}
 }
 

@@ -42,7 +42,7 @@ func TestUsageWritesEachKeyOnceAMinute(t *testing.T) {
 	if err := u.flush(t.Context()); err != nil || len(store.calls) != 1 || len(store.calls[0]) != 1 {
 		t.Fatalf("%v, %v", store.calls, err)
 	}
-	if at := store.calls[0][g.ID]; clock.Now().Sub(at) > time.Minute {
+	if at := store.calls[0][g.ID()]; clock.Now().Sub(at) > time.Minute {
 		t.Errorf("used at %v", at)
 	}
 	if err := u.flush(t.Context()); err != nil || len(store.calls) != 1 {
