@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"os"
 	"time"
-
-	"tollgate/cmd/tollgate/bench/load"
 )
 
 // pprof reads a page of a server's profiler into w.
@@ -56,10 +54,10 @@ const grown = "growth"
 // growth measures how the cost of a check changes with the number of keys and of
 // windows, and what a key takes of memory.
 func (b *bench) growth(ctx context.Context) (list []Growth, err error) {
-	sizes := []int{1, 10_000, b.LargestKeys}
 	many := keySet{name: "many", size: b.LargestKeys, windows: loadWindows, raise: true}
 	sets := []keySet{many}
-	for n := 1; n <= len(windows()); n++ {
+	counts := []int{1, loadWindows, len(windows())}
+	for _, n := range counts {
 		sets = append(sets, keySet{name: fmt.Sprintf("plan%d", n), size: 1_000, windows: n, raise: true})
 	}
 	b.say("%d keys for the growth", b.LargestKeys)
@@ -77,18 +75,30 @@ func (b *bench) growth(ctx context.Context) (list []Growth, err error) {
 	if err != nil {
 		return nil, err
 	}
-	byKeys, err := b.compare(ctx, "server CPU by keys", sizes, func(size int) load.Job {
-		job := b.job(grown, many.name)
-		job.Keys = size
-		return job
-	})
+	// The few keys are asked about on a server that holds few, so that what holding many costs is in the comparison.
+	one := b.step(1, leased, known)
+	one.job.Keys = 1
+	byKeys, err := b.compare(ctx, "server CPU by keys", one, b.step(b.Keys, leased, known), b.step(b.LargestKeys, grown, many.name))
 	if err != nil {
 		return nil, err
 	}
-	byWindows, err := b.compare(ctx, "server CPU by windows", []int{1, 2, 3, 4, 5, 6}, func(n int) load.Job {
-		return b.job(grown, fmt.Sprintf("plan%d", n))
-	})
+	var steps []step
+	for _, n := range counts {
+		steps = append(steps, b.step(n, grown, fmt.Sprintf("plan%d", n)))
+	}
+	byWindows, err := b.compare(ctx, "server CPU by windows", steps[0], steps[1:]...)
 	return append(append(memory, byKeys...), byWindows...), err
+}
+
+// step is what is measured of one size.
+type step struct {
+	turn
+	size int
+}
+
+func (b *bench) step(size int, server, keys string) step {
+	c := testCase{id: fmt.Sprintf("growth, %d", size), name: "growth", server: server, keys: keys, reason: "allowed"}
+	return step{b.turn(c), size}
 }
 
 // memory fills the cache and compares the live heap with before.
@@ -138,33 +148,28 @@ func (s *subject) liveHeap(ctx context.Context) (float64, error) {
 }
 
 // growthRounds is how often each size is measured.
-const growthRounds = 3
+const growthRounds = 5
 
-// compare measures the same server with jobs of different sizes, in turn.
-func (b *bench) compare(ctx context.Context, what string, sizes []int, job func(size int) load.Job) ([]Growth, error) {
-	b.say("%s: %v", what, sizes)
-	c := testCase{id: "growth", name: what, server: grown, reason: "allowed"}
-	for _, size := range sizes {
-		once := job(size)
-		once.Once = true
-		if _, err := b.do(ctx, once); err != nil {
+// compare measures each size beside the first, in turn.
+func (b *bench) compare(ctx context.Context, what string, first step, others ...step) ([]Growth, error) {
+	cpu := func(samples []sample) (list []float64) {
+		for _, s := range samples {
+			list = append(list, s.cpu)
+		}
+		return list
+	}
+	var least []float64
+	list := []Growth{{What: what, Size: first.size, Unit: "µs", Ratio: 1}}
+	for _, s := range others {
+		b.say("%s: %d beside %d", what, s.size, first.size)
+		own, base, err := b.pair(ctx, s.turn, first.turn, growthRounds)
+		if err != nil {
 			return nil, err
 		}
+		least = append(least, cpu(base)...)
+		list = append(list, Growth{What: what, Size: s.size, Value: newStat(cpu(own)), Unit: "µs", Ratio: newStat(ratios(cpu(own), cpu(base))).Median})
 	}
-	cpu := make([][]float64, len(sizes))
-	for range growthRounds {
-		for i, size := range sizes {
-			s, err := b.measure(ctx, c, job(size))
-			if err != nil {
-				return nil, err
-			}
-			cpu[i] = append(cpu[i], s.cpu)
-		}
-	}
-	list := make([]Growth, len(sizes))
-	for i, size := range sizes {
-		list[i] = Growth{What: what, Size: size, Value: newStat(cpu[i]), Unit: "µs", Ratio: newStat(ratios(cpu[i], cpu[0])).Median}
-	}
+	list[0].Value = newStat(least)
 	return list, nil
 }
 

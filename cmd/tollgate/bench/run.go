@@ -82,8 +82,9 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	if err := b.prime(ctx); err != nil {
 		return nil, err
 	}
+	base := b.turn(cases()[0])
 	for _, c := range cases()[1:] {
-		if err := b.pair(ctx, c); err != nil {
+		if b.samples[c.id], b.bases[c.id], err = b.pair(ctx, b.turn(c), base, b.Rounds); err != nil {
 			return nil, err
 		}
 	}
@@ -305,33 +306,39 @@ func (b *bench) warm(ctx context.Context, job load.Job) error {
 	return err
 }
 
-// pair measures a case beside case a, in turn, Rounds times. So what is compared lies
-// within seconds, and no server is left alone for so long that what it keeps for busy
-// keys goes: a server that serves is not in that state.
-func (b *bench) pair(ctx context.Context, c testCase) error {
-	base := cases()[0]
-	if err := b.warm(ctx, b.job(c.server, c.keys)); err != nil {
-		return err
+// turn is what is measured for a moment: a case under a load.
+type turn struct {
+	testCase
+	job load.Job
+}
+
+func (b *bench) turn(c testCase) turn { return turn{c, b.job(c.server, c.keys)} }
+
+// pair measures a case beside another, in turn, and returns the samples of both. So what is compared lies within seconds,
+// and no server is left alone for so long that what it keeps for busy keys goes: a server that serves is not in that state.
+func (b *bench) pair(ctx context.Context, c, base turn, rounds int) (own, others []sample, err error) {
+	if err := b.warm(ctx, c.job); err != nil {
+		return nil, nil, err
 	}
-	for round := range b.Rounds {
-		b.say("case %s, round %d of %d", c.id, round+1, b.Rounds)
-		order := []testCase{base, c}
+	for round := range rounds {
+		b.say("case %s, round %d of %d", c.id, round+1, rounds)
+		order := []turn{base, c}
 		if round%2 == 1 {
 			order[0], order[1] = c, base
 		}
 		for _, now := range order {
-			s, err := b.measure(ctx, now, b.job(now.server, now.keys))
+			s, err := b.measure(ctx, now.testCase, now.job)
 			if err != nil {
-				return err
+				return nil, nil, err
 			}
 			if now.id == base.id {
-				b.bases[c.id] = append(b.bases[c.id], *s)
+				others = append(others, *s)
 			} else {
-				b.samples[c.id] = append(b.samples[c.id], *s)
+				own = append(own, *s)
 			}
 		}
 	}
-	return nil
+	return own, others, nil
 }
 
 // report is what the rounds have measured.
