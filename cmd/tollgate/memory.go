@@ -11,11 +11,16 @@ import (
 )
 
 const (
-	// gcPercent is GOGC. A server whose live heap is small would otherwise collect
-	// it a hundred times a second.
+	// gcPercent is the least GOGC. A server whose live heap is small would otherwise
+	// collect it a hundred times a second.
 	gcPercent = 400
+	// A small heap may also grow to this part of the memory limit, and to this size,
+	// before it is collected: each collection takes CPU time from some checks.
+	heapShare = 4
+	heapMost  = 128 << 20
 	// The memory that the collector may use before it works harder: some for the
-	// server, and for each key that may be in memory more than twice what a plain one takes.
+	// server, and for each key that may be in memory more than twice what a plain one
+	// takes.
 	memoryBase   = 128 << 20
 	memoryPerKey = 600
 	// Keys with long lists take more. A limit near what is in use would have the
@@ -23,30 +28,42 @@ const (
 	memoryOfLive = 1.5
 	// memoryShare is what the Go runtime may have of a container's memory.
 	memoryShare = 0.9
-	// memoryCheck is how often the limit is compared with what is in use.
+	// memoryCheck is how often the settings are compared with what is in use.
 	memoryCheck = 5 * time.Second
 )
 
-// tuneMemory sets what GOGC and GOMEMLIMIT would, where they are not set: memory for
+// tuneMemory sets what GOGC and GOMEMLIMIT would, each unless it is set: memory for
 // fewer collections, within what cacheKeys keys and the container allow. It goes on
 // until ctx ends.
 func tuneMemory(ctx context.Context, cacheKeys int) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-	if os.Getenv("GOMEMLIMIT") != "" {
-		return
-	}
+	ownPercent, ownLimit := os.Getenv("GOGC") == "", os.Getenv("GOMEMLIMIT") == ""
 	tick := time.NewTicker(memoryCheck)
 	defer tick.Stop()
-	for {
-		debug.SetMemoryLimit(memoryLimit(cacheKeys, liveHeap(), memlimit.FromCgroup))
+	for percent := 0; ownPercent || ownLimit; {
+		live := liveHeap()
+		if ownLimit {
+			debug.SetMemoryLimit(memoryLimit(cacheKeys, live, memlimit.FromCgroup))
+		}
+		// Setting it stops the process for a moment, so small differences do not count.
+		if p := percentFor(live, debug.SetMemoryLimit(-1)); ownPercent && (p > percent*5/4 || p < percent*4/5) {
+			percent = p
+			debug.SetGCPercent(p)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// percentFor returns the GOGC for a live heap under a memory limit, both in bytes.
+func percentFor(live uint64, limit int64) int {
+	if live == 0 {
+		return gcPercent // nothing was collected yet
+	}
+	heap := float64(min(limit/heapShare, heapMost))
+	return max(gcPercent, int((heap/float64(live)-1)*100))
 }
 
 // liveHeap is how many bytes the last collection found in use.

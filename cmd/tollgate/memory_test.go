@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"math"
 	"runtime"
 	"testing"
 )
@@ -22,6 +23,25 @@ func TestMemoryLimit(t *testing.T) {
 		{1_000_000, 0, 1 << 63, nil, 128<<20 + 600_000_000},
 	} {
 		if got := memoryLimit(test.keys, test.live, func() (uint64, error) { return test.container, test.err }); got != test.want {
+			t.Errorf("%+v: %d", test, got)
+		}
+	}
+}
+
+func TestPercentFor(t *testing.T) {
+	for _, test := range []struct {
+		live  uint64
+		limit int64
+		want  int
+	}{
+		{0, 1 << 30, 400},
+		{4 << 20, math.MaxInt64, 3100}, // 128 MiB
+		{16 << 20, 700 << 20, 700},
+		{8 << 20, 230 << 20, 618}, // 57.5 MiB
+		{8 << 20, 128 << 20, 400}, // 32 MiB would be 300
+		{300 << 20, 700 << 20, 400},
+	} {
+		if got := percentFor(test.live, test.limit); got != test.want {
 			t.Errorf("%+v: %d", test, got)
 		}
 	}
