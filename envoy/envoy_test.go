@@ -109,7 +109,7 @@ func reads(t *testing.T, apis []string, more ...string) []string {
 	return slices.Sorted(slices.Values(append(set.Headers(), more...)))
 }
 
-// Each header costs a check CPU time on both sides, and one that is missing is a key or an address that nobody sees.
+// A header too many takes to Tollgate what is none of its business; one too few is a key or an address that nobody sees.
 func TestAllowedHeadersAreThoseThatThePoliciesRead(t *testing.T) {
 	for _, name := range envoy.Names() {
 		apis := []string{name}
