@@ -13,6 +13,8 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"tollgate/envoy"
+	"tollgate/policy"
+	"tollgate/testdata"
 )
 
 // decode returns a shipped bootstrap and, taken out of it, its virtual hosts by name.
@@ -56,13 +58,91 @@ func dig(v any, steps ...any) any {
 	return v
 }
 
-func TestBootstrapsDifferOnlyInTheirHosts(t *testing.T) {
+// httpFilters returns the filters of a decoded bootstrap.
+func httpFilters(root map[string]any) []any {
+	return dig(root, "static_resources", "listeners", 0, "filter_chains", 0, "filters", 0, "typed_config", "http_filters").([]any)
+}
+
+// extAuthz returns the settings of the filter that asks Tollgate.
+func extAuthz(t *testing.T, root map[string]any) map[string]any {
+	t.Helper()
+	for _, f := range httpFilters(root) {
+		if dig(f, "name") == "envoy.filters.http.ext_authz" {
+			return dig(f, "typed_config").(map[string]any)
+		}
+	}
+	t.Fatal("no ext_authz filter")
+	return nil
+}
+
+// takeAllowedHeaders takes the list of allowed headers out of a decoded bootstrap and returns it sorted.
+func takeAllowedHeaders(t *testing.T, root map[string]any) (names []string) {
+	t.Helper()
+	filter := extAuthz(t, root)
+	for _, p := range dig(filter, "allowed_headers", "patterns").([]any) {
+		name, exact := p.(map[string]any)["exact"].(string)
+		if !exact {
+			t.Errorf("allowed_headers: %v is no exact name", p)
+		}
+		names = append(names, name)
+	}
+	delete(filter, "allowed_headers")
+	slices.Sort(names)
+	return names
+}
+
+// reads returns the headers that the policies of APIs read, and some more, sorted.
+func reads(t *testing.T, apis []string, more ...string) []string {
+	t.Helper()
+	var files []policy.File
+	for _, api := range apis {
+		data, err := testdata.File(api, "policy.yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, policy.File{Name: api, Data: data})
+	}
+	set, err := policy.Compile(files...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Sorted(slices.Values(append(set.Headers(), more...)))
+}
+
+// A header too many takes to Tollgate what is none of its business; one too few is a key or an address that nobody sees.
+func TestAllowedHeadersAreThoseThatThePoliciesRead(t *testing.T) {
+	for _, name := range envoy.Names() {
+		apis := []string{name}
+		if name == "all" {
+			apis = testdata.APIs()
+		}
+		rest, _ := decode(t, name)
+		if got, want := takeAllowedHeaders(t, rest), reads(t, apis, ":path"); !slices.Equal(got, want) {
+			t.Errorf("%s.yaml: allowed_headers are %q, its policy reads %q", name, got, want)
+		}
+	}
+	data, err := envoy.HTTPBootstrap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var http map[string]any
+	if err := yaml.UnmarshalWithOptions(data, &http, yaml.Strict()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := takeAllowedHeaders(t, http), reads(t, testdata.APIs(), "x-tollgate-place"); !slices.Equal(got, want) {
+		t.Errorf("http/envoy.yaml: allowed_headers are %q, its policies and its place are %q", got, want)
+	}
+}
+
+func TestBootstrapsDifferOnlyInTheirHostsAndHeaders(t *testing.T) {
 	all, allHosts := decode(t, "all")
+	takeAllowedHeaders(t, all)
 	seen := map[string]bool{}
 	for _, name := range envoy.Names() {
 		rest, hosts := decode(t, name)
+		takeAllowedHeaders(t, rest)
 		if !reflect.DeepEqual(rest, all) {
-			t.Errorf("%s.yaml differs from all.yaml outside of virtual_hosts", name)
+			t.Errorf("%s.yaml differs from all.yaml outside of virtual_hosts and allowed_headers", name)
 		}
 		if _, ok := hosts["other"]; !ok {
 			t.Errorf("%s.yaml has no virtual host for other names", name)
@@ -204,15 +284,9 @@ func TestComposeFitsTheBootstrap(t *testing.T) {
 func TestNoTryEndsBeforeTheTimeout(t *testing.T) {
 	for _, name := range envoy.Names() {
 		rest, _ := decode(t, name)
-		filters := dig(rest, "static_resources", "listeners", 0, "filter_chains", 0, "filters", 0, "typed_config", "http_filters").([]any)
-		for _, f := range filters {
-			if dig(f, "name") != "envoy.filters.http.ext_authz" {
-				continue
-			}
-			service := dig(f, "typed_config", "grpc_service")
-			if limit, try := dig(service, "timeout"), dig(service, "retry_policy", "retry_back_off", "max_interval"); limit != try {
-				t.Errorf("%s.yaml: timeout %v, but each try ends after %v", name, limit, try)
-			}
+		service := extAuthz(t, rest)["grpc_service"]
+		if limit, try := dig(service, "timeout"), dig(service, "retry_policy", "retry_back_off", "max_interval"); limit != try {
+			t.Errorf("%s.yaml: timeout %v, but each try ends after %v", name, limit, try)
 		}
 	}
 }

@@ -186,6 +186,7 @@ func TestLaneAddresses(t *testing.T) {
 		return values
 	}
 	const forged = "x-envoy-external-address: 6.6.6.6"
+	file := smallFile("credentials:", "client_address: {from: external-address}\ncredentials:")
 	for _, c := range []struct {
 		lines []string
 		want  string
@@ -199,7 +200,7 @@ func TestLaneAddresses(t *testing.T) {
 		{[]string{"GET /traefik/api=small HTTP/1.1", "x-forwarded-for: 192.0.2.1:80", forged}, ""},
 		{[]string{"GET /traefik/api=small HTTP/1.1", "x-forwarded-for: 192.0.2.1,", forged}, ""},
 	} {
-		r := extauthz.LaneRequest(t, smallFile(), strings.Join(c.lines, "\r\n")+"\r\n\r\n")
+		r := extauthz.LaneRequest(t, file, strings.Join(c.lines, "\r\n")+"\r\n\r\n")
 		if got := strings.Join(external(r), "|"); got != c.want {
 			t.Errorf("%q: %q, want %q", c.lines, got, c.want)
 		}

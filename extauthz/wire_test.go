@@ -87,7 +87,7 @@ func compareDecoders(t interface{ Fatalf(string, ...any) }, set *policy.Set, b [
 // fuzzSet wants headers of every kind.
 func fuzzSet(t testing.TB) *policy.Set {
 	t.Helper()
-	set, err := policy.Compile(smallFile("credentials: [bearer, ", "credentials: [bearer, {header: k}, {header: x-api-key}, "))
+	set, err := policy.Compile(smallFile("credentials: [bearer, ", "client_address: {from: external-address}\ncredentials: [bearer, {header: k}, {header: x-api-key}, "))
 	if err != nil {
 		t.Fatal(err)
 	}

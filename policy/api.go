@@ -37,6 +37,26 @@ func (a *API) Name() string { return a.name }
 // StaleFor returns how long a known key may be served while the store is away.
 func (a *API) StaleFor() time.Duration { return a.staleFor }
 
+// reads returns the names of the headers that decisions about the API read, in lower
+// case, beside those that every API's do: what may hold a key, the client's address,
+// and what a denial repeats.
+func (a *API) reads() []string {
+	names := slices.Clone(a.places.headers)
+	if a.places.bearer {
+		names = append(names, "authorization")
+	}
+	switch a.address.from {
+	case fromExternal:
+		names = append(names, headerExternalAddress)
+	case fromXFF:
+		names = append(names, headerForwardedFor)
+	}
+	if a.requestID {
+		names = append(names, "x-request-id")
+	}
+	return names
+}
+
 // Route is one route of an API.
 type Route struct {
 	name   string

@@ -728,10 +728,10 @@ func TestHeaderName(t *testing.T) {
 	set := shopSet(t)
 	for name, want := range map[string]string{
 		"authorization": "authorization", "x-api-key": "x-api-key", "content-type": "content-type",
-		"x-request-id": "x-request-id", "x-forwarded-for": "x-forwarded-for",
-		"x-envoy-external-address": "x-envoy-external-address", "x_consumer_id": "x_consumer_id",
+		"x-request-id": "x-request-id", "x_consumer_id": "x_consumer_id",
 		"Authorization": "authorization", "X_Consumer_ID": "x_consumer_id",
 		"cookie": "", "Cookie": "", "x-consumer-id": "", "x_other": "", "": "", "\xff": "",
+		"x-forwarded-for": "", "x-envoy-external-address": "", // the address is the peer's
 	} {
 		if got := set.HeaderName([]byte(name)); got != want {
 			t.Errorf("%q: %q", name, got)
@@ -740,6 +740,28 @@ func TestHeaderName(t *testing.T) {
 	name := []byte("authorization")
 	if n := testing.AllocsPerRun(100, func() { set.HeaderName(name) }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestHeadersThatPoliciesRead(t *testing.T) {
+	for text, want := range map[string][]string{
+		"credentials: [{query: key}]":                                               nil,
+		"credentials: [bearer]":                                                     {"authorization"},
+		"credentials: [{header: X-Key}, {header: X-Second}]":                        {"x-key", "x-second"},
+		"credentials: [{query: key}]\nclient_address: {from: peer}":                 nil,
+		"credentials: [{query: key}]\nclient_address: {from: external-address}":     {"x-envoy-external-address"},
+		"credentials: [{query: key}]\nclient_address: {from: xff, trusted_hops: 1}": {"x-forwarded-for"},
+	} {
+		for answers, more := range map[string][]string{
+			shopAnswers(): {"x-request-id"},
+			strings.ReplaceAll(shopAnswers(), "  request_id: requestId\n", ""): nil,
+		} {
+			set := compiled(t, "api: a\nhosts: [a.example.com]\n"+text+"\nkey_format: {prefixes: [ab_]}\nroutes:\n- {name: all, match: /, scope: none}\n"+answers)
+			want := slices.Sorted(slices.Values(slices.Concat(want, more, []string{"content-type"})))
+			if got := set.Headers(); !slices.Equal(got, want) {
+				t.Errorf("%s, with %q: %q, want %q", text, more, got, want)
+			}
+		}
 	}
 }
 

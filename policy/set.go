@@ -3,6 +3,8 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"tollgate/policy/keys"
@@ -19,11 +21,9 @@ type Set struct {
 }
 
 func newSet() *Set {
-	s := &Set{byName: map[string]*API{}, byHost: map[string]*API{}, headers: map[string]string{}, unknown: unknownAPI()}
-	for _, name := range [...]string{"authorization", "content-type", "x-request-id", headerForwardedFor, headerExternalAddress} {
-		s.headers[name] = name
-	}
-	return s
+	// A denial has a form for gRPC also where no API is known.
+	headers := map[string]string{"content-type": "content-type"}
+	return &Set{byName: map[string]*API{}, byHost: map[string]*API{}, headers: headers, unknown: unknownAPI()}
 }
 
 // add takes an API into the set. Names and hosts are unique over all files.
@@ -45,7 +45,7 @@ func (s *Set) add(api *API, src *source) []error {
 	for _, host := range api.hosts {
 		s.byHost[host] = api
 	}
-	for _, name := range api.places.headers {
+	for _, name := range api.reads() {
 		s.headers[name] = name
 	}
 	return nil
@@ -53,6 +53,11 @@ func (s *Set) add(api *API, src *source) []error {
 
 // APIs returns the APIs in the order of their files.
 func (s *Set) APIs() []*API { return s.apis }
+
+// Headers returns the names of the headers that decisions read, in lower case and
+// sorted: what a proxy must show of a request, beside its method, path and host.
+// Others are at most removed without having been read.
+func (s *Set) Headers() []string { return slices.Sorted(maps.Keys(s.headers)) }
 
 // HeaderName returns the lower-case form of the name of a header that a decision may
 // need, and "" for any other header, which a host need not copy into a Request. It

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"tollgate/envoy"
+	"tollgate/policy"
 )
 
 const readmeFile = "../../README.md"
@@ -59,9 +61,31 @@ func TestREADMEShowsTheRealFiles(t *testing.T) {
 			if !reflect.DeepEqual(shown, shipped) {
 				t.Errorf("README.md does not show the filter of %s:\n%v\n%v", name, shown, shipped)
 			}
+			checkAllowedHeaders(t, b.code)
 		default:
 			t.Errorf("a YAML block of README.md is bound to nothing: %q", b.above)
 		}
+	}
+}
+
+// checkAllowedHeaders holds a filter to what README.md says of its headers.
+func checkAllowedHeaders(t *testing.T, filter string) {
+	t.Helper()
+	set, err := policy.Load("../../testdata/small.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := yaml.PathString("$.typed_config.allowed_headers.patterns[*].exact")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var allowed []string
+	if err := path.Read(strings.NewReader(filter), &allowed); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(allowed)
+	if want := slices.Sorted(slices.Values(append(set.Headers(), ":path", "x-envoy-external-address"))); !slices.Equal(allowed, want) {
+		t.Errorf("README.md allows the headers %q, small.yaml reads, beside the address, %q", allowed, want)
 	}
 }
 

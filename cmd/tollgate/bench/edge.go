@@ -25,19 +25,20 @@ type edge struct {
 	keys    int    // of the load
 }
 
-// newEdge reads the shipped bootstrap for checks over gRPC, or over the HTTP lane,
-// whose first API is ours instead.
+// newEdge reads a shipped bootstrap, one of whose APIs is ours instead: for checks
+// over gRPC that of an API which reads the same headers as ours, or the one for the
+// HTTP lane, which is for several APIs and shows what each of them reads.
 func newEdge(lane bool) (*edge, error) {
-	shipped, err := envoy.Bootstrap("pixelbyte")
-	api := [2]string{"{api: pixelbyte}", "{api: bench}"}
+	shipped, err := envoy.Bootstrap("genapi")
+	api := [2]string{"{api: genapi}", "{api: bench}"}
 	if lane {
 		shipped, err = envoy.HTTPBootstrap()
-		api = [2]string{`"api=pixelbyte"`, `"api=bench"`}
+		api = [2]string{`"api=genapi"`, `"api=bench"`}
 	}
 	if err != nil {
 		return nil, err
 	}
-	for _, change := range [][2]string{api, {"domains: [api.pixelbyte.io]", "domains: [bench.example.com]"}} {
+	for _, change := range [][2]string{api, {"domains: [api.example.com]", "domains: [bench.example.com]"}} {
 		if bytes.Count(shipped, []byte(change[0])) != 1 {
 			return nil, fmt.Errorf("the shipped bootstrap does not have %q once", change[0])
 		}

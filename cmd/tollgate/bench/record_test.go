@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"tollgate/envoy/envoytest"
+	"tollgate/policy"
 	"tollgate/testdata"
 )
 
@@ -55,6 +56,30 @@ func TestRecordedRequests(t *testing.T) {
 				t.Errorf("Envoy sends\n%s\nrecorded is\n%s", strings.Join(g, "\n"), strings.Join(w, "\n"))
 			}
 		})
+	}
+}
+
+// What is measured as shipped is a bootstrap for an API that reads what ours reads.
+func TestEdgeShowsWhatThePolicyReads(t *testing.T) {
+	set, err := policy.Compile(policy.File{Name: "bench", Data: []byte(policyText())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := newEdge(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	filter, err := e.filter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var allowed []string
+	for _, p := range at(filter, "allowed_headers", "patterns").([]any) {
+		allowed = append(allowed, at(p, "exact").(string))
+	}
+	slices.Sort(allowed)
+	if want := slices.Sorted(slices.Values(append(set.Headers(), ":path"))); !slices.Equal(allowed, want) {
+		t.Errorf("the filter shows %q, the policy reads %q", allowed, want)
 	}
 }
 

@@ -81,8 +81,9 @@ func settingsStudy() study {
 			delete(f, "allowed_headers")
 			f["disallowed_headers"] = patterns(unlisted)
 		})},
-		{id: "fewest", name: "allowed_headers: only what this policy reads", server: leased, change: filter(func(f object) {
-			f["allowed_headers"] = patterns([]any{"authorization", ":path", "x-envoy-external-address"})
+		{id: "more", name: "allowed_headers: three that this policy does not read", server: leased, change: filter(func(f object) {
+			f["allowed_headers"] = patterns([]any{"authorization", ":path", "x-api-key", "content-type", "x-request-id", "x-forwarded-for",
+				"x-envoy-external-address"})
 		})},
 		{id: "not-raw", name: "without encode_raw_headers", server: leased, change: filter(func(f object) { delete(f, "encode_raw_headers") })},
 		{id: "not-validated", name: "without validate_mutations", server: leased, change: filter(func(f object) { delete(f, "validate_mutations") })},
