@@ -149,7 +149,7 @@ func (c *Cache) now() int64 {
 // ErrUnknown, a *CorruptError, or ErrNotCached when the store has to be asked. It neither waits nor allocates.
 func (c *Cache) Find(d Digest) (*Grant, error) {
 	if g := c.grants.get(d); g != nil {
-		if age := c.now() - g.at; g.generation == c.stream.generation.Load() && age < int64(c.options.TTL) {
+		if age := c.now() - g.at.Load(); g.generation.Load() == c.stream.generation.Load() && age < int64(c.options.TTL) {
 			if age >= int64(c.options.TTL-c.options.TTL/refreshPart) {
 				c.refreshSoon(d, g)
 			}
@@ -193,7 +193,7 @@ func (c *Cache) Lookup(ctx context.Context, d Digest) (*Grant, error) {
 		return g, err
 	}
 	// Not the grant that was there before the wait: a message may have taken it away since.
-	if old := c.grants.peek(d); old != nil && c.now()-old.at < int64(c.options.StaleFor(old.API)) {
+	if old := c.grants.peek(d); old != nil && c.now()-old.at.Load() < int64(c.options.StaleFor(old.API)) {
 		c.counts.stale.Add(1)
 		return old, nil
 	}
@@ -207,9 +207,7 @@ func (c *Cache) load(d Digest) (g *Grant, err error) {
 	if g, err = c.Find(d); err != ErrNotCached {
 		return g, err
 	}
-	id := ""
-	if old := c.grants.peek(d); old != nil {
-		id = old.ID()
+	if c.grants.peek(d) != nil {
 		c.counts.revalidations.Add(1)
 	} else {
 		c.counts.misses.Add(1)
@@ -223,34 +221,46 @@ func (c *Cache) load(d Digest) (g *Grant, err error) {
 	for read := range maxReads {
 		changes := f.current()
 		at, generation := c.now(), c.stream.generation.Load()
-		var k *Key
-		k, err = c.read(d, id)
+		r := c.read(d, read > 0)
 		if c.afterRead != nil {
 			c.afterRead(d, read)
 		}
 		var kept bool
-		if g, kept = c.keep(f, changes, d, reading{k, err}, at, generation); kept {
-			break
+		if g, kept = c.keep(f, changes, d, r, at, generation); kept {
+			return g, r.err
 		}
+		err = r.err
 		c.counts.overtaken.Add(1)
 	}
 	return g, err
 }
 
-// read asks the store; id is the key that the secret belonged to before, "" if that is not known. It has its own time,
-// because others than the caller wait for it too.
-func (c *Cache) read(d Digest, id string) (k *Key, err error) {
+// read asks the store, anew what it decodes in any case. It has its own time, because others than the caller wait for it
+// too.
+func (c *Cache) read(d Digest, anew bool) (r reading) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
-	err = c.options.Breaker.Do(func() (err error) {
-		if id != "" {
-			k, err = c.store.LookupAgain(ctx, d, id)
-		} else {
-			k, err = c.store.Lookup(ctx, d)
+	err := c.options.Breaker.Do(func() error {
+		old := c.grants.peek(d)
+		if old == nil {
+			r = c.store.lookup(ctx, d)
+			return r.err
 		}
-		return err
+		o := owned{digest: d, id: old.ID()}
+		if !anew {
+			o.sum = old.sum
+		}
+		readings, err := c.store.lookupOwned(ctx, []owned{o})
+		if err != nil {
+			return err
+		}
+		r = readings[0]
+		return r.err
 	})
-	return k, err
+	if err != nil {
+		return reading{err: err}
+	}
+	return r
 }
 
 // profile returns the profile of k, which it shares with other keys.
@@ -268,11 +278,12 @@ func (c *Cache) profile(k *Key) *Profile {
 // message about the digest came after the reading began: then what was read may be older than the change.
 func (c *Cache) keep(f *fence, changes uint64, d Digest, r reading, at int64, generation uint32) (g *Grant, kept bool) {
 	var grant *dial[Grant]
-	if r.err == nil {
+	if r.key != nil {
 		grant = &dial[Grant]{key: d}
 		g = &grant.value
 		g.fill(r.key, c.profile(r.key))
-		g.at, g.generation = at, generation
+		g.sum = r.sum
+		g.readAt(at, generation)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -280,6 +291,11 @@ func (c *Cache) keep(f *fence, changes uint64, d Digest, r reading, at int64, ge
 		return g, false
 	}
 	switch {
+	case r.same:
+		if g = c.grants.peek(d); g == nil || g.sum != r.sum {
+			return nil, false // it was dropped meanwhile
+		}
+		g.readAt(at, generation)
 	case g != nil:
 		c.refusals.delete(d)
 		c.grants.put(grant)

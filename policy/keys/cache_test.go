@@ -595,7 +595,7 @@ func filled(n int) *Cache {
 				withIPs(fmt.Sprintf("10.%d.%d.0/24", i>>8&255, i&255))(k)
 			}
 		})
-		c.keep(c.fence(k.Digest), 0, k.Digest, reading{key: k}, 0, 0)
+		c.keep(c.fence(k.Digest), 0, k.Digest, reading{key: k, sum: 1}, 0, 0)
 	}
 	return c
 }

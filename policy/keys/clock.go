@@ -19,10 +19,12 @@ type clock[V any] struct {
 	shards [clockShards]clockShard[V]
 }
 
-// clockShard is a hash table with chains. A reader that meets it while it grows may miss what is there.
+// clockShard is a hash table with chains.
 type clockShard[V any] struct {
-	heads atomic.Pointer[[]atomic.Pointer[dial[V]]] // a power of two of them
-	hits  atomic.Uint64
+	heads  atomic.Pointer[[]atomic.Pointer[dial[V]]] // a power of two of them
+	widens atomic.Uint64                             // odd while the table grows
+	_      [64]byte                                  // keeps what readers write away from what they read
+	hits   atomic.Uint64
 
 	mu      sync.Mutex
 	count   int
@@ -31,7 +33,8 @@ type clockShard[V any] struct {
 	_       [64]byte // keeps the shards out of each other's cache lines
 }
 
-// dial is one value in a clock, and its place. It is put into one clock, once.
+// dial is one value in a clock, and its place. It is put into one clock, once. One that was taken out still leads to what
+// came after it, so that readers who stand there go on; whoever keeps it keeps those too, which are few.
 type dial[V any] struct {
 	key   Digest
 	next  atomic.Pointer[dial[V]]
@@ -61,7 +64,7 @@ func chain[V any](heads []atomic.Pointer[dial[V]], hash uint64) *atomic.Pointer[
 func (c *clock[V]) get(key Digest) *V {
 	h := c.hash(&key)
 	s := c.shard(h)
-	_, d := s.find(h, &key)
+	d := s.look(h, &key)
 	if d == nil {
 		return nil
 	}
@@ -75,10 +78,23 @@ func (c *clock[V]) get(key Digest) *V {
 // peek is get that notes nothing.
 func (c *clock[V]) peek(key Digest) *V {
 	h := c.hash(&key)
-	if _, d := c.shard(h).find(h, &key); d != nil {
+	if d := c.shard(h).look(h, &key); d != nil {
 		return &d.value
 	}
 	return nil
+}
+
+// look is find without the lock. Where the table has grown meanwhile, which can hide what is there, it takes the lock and
+// looks again.
+func (s *clockShard[V]) look(h uint64, key *Digest) *dial[V] {
+	widens := s.widens.Load()
+	_, d := s.find(h, key)
+	if d == nil && (widens%2 == 1 || widens != s.widens.Load()) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		_, d = s.find(h, key)
+	}
+	return d
 }
 
 // find returns the value of the key and what points to it, or nil and the end of its chain.
@@ -140,6 +156,8 @@ func (c *clock[V]) widen(s *clockShard[V]) {
 	if s.count <= len(old) {
 		return
 	}
+	s.widens.Add(1)
+	defer s.widens.Add(1)
 	wide := make([]atomic.Pointer[dial[V]], 2*len(old))
 	s.heads.Store(&wide)
 	s.count = 0

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -125,28 +126,86 @@ func TestClockUnderContention(t *testing.T) {
 	}
 }
 
-// While a clock grows and drops, readers may miss values, but find no wrong ones, and end.
+// While a clock grows, what was in it before is found all the time.
 func TestClockGrowsUnderReaders(t *testing.T) {
-	const keys = 20_000
-	c := newClock[int](keys / 2)
+	const keys, first = 200_000, 100
+	c := newClock[int](keys)
+	for i := range first {
+		c.put(&dial[int]{key: digestOf(i), value: i})
+	}
 	var done atomic.Bool
 	var work sync.WaitGroup
 	for range 4 {
 		work.Go(func() {
-			for i := 0; !done.Load(); i = (i + 7) % keys {
-				if got := c.get(digestOf(i)); got != nil && *got != i {
-					t.Errorf("key %d has the value of %d", i, *got)
+			for i := 0; !done.Load(); i = (i + 7) % first {
+				if got := c.get(digestOf(i)); got == nil || *got != i {
+					t.Errorf("key %d: found %v", i, got)
 					return
 				}
 			}
 		})
 	}
-	for i := range keys {
+	for i := first; i < keys; i++ {
 		c.put(&dial[int]{key: digestOf(i), value: i})
 	}
 	done.Store(true)
 	work.Wait()
-	if s := c.stats(); s.size != keys/2 || s.dropped != keys/2 {
-		t.Errorf("%+v", s)
+	census(t, c)
+}
+
+// Whatever several do at the same time, each value is in its chain once, and the counts are right.
+func TestClockAccounts(t *testing.T) {
+	for _, most := range []int{1, 3, 64, 1_000, 5_000} {
+		c := newClock[int](most)
+		var work sync.WaitGroup
+		for w := range 4 {
+			work.Go(func() {
+				r := rand.New(rand.NewPCG(uint64(w), 1))
+				for range 30_000 {
+					i := r.IntN(1 + most*3/2)
+					if r.IntN(3) == 0 {
+						i %= 5
+					}
+					switch r.IntN(4) {
+					case 0, 1:
+						c.put(&dial[int]{key: digestOf(i), value: i})
+					case 2:
+						c.delete(digestOf(i))
+					default:
+						if v := c.get(digestOf(i)); v != nil && *v != i {
+							t.Errorf("key %d has the value of %d", i, *v)
+						}
+					}
+				}
+			})
+		}
+		work.Wait()
+		census(t, c)
+	}
+}
+
+// census compares what is in the chains with what is counted.
+func census(t *testing.T, c *clock[int]) {
+	t.Helper()
+	total, seen := 0, map[Digest]bool{}
+	for i := range c.shards {
+		s, n := &c.shards[i], 0
+		heads := *s.heads.Load()
+		for j := range heads {
+			for d := heads[j].Load(); d != nil; d = d.next.Load() {
+				if h := c.hash(&d.key); c.shard(h) != s || chain(heads, h) != &heads[j] || seen[d.key] {
+					t.Errorf("key %d is in a wrong chain, or there twice", d.value)
+				}
+				seen[d.key] = true
+				n++
+			}
+		}
+		if n != s.count {
+			t.Errorf("shard %d: %d values, counted %d", i, n, s.count)
+		}
+		total += n
+	}
+	if size := c.size.Load(); int64(total) != size || size > c.most {
+		t.Errorf("%d values, counted %d, at most %d", total, size, c.most)
 	}
 }

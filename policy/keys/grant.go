@@ -34,9 +34,10 @@ type Grant struct {
 	otherLimitID bool
 	end          int64 // Unix milliseconds of the earlier of expiry and retirement; never if there is neither
 
-	// What the cache knows of the record's age.
-	at         int64  // cache time in ns before the record was read
-	generation uint32 // of the change stream, before the record was read
+	// What the cache knows of the record.
+	sum        uint64        // of its text, see Store.lookupOwned
+	at         atomic.Int64  // cache time in ns before it was read
+	generation atomic.Uint32 // of the change stream, before it was read
 
 	created    uint32        // Unix minutes; 0 = not known
 	noted      atomic.Uint32 // the Usage period in which the use was last noted
@@ -85,6 +86,13 @@ func (g *Grant) fill(k *Key, p *Profile) {
 	if !k.CreatedAt.IsZero() {
 		g.created = uint32(max(k.CreatedAt.Unix()/60, 1))
 	}
+}
+
+// readAt notes when the record was read, or read again and found the same.
+func (g *Grant) readAt(at int64, generation uint32) {
+	g.at.Store(at)
+	g.generation.Store(generation)
+	g.refreshing.Store(false)
 }
 
 // newProfile copies the lists, and shares the texts that repeat from key to key.

@@ -25,12 +25,6 @@ type refreshes struct {
 	running bool
 }
 
-// owned is a secret, by its digest, and the key that it belonged to when it was last looked up.
-type owned struct {
-	digest Digest
-	id     string
-}
-
 // refreshSoon has the grant of d read again, once. It does not wait.
 func (c *Cache) refreshSoon(d Digest, g *Grant) {
 	if g.refreshing.Swap(true) {
@@ -42,7 +36,7 @@ func (c *Cache) refreshSoon(d Digest, g *Grant) {
 	if len(r.due) == maxRefreshes {
 		return
 	}
-	r.due = append(r.due, owned{d, g.ID()})
+	r.due = append(r.due, owned{d, g.ID(), g.sum})
 	if !r.running {
 		r.running = true
 		c.gather(c.refreshAll)
@@ -89,6 +83,9 @@ func (c *Cache) refresh(batch []owned) {
 		d := batch[i].digest
 		if _, kept := c.keep(c.fence(d), changes[i], d, r, at, generation); !kept {
 			c.counts.overtaken.Add(1)
+			if g := c.grants.peek(d); g != nil {
+				g.refreshing.Store(false) // it may be asked for again
+			}
 		}
 	}
 }

@@ -170,3 +170,83 @@ func TestReadingsAheadAreBounded(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// A record that is as it was keeps its grant; one that differs, or whose grant was dropped meanwhile, is decoded again, also
+// where no message told.
+func TestUnchangedRecordKeepsItsGrant(t *testing.T) {
+	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+		c, clock := newTestCache(client)
+		k := sample()
+		create(t, client, k)
+		look := func() *Grant {
+			g, err := c.Lookup(t.Context(), k.Digest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return g
+		}
+		first := look()
+		clock.Advance(30 * time.Second)
+		if got := said(c, k.Digest); got != ErrNotCached.Error() {
+			t.Fatalf("after the TTL: %s", got)
+		}
+		if look() != first || said(c, k.Digest) != "active" {
+			t.Error("an unchanged record was decoded again, or its grant is not fresh")
+		}
+		c.newGeneration()
+		if look() != first || said(c, k.Digest) != "active" {
+			t.Error("not fresh in the new generation")
+		}
+		c.afterRead = func(d Digest, read int) {
+			if read == 0 {
+				c.grants.delete(d)
+			}
+		}
+		clock.Advance(30 * time.Second)
+		second := look()
+		if second == first || second.ID() != k.ID || said(c, k.Digest) != "active" {
+			t.Errorf("dropped during the reading: %+v", second)
+		}
+		c.afterRead = nil
+		change(t, client, revoked(k), false)
+		clock.Advance(30 * time.Second)
+		if got := look(); got == second || got.Status != Revoked || said(c, k.Digest) != "revoked" {
+			t.Errorf("a change that no message told: %+v", got)
+		}
+		if s := c.Stats(); s.Overtaken != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// A message that overtakes a reading of an unchanged record wins, and a reading ahead that was overtaken can be made again.
+func TestOvertakenReadAhead(t *testing.T) {
+	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+		c, clock, read := gathered(client)
+		k := sample()
+		create(t, client, k)
+		status(t, c, k.Digest)
+		clock.Advance(25 * time.Second)
+		f := c.fence(k.Digest)
+		c.afterRead = func(Digest, int) { // about another digest with the same fence
+			f.mu.Lock()
+			f.changes++
+			f.mu.Unlock()
+		}
+		said(c, k.Digest)
+		if !read() {
+			t.Fatal("not read ahead")
+		}
+		c.afterRead = nil
+		if said(c, k.Digest) != "active" || !read() {
+			t.Error("not read ahead again")
+		}
+		clock.Advance(20 * time.Second)
+		if got := said(c, k.Digest); got != "active" {
+			t.Errorf("after the second reading: %s", got)
+		}
+		if s := c.Stats(); s.Overtaken != 1 || s.Refreshes != 2 {
+			t.Errorf("%+v", s)
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -47,12 +48,13 @@ func (e *CorruptError) Unwrap() error { return e.Err }
 type Store struct {
 	client  redis.UniversalClient
 	scripts scripts
+	seed    maphash.Seed // of the sums of records
 }
 
 // NewStore returns a Store on c, which the caller owns. Build c with ContextTimeoutEnabled, else go-redis bounds
 // a read that is under way by its own ReadTimeout and not by the deadline of the context.
 func NewStore(c redis.UniversalClient) *Store {
-	return &Store{client: c, scripts: newScripts()}
+	return &Store{client: c, scripts: newScripts(), seed: maphash.MakeSeed()}
 }
 
 func recordKey(id string) string     { return "tg:v1:key:{" + id + "}" }
@@ -61,31 +63,37 @@ func secretKey(digest Digest) string { return "tg:v1:secret:" + digest.hex() }
 // Lookup returns the record of the key whose secret has the digest d, whatever its status. Errors: ErrUnknown; a
 // *CorruptError; any other error means that the store did not answer, and wraps ctx's error if that is why.
 func (s *Store) Lookup(ctx context.Context, d Digest) (*Key, error) {
+	r := s.lookup(ctx, d)
+	return r.key, r.err
+}
+
+func (s *Store) lookup(ctx context.Context, d Digest) reading {
 	id, err := linkOf(ctx, s.client.Get(ctx, secretKey(d)))
 	if err != nil {
-		return nil, err
+		return reading{err: err}
 	}
-	return recordOf(ctx, d, id, s.client.Get(ctx, recordKey(id)))
+	return s.recordOf(ctx, owned{digest: d, id: id}, s.client.Get(ctx, recordKey(id)))
 }
 
 // reading is what the store said of one secret: a key, or an error as Lookup has it.
 type reading struct {
-	key *Key
-	err error
+	key  *Key
+	sum  uint64 // of the record, never 0
+	same bool   // the record is the one that was asked about, and was not decoded again
+	err  error
 }
 
-// LookupAgain is Lookup of a secret that belonged to the key id when it was last looked up: one round trip instead of
-// two, as long as it still does.
-func (s *Store) LookupAgain(ctx context.Context, d Digest, id string) (*Key, error) {
-	readings, err := s.lookupOwned(ctx, []owned{{d, id}})
-	if err != nil {
-		return nil, err
-	}
-	return readings[0].key, readings[0].err
+// owned is a secret, by its digest, and the key that it belonged to when it was last looked up, with the sum that its
+// record had; 0 for a record that is to be decoded in any case.
+type owned struct {
+	digest Digest
+	id     string
+	sum    uint64
 }
 
-// lookupOwned is LookupAgain of many secrets, in one round trip. An error means that the store did not answer about one
-// of them, and then nothing is said of the others.
+// lookupOwned is lookup of secrets that were looked up before, in one round trip instead of two for each, as long as they
+// still belong to these keys. An error means that the store did not answer about one of them, and then nothing is said of
+// the others.
 func (s *Store) lookupOwned(ctx context.Context, list []owned) ([]reading, error) {
 	p := s.client.Pipeline()
 	links, records := make([]*redis.StringCmd, len(list)), make([]*redis.StringCmd, len(list))
@@ -100,9 +108,9 @@ func (s *Store) lookupOwned(ctx context.Context, list []owned) ([]reading, error
 		switch id, r.err = linkOf(ctx, links[i]); {
 		case r.err != nil:
 		case id != o.id:
-			r.key, r.err = s.Lookup(ctx, o.digest)
+			*r = s.lookup(ctx, o.digest)
 		default:
-			r.key, r.err = recordOf(ctx, o.digest, id, records[i])
+			*r = s.recordOf(ctx, o, records[i])
 		}
 		if r.err != nil && !refused(r.err) {
 			return nil, r.err
@@ -129,29 +137,37 @@ func linkOf(ctx context.Context, link *redis.StringCmd) (id string, err error) {
 	return id, nil
 }
 
-// recordOf reads the record of id, to which the secret with the digest d leads.
-func recordOf(ctx context.Context, d Digest, id string, reply *redis.StringCmd) (*Key, error) {
+// recordOf reads the record of o.id, to which the secret with the digest leads.
+func (s *Store) recordOf(ctx context.Context, o owned, reply *redis.StringCmd) reading {
 	data, err := reply.Bytes()
 	if errors.Is(err, redis.Nil) {
-		return nil, &CorruptError{ID: id, Err: errors.New("it is missing")}
+		return reading{err: &CorruptError{ID: o.id, Err: errors.New("it is missing")}}
 	}
 	if err != nil {
-		return nil, readError(ctx, id, err)
+		return reading{err: readError(ctx, o.id, err)}
 	}
+	r := reading{sum: max(maphash.Bytes(s.seed, data), 1)}
+	if r.same = r.sum == o.sum; r.same {
+		return r
+	}
+	r.key, r.err = decodeRecordOf(o, data)
+	return r
+}
+
+func decodeRecordOf(o owned, data []byte) (*Key, error) {
 	k, err := decodeRecord(data)
-	if err != nil {
-		return nil, &CorruptError{ID: id, Err: err}
-	}
-	if k.ID != id {
-		return nil, &CorruptError{ID: id, Err: errors.New("it holds another id")}
-	}
-	if k.bare() {
+	switch {
+	case err != nil:
+	case k.ID != o.id:
+		err = errors.New("it holds another id")
+	case k.bare():
 		return nil, ErrUnknown // what a delete leaves for a moment if something else made the way again
+	case !k.answersTo(o.digest):
+		err = errors.New("it belongs to another secret")
+	default:
+		return k, nil
 	}
-	if !k.answersTo(d) {
-		return nil, &CorruptError{ID: id, Err: errors.New("it belongs to another secret")}
-	}
-	return k, nil
+	return nil, &CorruptError{ID: o.id, Err: err}
 }
 
 // answersTo compares both digests in any case, so that the time says nothing.
