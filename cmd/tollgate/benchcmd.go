@@ -210,10 +210,11 @@ func newBenchYardstick() *cobra.Command {
 				return fmt.Errorf("--reply: %w", err)
 			}
 			server := yardstick.Floor(data)
-			if !floor {
-				if server, err = yardstick.New(data); err != nil {
-					return err
-				}
+			if floor {
+				// As ours does, which has this many keys in memory by default.
+				go tuneMemory(cmd.Context(), 1_000_000)
+			} else if server, err = yardstick.New(data); err != nil {
+				return err
 			}
 			return failed(serveYardstick(cmd.Context(), server, address, addresses))
 		},
