@@ -320,25 +320,19 @@ func (b *bench) pair(ctx context.Context, c, base turn, rounds int) (own, others
 	if err := b.warm(ctx, c.job); err != nil {
 		return nil, nil, err
 	}
+	turns, samples := [2]turn{base, c}, [2][]sample{}
 	for round := range rounds {
 		b.say("case %s, round %d of %d", c.id, round+1, rounds)
-		order := []turn{base, c}
-		if round%2 == 1 {
-			order[0], order[1] = c, base
-		}
-		for _, now := range order {
-			s, err := b.measure(ctx, now.testCase, now.job)
+		for i := range turns {
+			which := (i + round) % 2
+			s, err := b.measure(ctx, turns[which].testCase, turns[which].job)
 			if err != nil {
 				return nil, nil, err
 			}
-			if now.id == base.id {
-				others = append(others, *s)
-			} else {
-				own = append(own, *s)
-			}
+			samples[which] = append(samples[which], *s)
 		}
 	}
-	return own, others, nil
+	return samples[1], samples[0], nil
 }
 
 // report is what the rounds have measured.
