@@ -75,11 +75,11 @@ const noRedis = .1
 // lines judges a case by its row; base is the row of grpc-go alone.
 func (c testCase) lines(r, base *Row, o *Options) []Line {
 	var list []Line
-	line := func(what string, limit, got float64, guards bool) {
-		list = append(list, Line{Case: c.id, What: what, Limit: limit, Got: got, Guards: guards})
-	}
 	if c.ratio > 0 {
-		line("server CPU, ratio to (a)", c.ratio, r.Ratio.Median, o.Judge)
+		list = append(list, Line{Case: c.id, What: "server CPU, ratio to (a)", Limit: c.ratio, Got: r.Ratio.Median, Guards: o.Judge})
+	}
+	line := func(what string, limit, got float64, guards bool) {
+		list = append(list, Line{Case: c.id, What: what, Limit: limit, Got: got, Guards: guards, ZeroCounts: true})
 	}
 	if c.redis > 0 {
 		line("Redis CPU per check, µs", c.redis, r.RedisCPU.Median, false)

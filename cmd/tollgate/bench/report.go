@@ -124,19 +124,24 @@ func writeLines(t io.Writer, list []Line) {
 	}
 	fmt.Fprintln(t, "\nline\t\tat most\tmeasured\t")
 	for _, l := range list {
-		name := ""
-		if l.Case != "" {
-			name = "(" + l.Case + ")"
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", name, l.What, number(l.Limit), number(l.Got), l.verdict())
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", l.label(), l.What, number(l.Limit), number(l.Got), l.verdict())
 	}
+}
+
+// label names the case; a line of no case has none.
+func (l Line) label() string {
+	if l.Case == "" {
+		return ""
+	}
+	return "(" + l.Case + ")"
 }
 
 // FailureText names the lines that fail the run.
 func FailureText(list []Line) string {
 	var texts []string
 	for _, l := range list {
-		texts = append(texts, fmt.Sprintf("(%s) %s: %s, at most %s", l.Case, l.What, number(l.Got), number(l.Limit)))
+		text := fmt.Sprintf("%s %s: %s, at most %s", l.label(), l.What, number(l.Got), number(l.Limit))
+		texts = append(texts, strings.TrimSpace(text))
 	}
 	return strings.Join(texts, "; ")
 }
