@@ -30,7 +30,7 @@ type Options struct {
 	Keys int
 	// Request names the recorded request, see testdata.CheckRequest.
 	Request string
-	// Judge says that the run fails by the lines of ratios, JudgeMemory by those of allocations.
+	// Judge says that the run fails by the lines of ratios, of CPU time and p99, JudgeMemory by those of allocations.
 	Judge, JudgeMemory bool
 	// Rows leaves, of the rows of a run through Envoy, those with these ids; none leaves all.
 	Rows []string
@@ -355,10 +355,10 @@ func (b *bench) judge(r *Report, atRest float64) {
 		r.Lines = append(r.Lines, c.lines(&r.Rows[i], &r.Rows[len(r.Rows)-1], &b.Options)...)
 	}
 	if o := r.OpenLoop; o != nil {
-		r.Lines = append(r.Lines, Line{Case: "b", What: "p99 at half of (a)'s maximum, ratio to (a)", Limit: 1.1, Got: o.Ratio.Median})
+		r.Lines = append(r.Lines, Line{Case: "b", What: "p99 at half of (a)'s maximum, ratio to (a)", Limit: 1.1, Got: o.Ratio.Median, Guards: b.Judge})
 	}
 	r.Lines = append(r.Lines, Line{Case: "b", What: "RSS at rest, MB", Limit: 40, Got: atRest / 1e6})
-	r.Lines = append(r.Lines, growthLines(r.Growth)...)
+	r.Lines = append(r.Lines, growthLines(r.Growth, b.Judge)...)
 }
 
 // atRest returns the RSS of a server that has been asked once.
