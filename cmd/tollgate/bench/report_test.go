@@ -121,12 +121,19 @@ func TestLines(t *testing.T) {
 	}
 }
 
+func TestFailureText(t *testing.T) {
+	const want = "(b) what: 2.00, at most 1.00; growth: nothing to compare, at most 1.15"
+	if got := FailureText([]Line{{Case: "b", What: "what", Limit: 1, Got: 2}, {What: "growth", Limit: 1.15}}); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // reports are one of each kind with every field set.
 func reports(t *testing.T) (*Report, *EdgeReport) {
 	t.Helper()
 	stat := Stat{2, 1, 3}
 	r := &Report{Version: "v", Date: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Machine: "a <CPU> & more", CPUs: 2, Go: "go", Load: "load", Rounds: 7, Seconds: 2,
-		OpenLoop: &OpenLoop{1000, stat, stat, stat, stat, stat}, Growth: []Growth{{"server CPU by keys", 10, stat, "µs", 1.5}}}
+		OpenLoop: &OpenLoop{1000, 14, stat, stat, stat, stat, stat}, Growth: []Growth{{"server CPU by keys", 10, stat, "µs", 1.5}}}
 	for _, c := range cases() {
 		r.Rows = append(r.Rows, Row{c.id, c.name, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, 5})
 	}
@@ -219,7 +226,7 @@ func TestTableAndChart(t *testing.T) {
 		says         []string
 		bars         int
 	}{
-		{r.WriteTable, r.WriteChart, []string{"(b)", "2.00", "1.00–3.00", "open loop at 1000", "MISSED", "growth"}, len(cases())},
+		{r.WriteTable, r.WriteChart, []string{"(b)", "2.00", "1.00–3.00", "open loop at 1000 checks/s, 14 rounds", "MISSED", "growth"}, len(cases())},
 		{e.WriteTable, e.WriteChart, []string{"no filter", "-1.00", "MISSED", "Envoy 1.40.0"}, len(e.Rows) - 2}, // both lists have a row without a filter
 	} {
 		var b bytes.Buffer

@@ -23,7 +23,7 @@ type Options struct {
 	Binary  string
 	Version string
 	// Rounds and Duration: after Warmup a case and case a are measured in turn for
-	// Duration each, Rounds times. OpenLoop of them compare latencies at a fixed rate; 0 leaves that out.
+	// Duration each, Rounds times, and then OpenLoop times at a fixed rate, for latencies; 0 leaves that out.
 	Rounds, OpenLoop int
 	Duration, Warmup time.Duration
 	// Keys is how many keys the load has.
