@@ -73,6 +73,20 @@ type Server struct {
 	authorizer *authorizer // what the HTTP lane shares
 }
 
+// TransportOptions returns how a Server uses grpc-go: its goroutines, the windows
+// and ages of its connections, and the largest request, in bytes. Codec,
+// interceptor and TLS are not among them.
+func TransportOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxCheckRequest),
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: maxConnectionAge, MaxConnectionAgeGrace: maxConnectionAgeGrace}),
+	}
+}
+
 // New builds a Server. It does not listen yet.
 func New(c Config) *Server {
 	if c.Deadline == 0 {
@@ -87,16 +101,9 @@ func New(c Config) *Server {
 		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: newDecisionLog(c.Log, c.Decisions),
 	}, c.Log)
-	options := []grpc.ServerOption{
+	options := append(TransportOptions(),
 		grpc.ForceServerCodecV2(checks),
-		grpc.UnaryInterceptor(recoverPanics(c.Metrics, c.Log)),
-		grpc.MaxRecvMsgSize(maxCheckRequest),
-		grpc.NumStreamWorkers(streamWorkers),
-		grpc.StaticStreamWindowSize(window),
-		grpc.StaticConnWindowSize(window),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: maxConnectionAge, MaxConnectionAgeGrace: maxConnectionAgeGrace}),
-	}
+		grpc.UnaryInterceptor(recoverPanics(c.Metrics, c.Log)))
 	if c.TLS != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(c.TLS)))
 	}

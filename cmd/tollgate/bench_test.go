@@ -124,8 +124,11 @@ func TestBenchExitsByItsLines(t *testing.T) {
 	if want := min(len(r.Fails()), 1); code != want {
 		t.Errorf("exit %d, want %d: %+v", code, want, r.Lines)
 	}
-	if guards := guarding(r.Lines); len(guards) != 7 {
-		t.Errorf("%q guard, want the ratios of b to f and what b allocates", guards)
+	if guards := guarding(r.Lines); len(guards) != 8 {
+		t.Errorf("%q guard, want the ratios of b to f, what b allocates and its p99", guards)
+	}
+	if r.Rounds != 1 || r.OpenLoop.Rounds != 2 {
+		t.Errorf("%d rounds, and %d at a fixed rate", r.Rounds, r.OpenLoop.Rounds)
 	}
 }
 

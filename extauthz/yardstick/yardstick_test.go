@@ -9,7 +9,9 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -31,6 +33,16 @@ func ours() *authv3.CheckResponse {
 
 func check(t *testing.T, server *grpc.Server) *authv3.CheckResponse {
 	t.Helper()
+	response, err := dial(t, server).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response
+}
+
+// dial serves and returns a client.
+func dial(t *testing.T, server *grpc.Server) authv3.AuthorizationClient {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -41,12 +53,30 @@ func check(t *testing.T, server *grpc.Server) *authv3.CheckResponse {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	response, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{}})
+	t.Cleanup(func() { _ = conn.Close() })
+	return authv3.NewAuthorizationClient(conn)
+}
+
+// What grpc-go alone costs is compared with ours, so it has our transport; the
+// yardstick has that of a server which sets nothing.
+func TestTransports(t *testing.T) {
+	wire, err := proto.Marshal(ours())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return response
+	stock, err := New(wire)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// grpc-go takes 4 MiB unless it is told otherwise.
+	large := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{Request: &authv3.AttributeContext_Request{
+		Http: &authv3.AttributeContext_HttpRequest{Body: strings.Repeat("x", 5<<20)}}}}
+	if _, err := dial(t, Floor(wire)).Check(t.Context(), large); err != nil {
+		t.Errorf("grpc-go alone: %v", err)
+	}
+	if _, err := dial(t, stock).Check(t.Context(), large); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("the yardstick: %v", err)
+	}
 }
 
 // The yardstick answers with our headers and without our metadata; grpc-go alone

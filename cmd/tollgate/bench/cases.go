@@ -5,7 +5,7 @@ import "time"
 // The servers that are measured.
 const (
 	stock  = "always-allow" // the yardstick
-	floor  = "grpc-go"      // grpc-go alone, bytes in and bytes out
+	floor  = "grpc-go"      // grpc-go alone with our settings, bytes in and bytes out
 	leased = "leased"
 	exact  = "exact"
 )
@@ -44,7 +44,7 @@ func cases() []testCase {
 		{id: "d", name: "denied by rate limit", server: leased, keys: spent, reason: "rate_limited", ratio: .75, lookups: 1},
 		{id: "e", name: "unknown key", server: leased, keys: unknown, reason: "unknown_key", ratio: .75, redis: 1},
 		{id: "f", name: "malformed key", server: leased, keys: malformed, reason: "malformed_credential", ratio: .65, redisNone: true},
-		{id: "g", name: "grpc-go alone, nothing decoded", server: floor, keys: known},
+		{id: "g", name: "grpc-go alone with our settings, nothing decoded", server: floor, keys: known},
 	}
 }
 
@@ -75,11 +75,11 @@ const noRedis = .1
 // lines judges a case by its row; base is the row of grpc-go alone.
 func (c testCase) lines(r, base *Row, o *Options) []Line {
 	var list []Line
-	line := func(what string, limit, got float64, guards bool) {
-		list = append(list, Line{Case: c.id, What: what, Limit: limit, Got: got, Guards: guards})
-	}
 	if c.ratio > 0 {
-		line("server CPU, ratio to (a)", c.ratio, r.Ratio.Median, o.Judge)
+		list = append(list, Line{Case: c.id, What: "server CPU, ratio to (a)", Limit: c.ratio, Got: r.Ratio.Median, Guards: o.Judge})
+	}
+	line := func(what string, limit, got float64, guards bool) {
+		list = append(list, Line{Case: c.id, What: what, Limit: limit, Got: got, Guards: guards, ZeroCounts: true})
 	}
 	if c.redis > 0 {
 		line("Redis CPU per check, µs", c.redis, r.RedisCPU.Median, false)

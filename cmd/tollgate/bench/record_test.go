@@ -83,6 +83,23 @@ func TestEdgeShowsWhatThePolicyReads(t *testing.T) {
 	}
 }
 
+// Behind an application, Envoy maps none of the answers that are measured.
+func TestNoLocalReplyIsMapped(t *testing.T) {
+	e, err := newEdge(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.manager["local_reply_config"] == nil {
+		t.Fatal("the bootstrap for the HTTP lane maps nothing")
+	}
+	if err := e.forMeasuring(); err != nil {
+		t.Fatal(err)
+	}
+	if m := e.manager["local_reply_config"]; m != nil {
+		t.Errorf("what is measured maps %v", m)
+	}
+}
+
 // recordFromEnvoy sends the client's request through an Envoy and returns the bytes of the check.
 func recordFromEnvoy(t *testing.T, change func(filter object)) []byte {
 	t.Helper()

@@ -17,7 +17,7 @@ type Report struct {
 	CPUs    int       `json:"cpus"`
 	Go      string    `json:"go"`
 	Load    string    `json:"load"`
-	Rounds  int       `json:"rounds"`
+	Rounds  int       `json:"rounds"`  // of the cases
 	Seconds float64   `json:"seconds"` // of each case in each round
 
 	Rows     []Row     `json:"rows"`
@@ -48,6 +48,7 @@ type Row struct {
 // OpenLoop compares leased with always-allow at a fixed rate, µs.
 type OpenLoop struct {
 	PerSecond float64 `json:"checks_per_second"`
+	Rounds    int     `json:"rounds"`
 	P50A      Stat    `json:"p50_a_us"`
 	P99A      Stat    `json:"p99_a_us"`
 	P50B      Stat    `json:"p50_b_us"`
@@ -95,8 +96,8 @@ func (r *Report) WriteTable(w io.Writer) error {
 			number(row.Bytes.Median), number(row.RSS.Median/1e6), number(row.PerSecond.Median))
 	}
 	if o := r.OpenLoop; o != nil {
-		fmt.Fprintf(t, "\nopen loop at %s checks/s: p50 (a) %s µs, (b) %s µs; p99 (a) %s µs, (b) %s µs, ratio %s (%s–%s)\n",
-			number(o.PerSecond), number(o.P50A.Median), number(o.P50B.Median), number(o.P99A.Median), number(o.P99B.Median),
+		fmt.Fprintf(t, "\nopen loop at %s checks/s, %d rounds: p50 (a) %s µs, (b) %s µs; p99 (a) %s µs, (b) %s µs, ratio %s (%s–%s)\n",
+			number(o.PerSecond), o.Rounds, number(o.P50A.Median), number(o.P50B.Median), number(o.P99A.Median), number(o.P99B.Median),
 			number(o.Ratio.Median), number(o.Ratio.Min), number(o.Ratio.Max))
 	}
 	writeGrowth(t, r.Growth)
@@ -124,19 +125,28 @@ func writeLines(t io.Writer, list []Line) {
 	}
 	fmt.Fprintln(t, "\nline\t\tat most\tmeasured\t")
 	for _, l := range list {
-		name := ""
-		if l.Case != "" {
-			name = "(" + l.Case + ")"
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", name, l.What, number(l.Limit), number(l.Got), l.verdict())
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", l.label(), l.What, number(l.Limit), number(l.Got), l.verdict())
 	}
+}
+
+// label names the case; a line of no case has none.
+func (l Line) label() string {
+	if l.Case == "" {
+		return ""
+	}
+	return "(" + l.Case + ")"
 }
 
 // FailureText names the lines that fail the run.
 func FailureText(list []Line) string {
 	var texts []string
 	for _, l := range list {
-		texts = append(texts, fmt.Sprintf("(%s) %s: %s, at most %s", l.Case, l.What, number(l.Got), number(l.Limit)))
+		got := number(l.Got)
+		if !l.Measured() {
+			got = "nothing to compare"
+		}
+		text := fmt.Sprintf("%s %s: %s, at most %s", l.label(), l.What, got, number(l.Limit))
+		texts = append(texts, strings.TrimSpace(text))
 	}
 	return strings.Join(texts, "; ")
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -76,6 +77,15 @@ func TestLines(t *testing.T) {
 		{Line{Limit: 3, Got: 30}, false, false, "missed"},
 		{Line{Limit: 3, Got: 4.2, Guards: true, Slack: 1}, false, false, "missed, within what it may be off"},
 		{Line{Limit: 3, Got: 4.4, Guards: true, Slack: 1}, false, true, "MISSED"},
+		{Line{Limit: .7, Guards: true}, false, true, "MISSED, nothing to compare"},
+		{Line{Limit: .7}, false, false, "missed, nothing to compare"},
+		{Line{Limit: .7, Got: -3, Guards: true}, false, true, "MISSED, nothing to compare"},
+		{Line{Limit: .7, Got: math.NaN(), Guards: true}, false, true, "MISSED, nothing to compare"},
+		{Line{Limit: .7, Got: math.Inf(-1), Guards: true}, false, true, "MISSED, nothing to compare"},
+		{Line{Limit: .7, Got: math.Inf(1)}, false, false, "missed, nothing to compare"},
+		{Line{Limit: 3, Guards: true, ZeroCounts: true}, true, false, "reached"},
+		{Line{Limit: 3, Got: -1, Guards: true, ZeroCounts: true}, true, false, "reached"},
+		{Line{Limit: 3, Got: math.NaN(), Guards: true, ZeroCounts: true}, false, true, "MISSED, nothing to compare"},
 	} {
 		if c.line.Met() != c.met || c.line.Fails() != c.fails || c.line.verdict() != c.verdict {
 			t.Errorf("%+v: %v, %v, %s", c.line, c.line.Met(), c.line.Fails(), c.line.verdict())
@@ -85,12 +95,12 @@ func TestLines(t *testing.T) {
 	row := &Row{Ratio: Stat{Median: .9}, RedisCPU: Stat{Median: 2}, Allocations: Stat{Median: 52}, Bytes: Stat{Median: 6000}, Lookups: Stat{Median: .5}}
 	want := map[string][]Line{
 		"a": nil,
-		"b": {{"b", "server CPU, ratio to (a)", .70, .9, true, 0}, {"b", "Redis CPU per check, µs", 3, 2, false, 0},
-			{"b", "allocations per check beyond grpc-go's", 3, 2, true, 0}, {"b", "bytes allocated per check beyond grpc-go's", 1024, 2000, true, 0}},
-		"c": {{"c", "server CPU, ratio to (a)", 1, .9, true, 0}, {"c", "Redis CPU per check, µs", 12, 2, false, 0}},
-		"d": {{"d", "server CPU, ratio to (a)", .75, .9, true, 0}, {"d", "look-ups per key, replica and second", 1, .5, false, 0}},
-		"e": {{"e", "server CPU, ratio to (a)", .75, .9, true, 0}, {"e", "Redis CPU per check, µs", 1, 2, false, 0}},
-		"f": {{"f", "server CPU, ratio to (a)", .65, .9, true, 0}, {"f", "Redis CPU per check, µs (none)", noRedis, 2, false, 0}},
+		"b": {{"b", "server CPU, ratio to (a)", .70, .9, true, 0, false}, {"b", "Redis CPU per check, µs", 3, 2, false, 0, true},
+			{"b", "allocations per check beyond grpc-go's", 3, 2, true, 0, true}, {"b", "bytes allocated per check beyond grpc-go's", 1024, 2000, true, 0, true}},
+		"c": {{"c", "server CPU, ratio to (a)", 1, .9, true, 0, false}, {"c", "Redis CPU per check, µs", 12, 2, false, 0, true}},
+		"d": {{"d", "server CPU, ratio to (a)", .75, .9, true, 0, false}, {"d", "look-ups per key, replica and second", 1, .5, false, 0, true}},
+		"e": {{"e", "server CPU, ratio to (a)", .75, .9, true, 0, false}, {"e", "Redis CPU per check, µs", 1, 2, false, 0, true}},
+		"f": {{"f", "server CPU, ratio to (a)", .65, .9, true, 0, false}, {"f", "Redis CPU per check, µs (none)", noRedis, 2, false, 0, true}},
 		"g": nil,
 	}
 	for _, c := range cases() {
@@ -111,16 +121,23 @@ func TestLines(t *testing.T) {
 	}
 }
 
+func TestFailureText(t *testing.T) {
+	const want = "(b) what: 2.00, at most 1.00; growth: nothing to compare, at most 1.15"
+	if got := FailureText([]Line{{Case: "b", What: "what", Limit: 1, Got: 2}, {What: "growth", Limit: 1.15}}); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // reports are one of each kind with every field set.
 func reports(t *testing.T) (*Report, *EdgeReport) {
 	t.Helper()
 	stat := Stat{2, 1, 3}
 	r := &Report{Version: "v", Date: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Machine: "a <CPU> & more", CPUs: 2, Go: "go", Load: "load", Rounds: 7, Seconds: 2,
-		OpenLoop: &OpenLoop{1000, stat, stat, stat, stat, stat}, Growth: []Growth{{"server CPU by keys", 10, stat, "µs", 1.5}}}
+		OpenLoop: &OpenLoop{1000, 14, stat, stat, stat, stat, stat}, Growth: []Growth{{"server CPU by keys", 10, stat, "µs", 1.5}}}
 	for _, c := range cases() {
 		r.Rows = append(r.Rows, Row{c.id, c.name, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, 5})
 	}
-	r.Lines = []Line{{"b", "what", 1, 2, true, 0}}
+	r.Lines = []Line{{"b", "what", 1, 2, true, 0, true}}
 	e := &EdgeReport{Version: "v", Date: r.Date, Machine: r.Machine, CPUs: 2, Go: "go", Envoy: "1.40.0", Load: "load", Rounds: 7, Seconds: 2, PerSecond: 9, Base: "a", Lines: r.Lines}
 	compared, settings := comparison(), settingsStudy()
 	for _, s := range append(compared.all(), settings.all()...) {
@@ -171,6 +188,37 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// A ratio to nothing is no ratio, whether or not a round had a base.
+func TestRatioToNothingFails(t *testing.T) {
+	c := cases()[1]
+	row := newRow(c, []sample{{cpu: 5}}, []sample{{cpu: 0}})
+	if l := c.lines(&row, &Row{}, &Options{Judge: true})[0]; l.Met() || !l.Fails() {
+		t.Errorf("%+v: %s", l, l.verdict())
+	}
+	edge := newEdgeRow(setup{id: "b"}, &beside{own: []edgeSample{{envoy: 200}}, base: []edgeSample{{envoy: 90}}, none: []edgeSample{{envoy: 100}}}, &beside{})
+	if l := (Line{Limit: .85, Got: edge.Ratio.Median, Guards: true}); !l.Fails() {
+		t.Errorf("%+v: %s", l, l.verdict())
+	}
+}
+
+// JSON has no word for what is no number; the report is written all the same.
+func TestJSONWithoutNumbers(t *testing.T) {
+	r, e := reports(t)
+	none := Stat{math.NaN(), math.Inf(-1), math.Inf(1)}
+	r.Rows[1].Ratio, e.Rows[2].Ratio, r.Lines, e.Lines = none, none, []Line{{What: "what", Got: math.NaN()}}, []Line{{What: "what", Got: math.Inf(1)}}
+	for _, write := range []func(io.Writer) error{r.WriteJSON, e.WriteJSON} {
+		var b, flat bytes.Buffer
+		if err := errors.Join(write(&b), json.Compact(&flat, b.Bytes())); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{`"ratio":{"median":null,"min":null,"max":null}`, `"got":null`} {
+			if !strings.Contains(flat.String(), want) {
+				t.Errorf("no %s in %s", want, &flat)
+			}
+		}
+	}
+}
+
 func TestTableAndChart(t *testing.T) {
 	r, e := reports(t)
 	for _, c := range []struct {
@@ -178,7 +226,7 @@ func TestTableAndChart(t *testing.T) {
 		says         []string
 		bars         int
 	}{
-		{r.WriteTable, r.WriteChart, []string{"(b)", "2.00", "1.00–3.00", "open loop at 1000", "MISSED", "growth"}, len(cases())},
+		{r.WriteTable, r.WriteChart, []string{"(b)", "2.00", "1.00–3.00", "open loop at 1000 checks/s, 14 rounds", "MISSED", "growth"}, len(cases())},
 		{e.WriteTable, e.WriteChart, []string{"no filter", "-1.00", "MISSED", "Envoy 1.40.0"}, len(e.Rows) - 2}, // both lists have a row without a filter
 	} {
 		var b bytes.Buffer

@@ -23,14 +23,14 @@ type Options struct {
 	Binary  string
 	Version string
 	// Rounds and Duration: after Warmup a case and case a are measured in turn for
-	// Duration each, Rounds times. OpenLoop of them compare latencies at a fixed rate; 0 leaves that out.
+	// Duration each, Rounds times, and then OpenLoop times at a fixed rate, for latencies; 0 leaves that out.
 	Rounds, OpenLoop int
 	Duration, Warmup time.Duration
 	// Keys is how many keys the load has.
 	Keys int
 	// Request names the recorded request, see testdata.CheckRequest.
 	Request string
-	// Judge says that the run fails by the lines of ratios, JudgeMemory by those of allocations.
+	// Judge says that the run fails by the lines of ratios, of CPU time and p99, JudgeMemory by those of allocations.
 	Judge, JudgeMemory bool
 	// Rows leaves, of the rows of a run through Envoy, those with these ids; none leaves all.
 	Rows []string
@@ -320,25 +320,19 @@ func (b *bench) pair(ctx context.Context, c, base turn, rounds int) (own, others
 	if err := b.warm(ctx, c.job); err != nil {
 		return nil, nil, err
 	}
+	turns, samples := [2]turn{base, c}, [2][]sample{}
 	for round := range rounds {
 		b.say("case %s, round %d of %d", c.id, round+1, rounds)
-		order := []turn{base, c}
-		if round%2 == 1 {
-			order[0], order[1] = c, base
-		}
-		for _, now := range order {
-			s, err := b.measure(ctx, now.testCase, now.job)
+		for i := range turns {
+			which := (i + round) % 2
+			s, err := b.measure(ctx, turns[which].testCase, turns[which].job)
 			if err != nil {
 				return nil, nil, err
 			}
-			if now.id == base.id {
-				others = append(others, *s)
-			} else {
-				own = append(own, *s)
-			}
+			samples[which] = append(samples[which], *s)
 		}
 	}
-	return own, others, nil
+	return samples[1], samples[0], nil
 }
 
 // report is what the rounds have measured.
@@ -361,10 +355,10 @@ func (b *bench) judge(r *Report, atRest float64) {
 		r.Lines = append(r.Lines, c.lines(&r.Rows[i], &r.Rows[len(r.Rows)-1], &b.Options)...)
 	}
 	if o := r.OpenLoop; o != nil {
-		r.Lines = append(r.Lines, Line{Case: "b", What: "p99 at half of (a)'s maximum, ratio to (a)", Limit: 1.1, Got: o.Ratio.Median})
+		r.Lines = append(r.Lines, Line{Case: "b", What: "p99 at half of (a)'s maximum, ratio to (a)", Limit: 1.1, Got: o.Ratio.Median, Guards: b.Judge})
 	}
 	r.Lines = append(r.Lines, Line{Case: "b", What: "RSS at rest, MB", Limit: 40, Got: atRest / 1e6})
-	r.Lines = append(r.Lines, growthLines(r.Growth)...)
+	r.Lines = append(r.Lines, growthLines(r.Growth, b.Judge)...)
 }
 
 // atRest returns the RSS of a server that has been asked once.

@@ -136,6 +136,6 @@ func (b *bench) openLoop(ctx context.Context, rate float64) (*OpenLoop, error) {
 			p50[which], p99[which] = append(p50[which], s.p50), append(p99[which], s.p99)
 		}
 	}
-	return &OpenLoop{PerSecond: rate, P50A: newStat(p50[0]), P99A: newStat(p99[0]), P50B: newStat(p50[1]), P99B: newStat(p99[1]),
+	return &OpenLoop{PerSecond: rate, Rounds: b.OpenLoop, P50A: newStat(p50[0]), P99A: newStat(p99[0]), P50B: newStat(p50[1]), P99B: newStat(p99[1]),
 		Ratio: newStat(ratios(p99[1], p99[0]))}, nil
 }
