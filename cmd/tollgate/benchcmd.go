@@ -217,9 +217,8 @@ func newBenchYardstick() *cobra.Command {
 			}
 			server := yardstick.Floor(data)
 			if floor {
-				// As ours does, which has this many keys in memory by default.
 				runtime.GC() // nothing is tuned before what is in use is known
-				go tuneMemory(cmd.Context(), 1_000_000)
+				go tuneMemory(cmd.Context(), defaultCacheKeys)
 			} else if server, err = yardstick.New(data); err != nil {
 				return err
 			}

@@ -11,6 +11,8 @@ import (
 )
 
 const (
+	// defaultCacheKeys is how many keys are in memory at most, unless it is set.
+	defaultCacheKeys = 1_000_000
 	// gcPercent is the least GOGC. A server whose live heap is small would otherwise
 	// collect it a hundred times a second.
 	gcPercent = 400

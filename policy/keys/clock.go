@@ -11,7 +11,7 @@ const clockShards = 64
 
 // clock keeps a bounded number of values by digest, and drops those that were not read lately when it is full (CLOCK, also
 // called second chance). It holds one object for each value and few pointers, because the collector follows each of them,
-// with a million keys, several times a minute. Readers take no lock. It is safe for concurrent use.
+// with a million keys, several times a minute. Readers take no lock, unless the part they look in is growing. It is safe for concurrent use.
 type clock[V any] struct {
 	most   int64
 	seed   maphash.Seed

@@ -157,12 +157,6 @@ const growthRounds = 5
 
 // compare measures each size beside the first, in turn.
 func (b *bench) compare(ctx context.Context, what string, first step, others ...step) ([]Growth, error) {
-	cpu := func(samples []sample) (list []float64) {
-		for _, s := range samples {
-			list = append(list, s.cpu)
-		}
-		return list
-	}
 	var least []float64
 	list := []Growth{{What: what, Size: first.size, Unit: "µs", Ratio: 1}}
 	for _, s := range others {
@@ -171,8 +165,9 @@ func (b *bench) compare(ctx context.Context, what string, first step, others ...
 		if err != nil {
 			return nil, err
 		}
-		least = append(least, cpu(base)...)
-		list = append(list, Growth{What: what, Size: s.size, Value: newStat(cpu(own)), Unit: "µs", Ratio: newStat(ratios(cpu(own), cpu(base))).Median})
+		many, few := pick(own, cpuOf), pick(base, cpuOf)
+		least = append(least, few...)
+		list = append(list, Growth{What: what, Size: s.size, Value: newStat(many), Unit: "µs", Ratio: newStat(ratios(many, few)).Median})
 	}
 	list[0].Value = newStat(least)
 	return list, nil

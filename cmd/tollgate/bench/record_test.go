@@ -59,12 +59,9 @@ func TestRecordedRequests(t *testing.T) {
 	}
 }
 
-// What is measured as shipped is a bootstrap for an API that reads what ours reads.
-func TestEdgeShowsWhatThePolicyReads(t *testing.T) {
-	set, err := policy.Compile(policy.File{Name: "bench", Data: []byte(policyText())})
-	if err != nil {
-		t.Fatal(err)
-	}
+// edgeOverGRPC is the bootstrap for checks over gRPC, and the settings of its filter.
+func edgeOverGRPC(t *testing.T) (*edge, object) {
+	t.Helper()
 	e, err := newEdge(false)
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +70,16 @@ func TestEdgeShowsWhatThePolicyReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return e, filter
+}
+
+// What is measured as shipped is a bootstrap for an API that reads what ours reads.
+func TestEdgeShowsWhatThePolicyReads(t *testing.T) {
+	set, err := policy.Compile(policy.File{Name: "bench", Data: []byte(policyText())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, filter := edgeOverGRPC(t)
 	var allowed []string
 	for _, p := range at(filter, "allowed_headers", "patterns").([]any) {
 		allowed = append(allowed, at(p, "exact").(string))
@@ -107,14 +114,7 @@ func recordFromEnvoy(t *testing.T, change func(filter object)) []byte {
 	if err != nil {
 		require(t, "envoy", err.Error())
 	}
-	e, err := newEdge(false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	filter, err := e.filter()
-	if err != nil {
-		t.Fatal(err)
-	}
+	e, filter := edgeOverGRPC(t)
 	change(filter)
 	bootstrap, err := e.bytes()
 	if err != nil {

@@ -87,19 +87,22 @@ func (c testCase) verify(r *load.Result, before, after *reading) error {
 	return nil
 }
 
+// pick returns one figure of each sample.
+func pick(from []sample, figure func(sample) float64) []float64 {
+	list := make([]float64, len(from))
+	for i, s := range from {
+		list[i] = figure(s)
+	}
+	return list
+}
+
+func cpuOf(s sample) float64 { return s.cpu }
+
 // newRow summarizes the samples of a case; base are those of case a.
 func newRow(c testCase, samples, base []sample) Row {
-	pick := func(from []sample, figure func(sample) float64) []float64 {
-		list := make([]float64, len(from))
-		for i, s := range from {
-			list[i] = figure(s)
-		}
-		return list
-	}
 	stat := func(figure func(sample) float64) Stat { return newStat(pick(samples, figure)) }
-	cpu := func(s sample) float64 { return s.cpu }
 	row := Row{
-		Case: c.id, Name: c.name, CPU: stat(cpu), Ratio: newStat(ratios(pick(samples, cpu), pick(base, cpu))),
+		Case: c.id, Name: c.name, CPU: stat(cpuOf), Ratio: newStat(ratios(pick(samples, cpuOf), pick(base, cpuOf))),
 		RedisCPU: stat(func(s sample) float64 { return s.redis }),
 		P50:      stat(func(s sample) float64 { return s.p50 }), P99: stat(func(s sample) float64 { return s.p99 }),
 		P999:        stat(func(s sample) float64 { return s.p999 }),
