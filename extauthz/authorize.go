@@ -25,14 +25,14 @@ import (
 // *keys.CorruptError, or another error when the store did not answer; it keeps to
 // the context's deadline.
 type KeyFinder interface {
-	Lookup(ctx context.Context, d keys.Digest) (*keys.Grant, error)
+	Lookup(ctx context.Context, d keys.Digest) (keys.Grant, error)
 }
 
 // KeyCache is a KeyFinder that can answer at once, as keys.Cache does: Find returns
 // keys.ErrNotCached when Lookup has to be asked.
 type KeyCache interface {
 	KeyFinder
-	Find(d keys.Digest) (*keys.Grant, error)
+	Find(d keys.Digest) (keys.Grant, error)
 }
 
 // Spender spends or reads limits, all windows or none. Try answers at once or
@@ -144,7 +144,7 @@ func (f *fetch) end() {
 	}
 }
 
-func (f *fetch) key(d keys.Digest) (k *keys.Grant, err error) {
+func (f *fetch) key(d keys.Digest) (k keys.Grant, err error) {
 	err = keys.ErrNotCached
 	if f.cache != nil {
 		k, err = f.cache.Find(d)

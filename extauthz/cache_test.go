@@ -162,7 +162,7 @@ func TestSpendsBehindTheBreaker(t *testing.T) {
 // What is refused because the store is not asked fills no log.
 func TestBusyAndDownAreNotLogged(t *testing.T) {
 	for _, err := range []error{keys.ErrBusy, keys.ErrStoreDown} {
-		lookup := func(context.Context) (*keys.Grant, error) { return nil, err }
+		lookup := func(context.Context) (keys.Grant, error) { return keys.Grant{}, err }
 		s, resp, rpc := askBroken(t, smallFile(), brokenStore{lookup: lookup}, nil)
 		if rpc != nil || gatewayCode(resp) != 500 || strings.Contains(s.log.String(), "look-up failed") {
 			t.Errorf("%v: %v, %v, log %s", err, resp, rpc, s.log)

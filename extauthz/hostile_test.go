@@ -166,11 +166,11 @@ func TestLargeAndRawHeaders(t *testing.T) {
 
 // brokenStore answers as its functions say.
 type brokenStore struct {
-	lookup func(context.Context) (*keys.Grant, error)
+	lookup func(context.Context) (keys.Grant, error)
 	spend  func(context.Context) (limits.Result, error)
 }
 
-func (b brokenStore) Lookup(ctx context.Context, _ keys.Digest) (*keys.Grant, error) {
+func (b brokenStore) Lookup(ctx context.Context, _ keys.Digest) (keys.Grant, error) {
 	return b.lookup(ctx)
 }
 
@@ -180,9 +180,9 @@ func (b brokenStore) Spend(ctx context.Context, _ *limits.Spend) (limits.Result,
 	return b.spend(ctx)
 }
 
-func found(context.Context) (*keys.Grant, error) {
+func found(context.Context) (keys.Grant, error) {
 	_, entries := smallKey()
-	return keys.NewGrant(&entries[0].Key), nil
+	return *keys.NewGrant(&entries[0].Key), nil
 }
 
 func askBroken(t *testing.T, file policy.File, b brokenStore, change func(*extauthz.Config)) (*stack, *authv3.CheckResponse, error) {
@@ -199,7 +199,7 @@ func askBroken(t *testing.T, file policy.File, b brokenStore, change func(*extau
 }
 
 func TestStoreAway(t *testing.T) {
-	away := func(context.Context) (*keys.Grant, error) { return nil, errors.New("connection refused") }
+	away := func(context.Context) (keys.Grant, error) { return keys.Grant{}, errors.New("connection refused") }
 	unspent := func(context.Context) (limits.Result, error) {
 		return limits.Result{}, errors.New("connection refused")
 	}
@@ -234,8 +234,8 @@ func TestStoreAway(t *testing.T) {
 		})
 	}
 	t.Run("corrupt record is no matter for failure_mode_allow", func(t *testing.T) {
-		corrupt := func(context.Context) (*keys.Grant, error) {
-			return nil, &keys.CorruptError{ID: "key_small", Err: errors.New("unexpected end of JSON input")}
+		corrupt := func(context.Context) (keys.Grant, error) {
+			return keys.Grant{}, &keys.CorruptError{ID: "key_small", Err: errors.New("unexpected end of JSON input")}
 		}
 		s, resp, err := askBroken(t, smallFile("errors:", "undecided: rpc\nerrors:"), brokenStore{lookup: corrupt}, nil)
 		if err != nil || resp.GetDeniedResponse().GetStatus().GetCode() != 500 {
@@ -246,7 +246,7 @@ func TestStoreAway(t *testing.T) {
 		}
 	})
 	t.Run("nil key without an error", func(t *testing.T) {
-		nothing := func(context.Context) (*keys.Grant, error) { return nil, nil }
+		nothing := func(context.Context) (keys.Grant, error) { return keys.Grant{}, nil }
 		if _, resp, err := askBroken(t, smallFile(), brokenStore{lookup: nothing}, nil); err != nil || resp.GetStatus().GetCode() == 0 {
 			t.Errorf("%v, %v", resp, err)
 		}
@@ -261,9 +261,9 @@ func TestStoreAway(t *testing.T) {
 
 // A store that hangs is answered within our own deadline.
 func TestDeadlineOfOurOwn(t *testing.T) {
-	hang := func(ctx context.Context) (*keys.Grant, error) {
+	hang := func(ctx context.Context) (keys.Grant, error) {
 		<-ctx.Done()
-		return nil, ctx.Err()
+		return keys.Grant{}, ctx.Err()
 	}
 	_, resp, err := askBroken(t, smallFile(), brokenStore{lookup: hang}, func(c *extauthz.Config) { c.Deadline = time.Millisecond })
 	if err != nil || resp.GetDeniedResponse().GetStatus().GetCode() != 500 {
@@ -273,7 +273,7 @@ func TestDeadlineOfOurOwn(t *testing.T) {
 
 // A store that answers too late must not turn a finished call into an allow.
 func TestFinishedContextIsAnError(t *testing.T) {
-	late := func(ctx context.Context) (*keys.Grant, error) {
+	late := func(ctx context.Context) (keys.Grant, error) {
 		<-ctx.Done()
 		return found(ctx)
 	}
@@ -292,7 +292,7 @@ func TestFinishedContextIsAnError(t *testing.T) {
 }
 
 func TestPanicIsAnError(t *testing.T) {
-	panics := func(context.Context) (*keys.Grant, error) { panic("a bug that quotes sm_secret") }
+	panics := func(context.Context) (keys.Grant, error) { panic("a bug that quotes sm_secret") }
 	s, resp, err := askBroken(t, smallFile(), brokenStore{lookup: panics}, nil)
 	if status.Code(err) != codes.Internal {
 		t.Errorf("%v, %v", resp, err)
@@ -320,7 +320,7 @@ func FuzzCheckRequest(f *testing.F) {
 		}
 		f.Add(seed)
 	}
-	unknown := func(context.Context) (*keys.Grant, error) { return nil, keys.ErrUnknown }
+	unknown := func(context.Context) (keys.Grant, error) { return keys.Grant{}, keys.ErrUnknown }
 	check := extauthz.CheckDirectly(f, smallFile(), brokenStore{lookup: unknown})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var req authv3.CheckRequest
@@ -444,7 +444,7 @@ func TestBrokenLimitsAreNoOutage(t *testing.T) {
 func TestNothingIsKeptOfARequest(t *testing.T) {
 	secret, _ := smallKey()
 	for name, from := range map[string]brokenStore{
-		"allowed": allowing(), "unknown": {lookup: func(context.Context) (*keys.Grant, error) { return nil, keys.ErrUnknown }},
+		"allowed": allowing(), "unknown": {lookup: func(context.Context) (keys.Grant, error) { return keys.Grant{}, keys.ErrUnknown }},
 	} {
 		for _, target := range []string{"/items/1?mark=1", "/items/1?api_key=" + secret + "&mark=1", "/mark"} {
 			req := get(target, map[string]string{"authorization": "Bearer " + secret, "x-request-id": "mark", "x_consumer_id": "mark"})

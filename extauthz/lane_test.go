@@ -228,8 +228,8 @@ func TestLaneKeysInTheQuery(t *testing.T) {
 // A 5xx of the API is no failure of Tollgate, and a failure of Tollgate is nothing
 // else; neither allows.
 func TestLaneWhenUndecided(t *testing.T) {
-	away := brokenStore{lookup: func(context.Context) (*keys.Grant, error) { return nil, errors.New("connection refused") }}
-	panics := brokenStore{lookup: func(context.Context) (*keys.Grant, error) { panic("sm_secret") }}
+	away := brokenStore{lookup: func(context.Context) (keys.Grant, error) { return keys.Grant{}, errors.New("connection refused") }}
+	panics := brokenStore{lookup: func(context.Context) (keys.Grant, error) { panic("sm_secret") }}
 	rpc := smallFile("errors:", "undecided: rpc\nerrors:")
 	secret, _ := smallKey()
 	key := "authorization: Bearer " + secret
@@ -256,7 +256,7 @@ func TestLaneWhenUndecided(t *testing.T) {
 	}
 	// Envoy's time is up before ours: no answer, least of all an allow.
 	slow := allowing()
-	slow.lookup = func(ctx context.Context) (*keys.Grant, error) {
+	slow.lookup = func(ctx context.Context) (keys.Grant, error) {
 		for start := time.Now(); time.Since(start) < 11*time.Millisecond; {
 			runtime.Gosched()
 		}
@@ -415,7 +415,7 @@ func TestLaneMutualTLS(t *testing.T) {
 func TestLaneDrains(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
 	slow := allowing()
-	slow.lookup = func(ctx context.Context) (*keys.Grant, error) {
+	slow.lookup = func(ctx context.Context) (keys.Grant, error) {
 		close(entered)
 		<-release
 		return found(ctx)
@@ -476,7 +476,7 @@ func FuzzLane(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	unknown := func(context.Context) (*keys.Grant, error) { return nil, keys.ErrUnknown }
+	unknown := func(context.Context) (keys.Grant, error) { return keys.Grant{}, keys.ErrUnknown }
 	ask := extauthz.LaneDirectly(f, smallFile(), brokenStore{lookup: unknown})
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		out := ask(sent)

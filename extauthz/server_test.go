@@ -37,10 +37,10 @@ import (
 
 func TestHealthThenDrainThenStop(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
-	slow := func(context.Context) (*keys.Grant, error) {
+	slow := func(context.Context) (keys.Grant, error) {
 		close(entered)
 		<-release
-		return nil, keys.ErrUnknown
+		return keys.Grant{}, keys.ErrUnknown
 	}
 	s := newStack(t, func(c *extauthz.Config) { c.Keys = brokenStore{lookup: slow} }, smallFile())
 	conn := s.dial(t)

@@ -138,11 +138,11 @@ type stores struct {
 	limits atomic.Pointer[limits.Leases]
 }
 
-func (s *stores) Lookup(ctx context.Context, d keys.Digest) (*keys.Grant, error) {
+func (s *stores) Lookup(ctx context.Context, d keys.Digest) (keys.Grant, error) {
 	return s.keys.Load().Lookup(ctx, d)
 }
 
-func (s *stores) Find(d keys.Digest) (*keys.Grant, error) { return s.keys.Load().Find(d) }
+func (s *stores) Find(d keys.Digest) (keys.Grant, error) { return s.keys.Load().Find(d) }
 
 func (s *stores) Try(sp *limits.Spend, into *limits.Result) bool {
 	return s.limits.Load().Try(sp, into)

@@ -19,7 +19,7 @@ func BenchmarkDecide(b *testing.B) {
 		if wait := decider.Begin(&check, set, &w.request); wait != WaitKey {
 			b.Fatal(wait)
 		}
-		if wait := check.Found(grant, nil); wait != WaitLimits {
+		if wait := check.Found(*grant, nil); wait != WaitLimits {
 			b.Fatal(wait)
 		}
 		w.spend = check.Spend()

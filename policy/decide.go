@@ -62,7 +62,8 @@ type Check struct {
 	digest keys.Digest
 	handle string      // of a secret that is no known key's; "" until it is asked for
 	older  int         // older methods of hashing that the store was asked by
-	key    *keys.Grant // set once the key is known to this API and environment
+	grant  keys.Grant  // as the store said
+	key    *keys.Grant // grant, once the key is known to this API and environment
 	env    *env
 	plan   *plan
 	spend  limits.Spend
@@ -178,12 +179,14 @@ func (c *Check) findRoute() *Route {
 }
 
 // Found continues with the outcome of the key look-up: steps 4 to 6. err is
-// keys.ErrUnknown, a *keys.CorruptError, or says that the store did not answer.
-func (c *Check) Found(k *keys.Grant, err error) Wait {
-	if err != nil || k == nil {
+// keys.ErrUnknown, a *keys.CorruptError, or says that the store did not answer; a
+// Grant of no key is taken for that.
+func (c *Check) Found(k keys.Grant, err error) Wait {
+	if err != nil || k.Profile == nil {
 		return c.notFound(err)
 	}
-	c.verdict = c.judge(k)
+	c.grant = k
+	c.verdict = c.judge(&c.grant)
 	if c.key == nil {
 		return c.deny(c.verdict)
 	}
@@ -192,7 +195,7 @@ func (c *Check) Found(k *keys.Grant, err error) Wait {
 		return c.conclude()
 	}
 	// A refused request of a known key reads the counters for its headers.
-	c.spend.ID, c.spend.ReadOnly, c.spend.Exact = k.LimitID(), refused, c.plan.exact
+	c.spend.ID, c.spend.ReadOnly, c.spend.Exact = c.key.LimitID(), refused, c.plan.exact
 	c.spend.Cost = 1
 	if c.route != nil {
 		c.spend.Cost = c.route.cost

@@ -119,7 +119,7 @@ func (w *world) decide(t interface{ Fatalf(string, ...any) }, set *Set) *Decisio
 				t.Fatalf("looked up twice")
 			}
 			k := w.key
-			wait = check.Found(keys.NewGrant(&k), w.keyErr)
+			wait = check.Found(*keys.NewGrant(&k), w.keyErr)
 			if w.keyErr != nil && wait != Done {
 				t.Fatalf("goes on without a key")
 			}
@@ -582,7 +582,7 @@ func TestResultWithoutStates(t *testing.T) {
 		w := goodWorld()
 		var check Check
 		NewDecider(keys.NewHasher(nil), w.local, clock).Begin(&check, set, &w.request)
-		if wait := check.Found(keys.NewGrant(&w.key), nil); wait != WaitLimits {
+		if wait := check.Found(*keys.NewGrant(&w.key), nil); wait != WaitLimits {
 			t.Fatal(wait)
 		}
 		*check.Result() = res
@@ -594,7 +594,7 @@ func TestResultWithoutStates(t *testing.T) {
 	w := goodWorld()
 	var check Check
 	NewDecider(keys.NewHasher(nil), w.local, clock).Begin(&check, set, &w.request)
-	check.Found(nil, nil)
+	check.Found(keys.Grant{}, nil)
 	if d := check.Decision(); d.Reason != Undecided {
 		t.Errorf("no key and no error: %s", d.Reason)
 	}

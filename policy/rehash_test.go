@@ -47,11 +47,11 @@ func TestOlderMethods(t *testing.T) {
 			}
 			switch {
 			case asked == test.stored:
-				wait = check.Found(keys.NewGrant(&w.key), nil)
+				wait = check.Found(*keys.NewGrant(&w.key), nil)
 			case asked == 1 && test.err != nil:
-				wait = check.Found(nil, test.err)
+				wait = check.Found(keys.Grant{}, test.err)
 			default:
-				wait = check.Found(nil, keys.ErrUnknown)
+				wait = check.Found(keys.Grant{}, keys.ErrUnknown)
 			}
 			asked++
 		}

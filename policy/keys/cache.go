@@ -89,9 +89,9 @@ type Cache struct {
 	options CacheOptions
 	start   time.Time
 
-	grants   *clock[Grant]
-	refusals *clock[rejection]
-	profiles *clock[Profile] // by what profileSum says of them
+	grants   *clock[cached, commons]
+	refusals *clock[rejection, alone]
+	profiles *clock[*Profile, alone] // by what profileSum says of them
 	flights  singleflight.Group
 	unknown  unknownCap
 	// fences order the end of a reading against the messages about the same digest.
@@ -113,6 +113,11 @@ type rejection struct {
 	generation uint32
 }
 
+// alone is the side of blocks whose values need none.
+type alone struct{}
+
+func moveAlone[V any](to *V, _ *alone, from *V, _ *alone) { *to = *from }
+
 // fence counts the messages about some of the digests.
 type fence struct {
 	mu      sync.Mutex
@@ -131,7 +136,9 @@ func NewCache(s *Store, o CacheOptions) *Cache {
 	if o.Now != nil {
 		c.start = o.Now()
 	}
-	c.grants, c.refusals, c.profiles = newClock[Grant](o.Keys), newClock[rejection](o.Unknown), newClock[Profile](maxProfiles)
+	c.grants = newClock(o.Keys, moveCached)
+	c.refusals = newClock(o.Unknown, moveAlone[rejection])
+	c.profiles = newClock(maxProfiles, moveAlone[*Profile])
 	c.gather = func(f func()) { time.AfterFunc(refreshGather, f) }
 	c.unknown.limiter = rate.NewLimiter(rate.Limit(o.UnknownLookups), o.UnknownLookups)
 	return c
@@ -147,28 +154,29 @@ func (c *Cache) now() int64 {
 
 // Find returns what may be said at once about the secret with the digest d, whatever the key's status: its Grant,
 // ErrUnknown, a *CorruptError, or ErrNotCached when the store has to be asked. It neither waits nor allocates.
-func (c *Cache) Find(d Digest) (*Grant, error) {
-	if g := c.grants.get(d); g != nil {
-		if age := c.now() - g.at.Load(); g.generation.Load() == c.stream.generation.Load() && age < int64(c.options.TTL) {
-			if age >= int64(c.options.TTL-c.options.TTL/refreshPart) {
-				c.refreshSoon(d, g)
+func (c *Cache) Find(d Digest) (Grant, error) {
+	if e, common := c.grants.get(d); e != nil {
+		if age := c.now() - e.at.Load(); e.generation.Load() == c.stream.generation.Load() && age < int64(c.options.TTL) {
+			g := e.grant(common)
+			if age >= int64(c.options.TTL-c.options.TTL/refreshPart) && !e.refreshing.Swap(true) {
+				c.refreshSoon(owned{d, g.ID(), e.sum})
 			}
 			return g, nil
 		}
 		c.counts.aged.Add(1)
-		return nil, ErrNotCached
+		return Grant{}, ErrNotCached
 	}
-	if r := c.refusals.get(d); r != nil {
+	if r, _ := c.refusals.get(d); r != nil {
 		ttl := c.options.TTL
 		if r.err != ErrUnknown {
 			ttl = corruptTTL
 		}
 		if c.fresh(r.at, r.generation, ttl) {
 			c.counts.refusals.Add(1)
-			return nil, r.err
+			return Grant{}, r.err
 		}
 	}
-	return nil, ErrNotCached
+	return Grant{}, ErrNotCached
 }
 
 func (c *Cache) fresh(at int64, generation uint32, ttl time.Duration) bool {
@@ -178,14 +186,14 @@ func (c *Cache) fresh(at int64, generation uint32, ttl time.Duration) bool {
 // Lookup is Find that asks the store when it has to, once for all that ask at the same time, and waits for that no
 // longer than ctx. Errors: ErrUnknown; a *CorruptError; any other, among them ErrBusy and ErrStoreDown, says that the
 // store did not answer and that the key cannot be served without it.
-func (c *Cache) Lookup(ctx context.Context, d Digest) (*Grant, error) {
+func (c *Cache) Lookup(ctx context.Context, d Digest) (Grant, error) {
 	g, err := c.Find(d)
 	if err != ErrNotCached {
 		return g, err
 	}
 	select {
 	case r := <-c.flights.DoChan(string(d[:]), func() (any, error) { return c.load(d) }):
-		g, err = r.Val.(*Grant), r.Err
+		g, err = r.Val.(Grant), r.Err
 	case <-ctx.Done():
 		err = fmt.Errorf("keys: store: %w", ctx.Err())
 	}
@@ -193,27 +201,29 @@ func (c *Cache) Lookup(ctx context.Context, d Digest) (*Grant, error) {
 		return g, err
 	}
 	// Not the grant that was there before the wait: a message may have taken it away since.
-	if old := c.grants.peek(d); old != nil && c.now()-old.at.Load() < int64(c.options.StaleFor(old.API)) {
-		c.counts.stale.Add(1)
-		return old, nil
+	if e, common := c.grants.peek(d); e != nil {
+		if old := e.grant(common); c.now()-e.at.Load() < int64(c.options.StaleFor(old.API)) {
+			c.counts.stale.Add(1)
+			return old, nil
+		}
 	}
-	return nil, err
+	return Grant{}, err
 }
 
 // load reads a record and keeps what it says. Only secrets that are not known here are subject to the cap, so that a
 // scan cannot keep a customer's key from being revalidated.
-func (c *Cache) load(d Digest) (g *Grant, err error) {
+func (c *Cache) load(d Digest) (g Grant, err error) {
 	// The reading that the caller just missed may have ended meanwhile.
 	if g, err = c.Find(d); err != ErrNotCached {
 		return g, err
 	}
-	if c.grants.peek(d) != nil {
+	if e, _ := c.grants.peek(d); e != nil {
 		c.counts.revalidations.Add(1)
 	} else {
 		c.counts.misses.Add(1)
 		if !c.unknown.enter(c.start.Add(time.Duration(c.now()))) {
 			c.counts.busy.Add(1)
-			return nil, ErrBusy
+			return Grant{}, ErrBusy
 		}
 		defer func() { c.unknown.leave(c.start.Add(time.Duration(c.now())), errors.Is(err, ErrUnknown)) }()
 	}
@@ -241,14 +251,15 @@ func (c *Cache) read(d Digest, anew bool) (r reading) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
 	err := c.options.Breaker.Do(func() error {
-		old := c.grants.peek(d)
-		if old == nil {
+		e, common := c.grants.peek(d)
+		if e == nil {
 			r = c.store.lookup(ctx, d)
 			return r.err
 		}
+		old := e.grant(common)
 		o := owned{digest: d, id: old.ID()}
 		if !anew {
-			o.sum = old.sum
+			o.sum = e.sum
 		}
 		readings, err := c.store.lookupOwned(ctx, []owned{o})
 		if err != nil {
@@ -266,42 +277,47 @@ func (c *Cache) read(d Digest, anew bool) (r reading) {
 // profile returns the profile of k, which it shares with other keys.
 func (c *Cache) profile(k *Key) *Profile {
 	sum := profileSum(k)
-	if p := c.profiles.get(sum); p != nil {
-		return p
+	if p, _ := c.profiles.get(sum); p != nil {
+		return *p
 	}
-	p := &dial[Profile]{key: sum, value: *newProfile(k)}
-	c.profiles.put(p)
-	return &p.value
+	made := newProfile(k)
+	c.profiles.put(sum, func(p **Profile, _ *alone) { *p = made })
+	return made
 }
 
 // keep stores what a reading found that began at a moment of a generation, and returns it if it is a grant, unless a
 // message about the digest came after the reading began: then what was read may be older than the change.
-func (c *Cache) keep(f *fence, changes uint64, d Digest, r reading, at int64, generation uint32) (g *Grant, kept bool) {
-	var grant *dial[Grant]
+func (c *Cache) keep(f *fence, changes uint64, d Digest, r reading, at int64, generation uint32) (g Grant, kept bool) {
 	if r.key != nil {
-		grant = &dial[Grant]{key: d}
-		g = &grant.value
-		g.fill(r.key, c.profile(r.key))
-		g.sum = r.sum
-		g.readAt(at, generation)
+		g = *newGrant(r.key, c.profile(r.key))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.changes != changes {
 		return g, false
 	}
+	e, common := c.grants.peek(d)
 	switch {
 	case r.same:
-		if g = c.grants.peek(d); g == nil || g.sum != r.sum {
-			return nil, false // it was dropped meanwhile
+		if e == nil || e.sum != r.sum {
+			return Grant{}, false // it was dropped meanwhile
 		}
-		g.readAt(at, generation)
-	case g != nil:
+		g = e.grant(common)
+		e.readAt(at, generation)
+	case r.key != nil:
+		if e != nil {
+			g.noted = &e.noted // it is the same key
+		}
 		c.refusals.delete(d)
-		c.grants.put(grant)
+		c.grants.put(d, func(e *cached, common *commons) {
+			e.write(&g, common)
+			e.sum = r.sum
+			e.readAt(at, generation)
+			g = e.grant(common)
+		})
 	case refused(r.err):
 		c.grants.delete(d)
-		c.refusals.put(&dial[rejection]{key: d, value: rejection{r.err, at, generation}})
+		c.refusals.put(d, func(kept *rejection, _ *alone) { *kept = rejection{r.err, at, generation} })
 	}
 	return g, true
 }

@@ -330,12 +330,12 @@ func TestStoreAway(t *testing.T) {
 		t.Errorf("within stale_for: %s", got)
 	}
 	for name, d := range map[string]Digest{"changed since": changed.Digest, "unknown": {9}, "never seen": {8}} {
-		if g, err := c.Lookup(t.Context(), d); g != nil || !errors.Is(err, errAway) || refused(err) {
+		if g, err := c.Lookup(t.Context(), d); g != (Grant{}) || !errors.Is(err, errAway) || refused(err) {
 			t.Errorf("%s: %+v, %v", name, g, err)
 		}
 	}
 	clock.Advance(1)
-	if g, err := c.Lookup(t.Context(), k.Digest); g != nil || !errors.Is(err, errAway) {
+	if g, err := c.Lookup(t.Context(), k.Digest); g != (Grant{}) || !errors.Is(err, errAway) {
 		t.Errorf("after stale_for: %+v, %v", g, err)
 	}
 	asked.away.Store(false)
@@ -409,7 +409,7 @@ func TestCorruptRecord(t *testing.T) {
 	}
 	asked.away.Store(true)
 	clock.Advance(corruptTTL)
-	if g, err := c.Lookup(t.Context(), k.Digest); g != nil || !errors.Is(err, errAway) {
+	if g, err := c.Lookup(t.Context(), k.Digest); g != (Grant{}) || !errors.Is(err, errAway) {
 		t.Errorf("and the store away: %+v, %v", g, err)
 	}
 }

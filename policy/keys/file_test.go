@@ -98,8 +98,8 @@ type refusal struct{ text, want string }
 
 const testHash = "hmac-sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"
 
-// block is a file with one key in block form, whose last field stands in line 5.
-func block(field string) string {
+// yamlBlock is a file with one key in block form, whose last field stands in line 5.
+func yamlBlock(field string) string {
 	return "keys:\n- id: key_abcd\n  api: a\n  name: n\n  " + field + "\n"
 }
 
@@ -190,23 +190,23 @@ func TestParseFileRefusesNumbersAndLists(t *testing.T) {
 
 func TestParseFileRefusesSecretsAndDuplicates(t *testing.T) {
 	expectRefused(t, []refusal{
-		{block("secret: short"), "k:5:11: secret: is shorter than 16 bytes"},
-		{block(`secret: ""`), "k:5:11: secret: is shorter than 16 bytes"},
-		{block("secret: pb_" + strings.Repeat("a", 510)), "k:5:11: secret: is longer than 512 bytes"},
-		{block("secret: pb_01234 56789ABCDEFG"), "k:5:11: secret: has a byte outside A-Z a-z 0-9 . _ ~ + / = -"},
-		{block(`secret: "'pb_0123456789ABCDEFG'"`), "k:5:11: secret: has a byte outside A-Z a-z 0-9 . _ ~ + / = -"},
-		{block("secret: pb_0123456789ABCDEFGé"), "k:5:11: secret: has a byte outside A-Z a-z 0-9 . _ ~ + / = -"},
-		{block("secret: |\n    pb_0123456789ABCDEFG"), "k:5:11: secret: has a byte outside A-Z a-z 0-9 . _ ~ + / = -"},
-		{block("secret: 1234567890123456"), "k:5:11: secret: must be text, not a number; put it in quotes"},
-		{block("hash: 12"), "k:5:9: hash: must be text, not a number; put it in quotes"},
-		{block("hash: " + testHash[1:]), "k:5:9: hash: is not hmac-sha256: or sha256: followed by 64 hexadecimal digits"},
-		{block("hash: hmac-sha256:" + strings.Repeat("0", 64)), "k:5:9: hash: is all zeroes"},
+		{yamlBlock("secret: short"), "k:5:11: secret: is shorter than 16 bytes"},
+		{yamlBlock(`secret: ""`), "k:5:11: secret: is shorter than 16 bytes"},
+		{yamlBlock("secret: pb_" + strings.Repeat("a", 510)), "k:5:11: secret: is longer than 512 bytes"},
+		{yamlBlock("secret: pb_01234 56789ABCDEFG"), "k:5:11: secret: has a byte outside A-Z a-z 0-9 . _ ~ + / = -"},
+		{yamlBlock(`secret: "'pb_0123456789ABCDEFG'"`), "k:5:11: secret: has a byte outside A-Z a-z 0-9 . _ ~ + / = -"},
+		{yamlBlock("secret: pb_0123456789ABCDEFGé"), "k:5:11: secret: has a byte outside A-Z a-z 0-9 . _ ~ + / = -"},
+		{yamlBlock("secret: |\n    pb_0123456789ABCDEFG"), "k:5:11: secret: has a byte outside A-Z a-z 0-9 . _ ~ + / = -"},
+		{yamlBlock("secret: 1234567890123456"), "k:5:11: secret: must be text, not a number; put it in quotes"},
+		{yamlBlock("hash: 12"), "k:5:9: hash: must be text, not a number; put it in quotes"},
+		{yamlBlock("hash: " + testHash[1:]), "k:5:9: hash: is not hmac-sha256: or sha256: followed by 64 hexadecimal digits"},
+		{yamlBlock("hash: hmac-sha256:" + strings.Repeat("0", 64)), "k:5:9: hash: is all zeroes"},
 		{"keys:\n- {id: " + testSecret + ", api: a, name: n, secret: " + testSecret + "}\n", "k:2:8: id: a value (not shown: it could be a secret) is not key_ followed by 4 to 60 of 0-9 A-Z a-z _"},
 		{"keys:\n- {id: key_a, api: A, name: n, secret: " + testSecret + "}\n", "k:2:8: id: \"key_a\" is not key_ followed by 4 to 60 of 0-9 A-Z a-z _\nk:2:20: api: \"A\" is not a lower-case letter followed by a-z 0-9 -"},
 		{one("") + "- {id: key_abcd, api: a, name: n, hash: " + testHash + "}\n", `k:3:8: id: "key_abcd" again, first on line 2`},
 		{one("") + "- {id: key_abce, api: a, name: n, secret: " + testSecret + "}\n", `k:3:43: secret: the same as that of "key_abcd" on line 2`},
-		{block("hash: "+testHash) + "- {id: key_abce, api: a, name: n, hash: " + strings.ToUpper(testHash[12:]) + "}\n", "k:6:41: hash: is not hmac-sha256: or sha256: followed by 64 hexadecimal digits"},
-		{block("hash: "+testHash) + "- {id: key_abce, api: a, name: n, hash: hmac-sha256:" + strings.ToUpper(testHash[12:]) + "}\n", `k:6:41: hash: the same as that of "key_abcd" on line 5`},
+		{yamlBlock("hash: "+testHash) + "- {id: key_abce, api: a, name: n, hash: " + strings.ToUpper(testHash[12:]) + "}\n", "k:6:41: hash: is not hmac-sha256: or sha256: followed by 64 hexadecimal digits"},
+		{yamlBlock("hash: "+testHash) + "- {id: key_abce, api: a, name: n, hash: hmac-sha256:" + strings.ToUpper(testHash[12:]) + "}\n", `k:6:41: hash: the same as that of "key_abcd" on line 5`},
 	})
 }
 

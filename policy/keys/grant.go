@@ -23,25 +23,18 @@ type Profile struct {
 	Limits      []Override
 }
 
-// Grant is what a decision needs to know of a key: its record without what only people and the life cycle need. It
-// is small and has few pointers, because each replica keeps a million of them; nobody may change or copy it.
+// Grant is what a decision needs to know of a key: its record without what only people and the life cycle need. It never
+// changes, and may be copied. The zero Grant is no key's.
 type Grant struct {
 	*Profile
 	text                          string // id, name, team, and the limit id if it is another
-	idBytes, nameBytes, teamBytes uint16
+	idBytes, nameBytes, teamBytes uint8
 
 	AnchorDay    int8 // 1 to 31; 0 means 1
 	otherLimitID bool
-	end          int64 // Unix milliseconds of the earlier of expiry and retirement; never if there is neither
-
-	// What the cache knows of the record.
-	sum        uint64        // of its text, see Store.lookupOwned
-	at         atomic.Int64  // cache time in ns before it was read
-	generation atomic.Uint32 // of the change stream, before it was read
-
-	created    uint32        // Unix minutes; 0 = not known
-	noted      atomic.Uint32 // the Usage period in which the use was last noted
-	refreshing atomic.Bool   // it was asked for again
+	created      uint32         // Unix minutes; 0 = not known
+	end          int64          // Unix milliseconds of the earlier of expiry and retirement; never if there is neither
+	noted        *atomic.Uint32 // the Usage period in which the use was last noted, shared by all copies
 }
 
 // ID returns the key's id.
@@ -64,20 +57,15 @@ func (g *Grant) LimitID() string {
 const never = math.MaxInt64
 
 // NewGrant returns what a decision needs of k, which must be valid and may be changed afterwards.
-func NewGrant(k *Key) *Grant {
-	g := &Grant{}
-	g.fill(k, newProfile(k))
-	return g
-}
+func NewGrant(k *Key) *Grant { return newGrant(k, newProfile(k)) }
 
-// fill makes an empty grant that of k.
-func (g *Grant) fill(k *Key, p *Profile) {
-	g.Profile, g.AnchorDay, g.end = p, int8(k.AnchorDay), never
+func newGrant(k *Key, p *Profile) *Grant {
+	g := &Grant{Profile: p, AnchorDay: int8(k.AnchorDay), end: never, noted: new(atomic.Uint32)}
 	g.text = k.ID + k.Name + k.Team
 	if g.otherLimitID = k.LimitID != k.ID; g.otherLimitID {
 		g.text += k.LimitID
 	}
-	g.idBytes, g.nameBytes, g.teamBytes = uint16(len(k.ID)), uint16(len(k.Name)), uint16(len(k.Team))
+	g.idBytes, g.nameBytes, g.teamBytes = uint8(len(k.ID)), uint8(len(k.Name)), uint8(len(k.Team))
 	for _, t := range []time.Time{k.ExpiresAt, k.RetiresAt} {
 		if !t.IsZero() {
 			g.end = min(g.end, t.UnixMilli())
@@ -86,13 +74,7 @@ func (g *Grant) fill(k *Key, p *Profile) {
 	if !k.CreatedAt.IsZero() {
 		g.created = uint32(max(k.CreatedAt.Unix()/60, 1))
 	}
-}
-
-// readAt notes when the record was read, or read again and found the same.
-func (g *Grant) readAt(at int64, generation uint32) {
-	g.at.Store(at)
-	g.generation.Store(generation)
-	g.refreshing.Store(false)
+	return g
 }
 
 // newProfile copies the lists, and shares the texts that repeat from key to key.

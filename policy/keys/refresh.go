@@ -25,18 +25,15 @@ type refreshes struct {
 	running bool
 }
 
-// refreshSoon has the grant of d read again, once. It does not wait.
-func (c *Cache) refreshSoon(d Digest, g *Grant) {
-	if g.refreshing.Swap(true) {
-		return
-	}
+// refreshSoon has a grant read again. It does not wait.
+func (c *Cache) refreshSoon(o owned) {
 	r := &c.refreshes
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.due) == maxRefreshes {
 		return
 	}
-	r.due = append(r.due, owned{d, g.ID(), g.sum})
+	r.due = append(r.due, o)
 	if !r.running {
 		r.running = true
 		c.gather(c.refreshAll)
@@ -83,8 +80,8 @@ func (c *Cache) refresh(batch []owned) {
 		d := batch[i].digest
 		if _, kept := c.keep(c.fence(d), changes[i], d, r, at, generation); !kept {
 			c.counts.overtaken.Add(1)
-			if g := c.grants.peek(d); g != nil {
-				g.refreshing.Store(false) // it may be asked for again
+			if e, _ := c.grants.peek(d); e != nil {
+				e.refreshing.Store(false) // it may be asked for again
 			}
 		}
 	}

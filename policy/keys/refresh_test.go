@@ -178,7 +178,7 @@ func TestUnchangedRecordKeepsItsGrant(t *testing.T) {
 		c, clock := newTestCache(client)
 		k := sample()
 		create(t, client, k)
-		look := func() *Grant {
+		look := func() Grant {
 			g, err := c.Lookup(t.Context(), k.Digest)
 			if err != nil {
 				t.Fatal(err)
