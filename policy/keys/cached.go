@@ -18,53 +18,43 @@ type cached struct {
 	generation atomic.Uint32 // of the change stream, before it was read
 	refreshing atomic.Bool   // it was asked for again
 
-	profile, page                 uint8 // by their places in the commons
-	offset                        uint16
+	profile                       uint8  // its place in the commons
+	textStart                     uint16 // and that of id, name, team, and the limit id if it is another
 	idBytes, nameBytes, teamBytes uint8
-	limitIDBytes                  uint8 // 0: the id
+	limitIDBytes                  uint8 // 0: it is the id
 	anchorDay                     int8
 }
 
-// commons are what the grants of one block refer to. Readers take no lock; one writer at a time adds.
-type commons struct{ lists atomic.Pointer[lists] }
-
-// lists never change: a longer one takes their place.
-type lists struct {
-	profiles []*Profile
-	pages    []*page
-}
-
-// page holds texts, one after the other, which never change once they are there.
-type page struct {
-	used int // known to writers only
-	text [1016]byte
+// commons are what the grants of one block refer to. One writer at a time adds; readers take no lock, because what a grant
+// that they have found refers to was there before it and never changes.
+type commons struct {
+	profiles [blockSlots]*Profile
+	first    atomic.Pointer[byte] // of the texts
+	texts    []byte               // known to the writer only
 }
 
 // grant returns what the cache keeps.
 func (e *cached) grant(c *commons) Grant {
-	l := c.lists.Load()
-	g := Grant{
-		Profile: l.profiles[e.profile], AnchorDay: e.anchorDay, end: e.end, created: e.created, noted: &e.noted,
+	return Grant{
+		Profile: c.profiles[e.profile], AnchorDay: e.anchorDay, end: e.end, created: e.created, noted: &e.noted,
 		idBytes: e.idBytes, nameBytes: e.nameBytes, teamBytes: e.teamBytes, otherLimitID: e.limitIDBytes > 0,
+		text: c.text(e.textStart, int(e.idBytes)+int(e.nameBytes)+int(e.teamBytes)+int(e.limitIDBytes)),
 	}
-	n := int(e.idBytes) + int(e.nameBytes) + int(e.teamBytes) + int(e.limitIDBytes)
-	g.text = unsafe.String(&l.pages[e.page].text[e.offset], n)
-	return g
 }
 
 // write makes an empty e what keeps g.
 func (e *cached) write(g *Grant, c *commons) {
 	e.end, e.created, e.anchorDay = g.end, g.created, g.AnchorDay
+	e.noted.Store(g.noted.Load())
+	e.profile = c.addProfile(g.Profile)
+	e.textStart = c.addText(g.text)
 	e.idBytes, e.nameBytes, e.teamBytes = g.idBytes, g.nameBytes, g.teamBytes
 	if g.otherLimitID {
 		e.limitIDBytes = uint8(len(g.LimitID()))
 	}
-	e.noted.Store(g.noted.Load())
-	e.profile = c.profile(g.Profile)
-	e.page, e.offset = c.write(g.text)
 }
 
-// moveCached writes what one block keeps to another one.
+// moveCached writes what is kept in one block to another one.
 func moveCached(to *cached, c *commons, from *cached, old *commons) {
 	g := from.grant(old)
 	to.write(&g, c)
@@ -79,37 +69,23 @@ func (e *cached) readAt(at int64, generation uint32) {
 	e.refreshing.Store(false)
 }
 
-// load returns the lists, empty ones at first.
-func (c *commons) load() lists {
-	if l := c.lists.Load(); l != nil {
-		return *l
-	}
-	return lists{}
-}
-
-// profile returns the place of p, which it adds if it is not there.
-func (c *commons) profile(p *Profile) uint8 {
-	l := c.load()
-	i := slices.Index(l.profiles, p)
-	if i < 0 {
-		i = len(l.profiles)
-		l.profiles = append(slices.Clip(l.profiles), p)
-		c.lists.Store(&l)
+// addProfile returns the place of p, which it takes if it has none.
+func (c *commons) addProfile(p *Profile) uint8 {
+	i := slices.IndexFunc(c.profiles[:], func(q *Profile) bool { return q == p || q == nil })
+	if c.profiles[i] == nil {
+		c.profiles[i] = p
 	}
 	return uint8(i)
 }
 
-// write adds a text, and returns where it is.
-func (c *commons) write(text string) (number uint8, offset uint16) {
-	l := c.load()
-	n := len(l.pages) - 1
-	if n < 0 || len(l.pages[n].text)-l.pages[n].used < len(text) {
-		l.pages = append(slices.Clip(l.pages), &page{})
-		c.lists.Store(&l)
-		n++
-	}
-	p := l.pages[n]
-	offset = uint16(p.used)
-	p.used += copy(p.text[p.used:], text)
-	return uint8(n), offset
+// addText adds a text and returns where it begins.
+func (c *commons) addText(text string) uint16 {
+	start := len(c.texts)
+	c.texts = append(c.texts, text...) // where there is no room, readers keep those of before
+	c.first.Store(unsafe.SliceData(c.texts))
+	return uint16(start)
+}
+
+func (c *commons) text(start uint16, n int) string {
+	return unsafe.String((*byte)(unsafe.Add(unsafe.Pointer(c.first.Load()), start)), n)
 }

@@ -2,6 +2,7 @@ package keys
 
 import (
 	"hash/maphash"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 )
@@ -9,7 +10,7 @@ import (
 const (
 	// clockShards is how many parts a clock has that can change at the same time.
 	clockShards = 64
-	// blockSlots is how many values lie together.
+	// blockSlots is how many values lie together; block.live has a bit for each.
 	blockSlots = 64
 )
 
@@ -48,7 +49,7 @@ type clockShard[V, S any] struct {
 type block[V, S any] struct {
 	side   S             // first, so that the collector need not look through the slots
 	filled atomic.Uint32 // the slots before it are written
-	live   int           // of them, those in a chain
+	live   uint64        // of them, those in a chain
 	slots  [blockSlots]slot[V]
 }
 
@@ -56,11 +57,13 @@ type block[V, S any] struct {
 // who stand there go on.
 type slot[V any] struct {
 	key   Digest
+	value V
 	next  atomic.Uint32 // of its chain; slots are named by numbers from 1, 0 is its end
 	read  atomic.Bool   // since the hand came by
-	gone  bool          // no longer in a chain
-	value V
 }
+
+// sparse reports whether more than half of a full block is of no use.
+func (b *block[V, S]) sparse() bool { return bits.OnesCount64(b.live) < blockSlots/2 }
 
 // newClock returns an empty clock for most values.
 func newClock[V, S any](most int, move func(to *V, toSide *S, from *V, fromSide *S)) *clock[V, S] {
@@ -157,7 +160,7 @@ func (c *clock[V, S]) put(key Digest, fill func(*V, *S)) (*V, *S) {
 	if old != nil {
 		number := at.Load()
 		s.replace(at, n, d, old)
-		s.leave(number, old)
+		s.leave(number)
 	} else {
 		s.link(h, n, d)
 		s.count++
@@ -193,9 +196,10 @@ func (s *clockShard[V, S]) place() (n uint32, b *block[V, S], d *slot[V]) {
 		b = blocks[s.current].Load()
 	}
 	if b == nil || b.filled.Load() == blockSlots {
-		full := s.current
+		if b != nil && b.sparse() {
+			s.sparse = append(s.sparse, s.current)
+		}
 		b = s.open()
-		s.thin(full)
 	}
 	i := b.filled.Load()
 	return s.current*blockSlots + i + 1, b, &b.slots[i]
@@ -222,9 +226,10 @@ func (s *clockShard[V, S]) open() *block[V, S] {
 
 // enter has a slot that was just written found under its number, which at is to hold.
 func (s *clockShard[V, S]) enter(at *atomic.Uint32, n uint32) {
+	i := (n - 1) % blockSlots
 	b := (*s.blocks.Load())[(n-1)/blockSlots].Load()
-	b.live++
-	b.filled.Store((n-1)%blockSlots + 1)
+	b.live |= 1 << i
+	b.filled.Store(i + 1)
 	at.Store(n)
 }
 
@@ -244,29 +249,18 @@ func (s *clockShard[V, S]) replace(at *atomic.Uint32, n uint32, d, old *slot[V])
 
 // unlink takes the slot that at names out of its chain.
 func (s *clockShard[V, S]) unlink(at *atomic.Uint32, d *slot[V]) {
-	number := at.Load()
+	n := at.Load()
 	at.Store(d.next.Load())
-	s.leave(number, d)
+	s.leave(n)
 	s.count--
 }
 
 // leave notes that a slot is in no chain any more.
-func (s *clockShard[V, S]) leave(n uint32, d *slot[V]) {
-	d.gone = true
+func (s *clockShard[V, S]) leave(n uint32) {
 	number := (n - 1) / blockSlots
-	(*s.blocks.Load())[number].Load().live--
-	if number != s.current {
-		s.thin(number)
-	}
-}
-
-// thin notes that a block which is not filled any more is to be emptied, if more than half of it is of no use.
-func (s *clockShard[V, S]) thin(number uint32) {
-	blocks := *s.blocks.Load()
-	if int(number) >= len(blocks) {
-		return
-	}
-	if b := blocks[number].Load(); b != nil && b.live < blockSlots/2 {
+	b := (*s.blocks.Load())[number].Load()
+	b.live &^= 1 << ((n - 1) % blockSlots)
+	if number != s.current && b.sparse() {
 		s.sparse = append(s.sparse, number)
 	}
 }
@@ -280,14 +274,13 @@ func (c *clock[V, S]) tidy(s *clockShard[V, S]) {
 		if from == nil || number == s.current {
 			continue // it is done already
 		}
-		for i := range from.slots {
-			if old := &from.slots[i]; !old.gone {
-				n, b, d := s.place()
-				d.key = old.key
-				c.move(&d.value, &b.side, &old.value, &from.side)
-				at, _, _ := s.find(c.hash(&old.key), &old.key)
-				s.replace(at, n, d, old)
-			}
+		for live := from.live; live != 0; live &= live - 1 {
+			old := &from.slots[bits.TrailingZeros64(live)]
+			n, b, d := s.place()
+			d.key = old.key
+			c.move(&d.value, &b.side, &old.value, &from.side)
+			at, _, _ := s.find(c.hash(&old.key), &old.key)
+			s.replace(at, n, d, old)
 		}
 		(*s.blocks.Load())[number].Store(nil)
 		s.free = append(s.free, number)

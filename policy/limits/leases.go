@@ -3,6 +3,7 @@ package limits
 import (
 	"context"
 	"hash/maphash"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -188,8 +189,9 @@ func (l *Leases) enter(sh *shard, c *call, now time.Duration) *entry {
 	if len(sh.entries) >= l.room() {
 		return nil
 	}
-	e := &entry{id: c.id, layout: c.layout, refused: -1, last: now}
-	sh.entries[c.id] = e
+	// A copy, because an id may be part of a larger text, which it would keep.
+	e := &entry{id: strings.Clone(c.id), layout: c.layout, refused: -1, last: now}
+	sh.entries[e.id] = e
 	return e
 }
 
