@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"hash/maphash"
-	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,15 +25,43 @@ const (
 	pieceBytes = 64 << 10
 )
 
-// AgeDays are the upper bounds of the ages that Usage counts keys by, in days.
-func AgeDays() []float64 { return []float64{7, 30, 60, 90, 180, 365} }
+// ageDays are the upper bounds of the ages that Usage counts keys by, in days.
+func ageDays() [6]float64 { return [6]float64{7, 30, 60, 90, 180, 365} }
 
 // Ages counts keys by the time since they were created: each key once for each note of its use. A key whose record came
 // into the cache anew after it was noted is noted, and so counted, again in the same minute.
 type Ages struct {
 	Count   uint64             // keys whose age is known
 	Days    float64            // the sum of their ages
-	Buckets map[float64]uint64 // by AgeDays, how many keys are not older
+	Buckets map[float64]uint64 // by 7, 30, 60, 90, 180 and 365 days, how many keys are not older
+}
+
+// ages are Ages as they are counted.
+type ages struct {
+	count uint64
+	days  float64
+	upTo  [6]uint64 // by ageDays, the keys that are older than the bound before
+}
+
+func (a *ages) add(days float64) {
+	a.count++
+	a.days += days
+	for i, bound := range ageDays() {
+		if days <= bound {
+			a.upTo[i]++
+			return
+		}
+	}
+}
+
+func (a *ages) sum() Ages {
+	out := Ages{Count: a.count, Days: a.days, Buckets: map[float64]uint64{}}
+	n := uint64(0)
+	for i, bound := range ageDays() {
+		n += a.upTo[i]
+		out.Buckets[bound] = n
+	}
+	return out
 }
 
 // Usage notes which keys are used and writes that to the store once a minute, never while a request waits. A key is
@@ -49,8 +76,8 @@ type Usage struct {
 
 	mu     sync.Mutex
 	noted  notes            // not written, at most most
-	ages   map[string]*Ages // by API, of what was noted since the last writing
-	before map[string]*Ages // of the last whole period
+	ages   map[string]*ages // by API, of what was noted since the last writing
+	before map[string]*ages // of the last whole period
 }
 
 // NewUsage returns a Usage that keeps at most most notes until they are written, 1,000,000 if most is 0; the oldest
@@ -59,7 +86,7 @@ func NewUsage(store Toucher, most int, now func() time.Time) *Usage {
 	if most <= 0 {
 		most = defaultKeys
 	}
-	u := &Usage{store: store, most: most, now: now, ages: map[string]*Ages{}}
+	u := &Usage{store: store, most: most, now: now, ages: map[string]*ages{}}
 	u.period.Store(1) // the zero of a new Grant is no period
 	u.ticks = func() (<-chan time.Time, func()) {
 		t := time.NewTicker(usagePeriod)
@@ -91,18 +118,10 @@ func (u *Usage) Note(g *Grant) {
 func (u *Usage) count(api string, days float64) {
 	a := u.ages[api]
 	if a == nil {
-		a = &Ages{Buckets: map[float64]uint64{}}
+		a = &ages{}
 		u.ages[api] = a
 	}
-	a.Count++
-	a.Days += days
-	for _, bound := range AgeDays() {
-		n := a.Buckets[bound] // the bucket is there also if it stays empty
-		if days <= bound {
-			n++
-		}
-		a.Buckets[bound] = n
-	}
+	a.add(days)
 }
 
 // Ages returns, by API, the ages of the keys that were used in the last whole minute.
@@ -111,7 +130,7 @@ func (u *Usage) Ages() map[string]Ages {
 	defer u.mu.Unlock()
 	out := make(map[string]Ages, len(u.before))
 	for api, a := range u.before {
-		out[api] = Ages{Count: a.Count, Days: a.Days, Buckets: maps.Clone(a.Buckets)}
+		out[api] = a.sum()
 	}
 	return out
 }
@@ -138,7 +157,7 @@ func (u *Usage) flush(ctx context.Context) error {
 	defer cancel()
 	u.mu.Lock()
 	noted := u.noted
-	u.noted, u.before, u.ages = notes{}, u.ages, map[string]*Ages{}
+	u.noted, u.before, u.ages = notes{}, u.ages, map[string]*ages{}
 	u.period.Add(1)
 	u.mu.Unlock()
 	batch := make([]Use, 0, min(noted.n, touchBatch))
