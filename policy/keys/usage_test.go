@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -234,6 +235,20 @@ func TestUsageKeepsOneNoteOfAKeyWhileTheStoreIsAway(t *testing.T) {
 	}
 }
 
+func TestNotesJoinAtTheEndOfAPiece(t *testing.T) {
+	var older, newer notes
+	older.add("key_a", 1)
+	for i := 0; newer.first == newer.last && i < pieceBytes; i++ {
+		newer.add("key_b", 2)
+	}
+	newer.dropTo(1)
+	older.join(newer)
+	got, rest := older.uses(nil)
+	if want := []Use{{"key_a", time.Unix(1, 0)}, {"key_b", time.Unix(2, 0)}}; !slices.Equal(got, want) || rest.n != 0 {
+		t.Errorf("%v, then %d, want %v", got, rest.n, want)
+	}
+}
+
 // A Grant that many use at once is noted and counted once.
 func TestNoteAtOnce(t *testing.T) {
 	store := &touches{}
@@ -241,10 +256,16 @@ func TestNoteAtOnce(t *testing.T) {
 	created := func(k *Key) { k.CreatedAt = lifeNoon() }
 	for range 200 {
 		g := NewGrant(sample(created))
+		var come atomic.Int32
 		var wg sync.WaitGroup
+		u.mu.Lock()
 		for range 4 {
-			wg.Go(func() { u.Note(g) })
+			wg.Go(func() { come.Add(1); u.Note(g) })
 		}
+		for come.Load() < 4 {
+			runtime.Gosched()
+		}
+		u.mu.Unlock()
 		wg.Wait()
 	}
 	if err := u.flush(t.Context()); err != nil || len(store.calls) != 1 || len(store.calls[0]) != 200 {
@@ -330,6 +351,11 @@ func TestMemoryOfAMillionNotes(t *testing.T) {
 	each := float64(heap()-before) / n
 	if u.noted.n != n || each <= 0 || each > most {
 		t.Errorf("%d notes, %.1f bytes each, want at most %d", u.noted.n, each, most)
+	}
+	for p := u.noted.first; p != nil; p = p.next {
+		if cap(p.bytes) != pieceBytes || p.next != nil && len(p.bytes) < pieceBytes-100 {
+			t.Fatalf("a piece of %d bytes, of which %d are used", cap(p.bytes), len(p.bytes))
+		}
 	}
 	t.Logf("%d keys noted: %.1f bytes of live heap each", u.noted.n, each)
 	runtime.KeepAlive(grants)
