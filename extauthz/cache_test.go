@@ -31,10 +31,10 @@ func (s spender) Try(*limits.Spend, *limits.Result) bool { return false }
 
 func (s spender) Spend(ctx context.Context, _ *limits.Spend) (limits.Result, error) { return s(ctx) }
 
-type touches chan map[string]time.Time
+type touches chan int
 
-func (t touches) Touch(_ context.Context, ids map[string]time.Time) error {
-	t <- map[string]time.Time{}
+func (t touches) Touch(_ context.Context, uses []keys.Use) error {
+	t <- len(uses)
 	return nil
 }
 

@@ -248,7 +248,7 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 	next := k.clone()
 	next.Status = Revoked
 	k = must[*Key](t)(s.Write(ctx, k, next))
-	if err := s.Touch(ctx, map[string]time.Time{k.ID: lifeNoon()}); err != nil {
+	if err := s.Touch(ctx, []Use{{ID: k.ID, At: lifeNoon()}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Delete(ctx, k); err != nil {
@@ -463,7 +463,8 @@ func testTouch(t *testing.T, c redis.UniversalClient) {
 	}
 	before := c.Get(ctx, recordKey("key_pb_full")).Val()
 	at := time.Date(2026, 3, 1, 2, 3, 4, 5, time.UTC)
-	if err := errors.Join(s.Touch(ctx, nil), s.Touch(ctx, map[string]time.Time{"key_pb_full": at, "key_none": at})); err != nil {
+	uses := []Use{{ID: "key_pb_full", At: at.Add(-time.Minute)}, {ID: "key_none", At: at}, {ID: "key_pb_full", At: at}}
+	if err := errors.Join(s.Touch(ctx, nil), s.Touch(ctx, uses)); err != nil {
 		t.Fatal(err)
 	}
 	if got := must[*Key](t)(s.Get(ctx, "key_pb_full")); !got.LastUsed.Equal(at.Truncate(time.Second)) || got.Version != 1 {

@@ -34,7 +34,7 @@ func testList(t *testing.T, c redis.UniversalClient) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Touch(ctx, map[string]time.Time{"key_aaaa": at(15), "key_eeee": at(6)}); err != nil {
+	if err := s.Touch(ctx, []Use{{ID: "key_aaaa", At: at(15)}, {ID: "key_eeee", At: at(6)}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {

@@ -215,7 +215,7 @@ func testOneMessage(t *testing.T, c redis.UniversalClient) {
 		{"delete", func() error { _, err := m.Delete(ctx, k.ID); return err }, nil},
 		{"rehash", func() error { return m.store.Rehash(ctx, next.ID, next.Digest, Digest{7}) },
 			func() []Digest { return []Digest{{7}, next.Digest} }},
-		{"touch", func() error { return m.store.Touch(ctx, map[string]time.Time{next.ID: lifeNoon()}) }, func() []Digest { return nil }},
+		{"touch", func() error { return m.store.Touch(ctx, []Use{{ID: next.ID, At: lifeNoon()}}) }, func() []Digest { return nil }},
 	} {
 		began := time.Now().Add(-time.Second)
 		heard := messages(t, c, func() {

@@ -391,7 +391,7 @@ func TestRepairSparesAUsedSuccessor(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Touch(ctx, map[string]time.Time{used.ID: time.Now()}); err != nil {
+	if err := s.Touch(ctx, []Use{{ID: used.ID, At: time.Now()}}); err != nil {
 		t.Fatal(err)
 	}
 	repaired(t, s, "", 0, RepairReport{Checked: 2})

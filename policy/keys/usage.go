@@ -2,37 +2,71 @@ package keys
 
 import (
 	"context"
-	"maps"
+	"encoding/binary"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Toucher writes when keys were last used: Store, for all but tests.
+// Toucher writes when keys were last used: Store, for all but tests. Of two uses of one key in a call the later one
+// counts. It keeps nothing of uses.
 type Toucher interface {
-	Touch(ctx context.Context, ids map[string]time.Time) error
+	Touch(ctx context.Context, uses []Use) error
 }
 
 const (
 	usagePeriod = time.Minute
 	// touchTimeout bounds the writing of one period.
 	touchTimeout = 10 * time.Second
-	// touchBatch is how many keys one call writes.
+	// touchBatch is how many uses one call writes.
 	touchBatch = 1_000
+	// pieceBytes is how much room is made at once for what is noted: some 2,000 notes.
+	pieceBytes = 64 << 10
 )
 
-// AgeDays are the upper bounds of the ages that Usage counts keys by, in days.
-func AgeDays() []float64 { return []float64{7, 30, 60, 90, 180, 365} }
+// ageDays are the upper bounds of the ages that Usage counts keys by, in days.
+func ageDays() [6]float64 { return [6]float64{7, 30, 60, 90, 180, 365} }
 
-// Ages counts keys by the time since they were created.
+// Ages counts keys by the time since they were created: each key once for each note of its use. A key whose record came
+// into the cache anew after it was noted is noted, and so counted, again in the same minute.
 type Ages struct {
 	Count   uint64             // keys whose age is known
 	Days    float64            // the sum of their ages
-	Buckets map[float64]uint64 // by AgeDays, how many keys are not older
+	Buckets map[float64]uint64 // by 7, 30, 60, 90, 180 and 365 days, how many keys are not older
 }
 
-// Usage notes which keys are used and writes that to the store once a minute, so each key at most once a minute and
-// never while a request waits. It is safe for concurrent use.
+// ages are Ages as they are counted.
+type ages struct {
+	count uint64
+	days  float64
+	upTo  [6]uint64 // by ageDays, the keys that are older than the bound before
+}
+
+func (a *ages) add(days float64) {
+	a.count++
+	a.days += days
+	for i, bound := range ageDays() {
+		if days <= bound {
+			a.upTo[i]++
+			return
+		}
+	}
+}
+
+func (a *ages) sum() Ages {
+	out := Ages{Count: a.count, Days: a.days, Buckets: map[float64]uint64{}}
+	n := uint64(0)
+	for i, bound := range ageDays() {
+		n += a.upTo[i]
+		out.Buckets[bound] = n
+	}
+	return out
+}
+
+// Usage notes which keys are used and writes that to the store once a minute, never while a request waits. A key is
+// written once a minute, or again with its later use if its record came into the cache anew. It is safe for concurrent
+// use.
 type Usage struct {
 	store  Toucher
 	most   int
@@ -41,17 +75,18 @@ type Usage struct {
 	period atomic.Uint32
 
 	mu     sync.Mutex
-	noted  map[string]time.Time // by key id, since the last writing
-	ages   map[string]*Ages     // by API, of the keys in noted
-	before map[string]*Ages     // of the last whole period
+	noted  notes            // not written, at most most
+	ages   map[string]*ages // by API, of what was noted since the last writing
+	before map[string]*ages // of the last whole period
 }
 
-// NewUsage returns a Usage that notes at most most keys a minute, 1,000,000 if most is 0. now is the clock.
+// NewUsage returns a Usage that keeps at most most notes until they are written, 1,000,000 if most is 0; the oldest
+// are dropped for newer ones. now is the clock.
 func NewUsage(store Toucher, most int, now func() time.Time) *Usage {
 	if most <= 0 {
 		most = defaultKeys
 	}
-	u := &Usage{store: store, most: most, now: now, noted: map[string]time.Time{}, ages: map[string]*Ages{}}
+	u := &Usage{store: store, most: most, now: now, ages: map[string]*ages{}}
 	u.period.Store(1) // the zero of a new Grant is no period
 	u.ticks = func() (<-chan time.Time, func()) {
 		t := time.NewTicker(usagePeriod)
@@ -62,20 +97,20 @@ func NewUsage(store Toucher, most int, now func() time.Time) *Usage {
 
 // Note notes that the key is used now. All but the first call of a minute for a Grant do nearly nothing.
 func (u *Usage) Note(g *Grant) {
-	period := u.period.Load()
-	if g.noted.Load() == period {
+	if g.noted.Load() == u.period.Load() {
 		return
 	}
-	g.noted.Store(period)
-	now := u.now()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	_, again := u.noted[g.ID()]
-	if !again && len(u.noted) >= u.most {
-		return
+	period := u.period.Load()
+	if g.noted.Load() == period {
+		return // another call was first
 	}
-	u.noted[g.ID()] = now
-	if !again && g.created != 0 {
+	g.noted.Store(period)
+	now := u.now() // with the lock, so that the notes are in the order of their times
+	u.noted.add(g.ID(), now.Unix())
+	u.noted.dropTo(u.most)
+	if g.created != 0 {
 		u.count(g.API, now.Sub(time.Unix(int64(g.created)*60, 0)).Hours()/24)
 	}
 }
@@ -83,18 +118,10 @@ func (u *Usage) Note(g *Grant) {
 func (u *Usage) count(api string, days float64) {
 	a := u.ages[api]
 	if a == nil {
-		a = &Ages{Buckets: map[float64]uint64{}}
+		a = &ages{}
 		u.ages[api] = a
 	}
-	a.Count++
-	a.Days += days
-	for _, bound := range AgeDays() {
-		n := a.Buckets[bound] // the bucket is there also if it stays empty
-		if days <= bound {
-			n++
-		}
-		a.Buckets[bound] = n
-	}
+	a.add(days)
 }
 
 // Ages returns, by API, the ages of the keys that were used in the last whole minute.
@@ -103,7 +130,7 @@ func (u *Usage) Ages() map[string]Ages {
 	defer u.mu.Unlock()
 	out := make(map[string]Ages, len(u.before))
 	for api, a := range u.before {
-		out[api] = Ages{Count: a.Count, Days: a.Days, Buckets: maps.Clone(a.Buckets)}
+		out[api] = a.sum()
 	}
 	return out
 }
@@ -130,34 +157,126 @@ func (u *Usage) flush(ctx context.Context) error {
 	defer cancel()
 	u.mu.Lock()
 	noted := u.noted
-	u.noted, u.before, u.ages = map[string]time.Time{}, u.ages, map[string]*Ages{}
+	u.noted, u.before, u.ages = notes{}, u.ages, map[string]*ages{}
 	u.period.Add(1)
 	u.mu.Unlock()
-	batch := make(map[string]time.Time, min(len(noted), touchBatch))
-	for id, at := range noted {
-		batch[id] = at
-		if len(batch) < touchBatch && len(batch) < len(noted) {
-			continue
-		}
+	batch := make([]Use, 0, min(noted.n, touchBatch))
+	for noted.n > 0 {
+		var rest notes
+		batch, rest = noted.uses(batch[:0])
 		if err := u.store.Touch(ctx, batch); err != nil {
-			u.putBack(noted)
+			u.putBack(noted.newest())
 			return err
 		}
-		for id := range batch {
-			delete(noted, id)
-		}
-		clear(batch)
+		noted = rest
 	}
 	return nil
 }
 
-// putBack keeps what could not be written for the next time.
-func (u *Usage) putBack(noted map[string]time.Time) {
+// putBack keeps what could not be written for the next time, before what was noted meanwhile.
+func (u *Usage) putBack(unwritten notes) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for id, at := range noted {
-		if _, newer := u.noted[id]; !newer && len(u.noted) < u.most {
-			u.noted[id] = at
+	unwritten.join(u.noted)
+	unwritten.dropTo(u.most)
+	u.noted = unwritten
+}
+
+// notes is a queue of the ids of keys and the Unix seconds of their uses. It is made of pieces, so that it grows
+// without a copy, and has no pointer for each note, so that the garbage collector has nearly nothing to do with it.
+// Reading a copy leaves the queue as it is; only one copy may be added to.
+type notes struct {
+	first, last *piece
+	read        int // bytes of first that are no longer in the queue
+	n           int // how many notes
+}
+
+// piece holds notes, each of them as the length of the id, the id and the second.
+type piece struct {
+	bytes []byte
+	next  *piece
+}
+
+func (q *notes) add(id string, second int64) {
+	const mostVarints = binary.MaxVarintLen16 + binary.MaxVarintLen64
+	if q.last == nil || cap(q.last.bytes)-len(q.last.bytes) < len(id)+mostVarints {
+		p := &piece{bytes: make([]byte, 0, pieceBytes)}
+		if q.last == nil {
+			q.first = p
+		} else {
+			q.last.next = p
+		}
+		q.last = p
+	}
+	b := binary.AppendUvarint(q.last.bytes, uint64(len(id)))
+	b = append(b, id...)
+	q.last.bytes = binary.AppendVarint(b, second)
+	q.n++
+}
+
+// next returns the oldest note, and the queue without it. There must be one.
+func (q notes) next() (id []byte, second int64, rest notes) {
+	for q.read == len(q.first.bytes) {
+		q.first, q.read = q.first.next, 0
+	}
+	b := q.first.bytes[q.read:]
+	length, size := binary.Uvarint(b)
+	end := size + int(length)
+	second, secondSize := binary.Varint(b[end:])
+	q.read += end + secondSize
+	q.n--
+	return b[size:end], second, q
+}
+
+// uses appends the oldest notes to batch, at most touchBatch, and returns the queue without them.
+func (q notes) uses(batch []Use) ([]Use, notes) {
+	for q.n > 0 && len(batch) < touchBatch {
+		var id []byte
+		var second int64
+		id, second, q = q.next()
+		batch = append(batch, Use{ID: string(id), At: time.Unix(second, 0)})
+	}
+	return batch, q
+}
+
+// dropTo drops the oldest notes until there are no more than most.
+func (q *notes) dropTo(most int) {
+	for q.n > most {
+		_, _, *q = q.next()
+	}
+}
+
+// join puts newer, which must not be used any more, behind q.
+func (q *notes) join(newer notes) {
+	switch {
+	case newer.n == 0:
+	case q.n == 0:
+		*q = newer
+	default:
+		newer.first.bytes = newer.first.bytes[newer.read:]
+		q.last.next, q.last = newer.first, newer.last
+		q.n += newer.n
+	}
+}
+
+// newest returns a queue of the last note of each key, so that keys which are used every minute do not fill it while
+// the store is away. It tells keys by a hash of 64 bits: of a million, two have the same one, and the older note of the
+// two is lost, in less than one case of ten million.
+func (q notes) newest() notes {
+	seed, last := maphash.MakeSeed(), make(map[uint64]int, q.n)
+	for at := q; at.n > 0; {
+		var id []byte
+		id, _, at = at.next()
+		last[maphash.Bytes(seed, id)] = at.n
+	}
+	var out notes
+	for at := q; at.n > 0; {
+		var id []byte
+		var second int64
+		id, second, at = at.next()
+		if last[maphash.Bytes(seed, id)] == at.n {
+			out.add(string(id), second)
 		}
 	}
+	return out
 }

@@ -4,46 +4,50 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 )
 
 // touches keeps what was written.
 type touches struct {
 	mu    sync.Mutex
-	calls []map[string]time.Time
+	calls [][]Use
 	err   error
 }
 
-func (s *touches) Touch(_ context.Context, ids map[string]time.Time) error {
+func (s *touches) Touch(_ context.Context, uses []Use) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
 		return s.err
 	}
-	call := map[string]time.Time{}
-	for id, at := range ids {
-		call[id] = at
-	}
-	s.calls = append(s.calls, call)
+	s.calls = append(s.calls, slices.Clone(uses))
 	return nil
 }
 
-func TestUsageWritesEachKeyOnceAMinute(t *testing.T) {
+func TestUsageWritesEachGrantOnceAMinute(t *testing.T) {
 	store, clock := &touches{}, &testClock{}
 	u := NewUsage(store, 100, clock.Now)
 	g := NewGrant(sample())
-	for range 3 {
+	var want []Use
+	for i := range 3 {
 		u.Note(g)
-		u.Note(NewGrant(sample())) // the cache reads a record again, or forgets it
+		if i > 0 {
+			u.Note(NewGrant(sample())) // the cache reads a record again, or forgets it
+		}
+		want = append(want, Use{g.ID(), clock.Now().Local()})
 		clock.Advance(time.Second)
 	}
-	if err := u.flush(t.Context()); err != nil || len(store.calls) != 1 || len(store.calls[0]) != 1 {
-		t.Fatalf("%v, %v", store.calls, err)
-	}
-	if at := store.calls[0][g.ID()]; clock.Now().Sub(at) > time.Minute {
-		t.Errorf("used at %v", at)
+	if err := u.flush(t.Context()); err != nil || len(store.calls) != 1 || !slices.Equal(store.calls[0], want) {
+		t.Fatalf("%v, %v, want %v", store.calls, err, want)
 	}
 	if err := u.flush(t.Context()); err != nil || len(store.calls) != 1 {
 		t.Errorf("a minute without use: %v, %v", store.calls, err)
@@ -68,11 +72,11 @@ func TestUsageInBatches(t *testing.T) {
 		if len(call) > touchBatch {
 			t.Errorf("%d keys in one call", len(call))
 		}
-		for id := range call {
-			written[id] = true
+		for _, use := range call {
+			written[use.ID] = true
 		}
 	}
-	if len(store.calls) != 3 || len(written) != 2_500 {
+	if len(store.calls) != 3 || len(written) != 2_500 || written["key_0499"] {
 		t.Errorf("%d keys in %d calls", len(written), len(store.calls))
 	}
 }
@@ -100,19 +104,182 @@ func TestUsageTriesAgain(t *testing.T) {
 	}
 }
 
-func TestUsageKeepsTheNewerTime(t *testing.T) {
-	u := NewUsage(&touches{}, 1, (&testClock{}).Now)
-	u.noted["key_a"] = time.Unix(9, 0)
-	u.putBack(map[string]time.Time{"key_a": time.Unix(1, 0), "key_b": time.Unix(1, 0)})
-	if len(u.noted) != 1 || u.noted["key_a"].Unix() != 9 {
-		t.Errorf("%v", u.noted)
+// unsteady is a store that at one call writes a part only, and where keys are used while it is called.
+type unsteady struct {
+	t      *rapid.T
+	told   map[string]time.Time
+	fail   int    // the call of a flush that fails; negative for none
+	part   int    // what that call writes nevertheless
+	during func() // is called in the first call of a flush
+	calls  int    // of this flush
+}
+
+func (s *unsteady) Touch(_ context.Context, uses []Use) error {
+	if len(uses) == 0 || len(uses) > touchBatch {
+		s.t.Fatalf("%d uses in one call", len(uses))
+	}
+	if s.calls == 0 {
+		s.during()
+	}
+	fails := s.calls == s.fail
+	s.calls++
+	if fails {
+		uses = uses[:min(s.part, len(uses))]
+	}
+	for _, use := range uses {
+		if use.At.Before(s.told[use.ID]) {
+			s.t.Fatalf("%s: %v is written after %v", use.ID, use.At, s.told[use.ID])
+		}
+		s.told[use.ID] = use.At
+	}
+	if fails {
+		return errors.New("away")
+	}
+	return nil
+}
+
+// Over writings that fail and that do not, each key is at the end written with its newest use, if that is one of the
+// newest notes that there is room for; and nothing newer is overwritten by something older.
+func TestUsageWritesTheNewestUse(t *testing.T) {
+	const keys = 5_000
+	kinds := make([]*Key, keys)
+	for i := range kinds {
+		kinds[i] = sample(func(k *Key) { k.ID = fmt.Sprintf("key_%04d", i) + strings.Repeat("_", i%50) })
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		type note struct {
+			at    time.Time
+			place int // among all notes
+		}
+		most := rapid.SampledFrom([]int{1, 700, 2_500, 1_000_000}).Draw(t, "most")
+		clock, store := &testClock{}, &unsteady{t: t, told: map[string]time.Time{}}
+		u := NewUsage(store, most, clock.Now)
+		newest, grants, noted, places := map[string]note{}, make([]*Grant, keys), make([]int, keys), 0
+		flushes := 1
+		use := func() { // of some keys after each other
+			from := rapid.IntRange(0, keys-1).Draw(t, "from")
+			anew := rapid.IntRange(1, 5).Draw(t, "anew") == 1
+			for i := range rapid.IntRange(1, 3_000).Draw(t, "keys") {
+				i = (from + i) % keys
+				if grants[i] == nil || anew {
+					grants[i], noted[i] = NewGrant(kinds[i]), 0
+				}
+				u.Note(grants[i])
+				if noted[i] != flushes {
+					noted[i], newest[kinds[i].ID] = flushes, note{clock.Now(), places}
+					places++
+				}
+				if u.noted.n > most {
+					t.Fatalf("%d notes", u.noted.n)
+				}
+			}
+			clock.Advance(time.Duration(rapid.IntRange(0, 3).Draw(t, "seconds")) * time.Second)
+		}
+		flush := func(fail int) {
+			store.calls, store.fail, store.part = 0, fail, rapid.IntRange(0, touchBatch).Draw(t, "part")
+			store.during = func() {
+				if rapid.Bool().Draw(t, "meanwhile") {
+					use()
+				}
+			}
+			flushes++
+			if err := u.flush(context.Background()); (err != nil) != (fail >= 0 && fail < store.calls) {
+				t.Fatalf("%v in %d calls, of which %d fails", err, store.calls, fail)
+			}
+			if u.noted.n > most {
+				t.Fatalf("%d notes", u.noted.n)
+			}
+		}
+		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+			if rapid.Bool().Draw(t, "use") {
+				use()
+			} else {
+				flush(rapid.IntRange(-1, 5).Draw(t, "fail"))
+			}
+		}
+		flush(-1)
+		flush(-1) // of what was used meanwhile
+		store.calls, store.fail, store.during = 0, -1, func() {}
+		if err := u.flush(context.Background()); err != nil || u.noted.n != 0 {
+			t.Fatalf("%v, %d notes are left", err, u.noted.n)
+		}
+		for id, last := range newest {
+			if at := store.told[id]; last.place >= places-most && !at.Equal(last.at) {
+				t.Fatalf("%s is written as used at %v, want %v", id, at, last.at)
+			}
+		}
+	})
+}
+
+// Keys that are used every minute do not fill what is kept while the store is away.
+func TestUsageKeepsOneNoteOfAKeyWhileTheStoreIsAway(t *testing.T) {
+	store, clock := &touches{err: errors.New("away")}, &testClock{}
+	u := NewUsage(store, 1_000, clock.Now)
+	u.Note(NewGrant(sample(func(k *Key) { k.ID = "key_once" })))
+	grants := make([]*Grant, 400)
+	for i := range grants {
+		grants[i] = NewGrant(sample(func(k *Key) { k.ID = fmt.Sprintf("key_%04d", i) }))
+	}
+	for range 10 {
+		for _, g := range grants {
+			u.Note(g)
+		}
+		if err := u.flush(t.Context()); err == nil || u.noted.n != 401 {
+			t.Fatalf("%v, %d notes", err, u.noted.n)
+		}
+		clock.Advance(time.Minute)
+	}
+	store.err = nil
+	if err := u.flush(t.Context()); err != nil || len(store.calls[0]) != 401 || store.calls[0][0].ID != "key_once" {
+		t.Errorf("%v, %v", err, store.calls)
+	}
+}
+
+func TestNotesJoinAtTheEndOfAPiece(t *testing.T) {
+	var older, newer notes
+	older.add("key_a", 1)
+	for i := 0; newer.first == newer.last && i < pieceBytes; i++ {
+		newer.add("key_b", 2)
+	}
+	newer.dropTo(1)
+	older.join(newer)
+	got, rest := older.uses(nil)
+	if want := []Use{{"key_a", time.Unix(1, 0)}, {"key_b", time.Unix(2, 0)}}; !slices.Equal(got, want) || rest.n != 0 {
+		t.Errorf("%v, then %d, want %v", got, rest.n, want)
+	}
+}
+
+// A Grant that many use at once is noted and counted once.
+func TestNoteAtOnce(t *testing.T) {
+	store := &touches{}
+	u := NewUsage(store, 100_000, time.Now)
+	created := func(k *Key) { k.CreatedAt = lifeNoon() }
+	for range 200 {
+		g := NewGrant(sample(created))
+		var come atomic.Int32
+		var wg sync.WaitGroup
+		u.mu.Lock()
+		for range 4 {
+			wg.Go(func() { come.Add(1); u.Note(g) })
+		}
+		for come.Load() < 4 {
+			runtime.Gosched()
+		}
+		u.mu.Unlock()
+		wg.Wait()
+	}
+	if err := u.flush(t.Context()); err != nil || len(store.calls) != 1 || len(store.calls[0]) != 200 {
+		t.Errorf("%d calls, %v", len(store.calls), err)
+	}
+	if n := u.Ages()["pixelbyte"].Count; n != 200 {
+		t.Errorf("%d ages", n)
 	}
 }
 
 func TestAges(t *testing.T) {
 	clock := &testClock{}
 	u := NewUsage(&touches{}, 100, clock.Now)
-	for i, days := range []int{1, 31, 31, 400} {
+	for i, days := range []int{1, 30, 31, 400} {
 		g := NewGrant(sample(func(k *Key) {
 			k.ID, k.CreatedAt = fmt.Sprintf("key_%04d", i), clock.Now().AddDate(0, 0, -days)
 		}))
@@ -127,7 +294,7 @@ func TestAges(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := u.Ages()["pixelbyte"]
-	if a.Count != 4 || a.Days != 463 || a.Buckets[7] != 1 || a.Buckets[30] != 1 || a.Buckets[60] != 3 || a.Buckets[365] != 3 {
+	if want := map[float64]uint64{7: 1, 30: 2, 60: 3, 90: 3, 180: 3, 365: 3}; a.Count != 4 || a.Days != 462 || !maps.Equal(a.Buckets, want) {
 		t.Errorf("%+v", a)
 	}
 }
@@ -150,4 +317,81 @@ func TestUsageTicksByItself(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	u.Run(ctx, nil)
+}
+
+// manyGrants have ids of 26 bytes.
+func manyGrants(n int) []*Grant {
+	grants := make([]*Grant, n)
+	for i := range grants {
+		grants[i] = NewGrant(sample(func(k *Key) {
+			k.ID, k.CreatedAt = fmt.Sprintf("key_%022d", i), lifeNoon()
+			k.LimitID = k.ID
+		}))
+	}
+	return grants
+}
+
+func TestMemoryOfAMillionNotes(t *testing.T) {
+	if testing.Short() || raceDetector {
+		t.Skip("not in short runs, and not under the race detector, which needs memory of its own")
+	}
+	const n, most = 1_000_000, 45
+	grants, u := manyGrants(n), NewUsage(&touches{}, n, time.Now)
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	for _, g := range grants {
+		u.Note(g)
+	}
+	each := float64(heap()-before) / n
+	if u.noted.n != n || each <= 0 || each > most {
+		t.Errorf("%d notes, %.1f bytes each, want at most %d", u.noted.n, each, most)
+	}
+	for p := u.noted.first; p != nil; p = p.next {
+		if cap(p.bytes) != pieceBytes || p.next != nil && len(p.bytes) < pieceBytes-100 {
+			t.Fatalf("a piece of %d bytes, of which %d are used", cap(p.bytes), len(p.bytes))
+		}
+	}
+	t.Logf("%d keys noted: %.1f bytes of live heap each", u.noted.n, each)
+	runtime.KeepAlive(grants)
+	runtime.KeepAlive(u)
+}
+
+// nowhere forgets what is written.
+type nowhere struct{}
+
+func (nowhere) Touch(context.Context, []Use) error { return nil }
+
+// BenchmarkFirstNote is a minute in which 200,000 keys are used.
+func BenchmarkFirstNote(b *testing.B) {
+	const n = 200_000
+	grants := manyGrants(n)
+	for _, workers := range []int{1, 2} {
+		b.Run(fmt.Sprintf("%d_at_once", workers), func(b *testing.B) {
+			u := NewUsage(nowhere{}, 0, time.Now)
+			for b.Loop() {
+				var wg sync.WaitGroup
+				for w := range workers {
+					wg.Go(func() {
+						for i := w; i < n; i += workers {
+							u.Note(grants[i])
+						}
+					})
+				}
+				wg.Wait()
+				b.StopTimer()
+				if err := u.flush(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+				runtime.GC()
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/key")
+		})
+	}
 }

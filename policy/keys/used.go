@@ -17,15 +17,21 @@ const usedTTL = 400 * 24 * time.Hour
 // usedKey is beside the record, so that a use is no change of it.
 func usedKey(id string) string { return "tg:v1:used:{" + id + "}" }
 
-// Touch notes when keys, named by id, were last used, to the second. Call it at most once a minute for a key. The error
-// means that the store did not answer; any part may be written.
-func (s *Store) Touch(ctx context.Context, ids map[string]time.Time) error {
-	if len(ids) == 0 {
+// Use is one use of a key.
+type Use struct {
+	ID string    // of the key
+	At time.Time // written to the second
+}
+
+// Touch notes when keys were last used, to the second. Of several uses of one key the last of the list is kept. Call it
+// about once a minute for a key. The error means that the store did not answer; any part may be written.
+func (s *Store) Touch(ctx context.Context, uses []Use) error {
+	if len(uses) == 0 {
 		return nil
 	}
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for id, at := range ids {
-			p.Set(ctx, usedKey(id), at.Unix(), usedTTL)
+		for _, use := range uses {
+			p.Set(ctx, usedKey(use.ID), use.At.Unix(), usedTTL)
 		}
 		return nil
 	})

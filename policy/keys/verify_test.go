@@ -43,7 +43,7 @@ func testVerify(t *testing.T, c redis.UniversalClient) {
 		}
 		expect(legacy, old.ID, VerifyActive)
 	}
-	if err := m.store.Touch(ctx, map[string]time.Time{k.ID: now}); err != nil {
+	if err := m.store.Touch(ctx, []Use{{ID: k.ID, At: now}}); err != nil {
 		t.Fatal(err)
 	}
 	if got, _, _ := m.Verify(ctx, secret); got == nil || !got.LastUsed.Equal(now) {

@@ -51,7 +51,7 @@ func changeFromServer(ctx context.Context, c redis.UniversalClient, n int) error
 	if added, err := serve.Seed(ctx, []keys.Entry{{Key: *newKey(300_000 + n)}}, keys.SeedSource{}); err != nil || added != 1 {
 		return fmt.Errorf("%d added: %w", added, err)
 	}
-	if err := store.Touch(ctx, map[string]time.Time{k.ID: time.Now()}); err != nil {
+	if err := store.Touch(ctx, []keys.Use{{ID: k.ID, At: time.Now()}}); err != nil {
 		return err
 	}
 	return store.Rehash(ctx, k.ID, k.Digest, keys.NewHasher([]byte("newer")).Digest(k.ID))
