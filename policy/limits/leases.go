@@ -28,8 +28,12 @@ const (
 	// giveBackTime bounds what a server that ends takes to give back its leases.
 	giveBackTime = 1500 * time.Millisecond
 	shardCount   = 64
-	sweepEvery   = time.Second
-	sweepAgain   = 20 * time.Millisecond
+	// sweepEvery is how often shards are asked whether they are due, sweepAgain how soon again at most. Where no lease ends
+	// before, a shard is due idleEvery after it was looked through: that takes a hundredth of a second where there are
+	// 100,000 limit ids.
+	sweepEvery = time.Second
+	sweepAgain = 20 * time.Millisecond
+	idleEvery  = 4 * time.Second
 )
 
 // Leases spends limits for one replica, in front of a Store. Units that it has leased ahead, and refusals that it
@@ -59,6 +63,7 @@ type Leases struct {
 type shard struct {
 	mu      sync.Mutex
 	entries map[string]*entry
+	due     time.Duration // when sweep is to look through them again
 	served  [fromReading + 1]uint64
 	_       [64]byte // keeps the locks of two shards out of one cache line
 }
@@ -234,6 +239,7 @@ func (l *Leases) landed(c *call, asked, now time.Duration) {
 	defer sh.mu.Unlock()
 	e := c.entry
 	l.noteStranded(e.landed(c, asked, now))
+	sh.awaits(e, now)
 	if c.err == nil && c.done != nil {
 		c.result = c.resultOf(e.rest)
 	}
@@ -265,13 +271,28 @@ func (l *Leases) Run(ctx context.Context) {
 	}
 }
 
-// sweep gives back what is idle, and forgets it; where the table is more than half full, what is of few units does not
-// stay longer than the rest. It renews leases that ended with their window. It returns when to come again: at the end of
-// the next window of a lease, but not before sweepAgain and not after sweepEvery.
+// sweep looks through the shards that are due. It returns when to come again: when the next one is, but not before
+// sweepAgain and not after sweepEvery.
 func (l *Leases) sweep() time.Duration {
 	now := l.options.Clock()
 	next := now + sweepEvery
-	l.each(func(sh *shard, e *entry) {
+	for i := range l.shards {
+		sh := &l.shards[i]
+		sh.mu.Lock()
+		if now >= sh.due {
+			l.tend(sh, now)
+		}
+		next = min(next, sh.due)
+		sh.mu.Unlock()
+	}
+	return max(next-now, sweepAgain)
+}
+
+// tend gives back what is idle in a shard, and forgets it; where the table is more than half full, what is of few units does
+// not stay longer than the rest. It renews leases that ended with their window.
+func (l *Leases) tend(sh *shard, now time.Duration) {
+	sh.due = now + idleEvery
+	for _, e := range sh.entries {
 		patience := idleAfter
 		if e.pending() <= few && len(sh.entries) <= l.room()/2 {
 			patience = fewAfter
@@ -281,32 +302,33 @@ func (l *Leases) sweep() time.Duration {
 			l.drop(sh, e, l.addAhead)
 		case e.worthAhead(now):
 			l.addAhead(e.renewal(now))
-		case e.low > 0 && now < e.until+afterEdge:
-			next = min(next, e.until+afterEdge)
+		default:
+			sh.awaits(e, now)
 		}
-	})
-	return max(next-now, sweepAgain)
+	}
+}
+
+// awaits has the shard looked through at the end of the entry's lease, if it has one.
+func (sh *shard) awaits(e *entry, now time.Duration) {
+	if end := e.until + afterEdge; e.low > 0 && now < end {
+		sh.due = min(sh.due, end)
+	}
 }
 
 // giveBack gives back everything.
 func (l *Leases) giveBack() {
 	l.closed.Store(true)
-	l.each(func(sh *shard, e *entry) { l.drop(sh, e, l.addAhead) })
-	ctx, cancel := context.WithTimeout(context.Background(), giveBackTime)
-	defer cancel()
-	l.batches.quiet(ctx)
-}
-
-// each calls f with every entry, under the lock of its shard. f may drop it.
-func (l *Leases) each(f func(*shard, *entry)) {
 	for i := range l.shards {
 		sh := &l.shards[i]
 		sh.mu.Lock()
 		for _, e := range sh.entries {
-			f(sh, e)
+			l.drop(sh, e, l.addAhead)
 		}
 		sh.mu.Unlock()
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), giveBackTime)
+	defer cancel()
+	l.batches.quiet(ctx)
 }
 
 // addAhead queues a call that nobody waits for; batches never refuses one.

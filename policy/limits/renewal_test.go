@@ -82,6 +82,31 @@ func TestLeaseOfTheNextWindow(t *testing.T) {
 	}
 }
 
+// A lease that is taken just after its shard was looked through is renewed at its end all the same, while shards without
+// leases wait for their turn.
+func TestShardIsDueAtTheEndOfALease(t *testing.T) {
+	w := newWorld(t, noon().Add(58*time.Second))
+	l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
+	l.sweep()
+	other := &Spend{ID: "b", Windows: windows, Cost: 1}
+	for l.shard(other.ID) == l.shard("a") {
+		other.ID += "b"
+	}
+	w.must(l, other, true)
+	w.hold(l, windows, 200) // a lease in a shard that was looked through
+	calls, looked := w.calls, l.shard(other.ID).due
+	w.at = w.at.Add(2*time.Second + 10*time.Millisecond) // 12:01:00.01
+	l.sweep()
+	l.batches.quiet(t.Context())
+	if got := w.calls - calls; got != 1 || l.shard(other.ID).due != looked {
+		t.Errorf("%d calls at the end of the window; the other shard was due at %v and is at %v", got, looked, l.shard(other.ID).due)
+	}
+	w.at = w.at.Add(idleEvery)
+	if l.sweep(); l.shard(other.ID).due <= looked {
+		t.Error("the other shard is never looked through")
+	}
+}
+
 // A spend that comes while a renewal of its key is queued does what the renewal was to do.
 func TestSpendOvertakesRenewal(t *testing.T) {
 	w := newWorld(t, noon())
