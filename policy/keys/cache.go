@@ -93,6 +93,7 @@ type Cache struct {
 	refusals *clock[rejection]
 	profiles *clock[Profile] // by what profileSum says of them
 	flights  singleflight.Group
+	trips    trips
 	unknown  unknownCap
 	// fences order the end of a reading against the messages about the same digest.
 	fences [256]fence
@@ -132,6 +133,7 @@ func NewCache(s *Store, o CacheOptions) *Cache {
 		c.start = o.Now()
 	}
 	c.grants, c.refusals, c.profiles = newClock[Grant](o.Keys), newClock[rejection](o.Unknown), newClock[Profile](maxProfiles)
+	c.trips.store, c.trips.timeout = s, o.Timeout
 	c.gather = func(f func()) { time.AfterFunc(refreshGather, f) }
 	c.unknown.limiter = rate.NewLimiter(rate.Limit(o.UnknownLookups), o.UnknownLookups)
 	return c
@@ -235,26 +237,20 @@ func (c *Cache) load(d Digest) (g *Grant, err error) {
 	return g, err
 }
 
-// read asks the store, anew what it decodes in any case. It has its own time, because others than the caller wait for it
-// too.
+// read asks the store, with others that ask meanwhile, anew what it decodes in any case. It has its own time, because others
+// than the caller wait for it too.
 func (c *Cache) read(d Digest, anew bool) (r reading) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
 	err := c.options.Breaker.Do(func() error {
-		old := c.grants.peek(d)
-		if old == nil {
-			r = c.store.lookup(ctx, d)
-			return r.err
+		o := owned{digest: d}
+		if old := c.grants.peek(d); old != nil {
+			o.id = old.ID()
+			if !anew {
+				o.sum = old.sum
+			}
 		}
-		o := owned{digest: d, id: old.ID()}
-		if !anew {
-			o.sum = old.sum
-		}
-		readings, err := c.store.lookupOwned(ctx, []owned{o})
-		if err != nil {
-			return err
-		}
-		r = readings[0]
+		r = c.trips.read(ctx, o)
 		return r.err
 	})
 	if err != nil {
