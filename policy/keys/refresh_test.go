@@ -162,6 +162,7 @@ func (l loses) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		_ = next(ctx, cmds)
 		for _, cmd := range cmds {
 			if cmd.Name() == "get" && slices.Contains(l.keys, cmd.Args()[1].(string)) {
+				cmd.(*redis.StringCmd).SetVal("")
 				cmd.SetErr(errAway)
 			}
 		}

@@ -88,11 +88,22 @@ type fetch func(ctx context.Context, gets []*redis.StringCmd) error
 
 // pipeline is a fetch in one round trip.
 func (s *Store) pipeline(ctx context.Context, gets []*redis.StringCmd) error {
+	if len(gets) == 1 {
+		_ = s.client.Process(ctx, gets[0])
+		return nil
+	}
 	p := s.client.Pipeline()
 	for _, get := range gets {
 		_ = p.Process(ctx, get) // it only queues
 	}
 	_, _ = p.Exec(ctx)
+	for _, get := range gets {
+		// A node of a cluster that is away makes go-redis try again until the time is up, and then give the error to all,
+		// also to those that another node has answered.
+		if get.Val() != "" {
+			get.SetErr(nil)
+		}
+	}
 	return nil
 }
 

@@ -22,25 +22,34 @@ type gate struct {
 	shut  chan struct{} // closed to open it; nil while it is open
 }
 
-func (g *gate) DialHook(next redis.DialHook) redis.DialHook          { return next }
-func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (g *gate) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		g.pass([]redis.Cmder{cmd})
+		return next(ctx, cmd)
+	}
+}
 func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if cmds[0].Name() != "get" {
-			return next(ctx, cmds)
-		}
-		var names []string
-		for _, cmd := range cmds {
-			names = append(names, cmd.Args()[1].(string))
-		}
-		g.mu.Lock()
-		g.trips = append(g.trips, names)
-		shut := g.shut
-		g.mu.Unlock()
-		if shut != nil {
-			<-shut
-		}
+		g.pass(cmds)
 		return next(ctx, cmds)
+	}
+}
+
+func (g *gate) pass(cmds []redis.Cmder) {
+	if cmds[0].Name() != "get" {
+		return
+	}
+	var names []string
+	for _, cmd := range cmds {
+		names = append(names, cmd.Args()[1].(string))
+	}
+	g.mu.Lock()
+	g.trips = append(g.trips, names)
+	shut := g.shut
+	g.mu.Unlock()
+	if shut != nil {
+		<-shut
 	}
 }
 
