@@ -58,15 +58,13 @@ func (t *trips) read(ctx context.Context, o owned) reading {
 func (t *trips) fetch(ctx context.Context, gets []*redis.StringCmd) error {
 	e := &errand{done: make(chan struct{})}
 	e.pending.Store(int32(len(gets)))
-	// First all of them and then the start, so that those of one lane go together.
-	for _, get := range gets {
-		l := t.laneOf(get)
-		l.mu.Lock()
-		l.queue = append(l.queue, want{get, e})
-		l.mu.Unlock()
-	}
-	for _, get := range gets {
-		t.start(t.laneOf(get))
+	for rest := gets; len(rest) > 0; {
+		l, n := t.laneOf(rest[0]), 1
+		for n < len(rest) && t.laneOf(rest[n]) == l {
+			n++
+		}
+		t.add(l, rest[:n], e)
+		rest = rest[n:]
 	}
 	select {
 	case <-e.done:
@@ -85,10 +83,14 @@ func (t *trips) laneOf(get *redis.StringCmd) *lane {
 	return &t.lanes[slot(get.Args()[1].(string))*clusterLanes/slots]
 }
 
-func (t *trips) start(l *lane) {
+// add queues GETs of one lane, at once, so that they go together.
+func (t *trips) add(l *lane, gets []*redis.StringCmd, e *errand) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.running && len(l.queue) > 0 {
+	for _, get := range gets {
+		l.queue = append(l.queue, want{get, e})
+	}
+	if !l.running {
 		l.running = true
 		go t.run(l)
 	}

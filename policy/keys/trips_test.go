@@ -17,28 +17,27 @@ import (
 
 // gate notes the keys of each trip of GETs, and holds trips while it is shut.
 type gate struct {
-	mu    sync.Mutex
-	trips [][]string
-	shut  chan struct{} // closed to open it; nil while it is open
+	mu          sync.Mutex
+	trips       [][]string
+	under, most int           // trips at once, now and at most
+	shut        chan struct{} // closed to open it; nil while it is open
 }
 
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		g.pass([]redis.Cmder{cmd})
-		return next(ctx, cmd)
+		return g.pass([]redis.Cmder{cmd}, func() error { return next(ctx, cmd) })
 	}
 }
 func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		g.pass(cmds)
-		return next(ctx, cmds)
+		return g.pass(cmds, func() error { return next(ctx, cmds) })
 	}
 }
 
-func (g *gate) pass(cmds []redis.Cmder) {
+func (g *gate) pass(cmds []redis.Cmder, next func() error) error {
 	if cmds[0].Name() != "get" {
-		return
+		return next()
 	}
 	var names []string
 	for _, cmd := range cmds {
@@ -46,11 +45,19 @@ func (g *gate) pass(cmds []redis.Cmder) {
 	}
 	g.mu.Lock()
 	g.trips = append(g.trips, names)
+	g.under++
+	g.most = max(g.most, g.under)
 	shut := g.shut
 	g.mu.Unlock()
 	if shut != nil {
 		<-shut
 	}
+	defer func() {
+		g.mu.Lock()
+		g.under--
+		g.mu.Unlock()
+	}()
+	return next()
 }
 
 // close holds the trips from now on. The trips until then are forgotten.
@@ -190,7 +197,27 @@ func TestTripsAreBoundedAndStartAtOnce(t *testing.T) {
 	if got, want := fmt.Sprint(g.all()), fmt.Sprintf("[[%[1]s] [%[2]s] [%[1]s %[2]s]]", secretKey(k.Digest), recordKey(k.ID)); got != want {
 		t.Errorf("trips of one reading after the other: %s", got)
 	}
+	g.close()
+	g.open()
 	var work sync.WaitGroup
+	for range 8 {
+		work.Go(func() {
+			for range 500 {
+				if r := c.trips.read(t.Context(), owned{digest: k.Digest, id: k.ID}); r.err != nil {
+					t.Error(r.err)
+				}
+			}
+		})
+	}
+	work.Wait()
+	for _, names := range g.all() {
+		if len(names)%2 != 0 {
+			t.Fatalf("a reading was parted: %q", names)
+		}
+	}
+	if g.most != 1 {
+		t.Errorf("%d trips at once", g.most)
+	}
 	held(t, c, g, &work)
 	for range maxTrip + 10 {
 		work.Go(func() {
@@ -271,25 +298,32 @@ func TestReadingsOfATripAreApart(t *testing.T) {
 			}
 		}
 		admin.Set(ctx, secretKey(digestOf(7)), "key_moved", 0)
+		var list []owned
+		for n := range 8 {
+			list = append(list, owned{digest: digestOf(n), id: key(n).ID}, owned{digest: digestOf(n)}) // known here, and not
+		}
+		expect := func(i int, r reading) {
+			got := fmt.Sprint(r.err)
+			if r.err == nil {
+				got = r.key.ID
+			}
+			want := []string{"key_apart0", "key_apart1", "not a string", "not a string", "not a record", "missing", ErrUnknown.Error(), "key_moved"}[i/2]
+			if !strings.Contains(got, want) || !answered(r.err) {
+				t.Errorf("%+v: %s, want %s", list[i], got, want)
+			}
+		}
+		g.close()
+		g.open()
+		for i, r := range c.store.readings(ctx, list, c.store.pipeline) {
+			expect(i, r)
+		}
+		if trips := g.all(); len(trips) != 2 || len(trips[0]) != 8*2+8 {
+			t.Errorf("%q", trips)
+		}
 		var work sync.WaitGroup
 		held(t, c, g, &work)
-		for _, id := range []bool{true, false} { // known here, and not
-			for n, want := range []string{"key_apart0", "key_apart1", "not a string", "not a string", "not a record", "missing", ErrUnknown.Error(), "key_moved"} {
-				o := owned{digest: digestOf(n)}
-				if id {
-					o.id = key(n).ID
-				}
-				work.Go(func() {
-					r := c.trips.read(ctx, o)
-					got := fmt.Sprint(r.err)
-					if r.err == nil {
-						got = r.key.ID
-					}
-					if !strings.Contains(got, want) || !answered(r.err) {
-						t.Errorf("reading %d, known %v: %s, want %s", n, id, got, want)
-					}
-				})
-			}
+		for i, o := range list {
+			work.Go(func() { expect(i, c.trips.read(ctx, o)) })
 		}
 		await(t, "all have asked", func(context.Context) bool {
 			under := 0
