@@ -56,15 +56,18 @@ func (t *trips) read(ctx context.Context, o owned) reading {
 // fetch carries out gets, and returns an error when ctx ends before all of them have their answers. They are not the
 // caller's then: a trip may be under way with them.
 func (t *trips) fetch(ctx context.Context, gets []*redis.StringCmd) error {
+	// Alone it goes in its own time, and costs what it would without trips: no goroutine waits for another.
+	first, n := t.alike(gets)
+	if n == len(gets) && first.begin() {
+		defer t.end(first)
+		return t.store.pipeline(ctx, gets)
+	}
 	e := &errand{done: make(chan struct{})}
 	e.pending.Store(int32(len(gets)))
-	for rest := gets; len(rest) > 0; {
-		l, n := t.laneOf(rest[0]), 1
-		for n < len(rest) && t.laneOf(rest[n]) == l {
-			n++
-		}
+	for rest := gets; len(rest) > 0; rest = rest[n:] {
+		var l *lane
+		l, n = t.alike(rest)
 		t.add(l, rest[:n], e)
-		rest = rest[n:]
 	}
 	select {
 	case <-e.done:
@@ -81,6 +84,34 @@ func (t *trips) laneOf(get *redis.StringCmd) *lane {
 		return &t.lanes[0]
 	}
 	return &t.lanes[slot(get.Args()[1].(string))*clusterLanes/slots]
+}
+
+// alike returns the lane of the first of gets, and how many from there on are of it.
+func (t *trips) alike(gets []*redis.StringCmd) (l *lane, n int) {
+	l = t.laneOf(gets[0])
+	for n = 1; n < len(gets) && t.laneOf(gets[n]) == l; n++ {
+	}
+	return l, n
+}
+
+// begin takes a lane in which nothing is under way.
+func (l *lane) begin() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.running {
+		return false
+	}
+	l.running = true
+	return true
+}
+
+// end leaves a lane to what has been queued meanwhile.
+func (t *trips) end(l *lane) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.running = len(l.queue) > 0; l.running {
+		go t.run(l)
+	}
 }
 
 // add queues GETs of one lane, at once, so that they go together.
