@@ -48,7 +48,8 @@ type errand struct {
 	done    chan struct{} // closed when none is pending
 }
 
-// read is Store.lookup by trips that are shared. It returns by the end of ctx.
+// read looks up one secret by trips that are shared. It returns by the end of ctx, which must have one: a reading that goes
+// alone has no other.
 func (t *trips) read(ctx context.Context, o owned) reading {
 	return t.store.readings(ctx, []owned{o}, t.fetch)[0]
 }
