@@ -93,6 +93,7 @@ type Cache struct {
 	refusals *clock[rejection, alone]
 	profiles *clock[*Profile, alone] // by what profileSum says of them
 	flights  singleflight.Group
+	trips    trips
 	unknown  unknownCap
 	// fences order the end of a reading against the messages about the same digest.
 	fences [256]fence
@@ -139,6 +140,7 @@ func NewCache(s *Store, o CacheOptions) *Cache {
 	c.grants = newClock(o.Keys, moveCached)
 	c.refusals = newClock(o.Unknown, moveAlone[rejection])
 	c.profiles = newClock(maxProfiles, moveAlone[*Profile])
+	c.trips.store, c.trips.timeout = s, o.Timeout
 	c.gather = func(f func()) { time.AfterFunc(refreshGather, f) }
 	c.unknown.limiter = rate.NewLimiter(rate.Limit(o.UnknownLookups), o.UnknownLookups)
 	return c
@@ -245,27 +247,21 @@ func (c *Cache) load(d Digest) (g Grant, err error) {
 	return g, err
 }
 
-// read asks the store, anew what it decodes in any case. It has its own time, because others than the caller wait for it
-// too.
+// read asks the store, with others that ask meanwhile, anew what it decodes in any case. It has its own time, because others
+// than the caller wait for it too.
 func (c *Cache) read(d Digest, anew bool) (r reading) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
 	err := c.options.Breaker.Do(func() error {
-		e, common := c.grants.peek(d)
-		if e == nil {
-			r = c.store.lookup(ctx, d)
-			return r.err
+		o := owned{digest: d}
+		if e, common := c.grants.peek(d); e != nil {
+			old := e.grant(common)
+			o.id = old.ID()
+			if !anew {
+				o.sum = e.sum
+			}
 		}
-		old := e.grant(common)
-		o := owned{digest: d, id: old.ID()}
-		if !anew {
-			o.sum = e.sum
-		}
-		readings, err := c.store.lookupOwned(ctx, []owned{o})
-		if err != nil {
-			return err
-		}
-		r = readings[0]
+		r = c.trips.read(ctx, o)
 		return r.err
 	})
 	if err != nil {

@@ -354,7 +354,7 @@ func TestStaleKeyDoesNotWaitLongerThanItsCaller(t *testing.T) {
 	k := sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
-	c.options.Timeout = 100 * time.Millisecond
+	bounded(c, 100*time.Millisecond)
 	clock.Advance(time.Minute)
 	asked.mute.Store(true)
 	ctx, cancel := context.WithCancel(t.Context())

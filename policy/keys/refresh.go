@@ -68,11 +68,14 @@ func (c *Cache) refresh(batch []owned) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
 	var readings []reading
-	_ = c.options.Breaker.Do(func() (err error) {
-		readings, err = c.store.lookupOwned(ctx, batch)
-		return err
+	_ = c.options.Breaker.Do(func() error {
+		readings = c.store.readings(ctx, batch, c.store.pipeline)
+		return unanswered(readings)
 	})
 	for i, r := range readings {
+		if r.err != nil && !refused(r.err) {
+			continue
+		}
 		if c.afterRead != nil {
 			c.afterRead(batch[i].digest, 0)
 		}
@@ -85,4 +88,14 @@ func (c *Cache) refresh(batch []owned) {
 			}
 		}
 	}
+}
+
+// unanswered returns an error if the store has answered none of many readings.
+func unanswered(readings []reading) error {
+	for _, r := range readings {
+		if answered(r.err) {
+			return nil
+		}
+	}
+	return readings[0].err
 }

@@ -1,7 +1,9 @@
 package keys
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -147,6 +149,73 @@ func TestReadAheadFindsChanges(t *testing.T) {
 				t.Errorf("after the old TTL: %s, want %s", got, test.stale)
 			}
 		})
+	}
+}
+
+// loses loses the answers about some keys.
+type loses struct{ keys []string }
+
+func (l loses) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (l loses) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (l loses) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		_ = next(ctx, cmds)
+		for _, cmd := range cmds {
+			if cmd.Name() == "get" && slices.Contains(l.keys, cmd.Args()[1].(string)) {
+				cmd.(*redis.StringCmd).SetVal("")
+				cmd.SetErr(errAway)
+			}
+		}
+		return nil
+	}
+}
+
+// A reading ahead that fails leaves its key as it was, and the others of its trip are kept. Only a trip that says nothing
+// counts with the breaker.
+func TestReadAheadThatFailsFailsAlone(t *testing.T) {
+	client := newEmbedded(t)
+	c, clock, read := gathered(client)
+	opened := 0
+	c.options.Breaker = NewBreaker(func(bool) { opened++ })
+	var list []*Key
+	for i := range 3 {
+		k := sample(func(k *Key) { k.ID, k.Digest = "key_ahead"+string(rune('a'+i)), digestOf(i) })
+		create(t, client, k)
+		list = append(list, k)
+	}
+	client.AddHook(loses{[]string{secretKey(list[0].Digest), recordKey(list[1].ID)}})
+	ahead := func(list []*Key) (before int64) {
+		before = c.now()
+		for _, k := range list {
+			c.keep(c.fence(k.Digest), 0, k.Digest, reading{key: k, sum: 1}, before, 0)
+		}
+		clock.Advance(25 * time.Second)
+		for _, k := range list {
+			if got := said(c, k.Digest); got != "active" {
+				t.Fatal(got)
+			}
+		}
+		if !read() {
+			t.Fatal("nothing was to be read")
+		}
+		return before
+	}
+	for range tripAfter + 1 {
+		before := ahead(list)
+		for i, lost := range []bool{true, true, false} {
+			if g, _ := c.grants.peek(list[i].Digest); g == nil || g.at.Load() == before != lost {
+				t.Errorf("key %d: %+v", i, g)
+			}
+		}
+	}
+	if s := c.Stats(); s.Refreshes != tripAfter+1 || opened != 0 {
+		t.Errorf("the breaker opened %d times; %+v", opened, s)
+	}
+	for range tripAfter {
+		ahead(list[:2])
+	}
+	if opened != 1 {
+		t.Errorf("the breaker opened %d times where nothing was said", opened)
 	}
 }
 

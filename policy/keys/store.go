@@ -63,16 +63,8 @@ func secretKey(digest Digest) string { return "tg:v1:secret:" + digest.hex() }
 // Lookup returns the record of the key whose secret has the digest d, whatever its status. Errors: ErrUnknown; a
 // *CorruptError; any other error means that the store did not answer, and wraps ctx's error if that is why.
 func (s *Store) Lookup(ctx context.Context, d Digest) (*Key, error) {
-	r := s.lookup(ctx, d)
+	r := s.readings(ctx, []owned{{digest: d}}, s.pipeline)[0]
 	return r.key, r.err
-}
-
-func (s *Store) lookup(ctx context.Context, d Digest) reading {
-	id, err := linkOf(ctx, s.client.Get(ctx, secretKey(d)))
-	if err != nil {
-		return reading{err: err}
-	}
-	return s.recordOf(ctx, owned{digest: d, id: id}, s.client.Get(ctx, recordKey(id)))
 }
 
 // reading is what the store said of one secret: a key, or an error as Lookup has it.
@@ -83,40 +75,97 @@ type reading struct {
 	err  error
 }
 
-// owned is a secret, by its digest, and the key that it belonged to when it was last looked up, with the sum that its
-// record had; 0 for a record that is to be decoded in any case.
+// owned is a secret, by its digest, and the key that it belonged to when it was last looked up, "" if it was not, with the
+// sum that its record had; 0 for a record that is to be decoded in any case.
 type owned struct {
 	digest Digest
 	id     string
 	sum    uint64
 }
 
-// lookupOwned is lookup of secrets that were looked up before, in one round trip instead of two for each, as long as they
-// still belong to these keys. An error means that the store did not answer about one of them, and then nothing is said of
-// the others.
-func (s *Store) lookupOwned(ctx context.Context, list []owned) ([]reading, error) {
+// fetch carries out many GETs, each with its own error. An error of its own says that none has an answer.
+type fetch func(ctx context.Context, gets []*redis.StringCmd) error
+
+// pipeline is a fetch in one round trip.
+func (s *Store) pipeline(ctx context.Context, gets []*redis.StringCmd) error {
+	if len(gets) == 1 {
+		_ = s.client.Process(ctx, gets[0])
+		return nil
+	}
 	p := s.client.Pipeline()
+	for _, get := range gets {
+		_ = p.Process(ctx, get) // it only queues
+	}
+	_, _ = p.Exec(ctx)
+	for _, get := range gets {
+		// A node of a cluster that is away makes go-redis try again until the time is up, and then give the error to all,
+		// also to those that another node has answered.
+		if get.Val() != "" {
+			get.SetErr(nil)
+		}
+	}
+	return nil
+}
+
+// readings looks up many secrets, each with its own error: in one fetch those that still belong to the key that they are
+// known for, the others in two.
+func (s *Store) readings(ctx context.Context, list []owned, fetch fetch) []reading {
 	links, records := make([]*redis.StringCmd, len(list)), make([]*redis.StringCmd, len(list))
+	gets := make([]*redis.StringCmd, 0, 2*len(list))
 	for i, o := range list {
-		links[i], records[i] = p.Get(ctx, secretKey(o.digest)), p.Get(ctx, recordKey(o.id))
+		links[i] = redis.NewStringCmd(ctx, "get", secretKey(o.digest))
+		gets = append(gets, links[i])
+		if o.id != "" {
+			records[i] = redis.NewStringCmd(ctx, "get", recordKey(o.id))
+			gets = append(gets, records[i])
+		}
 	}
-	_, _ = p.Exec(ctx) // each command has its own error
-	readings := make([]reading, len(list))
+	out := make([]reading, len(list))
+	if err := fetch(ctx, gets); err != nil {
+		return failed(out, err)
+	}
+	var moved []owned
+	var places []int // of moved in list
 	for i, o := range list {
-		r := &readings[i]
-		var id string
-		switch id, r.err = linkOf(ctx, links[i]); {
-		case r.err != nil:
-		case id != o.id:
-			*r = s.lookup(ctx, o.digest)
+		switch id, err := linkOf(ctx, links[i]); {
+		case err != nil:
+			out[i].err = err
+		case id == o.id:
+			out[i] = s.recordOf(ctx, o, records[i])
 		default:
-			*r = s.recordOf(ctx, o, records[i])
-		}
-		if r.err != nil && !refused(r.err) {
-			return nil, r.err
+			moved, places = append(moved, owned{digest: o.digest, id: id}), append(places, i)
 		}
 	}
-	return readings, nil
+	for i, r := range s.follow(ctx, moved, fetch) {
+		out[places[i]] = r
+	}
+	return out
+}
+
+// follow reads the records of keys to which secrets were just seen to lead.
+func (s *Store) follow(ctx context.Context, list []owned, fetch fetch) []reading {
+	if len(list) == 0 {
+		return nil
+	}
+	records := make([]*redis.StringCmd, len(list))
+	for i, o := range list {
+		records[i] = redis.NewStringCmd(ctx, "get", recordKey(o.id))
+	}
+	out := make([]reading, len(list))
+	if err := fetch(ctx, records); err != nil {
+		return failed(out, err)
+	}
+	for i, o := range list {
+		out[i] = s.recordOf(ctx, o, records[i])
+	}
+	return out
+}
+
+func failed(out []reading, err error) []reading {
+	for i := range out {
+		out[i].err = err
+	}
+	return out
 }
 
 // linkOf reads whose a secret is.

@@ -98,6 +98,7 @@ func TestCluster(t *testing.T) {
 		nothingRefused(t, n)
 	}
 	t.Run("what only a cluster is asked", func(t *testing.T) { clusterOnly(t, nodes) })
+	t.Run("a master hangs", func(t *testing.T) { hangMaster(t, nodes, c) })
 	t.Run("a master is gone", func(t *testing.T) { loseMaster(t, nodes, c) })
 }
 
@@ -313,14 +314,73 @@ func masterOf(t *testing.T, nodes []*server, slot int64) *server {
 	return nil
 }
 
+// hangMaster lets a node answer nobody while many keys are read at once. Those that share no range of slots with it have
+// their answers.
+func hangMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
+	const readings = 400
+	store := keys.NewStore(c)
+	var ranges [readings][2]int64 // of the secret and of the record
+	hung := map[int64]bool{}
+	for n := range readings {
+		k := newKey(2000 + n)
+		if err := store.Create(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		for i, name := range []string{fmt.Sprintf("tg:v1:secret:%x", k.Digest[:]), "tg:v1:key:{" + k.ID + "}"} {
+			slot := do(t, nodes[0], "cluster", "keyslot", name).(int64)
+			ranges[n][i] = slot * 16 / 16384
+			if masterOf(t, nodes, slot) == nodes[2] {
+				hung[ranges[n][i]] = true
+			}
+		}
+	}
+	cache := keys.NewCache(store, keys.CacheOptions{Timeout: time.Second})
+	do(t, nodes[2], "client", "pause", 5000, "all")
+	var found, lost atomic.Int64
+	var work sync.WaitGroup
+	for n := range readings {
+		work.Go(func() {
+			switch _, err := cache.Lookup(t.Context(), newKey(2000+n).Digest); {
+			case err == nil:
+				found.Add(1)
+			case errors.Is(err, keys.ErrUnknown):
+				t.Errorf("key %d is said to be unknown", n)
+			case hung[ranges[n][0]] || hung[ranges[n][1]]:
+				lost.Add(1)
+			default:
+				t.Errorf("key %d was held up: %v", n, err)
+			}
+		})
+	}
+	work.Wait()
+	if found.Load() < readings/5 || lost.Load() < readings/5 {
+		t.Errorf("%d of %d keys were found, %d not", found.Load(), readings, lost.Load())
+	}
+}
+
 // loseMaster stops a node: its keys are not reachable, and that is what is said of them.
 func loseMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
 	for _, n := range nodes {
 		do(t, n, "config", "set", "cluster-require-full-coverage", "no")
 	}
+	var later atomic.Int64
+	cache := keys.NewCache(keys.NewStore(c), keys.CacheOptions{Now: func() time.Time { return time.Unix(later.Load(), 0) }})
+	for n := range 12 {
+		if _, err := cache.Lookup(t.Context(), newKey(n).Digest); err != nil {
+			t.Fatal(err)
+		}
+	}
 	nodes[2].admin.ShutdownNoSave(t.Context())
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
+	// All are read ahead in one trip, and those that can be reached are.
+	later.Store(25)
+	for n := range 12 {
+		if _, err := cache.Find(newKey(n).Digest); err != nil {
+			t.Error(err)
+		}
+	}
+	await(t, "the keys are read ahead", func(context.Context) bool { return cache.Stats().Refreshes > 0 })
 	reached := 0
 	for n := range 12 {
 		switch _, err := keys.NewStore(c).Lookup(ctx, newKey(n).Digest); {
@@ -329,6 +389,9 @@ func loseMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
 		case errors.Is(err, keys.ErrUnknown):
 			t.Errorf("key %d is said to be unknown", n)
 		}
+	}
+	if n := cache.Stats().Refreshes; n != uint64(reached) {
+		t.Errorf("%d of %d keys that can be reached were read ahead", n, reached)
 	}
 	if reached == 0 || reached == 12 {
 		t.Errorf("%d of 12 keys were reached", reached)

@@ -1,0 +1,455 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/keys/connect"
+)
+
+// gate notes the keys of each trip of GETs, and holds trips while it is shut.
+type gate struct {
+	mu          sync.Mutex
+	trips       [][]string
+	under, most int           // trips at once, now and at most
+	shut        chan struct{} // closed to open it; nil while it is open
+}
+
+func (g *gate) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		return g.pass([]redis.Cmder{cmd}, func() error { return next(ctx, cmd) })
+	}
+}
+func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		return g.pass(cmds, func() error { return next(ctx, cmds) })
+	}
+}
+
+func (g *gate) pass(cmds []redis.Cmder, next func() error) error {
+	if cmds[0].Name() != "get" {
+		return next()
+	}
+	var names []string
+	for _, cmd := range cmds {
+		names = append(names, cmd.Args()[1].(string))
+	}
+	g.mu.Lock()
+	g.trips = append(g.trips, names)
+	g.under++
+	g.most = max(g.most, g.under)
+	shut := g.shut
+	g.mu.Unlock()
+	if shut != nil {
+		<-shut
+	}
+	defer func() {
+		g.mu.Lock()
+		g.under--
+		g.mu.Unlock()
+	}()
+	return next()
+}
+
+// close holds the trips from now on. The trips until then are forgotten.
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.trips, g.shut = nil, make(chan struct{})
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.shut)
+	g.shut = nil
+}
+
+func (g *gate) all() [][]string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.trips)
+}
+
+func gated(c redis.UniversalClient) *gate {
+	g := &gate{}
+	c.AddHook(g)
+	return g
+}
+
+// queued is how many GETs wait for a trip.
+func (t *trips) queued() (n int) {
+	for i := range t.lanes {
+		l := &t.lanes[i]
+		l.mu.Lock()
+		n += len(l.queue)
+		l.mu.Unlock()
+	}
+	return n
+}
+
+// idle waits until nothing waits and nothing is under way.
+func idle(t *testing.T, c *Cache) {
+	t.Helper()
+	await(t, "no trip is under way", func(context.Context) bool {
+		for i := range c.trips.lanes {
+			l := &c.trips.lanes[i]
+			l.mu.Lock()
+			busy := l.running || len(l.queue) > 0
+			l.mu.Unlock()
+			if busy {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// bounded gives readings and trips this time.
+func bounded(c *Cache, d time.Duration) { c.options.Timeout, c.trips.timeout = d, d }
+
+// held starts a reading of a secret of nobody, and returns when its trip is under way and is held.
+func held(t *testing.T, c *Cache, g *gate, work *sync.WaitGroup) {
+	t.Helper()
+	g.close()
+	work.Go(func() {
+		if r := c.trips.read(context.Background(), owned{digest: Digest{99}}); r.err != ErrUnknown {
+			t.Errorf("the first reading: %v", r.err)
+		}
+	})
+	await(t, "a trip is under way", func(context.Context) bool { return len(g.all()) == 1 })
+}
+
+// What is asked for while a trip is under way shares the next one, secrets of known keys, of keys not known here and of
+// nobody.
+func TestReadingsShareTrips(t *testing.T) {
+	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+		const known, fresh, nobodys = 60, 40, 20
+		c, clock := newTestCache(client)
+		g := gated(client)
+		keys := make([]*Key, known+fresh)
+		for i := range keys {
+			keys[i] = sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_shared%d", i), digestOf(i) })
+			create(t, client, keys[i])
+			if i < known {
+				status(t, c, keys[i].Digest)
+			}
+		}
+		clock.Advance(30 * time.Second)
+		var work sync.WaitGroup
+		held(t, c, g, &work)
+		for i, k := range keys {
+			work.Go(func() {
+				if got, err := c.Lookup(t.Context(), k.Digest); err != nil || got.ID() != k.ID {
+					t.Errorf("key %d: %v", i, err)
+				}
+			})
+		}
+		for i := range nobodys {
+			work.Go(func() {
+				if _, err := c.Lookup(t.Context(), digestOf(1000+i)); err != ErrUnknown {
+					t.Errorf("secret %d of nobody: %v", i, err)
+				}
+			})
+		}
+		const gets = 2*known + fresh + nobodys
+		_, cluster := client.(*redis.ClusterClient)
+		await(t, "all have asked", func(context.Context) bool {
+			under := 0
+			for _, names := range g.all()[1:] { // in other lanes
+				under += len(names)
+			}
+			return under+c.trips.queued() == gets
+		})
+		g.open()
+		work.Wait()
+		trips := g.all()
+		if !cluster && (len(trips[1]) != gets || len(trips) > 2+fresh/2) {
+			t.Errorf("%d GETs in the next trip, want %d; %d trips in all", len(trips[1]), gets, len(trips))
+		}
+		// One that starts in each lane, one for the others of each lane, and the records of keys not known here.
+		if cluster && len(trips) > 2*clusterLanes+fresh {
+			t.Errorf("%d trips for %d GETs", len(trips), gets+fresh)
+		}
+		idle(t, c)
+	})
+}
+
+// No trip has more than its share, and none waits when nothing is under way.
+func TestTripsAreBoundedAndStartAtOnce(t *testing.T) {
+	client := newEmbedded(t)
+	c, clock := newTestCache(client)
+	g := gated(client)
+	k := sample()
+	create(t, client, k)
+	status(t, c, k.Digest)
+	clock.Advance(30 * time.Second)
+	status(t, c, k.Digest)
+	if got, want := fmt.Sprint(g.all()), fmt.Sprintf("[[%[1]s] [%[2]s] [%[1]s %[2]s]]", secretKey(k.Digest), recordKey(k.ID)); got != want {
+		t.Errorf("trips of one reading after the other: %s", got)
+	}
+	g.close()
+	g.open()
+	var work sync.WaitGroup
+	for range 8 {
+		work.Go(func() {
+			for range 500 {
+				if r := c.trips.read(t.Context(), owned{digest: k.Digest, id: k.ID}); r.err != nil {
+					t.Error(r.err)
+				}
+			}
+		})
+	}
+	work.Wait()
+	for _, names := range g.all() {
+		if len(names)%2 != 0 {
+			t.Fatalf("a reading was parted: %q", names)
+		}
+	}
+	if g.most != 1 {
+		t.Errorf("%d trips at once", g.most)
+	}
+	held(t, c, g, &work)
+	for range maxTrip + 10 {
+		work.Go(func() {
+			if r := c.trips.read(t.Context(), owned{digest: k.Digest, id: k.ID}); r.err != nil || r.key.ID != k.ID {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+	await(t, "all have asked", func(context.Context) bool { return c.trips.queued() == 2*(maxTrip+10) })
+	g.open()
+	work.Wait()
+	sizes := []int{}
+	for _, names := range g.all() {
+		sizes = append(sizes, len(names))
+	}
+	if !slices.Equal(sizes, []int{1, maxTrip, maxTrip, 20}) {
+		t.Errorf("trips of %d", sizes)
+	}
+	idle(t, c)
+}
+
+// A caller leaves at the end of its time; what it asked is not sent, and the others get their answers.
+func TestCallerLeavesAQueue(t *testing.T) {
+	client := newEmbedded(t)
+	c, _ := newTestCache(client)
+	g := gated(client)
+	k := sample()
+	create(t, client, k)
+	var work sync.WaitGroup
+	held(t, c, g, &work)
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan reading)
+	go func() { left <- c.trips.read(ctx, owned{digest: Digest{8}}) }()
+	work.Go(func() {
+		if r := c.trips.read(t.Context(), owned{digest: k.Digest, id: k.ID}); r.err != nil || r.key.ID != k.ID {
+			t.Errorf("%+v", r)
+		}
+	})
+	await(t, "both wait", func(context.Context) bool { return c.trips.queued() == 3 })
+	cancel()
+	if r := <-left; !errors.Is(r.err, context.Canceled) || answered(r.err) {
+		t.Errorf("the one that left: %+v", r)
+	}
+	g.open()
+	work.Wait()
+	if trips := g.all(); len(trips) != 2 || !slices.Equal(trips[1], []string{secretKey(k.Digest), recordKey(k.ID)}) {
+		t.Errorf("%q", trips)
+	}
+	idle(t, c)
+}
+
+// Each reading of a trip has what is said of its own secret, whatever is wrong with others.
+func TestReadingsOfATripAreApart(t *testing.T) {
+	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+		c, _ := newTestCache(client)
+		g := gated(client)
+		admin := administrator(t, client)
+		key := func(n int) *Key {
+			return sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_apart%d", n), digestOf(n) })
+		}
+		for n := range 8 {
+			create(t, client, key(n))
+		}
+		ctx := t.Context()
+		broken := []func(n int){
+			2: func(n int) { admin.Del(ctx, recordKey(key(n).ID)); admin.RPush(ctx, recordKey(key(n).ID), "x") },
+			3: func(n int) { admin.Del(ctx, secretKey(digestOf(n))); admin.RPush(ctx, secretKey(digestOf(n)), "x") },
+			4: func(n int) { admin.Set(ctx, recordKey(key(n).ID), "{", 0) },
+			5: func(n int) { admin.Del(ctx, recordKey(key(n).ID)) },
+			6: func(n int) { admin.Del(ctx, secretKey(digestOf(n))) },
+			7: func(n int) {
+				change(t, client, sample(func(k *Key) { k.ID, k.Digest = "key_moved", digestOf(n) }), false)
+			},
+		}
+		for n, spoil := range broken {
+			if spoil != nil {
+				spoil(n)
+			}
+		}
+		admin.Set(ctx, secretKey(digestOf(7)), "key_moved", 0)
+		var list []owned
+		for n := range 8 {
+			list = append(list, owned{digest: digestOf(n), id: key(n).ID}, owned{digest: digestOf(n)}) // known here, and not
+		}
+		expect := func(i int, r reading) {
+			got := fmt.Sprint(r.err)
+			if r.err == nil {
+				got = r.key.ID
+			}
+			want := []string{"key_apart0", "key_apart1", "not a string", "not a string", "not a record", "missing", ErrUnknown.Error(), "key_moved"}[i/2]
+			if !strings.Contains(got, want) || !answered(r.err) {
+				t.Errorf("%+v: %s, want %s", list[i], got, want)
+			}
+		}
+		g.close()
+		g.open()
+		for i, r := range c.store.readings(ctx, list, c.store.pipeline) {
+			expect(i, r)
+		}
+		if trips := g.all(); len(trips) != 2 || len(trips[0]) != 8*2+8 {
+			t.Errorf("%q", trips)
+		}
+		var work sync.WaitGroup
+		held(t, c, g, &work)
+		for i, o := range list {
+			work.Go(func() { expect(i, c.trips.read(ctx, o)) })
+		}
+		await(t, "all have asked", func(context.Context) bool {
+			under := 0
+			for _, names := range g.all()[1:] {
+				under += len(names)
+			}
+			return under+c.trips.queued() == 8*2+8
+		})
+		g.open()
+		work.Wait()
+		if _, cluster := client.(*redis.ClusterClient); !cluster && len(g.all()[1]) != 8*2+8 {
+			t.Errorf("%q", g.all())
+		}
+		idle(t, c)
+	})
+}
+
+// A record that is as it was is said to be the same, unless it is to be decoded in any case.
+func TestReadingsKnowAnUnchangedRecord(t *testing.T) {
+	client := newEmbedded(t)
+	s, k := NewStore(client), sample()
+	create(t, client, k)
+	first := s.readings(t.Context(), []owned{{digest: k.Digest}}, s.pipeline)[0]
+	list := []owned{{k.Digest, k.ID, first.sum}, {k.Digest, k.ID, 0}, {k.Digest, "key_other", first.sum}, {k.Digest, k.ID, first.sum + 1}}
+	for i, r := range s.readings(t.Context(), list, s.pipeline) {
+		if r.err != nil || r.same != (i == 0) || (r.key == nil) != r.same || r.sum != first.sum {
+			t.Errorf("%d: %+v", i, r)
+		}
+	}
+}
+
+// With a store that hangs each caller has left by its time, wherever it waits, and ten of them open the breaker.
+func TestHungStoreBehindTrips(t *testing.T) {
+	c, _ := newTestCache(silent(t), func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
+	bounded(c, 50*time.Millisecond)
+	lookup := func(n int) error {
+		start := time.Now()
+		_, err := c.Lookup(t.Context(), digestOf(n))
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("took %v", took)
+		}
+		return err
+	}
+	var work sync.WaitGroup
+	for n := range tripAfter - 1 {
+		work.Go(func() {
+			if err := lookup(n); !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+		})
+	}
+	work.Wait()
+	if err := lookup(tripAfter - 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the last that waits: %v", err)
+	}
+	if err := lookup(tripAfter); !errors.Is(err, ErrStoreDown) {
+		t.Errorf("after %d: %v", tripAfter, err)
+	}
+	idle(t, c)
+}
+
+// A message during a trip makes the reading of its key be made again, and no other.
+func TestOvertakenReadingOfATrip(t *testing.T) {
+	client := newEmbedded(t)
+	c, clock := newTestCache(client)
+	g := gated(client)
+	var list []*Key
+	for n := range 3 {
+		k := sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_trip%d", n), Digest{byte(n + 1)} })
+		create(t, client, k)
+		status(t, c, k.Digest)
+		list = append(list, k)
+	}
+	clock.Advance(30 * time.Second)
+	var after sync.Once
+	c.afterRead = func(d Digest, read int) { // after the answer, and before it is kept
+		if d == list[1].Digest && read == 0 {
+			after.Do(func() {
+				change(t, client, revoked(list[1]), false)
+				c.apply(changeOf(list[1], time.Now()))
+			})
+		}
+	}
+	var work sync.WaitGroup
+	held(t, c, g, &work)
+	for n, k := range list {
+		work.Go(func() {
+			want := Active
+			if n == 1 {
+				want = Revoked
+			}
+			if got, err := c.Lookup(t.Context(), k.Digest); err != nil || got.Status != want {
+				t.Errorf("key %d: %+v, %v", n, got, err)
+			}
+		})
+	}
+	await(t, "all have asked", func(context.Context) bool { return c.trips.queued() == 6 })
+	c.apply(changeOf(list[2], time.Now())) // while it waits
+	g.open()
+	work.Wait()
+	reads := map[string]int{}
+	for _, names := range g.all() {
+		for _, name := range names {
+			reads[name]++
+		}
+	}
+	for n, want := range []int{1, 2, 2} {
+		if got := reads[secretKey(list[n].Digest)]; got != want {
+			t.Errorf("key %d was read %d times", n, got)
+		}
+	}
+	if s := c.Stats(); s.Overtaken != 2 {
+		t.Errorf("%+v", s)
+	}
+	idle(t, c)
+}
+
+// The same keys as in the Redis Cluster specification, and those of real names.
+func TestSlot(t *testing.T) {
+	client := newClusterAs(t, connect.ServerACL())
+	admin := administrator(t, client)
+	for _, key := range []string{"123456789", "{user1000}.following", "foo{}{bar}", "foo{{bar}}zap", "foo{bar}{zap}", "foo{", "}{", "",
+		recordKey("key_abcd"), secretKey(Digest{1, 2, 3})} {
+		want, err := admin.ClusterKeySlot(t.Context(), key).Result()
+		if got := hashSlot(key); err != nil || int64(got) != want {
+			t.Errorf("%q: slot %d, want %d, %v", key, got, want, err)
+		}
+	}
+}
