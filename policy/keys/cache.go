@@ -32,7 +32,7 @@ type CacheOptions struct {
 	StaleFor func(api string) time.Duration
 	// UnknownLookups is how many secrets that prove unknown the store is asked about in a second; default 2,000.
 	UnknownLookups int
-	// Timeout bounds one reading of a record; default 80 ms. Keep it below the deadline of a decision, so that a key
+	// Timeout bounds the reading of a record; default 80 ms. Keep it below the deadline of a decision, so that a key
 	// that may be served stale still is.
 	Timeout time.Duration
 	Breaker *Breaker         // around each reading; nil for none
@@ -93,7 +93,7 @@ type Cache struct {
 	refusals *clock[rejection, alone]
 	profiles *clock[*Profile, alone] // by what profileSum says of them
 	flights  singleflight.Group
-	trips    trips
+	trips    *trips
 	unknown  unknownCap
 	// fences order the end of a reading against the messages about the same digest.
 	fences [256]fence
@@ -140,7 +140,7 @@ func NewCache(s *Store, o CacheOptions) *Cache {
 	c.grants = newClock(o.Keys, moveCached)
 	c.refusals = newClock(o.Unknown, moveAlone[rejection])
 	c.profiles = newClock(maxProfiles, moveAlone[*Profile])
-	c.trips.store, c.trips.timeout = s, o.Timeout
+	c.trips = newTrips(s, o.Timeout)
 	c.gather = func(f func()) { time.AfterFunc(refreshGather, f) }
 	c.unknown.limiter = rate.NewLimiter(rate.Limit(o.UnknownLookups), o.UnknownLookups)
 	return c
@@ -185,21 +185,15 @@ func (c *Cache) fresh(at int64, generation uint32, ttl time.Duration) bool {
 	return generation == c.stream.generation.Load() && c.now()-at < int64(ttl)
 }
 
-// Lookup is Find that asks the store when it has to, once for all that ask at the same time, and waits for that no
-// longer than ctx. Errors: ErrUnknown; a *CorruptError; any other, among them ErrBusy and ErrStoreDown, says that the
+// Lookup is Find that asks the store when it has to, once for all that ask at the same time. It waits for that no longer
+// than Timeout, nor past the deadline of ctx; one that is cancelled meanwhile may wait for the reading's end. Errors: ErrUnknown; a *CorruptError; any other, among them ErrBusy and ErrStoreDown, says that the
 // store did not answer and that the key cannot be served without it.
 func (c *Cache) Lookup(ctx context.Context, d Digest) (Grant, error) {
 	g, err := c.Find(d)
 	if err != ErrNotCached {
 		return g, err
 	}
-	select {
-	case r := <-c.flights.DoChan(string(d[:]), func() (any, error) { return c.load(d) }):
-		g, err = r.Val.(Grant), r.Err
-	case <-ctx.Done():
-		err = fmt.Errorf("keys: store: %w", ctx.Err())
-	}
-	if err == nil || refused(err) {
+	if g, err = c.fly(ctx, d); err == nil || refused(err) {
 		return g, err
 	}
 	// Not the grant that was there before the wait: a message may have taken it away since.
@@ -212,8 +206,24 @@ func (c *Cache) Lookup(ctx context.Context, d Digest) (Grant, error) {
 	return Grant{}, err
 }
 
-// load reads a record and keeps what it says. Only secrets that are not known here are subject to the cap, so that a
-// scan cannot keep a customer's key from being revalidated.
+// fly calls load, once for all that ask at the same time. Where it ends before ctx does, which is the rule, the first of
+// them calls it himself: a goroutine for each costs more than the reading, if many share a trip.
+func (c *Cache) fly(ctx context.Context, d Digest) (Grant, error) {
+	load := func() (any, error) { return c.load(d) }
+	if end, ok := ctx.Deadline(); ctx.Err() == nil && (!ok || time.Until(end) > c.options.Timeout) {
+		g, err, _ := c.flights.Do(string(d[:]), load)
+		return g.(Grant), err
+	}
+	select {
+	case r := <-c.flights.DoChan(string(d[:]), load):
+		return r.Val.(Grant), r.Err
+	case <-ctx.Done():
+		return Grant{}, fmt.Errorf("keys: store: %w", ctx.Err())
+	}
+}
+
+// load reads a record and keeps what it says. It takes no longer than the time of a reading. Only secrets that are not known
+// here are subject to the cap, so that a scan cannot keep a customer's key from being revalidated.
 func (c *Cache) load(d Digest) (g Grant, err error) {
 	// The reading that the caller just missed may have ended meanwhile.
 	if g, err = c.Find(d); err != ErrNotCached {
@@ -229,11 +239,13 @@ func (c *Cache) load(d Digest) (g Grant, err error) {
 		}
 		defer func() { c.unknown.leave(c.start.Add(time.Duration(c.now())), errors.Is(err, ErrUnknown)) }()
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
+	defer cancel()
 	f := c.fence(d)
 	for read := range maxReads {
 		changes := f.current()
 		at, generation := c.now(), c.stream.generation.Load()
-		r := c.read(d, read > 0)
+		r := c.read(ctx, d, read > 0)
 		if c.afterRead != nil {
 			c.afterRead(d, read)
 		}
@@ -247,11 +259,8 @@ func (c *Cache) load(d Digest) (g Grant, err error) {
 	return g, err
 }
 
-// read asks the store, with others that ask meanwhile, anew what it decodes in any case. It has its own time, because others
-// than the caller wait for it too.
-func (c *Cache) read(d Digest, anew bool) (r reading) {
-	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
-	defer cancel()
+// read asks the store, with others that ask meanwhile, anew what it decodes in any case.
+func (c *Cache) read(ctx context.Context, d Digest, anew bool) (r reading) {
 	err := c.options.Breaker.Do(func() error {
 		o := owned{digest: d}
 		if e, common := c.grants.peek(d); e != nil {

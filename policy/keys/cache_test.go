@@ -354,7 +354,7 @@ func TestStaleKeyDoesNotWaitLongerThanItsCaller(t *testing.T) {
 	k := sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
-	bounded(c, 100*time.Millisecond)
+	bounded(c, 200*time.Millisecond)
 	clock.Advance(time.Minute)
 	asked.mute.Store(true)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -365,6 +365,17 @@ func TestStaleKeyDoesNotWaitLongerThanItsCaller(t *testing.T) {
 	if _, err := c.Lookup(ctx, Digest{9}); !errors.Is(err, context.Canceled) {
 		t.Errorf("other secret: %v", err)
 	}
+	idle(t, c)
+	short, end := context.WithTimeout(t.Context(), time.Millisecond)
+	defer end()
+	if g, err := c.Lookup(short, k.Digest); err != nil || g.Status != Active {
+		t.Errorf("known key: %+v, %v", g, err)
+	}
+	c.trips.mu.Lock()
+	if !c.trips.running {
+		t.Error("a caller with little time waited for the reading")
+	}
+	c.trips.mu.Unlock()
 	// The reading has its own time, and then the key is served although the caller would wait longer.
 	if g, err := c.Lookup(t.Context(), k.Digest); err != nil || g.Status != Active {
 		t.Errorf("known key: %+v, %v", g, err)

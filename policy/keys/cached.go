@@ -28,9 +28,9 @@ type cached struct {
 // commons are what the grants of one block refer to. One writer at a time adds; readers take no lock, because what a grant
 // that they have found refers to was there before it and never changes.
 type commons struct {
-	profiles [blockSlots]*Profile
 	first    atomic.Pointer[byte] // of the texts
 	texts    []byte               // known to the writer only
+	profiles [blockSlots]*Profile
 }
 
 // grant returns what the cache keeps.

@@ -47,10 +47,10 @@ type clockShard[V, S any] struct {
 
 // block is where values lie. A slot is used once, so what a reader has found stays what it is, for as long as he keeps it.
 type block[V, S any] struct {
-	side   S             // first, so that the collector need not look through the slots
 	filled atomic.Uint32 // the slots before it are written
 	live   uint64        // of them, those in a chain
-	slots  [blockSlots]slot[V]
+	side   S
+	slots  [blockSlots]slot[V] // last: the collector does not look behind the last pointer
 }
 
 // slot is one value in a clock, and its place. One that was taken out still leads to what came after it, so that readers

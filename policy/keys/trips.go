@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,44 +11,39 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-const (
-	// maxTrip bounds the GETs of one pipeline: two for each of 128 keys that are known.
-	maxTrip = 256
-	// clusterLanes keeps a node of a cluster that does not answer from holding up the readings of others: a lane is a
-	// range of slots, and nodes usually have ranges.
-	clusterLanes = 16
-)
+// maxTrip bounds the readings that share a round trip.
+const maxTrip = 128
 
-// trips lets readings share round trips: what is asked for while no trip is under way goes at once, and what is asked
-// for meanwhile goes together when it returns. In a cluster that holds for each lane.
+// trips lets readings share round trips: one that is asked for while none is under way goes at once, and those that are
+// asked for meanwhile go together when it returns.
 type trips struct {
 	store   *Store
-	timeout time.Duration // of one trip
-	lanes   [clusterLanes]lane
-}
+	timeout time.Duration // of a trip that is shared
+	apart   bool          // none is shared
 
-// lane is a queue and what sends it, one pipeline at a time.
-type lane struct {
 	mu      sync.Mutex
-	queue   []want
+	queue   []*errand
 	running bool
-}
-
-// want is a GET that an errand waits for.
-type want struct {
-	get *redis.StringCmd
-	of  *errand
 }
 
 // errand is what one reading waits for.
 type errand struct {
-	left    atomic.Bool // nobody waits any more
-	pending atomic.Int32
-	done    chan struct{} // closed when none is pending
+	gets []*redis.StringCmd
+	left atomic.Bool   // nobody waits any more
+	done chan struct{} // closed when all have their answers
 }
 
-// read looks up one secret by trips that are shared. It returns by the end of ctx, which must have one: a reading that goes
-// alone has no other.
+// newTrips returns trips to s. A cluster has none that are shared: in a pipeline for several nodes, one that does not answer
+// holds up what the others have answered.
+func newTrips(s *Store, timeout time.Duration) *trips {
+	t := &trips{store: s, timeout: timeout}
+	if s != nil {
+		_, t.apart = s.client.(*redis.ClusterClient)
+	}
+	return t
+}
+
+// read looks up one secret. It returns by the end of ctx, which must have one: a reading that goes alone has no other.
 func (t *trips) read(ctx context.Context, o owned) reading {
 	return t.store.readings(ctx, []owned{o}, t.fetch)[0]
 }
@@ -57,18 +51,11 @@ func (t *trips) read(ctx context.Context, o owned) reading {
 // fetch carries out gets, and returns an error when ctx ends before all of them have their answers. They are not the
 // caller's then: a trip may be under way with them.
 func (t *trips) fetch(ctx context.Context, gets []*redis.StringCmd) error {
-	// Alone it goes in its own time, and costs what it would without trips: no goroutine waits for another.
-	first, n := t.alike(gets)
-	if n == len(gets) && first.begin() {
-		defer t.end(first)
+	e := t.enter(gets)
+	if e == nil {
+		// Alone it goes in its own time, and costs what it would without trips: no goroutine waits for another.
+		defer t.next()
 		return t.store.pipeline(ctx, gets)
-	}
-	e := &errand{done: make(chan struct{})}
-	e.pending.Store(int32(len(gets)))
-	for rest := gets; len(rest) > 0; rest = rest[n:] {
-		var l *lane
-		l, n = t.alike(rest)
-		t.add(l, rest[:n], e)
 	}
 	select {
 	case <-e.done:
@@ -79,114 +66,60 @@ func (t *trips) fetch(ctx context.Context, gets []*redis.StringCmd) error {
 	}
 }
 
-// laneOf returns where a GET goes. Only in a cluster can one that waits go to another node than the one under way.
-func (t *trips) laneOf(get *redis.StringCmd) *lane {
-	if _, cluster := t.store.client.(*redis.ClusterClient); !cluster {
-		return &t.lanes[0]
+// enter queues gets, unless their caller is to send them himself and to call next then.
+func (t *trips) enter(gets []*redis.StringCmd) *errand {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.running || t.apart {
+		t.running = true
+		return nil
 	}
-	return &t.lanes[hashSlot(get.Args()[1].(string))*clusterLanes/hashSlots]
+	e := &errand{gets: gets, done: make(chan struct{})}
+	t.queue = append(t.queue, e)
+	return e
 }
 
-// alike returns the lane of the first of gets, and how many from there on are of it.
-func (t *trips) alike(gets []*redis.StringCmd) (l *lane, n int) {
-	l = t.laneOf(gets[0])
-	for n = 1; n < len(gets) && t.laneOf(gets[n]) == l; n++ {
-	}
-	return l, n
-}
-
-// begin takes a lane in which nothing is under way.
-func (l *lane) begin() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.running {
-		return false
-	}
-	l.running = true
-	return true
-}
-
-// end leaves a lane to what has been queued meanwhile.
-func (t *trips) end(l *lane) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.running = len(l.queue) > 0; l.running {
-		go t.run(l)
-	}
-}
-
-// add queues GETs of one lane, at once, so that they go together.
-func (t *trips) add(l *lane, gets []*redis.StringCmd, e *errand) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, get := range gets {
-		l.queue = append(l.queue, want{get, e})
-	}
-	if !l.running {
-		l.running = true
-		go t.run(l)
+// next has what was queued during a trip sent.
+func (t *trips) next() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.running = len(t.queue) > 0; t.running {
+		go t.run()
 	}
 }
 
 // run sends what is queued until nothing is.
-func (t *trips) run(l *lane) {
-	for batch := l.take(); len(batch) > 0; batch = l.take() {
-		t.trip(batch)
+func (t *trips) run() {
+	for batch := t.take(); len(batch) > 0; batch = t.take() {
+		t.send(batch)
 	}
 }
 
-// take returns what goes in the next pipeline. It stops the lane when that is nothing.
-func (l *lane) take() []want {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	batch, n := make([]want, 0, min(len(l.queue), maxTrip)), 0
-	for ; n < len(l.queue) && len(batch) < maxTrip; n++ {
-		if !l.queue[n].of.left.Load() {
-			batch = append(batch, l.queue[n])
+// take returns what goes together next. When that is nothing, the next reading goes alone.
+func (t *trips) take() []*errand {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	batch, n := make([]*errand, 0, min(len(t.queue), maxTrip)), 0
+	for ; n < len(t.queue) && len(batch) < maxTrip; n++ {
+		if e := t.queue[n]; !e.left.Load() {
+			batch = append(batch, e)
 		}
 	}
-	l.queue = slices.Delete(l.queue, 0, n)
-	l.running = len(batch) > 0
+	t.queue = slices.Delete(t.queue, 0, n)
+	t.running = len(batch) > 0
 	return batch
 }
 
-// trip sends one pipeline and hands out its answers.
-func (t *trips) trip(batch []want) {
+// send makes one trip and hands out its answers.
+func (t *trips) send(batch []*errand) {
 	ctx, cancel := context.WithTimeout(context.Background(), t.timeout)
 	defer cancel()
-	gets := make([]*redis.StringCmd, len(batch))
-	for i, w := range batch {
-		gets[i] = w.get
+	var gets []*redis.StringCmd
+	for _, e := range batch {
+		gets = append(gets, e.gets...)
 	}
 	_ = t.store.pipeline(ctx, gets) // each has its own error
-	for _, w := range batch {
-		if w.of.pending.Add(-1) == 0 {
-			close(w.of.done)
-		}
+	for _, e := range batch {
+		close(e.done)
 	}
-}
-
-// hashSlots is how many hash slots a Redis Cluster has.
-const hashSlots = 16384
-
-// hashSlot returns the hash slot of a key, as in the Redis Cluster specification: CRC16 (XMODEM) of what stands between the
-// first { and the next }, or of the whole key.
-func hashSlot(key string) int {
-	if _, tag, ok := strings.Cut(key, "{"); ok {
-		if tag, _, ok = strings.Cut(tag, "}"); ok && tag != "" {
-			key = tag
-		}
-	}
-	var crc uint16
-	for i := range len(key) {
-		crc ^= uint16(key[i]) << 8
-		for range 8 {
-			if crc&0x8000 != 0 {
-				crc = crc<<1 ^ 0x1021
-			} else {
-				crc <<= 1
-			}
-		}
-	}
-	return int(crc) % hashSlots
 }
