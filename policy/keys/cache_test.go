@@ -362,11 +362,11 @@ func TestStaleKeyDoesNotWaitLongerThanItsCaller(t *testing.T) {
 	if g, err := c.Lookup(short, k.Digest); err != nil || g.Status != Active {
 		t.Errorf("known key: %+v, %v", g, err)
 	}
-	c.trips.mu.Lock()
-	if !c.trips.running {
-		t.Error("a caller with little time waited for the reading")
-	}
-	c.trips.mu.Unlock()
+	await(t, "the reading that a caller with little time left is under way", func(context.Context) bool {
+		c.trips.mu.Lock()
+		defer c.trips.mu.Unlock()
+		return c.trips.running
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if g, err := c.Lookup(ctx, k.Digest); err != nil || g.Status != Active {
