@@ -140,7 +140,7 @@ func NewCache(s *Store, o CacheOptions) *Cache {
 	c.grants = newClock(o.Keys, moveCached)
 	c.refusals = newClock(o.Unknown, moveAlone[rejection])
 	c.profiles = newClock(maxProfiles, moveAlone[*Profile])
-	c.trips = newTrips(s, o.Timeout)
+	c.trips = newTrips(s, o.Breaker, o.Timeout)
 	c.gather = func(f func()) { time.AfterFunc(refreshGather, f) }
 	c.unknown.limiter = rate.NewLimiter(rate.Limit(o.UnknownLookups), o.UnknownLookups)
 	return c
@@ -259,24 +259,18 @@ func (c *Cache) load(d Digest) (g Grant, err error) {
 	return g, err
 }
 
-// read asks the store, with others that ask meanwhile, anew what it decodes in any case.
-func (c *Cache) read(ctx context.Context, d Digest, anew bool) (r reading) {
-	err := c.options.Breaker.Do(func() error {
-		o := owned{digest: d}
-		if e, common := c.grants.peek(d); e != nil {
-			old := e.grant(common)
-			o.id = old.ID()
-			if !anew {
-				o.sum = e.sum
-			}
+// read asks the store, in a trip that it may share with others. With anew the record is decoded although it may be the one
+// that is here.
+func (c *Cache) read(ctx context.Context, d Digest, anew bool) reading {
+	o := owned{digest: d}
+	if e, common := c.grants.peek(d); e != nil {
+		old := e.grant(common)
+		o.id = old.ID()
+		if !anew {
+			o.sum = e.sum
 		}
-		r = c.trips.read(ctx, o)
-		return r.err
-	})
-	if err != nil {
-		return reading{err: err}
 	}
-	return r
+	return c.trips.read(ctx, o)
 }
 
 // profile returns the profile of k, which it shares with other keys.

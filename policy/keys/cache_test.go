@@ -38,6 +38,7 @@ func newTestCache(c redis.UniversalClient, options ...func(*CacheOptions)) (*Cac
 	}
 	cache := NewCache(NewStore(c), o)
 	cache.gather = func(func()) {} // see refresh_test.go
+	cache.trips.patience = time.Hour
 	return cache, clock
 }
 

@@ -15,11 +15,11 @@ const (
 )
 
 // clock keeps a bounded number of values by digest, and drops those that were not read lately when it is full (CLOCK, also
-// called second chance). It is safe for concurrent use; readers who find something take no lock.
+// called second chance). It is safe for concurrent use; readers take no lock, unless the part they look in is being moved.
 //
 // Values lie in blocks and are named by numbers. So the garbage collector, which follows each pointer several times a
-// minute, has nothing to do with the keys of a million customers: V should hold no pointer. What values of one block
-// refer to, and may share, is in the side S of the block.
+// minute, has nothing to do with a million of them if V holds no pointer. What values of one block refer to, and may share,
+// is in the side S of the block.
 type clock[V, S any] struct {
 	most   int64
 	seed   maphash.Seed
@@ -32,6 +32,7 @@ type clock[V, S any] struct {
 type clockShard[V, S any] struct {
 	heads  atomic.Pointer[[]atomic.Uint32]               // the first slot of each chain; a power of two of them
 	blocks atomic.Pointer[[]atomic.Pointer[block[V, S]]] // nil where a number is free
+	moves  atomic.Uint64                                 // odd while slots go to other chains or blocks
 	_      [64]byte                                      // keeps what readers write away from what they read
 	hits   atomic.Uint64
 
@@ -110,14 +111,15 @@ func (c *clock[V, S]) peek(key Digest) (*V, *S) {
 	return nil, nil
 }
 
-// look is find without the lock. Slots that go to other chains or blocks meanwhile can hide what is there, so what is not
-// found is looked for with the lock.
+// look is find without the lock. Where slots went to other chains or blocks meanwhile, which can hide what is there, it takes
+// the lock and looks again.
 func (s *clockShard[V, S]) look(h uint64, key *Digest) (*block[V, S], *slot[V]) {
+	moves := s.moves.Load()
 	_, b, d := s.find(h, key)
-	if d == nil {
+	if d == nil && (moves%2 == 1 || moves != s.moves.Load()) {
 		s.mu.Lock()
+		defer s.mu.Unlock()
 		_, b, d = s.find(h, key)
-		s.mu.Unlock()
 	}
 	return b, d
 }
@@ -149,14 +151,24 @@ func (s *clockShard[V, S]) slot(n uint32) (*block[V, S], *slot[V]) {
 
 // put keeps a value, which fill writes to an empty place, instead of what the key had. It counts as not read yet, so that
 // many new values that come once do not push out those that are in use.
-func (c *clock[V, S]) put(key Digest, fill func(*V, *S)) (*V, *S) {
+func (c *clock[V, S]) put(key Digest, fill func(*V, *S)) {
 	h := c.hash(&key)
+	c.write(h, &key, fill)
+	// Each part drops for itself, and for others only what it has no place for.
+	for i := uint64(0); i < clockShards && c.size.Load() > c.most; i++ {
+		c.drop(c.shard(h+i), &key)
+	}
+}
+
+// write is put without regard to how much there is.
+func (c *clock[V, S]) write(h uint64, key *Digest, fill func(*V, *S)) {
 	s := c.shard(h)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	n, b, d := s.place()
-	d.key = key
+	d.key = *key
 	fill(&d.value, &b.side)
-	at, _, old := s.find(h, &key)
+	at, _, old := s.find(h, key)
 	if old != nil {
 		number := at.Load()
 		s.replace(at, n, d, old)
@@ -168,12 +180,6 @@ func (c *clock[V, S]) put(key Digest, fill func(*V, *S)) (*V, *S) {
 		c.widen(s)
 	}
 	c.tidy(s)
-	s.mu.Unlock()
-	// Each part drops for itself, and for others only what it has no place for.
-	for i := uint64(0); i < clockShards && c.size.Load() > c.most; i++ {
-		c.drop(c.shard(h+i), &key)
-	}
-	return &d.value, &b.side
 }
 
 // delete drops the value of the key, if there is one. Whoever calls get after it does not find it.
@@ -267,6 +273,11 @@ func (s *clockShard[V, S]) leave(n uint32) {
 
 // tidy moves what is left in sparse blocks, and frees them.
 func (c *clock[V, S]) tidy(s *clockShard[V, S]) {
+	if len(s.sparse) == 0 {
+		return
+	}
+	s.moves.Add(1)
+	defer s.moves.Add(1)
 	for len(s.sparse) > 0 {
 		number := s.sparse[len(s.sparse)-1]
 		s.sparse = s.sparse[:len(s.sparse)-1]
@@ -293,6 +304,8 @@ func (c *clock[V, S]) widen(s *clockShard[V, S]) {
 	if s.count <= len(old) {
 		return
 	}
+	s.moves.Add(1)
+	defer s.moves.Add(1)
 	wide := make([]atomic.Uint32, 2*len(old))
 	s.heads.Store(&wide)
 	for i := range old {

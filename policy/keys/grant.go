@@ -24,7 +24,8 @@ type Profile struct {
 }
 
 // Grant is what a decision needs to know of a key: its record without what only people and the life cycle need. It never
-// changes, and may be copied. The zero Grant is no key's.
+// changes, and may be copied. Its texts are parts of a larger one, which each of them keeps in memory: who keeps one for long
+// should clone it. The zero Grant is no key's.
 type Grant struct {
 	*Profile
 	text                          string // id, name, team, and the limit id if it is another

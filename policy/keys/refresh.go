@@ -67,11 +67,7 @@ func (c *Cache) refresh(batch []owned) {
 	at, generation := c.now(), c.stream.generation.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
-	var readings []reading
-	_ = c.options.Breaker.Do(func() error {
-		readings = c.store.readings(ctx, batch, c.store.pipeline)
-		return unanswered(readings)
-	})
+	readings := c.store.readings(ctx, batch, c.trips.trip)
 	for i, r := range readings {
 		if r.err != nil && !refused(r.err) {
 			continue
@@ -88,14 +84,4 @@ func (c *Cache) refresh(batch []owned) {
 			}
 		}
 	}
-}
-
-// unanswered returns an error if the store has answered none of many readings.
-func unanswered(readings []reading) error {
-	for _, r := range readings {
-		if answered(r.err) {
-			return nil
-		}
-	}
-	return readings[0].err
 }

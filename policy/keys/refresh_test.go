@@ -176,7 +176,7 @@ func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 	client := newEmbedded(t)
 	c, clock, read := gathered(client)
 	opened := 0
-	c.options.Breaker = NewBreaker(func(bool) { opened++ })
+	c.trips.breaker = NewBreaker(func(bool) { opened++ })
 	var list []*Key
 	for i := range 3 {
 		k := sample(func(k *Key) { k.ID, k.Digest = "key_ahead"+string(rune('a'+i)), digestOf(i) })
@@ -211,6 +211,7 @@ func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 	if s := c.Stats(); s.Refreshes != tripAfter+1 || opened != 0 {
 		t.Errorf("the breaker opened %d times; %+v", opened, s)
 	}
+	client.AddHook(loses{[]string{recordKey(list[0].ID), secretKey(list[1].Digest)}})
 	for range tripAfter {
 		ahead(list[:2])
 	}

@@ -2,24 +2,32 @@ package keys
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// maxTrip bounds the readings that share a round trip.
-const maxTrip = 128
+const (
+	// maxTrip bounds the readings that share a round trip.
+	maxTrip = 128
+	// slowTrip is how long a reading waits for the trip of others. A connection that does not answer so holds up no more
+	// than those who are under way on it.
+	slowTrip = 5 * time.Millisecond
+)
 
 // trips lets readings share round trips: one that is asked for while none is under way goes at once, and those that are
-// asked for meanwhile go together when it returns.
+// asked for meanwhile go together when it returns, or alone if that takes long.
 type trips struct {
 	store   *Store
+	breaker *Breaker      // around each trip; nil for none
 	timeout time.Duration // of a trip that is shared
 	apart   bool          // none is shared
+
+	patience time.Duration // slowTrip, but for tests
 
 	mu      sync.Mutex
 	queue   []*errand
@@ -29,14 +37,14 @@ type trips struct {
 // errand is what one reading waits for.
 type errand struct {
 	gets []*redis.StringCmd
-	left atomic.Bool   // nobody waits any more
-	done chan struct{} // closed when all have their answers
+	done chan struct{} // closed when that has ended, as err says
+	err  error
 }
 
 // newTrips returns trips to s. A cluster has none that are shared: in a pipeline for several nodes, one that does not answer
 // holds up what the others have answered.
-func newTrips(s *Store, timeout time.Duration) *trips {
-	t := &trips{store: s, timeout: timeout}
+func newTrips(s *Store, b *Breaker, timeout time.Duration) *trips {
+	t := &trips{store: s, breaker: b, timeout: timeout, patience: slowTrip}
 	if s != nil {
 		_, t.apart = s.client.(*redis.ClusterClient)
 	}
@@ -48,21 +56,32 @@ func (t *trips) read(ctx context.Context, o owned) reading {
 	return t.store.readings(ctx, []owned{o}, t.fetch)[0]
 }
 
-// fetch carries out gets, and returns an error when ctx ends before all of them have their answers. They are not the
-// caller's then: a trip may be under way with them.
+// fetch carries out gets, and returns an error when it was not tried or ctx ends before all of them have their answers. They
+// are not the caller's then: a trip may be under way with them.
 func (t *trips) fetch(ctx context.Context, gets []*redis.StringCmd) error {
+	if t.apart {
+		return t.trip(ctx, gets)
+	}
 	e := t.enter(gets)
 	if e == nil {
 		// Alone it goes in its own time, and costs what it would without trips: no goroutine waits for another.
 		defer t.next()
-		return t.store.pipeline(ctx, gets)
+		return t.trip(ctx, gets)
 	}
-	select {
-	case <-e.done:
-		return nil
-	case <-ctx.Done():
-		e.left.Store(true)
-		return fmt.Errorf("keys: store: %w", ctx.Err())
+	slow := time.NewTimer(t.patience)
+	defer slow.Stop()
+	for {
+		select {
+		case <-e.done:
+			return e.err
+		case <-slow.C:
+			if t.leave(e) {
+				return t.trip(ctx, gets)
+			}
+		case <-ctx.Done():
+			t.leave(e)
+			return fmt.Errorf("keys: store: %w", ctx.Err())
+		}
 	}
 }
 
@@ -70,13 +89,24 @@ func (t *trips) fetch(ctx context.Context, gets []*redis.StringCmd) error {
 func (t *trips) enter(gets []*redis.StringCmd) *errand {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.running || t.apart {
+	if !t.running {
 		t.running = true
 		return nil
 	}
 	e := &errand{gets: gets, done: make(chan struct{})}
 	t.queue = append(t.queue, e)
 	return e
+}
+
+// leave takes an errand out of the queue, and reports whether it was still there.
+func (t *trips) leave(e *errand) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.Index(t.queue, e)
+	if i >= 0 {
+		t.queue = slices.Delete(t.queue, i, i+1)
+	}
+	return i >= 0
 }
 
 // next has what was queued during a trip sent.
@@ -99,14 +129,10 @@ func (t *trips) run() {
 func (t *trips) take() []*errand {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	batch, n := make([]*errand, 0, min(len(t.queue), maxTrip)), 0
-	for ; n < len(t.queue) && len(batch) < maxTrip; n++ {
-		if e := t.queue[n]; !e.left.Load() {
-			batch = append(batch, e)
-		}
-	}
+	n := min(len(t.queue), maxTrip)
+	batch := slices.Clone(t.queue[:n])
 	t.queue = slices.Delete(t.queue, 0, n)
-	t.running = len(batch) > 0
+	t.running = n > 0
 	return batch
 }
 
@@ -118,8 +144,27 @@ func (t *trips) send(batch []*errand) {
 	for _, e := range batch {
 		gets = append(gets, e.gets...)
 	}
-	_ = t.store.pipeline(ctx, gets) // each has its own error
+	err := t.trip(ctx, gets)
 	for _, e := range batch {
+		e.err = err
 		close(e.done)
 	}
+}
+
+// trip is one round trip, which the breaker counts once, however many readings share it. Each of gets has its own error,
+// unless the trip was not tried.
+func (t *trips) trip(ctx context.Context, gets []*redis.StringCmd) error {
+	err := t.breaker.Do(func() error {
+		_ = t.store.pipeline(ctx, gets)
+		for _, get := range gets {
+			if answered(get.Err()) {
+				return nil
+			}
+		}
+		return gets[0].Err()
+	})
+	if errors.Is(err, ErrStoreDown) {
+		return err
+	}
+	return nil
 }

@@ -165,7 +165,7 @@ func TestReadingsShareTrips(t *testing.T) {
 		g.open()
 		work.Wait()
 		trips := g.all()
-		if !cluster && (len(trips[1]) != gets || len(trips) > 2+fresh/2) {
+		if !cluster && (len(trips[1]) != gets || len(trips) > 2+fresh) {
 			t.Errorf("%d GETs in the next trip, want %d; %d trips in all", len(trips[1]), gets, len(trips))
 		}
 		// The held one, one for each, and another for the record of one that is not known here.
@@ -351,6 +351,7 @@ func TestReadingsKnowAnUnchangedRecord(t *testing.T) {
 func TestHungStoreBehindTrips(t *testing.T) {
 	c, _ := newTestCache(silent(t), func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
 	bounded(c, 50*time.Millisecond)
+	c.trips.patience = slowTrip
 	lookup := func(n int) error {
 		start := time.Now()
 		_, err := c.Lookup(t.Context(), digestOf(n))
@@ -375,6 +376,73 @@ func TestHungStoreBehindTrips(t *testing.T) {
 		t.Errorf("after %d: %v", tripAfter, err)
 	}
 	idle(t, c)
+}
+
+// A trip that does not end holds up nobody but its own.
+func TestReadingPassesASlowTrip(t *testing.T) {
+	client := newEmbedded(t)
+	c, _ := newTestCache(client)
+	c.trips.patience = time.Millisecond
+	g := gated(client)
+	k := sample()
+	create(t, client, k)
+	var work sync.WaitGroup
+	held(t, c, g, &work)
+	g.mu.Lock()
+	shut := g.shut
+	g.shut = nil // for those that come
+	g.mu.Unlock()
+	for range 3 {
+		if r := c.trips.read(t.Context(), owned{digest: k.Digest, id: k.ID}); r.err != nil || r.key.ID != k.ID {
+			t.Errorf("%+v", r)
+		}
+	}
+	if n := c.trips.queued(); n != 0 || !c.trips.running {
+		t.Errorf("%d GETs wait, the slow trip is under way: %v", n, c.trips.running)
+	}
+	close(shut)
+	work.Wait()
+	idle(t, c)
+}
+
+// A trip counts with the breaker once, however many readings share it, and one that was never sent does not count.
+func TestBreakerCountsTrips(t *testing.T) {
+	client := newEmbedded(t)
+	asked := watched(client)
+	c, _ := newTestCache(client, func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
+	g := gated(client)
+	var work sync.WaitGroup
+	g.close()
+	work.Go(func() { c.trips.read(t.Context(), owned{digest: Digest{99}}) }) // fails too, when the gate opens
+	await(t, "a trip is under way", func(context.Context) bool { return len(g.all()) == 1 })
+	gone, leave := context.WithCancel(t.Context())
+	for i := range 2 * tripAfter {
+		work.Go(func() {
+			if r := c.trips.read(t.Context(), owned{digest: digestOf(i)}); !errors.Is(r.err, errAway) {
+				t.Error(r.err)
+			}
+		})
+		work.Go(func() {
+			if r := c.trips.read(gone, owned{digest: digestOf(i)}); !errors.Is(r.err, context.Canceled) {
+				t.Error(r.err)
+			}
+		})
+	}
+	await(t, "all wait", func(context.Context) bool { return c.trips.queued() == 4*tripAfter })
+	leave()
+	await(t, "half of them have left", func(context.Context) bool { return c.trips.queued() == 2*tripAfter })
+	asked.away.Store(true)
+	g.open()
+	work.Wait()
+	idle(t, c)
+	for range tripAfter - 2 { // after two that failed
+		if _, err := c.Lookup(t.Context(), digestOf(99)); !errors.Is(err, errAway) {
+			t.Fatalf("the breaker is open: %v", err)
+		}
+	}
+	if _, err := c.Lookup(t.Context(), digestOf(99)); !errors.Is(err, ErrStoreDown) {
+		t.Errorf("after %d trips: %v", tripAfter, err)
+	}
 }
 
 // A message during a trip makes the reading of its key be made again, and no other.

@@ -1,6 +1,7 @@
 package limits
 
 import (
+	"strings"
 	"sync"
 	"time"
 )
@@ -77,7 +78,7 @@ func (l *Local) Spend(sp *Spend) Result {
 	}
 	if counts == nil {
 		counts = make(map[counter]count, len(sp.Windows))
-		l.keys[sp.ID] = counts
+		l.keys[strings.Clone(sp.ID)] = counts // an id may be part of a larger text, which it would keep
 	}
 	dropEnded(counts, now.Unix())
 	for i, w := range sp.Windows {
