@@ -186,8 +186,9 @@ func (c *Cache) fresh(at int64, generation uint32, ttl time.Duration) bool {
 }
 
 // Lookup is Find that asks the store when it has to, once for all that ask at the same time. It waits for that no longer
-// than Timeout, nor past the deadline of ctx; one that is cancelled meanwhile may wait for the reading's end. Errors: ErrUnknown; a *CorruptError; any other, among them ErrBusy and ErrStoreDown, says that the
-// store did not answer and that the key cannot be served without it.
+// than Timeout, nor past the deadline of ctx; one that is cancelled meanwhile may wait for the reading's end. Errors:
+// ErrUnknown; a *CorruptError; any other, among them ErrBusy and ErrStoreDown, says that the store did not answer and that
+// the key cannot be served without it.
 func (c *Cache) Lookup(ctx context.Context, d Digest) (Grant, error) {
 	g, err := c.Find(d)
 	if err != ErrNotCached {

@@ -41,9 +41,10 @@ func (e *CorruptError) Unwrap() error { return e.Err }
 
 // Store keeps key records in Redis: a record as JSON at tg:v1:key:{<id>}, and its id at tg:v1:secret:<hex digest>. A
 // deleted key leaves a record without details, and "deleted:<id>" in the place of its secret, so that neither is used
-// again; a key that was rehashed leaves "former:<id>" in the place of the earlier digest. Beside them are tg:v1:used:{<id>}, the Unix second of the last use; the lists of ids tg:v1:index:{<api>} and
-// tg:v1:index:{<api>/<team>}, the set of APIs tg:v1:apis, and tg:v1:team:{<api>/<team>}, which says of each key of a
-// team whether it counts under a Cap. It is safe for concurrent use. It needs Redis 7.0 or later, alone, behind Sentinel
+// again; a key that was rehashed leaves "former:<id>" in the place of the earlier digest. Beside them are
+// tg:v1:used:{<id>}, the Unix second of the last use; the lists of ids tg:v1:index:{<api>} and tg:v1:index:{<api>/<team>},
+// the set of APIs tg:v1:apis, and tg:v1:team:{<api>/<team>}, which says of each key of a team whether it counts under a Cap.
+// It is safe for concurrent use. It needs Redis 7.0 or later, alone, behind Sentinel
 // or as a cluster.
 type Store struct {
 	client  redis.UniversalClient

@@ -29,8 +29,8 @@ const (
 	giveBackTime = 1500 * time.Millisecond
 	shardCount   = 64
 	// sweepEvery is how often shards are asked whether they are due, sweepAgain how soon again at most. Where no lease ends
-	// before, a shard is due idleEvery after it was looked through, and what is idle goes back so much later: that takes a hundredth of a second where there are
-	// 100,000 limit ids.
+	// before, a shard is due idleEvery after it was looked through, and what is idle goes back so much later: looking
+	// through all takes a hundredth of a second where there are 100,000 limit ids.
 	sweepEvery = time.Second
 	sweepAgain = 20 * time.Millisecond
 	idleEvery  = 4 * time.Second
