@@ -13,7 +13,8 @@ import (
 var ErrStoreDown = errors.New("keys: the store is not asked: it did not answer the last times")
 
 const (
-	// tripAfter failures in a row open the breaker: more than one burst of a short pause.
+	// tripAfter failures in a row open the breaker: more than a short pause, or a lost connection, causes. Readings of
+	// keys that share a round trip are one.
 	tripAfter = 10
 	// openFor is short: it bounds how long a store that is back is still taken for away.
 	openFor = 250 * time.Millisecond

@@ -35,7 +35,7 @@ type CacheOptions struct {
 	// Timeout bounds the reading of a record; default 80 ms. Keep it below the deadline of a decision, so that a key
 	// that may be served stale still is.
 	Timeout time.Duration
-	Breaker *Breaker         // around each reading; nil for none
+	Breaker *Breaker         // around each trip to the store; nil for none
 	Now     func() time.Time // the clock; default: the machine's, monotonic where it matters
 	// Changed is told of each change of a key that arrives, with the time since it was made by the clock of the
 	// store. It must not block.

@@ -611,21 +611,23 @@ func filled(n int) *Cache {
 	return c
 }
 
+// liveHeap returns the bytes that are in use after a collection.
+func liveHeap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
 func TestMemoryOfAMillionKeys(t *testing.T) {
 	if testing.Short() || raceDetector {
 		t.Skip("not in short runs, and not under the race detector, which needs memory of its own")
 	}
 	const n, most = 1_000_000, 400
-	heap := func() uint64 {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	before := heap()
+	before := liveHeap()
 	c := filled(n)
-	after := heap()
+	after := liveHeap()
 	each := float64(after-before) / n
 	if s := c.Stats(); s.Keys < n*999/1000 || each > most {
 		t.Errorf("%d keys, %.0f bytes each, want at most %d", s.Keys, each, most)

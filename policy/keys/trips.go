@@ -37,7 +37,7 @@ type trips struct {
 // errand is what one reading waits for.
 type errand struct {
 	gets []*redis.StringCmd
-	done chan struct{} // closed when that has ended, as err says
+	done chan struct{} // closed when their trip has ended; err says whether it was made
 	err  error
 }
 

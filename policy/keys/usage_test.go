@@ -337,18 +337,11 @@ func TestMemoryOfAMillionNotes(t *testing.T) {
 	}
 	const n, most = 1_000_000, 45
 	grants, u := manyGrants(n), NewUsage(&touches{}, n, time.Now)
-	heap := func() uint64 {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	before := heap()
+	before := liveHeap()
 	for _, g := range grants {
 		u.Note(g)
 	}
-	each := float64(heap()-before) / n
+	each := float64(liveHeap()-before) / n
 	if u.noted.n != n || each <= 0 || each > most {
 		t.Errorf("%d notes, %.1f bytes each, want at most %d", u.noted.n, each, most)
 	}
