@@ -35,7 +35,18 @@ var ErrSource = errors.New("keys: the source cannot be read on")
 type Record struct {
 	Line int // of the source, from 1
 	Entry
+	Narrowed bool // the source said elsewhere what narrows the key, and that was taken over
 }
+
+// IgnoredError is what a reader of records says of a part of its source that is no key and narrows none: it is counted,
+// and nothing else is done.
+type IgnoredError struct{ What string }
+
+// Error says what is passed over. It holds no secret.
+func (e *IgnoredError) Error() string { return e.What }
+
+// ErrNothing says that a source is read to its end and holds no key.
+var ErrNothing = errors.New("keys: the source holds no key")
 
 // Defaults is what a record gets where its source says nothing.
 type Defaults struct {
@@ -75,11 +86,22 @@ type ImportReport struct {
 	Skipped int       `json:"skipped"` // stood in the store just so
 	Refused int       `json:"refused"`
 	First   []Refusal `json:"first,omitempty"` // the first 20 refused ones
+
+	Narrowed     int       `json:"narrowed,omitempty"` // of those created or already there: with restrictions that the source keeps elsewhere
+	Ignored      int       `json:"ignored,omitempty"`  // parts of the source that are no keys and narrow none
+	FirstIgnored []Refusal `json:"first_ignored,omitempty"`
 }
 
-// String gives the four counts.
+// String gives the counts; those of what not every source has only where there are some.
 func (r ImportReport) String() string {
-	return fmt.Sprintf("read %d: created %d, already there %d, refused %d", r.Read, r.Created, r.Skipped, r.Refused)
+	s := fmt.Sprintf("read %d: created %d, already there %d, refused %d", r.Read, r.Created, r.Skipped, r.Refused)
+	if r.Narrowed > 0 {
+		s += fmt.Sprintf(", narrowed %d", r.Narrowed)
+	}
+	if r.Ignored > 0 {
+		s += fmt.Sprintf(", ignored %d", r.Ignored)
+	}
+	return s
 }
 
 // Import creates the keys that records describe, and changes none that stands. Plain secrets are hashed at once. A
@@ -89,7 +111,7 @@ func (r ImportReport) String() string {
 // a name that is missing is the id. A record with a version is one of Export and gets no date or maker. Caps are not looked at: an import takes over what exists. The same import again
 // skips what stands and completes what was interrupted. When ctx ends, the batch under way is finished, and the report
 // and ctx's error are returned. Other errors: a *ForbiddenError for all but the operator; ErrNotAudited; an ErrSource;
-// an error of o.Refused; ErrOutcomeLost; any other means that the store did not answer, and the same import goes on
+// an error of o.Refused; ErrNothing; ErrOutcomeLost; any other means that the store did not answer, and the same import goes on
 // from there. The report is right in each case.
 func (m *Manager) Import(ctx context.Context, records iter.Seq2[Record, error], o ImportOptions) (ImportReport, error) {
 	if err := m.who.Check(ActionImport, o.API, ""); err != nil {
@@ -111,6 +133,9 @@ func (m *Manager) Import(ctx context.Context, records iter.Seq2[Record, error], 
 	}
 	im := newImporter(m, o)
 	err = im.run(ctx, records)
+	if err == nil && im.report.Read == 0 {
+		err = ErrNothing
+	}
 	result := resultOf(err) + ": " + im.report.String()
 	return im.report, errors.Join(err, m.audit.Outcome(ctx, id, result))
 }
@@ -138,9 +163,10 @@ func newImporter(m *Manager, o ImportOptions) *importer {
 
 // candidate is a record on its way into the store.
 type candidate struct {
-	line  int
-	key   *Key
-	older []Digest // of the same secret, by older methods
+	line     int
+	key      *Key
+	older    []Digest // of the same secret, by older methods
+	narrowed bool     // by what the source says elsewhere
 
 	dated, updated bool // the record said when the key was made, and changed
 	versioned      bool // it said version
@@ -156,7 +182,10 @@ func (im *importer) run(ctx context.Context, records iter.Seq2[Record, error]) e
 		if errors.Is(err, ErrSource) {
 			return errors.Join(im.write(ctx, batch), err)
 		}
-		if c, err := im.take(record, err); err != nil {
+		var ignored *IgnoredError
+		if errors.As(err, &ignored) {
+			im.ignore(record.Line, ignored)
+		} else if c, err := im.take(record, err); err != nil {
 			im.refuse(record.Line, record.Key.ID, err)
 		} else {
 			batch = append(batch, c)
@@ -170,6 +199,13 @@ func (im *importer) run(ctx context.Context, records iter.Seq2[Record, error]) e
 		batch = batch[:0]
 	}
 	return im.write(ctx, batch)
+}
+
+func (im *importer) ignore(line int, what *IgnoredError) {
+	r := &im.report
+	if r.Ignored++; len(r.FirstIgnored) < maxShown {
+		r.FirstIgnored = append(r.FirstIgnored, Refusal{Line: line, Reason: what.What})
+	}
 }
 
 func (im *importer) refuse(line int, id string, why error) {
@@ -188,7 +224,7 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 	c := &candidate{
 		line: r.Line, key: &k, dated: !k.CreatedAt.IsZero(),
 		updated: !k.UpdatedAt.IsZero(), versioned: k.Version > 0, anchored: k.AnchorDay != 0, signed: k.CreatedBy != "",
-		counted: k.LimitID != "", state: k.Status != "",
+		counted: k.LimitID != "", state: k.Status != "", narrowed: r.Narrowed,
 	}
 	if c.versioned { // an export, which leaves out only what is empty
 		c.dated, c.updated, c.anchored, c.signed = true, true, true, true
@@ -282,6 +318,7 @@ func (im *importer) create(ctx context.Context, batch []*candidate) error {
 		switch c := batch[i]; {
 		case err == nil:
 			im.report.Created++
+			im.report.Narrowed += c.count()
 		case errors.Is(err, ErrExists), errors.Is(err, ErrSecretTaken):
 			standing = append(standing, c)
 		case errors.As(err, &field):
@@ -357,6 +394,14 @@ func (c *candidate) follow() {
 	if !c.anchored {
 		k.AnchorDay = k.CreatedAt.Day()
 	}
+}
+
+// count is 1 for a key that the source narrows.
+func (c *candidate) count() int {
+	if c.narrowed {
+		return 1
+	}
+	return 0
 }
 
 // derivedID is always the same for a secret under the same pepper, and tells nothing of its hash.
@@ -468,6 +513,7 @@ func (im *importer) settle(ctx context.Context, batch []*candidate, tried bool) 
 			im.refuse(c.line, c.key.ID, why)
 		} else {
 			im.report.Skipped++
+			im.report.Narrowed += c.count()
 		}
 	}
 	return left, nil
