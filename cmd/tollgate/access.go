@@ -23,6 +23,7 @@ import (
 
 	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/smallfile"
 )
 
 // tokenVariable holds a member's token; there is no flag, because command lines
@@ -220,7 +221,7 @@ func (a *access) token() (string, error) {
 	case a.tokenFile == "":
 		return "", nil
 	}
-	data, err := os.ReadFile(a.tokenFile)
+	data, err := smallfile.Read(a.tokenFile, maxSmall)
 	if err != nil {
 		return "", fmt.Errorf("--token-file: %w", err)
 	}

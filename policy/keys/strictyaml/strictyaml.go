@@ -80,7 +80,7 @@ func tokenize(text string, line int, b Bounds) (token.Tokens, *Fault) {
 			n.add(t)
 			switch {
 			case b.Plain && !plain(t):
-				return nil, faultAt(t, fmt.Sprintf("%q: anchors, aliases, tags, merges, directives and complex keys are not read here", t.Value))
+				return nil, faultAt(t, fmt.Sprintf("%q: anchors, aliases, tags, merges, directives and complex keys are not part of this file", t.Value))
 			case b.Depth > 0 && n.depth() > b.Depth:
 				return nil, faultAt(t, "nested too deep")
 			case b.Tokens > 0 && len(all) >= b.Tokens:
