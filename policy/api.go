@@ -19,6 +19,9 @@ type API struct {
 	checksum     bool
 	environments []env
 	address      addressSource
+	addresses    int    // that a key's list may have
+	checksumAt   string // place of the file that says what keys look like
+	prefixesAt   string // likewise
 	scopes       map[string]bool
 	emptyIsAll   bool
 	routes       router
@@ -70,12 +73,13 @@ type Route struct {
 func (r *Route) Name() string { return r.name }
 
 type env struct {
-	index   int // in plan.applied
-	name    string
-	prefix  string
-	hosts   []string
-	context string
-	quota   bool
+	index    int // in plan.applied
+	name     string
+	prefix   string
+	prefixAt string // its place in the file
+	hosts    []string
+	context  string
+	quota    bool
 }
 
 // accepts reports whether keys of the environment are accepted for a request:

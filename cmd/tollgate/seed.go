@@ -67,6 +67,9 @@ func keyFaults(file policy.File, i int, e keys.Entry, set *policy.Set, plaintext
 	if err := set.ValidateKey(&e.Key); err != nil {
 		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
 	}
+	if err := keys.CheckSize(&e.Key, set); err != nil {
+		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
+	}
 	if e.Plaintext() {
 		if err := set.ValidateSecret(&e.Key, e.Secret); err != nil {
 			faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "secret"), e.Key.ID, err))

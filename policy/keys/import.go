@@ -45,9 +45,6 @@ type IgnoredError struct{ What string }
 // Error says what is passed over. It holds no secret.
 func (e *IgnoredError) Error() string { return e.What }
 
-// ErrNothing says that a source is read to its end and holds no key.
-var ErrNothing = errors.New("keys: the source holds no key")
-
 // Defaults is what a record gets where its source says nothing.
 type Defaults struct {
 	API, Team, Environment, Plan string
@@ -106,12 +103,12 @@ func (r ImportReport) String() string {
 
 // Import creates the keys that records describe, and changes none that stands. Plain secrets are hashed at once. A
 // record is refused, and the others go on, if it is broken, if Rules does not know its plan, scopes and so on, if its
-// secret or id belongs to another record or key, or if its secret is so weak that its hash could be guessed and there
+// secret or id belongs to another record or key, if Rules would never accept its secret, or if that is so weak that its hash could be guessed and there
 // is no pepper. An id that is missing is derived from the secret's hash, so that the same source gives the same ids;
 // a name that is missing is the id. A record with a version is one of Export and gets no date or maker. Caps are not looked at: an import takes over what exists. The same import again
 // skips what stands and completes what was interrupted. When ctx ends, the batch under way is finished, and the report
 // and ctx's error are returned. Other errors: a *ForbiddenError for all but the operator; ErrNotAudited; an ErrSource;
-// an error of o.Refused; ErrNothing; ErrOutcomeLost; any other means that the store did not answer, and the same import goes on
+// an error of o.Refused; ErrOutcomeLost; any other means that the store did not answer, and the same import goes on
 // from there. The report is right in each case.
 func (m *Manager) Import(ctx context.Context, records iter.Seq2[Record, error], o ImportOptions) (ImportReport, error) {
 	if err := m.who.Check(ActionImport, o.API, ""); err != nil {
@@ -133,9 +130,6 @@ func (m *Manager) Import(ctx context.Context, records iter.Seq2[Record, error], 
 	}
 	im := newImporter(m, o)
 	err = im.run(ctx, records)
-	if err == nil && im.report.Read == 0 {
-		err = ErrNothing
-	}
 	result := resultOf(err) + ": " + im.report.String()
 	return im.report, errors.Join(err, m.audit.Outcome(ctx, id, result))
 }
@@ -148,10 +142,11 @@ type importer struct {
 	peppered bool // the hasher
 	report   ImportReport
 	began    time.Time
-	ids      map[string]int // line on which each id was first seen
-	digests  map[Digest]int // likewise for secrets
-	refused  []Refusal      // of the batch under way
-	resuming bool           // some keys stand already
+	ids      map[string]int  // line on which each id was first seen
+	digests  map[Digest]int  // likewise for secrets
+	refused  []Refusal       // of the batch under way
+	resuming bool            // some keys stand already
+	standing map[string]*Key // of an Apply: what the store has
 }
 
 func newImporter(m *Manager, o ImportOptions) *importer {
@@ -230,8 +225,12 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 		c.dated, c.updated, c.anchored, c.signed = true, true, true, true
 	}
 	if r.Plaintext() {
-		// Of foreign secrets nobody knows the form, and from here on nobody knows the secret.
+		// From here on nobody knows the secret.
 		if err := textSecret(anyText{}, nil, &k, r.Secret); err != nil {
+			return nil, err
+		}
+		of := &Key{API: cmp.Or(k.API, im.o.API), Environment: cmp.Or(k.Environment, im.o.Environment)}
+		if err := im.m.rules.ValidateSecret(of, r.Secret); err != nil {
 			return nil, err
 		}
 		bits := EntropyBits(r.Secret)
@@ -427,6 +426,9 @@ func (im *importer) check(c *candidate) error {
 		return &FieldError{"status", `"deleted" is not active, inactive or revoked`}
 	}
 	if err := k.Validate(); err != nil {
+		return err
+	}
+	if err := grows(im.standing[k.ID], k, im.m.rules); err != nil {
 		return err
 	}
 	if err := im.m.rules.ValidateKey(k); err != nil {

@@ -34,9 +34,16 @@ func (transferRules) ValidateKey(k *Key) error {
 	return nil
 }
 
-func (r transferRules) Cap(string, string, string) (int, bool)         { return r.most, r.most > 0 }
-func (transferRules) HoldsSecret(_, text string) bool                  { return HoldsSecret(text, "pk_") }
-func (transferRules) Limit(string, string, string) (int64, bool)       { return 0, false }
+func (r transferRules) Cap(string, string, string) (int, bool)   { return r.most, r.most > 0 }
+func (transferRules) HoldsSecret(_, text string) bool            { return HoldsSecret(text, "pk_") }
+func (transferRules) Limit(string, string, string) (int64, bool) { return 0, false }
+func (transferRules) MaxAddresses(string) int                    { return 0 }
+func (transferRules) ValidateSecret(_ *Key, secret string) error {
+	if strings.HasPrefix(secret, "never_") {
+		return errors.New("the policy takes no key that begins so")
+	}
+	return nil
+}
 func (r transferRules) Prefix(api, environment string) (string, error) { return "pk_", nil }
 
 // transferManager is the operator's, at noon of one day.

@@ -23,6 +23,10 @@ type Rules interface {
 	HoldsSecret(api, text string) bool
 	// Limit returns the size of a limit of a plan; known is false for a plan or limit that there is not.
 	Limit(api, plan, name string) (requests int64, known bool)
+	// ValidateSecret reports why a secret could never be accepted as that of a key, without showing it.
+	ValidateSecret(k *Key, secret string) error
+	// MaxAddresses returns how many addresses a key's list may have; less than MaxAddresses means that.
+	MaxAddresses(api string) int
 	// Prefix returns what secrets of the environment start with; "" where the policy names no prefix.
 	Prefix(api, environment string) (prefix string, err error)
 }
@@ -162,6 +166,9 @@ func (m *Manager) check(old, next *Key, force bool) error {
 	}
 	if !next.ExpiresAt.IsZero() && !force && (old == nil || !old.ExpiresAt.Equal(next.ExpiresAt)) && !next.ExpiresAt.After(m.now()) {
 		return &FieldError{"expires_at", next.ExpiresAt.UTC().Format(time.RFC3339) + " is in the past; force it if that is meant"}
+	}
+	if err := grows(old, next, m.rules); err != nil {
+		return err
 	}
 	if old != nil && old.Plan == next.Plan && slices.Equal(old.Scopes, next.Scopes) && slices.Equal(old.Limits, next.Limits) {
 		return nil

@@ -68,11 +68,11 @@ func readKong(r io.Reader, o Options, yield func(keys.Record, error) bool) {
 	}
 	if err != nil {
 		var f *fault
-		line := 0
 		if errors.As(err, &f) {
-			line = f.line
+			yield(keys.Record{Line: f.line}, broken(fmt.Errorf("line %d: %w", f.line, f)))
+		} else {
+			yield(keys.Record{}, broken(err))
 		}
-		yield(keys.Record{Line: line}, broken(err))
 		return
 	}
 	if len(faults) > 0 { // what is missing could narrow any key

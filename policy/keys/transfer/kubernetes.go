@@ -3,6 +3,7 @@ package transfer
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -26,7 +27,7 @@ func readSecrets(r io.Reader, f Format, o Options, yield func(keys.Record, error
 	objects, part := flatten(roots)
 	switch {
 	case part != nil:
-		yield(keys.Record{Line: part.line}, broken(part))
+		yield(keys.Record{Line: part.line}, broken(fmt.Errorf("line %d: %w", part.line, part)))
 	case f == EnvoyGateway:
 		readClients(objects, yield)
 	default:
@@ -68,7 +69,7 @@ func isOpaque(n *node) bool {
 // passOver counts an object that is no key.
 func passOver(n *node, why string, yield func(keys.Record, error) bool) bool {
 	what := n.Field("kind").String()
-	if n.Kind != strictyaml.Mapping || strings.Trim(what, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" || len(what) > 40 {
+	if what == "" || strings.Trim(what, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" || len(what) > 40 {
 		what = "an object"
 	}
 	return yield(keys.Record{Line: n.Line}, &keys.IgnoredError{What: strings.TrimSpace(what + " " + why)})

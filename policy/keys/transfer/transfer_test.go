@@ -370,7 +370,7 @@ func TestTreesThatCannotBeRead(t *testing.T) {
 		check(t, f, "text", Options{}, "")
 		want := ""
 		if f == Kong {
-			want = "1 ! " + keys.ErrSource.Error() + ": consumers: must be a list\n"
+			want = "1 ! " + keys.ErrSource.Error() + ": line 1: consumers: must be a list\n"
 		}
 		check(t, f, "{\"kind\": 1, \"consumers\": {\"a\": true}}", Options{}, want)
 	}
