@@ -31,7 +31,39 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 	if _, ok := p.windowsFor(e, k.Limits, k.AnchorDay, nil); !ok {
 		return p.overrideError(e, k)
 	}
+	return api.hopeless(p, e, k)
+}
+
+// hopeless refuses an override by which a route that the key may use could never
+// be allowed: the client would be told to try again for ever. What the plan itself
+// says is meant.
+func (a *API) hopeless(p *plan, e *env, k *keys.Key) error {
+	for _, o := range k.Limits {
+		for _, w := range p.in(e).windows {
+			if w.Name != o.Name || w.Limit == o.Requests {
+				continue
+			}
+			for _, route := range a.sortedRoutes() {
+				if route.public || route.cost <= o.Requests || !a.permits(&keys.Grant{Profile: &keys.Profile{Scopes: k.Scopes}}, route) {
+					continue
+				}
+				if o.Requests == 0 {
+					return fmt.Errorf("limit %q of 0 would refuse every request, whenever it is tried; deactivate the key instead", o.Name)
+				}
+				return fmt.Errorf("limit %q of %d is under the cost of route %q, which is %d: no request of it could ever be allowed", o.Name, o.Requests, route.name, route.cost)
+			}
+		}
+	}
 	return nil
+}
+
+// sortedRoutes are all routes by name, so that an error is always about the same.
+func (a *API) sortedRoutes() []*Route {
+	var all []*Route
+	for _, name := range slices.Sorted(maps.Keys(a.routeNames)) {
+		all = append(all, a.routeNames[name])
+	}
+	return all
 }
 
 // environmentOf returns an API and the environment of its keys that is named so,

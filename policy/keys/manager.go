@@ -83,10 +83,17 @@ type Patch struct {
 	Plan      *string
 	Scopes    *[]string
 	IPs       *[]netip.Prefix
-	Limits    *[]Override
-	ExpiresAt *time.Time // zero = never
-	Force     bool       // allows an expiry in the past
-	Version   int64      // the key's version that the change is meant for; 0 = whichever stands
+	Limits    *[]Override   // all of them
+	Overrides []LimitChange // single ones, after Limits
+	ExpiresAt *time.Time    // zero = never
+	Force     bool          // allows an expiry in the past
+	Version   int64         // the key's version that the change is meant for; 0 = whichever stands
+}
+
+// LimitChange says what one limit of a plan is for a key.
+type LimitChange struct {
+	Override
+	Remove bool // takes the override away: the plan's own size counts
 }
 
 // Create makes a key and returns it with its secret, which is nowhere kept. Of k these are taken: API, Team, Name, Note,
@@ -319,13 +326,12 @@ func (m *Manager) Update(ctx context.Context, id string, p Patch) (*Key, error) 
 			if k.Status == Revoked {
 				return ErrFinal
 			}
-			p.apply(k)
-			return nil
+			return p.apply(k)
 		},
 	})
 }
 
-func (p *Patch) apply(k *Key) {
+func (p *Patch) apply(k *Key) error {
 	set(&k.Name, p.Name)
 	set(&k.Note, p.Note)
 	set(&k.Plan, p.Plan)
@@ -341,6 +347,27 @@ func (p *Patch) apply(k *Key) {
 	if p.ExpiresAt != nil && !k.ExpiresAt.Equal(*p.ExpiresAt) {
 		k.ExpiresAt = p.ExpiresAt.UTC()
 	}
+	for _, c := range p.Overrides {
+		if err := c.apply(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *LimitChange) apply(k *Key) error {
+	i := slices.IndexFunc(k.Limits, func(o Override) bool { return o.Name == c.Name })
+	switch {
+	case c.Remove && i < 0:
+		return &FieldError{"limits", "the key has none of its own for " + show(c.Name)}
+	case c.Remove:
+		k.Limits = slices.Delete(k.Limits, i, i+1)
+	case i < 0:
+		k.Limits = append(k.Limits, c.Override)
+	default:
+		k.Limits[i] = c.Override
+	}
+	return nil
 }
 
 func set[T any](field, value *T) {
