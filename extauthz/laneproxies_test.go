@@ -36,7 +36,8 @@ type proxySetup struct {
 	application string                     // the address that allowed requests go to
 	edit        func(config string) string // what the operator changed in our file
 	environment []string
-	patient     bool // a loaded test machine must not make answers late
+	without     map[string]string // proxies that cannot do this, and why
+	patient     bool              // a loaded test machine must not make answers late
 }
 
 // eachOtherProxy runs a test behind nginx, behind every Caddy that is here, which is
@@ -46,6 +47,9 @@ func eachOtherProxy(t *testing.T, setup proxySetup, test func(t *testing.T, p *o
 	run := func(label, path string, start func(*testing.T, string, *proxySetup) *otherProxy) {
 		t.Run(label, func(t *testing.T) {
 			own := setup
+			if why := setup.without[label]; why != "" {
+				t.Skip(why)
+			}
 			test(t, start(t, path, &own))
 		})
 	}
@@ -252,9 +256,14 @@ func (p *otherProxy) run(t *testing.T, cmd *exec.Cmd) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
 	p.end = sync.OnceValue(func() string {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
+		<-ended
 		return output.String()
 	})
 	t.Cleanup(func() {
@@ -263,6 +272,11 @@ func (p *otherProxy) run(t *testing.T, cmd *exec.Cmd) {
 		}
 	})
 	eventually(t, p.name+" listens", func() bool {
+		select {
+		case <-ended:
+			t.Fatalf("%s ended", p.name)
+		default:
+		}
 		c, err := net.Dial("tcp", p.addr)
 		if err == nil {
 			_ = c.Close()
