@@ -26,7 +26,10 @@ type otherProxy struct {
 	addr     string
 	stack    *stack
 	protocol bool          // it takes PROXY protocol, so requests can come from anywhere
+	grpc     bool          // it asks over gRPC
 	end      func() string // ends it and returns all that it has logged
+
+	tollgate, application *fault // where the setup says faulty
 }
 
 // proxySetup says what stands around a proxy where it is not the usual: a stack and
@@ -37,6 +40,7 @@ type proxySetup struct {
 	edit        func(config string) string // what the operator changed in our file
 	environment []string
 	without     map[string]string // proxies that cannot do this, and why
+	faulty      bool              // something stands before both that can answer in their place
 	patient     bool              // a loaded test machine must not make answers late
 }
 
@@ -124,6 +128,9 @@ func (p *otherProxy) stand(t *testing.T, setup *proxySetup) {
 	lane := serveLane(t, p.stack, extauthz.LaneConfig{Trusted: loopback()})
 	if setup.tollgate == "" {
 		setup.tollgate, setup.patient = lane, true
+		if p.grpc {
+			setup.tollgate = p.stack.addr
+		}
 	}
 	if setup.application == "" {
 		upstream, err := envoytest.Serve("127.0.0.1:0")
@@ -132,6 +139,10 @@ func (p *otherProxy) stand(t *testing.T, setup *proxySetup) {
 		}
 		t.Cleanup(func() { _ = upstream.Close() })
 		setup.application = upstream.Addr()
+	}
+	if setup.faulty {
+		p.tollgate, p.application = newFault(t, setup.tollgate), newFault(t, setup.application)
+		setup.tollgate, setup.application = p.tollgate.addr, p.application.addr
 	}
 	if setup.edit == nil {
 		setup.edit = func(config string) string { return config }
@@ -176,7 +187,8 @@ func startTraefik(t *testing.T, path string, setup *proxySetup) *otherProxy {
 	config := shippedConfig(t, "traefik.yaml", setup, nil)
 	file := writeFile(t, filepath.Join(dir, "traefik.yaml"), config)
 	p.run(t, exec.Command(path, "--entrypoints.web.address="+p.addr, "--entrypoints.web.proxyprotocol.trustedips=127.0.0.1",
-		"--providers.file.filename="+file, "--global.checknewversion=false", "--global.sendanonymoususage=false"))
+		"--providers.file.filename="+file, "--global.checknewversion=false", "--global.sendanonymoususage=false",
+		"--accesslog=true", "--accesslog.fields.names.RequestPath=drop", "--accesslog.fields.headers.defaultmode=drop"))
 	eventually(t, "traefik has its routes", func() bool {
 		r := &envoytest.Request{Method: "GET", Target: "/", Host: "api.pixelmagicai.com"}
 		return p.send(t, r).Status != 404

@@ -206,13 +206,11 @@ func startEnvoyAs(t *testing.T, name string, setup *proxySetup) *otherProxy {
 		require(t, "envoy", err.Error())
 	}
 	p := &otherProxy{name: name, protocol: true}
+	p.grpc = name == "envoy"
 	p.stand(t, setup)
 	shipped, err := envoy.HTTPBootstrap()
-	if name == "envoy" {
+	if p.grpc {
 		shipped, err = envoy.Bootstrap("pixelmagic")
-		if setup.patient {
-			setup.tollgate = p.stack.addr
-		}
 	}
 	if err != nil {
 		t.Fatal(err)
