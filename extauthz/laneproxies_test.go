@@ -153,6 +153,9 @@ func startNginx(t *testing.T, path string, setup *proxySetup) *otherProxy {
 	p := &otherProxy{name: "nginx", protocol: true, addr: freeAddress(t)}
 	p.stand(t, setup)
 	dir := shortFolder(t)
+	if err := os.Chmod(dir, 0o755); err != nil { // its workers are another user, and write long bodies there
+		t.Fatal(err)
+	}
 	config := shippedConfig(t, "nginx.conf", setup, map[string]string{
 		"/run/nginx.pid":   dir + "/pid",
 		"/dev/stdout":      "/dev/stderr", // stdout cannot be opened again: it is a pipe of ours
