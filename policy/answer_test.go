@@ -151,6 +151,7 @@ func TestChallenge(t *testing.T) {
 		{shop, func(w *world) { w.request.Headers = []Header{{"x-api-key", "x"}} }, `Bearer realm="shop", error="invalid_token"`},
 		{shop, func(w *world) { w.request.Method = "POST" }, ""},
 		{"realm: The shop" + shop, func(w *world) { w.request.Headers = nil }, `Bearer realm="The shop"`},
+		{strings.Replace(shop, "bearer, ", "{authorization: none}, {authorization: APIKEY}, ", 1), func(w *world) { w.request.Headers = nil }, `APIKEY realm="shop"`},
 		{strings.Replace(shop, "bearer, ", "", 1), func(w *world) { w.request.Headers = nil }, `ApiKey realm="shop"`},
 	} {
 		w := goodWorld()

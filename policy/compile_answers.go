@@ -166,8 +166,12 @@ func (c *compiler) answer(in *answerIn, r Reason, t texts) *answer {
 // challenge is the WWW-Authenticate that RFC 9110 section 15.5.2 asks of a 401,
 // in the form of RFC 6750 section 3 where the key is a bearer token.
 func (c *compiler) challenge(r Reason) string {
-	if !c.api.places.bearer {
+	schemes := c.api.places.schemes
+	switch {
+	case len(schemes) == 0:
 		return fmt.Sprintf("ApiKey realm=%q", c.api.realm)
+	case !c.api.places.scheme("Bearer"):
+		return fmt.Sprintf("%s realm=%q", schemes[0], c.api.realm)
 	}
 	if !r.presented() {
 		return fmt.Sprintf("Bearer realm=%q", c.api.realm)

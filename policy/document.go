@@ -14,7 +14,7 @@ type document struct {
 	API           string         `yaml:"api" jsonschema:"required,pattern=^[a-z][a-z0-9-]*$" jsonschema_description:"Name of the API. Envoy's context_extensions may name it."`
 	Realm         string         `yaml:"realm,omitempty" jsonschema_description:"Realm of WWW-Authenticate. Default: the API's name."`
 	Hosts         []string       `yaml:"hosts,omitempty" jsonschema_description:"Hosts of the API, lower case, without a port. May be empty where Envoy names the API."`
-	Credentials   []credentialIn `yaml:"credentials" jsonschema:"required,minItems=1" jsonschema_description:"Places where a key may stand: bearer, header: NAME, query: NAME."`
+	Credentials   []credentialIn `yaml:"credentials" jsonschema:"required,minItems=1" jsonschema_description:"Places where a key may stand: bearer, authorization: SCHEME or none, header: NAME, query: NAME."`
 	KeyFormat     keyFormatIn    `yaml:"key_format,omitempty" jsonschema_description:"What a key looks like. Anything else is refused without asking the store."`
 	Environments  []environment  `yaml:"environments,omitempty" jsonschema_description:"Environments, each with its key prefix and where its keys are accepted."`
 	ClientAddress addressIn      `yaml:"client_address,omitempty" jsonschema_description:"Which address a key's IP list is compared with."`
@@ -106,21 +106,23 @@ type rateHeadersIn struct {
 	IETF   bool   `yaml:"ietf,omitempty" jsonschema_description:"Add RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10)."`
 }
 
-// credentialIn is either the word bearer or a mapping with one key.
+const credentialForms = "bearer, {authorization: SCHEME}, {header: NAME} or {query: NAME}"
+
+// credentialIn is either the word bearer, short for {authorization: Bearer}, or a mapping with one key.
 type credentialIn struct {
-	Bearer bool   `yaml:"-"`
-	Header string `yaml:"header,omitempty"`
-	Query  string `yaml:"query,omitempty"`
+	Authorization string `yaml:"authorization,omitempty"` // a scheme, or none
+	Header        string `yaml:"header,omitempty"`
+	Query         string `yaml:"query,omitempty"`
 }
 
-// UnmarshalYAML reads both forms; compile refuses everything but the three
+// UnmarshalYAML reads both forms; compile refuses everything but the forms
 // that mean something.
 func (c *credentialIn) UnmarshalYAML(node ast.Node) error {
 	if word, ok := node.(*ast.StringNode); ok {
 		if word.Value != "bearer" {
-			return &yaml.SyntaxError{Token: word.GetToken(), Message: "unknown credential " + quote(word.Value) + ", want bearer, {header: NAME} or {query: NAME}"}
+			return &yaml.SyntaxError{Token: word.GetToken(), Message: "unknown credential " + quote(word.Value) + ", want " + credentialForms}
 		}
-		c.Bearer = true
+		c.Authorization = "Bearer"
 		return nil
 	}
 	type mapping credentialIn
