@@ -85,19 +85,20 @@ type limitIn struct {
 
 type errorsIn struct {
 	Dialect   string     `yaml:"dialect" jsonschema:"required,enum=envelope,enum=nested,enum=problem" jsonschema_description:"envelope: {success,error:{code,message,details},requestId}. nested: {error:{code,message,retry_after}}. problem: RFC 9457."`
-	RequestID string     `yaml:"request_id,omitempty" jsonschema_description:"envelope only: name of the field that carries x-request-id. Default: no such field."`
+	RequestID string     `yaml:"request_id,omitempty" jsonschema_description:"envelope only: name of the field that carries x-request-id, or req_ and the decision id where the request has none. Default: no such field."`
 	Answers   []answerIn `yaml:"answers" jsonschema:"required" jsonschema_description:"One answer for each reason, every reason exactly once."`
 }
 
 type answerIn struct {
-	On       []string          `yaml:"on" jsonschema:"required,minItems=1" jsonschema_description:"Reasons that are answered so."`
-	Status   int               `yaml:"status" jsonschema:"required,minimum=400,maximum=599" jsonschema_description:"HTTP status."`
-	Code     string            `yaml:"code,omitempty" jsonschema_description:"envelope, nested: error.code."`
-	Type     string            `yaml:"type,omitempty" jsonschema_description:"problem: type."`
-	Title    string            `yaml:"title,omitempty" jsonschema_description:"problem: title."`
-	Message  string            `yaml:"message" jsonschema:"required" jsonschema_description:"error.message, or detail of a problem. One line; may hold placeholders such as {retry_after}."`
-	Details  map[string]string `yaml:"details,omitempty" jsonschema_description:"envelope: error.details."`
-	Instance bool              `yaml:"instance,omitempty" jsonschema_description:"problem: add instance, the path without its query."`
+	On         []string          `yaml:"on" jsonschema:"required,minItems=1" jsonschema_description:"Reasons that are answered so."`
+	Status     int               `yaml:"status" jsonschema:"required,minimum=400,maximum=599" jsonschema_description:"HTTP status."`
+	Code       string            `yaml:"code,omitempty" jsonschema_description:"envelope, nested: error.code."`
+	Type       string            `yaml:"type,omitempty" jsonschema_description:"problem: type."`
+	Title      string            `yaml:"title,omitempty" jsonschema_description:"problem: title."`
+	Message    string            `yaml:"message" jsonschema:"required" jsonschema_description:"error.message, or detail of a problem. One line; may hold placeholders such as {retry_after}."`
+	Details    map[string]string `yaml:"details,omitempty" jsonschema_description:"envelope: error.details."`
+	Extensions map[string]string `yaml:"extensions,omitempty" jsonschema_description:"problem: further members (RFC 9457 section 3.2) for clients that read others. May hold placeholders; {retry_after} alone is a number."`
+	Instance   bool              `yaml:"instance,omitempty" jsonschema_description:"problem: add instance, the path without its query."`
 }
 
 type rateHeadersIn struct {
