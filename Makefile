@@ -52,7 +52,7 @@ bench-short: ready-to-bench build build-tools ## a moment of bench: allocations 
 	@bin/tollgate-bench --short --chart= $(ARGS)
 	@$(GO) test -count=1 -run 'FuzzDecode|TestDecodersAgree|TestKindsOfFields|TestRepliesAreThose' ./extauthz
 
-bench-envoy: ready-to-bench build build-tools ## what it adds through a real Envoy; ARGS=--settings: what Envoy's settings are worth
+bench-envoy: ready-to-bench build build-tools ## what it adds through a real Envoy
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
 	@bin/tollgate-bench envoy --chart bin/bench-envoy.svg $(ARGS)
 
