@@ -30,7 +30,7 @@ for version in "$@"; do
   mkdir -p "$tools" && work=$(mktemp -d "$tools/.caddy.XXXXXX")
   echo "envoy/http/fetch-caddy.sh: building Caddy $version" >&2
   # -mod=mod: GOFLAGS of this machine may ask for another, which only a main module has.
-  GOBIN=$work CGO_ENABLED=0 GOFLAGS=-mod=mod go install -trimpath -ldflags='-s -w' "github.com/caddyserver/caddy/v2/cmd/caddy@v$version"
+  GOBIN=$work CGO_ENABLED=0 GOFLAGS=-mod=mod go install -ldflags='-s -w' "github.com/caddyserver/caddy/v2/cmd/caddy@v$version"
   # The rename comes last and within one file system: whoever sees the name sees the whole binary.
   mkdir -p "$tools/caddy-$version" && mv -f "$work/caddy" "$tools/caddy-$version/caddy"
   rm -rf "$work"
