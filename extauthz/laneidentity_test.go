@@ -16,20 +16,6 @@ func identityHeaders() []string {
 	}
 }
 
-// cgiName is the name by which a CGI-like application finds a header: one byte that
-// is no letter or digit is as good as another.
-func cgiName(name string) string {
-	return strings.Map(func(c rune) rune {
-		switch {
-		case c >= 'a' && c <= 'z':
-			return c - 'a' + 'A'
-		case c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
-			return c
-		}
-		return '_'
-	}, name)
-}
-
 // aliases are the names that a CGI-like application takes for this one, made of what
 // may stand in a header name (RFC 9110 section 5.6.2).
 func aliases(name string) []string {
