@@ -1,0 +1,222 @@
+package extauthz_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"tollgate/envoy"
+	"tollgate/envoy/envoytest"
+	"tollgate/extauthz"
+	"tollgate/policy"
+	"tollgate/policy/keys"
+)
+
+// door is a way to the pixelmagic API: a real proxy as we ship its configuration, with
+// Tollgate and an application behind it.
+type door struct {
+	name  string
+	stack *stack
+	sends func(r *envoytest.Request) (*envoytest.Response, error)
+}
+
+// envoyDoors starts the Envoys that are tested, each asking over gRPC and, where that
+// is supported, over HTTP, with each version of HTTP on the client's side.
+func envoyDoors(t *testing.T, file policy.File, entries []keys.Entry) (doors []door) {
+	t.Helper()
+	overHTTP, err := envoy.HTTPBootstrap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range envoyVersions() {
+		s := newStack(t, nil, file)
+		s.use(t, newRedis(t, "embedded"), entries)
+		edges := map[string]*edge{"gRPC": startEnvoy(t, version, bootstrap(t, "pixelmagic"), s.addr, s)}
+		if version >= oldestOverHTTP {
+			edges["HTTP"] = startEnvoy(t, version, overHTTP, serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), s)
+		}
+		for name, e := range edges {
+			for protocol, send := range map[string]func(*envoytest.Request, context.Context, string, bool) (*envoytest.Response, error){
+				"h1": (*envoytest.Request).SendH1, "h2": (*envoytest.Request).SendH2,
+			} {
+				doors = append(doors, door{fmt.Sprintf("envoy %s, %s, %s", version, name, protocol), s, func(r *envoytest.Request) (*envoytest.Response, error) {
+					return send(r, within(t), e.envoy.Addr(), true)
+				}})
+			}
+		}
+	}
+	return doors
+}
+
+// pixelmagicDoors are all doors to the pixelmagic API.
+func pixelmagicDoors(t *testing.T) (doors []door, key string) {
+	t.Helper()
+	file, entries, _ := apiFiles(t, "pixelmagic")
+	for _, e := range entries {
+		if e.Key.ID == "key_pm_full" {
+			key = e.Secret
+		}
+	}
+	doors = envoyDoors(t, file, entries)
+	for _, start := range []func(*testing.T) *otherProxy{startNginx, startCaddy} {
+		if p := start(t); p != nil {
+			p.stack.use(t, newRedis(t, "embedded"), entries)
+			doors = append(doors, door{p.name, p.stack, func(r *envoytest.Request) (*envoytest.Response, error) {
+				return r.SendH1(within(t), p.addr, p.protocol)
+			}})
+		}
+	}
+	return doors, key
+}
+
+// received returns what the application received of a request, nil if it did not.
+func received(resp *envoytest.Response) *envoytest.Received {
+	var echo envoytest.Received
+	if resp == nil || json.Unmarshal(resp.Body, &echo) != nil || echo.Method == "" {
+		return nil
+	}
+	return &echo
+}
+
+// What Tollgate judges is what the application gets, byte for byte, whichever way it is
+// asked: a request that passes arrives as it was sent, but for the key.
+func TestEveryDoorJudgesTheBytesThatPass(t *testing.T) {
+	doors, key := pixelmagicDoors(t)
+	corpus := map[string]string{ // what the application gets; "" for nothing
+		"/v1/images/a!b": "/v1/images/a!b", "/v1/images/a?q=!": "/v1/images/a?q=!", "/v1/images/a%C3%BC": "/v1/images/a%C3%BC",
+		"/v1/images/a?q=!&api_key=KEY": "/v1/images/a?q=!", "/v1/images/a?q=%E9&api_key=KEY": "/v1/images/a?q=%E9", "/v1/images/a?q=%E9": "/v1/images/a?q=%E9",
+		"/v1/images/!?api_key=KEY": "/v1/images/!", "/health?q=!": "/health?q=!",
+		"/v1/images/\xff": "", "/v1/images/a\xe9b": "", "/v1/images/\xc3\xbc": "", "/v1/images/\xc0\xae\xc0\xae\xc0\xafmodels": "", "/v1/images/\x80\x80": "",
+		"/v1/images/a?q=\xe9": "", "/v1/images/a?q=\xe9&api_key=KEY": "", "/v1/images/a?\xe9=1&api_key=KEY": "", "/v1/images/a?q=\xc3\xa9&api_key=KEY": "",
+		"/v1/images/a\xff?api_key=KEY": "", "/health\xff": "", "/health?\xff": "", "/health?\xff&api_key=KEY": "",
+		"/v1/images/a%ff": "", "/v1/images/a%2fb": "", "/v1/images/a;b": "", "/v1/images//a": "", "/v1/images/../images/a": "", "/v1/images/%2e%2e/models": "", "/v1/images/a%00": "",
+	}
+	for _, d := range doors {
+		passed := 0
+		for target, want := range corpus {
+			sent := strings.ReplaceAll(target, "KEY", key)
+			r := &envoytest.Request{Method: "GET", Target: sent, Host: "api.pixelmagicai.com", Source: netip.MustParseAddr("192.0.2.1")}
+			if sent == target {
+				r.Headers = [][2]string{{"authorization", "Bearer " + key}}
+			}
+			resp, err := d.sends(r)
+			got := received(resp)
+			if d.name == "caddy" && target == "/v1/images/\xc3\xbc" {
+				want = "/v1/images/%C3%BC" // Caddy escapes UTF-8, and asks about what it sends on
+			}
+			switch {
+			case got != nil && got.Path != want:
+				t.Errorf("%s: %q: the application got %q, want %q", d.name, target, got.Path, want)
+			case got == nil && want != "":
+				t.Errorf("%s: %q did not pass: %v %+v", d.name, target, err, resp)
+			case got != nil:
+				passed++
+			case err == nil && (resp.Status < 400 || resp.Status >= 500):
+				t.Errorf("%s: %q: %d", d.name, target, resp.Status)
+			}
+		}
+		if passed < 8 {
+			t.Errorf("%s: %d passed", d.name, passed)
+		}
+	}
+}
+
+// A method in lower case is another method, or none, and what an application could read
+// as one of the headers that we alone set does not arrive.
+func TestEnvoyLetsNoAliasThrough(t *testing.T) {
+	file, entries, _ := apiFiles(t, "pixelmagic")
+	key := entries[0].Secret
+	names := []string{
+		"X-Consumer-ID", "X-Consumer-Username", "X-Credential-Identifier", "X-Authenticated-Scope", "X-Consumer-Plan",
+		"X-Envoy-Auth-Failure-Mode-Allowed", "X-Envoy-External-Address", "X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override",
+	}
+	var forged, kept [][2]string
+	for _, name := range names {
+		for _, c := range "!#$%&'*+.^`|~-" { // Envoy refuses a request with a _
+			forged = append(forged, [2]string{strings.ReplaceAll(name, "-", string(c)), "forged"}, [2]string{strings.Replace(name, "-", string(c), 1), "forged"})
+		}
+	}
+	for _, name := range []string{"X-Consumer-Idle", "X.Consumer.Idle", "My-X-Consumer-ID", "X-Method", "X-HTTP-Methods"} {
+		kept = append(kept, [2]string{name, "kept"})
+	}
+	for _, d := range envoyDoors(t, file, entries) {
+		for _, target := range []string{"/health", "/v1/models"} { // a public route, and one without scope
+			// Envoy takes 100 headers.
+			for start := 0; start < len(forged); start += 60 {
+				r := &envoytest.Request{Method: "GET", Target: target, Host: "api.pixelmagicai.com", Source: netip.MustParseAddr("192.0.2.1")}
+				r.Headers = append(append(r.Headers, kept...), forged[start:min(start+60, len(forged))]...)
+				r.Headers = append(r.Headers, [2]string{"authorization", "Bearer " + key})
+				resp, err := d.sends(r)
+				if err != nil {
+					t.Fatalf("%s: %v", d.name, err)
+				}
+				got := received(resp)
+				if got == nil {
+					t.Fatalf("%s: %s: %d %s", d.name, target, resp.Status, resp.Body)
+				}
+				arrived := 0
+				for _, h := range got.Headers {
+					switch h[1] {
+					case "forged":
+						t.Errorf("%s: %s: %s reached the application", d.name, target, h[0])
+					case "kept":
+						arrived++
+					}
+				}
+				if arrived != len(kept) {
+					t.Errorf("%s: %s: %d of %d other headers arrived: %v", d.name, target, arrived, len(kept), got.Headers)
+				}
+			}
+		}
+	}
+}
+
+// The application is shown DELETE where a server folds the method, so delete is not
+// judged as something else.
+func TestNoDoorFoldsMethods(t *testing.T) {
+	doors, key := pixelmagicDoors(t)
+	for _, d := range doors {
+		for method, passes := range map[string]bool{"DELETE": true, "delete": false, "Delete": false, "dELETE": false} {
+			r := &envoytest.Request{Method: method, Target: "/v1/chat/conversations/1", Host: "api.pixelmagicai.com", Source: netip.MustParseAddr("192.0.2.1"),
+				Headers: [][2]string{{"authorization", "Bearer " + key}}}
+			resp, err := d.sends(r)
+			got := received(resp)
+			if (got != nil) != passes || got != nil && got.Method != method || got == nil && err == nil && resp.Status/100 != 4 {
+				t.Errorf("%s: %s: %v %+v", d.name, method, err, resp)
+			}
+		}
+	}
+}
+
+// Behind a load balancer the client is the entry of X-Forwarded-For before it, however
+// balancers write that; what cannot be read is nobody, never the balancer.
+func TestBehindALoadBalancer(t *testing.T) {
+	const balancer = "10.0.0.5"
+	file := smallFile("api: small", "api: pixelmagic", "small.test", "api.pixelmagicai.com", "credentials:", "client_address: {from: xff, trusted_hops: 1}\ncredentials:",
+		"{name: basic, limits: [{name: minute, requests: 5, per: minute}]}", "{name: basic, limits: []}")
+	secret, entries := smallKey()
+	entries[0].Key.API = "pixelmagic"
+	for _, network := range []string{"203.0.113.0/24", "2001:db8::/32", "10.0.0.0/8"} {
+		entries[0].Key.IPs = append(entries[0].Key.IPs, netip.MustParsePrefix(network))
+	}
+	for _, d := range envoyDoors(t, file, entries) {
+		for forwarded, passes := range map[string]bool{
+			"203.0.113.9": true, "203.0.113.9:17085": true, "[2001:db8::9]:443": true, "2001:db8::9": true, "198.51.100.66, 203.0.113.9": true, "unknown, 203.0.113.9:1": true,
+			"198.51.100.66": false, "198.51.100.66:17085": false, "[2001:db9::9]:443": false, "203.0.113.9, 198.51.100.66": false,
+			"unknown": false, "203.0.113.9,": false, "203.0.113.9, unknown": false, "203.0.113.9:port": false, "_hidden": false, "": false,
+		} {
+			r := &envoytest.Request{Method: "GET", Target: "/items/1", Host: "api.pixelmagicai.com", Source: netip.MustParseAddr(balancer),
+				Headers: [][2]string{{"authorization", "Bearer " + secret}}}
+			if forwarded != "" {
+				r.Headers = append(r.Headers, [2]string{"x-forwarded-for", forwarded})
+			}
+			resp, err := d.sends(r)
+			if got := received(resp); (got != nil) != passes || got == nil && (err != nil || resp.Status != 403) {
+				t.Errorf("%s: %q: %v %+v, want allowed: %v", d.name, forwarded, err, resp, passes)
+			}
+		}
+	}
+}
