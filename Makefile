@@ -30,6 +30,7 @@ build: ## bin/tollgate
 # The server's own tests come last, so that the last lines are theirs.
 test: ready-to-test build ## every test, also those through a real Envoy and a real Redis
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh $(ENVOYS) || echo 'make: going on without all of Envoy $(ENVOYS)' >&2
+	@.ci/sdk || echo "make: going on without pictify's SDK" >&2
 	@.ci/test-k8s
 	@test -n "$(RACE)" || echo 'make: no C compiler, so NO RACE DETECTOR' >&2
 	@$(GO) test -count=1 -run 'Allocat|MemoryOf|^TestDigest' ./policy/keys ./policy/limits ./extauthz # what the race detector's own memory would hide

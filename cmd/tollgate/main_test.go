@@ -12,7 +12,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Bool("update", false, "write the flag table of README.md instead of comparing it")
+	flag.Bool("update", false, "write the flag table of cmd/tollgate/README.md instead of comparing it")
 	// With the race detector each command would wait a second at its end.
 	_ = os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0"))
 	testscript.Main(m, map[string]func(){"tollgate": func() {
@@ -47,7 +47,7 @@ func TestUsageMistakesAreSaidOnce(t *testing.T) {
 	}{
 		{nil, "a command is missing"},
 		{[]string{"nonsense"}, `unknown command "nonsense"`},
-		{[]string{"policy"}, "check or schema"},
+		{[]string{"policy"}, "check, test or schema"},
 		{[]string{"policy", "check"}, "requires at least 1 arg"},
 		{[]string{"policy", "check", "missing.yaml"}, "missing.yaml: no such file"},
 		{[]string{"serve"}, "give --policy FILE|DIR or TOLLGATE_POLICY"},
