@@ -60,16 +60,7 @@ func pixelmagicDoors(t *testing.T) (doors []door, key string) {
 			key = e.Secret
 		}
 	}
-	doors = envoyDoors(t, file, entries)
-	for _, start := range []func(*testing.T) *otherProxy{startNginx, startCaddy} {
-		if p := start(t); p != nil {
-			p.stack.use(t, newRedis(t, "embedded"), entries)
-			doors = append(doors, door{p.name, p.stack, func(r *envoytest.Request) (*envoytest.Response, error) {
-				return r.SendH1(within(t), p.addr, p.protocol)
-			}})
-		}
-	}
-	return doors, key
+	return append(envoyDoors(t, file, entries), otherDoors(t, file)...), key
 }
 
 // received returns what the application received of a request, nil if it did not.

@@ -1,0 +1,204 @@
+package extauthz_test
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"tollgate/envoy"
+	"tollgate/envoy/envoytest"
+	"tollgate/extauthz"
+	"tollgate/policy"
+)
+
+// page is a page of an origin that a browser shows. What it may do and read is what
+// https://fetch.spec.whatwg.org/#http-cors-protocol says.
+type page struct {
+	origin string
+	sends  func(*envoytest.Request) (*envoytest.Response, error)
+}
+
+// fetched is what the page learns of a request: nothing, if the preflight failed or the
+// answer is not for it.
+type fetched struct {
+	preflight *envoytest.Response
+	answer    *envoytest.Response // nil: not sent
+	readable  bool
+}
+
+// fetch does what a browser does for fetch(target, {method, headers}), where the
+// headers make it ask first.
+func (p page) fetch(t *testing.T, method, target string, headers ...[2]string) (f fetched) {
+	t.Helper()
+	ask := func(method string, headers ...[2]string) *envoytest.Response {
+		resp, err := p.sends(&envoytest.Request{Method: method, Target: target, Host: "api.pixelmagicai.com", Source: netip.MustParseAddr("192.0.2.1"),
+			Headers: append([][2]string{{"origin", p.origin}, {"accept", "*/*"}}, headers...)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	names := make([]string, len(headers))
+	for i, h := range headers {
+		names[i] = h[0]
+	}
+	f.preflight = ask("OPTIONS", [2]string{"access-control-request-method", method}, [2]string{"access-control-request-headers", strings.Join(names, ",")})
+	if f.preflight.Status/100 != 2 || !p.allowed(f.preflight) || !lists(f.preflight, "access-control-allow-methods", method) {
+		return f
+	}
+	for _, name := range names {
+		if !lists(f.preflight, "access-control-allow-headers", name) {
+			return f
+		}
+	}
+	f.answer = ask(method, headers...)
+	f.readable = p.allowed(f.answer)
+	return f
+}
+
+func (p page) allowed(resp *envoytest.Response) bool {
+	origin, _ := resp.Value("access-control-allow-origin") // two copies are none
+	return origin == p.origin || origin == "*"
+}
+
+func lists(resp *envoytest.Response, header, word string) bool {
+	value, _ := resp.Value(header)
+	return slices.ContainsFunc(strings.Split(value, ","), func(s string) bool {
+		return strings.EqualFold(strings.TrimSpace(s), word) || strings.TrimSpace(s) == "*"
+	})
+}
+
+// corsPolicy is the pixelmagic policy with this said about preflights.
+func corsPolicy(t *testing.T, preflight string) policy.File {
+	t.Helper()
+	file, _, _ := apiFiles(t, "pixelmagic")
+	file.Data = []byte(strings.Replace(string(file.Data), "credentials:", preflight+"\ncredentials:", 1))
+	return file
+}
+
+const ourPage, otherPage = "https://app.example.com", "https://elsewhere.example.org"
+
+// The Envoys as we ship them answer the preflights of the pages that they name, and
+// let these read a refusal; nothing has to be public for that.
+func TestBrowserThroughTheShippedEnvoys(t *testing.T) {
+	_, entries, _ := apiFiles(t, "pixelmagic")
+	key := [2]string{"authorization", "Bearer " + entries[0].Secret}
+	for _, d := range envoyDoors(t, corsPolicy(t, "preflight: check"), entries) {
+		ours, other := page{ourPage, d.sends}, page{otherPage, d.sends}
+		good := ours.fetch(t, "GET", "/v1/models", key)
+		if !good.readable || received(good.answer) == nil {
+			t.Errorf("%s: with a key: %+v", d.name, good)
+		}
+		if _, asked := good.preflight.Value("x-envoy-upstream-service-time"); asked {
+			t.Errorf("%s: the preflight reached the application", d.name)
+		}
+		if bad := ours.fetch(t, "POST", "/v1/generate", [2]string{"content-type", "application/json"}); !bad.readable || bad.answer.Status != 401 {
+			t.Errorf("%s: without a key: %+v", d.name, bad)
+		}
+		if bad := other.fetch(t, "GET", "/v1/models", key); bad.preflight.Status != 401 || bad.answer != nil {
+			t.Errorf("%s: from elsewhere: %+v", d.name, bad)
+		}
+	}
+}
+
+// An Envoy without the filter and the other proxies hand a preflight to Tollgate, and
+// with preflight: public it reaches the application, which answers it.
+func TestBrowserWhereTheApplicationAnswers(t *testing.T) {
+	_, entries, _ := apiFiles(t, "pixelmagic")
+	key := [2]string{"x-api-key", entries[0].Secret}
+	for preflight, passes := range map[string]bool{"preflight: public": true, "preflight: check": false} {
+		eachPlainDoor(t, corsPolicy(t, preflight), func(d door) {
+			ours := page{ourPage, d.sends}
+			good := ours.fetch(t, "GET", "/v1/models", key)
+			if echo := received(good.preflight); (echo != nil) != passes || passes && echo.Method != "OPTIONS" || !passes && good.preflight.Status != 401 {
+				t.Errorf("%s, %s: the preflight: %+v", d.name, preflight, good.preflight)
+			}
+			if good.readable != passes || passes && received(good.answer) == nil {
+				t.Errorf("%s, %s: with a key: %+v", d.name, preflight, good)
+			}
+			// A page that has no key is refused like everybody.
+			if bad := ours.fetch(t, "POST", "/v1/generate", [2]string{"content-type", "text/json"}); passes && (bad.answer == nil || bad.answer.Status != 401) {
+				t.Errorf("%s: without a key: %+v", d.name, bad)
+			}
+			// Neither does what only looks like a preflight pass, nor one of what has no route.
+			for _, r := range []*envoytest.Request{
+				{Method: "OPTIONS", Target: "/v1/models", Headers: [][2]string{{"origin", ourPage}}},
+				{Method: "OPTIONS", Target: "/v1/models", Headers: [][2]string{{"access-control-request-method", "GET"}}},
+				{Method: "OPTIONS", Target: "/admin", Headers: [][2]string{{"origin", ourPage}, {"access-control-request-method", "GET"}}},
+				{Method: "OPTIONS", Target: "/v1/models", Headers: [][2]string{{"origin", ourPage}, {"access-control-request-method", "get"}}},
+				{Method: "POST", Target: "/v1/models", Headers: [][2]string{{"origin", ourPage}, {"access-control-request-method", "GET"}}},
+			} {
+				r.Host, r.Source = "api.pixelmagicai.com", netip.MustParseAddr("192.0.2.1")
+				if resp, err := d.sends(r); err != nil || resp.Status != 401 {
+					t.Errorf("%s, %s: %s %s %v: %v %+v", d.name, preflight, r.Method, r.Target, r.Headers, err, resp)
+				}
+			}
+		})
+	}
+}
+
+// eachPlainDoor calls a test with the doors at which nobody but Tollgate and the
+// application knows of CORS.
+func eachPlainDoor(t *testing.T, file policy.File, test func(door)) {
+	t.Helper()
+	_, entries, _ := apiFiles(t, "pixelmagic")
+	s := newStack(t, nil, file)
+	s.use(t, newRedis(t, "embedded"), entries)
+	shipped, err := envoy.HTTPBootstrap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range envoyVersions() {
+		edges := map[string]*edge{"gRPC": startEnvoy(t, version, withoutCORS(t, bootstrap(t, "pixelmagic")), s.addr, s)}
+		if version >= oldestOverHTTP {
+			edges["HTTP"] = startEnvoy(t, version, withoutCORS(t, shipped), serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), s)
+		}
+		for name, e := range edges {
+			test(door{"envoy " + version + ", " + name, s, func(r *envoytest.Request) (*envoytest.Response, error) {
+				return r.SendH1(within(t), e.envoy.Addr(), true)
+			}})
+		}
+	}
+	for _, d := range otherDoors(t, file) {
+		test(d)
+	}
+}
+
+// withoutCORS is a bootstrap without Envoy's cors filter, and with the headers of a
+// preflight among those that Tollgate is shown.
+func withoutCORS(t *testing.T, bootstrap []byte) []byte {
+	t.Helper()
+	var root map[string]any
+	if err := yaml.Unmarshal(bootstrap, &root); err != nil {
+		t.Fatal(err)
+	}
+	child := func(v any, name string) map[string]any { return v.(map[string]any)[name].(map[string]any) }
+	listeners := child(root, "static_resources")["listeners"].([]any)
+	chains := listeners[0].(map[string]any)["filter_chains"].([]any)
+	manager := child(chains[0].(map[string]any)["filters"].([]any)[0], "typed_config")
+	removed := 0
+	manager["http_filters"] = slices.DeleteFunc(manager["http_filters"].([]any), func(f any) bool {
+		switch f.(map[string]any)["name"] {
+		case "envoy.filters.http.cors":
+			removed++
+			return true
+		case "envoy.filters.http.ext_authz":
+			allowed := child(child(f, "typed_config"), "allowed_headers")
+			allowed["patterns"] = append(allowed["patterns"].([]any), map[string]any{"exact": "origin"}, map[string]any{"exact": "access-control-request-method"})
+		}
+		return false
+	})
+	for _, host := range child(manager, "route_config")["virtual_hosts"].([]any) {
+		if per, ok := host.(map[string]any)["typed_per_filter_config"].(map[string]any); ok {
+			delete(per, "envoy.filters.http.cors")
+		}
+	}
+	data, err := yaml.Marshal(root)
+	if err != nil || removed != 1 {
+		t.Fatalf("%d cors filters, %v", removed, err)
+	}
+	return data
+}
