@@ -6,11 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/goccy/go-yaml"
-
-	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
-	"tollgate/extauthz"
 	"tollgate/policy"
 )
 
@@ -86,7 +82,7 @@ const ourPage, otherPage = "https://app.example.com", "https://elsewhere.example
 func TestBrowserThroughTheShippedEnvoys(t *testing.T) {
 	_, entries, _ := apiFiles(t, "pixelmagic")
 	key := [2]string{"authorization", "Bearer " + entries[0].Secret}
-	for _, d := range envoyDoors(t, corsPolicy(t, "preflight: check"), entries) {
+	for _, d := range envoyDoors(t, corsPolicy(t, "preflight: check"), entries, nil) {
 		ours, other := page{ourPage, d.sends}, page{otherPage, d.sends}
 		good := ours.fetch(t, "GET", "/v1/models", key)
 		if !good.readable || received(good.answer) == nil {
@@ -110,7 +106,7 @@ func TestBrowserWhereTheApplicationAnswers(t *testing.T) {
 	_, entries, _ := apiFiles(t, "pixelmagic")
 	key := [2]string{"x-api-key", entries[0].Secret}
 	for preflight, passes := range map[string]bool{"preflight: public": true, "preflight: check": false} {
-		eachPlainDoor(t, corsPolicy(t, preflight), func(d door) {
+		for _, d := range plainDoors(t, corsPolicy(t, preflight)) {
 			ours := page{ourPage, d.sends}
 			good := ours.fetch(t, "GET", "/v1/models", key)
 			if echo := received(good.preflight); (echo != nil) != passes || passes && echo.Method != "OPTIONS" || !passes && good.preflight.Status != 401 {
@@ -136,69 +132,25 @@ func TestBrowserWhereTheApplicationAnswers(t *testing.T) {
 					t.Errorf("%s, %s: %s %s %v: %v %+v", d.name, preflight, r.Method, r.Target, r.Headers, err, resp)
 				}
 			}
-		})
+		}
 	}
 }
 
-// eachPlainDoor calls a test with the doors at which nobody but Tollgate and the
-// application knows of CORS.
-func eachPlainDoor(t *testing.T, file policy.File, test func(door)) {
+// plainDoors are those at which nobody but Tollgate and the application knows of CORS.
+func plainDoors(t *testing.T, file policy.File) []door {
 	t.Helper()
 	_, entries, _ := apiFiles(t, "pixelmagic")
-	s := newStack(t, nil, file)
-	s.use(t, newRedis(t, "embedded"), entries)
-	shipped, err := envoy.HTTPBootstrap()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, version := range envoyVersions() {
-		edges := map[string]*edge{"gRPC": startEnvoy(t, version, withoutCORS(t, bootstrap(t, "pixelmagic")), s.addr, s)}
-		if version >= oldestOverHTTP {
-			edges["HTTP"] = startEnvoy(t, version, withoutCORS(t, shipped), serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), s)
-		}
-		for name, e := range edges {
-			test(door{"envoy " + version + ", " + name, s, func(r *envoytest.Request) (*envoytest.Response, error) {
-				return r.SendH1(within(t), e.envoy.Addr(), true)
-			}})
-		}
-	}
-	for _, d := range otherDoors(t, file) {
-		test(d)
-	}
+	return append(envoyDoors(t, file, entries, func(bootstrap []byte) []byte { return withoutCORS(t, bootstrap) }), otherDoors(t, file)...)
 }
 
 // withoutCORS is a bootstrap without Envoy's cors filter, and with the headers of a
 // preflight among those that Tollgate is shown.
 func withoutCORS(t *testing.T, bootstrap []byte) []byte {
-	t.Helper()
-	var root map[string]any
-	if err := yaml.Unmarshal(bootstrap, &root); err != nil {
-		t.Fatal(err)
-	}
-	child := func(v any, name string) map[string]any { return v.(map[string]any)[name].(map[string]any) }
-	listeners := child(root, "static_resources")["listeners"].([]any)
-	chains := listeners[0].(map[string]any)["filter_chains"].([]any)
-	manager := child(chains[0].(map[string]any)["filters"].([]any)[0], "typed_config")
-	removed := 0
-	manager["http_filters"] = slices.DeleteFunc(manager["http_filters"].([]any), func(f any) bool {
-		switch f.(map[string]any)["name"] {
-		case "envoy.filters.http.cors":
-			removed++
-			return true
-		case "envoy.filters.http.ext_authz":
-			allowed := child(child(f, "typed_config"), "allowed_headers")
+	return editFilters(t, bootstrap, func(filter map[string]any) bool {
+		if filter["name"] == "envoy.filters.http.ext_authz" {
+			allowed := filter["typed_config"].(map[string]any)["allowed_headers"].(map[string]any)
 			allowed["patterns"] = append(allowed["patterns"].([]any), map[string]any{"exact": "origin"}, map[string]any{"exact": "access-control-request-method"})
 		}
-		return false
+		return filter["name"] != "envoy.filters.http.cors"
 	})
-	for _, host := range child(manager, "route_config")["virtual_hosts"].([]any) {
-		if per, ok := host.(map[string]any)["typed_per_filter_config"].(map[string]any); ok {
-			delete(per, "envoy.filters.http.cors")
-		}
-	}
-	data, err := yaml.Marshal(root)
-	if err != nil || removed != 1 {
-		t.Fatalf("%d cors filters, %v", removed, err)
-	}
-	return data
 }

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/goccy/go-yaml"
 
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
@@ -24,19 +27,23 @@ type door struct {
 }
 
 // envoyDoors starts the Envoys that are tested, each asking over gRPC and, where that
-// is supported, over HTTP, with each version of HTTP on the client's side.
-func envoyDoors(t *testing.T, file policy.File, entries []keys.Entry) (doors []door) {
+// is supported, over HTTP, with each version of HTTP on the client's side. edit, if not
+// nil, is what an operator changed in a bootstrap.
+func envoyDoors(t *testing.T, file policy.File, entries []keys.Entry, edit func(bootstrap []byte) []byte) (doors []door) {
 	t.Helper()
 	overHTTP, err := envoy.HTTPBootstrap()
 	if err != nil {
 		t.Fatal(err)
 	}
+	if edit == nil {
+		edit = func(bootstrap []byte) []byte { return bootstrap }
+	}
 	for _, version := range envoyVersions() {
 		s := newStack(t, nil, file)
 		s.use(t, newRedis(t, "embedded"), entries)
-		edges := map[string]*edge{"gRPC": startEnvoy(t, version, bootstrap(t, "pixelmagic"), s.addr, s)}
+		edges := map[string]*edge{"gRPC": startEnvoy(t, version, edit(bootstrap(t, "pixelmagic")), s.addr, s)}
 		if version >= oldestOverHTTP {
-			edges["HTTP"] = startEnvoy(t, version, overHTTP, serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), s)
+			edges["HTTP"] = startEnvoy(t, version, edit(overHTTP), serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), s)
 		}
 		for name, e := range edges {
 			for protocol, send := range map[string]func(*envoytest.Request, context.Context, string, bool) (*envoytest.Response, error){
@@ -60,7 +67,38 @@ func pixelmagicDoors(t *testing.T) (doors []door, key string) {
 			key = e.Secret
 		}
 	}
-	return append(envoyDoors(t, file, entries), otherDoors(t, file)...), key
+	return append(envoyDoors(t, file, entries, nil), otherDoors(t, file)...), key
+}
+
+// editFilters changes the HTTP filters of a bootstrap and drops those that are not to
+// be kept, with what virtual hosts say to them.
+func editFilters(t *testing.T, bootstrap []byte, keep func(filter map[string]any) bool) []byte {
+	t.Helper()
+	var root map[string]any
+	if err := yaml.Unmarshal(bootstrap, &root); err != nil {
+		t.Fatal(err)
+	}
+	child := func(v any, name string) map[string]any { return v.(map[string]any)[name].(map[string]any) }
+	chains := child(root, "static_resources")["listeners"].([]any)[0].(map[string]any)["filter_chains"].([]any)
+	manager := child(chains[0].(map[string]any)["filters"].([]any)[0], "typed_config")
+	hosts := child(manager, "route_config")["virtual_hosts"].([]any)
+	manager["http_filters"] = slices.DeleteFunc(manager["http_filters"].([]any), func(f any) bool {
+		filter := f.(map[string]any)
+		if keep(filter) {
+			return false
+		}
+		for _, host := range hosts {
+			if per, ok := host.(map[string]any)["typed_per_filter_config"].(map[string]any); ok {
+				delete(per, filter["name"].(string))
+			}
+		}
+		return true
+	})
+	data, err := yaml.Marshal(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 // received returns what the application received of a request, nil if it did not.
@@ -133,12 +171,28 @@ func TestEnvoyLetsNoAliasThrough(t *testing.T) {
 	for _, name := range []string{"X-Consumer-Idle", "X.Consumer.Idle", "My-X-Consumer-ID", "X-Method", "X-HTTP-Methods"} {
 		kept = append(kept, [2]string{name, "kept"})
 	}
-	for _, d := range envoyDoors(t, file, entries) {
+	doors := envoyDoors(t, file, entries, nil)
+	// Where Tollgate sees all headers it removes them itself. Over HTTP it sees none that is not allowed.
+	for _, d := range envoyDoors(t, file, entries, func(bootstrap []byte) []byte {
+		return editFilters(t, bootstrap, func(filter map[string]any) bool {
+			delete(filter["typed_config"].(map[string]any), "allowed_headers")
+			return filter["name"] != "envoy.filters.http.header_mutation"
+		})
+	}) {
+		if strings.Contains(d.name, "gRPC") {
+			d.name += ", all headers"
+			doors = append(doors, d)
+		}
+	}
+	for _, d := range doors {
 		for _, target := range []string{"/health", "/v1/models"} { // a public route, and one without scope
 			// Envoy takes 100 headers.
 			for start := 0; start < len(forged); start += 60 {
 				r := &envoytest.Request{Method: "GET", Target: target, Host: "api.pixelmagicai.com", Source: netip.MustParseAddr("192.0.2.1")}
 				r.Headers = append(append(r.Headers, kept...), forged[start:min(start+60, len(forged))]...)
+				if strings.Contains(d.name, "all headers") { // what only Envoy sets is not Tollgate's to remove
+					r.Headers = slices.DeleteFunc(r.Headers, func(h [2]string) bool { return strings.HasSuffix(strings.ToLower(h[0]), "address") })
+				}
 				r.Headers = append(r.Headers, [2]string{"authorization", "Bearer " + key})
 				resp, err := d.sends(r)
 				if err != nil {
@@ -193,7 +247,7 @@ func TestBehindALoadBalancer(t *testing.T) {
 	for _, network := range []string{"203.0.113.0/24", "2001:db8::/32", "10.0.0.0/8"} {
 		entries[0].Key.IPs = append(entries[0].Key.IPs, netip.MustParsePrefix(network))
 	}
-	for _, d := range envoyDoors(t, file, entries) {
+	for _, d := range envoyDoors(t, file, entries, nil) {
 		for forwarded, passes := range map[string]bool{
 			"203.0.113.9": true, "203.0.113.9:17085": true, "[2001:db8::9]:443": true, "2001:db8::9": true, "198.51.100.66, 203.0.113.9": true, "unknown, 203.0.113.9:1": true,
 			"198.51.100.66": false, "198.51.100.66:17085": false, "[2001:db9::9]:443": false, "203.0.113.9, 198.51.100.66": false,
