@@ -21,7 +21,7 @@ import (
 
 const (
 	// pepper is of no use to anybody: the keys live as long as one run.
-	pepper = "the pepper of tollgate bench"
+	pepper = "the pepper of tollgate-bench"
 	// prefix is that of the keys of the policy.
 	prefix = "be_"
 	// zipf is the exponent by which keys are chosen: the hottest of 10,000 gets one

@@ -13,14 +13,16 @@ import (
 	"slices"
 	"time"
 
-	"tollgate/cmd/tollgate/bench/load"
+	"tollgate/cmd/tollgate-bench/bench/load"
 	"tollgate/testdata"
 )
 
 // Options say what to run and for how long.
 type Options struct {
-	// Binary is the tollgate that is measured; it is also the load and the yardstick.
+	// Binary is the tollgate that is measured. Self is tollgate-bench, which is also
+	// the load and the yardstick.
 	Binary  string
+	Self    string
 	Version string
 	// Rounds and Duration: after Warmup a case and case a are measured in turn for
 	// Duration each, Rounds times, and then OpenLoop times at a fixed rate, for latencies; 0 leaves that out.
@@ -173,7 +175,7 @@ func (b *bench) files() (err error) {
 }
 
 func (b *bench) startLoad() (err error) {
-	if b.load, err = spawn("the load", true, b.Binary, cleanEnvironment(), "bench", "load"); err != nil {
+	if b.load, err = spawn("the load", true, b.Self, cleanEnvironment(), "load"); err != nil {
 		return err
 	}
 	b.closers = append(b.closers, b.load.stop)
@@ -228,11 +230,11 @@ func (b *bench) startYardsticks(ctx context.Context, names ...string) error {
 		return err
 	}
 	for _, name := range names {
-		args := []string{"bench", "yardstick", "--reply", b.file("reply")}
+		args := []string{"yardstick", "--reply", b.file("reply")}
 		if name == floor {
 			args = append(args, "--floor")
 		}
-		s, err := startSubject(b.Binary, b.dir, name, nil, args...)
+		s, err := startSubject(b.Self, b.dir, name, nil, args...)
 		if err != nil {
 			return err
 		}

@@ -1,4 +1,6 @@
-package main
+// Package memory lets the Go runtime use more memory for fewer collections, within what
+// the cached keys and the container allow.
+package memory
 
 import (
 	"context"
@@ -11,8 +13,8 @@ import (
 )
 
 const (
-	// defaultCacheKeys is how many keys are in memory at most, unless it is set.
-	defaultCacheKeys = 1_000_000
+	// DefaultKeys is how many keys a server holds in memory at most, unless it is set.
+	DefaultKeys = 1_000_000
 	// gcPercent is the least GOGC. A server whose live heap is small would otherwise
 	// collect it a hundred times a second.
 	gcPercent = 400
@@ -23,28 +25,28 @@ const (
 	// The memory that the collector may use before it works harder: some for the
 	// server, and for each key that may be in memory more than twice what a plain one
 	// takes.
-	memoryBase   = 128 << 20
-	memoryPerKey = 600
+	base   = 128 << 20
+	perKey = 600
 	// Keys with long lists take more. A limit near what is in use would have the
 	// collector run all the time, so it is never less than this part of that.
-	memoryOfLive = 1.5
-	// memoryShare is what the Go runtime may have of a container's memory.
-	memoryShare = 0.9
-	// memoryCheck is how often the settings are compared with what is in use.
-	memoryCheck = 5 * time.Second
+	ofLive = 1.5
+	// share is what the Go runtime may have of a container's memory.
+	share = 0.9
+	// interval is how often the settings are compared with what is in use.
+	interval = 5 * time.Second
 )
 
-// tuneMemory sets what GOGC and GOMEMLIMIT would, each unless it is set: memory for
-// fewer collections, within what cacheKeys keys and the container allow. It goes on
-// until ctx ends.
-func tuneMemory(ctx context.Context, cacheKeys int) {
+// Tune sets what GOGC and GOMEMLIMIT would, each unless it is set: memory for fewer
+// collections, within what cacheKeys keys and the container allow. It goes on until
+// ctx ends.
+func Tune(ctx context.Context, cacheKeys int) {
 	ownPercent, ownLimit := os.Getenv("GOGC") == "", os.Getenv("GOMEMLIMIT") == ""
-	tick := time.NewTicker(memoryCheck)
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for percent := 0; ownPercent || ownLimit; {
 		live := liveHeap()
 		if ownLimit {
-			debug.SetMemoryLimit(memoryLimit(cacheKeys, live, memlimit.FromCgroup))
+			debug.SetMemoryLimit(limit(cacheKeys, live, memlimit.FromCgroup))
 		}
 		// Setting it stops the process for a moment, so small differences do not count.
 		if p := percentFor(live, debug.SetMemoryLimit(-1)); ownPercent && (p > percent*5/4 || p < percent*4/5) {
@@ -75,12 +77,12 @@ func liveHeap() uint64 {
 	return sample[0].Value.Uint64()
 }
 
-// memoryLimit is in bytes. An error of container means that there is none, or none
+// limit is in bytes. An error of container means that there is none, or none
 // that can be read.
-func memoryLimit(cacheKeys int, live uint64, container func() (uint64, error)) int64 {
-	limit := max(int64(memoryBase)+int64(cacheKeys)*memoryPerKey, int64(float64(live)*memoryOfLive))
+func limit(cacheKeys int, live uint64, container func() (uint64, error)) int64 {
+	bytes := max(int64(base)+int64(cacheKeys)*perKey, int64(float64(live)*ofLive))
 	if most, err := container(); err == nil && most > 0 {
-		limit = min(limit, int64(float64(most)*memoryShare))
+		bytes = min(bytes, int64(float64(most)*share))
 	}
-	return limit
+	return bytes
 }

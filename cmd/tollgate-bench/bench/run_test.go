@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"tollgate/cmd/tollgate/bench/load"
+	"tollgate/cmd/tollgate-bench/bench/load"
 )
 
 // noInput is where jobs go that nobody makes.

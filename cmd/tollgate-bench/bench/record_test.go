@@ -25,7 +25,7 @@ import (
 )
 
 // record says that the files in testdata/check are to be written anew:
-// go test ./cmd/tollgate/bench -run Recorded -record
+// go test ./cmd/tollgate-bench/bench -run Recorded -record
 var record = flag.Bool("record", false, "write the recorded requests in testdata/check anew")
 
 const limit = 20 * time.Second

@@ -13,9 +13,16 @@ import (
 	"testing"
 	"time"
 
-	"tollgate/cmd/tollgate/bench"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"tollgate/cmd/tollgate-bench/bench"
+	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy/envoytest"
 )
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tollgate-bench": main})
+}
 
 // needsPart skips a test whose real part is missing, loudly, or fails it where CI says
 // that the part must be there.
@@ -30,14 +37,14 @@ func needsPart(t *testing.T, part string, err error) {
 	t.Skipf("SKIPPED, NOT TESTED: %v", err)
 }
 
-// benchmark runs the binary, because its servers are the binary too, and returns
+// benchmark runs the binary, because the load is the binary too, and returns
 // its JSON and its exit code.
 func benchmark(t *testing.T, into any, args ...string) (code int) {
 	t.Helper()
 	_, err := exec.LookPath("redis-server")
 	needsPart(t, "redis", err)
 	chart := t.TempDir() + "/chart.svg"
-	cmd := exec.CommandContext(t.Context(), "tollgate", append(append([]string{"bench"}, args...), "-o", "json", "--chart", chart)...)
+	cmd := exec.CommandContext(t.Context(), "tollgate-bench", append(args, "--binary", tollgatetest.Build(t), "-o", "json", "--chart", chart)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	var exit *exec.ExitError
@@ -62,6 +69,26 @@ func benchmark(t *testing.T, into any, args ...string) (code int) {
 	return cmd.ProcessState.ExitCode()
 }
 
+func TestBadFlags(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--rounds", "0"}, "--rounds: 0 is less than 1"},
+		{[]string{"--duration", "1ms"}, "--duration: 1ms is less than 10ms"},
+		{[]string{"--keys", "0"}, "--keys: 0 is not 1 to 1000000"},
+		{[]string{"--request", "none"}, `--request: unknown value "none"`},
+		{[]string{"-o", "xml"}, `--output: unknown value "xml"`},
+		{[]string{"--binary", "/nonexistent"}, "no tollgate to measure"},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), c.args, strings.NewReader(""), &stdout, &stderr)
+		if code != 1 || strings.Count(stderr.String(), c.want) != 1 {
+			t.Errorf("%q: exit %d, %q, want %q once", c.args, code, &stderr, c.want)
+		}
+	}
+}
+
 // guarding returns the lines that decide about the exit code.
 func guarding(lines []bench.Line) (guards []string) {
 	for _, l := range lines {
@@ -77,7 +104,7 @@ func guarding(lines []bench.Line) (guards []string) {
 // bench-short does that.
 func TestBenchShort(t *testing.T) {
 	var r bench.Report
-	if code := benchmark(t, &r, "--short", "--unjudged", "--keys", "300"); code != exitOK {
+	if code := benchmark(t, &r, "--short", "--unjudged", "--keys", "300"); code != 0 {
 		t.Fatalf("exit %d", code)
 	}
 	if guards := guarding(r.Lines); len(guards) != 0 {
@@ -136,7 +163,7 @@ func TestBenchEnvoyShort(t *testing.T) {
 	_, err := envoytest.Find()
 	needsPart(t, "envoy", err)
 	var r bench.EdgeReport
-	if code := benchmark(t, &r, "envoy", "--short", "--keys", "100"); code != exitOK {
+	if code := benchmark(t, &r, "envoy", "--short", "--keys", "100"); code != 0 {
 		t.Fatalf("exit %d", code)
 	}
 	if len(r.Rows) < 5 || r.PerSecond <= 0 || len(r.Lines) == 0 {
@@ -151,14 +178,14 @@ func TestBenchEnvoyShort(t *testing.T) {
 }
 
 func TestBenchNeedsARealRedis(t *testing.T) {
-	path, err := exec.LookPath("tollgate")
+	path, err := exec.LookPath("tollgate-bench")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), path, "bench", "--short")
+	cmd := exec.CommandContext(t.Context(), path, "--short", "--binary", tollgatetest.Build(t))
 	cmd.Env = append(os.Environ(), "PATH="+t.TempDir())
 	out, err := cmd.CombinedOutput()
-	if err == nil || cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(string(out), "redis-server is not on PATH") {
+	if err == nil || cmd.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "redis-server is not on PATH") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

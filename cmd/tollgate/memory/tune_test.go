@@ -1,4 +1,4 @@
-package main
+package memory
 
 import (
 	"errors"
@@ -22,7 +22,7 @@ func TestMemoryLimit(t *testing.T) {
 		{1_000, 0, 64 << 30, nil, 128<<20 + 600_000},
 		{1_000_000, 0, 1 << 63, nil, 128<<20 + 600_000_000},
 	} {
-		if got := memoryLimit(test.keys, test.live, func() (uint64, error) { return test.container, test.err }); got != test.want {
+		if got := limit(test.keys, test.live, func() (uint64, error) { return test.container, test.err }); got != test.want {
 			t.Errorf("%+v: %d", test, got)
 		}
 	}

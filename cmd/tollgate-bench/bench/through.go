@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"tollgate/cmd/tollgate/bench/load"
+	"tollgate/cmd/tollgate-bench/bench/load"
 	"tollgate/envoy/envoytest"
 )
 
@@ -49,7 +49,7 @@ func noFilter() setup {
 	return setup{id: withoutFilter, name: "no filter", change: func(e *edge) error { return e.replace() }}
 }
 
-// comparison is the study of `tollgate bench envoy`.
+// comparison is the study of `tollgate-bench envoy`.
 func comparison() study {
 	return study{noFilter(), setup{id: alwaysAllow, name: "gRPC, always allow, stock grpc-go, filter with defaults", server: stock, change: defaultFilter}, []setup{
 		{id: "own", name: "Envoy's own api_key_auth and local_ratelimit", change: ownFilters},

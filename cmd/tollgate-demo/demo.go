@@ -1,3 +1,7 @@
+// Command tollgate-demo shows tollgate: the server's own binary, four published APIs, an
+// application that echoes what it received, and a real Envoy in front of it all.
+//
+// It exits with 0, and with 1 if something failed or an answer was wrong.
 package main
 
 import (
@@ -5,12 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
+	"os/signal"
 	"strconv"
-	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -18,12 +21,32 @@ import (
 
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
-	"tollgate/extauthz"
 	"tollgate/policy"
 	"tollgate/policy/keys"
-	"tollgate/policy/limits"
 	"tollgate/testdata"
 )
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return 0
+	case !errors.Is(err, errWrong): // which the table has told
+		_, _ = fmt.Fprintf(stderr, "tollgate-demo: %v\n", err)
+	}
+	return 1
+}
+
+// errWrong says that an answer was not the expected one.
+var errWrong = errors.New("wrong answers")
 
 const (
 	demoPort = 10000
@@ -31,54 +54,56 @@ const (
 	demoPepper = "the pepper of tollgate demo"
 	// demoStart bounds the start of Envoy, which takes well under a second.
 	demoStart = 30 * time.Second
-	// demoStop bounds the end of calls under way.
-	demoStop = 2 * time.Second
 )
 
-func newDemo() *cobra.Command {
-	var once bool
-	var port int
+func newRoot() *cobra.Command {
+	d := &demo{}
 	cmd := &cobra.Command{
-		Use:   "demo [--once] [--port PORT]",
+		Use:   "tollgate-demo [--once] [--port PORT]",
 		Short: "Show four APIs behind a real Envoy",
-		Long: `Start Tollgate with an embedded store and demo keys, an application that echoes
+		Long: `Start tollgate with an embedded store and demo keys, an application that echoes
 what it receives, and a real Envoy in front of both, for four APIs. Print curl
 lines to paste, and stay until Ctrl-C, which leaves nothing running. With --once,
 send the requests, print what came back, and end: with 0 if all answers are right.
 
 Envoy is ENVOY_BIN, else .tools/envoy, else envoy on PATH.`,
-		Args: cobra.NoArgs,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if port < 0 || port > 65535 {
-				return fmt.Errorf("--port: %d is no port", port)
+			if d.port < 0 || d.port > 65535 {
+				return fmt.Errorf("--port: %d is no port", d.port)
 			}
-			return failed(runDemo(cmd.Context(), &demo{once: once, port: port, out: cmd.OutOrStdout(), stderr: cmd.ErrOrStderr()}))
+			d.out = cmd.OutOrStdout()
+			return d.run(cmd.Context())
 		},
 	}
-	cmd.Flags().BoolVar(&once, "once", false, "send the requests, print a table of the answers, and end")
-	cmd.Flags().IntVar(&port, "port", demoPort, "Envoy's port on 127.0.0.1; if it is taken, another one")
+	cmd.Flags().BoolVar(&d.once, "once", false, "send the requests, print a table of the answers, and end")
+	cmd.Flags().IntVar(&d.port, "port", demoPort, "Envoy's port on 127.0.0.1; if it is taken, another one")
+	cmd.Flags().StringVar(&d.binary, "binary", "", "tollgate to show (default: beside this program, else on PATH)")
 	return cmd
 }
 
 // demo is a running demo.
 type demo struct {
-	once        bool
-	port        int
-	out, stderr io.Writer
+	once   bool
+	port   int
+	binary string
+	out    io.Writer
 
-	policies *policy.Set
+	policies []policy.File
 	entries  []keys.Entry
 	shots    []shot
 	hasher   *keys.Hasher
-	store    *store
+	server   *server
 	envoy    *envoytest.Envoy
 	closers  []func() error // in the order of starting
 }
 
-// runDemo starts everything, shows it, and leaves nothing behind.
-func runDemo(ctx context.Context, d *demo) (err error) {
+// run starts everything, shows it, and leaves nothing behind.
+func (d *demo) run(ctx context.Context) (err error) {
 	begin := time.Now()
-	stop, _, release := untilSignal(ctx)
+	stop, release := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer release()
 	defer func() { err = errors.Join(err, d.close()) }()
 	if err := d.start(stop); err != nil {
@@ -102,6 +127,8 @@ func runDemo(ctx context.Context, d *demo) (err error) {
 		return nil
 	case <-d.envoy.Done():
 		return fmt.Errorf("the Envoy has ended:\n%s", d.envoy.Log())
+	case <-d.server.done:
+		return fmt.Errorf("tollgate has ended:\n%s", &d.server.log)
 	}
 }
 
@@ -111,7 +138,6 @@ func (d *demo) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	redis.SetLogger(redisLog{slog.New(slog.DiscardHandler)})
 	d.hasher = keys.NewHasher([]byte(demoPepper))
 	if err := d.load(); err != nil {
 		return err
@@ -121,11 +147,11 @@ func (d *demo) start(ctx context.Context) error {
 		return err
 	}
 	d.closers = append(d.closers, func() error { return os.RemoveAll(dir) })
-	if err := d.openStore(ctx, filepath.Join(dir, "store.sock")); err != nil {
+	if d.server, err = startServer(ctx, d.binary, dir, d.policies); err != nil {
 		return err
 	}
-	address := unixPrefix + filepath.Join(dir, "grpc.sock")
-	if err := d.serve(address); err != nil {
+	d.closers = append(d.closers, d.server.stop)
+	if err := d.addKeys(ctx, d.server.store()); err != nil {
 		return err
 	}
 	upstream, err := envoytest.Serve("127.0.0.1:0")
@@ -133,19 +159,18 @@ func (d *demo) start(ctx context.Context) error {
 		return err
 	}
 	d.closers = append(d.closers, upstream.Close)
-	return d.startEnvoy(ctx, binary, address, upstream.Addr())
+	return d.startEnvoy(ctx, binary, d.server.grpc(), upstream.Addr())
 }
 
 // load reads the embedded policies, keys and requests of the four APIs.
 func (d *demo) load() error {
-	var files []policy.File
 	secrets := map[string]string{}
 	for _, api := range testdata.APIs() {
 		policyFile, err := testdata.File(api, "policy.yaml")
 		if err != nil {
 			return err
 		}
-		files = append(files, policy.File{Name: api + "/policy.yaml", Data: policyFile})
+		d.policies = append(d.policies, policy.File{Name: api + ".yaml", Data: policyFile})
 		entries, err := testdata.Keys(api)
 		if err != nil {
 			return err
@@ -173,63 +198,27 @@ func (d *demo) load() error {
 	if len(d.shots) == 0 {
 		return errors.New("no request is marked [demo]")
 	}
-	var err error
-	d.policies, err = policy.Compile(files...)
-	return err
-}
-
-func (d *demo) openStore(ctx context.Context, socket string) error {
-	var err error
-	if d.store, err = openEmbedded(socket); err != nil {
-		return err
-	}
-	d.closers = append(d.closers, d.store.close)
-	// Not checked against the policies: some records are broken on purpose.
-	manager := keys.NewManager(keys.NewStore(d.store.client), d.hasher, noRules{}, keys.NewAudit(d.store.client, 0),
-		keys.Actor{Name: "tollgate demo", Operator: true}, time.Now)
-	_, err = manager.Seed(ctx, d.entries, keys.SeedSource{Source: "the demo"})
-	return err
-}
-
-// serve starts the authorization server.
-func (d *demo) serve(address string) error {
-	listener, err := listen(address)
-	if err != nil {
-		return err
-	}
-	registry, metrics := newMetrics()
-	policies := extauthz.FixedPolicies(d.policies, metrics)
-	log := slog.New(slog.NewTextHandler(d.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	cache := newKeyCache(d.store.client, keys.CacheOptions{}, false, policies, registry, metrics, log)
-	ctx, endCache := context.WithCancel(context.Background())
-	var work sync.WaitGroup
-	work.Go(func() { cache.run(ctx) })
-	d.closers = append(d.closers, func() error {
-		endCache()
-		work.Wait()
-		return nil
-	})
-	leases := limits.NewLeases(limits.NewStore(d.store.client, nil), limits.Options{})
-	work.Go(func() { leases.Run(ctx) })
-	server := extauthz.New(extauthz.Config{
-		Policies:  policies,
-		Decider:   policy.NewDecider(d.hasher, limits.NewLocal(1, time.Now, maxLocalKeys), time.Now),
-		Keys:      cache.cache,
-		Breaker:   cache.breaker,
-		Limits:    leases,
-		Metrics:   metrics,
-		Log:       log,
-		Decisions: extauthz.LogNone,
-	})
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
-	d.closers = append(d.closers, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), demoStop)
-		defer cancel()
-		server.Shutdown(ctx)
-		return <-ended
-	})
 	return nil
+}
+
+// noRules lets keys be added that the policies cannot use: some of the demo's records
+// are broken on purpose.
+type noRules struct{}
+
+func (noRules) ValidateKey(*keys.Key) error                { return nil }
+func (noRules) HoldsSecret(string, string) bool            { return false }
+func (noRules) Limit(string, string, string) (int64, bool) { return 0, false }
+func (noRules) Cap(string, string, string) (int, bool)     { return 0, false }
+func (noRules) Prefix(string, string) (string, error)      { return "", nil }
+
+// addKeys adds the keys to the store at a unix socket.
+func (d *demo) addKeys(ctx context.Context, socket string) error {
+	client := redis.NewClient(&redis.Options{Network: "unix", Addr: socket, Protocol: 2, DisableIdentity: true})
+	defer client.Close()
+	manager := keys.NewManager(keys.NewStore(client), d.hasher, noRules{}, keys.NewAudit(client, 0),
+		keys.Actor{Name: "tollgate demo", Operator: true}, time.Now)
+	_, err := manager.Seed(ctx, d.entries, keys.SeedSource{Source: "the demo"})
+	return err
 }
 
 func (d *demo) startEnvoy(ctx context.Context, binary, tollgate, upstream string) error {

@@ -138,7 +138,7 @@ func (d *demo) check(ctx context.Context, took time.Duration) error {
 	_, err := fmt.Fprintf(d.out, "%s\n%d of %d answers are right. The first came after %s.\n",
 		wrong.String(), len(d.shots)-wrongs, len(d.shots), seconds(took))
 	if err == nil && wrongs > 0 {
-		return &failure{}
+		return errWrong
 	}
 	return err
 }

@@ -5,22 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
-	"runtime"
+	"strings"
+	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 
-	"tollgate/cmd/tollgate/bench"
-	"tollgate/cmd/tollgate/bench/load"
-	"tollgate/extauthz/yardstick"
+	"tollgate/cmd/tollgate-bench/bench"
 )
 
 // benchFlags are the flags of bench.
@@ -30,15 +25,18 @@ type benchFlags struct {
 	short         bool
 	unjudged      bool
 	output, chart string
+	binary        string // the tollgate to measure
 }
 
-func newBench() *cobra.Command {
+func newRoot() *cobra.Command {
 	// What the slowest percent takes differs more from round to round than CPU time does.
 	f := &benchFlags{latencies: 2}
 	f.JudgeMemory = true
 	cmd := &cobra.Command{
-		Use:   "bench [flags]",
-		Short: "Measure what a decision costs",
+		Use:           "tollgate-bench",
+		Short:         "Measure what a decision costs",
+		SilenceErrors: true,
+		SilenceUsage:  true,
 		Long: `Measure, on this machine, the CPU time of a decision beside that of a server that
 decides nothing: stock grpc-go, the generated code, always allow. Servers, load and
 a real redis-server (which must be on PATH) run as processes of their own; every
@@ -53,6 +51,9 @@ our settings misses its line by more than 10 %, or has nothing to compare. --sho
 measures a moment of everything and judges no time, only what is allocated. (make
 bench-short, as CI runs it, also compares the codec with the generated code.)
 
+It and the tollgate that it measures should be built with the same profile (-pgo),
+as make bench does: it is the always-allow server too.
+
 It needs Linux and some minutes in which the machine does nothing else.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -64,12 +65,13 @@ It needs Linux and some minutes in which the machine does nothing else.`,
 	flags.StringVar(&f.Request, "request", "all-headers", "recorded request: all-headers, as Envoy sends it by default (15 headers), or shipped, with the allowed_headers of a bootstrap of ours (4)")
 	flags.BoolVar(&f.Growth, "growth", false, "also measure growth from 1 to 1,000,000 keys and from 1 to 6 windows, and memory")
 	flags.StringVar(&f.Profile, "profile", "", "file for a CPU profile of the leased server")
-	cmd.AddCommand(newBenchEnvoy(), newBenchLoad(), newBenchYardstick())
+	cmd.CompletionOptions.HiddenDefaultCmd = true
+	cmd.AddCommand(newEnvoy(), newLoad(), newYardstick())
 	return cmd
 }
 
-// newBenchEnvoy measures the same through Envoy.
-func newBenchEnvoy() *cobra.Command {
+// newEnvoy measures the same through Envoy.
+func newEnvoy() *cobra.Command {
 	f, settings := &benchFlags{latencies: 1}, false
 	cmd := &cobra.Command{
 		Use:   "envoy [flags]",
@@ -107,6 +109,7 @@ func (f *benchFlags) add(cmd *cobra.Command, chart string) {
 	flags.BoolVar(&f.short, "short", false, "a moment of everything, in which no time is judged")
 	flags.BoolVar(&f.unjudged, "unjudged", false, "end well whatever was measured")
 	flags.StringVarP(&f.output, "output", "o", "table", "table or json")
+	flags.StringVar(&f.binary, "binary", "", "tollgate to measure (default: beside this program, else on PATH)")
 	flags.StringVar(&f.chart, "chart", filepath.Join(os.TempDir(), chart), "file for the chart, an SVG; empty for none")
 }
 
@@ -128,16 +131,14 @@ func (f *benchFlags) run(cmd *cobra.Command, measure func(context.Context, bench
 	if f.short {
 		f.shorten()
 	}
-	binary, err := os.Executable()
-	if err != nil {
-		return failed(err)
+	if err := f.find(cmd.ErrOrStderr()); err != nil {
+		return err
 	}
-	f.Binary, f.Version, f.Progress = binary, version(), cmd.ErrOrStderr()
-	stop, _, release := untilSignal(cmd.Context())
+	stop, release := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 	defer release()
 	r, err := measure(stop, f.Options)
 	if err != nil {
-		return failed(err)
+		return err
 	}
 	if f.output == "json" {
 		err = r.WriteJSON(cmd.OutOrStdout())
@@ -151,7 +152,32 @@ func (f *benchFlags) run(cmd *cobra.Command, measure func(context.Context, bench
 	if fails := r.Fails(); err == nil && len(fails) > 0 {
 		err = fmt.Errorf("missed by more than 10 %%: %s", bench.FailureText(fails))
 	}
-	return failed(err)
+	return err
+}
+
+// find finds the two programs that a run consists of.
+func (f *benchFlags) find(progress io.Writer) (err error) {
+	f.Progress = progress
+	if f.Self, err = os.Executable(); err != nil {
+		return err
+	}
+	if f.Binary = f.binary; f.Binary == "" {
+		f.Binary = filepath.Join(filepath.Dir(f.Self), "tollgate")
+		if _, err := os.Stat(f.Binary); err != nil {
+			f.Binary = "tollgate"
+		}
+	}
+	if f.Binary, err = exec.LookPath(f.Binary); err != nil {
+		return fmt.Errorf("no tollgate to measure (make build, or --binary): %w", err)
+	}
+	out, err := exec.Command(f.Binary, "version").Output()
+	if err != nil {
+		return fmt.Errorf("%s version: %w", f.Binary, err)
+	}
+	if words := strings.Fields(string(out)); len(words) > 1 {
+		f.Version = words[1]
+	}
+	return nil
 }
 
 // shorten is what --short makes of the options.
@@ -176,12 +202,8 @@ func (f *benchFlags) check() error {
 	case f.Request != "shipped" && f.Request != "all-headers":
 		return fmt.Errorf("--request: unknown value %q, want shipped or all-headers", f.Request)
 	}
-	return checkOutput(f.output)
-}
-
-func checkOutput(output string) error {
-	if output != "table" && output != "json" {
-		return fmt.Errorf("--output: unknown value %q, want table or json", output)
+	if f.output != "table" && f.output != "json" {
+		return fmt.Errorf("--output: unknown value %q, want table or json", f.output)
 	}
 	return nil
 }
@@ -192,74 +214,4 @@ func writeChart(path string, write func(io.Writer) error) error {
 		return err
 	}
 	return errors.Join(write(file), file.Close())
-}
-
-// newBenchLoad is the process that makes the load.
-func newBenchLoad() *cobra.Command {
-	return &cobra.Command{
-		Use: "load", Short: "Make the load of bench (jobs on stdin, results on stdout, JSON)", Hidden: true, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return failed(load.Serve(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout()))
-		},
-	}
-}
-
-// newBenchYardstick is the server that bench compares with.
-func newBenchYardstick() *cobra.Command {
-	var reply, addresses, address string
-	var floor bool
-	cmd := &cobra.Command{
-		Use: "yardstick", Short: "Serve always-allow, as bench compares with", Hidden: true, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			data, err := os.ReadFile(reply)
-			if err != nil {
-				return fmt.Errorf("--reply: %w", err)
-			}
-			server := yardstick.Floor(data)
-			if floor {
-				runtime.GC() // nothing is tuned before what is in use is known
-				go tuneMemory(cmd.Context(), defaultCacheKeys)
-			} else if server, err = yardstick.New(data); err != nil {
-				return err
-			}
-			return failed(serveYardstick(cmd.Context(), server, address, addresses))
-		},
-	}
-	cmd.Flags().StringVar(&reply, "reply", "", "file with the CheckResponse to answer")
-	cmd.Flags().BoolVar(&floor, "floor", false, "decode nothing")
-	cmd.Flags().StringVar(&address, "grpc-address", "127.0.0.1:0", "address: HOST:PORT or unix:PATH")
-	cmd.Flags().StringVar(&addresses, "addresses-file", "", "file that gets the chosen addresses as JSON")
-	return cmd
-}
-
-// serveYardstick serves until a signal, with /metrics as tollgate serve has them.
-func serveYardstick(ctx context.Context, server *grpc.Server, address, file string) error {
-	stop, _, release := untilSignal(ctx)
-	defer release()
-	grpcListener, err := listen(address)
-	if err != nil {
-		return err
-	}
-	defer grpcListener.Close()
-	httpListener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector())
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	status := &http.Server{Handler: mux, ReadHeaderTimeout: httpHeaderTimeout}
-	ended := make(chan error, 2)
-	go func() { ended <- server.Serve(grpcListener) }()
-	go func() { ended <- ignoreClosed(status.Serve(httpListener)) }()
-	text := fmt.Sprintf("{\"grpc\":%q,\"http\":%q}\n", printAddress(grpcListener), printAddress(httpListener))
-	if err = writeFile(file, []byte(text)); err == nil {
-		select {
-		case <-stop.Done():
-		case err = <-ended:
-		}
-	}
-	server.Stop()
-	return errors.Join(err, status.Close())
 }

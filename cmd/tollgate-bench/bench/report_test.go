@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"tollgate/cmd/tollgate/bench/load"
+	"tollgate/cmd/tollgate-bench/bench/load"
 	"tollgate/policy"
 	"tollgate/policy/keys"
 )

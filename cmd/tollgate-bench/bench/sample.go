@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"tollgate/cmd/tollgate/bench/load"
+	"tollgate/cmd/tollgate-bench/bench/load"
 )
 
 // sample is one case in one round.
