@@ -2,6 +2,7 @@ package extauthz_test
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -106,7 +107,7 @@ func TestBrowserWhereTheApplicationAnswers(t *testing.T) {
 	_, entries, _ := apiFiles(t, "pixelmagic")
 	key := [2]string{"x-api-key", entries[0].Secret}
 	for preflight, passes := range map[string]bool{"preflight: public": true, "preflight: check": false} {
-		for _, d := range plainDoors(t, corsPolicy(t, preflight)) {
+		eachPlainDoor(t, corsPolicy(t, preflight), func(t *testing.T, d door) {
 			ours := page{ourPage, d.sends}
 			good := ours.fetch(t, "GET", "/v1/models", key)
 			if echo := received(good.preflight); (echo != nil) != passes || passes && echo.Method != "OPTIONS" || !passes && good.preflight.Status != 401 {
@@ -115,8 +116,8 @@ func TestBrowserWhereTheApplicationAnswers(t *testing.T) {
 			if good.readable != passes || passes && received(good.answer) == nil {
 				t.Errorf("%s, %s: with a key: %+v", d.name, preflight, good)
 			}
-			// A page that has no key is refused like everybody.
-			if bad := ours.fetch(t, "POST", "/v1/generate", [2]string{"content-type", "text/json"}); passes && (bad.answer == nil || bad.answer.Status != 401) {
+			// A page that has no key is refused like everybody. It can read that where somebody lets it.
+			if bad := ours.fetch(t, "POST", "/v1/generate", [2]string{"content-type", "text/json"}); passes && (bad.answer == nil || bad.answer.Status != 401 || bad.readable == strings.HasPrefix(d.name, "envoy")) {
 				t.Errorf("%s: without a key: %+v", d.name, bad)
 			}
 			// Neither does what only looks like a preflight pass, nor one of what has no route.
@@ -132,15 +133,50 @@ func TestBrowserWhereTheApplicationAnswers(t *testing.T) {
 					t.Errorf("%s, %s: %s %s %v: %v %+v", d.name, preflight, r.Method, r.Target, r.Headers, err, resp)
 				}
 			}
-		}
+		})
 	}
 }
 
-// plainDoors are those at which nobody but Tollgate and the application knows of CORS.
-func plainDoors(t *testing.T, file policy.File) []door {
+// eachPlainDoor runs a test at the doors at which nobody but Tollgate and the
+// application knows of CORS: at those of nginx and Caddy with the lines of our page that
+// let pages read refusals.
+func eachPlainDoor(t *testing.T, file policy.File, test func(t *testing.T, d door)) {
 	t.Helper()
 	_, entries, _ := apiFiles(t, "pixelmagic")
-	return append(envoyDoors(t, file, entries, func(bootstrap []byte) []byte { return withoutCORS(t, bootstrap) }), otherDoors(t, file)...)
+	for _, d := range envoyDoors(t, file, entries, func(bootstrap []byte) []byte { return withoutCORS(t, bootstrap) }) {
+		t.Run(d.name, func(t *testing.T) { test(t, d) })
+	}
+	eachOtherDoor(t, file, entries, func(config string) string { return withCORS(t, config) }, test)
+}
+
+// withCORS adds the lines of envoy/README.md to a shipped file.
+func withCORS(t *testing.T, config string) string {
+	t.Helper()
+	data, err := os.ReadFile("../envoy/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := func(file string) string {
+		_, text, ok := strings.Cut(string(data), "<!-- cors: "+file+" -->\n```"+map[string]string{"nginx.conf": "nginx", "Caddyfile": "caddyfile"}[file]+"\n")
+		text, _, end := strings.Cut(text, "```\n")
+		if !ok || !end {
+			t.Fatalf("envoy/README.md has no lines for %s", file)
+		}
+		return text
+	}
+	for place, file := range map[string]string{
+		"location @denied {\n": "nginx.conf", "location @unavailable { ": "nginx.conf", "forward_auth 127.0.0.1:": "Caddyfile",
+	} {
+		before, after, ok := strings.Cut(config, place)
+		if file == "Caddyfile" && ok { // its address ends the line
+			address, rest, _ := strings.Cut(after, "\n")
+			place, after = place+address+"\n", rest
+		}
+		if ok {
+			config = before + place + lines(file) + after
+		}
+	}
+	return config
 }
 
 // withoutCORS is a bootstrap without Envoy's cors filter, and with the headers of a

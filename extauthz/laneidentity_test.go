@@ -16,6 +16,12 @@ func identityHeaders() []string {
 	}
 }
 
+// withheldHeaders are the headers that no client can send the application: those, and
+// the ones that ask it for another method than the one that was checked.
+func withheldHeaders() []string {
+	return append(identityHeaders(), "X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override")
+}
+
 // cgiName is the name by which a CGI-like application finds a header: one byte that
 // is no letter or digit is as good as another.
 func cgiName(name string) string {
@@ -53,7 +59,7 @@ func received(resp *envoytest.Response) *envoytest.Received {
 // does.
 func TestAliasesOfIdentityHeadersBehindOtherProxies(t *testing.T) {
 	var forged [][2]string
-	for _, header := range identityHeaders() {
+	for _, header := range withheldHeaders() {
 		for _, name := range aliases(header) {
 			forged = append(forged, [2]string{name, "forged"})
 		}
