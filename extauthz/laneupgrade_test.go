@@ -165,6 +165,37 @@ func TestOnlyTheOpenedRouteTakesWebSockets(t *testing.T) {
 	})
 }
 
+// HTTP/2 opens WebSockets with CONNECT and a :protocol (RFC 8441). No route of a
+// policy allows CONNECT, so these stay closed, opened route or not.
+func TestNoExtendedConnectBehindAnyProxy(t *testing.T) {
+	application := newUpgrader(t)
+	open := openWebSockets(t)
+	setup := proxySetup{
+		application: application.addr,
+		edit: func(config string) string {
+			return strings.Replace(open(config), "\tadmin off\n", "\tadmin off\n\tservers {\n\t\tprotocols h1 h2c\n\t}\n", 1)
+		},
+		environment: []string{"GODEBUG=http2xconnect=1"}, // without it Go's servers take none
+		without:     map[string]string{"nginx": "nginx knows none", "traefik": "Traefik does not take HTTP/2 without TLS and PROXY protocol"},
+	}
+	eachProxy(t, setup, func(t *testing.T, p *otherProxy) {
+		_, entries, _ := apiFiles(t, "pixelmagic")
+		p.stack.use(t, newRedis(t, "embedded"), entries)
+		for _, target := range []string{"/health", "/v1/chat/conversations"} {
+			r := &envoytest.Request{Method: "CONNECT", Target: target, Host: "api.pixelmagicai.com", Headers: [][2]string{
+				{":protocol", "websocket"}, {"sec-websocket-version", "13"}, {"x-api-key", "pm_DemoAllServices00000000000047l1f4"}}}
+			resp, err := r.SendH2(within(t), p.addr, p.protocol)
+			if asked := application.asked(); asked != "" || err == nil && resp.Status < 400 {
+				t.Errorf("%s: %v, %v; the application was asked for %q", target, resp, err, asked)
+			}
+		}
+		r := &envoytest.Request{Method: "GET", Target: "/health", Host: "api.pixelmagicai.com"}
+		if resp, err := r.SendH2(within(t), p.addr, p.protocol); err != nil || resp.Status != 200 {
+			t.Errorf("HTTP/2 itself: %v, %v", resp, err)
+		}
+	})
+}
+
 // openWebSockets does what envoy/README.md says: it takes the marks off the lines
 // that allow WebSockets, or puts the page's route for Envoy before the others, and
 // names the path.
