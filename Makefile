@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys bench bench-short bench-envoy pgo check fuzz tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -71,7 +71,10 @@ check: ready-to-run ## formatting, vet, staticcheck, known vulnerabilities, go.m
 fuzz: ## each fuzz target, FUZZTIME (20s) or a quarter of it
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz
 
-tools: ready-to-run ## all Envoys and staticcheck, for working without a network later
+caddy: ready-to-run ## a Caddy newer than Debian's, for the tests behind other proxies; built from source, 2 minutes
+	@envoy/http/fetch-caddy.sh
+
+tools: ready-to-run caddy ## all Envoys, a new Caddy and staticcheck, for working without a network later
 	@envoy/fetch.sh $(ALL_ENVOYS)
 	@$(GO) tool -modfile=.ci/tools/go.mod staticcheck -version
 
