@@ -16,6 +16,12 @@ func identityHeaders() []string {
 	}
 }
 
+// withheldHeaders are the headers that no client can send the application: those, and
+// the ones that ask it for another method than the one that was checked.
+func withheldHeaders() []string {
+	return append(identityHeaders(), "X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override")
+}
+
 // aliases are the names that a CGI-like application takes for this one, made of what
 // may stand in a header name (RFC 9110 section 5.6.2).
 func aliases(name string) []string {
@@ -39,7 +45,7 @@ func received(resp *envoytest.Response) *envoytest.Received {
 // does.
 func TestAliasesOfIdentityHeadersBehindOtherProxies(t *testing.T) {
 	var forged [][2]string
-	for _, header := range identityHeaders() {
+	for _, header := range withheldHeaders() {
 		for _, name := range aliases(header) {
 			forged = append(forged, [2]string{name, "forged"})
 		}

@@ -19,6 +19,7 @@ type API struct {
 	checksum     bool
 	environments []env
 	address      addressSource
+	preflights   bool // those of CORS are public
 	scopes       map[string]bool
 	emptyIsAll   bool
 	routes       router
@@ -53,6 +54,9 @@ func (a *API) reads() []string {
 	}
 	if a.requestID {
 		names = append(names, "x-request-id")
+	}
+	if a.preflights {
+		names = append(names, headerOrigin, headerRequestedMethod)
 	}
 	return names
 }
@@ -199,7 +203,8 @@ func (a *API) environment(name string) (_ *env, ok bool) {
 	return nil, false
 }
 
-func (a *API) environmentNames() []string {
+// Environments returns the names of the API's environments, in the order of its file.
+func (a *API) Environments() []string {
 	names := make([]string, len(a.environments))
 	for i := range a.environments {
 		names[i] = a.environments[i].name

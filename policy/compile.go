@@ -185,7 +185,8 @@ func (c *compiler) credentialHeader(place, written string) {
 		c.fault(place, "bad header name %q, want letters, digits and -", written)
 	case name == "authorization":
 		c.fault(place, "header %q: use bearer, or {authorization: SCHEME or none}", written)
-	case transportHeader(name), identityHeader(name) || name == headerForwardedFor || name == headerExternalAddress || name == "x-request-id" || name == "content-type":
+	case transportHeader(name), withheld(name) || name == headerForwardedFor || name == headerExternalAddress || name == "x-request-id" || name == "content-type",
+		name == headerOrigin, name == headerRequestedMethod:
 		c.fault(place, "header %q has another meaning", written)
 	case slices.Contains(c.api.places.headers, name):
 		c.fault(place, "duplicate header %q", written)
@@ -337,6 +338,7 @@ func (c *compiler) routes() {
 	}
 	r.mux = nil
 	c.api.routes = *r
+	c.api.preflights = c.choice("preflight", c.doc.Preflight, "check", "public") == "public"
 }
 
 func (c *compiler) routeScope(i int, in routeIn, route *Route) {
@@ -438,7 +440,7 @@ func (c *compiler) limitEnvironments(place string, in limitIn) []env {
 		e, known := c.api.environment(name)
 		switch {
 		case !known:
-			c.fault(at(place, i, ""), "unknown environment %q%s", name, suggest(name, c.api.environmentNames()))
+			c.fault(at(place, i, ""), "unknown environment %q%s", name, suggest(name, c.api.Environments()))
 		case slices.Contains((*in.Environments)[:i], name):
 			c.fault(at(place, i, ""), "duplicate environment %q of limit %q", name, in.Name)
 		case in.Quota && !e.quota:
@@ -467,7 +469,7 @@ func (c *compiler) keyCaps(place string, caps []keyCapIn, p *plan) {
 		case !known && in.Environment == "":
 			c.fault(at(place, i, ""), "key cap without an environment")
 		case !known:
-			c.fault(at(place, i, "environment"), "unknown environment %q%s", in.Environment, suggest(in.Environment, c.api.environmentNames()))
+			c.fault(at(place, i, "environment"), "unknown environment %q%s", in.Environment, suggest(in.Environment, c.api.Environments()))
 		case twice:
 			c.fault(at(place, i, ""), "duplicate key cap of environment %q", in.Environment)
 		}

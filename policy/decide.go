@@ -58,6 +58,7 @@ type Check struct {
 	path   string
 	query  string
 	route  *Route // nil: no route, or a path that no route may match
+	asked  bool   // the request is a preflight, and the route that of what it asks about
 	cred   credential
 	digest keys.Digest
 	handle string      // of a secret that is no known key's; "" until it is asked for
@@ -150,7 +151,7 @@ func (c *Check) identify() Wait {
 	if c.cred.target != "" && (c.request.Fixed || !c.request.exact(c.query)) {
 		return c.deny(MalformedCredential) // it would reach the application, or another query would
 	}
-	if c.route != nil && c.route.public {
+	if c.route != nil && (c.route.public || c.asked) {
 		return c.allow()
 	}
 	switch {
@@ -169,13 +170,26 @@ func (c *Check) identify() Wait {
 func (c *Check) findRoute() *Route {
 	var buf [16]string
 	segs, ok := segments(c.path, buf[:0])
-	if !ok || !c.request.exact(c.path) || !plainQuery(c.query) || c.request.Method == "" || c.request.Method == "CONNECT" {
+	if !ok || !c.request.exact(c.path) || !plainQuery(c.query) {
 		return nil
 	}
-	if c.request.Route.Given {
+	if method, ok := c.preflight(); ok {
+		if route := c.routeOf(method, segs); route != nil {
+			c.asked = true
+			return route
+		}
+	}
+	return c.routeOf(c.request.Method, segs)
+}
+
+func (c *Check) routeOf(method string, segs []string) *Route {
+	switch {
+	case !plainMethod(method) || method == "CONNECT":
+		return nil
+	case c.request.Route.Given:
 		return c.api.routeNames[c.request.Route.Value]
 	}
-	return c.api.routes.find(c.request.Method, segs)
+	return c.api.routes.find(method, segs)
 }
 
 // Found continues with the outcome of the key look-up: steps 4 to 6. err is
@@ -382,9 +396,9 @@ func (c *Check) allow() Wait {
 	set(headerCredentialID, id)
 	set(headerPlan, plan)
 	set(headerScope, scope)
-	set(headerFailureMode, "")
+	d.Remove = append(d.Remove, headerFailureMode, headerMethodOverride, headerHTTPMethod, headerShortOverride)
 	for _, h := range c.request.Headers {
-		if identityAlias(h.Name) {
+		if withheldAlias(h.Name) {
 			d.Remove = append(d.Remove, h.Name)
 		}
 	}
@@ -501,6 +515,12 @@ func (c *Check) describe() {
 		add("environment", c.key.Environment)
 	}
 	add("failure_mode", c.failure)
+	if c.asked {
+		add("preflight", "true")
+	}
+	if d.Reason == UnknownAPI || d.Reason == WrongEnvironment {
+		c.describePlace(add)
+	}
 }
 
 // newDecisionID returns 16 hexadecimal digits. They need be unlike, not secret.

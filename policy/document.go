@@ -18,6 +18,7 @@ type document struct {
 	KeyFormat     keyFormatIn    `yaml:"key_format,omitempty" jsonschema_description:"What a key looks like. Anything else is refused without asking the store."`
 	Environments  []environment  `yaml:"environments,omitempty" jsonschema_description:"Environments, each with its key prefix and where its keys are accepted."`
 	ClientAddress addressIn      `yaml:"client_address,omitempty" jsonschema_description:"Which address a key's IP list is compared with."`
+	Preflight     string         `yaml:"preflight,omitempty" jsonschema:"enum=check,enum=public" jsonschema_description:"What becomes of CORS preflights (OPTIONS with Origin and Access-Control-Request-Method). check: they need a key as every request does. public: they pass without one where the request that they ask about has a route; the application, or a proxy before Tollgate, answers them. Default: check."`
 	Scopes        []scopeIn      `yaml:"scopes,omitempty" jsonschema_description:"Scopes that keys may hold and routes may ask for."`
 	EmptyScopes   string         `yaml:"empty_scopes,omitempty" jsonschema:"enum=all,enum=none" jsonschema_description:"What a key without scopes may do. Default: none."`
 	Routes        []routeIn      `yaml:"routes" jsonschema:"required,minItems=1" jsonschema_description:"Routes in Go ServeMux syntax. What no route matches is denied."`

@@ -43,7 +43,7 @@ func (s *Set) environmentOf(api, environment string) (*API, *env, error) {
 	}
 	e, ok := a.environment(environment)
 	if !ok || e == nil && environment != "" {
-		return nil, nil, fmt.Errorf("unknown environment %q of api %q%s", environment, api, suggest(environment, a.environmentNames()))
+		return nil, nil, fmt.Errorf("unknown environment %q of api %q%s", environment, api, suggest(environment, a.Environments()))
 	}
 	return a, e, nil
 }

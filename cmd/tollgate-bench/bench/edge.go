@@ -33,7 +33,7 @@ func newEdge(lane bool) (*edge, error) {
 	api := [2]string{"{api: genapi}", "{api: bench}"}
 	if lane {
 		shipped, err = envoy.HTTPBootstrap()
-		api = [2]string{`"api=genapi"`, `"api=bench"`}
+		api = [2]string{`"api=genapi,encoding=raw"`, `"api=bench,encoding=raw"`}
 	}
 	if err != nil {
 		return nil, err
