@@ -17,7 +17,22 @@ type twin struct {
 	records map[windowKey]twinRecord
 }
 
-type twinRecord struct{ start, spent, held int64 }
+// twinRecord is a window: what is counted, what of that is held, and what is remembered.
+type twinRecord struct {
+	start, spent, held int64
+	previous           count
+}
+
+// at returns the record in force at now.
+func (r twinRecord) at(w Window, known bool, now int64) twinRecord {
+	_, end := w.bounds(r.start)
+	t := w.advance(tally{count{r.start, end, r.spent}, r.previous}, known, now)
+	next := twinRecord{start: t.count.start, spent: t.count.spent, previous: t.previous}
+	if known && next.start == r.start {
+		next.held = r.held
+	}
+	return next
+}
 
 func newTwin(now func() time.Time) *twin { return &twin{now, map[windowKey]twinRecord{}} }
 
@@ -30,11 +45,9 @@ func (t *twin) run(c *call) judgement {
 		grant = 0
 	}
 	for i, w := range windows {
-		start, _ := w.bounds(now.Unix())
 		r, known := t.records[windowID(c.id, w, 0)]
-		if !known || r.start < start {
-			r = twinRecord{start: start}
-		}
+		changed = changed || r.start > now.Unix()
+		r = r.at(w, known, now.Unix())
 		if c.settle.units > 0 && r.held >= c.settle.units && r.start == c.settle.counts[i].start {
 			r.held -= c.settle.units
 			r.spent -= c.settle.back
