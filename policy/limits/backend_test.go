@@ -46,11 +46,14 @@ func startEmbedded(t testing.TB) *backend {
 	}
 	t.Cleanup(m.Close)
 	// Its own clock is neither the wall's nor the tests': only TIME + offset may count.
-	m.SetTime(time.Date(2031, 5, 5, 5, 5, 5, 5000, time.UTC))
+	m.SetTime(embeddedClock())
 	b := &backend{network: "tcp", addr: m.Addr(), mini: m, stop: m.Close}
 	b.client = b.dial(t)
 	return b
 }
+
+// embeddedClock is where the clock of the embedded store stands.
+func embeddedClock() time.Time { return time.Date(2031, 5, 5, 5, 5, 5, 5000, time.UTC) }
 
 func startRedis(t testing.TB) *backend {
 	t.Helper()
@@ -132,6 +135,12 @@ func (b *backend) leases(t testing.TB, o Options) *Leases {
 	t.Helper()
 	o.Clock = b.monotonic
 	o.Timeout = 20 * time.Second
+	o.Wall = func() time.Time {
+		if b.mini != nil {
+			return embeddedClock().Add(b.now())
+		}
+		return time.Now().Add(b.now())
+	}
 	return NewLeases(b.store(t), o)
 }
 
@@ -150,7 +159,7 @@ func (b *backend) at(t testing.TB, now time.Time) {
 		t.Fatal(err)
 	}
 	if b.mini != nil {
-		redisNow = time.Date(2031, 5, 5, 5, 5, 5, 5000, time.UTC)
+		redisNow = embeddedClock()
 	}
 	offset := int64(now.Sub(redisNow))
 	b.steps.Add(max(offset-b.offset.Swap(offset), 0))

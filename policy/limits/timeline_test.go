@@ -36,8 +36,8 @@ func timelines() []timeline {
 	all := fixedUnits()
 	all = append(all, months()...)
 	all = append(all, severalWindows()...)
-	all = append(all, jumps()...)
-	all = append(all, anchors()...)
+	all = append(all, jumpLines()...)
+	all = append(all, anchorLines()...)
 	return append(all, changes()...)
 }
 

@@ -175,7 +175,11 @@ func newWorld(t fatal, at time.Time) *world {
 // replica returns Leases whose clock differs from that of Redis by skew.
 func (w *world) replica(skew time.Duration, exact bool) *Leases {
 	began := w.at
-	l := NewLeases(NewStore(nil, func() time.Duration { return 0 }), Options{Exact: exact, Clock: func() time.Duration { return w.at.Sub(began) - w.steps + skew }})
+	l := NewLeases(NewStore(nil, func() time.Duration { return 0 }), Options{
+		Exact: exact,
+		Clock: func() time.Duration { return w.at.Sub(began) - w.steps + skew },
+		Wall:  func() time.Time { return w.at.Add(-w.steps) },
+	})
 	l.batches.later = func(f func()) {
 		if !w.lazy {
 			go f()
