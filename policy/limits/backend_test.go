@@ -55,7 +55,8 @@ func startEmbedded(t testing.TB) *backend {
 // embeddedClock is where the clock of the embedded store stands.
 func embeddedClock() time.Time { return time.Date(2031, 5, 5, 5, 5, 5, 5000, time.UTC) }
 
-func startRedis(t testing.TB) *backend {
+// startRedis starts a Redis with these additions to its environment.
+func startRedis(t testing.TB, environ ...string) *backend {
 	t.Helper()
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -72,6 +73,7 @@ func startRedis(t testing.TB) *backend {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "redis.sock")
 	cmd := exec.Command(path, "--port", "0", "--unixsocket", socket, "--dir", dir, "--save", "", "--appendonly", "no")
+	cmd.Env = append(os.Environ(), environ...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
