@@ -167,6 +167,12 @@ func (b *backend) at(t testing.TB, now time.Time) {
 	b.steps.Add(max(offset-b.offset.Swap(offset), 0))
 }
 
+// pass puts all clocks forward.
+func (b *backend) pass(d time.Duration) {
+	b.offset.Add(int64(d))
+	b.steps.Add(int64(d))
+}
+
 // fatal is what *testing.T, *testing.B and *rapid.T share.
 type fatal interface{ Fatalf(string, ...any) }
 

@@ -184,9 +184,13 @@ while key < total do
         local room = limits[i] - cost - spent
         if room < 0 then status = 0 end
         if grant > 0 then
-          -- Of the last 100 units nothing is leased; above, all leases together are at most 2 % of what is left.
+          -- Of the last 100 units nothing is leased; above, all leases together are at most 2 % of what is left. Of what is
+          -- free of these, half: who asks next, or joins, finds some too.
           local share = 0
-          if room >= 100 then share = (room - room % 50) / 50 - ahead end
+          if room >= 100 then
+            share = (room - room % 50) / 50 - ahead
+            share = (share - share % 2) / 2
+          end
           if share < grant then grant = share end
         end
         if ahead > 0 then

@@ -60,7 +60,7 @@ func (t *twin) run(c *call) judgement {
 		if grant > 0 {
 			most := int64(0)
 			if room >= 100 {
-				most = room/50 - r.held
+				most = (room/50 - r.held) / 2
 			}
 			grant = min(grant, most)
 		}

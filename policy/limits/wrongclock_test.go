@@ -53,12 +53,6 @@ func (c *wrongClock) set(t *testing.T, wrong time.Duration) {
 	c.wrong = wrong
 }
 
-// pass puts all clocks forward.
-func (c *wrongClock) pass(d time.Duration) {
-	c.offset.Add(int64(d))
-	c.steps.Add(int64(d))
-}
-
 // right is the right time.
 func (c *wrongClock) right() time.Time { return time.Now().Add(c.now()).UTC() }
 
