@@ -102,7 +102,8 @@ while key < total do
   for k = key + 1, key + count do
     local stored = pcall('HMGET', keys[k], unpack(argv, first, first + n - 1))
     local status, grant = 1, most
-    local held, own, previous -- of each window, if any; what is to be written beside the windows
+    local held, own -- of each window, if any
+    local last = 2 * n -- of what is to be written: the windows, then what is to be remembered
     local begun, changed = false, false
     size = size + 1
     if stored.err then
@@ -161,9 +162,8 @@ while key < total do
               end
               if spent > 9007199254740991 then spent = 9007199254740991 end
               if keeps then
-                if not previous then previous = {} end
-                previous[#previous + 1] = field
-                previous[#previous + 1] = format('%d:%d', from, units)
+                set[last + 1], set[last + 2] = field, format('%d:%d', from, units)
+                last = last + 2
               end
             end
             if start ~= starts[i] then
@@ -222,11 +222,6 @@ while key < total do
           else
             set[2 * i] = format('%d:%d', start, spent)
           end
-        end
-        local last = 2 * n
-        if previous then
-          for i = 1, #previous do set[last + i] = previous[i] end
-          last = last + #previous
         end
         call('HSET', keys[k], unpack(set, 1, last))
         -- 64 days outlast any window that is in force now, also one that this plan does not have; a later spend in the
