@@ -82,6 +82,9 @@ func (w Window) Denies(s State, cost int64) bool {
 	return s.Spent > w.Limit-cost
 }
 
+// Fits says whether a request of this cost can be allowed at all: in a window of which nothing is spent.
+func (w Window) Fits(cost int64) bool { return !w.Denies(State{}, cost) }
+
 // Remaining returns how many units are left, 0 or more: a limit that was lowered below what is spent leaves 0.
 func (w Window) Remaining(s State) int64 {
 	if s.Spent < 0 || s.Spent >= w.Limit {
