@@ -117,10 +117,14 @@ func (l *Local) hasRoom(now int64) bool {
 }
 
 // dropEnded forgets the windows that have ended; renamed ones would stay for ever. So would those of a clock that was
-// ahead.
+// ahead. A month has ended when it has by any anchor.
 func dropEnded(counts map[counter]tally, now int64) {
 	for k, t := range counts {
-		if t.count.end <= now || t.count.start > now {
+		end := t.count.end
+		if k.per == Month {
+			end = t.count.start + leastMonth + 31*secondsPerDay
+		}
+		if end <= now || t.count.start > now {
 			delete(counts, k)
 		}
 	}

@@ -129,6 +129,9 @@ func drawSpend(rt *rapid.T) *Spend {
 	}
 	for _, w := range windows {
 		if rapid.IntRange(0, 2).Draw(rt, w.Name) > 0 {
+			if w.Name == "month" { // of one name, the plan may change the anchor
+				w.Anchor = rapid.SampledFrom([]int{0, 0, 1, 15, 28, 30, 31}).Draw(rt, "anchor")
+			}
 			w.Limit = rapid.SampledFrom([]int64{0, 3, 6, 6, 6, 20, 20}).Draw(rt, "limit")
 			sp.Windows = append(sp.Windows, w)
 		}
