@@ -23,8 +23,11 @@ run: ready-to-run build build-tools ## Tollgate, four APIs and a real Envoy, unt
 PGO ?= auto
 run test bench-short: PGO = off
 
+# Which commit a binary is of, for tollgate version and the log.
+STAMP = $(shell git log -1 --format='-X main.commit=%H -X main.commitDate=%cI' 2>/dev/null)
+
 build: ## bin/tollgate
-	@$(GO) build -trimpath -pgo=$(PGO) -o bin/tollgate ./cmd/tollgate
+	@$(GO) build -trimpath -pgo=$(PGO) -ldflags "$(STAMP)" -o bin/tollgate ./cmd/tollgate
 
 # The benchmark is also the always-allow server that checks are compared with: without the server's profile that would be
 # slower than it need be, and our ratios would flatter.
@@ -52,7 +55,7 @@ bench-short: ready-to-bench build build-tools ## a moment of bench: allocations 
 	@bin/tollgate-bench --short --chart= $(ARGS)
 	@$(GO) test -count=1 -run 'FuzzDecode|TestDecodersAgree|TestKindsOfFields|TestRepliesAreThose' ./extauthz
 
-bench-envoy: ready-to-bench build build-tools ## what it adds through a real Envoy; ARGS=--settings: what Envoy's settings are worth
+bench-envoy: ready-to-bench build build-tools ## what it adds through a real Envoy
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
 	@bin/tollgate-bench envoy --chart bin/bench-envoy.svg $(ARGS)
 

@@ -117,17 +117,6 @@ func (e *edge) hosts() []any {
 	return hosts
 }
 
-// cluster returns the settings of the cluster of the authorization server.
-func (e *edge) cluster() (object, error) {
-	clusters, _ := at(e.root, "static_resources", "clusters").([]any)
-	for _, c := range clusters {
-		if at(c, "name") == "tollgate" {
-			return c.(object), nil
-		}
-	}
-	return nil, errors.New("bootstrap: no cluster tollgate")
-}
-
 // forMeasuring makes Envoy answer by itself what is allowed, so that no
 // application is measured, and takes the access log away, which is as long
 // in every case. Checks may wait, because both CPUs are busy all the time.
