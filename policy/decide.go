@@ -353,8 +353,7 @@ func (c *Check) conclude() Wait {
 	return c.allow()
 }
 
-// exceeded tells a spent quota from a spent rate limit by the denying window
-// that takes longest to open again, the one that Retry-After speaks of.
+// exceeded tells a spent quota from a spent rate limit by the denying window.
 func (c *Check) exceeded() Reason {
 	if w := c.denying(); w >= 0 && c.spend.Windows[w].Quota {
 		return QuotaExceeded
@@ -362,15 +361,27 @@ func (c *Check) exceeded() Reason {
 	return RateLimited
 }
 
+// denying returns the window that denies; of several one that does so for ever,
+// else the one that takes longest to open again, which Retry-After speaks of.
 func (c *Check) denying() int {
-	last := -1
+	last, ever := -1, true
 	for i, w := range c.spend.Windows {
-		state := c.result.States[i]
-		if w.Denies(state, c.spend.Cost) && (last < 0 || state.Reset.After(c.result.States[last].Reset)) {
-			last = i
+		state, fits := c.result.States[i], w.Fits(c.spend.Cost)
+		if !w.Denies(state, c.spend.Cost) || last >= 0 && fits && !ever {
+			continue
+		}
+		if last < 0 || ever && !fits || state.Reset.After(c.result.States[last].Reset) {
+			last, ever = i, fits
 		}
 	}
 	return last
+}
+
+// hopeless reports whether no retry can succeed, because the request costs more
+// than a limit of the key is. The client is then not told when to come again.
+func (c *Check) hopeless() bool {
+	w := c.denying()
+	return w >= 0 && !c.spend.Windows[w].Fits(c.spend.Cost)
 }
 
 // allow lets the request through, without its credential and with what the
@@ -421,20 +432,24 @@ func (c *Check) deny(r Reason) Wait {
 		a = c.api.answers[r]
 	}
 	v := c.values(r)
+	body, retry := a.body, r.limited()
+	if retry && c.hopeless() {
+		body, retry = a.hopeless, false
+	}
 	d.Status = a.status
 	contentType, _ := c.request.header("content-type")
 	if grpcRequest(contentType) {
 		d.Body = a.message.render(d.Body, &v)
 		d.Response = append(d.Response, Header{"content-type", "application/grpc"}, Header{"grpc-status", grpcStatus(a.status)})
 	} else {
-		d.Body = a.body.render(d.Body, &v)
+		d.Body = body.render(d.Body, &v)
 		d.Response = append(d.Response, Header{"content-type", a.contentType})
 	}
 	d.Response = append(d.Response, Header{"cache-control", "no-store"})
 	if a.challenge != "" {
 		d.Response = append(d.Response, Header{"www-authenticate", a.challenge})
 	}
-	if r.limited() {
+	if retry {
 		d.Response = append(d.Response, Header{"retry-after", putInt(&c.text, v.retryAfter)})
 	}
 	c.limitHeaders()
@@ -442,10 +457,17 @@ func (c *Check) deny(r Reason) Wait {
 	return Done
 }
 
+// limitHeaders shows the limit with the fewest requests remaining, or the one that
+// has refused the request.
 func (c *Check) limitHeaders() {
-	if c.looked && c.key != nil {
-		c.decision.Response = c.api.headers.append(c.decision.Response, &c.text, c.spend.Windows, &c.result)
+	if !c.looked || c.key == nil {
+		return
 	}
+	shown := limits.Tightest(c.spend.Windows, c.result.States)
+	if c.decision.Reason.limited() {
+		shown = c.denying()
+	}
+	c.decision.Response = c.api.headers.append(c.decision.Response, &c.text, c.spend.Windows, &c.result, shown)
 }
 
 // values fills the placeholders of an answer.

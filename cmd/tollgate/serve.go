@@ -190,7 +190,9 @@ func (v *service) build(s *settings) {
 		config = v.certs.Config()
 	}
 	v.cache = newKeyCache(v.store.client, s.cacheOptions(), v.older, v.policies, v.registry, v.metrics, v.log)
-	v.leases = limits.NewLeases(limits.NewStore(v.store.client, nil), limits.Options{Exact: s.limits == limitsExact, Timeout: s.deadline})
+	v.leases = limits.NewLeases(limits.NewStore(v.store.client, nil), limits.Options{
+		Exact: s.limits == limitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
+	})
 	extauthz.RegisterLimits(v.registry, v.leases)
 	v.grpc = extauthz.New(extauthz.Config{
 		Policies:   v.policies,
