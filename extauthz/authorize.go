@@ -11,6 +11,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -60,6 +62,8 @@ type authorizer struct {
 	deadline time.Duration
 	metrics  *Metrics
 	log      *decisionLog
+
+	warned sync.Map // names of APIs, for unplaced
 }
 
 // check answers one request. What cannot be answered is an RPC error, which Envoy
@@ -95,6 +99,9 @@ func (a *authorizer) decide(ctx context.Context, start time.Time, set *policy.Se
 	}
 	a.afterwards(check)
 	d := check.Decision()
+	if check.Unplaced() {
+		a.unplaced(ctx, check.API(), r)
+	}
 	a.metrics.decided(check.API(), d, time.Since(start))
 	a.log.decision(ctx, d)
 	return d
@@ -112,6 +119,17 @@ func (a *authorizer) afterwards(check *policy.Check) {
 	if id, from, to, ok := check.Rehash(); ok && a.rehash != nil {
 		a.rehash(id, from, to)
 	}
+}
+
+// unplaced warns, once for each API, that the proxy's configuration lets no key of it
+// in: each refusal by itself looks like a client's mistake.
+func (a *authorizer) unplaced(ctx context.Context, api *policy.API, r *policy.Request) {
+	if _, known := a.warned.LoadOrStore(api.Name(), true); known {
+		return
+	}
+	a.log.trouble(ctx, "every key is refused as wrong_environment: the proxy must say the environment, in context_extensions beside the api or by a host of the policy",
+		slog.String("api", api.Name()), slog.String("environments", strings.Join(api.Environments(), ",")),
+		slog.String("asked_environment", r.Environment.Value), slog.String("host", r.Host))
 }
 
 // fetch gets what one decision waits for. Its context has a deadline of our own,

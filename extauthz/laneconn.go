@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"net/http"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -192,7 +193,11 @@ func (c *laneConn) dropBody(head int) bool {
 // refuse answers what is no request that the lane takes, and what comes after it
 // cannot be told from it: the connection ends.
 func (c *laneConn) refuse(f *laneFault) {
-	c.lane.authorizer.metrics.laneRefused.WithLabelValues("malformed").Inc()
+	why := "malformed"
+	if f.status == http.StatusRequestEntityTooLarge || f.status == http.StatusRequestHeaderFieldsTooLarge {
+		why = "too_large"
+	}
+	c.lane.authorizer.metrics.laneRefused.WithLabelValues(why).Inc()
 	out := append(c.out[:0], "HTTP/1.1 "...)
 	out = strconv.AppendInt(out, int64(f.status), 10)
 	out = append(out, " \r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: "...)

@@ -22,6 +22,7 @@ type API struct {
 	addresses    int    // that a key's list may have
 	checksumAt   string // place of the file that says what keys look like
 	prefixesAt   string // likewise
+	preflights   bool   // those of CORS are public
 	scopes       map[string]bool
 	emptyIsAll   bool
 	routes       router
@@ -45,7 +46,7 @@ func (a *API) StaleFor() time.Duration { return a.staleFor }
 // and what a denial repeats.
 func (a *API) reads() []string {
 	names := slices.Clone(a.places.headers)
-	if a.places.bearer {
+	if a.places.authorization() {
 		names = append(names, "authorization")
 	}
 	switch a.address.from {
@@ -56,6 +57,9 @@ func (a *API) reads() []string {
 	}
 	if a.requestID {
 		names = append(names, "x-request-id")
+	}
+	if a.preflights {
+		names = append(names, headerOrigin, headerRequestedMethod)
 	}
 	return names
 }
@@ -203,7 +207,8 @@ func (a *API) environment(name string) (_ *env, ok bool) {
 	return nil, false
 }
 
-func (a *API) environmentNames() []string {
+// Environments returns the names of the API's environments, in the order of its file.
+func (a *API) Environments() []string {
 	names := make([]string, len(a.environments))
 	for i := range a.environments {
 		names[i] = a.environments[i].name

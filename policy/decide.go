@@ -58,6 +58,7 @@ type Check struct {
 	path   string
 	query  string
 	route  *Route // nil: no route, or a path that no route may match
+	asked  bool   // the request is a preflight, and the route that of what it asks about
 	cred   credential
 	digest keys.Digest
 	handle string      // of a secret that is no known key's; "" until it is asked for
@@ -150,7 +151,7 @@ func (c *Check) identify() Wait {
 	if c.cred.target != "" && (c.request.Fixed || !c.request.exact(c.query)) {
 		return c.deny(MalformedCredential) // it would reach the application, or another query would
 	}
-	if c.route != nil && c.route.public {
+	if c.route != nil && (c.route.public || c.asked) {
 		return c.allow()
 	}
 	switch {
@@ -169,13 +170,26 @@ func (c *Check) identify() Wait {
 func (c *Check) findRoute() *Route {
 	var buf [16]string
 	segs, ok := segments(c.path, buf[:0])
-	if !ok || !c.request.exact(c.path) || !plainQuery(c.query) || c.request.Method == "" || c.request.Method == "CONNECT" {
+	if !ok || !c.request.exact(c.path) || !plainQuery(c.query) {
 		return nil
 	}
-	if c.request.Route.Given {
+	if method, ok := c.preflight(); ok {
+		if route := c.routeOf(method, segs); route != nil {
+			c.asked = true
+			return route
+		}
+	}
+	return c.routeOf(c.request.Method, segs)
+}
+
+func (c *Check) routeOf(method string, segs []string) *Route {
+	switch {
+	case !plainMethod(method) || method == "CONNECT":
+		return nil
+	case c.request.Route.Given:
 		return c.api.routeNames[c.request.Route.Value]
 	}
-	return c.api.routes.find(c.request.Method, segs)
+	return c.api.routes.find(method, segs)
 }
 
 // Found continues with the outcome of the key look-up: steps 4 to 6. err is
@@ -339,8 +353,7 @@ func (c *Check) conclude() Wait {
 	return c.allow()
 }
 
-// exceeded tells a spent quota from a spent rate limit by the denying window
-// that takes longest to open again, the one that Retry-After speaks of.
+// exceeded tells a spent quota from a spent rate limit by the denying window.
 func (c *Check) exceeded() Reason {
 	if w := c.denying(); w >= 0 && c.spend.Windows[w].Quota {
 		return QuotaExceeded
@@ -348,15 +361,27 @@ func (c *Check) exceeded() Reason {
 	return RateLimited
 }
 
+// denying returns the window that denies; of several one that does so for ever,
+// else the one that takes longest to open again, which Retry-After speaks of.
 func (c *Check) denying() int {
-	last := -1
+	last, ever := -1, true
 	for i, w := range c.spend.Windows {
-		state := c.result.States[i]
-		if w.Denies(state, c.spend.Cost) && (last < 0 || state.Reset.After(c.result.States[last].Reset)) {
-			last = i
+		state, fits := c.result.States[i], w.Fits(c.spend.Cost)
+		if !w.Denies(state, c.spend.Cost) || last >= 0 && fits && !ever {
+			continue
+		}
+		if last < 0 || ever && !fits || state.Reset.After(c.result.States[last].Reset) {
+			last, ever = i, fits
 		}
 	}
 	return last
+}
+
+// hopeless reports whether no retry can succeed, because the request costs more
+// than a limit of the key is. The client is then not told when to come again.
+func (c *Check) hopeless() bool {
+	w := c.denying()
+	return w >= 0 && !c.spend.Windows[w].Fits(c.spend.Cost)
 }
 
 // allow lets the request through, without its credential and with what the
@@ -382,9 +407,9 @@ func (c *Check) allow() Wait {
 	set(headerCredentialID, id)
 	set(headerPlan, plan)
 	set(headerScope, scope)
-	set(headerFailureMode, "")
+	d.Remove = append(d.Remove, headerFailureMode, headerMethodOverride, headerHTTPMethod, headerShortOverride)
 	for _, h := range c.request.Headers {
-		if identityAlias(h.Name) {
+		if withheldAlias(h.Name) {
 			d.Remove = append(d.Remove, h.Name)
 		}
 	}
@@ -407,20 +432,24 @@ func (c *Check) deny(r Reason) Wait {
 		a = c.api.answers[r]
 	}
 	v := c.values(r)
+	body, retry := a.body, r.limited()
+	if retry && c.hopeless() {
+		body, retry = a.hopeless, false
+	}
 	d.Status = a.status
 	contentType, _ := c.request.header("content-type")
 	if grpcRequest(contentType) {
 		d.Body = a.message.render(d.Body, &v)
 		d.Response = append(d.Response, Header{"content-type", "application/grpc"}, Header{"grpc-status", grpcStatus(a.status)})
 	} else {
-		d.Body = a.body.render(d.Body, &v)
+		d.Body = body.render(d.Body, &v)
 		d.Response = append(d.Response, Header{"content-type", a.contentType})
 	}
 	d.Response = append(d.Response, Header{"cache-control", "no-store"})
 	if a.challenge != "" {
 		d.Response = append(d.Response, Header{"www-authenticate", a.challenge})
 	}
-	if r.limited() {
+	if retry {
 		d.Response = append(d.Response, Header{"retry-after", putInt(&c.text, v.retryAfter)})
 	}
 	c.limitHeaders()
@@ -428,16 +457,27 @@ func (c *Check) deny(r Reason) Wait {
 	return Done
 }
 
+// limitHeaders shows the limit with the fewest requests remaining, or the one that
+// has refused the request.
 func (c *Check) limitHeaders() {
-	if c.looked && c.key != nil {
-		c.decision.Response = c.api.headers.append(c.decision.Response, &c.text, c.spend.Windows, &c.result)
+	if !c.looked || c.key == nil {
+		return
 	}
+	shown := limits.Tightest(c.spend.Windows, c.result.States)
+	if c.decision.Reason.limited() {
+		shown = c.denying()
+	}
+	c.decision.Response = c.api.headers.append(c.decision.Response, &c.text, c.spend.Windows, &c.result, shown)
 }
 
 // values fills the placeholders of an answer.
 func (c *Check) values(r Reason) values {
 	v := values{path: c.path, keyID: c.keyID(), key: c.key}
-	v.requestID, _ = c.request.header("x-request-id")
+	if c.api != nil && c.api.requestID {
+		if v.requestID, _ = c.request.header("x-request-id"); v.requestID == "" {
+			v.requestID = "req_" + c.decisionID() // so that a caller can always name the request
+		}
+	}
 	if c.route != nil {
 		v.route, v.scope = c.route.name, c.route.scope
 	}
@@ -465,16 +505,23 @@ func (c *Check) keyID() string {
 	return c.handle
 }
 
+// decisionID returns the id of the decision, which is made when it is first asked for.
+func (c *Check) decisionID() string {
+	if c.decision.ID == "" {
+		c.decision.ID = newDecisionID(&c.text)
+	}
+	return c.decision.ID
+}
+
 // describe fills the metadata: of every decision, without any secret.
 func (c *Check) describe() {
 	d := &c.decision
-	d.ID = newDecisionID(&c.text)
 	add := func(name, value string) {
 		if value != "" {
 			d.Metadata = append(d.Metadata, Header{name, value})
 		}
 	}
-	add("decision_id", d.ID)
+	add("decision_id", c.decisionID())
 	add("reason", d.Reason.String())
 	if c.api != nil {
 		add("api", c.api.name)
@@ -490,6 +537,12 @@ func (c *Check) describe() {
 		add("environment", c.key.Environment)
 	}
 	add("failure_mode", c.failure)
+	if c.asked {
+		add("preflight", "true")
+	}
+	if d.Reason == UnknownAPI || d.Reason == WrongEnvironment {
+		c.describePlace(add)
+	}
 }
 
 // newDecisionID returns 16 hexadecimal digits. They need be unlike, not secret.

@@ -283,7 +283,7 @@ func TestAllowed(t *testing.T) {
 	if !slices.Equal(d.Request, want) {
 		t.Errorf("request headers %v", d.Request)
 	}
-	if want := []string{"authorization", "x-envoy-auth-failure-mode-allowed", "x_consumer_id", "x-consumer_plan", "x_envoy_auth_failure_mode_allowed"}; !slices.Equal(d.Remove, want) {
+	if want := []string{"authorization", "x-envoy-auth-failure-mode-allowed", "x-http-method-override", "x-http-method", "x-method-override", "x_consumer_id", "x-consumer_plan", "x_envoy_auth_failure_mode_allowed"}; !slices.Equal(d.Remove, want) {
 		t.Errorf("removed %v", d.Remove)
 	}
 	if want := []Header{

@@ -16,11 +16,10 @@ type rateHeaders struct {
 
 func (h *rateHeaders) any() bool { return h.trio || h.ietf }
 
-// append adds the headers of one look at the windows; the texts that it makes are
-// put into text. The trio shows the limit with the fewest requests remaining. The
+// append adds the headers of one look at the windows, of which they show the one
+// with number i, if there is one; the texts that it makes are put into text. The
 // RateLimit fields follow draft-ietf-httpapi-ratelimit-headers-10.
-func (h *rateHeaders) append(dst []Header, text *strings.Builder, ws []limits.Window, res *limits.Result) []Header {
-	i := limits.Tightest(ws, res.States)
+func (h *rateHeaders) append(dst []Header, text *strings.Builder, ws []limits.Window, res *limits.Result, i int) []Header {
 	if i < 0 {
 		return dst
 	}

@@ -63,25 +63,14 @@ func (s *Set) HeaderName(name []byte) string {
 	if known, ok := s.headers[string(name)]; ok {
 		return known
 	}
-	if plainName(name) {
+	if plainName(name) || len(name) > 0 && name[0] == ':' {
 		return ""
 	}
 	lower := strings.ToLower(string(name))
-	if known, ok := s.headers[lower]; ok || identityAlias(lower) {
+	if known, ok := s.headers[lower]; ok || withheldAlias(lower) {
 		return cmp.Or(known, lower)
 	}
 	return ""
-}
-
-// plainName reports whether a name has neither the capitals nor the underscores that
-// could make it another form of one that counts.
-func plainName(name []byte) bool {
-	for _, c := range name {
-		if c == '_' || c >= 'A' && c <= 'Z' || c >= 0x80 {
-			return false
-		}
-	}
-	return true
 }
 
 // find returns the API of a request. A name given by Envoy decides alone.

@@ -170,6 +170,7 @@ func (noRules) ValidateKey(*keys.Key) error                { return errNoRules }
 func (noRules) HoldsSecret(string, string) bool            { return false }
 func (noRules) Limit(string, string, string) (int64, bool) { return 0, false }
 func (noRules) Cap(string, string, string) (int, bool)     { return 0, false }
+func (noRules) ValidateLimits(*keys.Key) error             { return errNoRules }
 func (noRules) ValidateSecret(*keys.Key, string) error     { return errNoRules }
 func (noRules) MaxAddresses(string) int                    { return 0 }
 func (noRules) Prefix(string, string) (string, error)      { return "", errNoRules }

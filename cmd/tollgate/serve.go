@@ -20,6 +20,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
+	"tollgate/cmd/tollgate/memory"
 	"tollgate/extauthz"
 	"tollgate/policy"
 	"tollgate/policy/keys"
@@ -189,7 +190,9 @@ func (v *service) build(s *settings) {
 		config = v.certs.Config()
 	}
 	v.cache = newKeyCache(v.store.client, s.cacheOptions(), v.older, v.policies, v.registry, v.metrics, v.log)
-	v.leases = limits.NewLeases(limits.NewStore(v.store.client, nil), limits.Options{Exact: s.limits == limitsExact, Timeout: s.deadline})
+	v.leases = limits.NewLeases(limits.NewStore(v.store.client, nil), limits.Options{
+		Exact: s.limits == limitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
+	})
 	extauthz.RegisterLimits(v.registry, v.leases)
 	v.grpc = extauthz.New(extauthz.Config{
 		Policies:   v.policies,
@@ -255,7 +258,7 @@ func (v *service) run(s *settings, seeded bool, stop, stopNow context.Context) e
 	defer endServing()
 	defer endFollow()
 
-	work.Go(func() { tuneMemory(serving, s.cacheKeys) })
+	work.Go(func() { memory.Tune(serving, s.cacheKeys) })
 	work.Go(func() { v.cache.run(serving) })
 	work.Go(func() { v.leases.Run(serving) }) // gives back what is leased after the last call
 	ended := make(chan error, 3)

@@ -33,7 +33,8 @@ type Received struct {
 // there was any.
 func (r *Received) Value(name string) (string, bool) { return value(r.Headers, name) }
 
-// Upstream is an HTTP/1.1 server that answers every request with 200 and the JSON of Received.
+// Upstream is an HTTP/1.1 server that answers every request with 200 and the JSON of Received. It lets pages of every
+// origin read that, and answers their preflights likewise, as an application does that knows CORS.
 type Upstream struct {
 	server *http.Server
 	addr   string
@@ -84,6 +85,11 @@ func echo(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if origin := r.Header.Get("Origin"); origin != "" {
+		w.Header().Set("Access-Control-Allow-Origin", origin)
+		w.Header().Set("Access-Control-Allow-Methods", r.Header.Get("Access-Control-Request-Method"))
+		w.Header().Set("Access-Control-Allow-Headers", r.Header.Get("Access-Control-Request-Headers"))
+	}
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	_ = encoder.Encode(&received) // as above

@@ -434,6 +434,11 @@ func (im *importer) check(c *candidate) error {
 	if err := im.m.rules.ValidateKey(k); err != nil {
 		return err
 	}
+	if !sameLimits(im.standing[k.ID], k) {
+		if err := im.m.rules.ValidateLimits(k); err != nil {
+			return err
+		}
+	}
 	if err := textSecret(im.m.rules, nil, k, ""); err != nil {
 		return err
 	}
@@ -451,6 +456,11 @@ func (im *importer) check(c *candidate) error {
 	}
 	im.ids[k.ID] = c.line
 	return nil
+}
+
+// sameLimits reports whether nothing about the limits of a standing key changes; old is nil for a new one.
+func sameLimits(old, next *Key) bool {
+	return old != nil && old.Plan == next.Plan && slices.Equal(old.Scopes, next.Scopes) && slices.Equal(old.Limits, next.Limits)
 }
 
 // successors refuses keys whose predecessor is in the store and has not been rotated to them: an import does not change that

@@ -37,6 +37,7 @@ func (transferRules) ValidateKey(k *Key) error {
 func (r transferRules) Cap(string, string, string) (int, bool)   { return r.most, r.most > 0 }
 func (transferRules) HoldsSecret(_, text string) bool            { return HoldsSecret(text, "pk_") }
 func (transferRules) Limit(string, string, string) (int64, bool) { return 0, false }
+func (transferRules) ValidateLimits(*Key) error                  { return nil }
 func (transferRules) MaxAddresses(string) int                    { return 0 }
 func (transferRules) ValidateSecret(_ *Key, secret string) error {
 	if strings.HasPrefix(secret, "never_") {

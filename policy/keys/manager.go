@@ -23,6 +23,8 @@ type Rules interface {
 	HoldsSecret(api, text string) bool
 	// Limit returns the size of a limit of a plan; known is false for a plan or limit that there is not.
 	Limit(api, plan, name string) (requests int64, known bool)
+	// ValidateLimits reports an override with which a request of the key could never be allowed.
+	ValidateLimits(k *Key) error
 	// ValidateSecret reports why a secret could never be accepted as that of a key, without showing it.
 	ValidateSecret(k *Key, secret string) error
 	// MaxAddresses returns how many addresses a key's list may have; less than MaxAddresses means that.
@@ -177,10 +179,13 @@ func (m *Manager) check(old, next *Key, force bool) error {
 	if err := grows(old, next, m.rules); err != nil {
 		return err
 	}
-	if old != nil && old.Plan == next.Plan && slices.Equal(old.Scopes, next.Scopes) && slices.Equal(old.Limits, next.Limits) {
+	if sameLimits(old, next) {
 		return nil
 	}
-	return m.rules.ValidateKey(next)
+	if err := m.rules.ValidateKey(next); err != nil {
+		return err
+	}
+	return m.rules.ValidateLimits(next)
 }
 
 // capOf returns the cap that k is under, if it counts.
