@@ -43,13 +43,7 @@ func group(name, short, long string) *cobra.Command {
 			if len(args) == 0 {
 				_ = cmd.Help()
 			}
-			var names []string
-			for _, c := range cmd.Commands() {
-				if c.IsAvailableCommand() {
-					names = append(names, c.Name())
-				}
-			}
-			return fmt.Errorf("%s: want one of %s", cmd.CommandPath(), strings.Join(names, ", "))
+			return unknownCommand(cmd, args)
 		},
 	}
 }
@@ -83,6 +77,10 @@ func newCreate(a *access) *cobra.Command {
 				return err
 			}
 			return a.run(cmd, storeAndPolicy|thePepper, func(ctx context.Context) error {
+				if err := a.choose(&key); err != nil {
+					return err
+				}
+				k.sayExpiry(cmd, key.ExpiresAt)
 				made, secret, err := a.manager.Create(ctx, key, k.force)
 				return a.showSecret(cmd, made, secret, "", err)
 			})
@@ -110,6 +108,9 @@ func newUpdate(a *access) *cobra.Command {
 				return err
 			}
 			return a.run(cmd, storeAndPolicy, func(ctx context.Context) error {
+				if patch.ExpiresAt != nil {
+					k.sayExpiry(cmd, *patch.ExpiresAt)
+				}
 				key, err := a.manager.Update(ctx, args[0], patch)
 				return a.showChanged(cmd, key, err)
 			})

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"tollgate/policy/keys"
@@ -35,7 +36,7 @@ func (k *keyFlags) common(f *pflag.FlagSet) {
 	f.StringSliceVar(&k.scopes, "scopes", nil, "scopes, joined with commas; none for no list")
 	f.StringSliceVar(&k.ips, "ips", nil, "addresses and CIDRs that the key may be used from, joined with commas; none for every address")
 	f.StringArrayVar(&k.limits, "limit", nil, "NAME=REQUESTS: another size for one limit of the plan; repeat for more. With update, limits that are not named stay, NAME=none takes one away, and none alone all of them")
-	f.StringVar(&k.expiresAt, "expires-at", "", "when the key stops: 2026-12-31T23:59:59Z, or never")
+	f.StringVar(&k.expiresAt, "expires-at", "", "when the key stops: 2026-12-31T23:59:59Z, 2026-12-31 for the end of that day in UTC, or never")
 	f.Var(&k.expiresIn, "expires-in", "after how long the key stops: 90d, 12h")
 	f.BoolVar(&k.force, "force", false, "take an expiry in the past")
 }
@@ -54,10 +55,20 @@ func (k *keyFlags) expiry(f *pflag.FlagSet, now time.Time) (at time.Time, given 
 	case k.expiresAt == never:
 		return time.Time{}, true, nil
 	}
+	if day, err := time.Parse(time.DateOnly, k.expiresAt); err == nil {
+		return day.AddDate(0, 0, 1).Add(-time.Second), true, nil // the end of that day in UTC
+	}
 	if at, err = time.Parse(time.RFC3339, k.expiresAt); err != nil {
-		return time.Time{}, false, fmt.Errorf("--expires-at: %q is not a time like 2026-12-31T23:59:59Z, and not %s", k.expiresAt, never)
+		return time.Time{}, false, fmt.Errorf("--expires-at: %q is not a time like 2026-12-31T23:59:59Z, not a day like 2026-12-31, and not %s", k.expiresAt, never)
 	}
 	return at.UTC(), true, nil
+}
+
+// sayExpiry says how a day was taken.
+func (k *keyFlags) sayExpiry(cmd *cobra.Command, at time.Time) {
+	if len(k.expiresAt) == len(time.DateOnly) {
+		cmd.PrintErrf("--expires-at: taken as %s, the end of that day in UTC\n", at.Format(time.RFC3339))
+	}
 }
 
 // key is the key that create is asked for.

@@ -85,10 +85,13 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "tollgate",
 		Short:         "API keys and rate limits for Envoy (ext_authz v3)",
-		Args:          cobra.NoArgs,
+		Args:          cobra.ArbitraryArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args)
+			}
 			_ = cmd.Help()
 			return errors.New("a command is missing")
 		},

@@ -54,7 +54,7 @@ the file. A key that the file should not have is an error; a variable is not.
 
 SIGTERM and SIGINT drain: /readyz and health say no, calls under way end, then
 the server stops. A second signal stops it at once.`,
-		Args: cobra.NoArgs,
+		Args: noFile("policy"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.fill(cmd.Flags()); err != nil {
 				return err

@@ -129,6 +129,9 @@ func newTeamList(a *access) *cobra.Command {
 				if err != nil {
 					return explained(err)
 				}
+				if err := a.knownNames(keys.Filter{API: api}, len(teams)); err != nil {
+					return err
+				}
 				return failed(a.printTeams(cmd, teams, next))
 			})
 		},

@@ -242,7 +242,10 @@ func newExport(a *access) *cobra.Command {
 				return fmt.Errorf("--format: %q is not yaml or jsonl", form)
 			}
 			return a.run(cmd, storeOnly, func(ctx context.Context) error {
-				_, err := a.manager.Export(ctx, cmd.OutOrStdout(), keys.ExportFormat(form), filter)
+				n, err := a.manager.Export(ctx, cmd.OutOrStdout(), keys.ExportFormat(form), filter)
+				if err == nil {
+					return a.knownNames(filter, n)
+				}
 				return explained(err)
 			})
 		},
@@ -264,7 +267,7 @@ teams that the file has keys of are touched, and the one that --api and --team n
 --api API --all-teams means every team of the API. Run again, it changes nothing. A
 key that is revoked, deleted or corrupt in the store is left out and named; the
 others are changed, and the exit code is 1.`,
-		Args: noArguments,
+		Args: noFile("file"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
 				return errors.New("apply: which file? give -f FILE")

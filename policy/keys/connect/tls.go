@@ -137,8 +137,28 @@ func (c *certificates) dialer(timeout time.Duration, home string) dialFunc {
 		}
 		config := c.current().Clone()
 		config.ServerName = cmp.Or(c.files.serverName, host)
-		return (&tls.Dialer{Config: config}).DialContext(ctx, network, net.JoinHostPort(host, port))
+		address = net.JoinHostPort(host, port)
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		secure := tls.Client(conn, config)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, handshakeError(address, err)
+		}
+		return secure, nil
 	}
+}
+
+// handshakeError says what a server without TLS does: it waits for the rest of what it takes for a command, or answers
+// with something else.
+func handshakeError(address string, err error) error {
+	var other tls.RecordHeaderError
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &other) {
+		return fmt.Errorf("TLS: %s does not answer the handshake; for a port without TLS write redis:// in place of rediss://: %w", address, err)
+	}
+	return fmt.Errorf("TLS: %s: %w", address, err)
 }
 
 // plainDialer is dialer without TLS.
