@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -25,6 +26,12 @@ const (
 	// laneDeadlineStep is how old a connection's deadline may get before it is set
 	// anew, so that a busy connection does not set one for each request.
 	laneDeadlineStep = 30 * time.Second
+	// laneEnd is how old a connection gets at most, as on the gRPC port: the certificate
+	// that its peer has shown may be one of a CA that is trusted no more. From laneAge on
+	// (10 % more or less, so that not all end at once) an answer is the last of its
+	// connection; by laneEnd a proxy has closed one that it has not used since.
+	laneEnd = maxConnectionAge + maxConnectionAgeGrace
+	laneAge = laneEnd - 150*time.Second
 )
 
 // LaneConfig says who may use the HTTP lane.
@@ -46,8 +53,10 @@ type LaneConfig struct {
 // lane exists to cost less CPU.
 type Lane struct {
 	authorizer *authorizer
+	readiness  *readiness
 	config     LaneConfig
 	log        *slog.Logger
+	age, end   time.Duration // laneAge and laneEnd
 
 	work     sync.WaitGroup
 	draining atomic.Bool
@@ -62,7 +71,8 @@ func (s *Server) Lane(c LaneConfig) *Lane {
 	if c.TLS != nil {
 		c.TLS = laneTLS(c.TLS)
 	}
-	return &Lane{authorizer: s.authorizer, config: c, log: s.authorizer.log.log, conns: map[*laneConn]struct{}{}}
+	return &Lane{authorizer: s.authorizer, readiness: s.readiness, config: c, log: s.authorizer.log.log,
+		age: laneAge, end: laneEnd, conns: map[*laneConn]struct{}{}}
 }
 
 // laneTLS is a configuration for HTTP/1.1, which a client that offers HTTP/2 alone
@@ -143,7 +153,8 @@ func (l *Lane) start(c net.Conn) {
 	if l.config.TLS != nil {
 		c = tls.Server(c, l.config.TLS)
 	}
-	conn := &laneConn{lane: l, conn: c}
+	now := time.Now()
+	conn := &laneConn{lane: l, conn: c, last: now.Add(l.age*9/10 + rand.N(l.age/5+1)), end: now.Add(l.end)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.draining.Load() {
