@@ -12,7 +12,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Bool("update", false, "write the flag table of README.md instead of comparing it")
+	flag.Bool("update", false, "write the flag table of cmd/tollgate/README.md instead of comparing it")
 	// With the race detector each command would wait a second at its end.
 	_ = os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0"))
 	testscript.Main(m, map[string]func(){"tollgate": func() {

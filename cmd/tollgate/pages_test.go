@@ -19,39 +19,99 @@ import (
 	"tollgate/policy"
 )
 
-const readmeFile = "../../README.md"
+// pages are README.md and the rooms' own pages, in the order in which somebody
+// new would read them. Their commands are run in this order, in one folder.
+var pages = []string{
+	"README.md", "policy/README.md", "policy/keys/README.md", "envoy/README.md", "cmd/tollgate/README.md",
+	"cmd/tollgate/bench/README.md", "k8s/README.md",
+}
 
-func readme(t *testing.T) string {
+func pageText(t *testing.T, name string) string {
 	t.Helper()
-	data, err := os.ReadFile(readmeFile)
+	data, err := os.ReadFile(filepath.Join("../..", name))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(data)
 }
 
-// fenced returns the code blocks of a language, and what stands in a comment
-// right above each.
-func fenced(t *testing.T, language string) (blocks []struct{ above, code string }) {
+type fence struct{ page, above, code string }
+
+// fenced returns the code blocks of a language on all pages, and what stands
+// in a comment right above each.
+func fenced(t *testing.T, language string) (blocks []fence) {
 	t.Helper()
 	pattern := regexp.MustCompile("(?m)(?:^<!-- ([^\n]*) -->\n)?^```" + language + "\n((?s:.*?))^```$")
-	for _, m := range pattern.FindAllStringSubmatch(readme(t), -1) {
-		blocks = append(blocks, struct{ above, code string }{m[1], m[2]})
+	for _, name := range pages {
+		for _, m := range pattern.FindAllStringSubmatch(pageText(t, name), -1) {
+			blocks = append(blocks, fence{name, m[1], m[2]})
+		}
 	}
 	if len(blocks) == 0 {
-		t.Fatalf("README.md has no %s block", language)
+		t.Fatalf("the pages have no %s block", language)
 	}
 	return blocks
 }
 
-func TestREADMEShowsTheRealFiles(t *testing.T) {
+func TestREADMEIsShort(t *testing.T) {
+	if n := strings.Count(pageText(t, "README.md"), "\n"); n > 150 {
+		t.Errorf("README.md has %d lines; what is for one room belongs on its page", n)
+	}
+}
+
+// TestPagesAreListed fails for a page whose commands nobody would run.
+func TestPagesAreListed(t *testing.T) {
+	out, err := exec.Command("git", "-C", "../..", "ls-files", "--cached", "--others", "--exclude-standard", "README.md", "*/README.md").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := slices.Sorted(slices.Values(strings.Fields(string(out)))), slices.Sorted(slices.Values(pages)); !slices.Equal(got, want) {
+		t.Errorf("the pages are %q, tested are %q", got, want)
+	}
+}
+
+// TestLinksOfPages follows every link to a file, and to a heading in it.
+func TestLinksOfPages(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	for _, name := range append([]string{".github/CONTRIBUTING.md", ".github/RATIONALE.md"}, pages...) {
+		for _, m := range link.FindAllStringSubmatch(pageText(t, name), -1) {
+			target, heading, _ := strings.Cut(m[1], "#")
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			file := name
+			if target != "" {
+				file = filepath.Join(filepath.Dir(name), target)
+			}
+			if _, err := os.Stat(filepath.Join("../..", file)); err != nil {
+				t.Errorf("%s links to %s: %v", name, m[1], err)
+			} else if heading != "" && !slices.Contains(anchors(pageText(t, file)), heading) {
+				t.Errorf("%s links to %s, which has no such heading", name, m[1])
+			}
+		}
+	}
+}
+
+// anchors returns the names under which GitHub links the headings of a page.
+func anchors(page string) (names []string) {
+	dropped := regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+	for line := range strings.Lines(page) {
+		if heading, ok := strings.CutPrefix(strings.TrimLeft(line, "#"), " "); ok && strings.HasPrefix(line, "#") {
+			name := dropped.ReplaceAllString(strings.ToLower(strings.TrimSpace(heading)), "")
+			names = append(names, strings.ReplaceAll(name, " ", "-"))
+		}
+	}
+	return names
+}
+
+func TestPagesShowTheRealFiles(t *testing.T) {
 	for _, b := range fenced(t, "yaml") {
 		kind, name, _ := strings.Cut(b.above, ": ")
 		switch kind {
 		case "file":
 			data, err := os.ReadFile(filepath.Join("../..", name))
 			if err != nil || string(data) != b.code {
-				t.Errorf("README.md does not show %s as it is (%v)", name, err)
+				t.Errorf("%s does not show %s as it is (%v)", b.page, name, err)
 			}
 		case "filter":
 			shown, shipped := any(nil), filterOf(t, strings.TrimSuffix(filepath.Base(name), ".yaml"))
@@ -59,16 +119,16 @@ func TestREADMEShowsTheRealFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !reflect.DeepEqual(shown, shipped) {
-				t.Errorf("README.md does not show the filter of %s:\n%v\n%v", name, shown, shipped)
+				t.Errorf("%s does not show the filter of %s:\n%v\n%v", b.page, name, shown, shipped)
 			}
 			checkAllowedHeaders(t, b.code)
 		default:
-			t.Errorf("a YAML block of README.md is bound to nothing: %q", b.above)
+			t.Errorf("a YAML block of %s is bound to nothing: %q", b.page, b.above)
 		}
 	}
 }
 
-// checkAllowedHeaders holds a filter to what README.md says of its headers.
+// checkAllowedHeaders holds a filter to what the page says of its headers.
 func checkAllowedHeaders(t *testing.T, filter string) {
 	t.Helper()
 	set, err := policy.Load("../../testdata/small.yaml")
@@ -85,7 +145,7 @@ func checkAllowedHeaders(t *testing.T, filter string) {
 	}
 	slices.Sort(allowed)
 	if want := slices.Sorted(slices.Values(append(set.Headers(), ":path", "x-envoy-external-address"))); !slices.Equal(allowed, want) {
-		t.Errorf("README.md allows the headers %q, small.yaml reads, beside the address, %q", allowed, want)
+		t.Errorf("the page allows the headers %q, small.yaml reads, beside the address, %q", allowed, want)
 	}
 }
 
@@ -112,10 +172,10 @@ func filterOf(t *testing.T, bootstrap string) any {
 	return nil
 }
 
-// TestREADMECommands runs every command of README.md, in order, as a new user
+// TestPagesCommands runs every command of the pages, in order, as a new user
 // would, in a folder of its own. A server runs until the next one starts, and
 // what is exported stays so.
-func TestREADMECommands(t *testing.T) {
+func TestPagesCommands(t *testing.T) {
 	dir, address := readmeFolder(t), loopbackPort(t)
 	replace := strings.NewReplacer("127.0.0.1:9002", address, "127.0.0.1:6379", ownRedis(t))
 	stop := func() {}
