@@ -12,6 +12,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	flag.Int("outage", 0, "how often TestReplicasLeave measures each of its settings; 0 is a short look at some")
 	flag.Bool("update", false, "write the flag table of cmd/tollgate/README.md instead of comparing it")
 	// With the race detector each command would wait a second at its end.
 	_ = os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0"))
