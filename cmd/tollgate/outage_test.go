@@ -98,7 +98,7 @@ func (o outage) run(t *testing.T, binary string) {
 	inHand := len(failed)
 	failed = slices.DeleteFunc(failed, func(s loss) bool { return s.sent.Before(gone) })
 	inHand -= len(failed)
-	t.Logf("%s: SIGKILL: %d requests in hand were lost, and %d of the next %d", o, inHand, len(failed), 5*o.rate)
+	t.Logf("%s: SIGKILL: %d requests in hand were lost, and %d of the next %d; it was gone at %s; %v", o, inHand, len(failed), 5*o.rate, gone.Format("05.000"), failed)
 	if len(failed) > 5*o.rate/1000 {
 		t.Errorf("after a SIGKILL %d of %d requests failed: %v", len(failed), 5*o.rate, failed[:min(len(failed), 5)])
 	}
