@@ -23,7 +23,7 @@ import (
 // new would read them. Their commands are run in this order, in one folder.
 var pages = []string{
 	"README.md", "policy/README.md", "policy/keys/README.md", "envoy/README.md", "cmd/tollgate/README.md",
-	"cmd/tollgate/bench/README.md", "k8s/README.md",
+	"cmd/tollgate-bench/README.md", "k8s/README.md",
 }
 
 func pageText(t *testing.T, name string) string {

@@ -64,6 +64,7 @@ func TestScripts(t *testing.T) {
 					env.Setenv("ENVOY_BIN", envoyBinary)
 					env.Setenv("REPO", repo)
 					env.Setenv("TOLLGATE_DRAIN_DELAY", "0s") // no proxies need to notice, but in drain.txt
+					env.Setenv("PICTIFY_PYTHON", filepath.Join(repo, "cmd/tollgate", pictifyPython))
 					shipped := pixelbyte(t, "policy.yaml")
 					write(t, filepath.Join(env.WorkDir, "policy.yaml"), shipped)
 					// The same without a key for the models.
@@ -86,6 +87,10 @@ func TestScripts(t *testing.T) {
 			if strings.HasPrefix(name, "envoy") {
 				require(t, "envoy", envoyErr, "no Envoy (make tools)")
 			}
+			if name == "envoy-sdk" {
+				_, err := os.Stat(pictifyPython)
+				require(t, "pictify", err, "no pictify SDK (.ci/sdk)")
+			}
 			run(t, func(*testscript.Env) error { return nil })
 		})
 		if !strings.HasPrefix(name, "keys") || name == "keys-input" { // which begins without a store
@@ -102,6 +107,9 @@ func TestScripts(t *testing.T) {
 		})
 	}
 }
+
+// pictifyPython is a Python that has pictify's own SDK; .ci/sdk makes it.
+const pictifyPython = "../../.tools/pictify-sdk-1.1.0/bin/python"
 
 // adminStore is the variable with the address of a Redis at which scripts may do
 // everything.
