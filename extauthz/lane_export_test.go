@@ -113,6 +113,9 @@ func HeldByLane(t testing.TB, file policy.File, s store, sent []byte) (texts []s
 // SetAges gives the connections that are opened from now on other ages.
 func (l *Lane) SetAges(age, end time.Duration) { l.age, l.end = age, end }
 
+// SetLast sets for how long a connection that waits for a request is served at the end.
+func (l *Lane) SetLast(d time.Duration) { l.last = d }
+
 // LaneAges returns the shipped ages of the lane's connections, and how old those of
 // the gRPC port get.
 func LaneAges() (age, end, grpc time.Duration) {

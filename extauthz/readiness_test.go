@@ -210,3 +210,37 @@ func (c *laneClient) refused() bool {
 	_, err := c.in.ReadByte()
 	return err != nil
 }
+
+// A request that is on its way when the lane ends, on a connection that was made before, is answered.
+func TestLaneAnswersWhatIsOnItsWay(t *testing.T) {
+	s := newStack(t, nil, smallFile())
+	address := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
+	fresh, used := dialLane(t, address), dialLane(t, address)
+	for _, c := range []*laneClient{used, dialLane(t, address)} { // the last one shows that the others have been accepted
+		if got, _ := c.get("/readyz"); got != 200 {
+			t.Fatal(got)
+		}
+	}
+	s.lane.SetLast(time.Hour)
+	ctx, hurry := context.WithCancel(t.Context())
+	defer hurry()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.lane.Shutdown(ctx)
+	}()
+	eventually(t, "the port is closed", func() bool {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err != nil
+	})
+	for name, c := range map[string]*laneClient{"a new connection": fresh, "one in use": used} {
+		if got, last := c.get("/envoy/api=small/open"); got != 200 || !last {
+			t.Errorf("%s: %d, closed: %t", name, got, last)
+		}
+	}
+	hurry()
+	<-stopped
+}
