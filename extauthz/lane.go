@@ -156,9 +156,9 @@ func (l *Lane) start(c net.Conn) {
 		c = tls.Server(c, l.config.TLS)
 	}
 	now := time.Now()
-	conn := &laneConn{lane: l, conn: c, last: now.Add(l.age*9/10 + rand.N(l.age/5+1)), end: now.Add(l.end)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	conn := &laneConn{lane: l, conn: c, last: now.Add(l.age*9/10 + rand.N(l.age/5+1)), end: now.Add(l.end)}
 	if l.closing {
 		_ = c.Close()
 		return
@@ -184,11 +184,11 @@ func (l *Lane) Shutdown(ctx context.Context) {
 	if l.listener != nil {
 		_ = l.listener.Close()
 	}
-	open := len(l.conns)
+	open, last := len(l.conns), l.last
 	l.mu.Unlock()
 	if open > 0 {
 		select {
-		case <-time.After(l.last):
+		case <-time.After(last):
 		case <-ctx.Done():
 		}
 	}

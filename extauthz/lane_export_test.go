@@ -111,10 +111,18 @@ func HeldByLane(t testing.TB, file policy.File, s store, sent []byte) (texts []s
 }
 
 // SetAges gives the connections that are opened from now on other ages.
-func (l *Lane) SetAges(age, end time.Duration) { l.age, l.end = age, end }
+func (l *Lane) SetAges(age, end time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.age, l.end = age, end
+}
 
 // SetLast sets for how long a connection that waits for a request is served at the end.
-func (l *Lane) SetLast(d time.Duration) { l.last = d }
+func (l *Lane) SetLast(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = d
+}
 
 // LaneAges returns the shipped ages of the lane's connections, and how old those of
 // the gRPC port get.
