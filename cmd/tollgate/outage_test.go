@@ -104,6 +104,15 @@ func (o outage) run(t *testing.T, binary string) {
 	}
 }
 
+// What a server waits for at its end is what the shipped Envoy files do.
+func TestDrainDelayIsTwoHealthChecks(t *testing.T) {
+	cluster := clusterOf(t, "all").(map[string]any)
+	interval, err := time.ParseDuration(cluster["health_checks"].([]any)[0].(map[string]any)["interval"].(string))
+	if err != nil || defaultDrainDelay != 2*interval {
+		t.Errorf("--drain-delay is %s by default, and health is checked every %s (%v)", defaultDrainDelay, interval, err)
+	}
+}
+
 // A single replica is in nobody's place, and what is there for several must not keep requests from it.
 func TestOneReplicaRestarts(t *testing.T) {
 	binary, err := envoytest.Find()
