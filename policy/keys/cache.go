@@ -27,8 +27,8 @@ type CacheOptions struct {
 	Keys    int           // grants at most; default 1,000,000
 	Unknown int           // refused secrets at most, kept apart from grants; default 100,000
 	TTL     time.Duration // how long a lost message can go unnoticed; default 30 s
-	// StaleFor says how long after it was last read a key of an API may be served while the store does not answer;
-	// default 5 min.
+	// StaleFor says how long a key of an API may be served while the store does not answer, from when it was last known
+	// to be valid: read, or not changed by any message up to the last one heard; default 5 min.
 	StaleFor func(api string) time.Duration
 	// UnknownLookups is how many secrets that prove unknown the store is asked about in a second; default 2,000.
 	UnknownLookups int
@@ -199,7 +199,7 @@ func (c *Cache) Lookup(ctx context.Context, d Digest) (Grant, error) {
 	}
 	// Not the grant that was there before the wait: a message may have taken it away since.
 	if e, common := c.grants.peek(d); e != nil {
-		if old := e.grant(common); c.now()-e.at.Load() < int64(c.options.StaleFor(old.API)) {
+		if old := e.grant(common); !c.stale(e, c.options.StaleFor(old.API)) {
 			c.counts.stale.Add(1)
 			return old, nil
 		}

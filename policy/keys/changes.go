@@ -40,6 +40,7 @@ type stream struct {
 	listening  atomic.Bool
 	heard      atomic.Int64           // cache time of the last message
 	problem    atomic.Pointer[string] // why it is lost; nil at first and while it is not
+	beats      beats
 
 	ticks func() (<-chan time.Time, func()) // one each glance, until it is stopped
 }
@@ -110,9 +111,9 @@ func (c *Cache) listen(ctx context.Context, ticks <-chan time.Time) error {
 	if c.stream.problem.Swap(nil) != nil {
 		c.options.Log.Info("the stream of key changes is back")
 	}
-	c.stream.heard.Store(c.now())
 	// What was read before could have changed without a message; what is read from now on cannot.
 	c.newGeneration()
+	c.hear()
 	c.stream.listening.Store(true)
 	defer c.newGeneration()
 	defer c.stream.listening.Store(false)
@@ -167,7 +168,7 @@ func (c *Cache) receive(ctx context.Context, sub *redis.PubSub) error {
 		case *redis.Subscription:
 			c.newGeneration() // the client has connected again by itself
 		case *redis.Message:
-			c.stream.heard.Store(c.now())
+			c.hear()
 			c.apply(m.Payload)
 		}
 	}
