@@ -117,6 +117,11 @@ func (c *Check) reset() {
 // Digest returns what the store knows the presented secret by.
 func (c *Check) Digest() keys.Digest { return c.digest }
 
+// Caller returns who presented the secret, as far as that is known before its key is.
+func (c *Check) Caller() keys.Caller {
+	return keys.Caller{API: c.api.name, Address: c.api.address.of(c.request), More: c.older < c.decider.hasher.Older()}
+}
+
 // Spend returns what to spend, or with ReadOnly to read, of the key's limits.
 func (c *Check) Spend() *limits.Spend { return &c.spend }
 
@@ -179,7 +184,8 @@ func (c *Check) findRoute() *Route {
 }
 
 // Found continues with the outcome of the key look-up: steps 4 to 6. err is
-// keys.ErrUnknown, a *keys.CorruptError, or says that the store did not answer; a
+// keys.ErrUnknown, a *keys.CorruptError, keys.ErrBusy, or says that the store did
+// not answer; a
 // Grant of no key is taken for that.
 func (c *Check) Found(k keys.Grant, err error) Wait {
 	if err != nil || k.Profile == nil {
@@ -211,6 +217,8 @@ func (c *Check) notFound(err error) Wait {
 		return c.tryOlder()
 	case errors.As(err, &corrupt):
 		return c.deny(CorruptKey)
+	case errors.Is(err, keys.ErrBusy):
+		return c.deny(LookupRefused)
 	default:
 		return c.deny(Undecided)
 	}
