@@ -118,8 +118,13 @@ func (c *Check) reset() {
 func (c *Check) Digest() keys.Digest { return c.digest }
 
 // Caller returns who presented the secret, as far as that is known before its key is.
+// Where the client's address is not known, the peer's still tells some callers apart.
 func (c *Check) Caller() keys.Caller {
-	return keys.Caller{API: c.api.name, Address: c.api.address.of(c.request), More: c.older < c.decider.hasher.Older()}
+	address := c.api.address.of(c.request)
+	if !address.IsValid() {
+		address = plainAddr(c.request.Peer)
+	}
+	return keys.Caller{API: c.api.name, Address: address, More: c.older < c.decider.hasher.Older()}
 }
 
 // Spend returns what to spend, or with ReadOnly to read, of the key's limits.

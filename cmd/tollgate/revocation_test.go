@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,9 +41,13 @@ type fleet struct {
 	socket   string
 	http     []string
 	replicas []authv3.AuthorizationClient
+	log      *screen // of the latest
 }
 
-func startFleet(t *testing.T) *fleet {
+func startFleet(t *testing.T) *fleet { return startServers(t, fleetReplicas) }
+
+// startServers starts so many servers with these further arguments.
+func startServers(t *testing.T, n int, args ...string) *fleet {
 	t.Helper()
 	_, err := exec.LookPath("redis-server")
 	require(t, "redis", err, "redis-server is not on PATH (Debian: apt-get install redis-server)")
@@ -53,20 +56,20 @@ func startFleet(t *testing.T) *fleet {
 	f.admin = redis.NewClient(&redis.Options{Network: "unix", Addr: f.socket})
 	t.Cleanup(func() { _ = f.admin.Close() })
 	write(t, filepath.Join(dir, "policy.yaml"), pixelbyte(t, "policy.yaml"))
-	for i := range fleetReplicas {
-		f.start(t, dir, fmt.Sprint("addresses", i))
+	for i := range n {
+		f.start(t, dir, fmt.Sprint("addresses", i), args...)
 	}
 	return f
 }
 
 // start starts one server and waits until it hears of changes.
-func (f *fleet) start(t *testing.T, dir, addresses string) {
+func (f *fleet) start(t *testing.T, dir, addresses string, args ...string) {
 	t.Helper()
-	cmd := exec.Command("tollgate", "serve", "--policy", filepath.Join(dir, "policy.yaml"), "--store", f.url("server"),
+	cmd := exec.Command("tollgate", append([]string{"serve", "--policy", filepath.Join(dir, "policy.yaml"), "--store", f.url("server"),
 		"--cache-ttl", fleetTTL.String(), "--deadline", "5s", "--log-decisions", "none",
-		"--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--addresses-file", filepath.Join(dir, addresses))
-	var log bytes.Buffer
-	cmd.Stderr = &log
+		"--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--addresses-file", filepath.Join(dir, addresses)}, args...)...)
+	log := &screen{}
+	cmd.Stderr, f.log = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
