@@ -202,7 +202,7 @@ func (c *Check) Found(k keys.Grant, err error) Wait {
 		return c.deny(c.verdict)
 	}
 	refused := c.verdict != Allowed
-	if len(c.spend.Windows) == 0 || refused && !c.api.headers.any() {
+	if len(c.spend.Windows) == 0 || refused && !c.api.headers.refused(c.verdict) {
 		return c.conclude()
 	}
 	// A refused request of a known key reads the counters for its headers.
