@@ -26,9 +26,9 @@ import (
 
 const (
 	fleetReplicas = 3
-	fleetTTL      = time.Second // of the caches: far above what a message takes
-	fleetKeys     = 200         // that are revoked
-	loadKeys      = 100         // that are only used
+	fleetTTL      = 3 * time.Second // of the caches: far above what a message takes, and what a command waits for servers
+	fleetKeys     = 200             // that are revoked
+	loadKeys      = 100             // that are only used
 	loadPause     = 10 * time.Millisecond
 	probePause    = 2 * time.Millisecond
 	// pushed is what the p99 of a revocation may take.
@@ -177,8 +177,8 @@ func (f *fleet) load(t *testing.T) (stop func() (answers int)) {
 }
 
 // revoke revokes a key that all servers have in memory with the command, and returns how long after its end the slowest
-// of them still allowed it.
-func (f *fleet) revoke(t *testing.T, id, secret string) time.Duration {
+// of them still allowed it. The command says if they have not heard of it.
+func (f *fleet) revoke(t *testing.T, id, secret string, heard bool) time.Duration {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -213,8 +213,11 @@ func (f *fleet) revoke(t *testing.T, id, secret string) time.Duration {
 	warm.Wait()
 	code, _, stderr := command(t, "keys", "revoke", id, "--store", f.url("cli"))
 	ended := time.Now()
-	if code != exitOK {
+	if want := map[bool]int{true: exitOK, false: exitUnconfirmed}[heard]; code != want {
 		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	if named := strings.Count(stderr, "may serve the key until"); !heard && named != len(f.replicas) {
+		t.Errorf("%d servers that have not heard are named:\n%s", named, stderr)
 	}
 	probes.Wait()
 	slowest := slices.MaxFunc(refused, time.Time.Compare)
@@ -231,7 +234,7 @@ func (f *fleet) round(t *testing.T) time.Duration {
 	ids, secrets := f.create(t, fleetKeys)
 	var took []time.Duration
 	for i, id := range ids {
-		took = append(took, f.revoke(t, id, secrets[i]))
+		took = append(took, f.revoke(t, id, secrets[i], true))
 	}
 	slices.Sort(took)
 	p99, spent := took[len(took)*99/100-1], time.Since(began)
@@ -271,7 +274,7 @@ func TestRevocationReachesEveryServer(t *testing.T) {
 	ids, secrets := f.create(t, 3)
 	late := 0
 	for i, id := range ids {
-		after := f.revoke(t, id, secrets[i])
+		after := f.revoke(t, id, secrets[i], false)
 		if after > fleetTTL+pushed {
 			t.Errorf("without messages: refused %v after the command, want at most the TTL of %v", after, fleetTTL)
 		}
@@ -289,7 +292,7 @@ func TestRevocationReachesEveryServer(t *testing.T) {
 	}
 	must("acl", "log", "reset")
 	ids, secrets = f.create(t, 1)
-	if after := f.revoke(t, ids[0], secrets[0]); after > fleetTTL/2 {
+	if after := f.revoke(t, ids[0], secrets[0], true); after > fleetTTL/2 {
 		t.Errorf("with messages again: %v", after)
 	}
 }

@@ -40,6 +40,10 @@ type CacheOptions struct {
 	// Changed is told of each change of a key that arrives, with the time since it was made by the clock of the
 	// store. It must not block.
 	Changed func(delay time.Duration)
+	// Server is the name under which this server confirms the changes that it has heard of; "" to confirm none. Longest
+	// says how long it may serve at most what it knows without the store.
+	Server  string
+	Longest func() time.Duration
 	Log     *slog.Logger // tells when the change stream is lost and back; default: nowhere
 }
 
@@ -61,6 +65,9 @@ func (o *CacheOptions) setDefaults() {
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 80 * time.Millisecond
+	}
+	if o.Longest == nil {
+		o.Longest = func() time.Duration { return 5 * time.Minute }
 	}
 	if o.Changed == nil {
 		o.Changed = func(time.Duration) {}
