@@ -138,6 +138,8 @@ type stores struct {
 	limits atomic.Pointer[limits.Leases]
 }
 
+var _ extauthz.KeyCache = (*stores)(nil)
+
 func (s *stores) Lookup(ctx context.Context, d keys.Digest) (keys.Grant, error) {
 	return s.keys.Load().Lookup(ctx, d)
 }

@@ -96,7 +96,9 @@ func Open(o Options) (client redis.UniversalClient, description string, err erro
 func InProcess(dial func(context.Context, string, string) (net.Conn, error), deadline time.Duration) *redis.Client {
 	s := newSettings(&target{network: "tcp", addresses: []string{"memory"}}, deadline)
 	s.dial = dial
-	return redis.NewClient(s.single())
+	o := s.single()
+	o.PipelinePoolSize = 0 // a connection without a buffer of its own needs those of go-redis' pipelines
+	return redis.NewClient(o)
 }
 
 // target parses what the options name.
