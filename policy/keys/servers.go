@@ -165,9 +165,13 @@ func (e *UnheardError) Unwrap() error { return e.Err }
 // AwaitServers waits until every server has heard of what was changed before in the record of a key, at most timeout.
 // Those that have not are in an *UnheardError, unless they cannot serve what they know any more.
 func (s *Store) AwaitServers(ctx context.Context, id string, timeout time.Duration) error {
+	// A server that comes later reads everything anew.
+	if all, err := s.client.HGetAll(ctx, serversKey).Result(); err != nil || len(all) == 0 {
+		return unheardOf(ctx, err)
+	}
 	made, err := s.scripts.mark.Run(ctx, s.client, []string{recordKey(id)}, changesChannel, Digest{}.hex()).Int64()
 	if err != nil {
-		return &UnheardError{Err: readError(ctx, id, err)}
+		return unheardOf(ctx, err)
 	}
 	end := time.NewTimer(timeout)
 	defer end.Stop()
@@ -176,7 +180,7 @@ func (s *Store) AwaitServers(ctx context.Context, id string, timeout time.Durati
 	for {
 		lines, err := s.client.HGetAll(ctx, serversKey).Result()
 		if err != nil {
-			return &UnheardError{Err: readError(ctx, "", err)}
+			return unheardOf(ctx, err)
 		}
 		unheard := missing(lines, made)
 		if len(unheard) == 0 {
@@ -190,6 +194,13 @@ func (s *Store) AwaitServers(ctx context.Context, id string, timeout time.Durati
 			return &UnheardError{Servers: unheard}
 		}
 	}
+}
+
+func unheardOf(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &UnheardError{Err: readError(ctx, "", err)}
 }
 
 // missing returns the servers that have not heard of a change and may serve what was before.
