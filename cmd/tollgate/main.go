@@ -26,7 +26,7 @@ const (
 	exitOK = iota
 	exitFailure
 	exitUsage
-	exitUnconfirmed // revoked, but no replica of the store has confirmed it
+	exitUnconfirmed // revoked, but no replica of the store has confirmed it, or a server has not heard of it
 )
 
 func main() {

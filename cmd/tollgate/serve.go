@@ -123,6 +123,7 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("--keys %s: %w", s.keys, err)
 	}
+	v.reachStore(stop, s.deadline)
 	v.build(s)
 	if err := v.listen(s); err != nil {
 		return err
@@ -213,7 +214,7 @@ func (v *service) build(s *settings) {
 		Reflection: s.reflection,
 	})
 	v.status = &extauthz.Status{Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Ping: v.store.ping, Stream: v.cache.cache.Stream,
-		Problem: v.seeder.problem}
+		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) }, Problem: v.seeder.problem}
 	v.http = &http.Server{
 		Handler:           v.status.Handler(),
 		ReadHeaderTimeout: httpHeaderTimeout,
