@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys test-outage test-scan bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -46,6 +46,15 @@ test: ready-to-test build ## every test, also those through a real Envoy and a r
 
 test-envoys: ## the tests through Envoy, with every version that is supported
 	@$(MAKE) --no-print-directory test ENVOYS="$(ALL_ENVOYS)" PACKAGES="./envoy/... ./extauthz ./cmd/..."
+
+# How often each setting is measured. Each takes 13 to 18 seconds, and there are 8.
+RUNS ?= 10
+test-outage: ready-to-bench ## replicas that restart and die under 2,000 requests a second; RUNS=1 is a shorter look
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@$(GO) test -count=1 -pgo=off -timeout 60m -v -run TestReplicasLeave ./cmd/tollgate -args -outage $(RUNS) | grep -v '^=== '
+
+test-scan: ## first look-ups of keys beside 20,000 guesses a second, or half of what the machine can do
+	@TOLLGATE_SCAN=full $(GO) test -count=1 -v -run TestFirstLookUpsDuringAScan ./cmd/tollgate
 
 bench: ready-to-bench build build-tools ## what a decision costs beside always-allow, some minutes; ARGS=--growth also to 1,000,000 keys
 	@bin/tollgate-bench --chart bin/bench.svg $(ARGS)

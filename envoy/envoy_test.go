@@ -283,13 +283,46 @@ func TestComposeFitsTheBootstrap(t *testing.T) {
 	}
 }
 
+// retryPolicy returns how the filter of a decoded bootstrap tries again, and the timeout of a check.
+func retryPolicy(t *testing.T, root map[string]any) (policy map[string]any, timeout any) {
+	t.Helper()
+	filter := extAuthz(t, root)
+	if service, ok := filter["grpc_service"].(map[string]any); ok {
+		return service["retry_policy"].(map[string]any), service["timeout"]
+	}
+	return dig(filter, "http_service", "retry_policy").(map[string]any), dig(filter, "http_service", "server_uri", "timeout")
+}
+
+// Over HTTP no stream can be refused; else both doors try again in the same way.
+func TestBothDoorsTryAgainAlike(t *testing.T) {
+	grpc, _ := decode(t, "all")
+	var http map[string]any
+	data, err := envoy.HTTPBootstrap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.UnmarshalWithOptions(data, &http, yaml.Strict()); err != nil {
+		t.Fatal(err)
+	}
+	overGRPC, limit := retryPolicy(t, grpc)
+	overHTTP, limitHTTP := retryPolicy(t, http)
+	if overGRPC["retry_on"] != "connect-failure,refused-stream" || overHTTP["retry_on"] != "connect-failure" {
+		t.Errorf("tried again on %v, over HTTP on %v", overGRPC["retry_on"], overHTTP["retry_on"])
+	}
+	delete(overGRPC, "retry_on")
+	delete(overHTTP, "retry_on")
+	if !reflect.DeepEqual(overGRPC, overHTTP) || limit != limitHTTP {
+		t.Errorf("over gRPC within %v: %v\nover HTTP within %v: %v", limit, overGRPC, limitHTTP, overHTTP)
+	}
+}
+
 // Envoy takes max_interval of the back-off, or ten times base_interval without one, as the time limit of each try
 // (Http::Utility::convertCoreToRouteRetryPolicy): a smaller one would end slow checks long before the timeout.
 func TestNoTryEndsBeforeTheTimeout(t *testing.T) {
 	for _, name := range envoy.Names() {
 		rest, _ := decode(t, name)
-		service := extAuthz(t, rest)["grpc_service"]
-		if limit, try := dig(service, "timeout"), dig(service, "retry_policy", "retry_back_off", "max_interval"); limit != try {
+		policy, limit := retryPolicy(t, rest)
+		if try := dig(policy, "retry_back_off", "max_interval"); limit != try {
 			t.Errorf("%s.yaml: timeout %v, but each try ends after %v", name, limit, try)
 		}
 	}
@@ -397,6 +430,12 @@ func TestHTTPBootstrapDiffersOnlyWhereItMust(t *testing.T) {
 		tollgate := dig(root, "static_resources", "clusters", 0).(map[string]any)
 		delete(tollgate, "typed_extension_protocol_options")
 		delete(tollgate, "load_assignment")
+		health := dig(tollgate, "health_checks", 0).(map[string]any)
+		if health["http_health_check"] == nil && health["grpc_health_check"] == nil {
+			t.Errorf("the health check is neither over gRPC nor over HTTP: %v", health)
+		}
+		delete(health, "http_health_check")
+		delete(health, "grpc_health_check")
 	}
 	if !reflect.DeepEqual(grpc, http) {
 		t.Errorf("http/envoy.yaml:\n%v\nall.yaml:\n%v", http, grpc)

@@ -31,10 +31,12 @@ type KeyFinder interface {
 }
 
 // KeyCache is a KeyFinder that can answer at once, as keys.Cache does: Find returns
-// keys.ErrNotCached when Lookup has to be asked.
+// keys.ErrNotCached when LookupFor has to be asked. That is Lookup for a caller, and
+// returns keys.ErrBusy when he has asked about too many unknown keys.
 type KeyCache interface {
 	KeyFinder
 	Find(d keys.Digest) (keys.Grant, error)
+	LookupFor(ctx context.Context, d keys.Digest, from keys.Caller) (keys.Grant, error)
 }
 
 // Spender spends or reads limits, all windows or none. Try answers at once or
@@ -92,7 +94,7 @@ func (a *authorizer) decide(ctx context.Context, start time.Time, set *policy.Se
 	for wait != policy.Done {
 		switch wait {
 		case policy.WaitKey:
-			wait = check.Found(fetch.key(check.Digest()))
+			wait = check.Found(fetch.key(check))
 		case policy.WaitLimits:
 			wait = check.Spent(fetch.limits(check.Spend(), check.Result()))
 		}
@@ -162,13 +164,12 @@ func (f *fetch) end() {
 	}
 }
 
-func (f *fetch) key(d keys.Digest) (k keys.Grant, err error) {
-	err = keys.ErrNotCached
-	if f.cache != nil {
-		k, err = f.cache.Find(d)
-	}
-	if err == keys.ErrNotCached {
+func (f *fetch) key(check *policy.Check) (k keys.Grant, err error) {
+	d := check.Digest()
+	if f.cache == nil {
 		k, err = f.keys.Lookup(f.context(), d)
+	} else if k, err = f.cache.Find(d); err == keys.ErrNotCached {
+		k, err = f.cache.LookupFor(f.context(), d, check.Caller())
 	}
 	f.keyTrouble(f.parent, err)
 	return k, err

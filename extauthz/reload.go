@@ -64,6 +64,15 @@ func (p *Policies) StaleFor(api string) time.Duration {
 	return 0
 }
 
+// LongestStale returns the longest that a key of any API may be served while the
+// store is away.
+func (p *Policies) LongestStale() (longest time.Duration) {
+	for _, a := range p.Current().APIs() {
+		longest = max(longest, a.StaleFor())
+	}
+	return longest
+}
+
 // Status returns the moment of the last load and why the files now on disk are
 // refused, nil if they are in force.
 func (p *Policies) Status() (loaded time.Time, refused error) {

@@ -563,9 +563,10 @@ func (c *compiler) failures() {
 func (c *compiler) rateHeaders() {
 	in := c.doc.RateHeaders
 	c.api.headers = rateHeaders{
-		trio:  c.choice("rate_headers.family", in.Family, "none", "x-ratelimit") == "x-ratelimit",
-		epoch: c.choice("rate_headers.reset", in.Reset, "epoch", "seconds") == "epoch",
-		ietf:  in.IETF,
+		trio:   c.choice("rate_headers.family", in.Family, "none", "x-ratelimit") == "x-ratelimit",
+		epoch:  c.choice("rate_headers.reset", in.Reset, "epoch", "seconds") == "epoch",
+		ietf:   in.IETF,
+		usable: c.choice("rate_headers.on", in.On, "known", "usable") == "usable",
 	}
 }
 

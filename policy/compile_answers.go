@@ -36,6 +36,7 @@ func (c *compiler) answers() {
 		}
 	}
 	c.api.answers[CorruptKey] = c.api.answers[Undecided]
+	c.api.answers[LookupRefused] = c.api.answers[Undecided]
 }
 
 func (c *compiler) answersOf(i int, in *answerIn) {

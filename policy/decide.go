@@ -118,6 +118,16 @@ func (c *Check) reset() {
 // Digest returns what the store knows the presented secret by.
 func (c *Check) Digest() keys.Digest { return c.digest }
 
+// Caller returns who presented the secret, as far as that is known before its key is.
+// Where the client's address is not known, the peer's still tells some callers apart.
+func (c *Check) Caller() keys.Caller {
+	address := c.api.address.of(c.request)
+	if !address.IsValid() {
+		address = plainAddr(c.request.Peer)
+	}
+	return keys.Caller{API: c.api.name, Address: address, More: c.older < c.decider.hasher.Older()}
+}
+
 // Spend returns what to spend, or with ReadOnly to read, of the key's limits.
 func (c *Check) Spend() *limits.Spend { return &c.spend }
 
@@ -193,7 +203,8 @@ func (c *Check) routeOf(method string, segs []string) *Route {
 }
 
 // Found continues with the outcome of the key look-up: steps 4 to 6. err is
-// keys.ErrUnknown, a *keys.CorruptError, or says that the store did not answer; a
+// keys.ErrUnknown, a *keys.CorruptError, keys.ErrBusy, or says that the store did
+// not answer; a
 // Grant of no key is taken for that.
 func (c *Check) Found(k keys.Grant, err error) Wait {
 	if err != nil || k.Profile == nil {
@@ -205,7 +216,7 @@ func (c *Check) Found(k keys.Grant, err error) Wait {
 		return c.deny(c.verdict)
 	}
 	refused := c.verdict != Allowed
-	if len(c.spend.Windows) == 0 || refused && !c.api.headers.any() {
+	if len(c.spend.Windows) == 0 || refused && !c.api.headers.refused(c.verdict) {
 		return c.conclude()
 	}
 	// A refused request of a known key reads the counters for its headers.
@@ -225,6 +236,8 @@ func (c *Check) notFound(err error) Wait {
 		return c.tryOlder()
 	case errors.As(err, &corrupt):
 		return c.deny(CorruptKey)
+	case errors.Is(err, keys.ErrBusy):
+		return c.deny(LookupRefused)
 	default:
 		return c.deny(Undecided)
 	}

@@ -104,8 +104,9 @@ type answerIn struct {
 }
 
 type rateHeadersIn struct {
-	Family string `yaml:"family,omitempty" jsonschema:"enum=x-ratelimit,enum=none" jsonschema_description:"x-ratelimit: X-RateLimit-Limit, -Remaining, -Reset on every answer to a known key. Default: none."`
+	Family string `yaml:"family,omitempty" jsonschema:"enum=x-ratelimit,enum=none" jsonschema_description:"x-ratelimit: X-RateLimit-Limit, -Remaining, -Reset on the answers that on says. Default: none."`
 	Reset  string `yaml:"reset,omitempty" jsonschema:"enum=epoch,enum=seconds" jsonschema_description:"Reset as Unix time or as seconds to wait. Default: epoch."`
+	On     string `yaml:"on,omitempty" jsonschema:"enum=known,enum=usable" jsonschema_description:"known: on every answer to a known key. usable: not on the refusal of an inactive or expired one, which then looks like that of an unknown one. Default: known."`
 	IETF   bool   `yaml:"ietf,omitempty" jsonschema_description:"Add RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10)."`
 }
 

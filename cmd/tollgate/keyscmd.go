@@ -25,7 +25,7 @@ made.`)
 	a.flags(cmd)
 	cmd.AddCommand(newCreate(a), newGet(a), newList(a), newUpdate(a), newRotate(a),
 		newChange(a, change{"revoke", "End keys for good, at once and everywhere",
-			"It waits for a replica of the store, if that has or has had any in the last 30 days,\nand exits with 3 if none has confirmed the change within a second: revoke again then.", storeOnly, (*keys.Manager).Revoke}),
+			"It waits for a replica of the store, if that has or has had any in the last 30 days,\nand exits with 3 if none has confirmed the change within a second: revoke again then.\nIt also waits a second for every server to hear of the change, names those that have\nnot with the time until which they may serve the key, and exits with 3 then, too.", storeOnly, (*keys.Manager).Revoke}),
 		newChange(a, change{"deactivate", "Switch keys off until activate", "", storeOnly, (*keys.Manager).Deactivate}),
 		newChange(a, change{"activate", "Switch keys on again", "", storeAndPolicy, (*keys.Manager).Activate}),
 		newChange(a, change{"delete", "Remove revoked keys", "Only revoked keys can be deleted. Their ids are never used again.", storeOnly, (*keys.Manager).Delete}),
@@ -267,7 +267,7 @@ func explained(err error) error {
 		return nil
 	}
 	f := &failure{err: plainError{err}}
-	if errors.Is(err, keys.ErrUnconfirmed) {
+	if errors.Is(err, keys.ErrUnconfirmed) || errors.Is(err, keys.ErrUnheard) {
 		f.code = exitUnconfirmed
 	}
 	return f

@@ -26,7 +26,7 @@ const (
 	exitOK = iota
 	exitFailure
 	exitUsage
-	exitUnconfirmed // revoked, but no replica of the store has confirmed it
+	exitUnconfirmed // revoked, but no replica of the store has confirmed it, or a server has not heard of it
 )
 
 func main() {
@@ -34,7 +34,7 @@ func main() {
 }
 
 // run is main as a function: it prints every error once and returns the exit
-// code. The end of ctx does what SIGTERM does.
+// code. The end of ctx does what SIGINT does.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)

@@ -125,6 +125,14 @@ func TestPagesShowTheRealFiles(t *testing.T) {
 			if shown["name"] == "envoy.filters.http.ext_authz" {
 				checkAllowedHeaders(t, b.code)
 			}
+		case "cluster":
+			shown, shipped := any(nil), clusterOf(t, strings.TrimSuffix(filepath.Base(name), ".yaml"))
+			if err := yaml.Unmarshal([]byte(b.code), &shown); err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(shown, shipped) {
+				t.Errorf("%s does not show the cluster of %s:\n%v\n%v", b.page, name, shown, shipped)
+			}
 		case "websocket": // the tests of extauthz put it into a real Envoy
 		default:
 			t.Errorf("a YAML block of %s is bound to nothing: %q", b.page, b.above)
@@ -151,6 +159,24 @@ func checkAllowedHeaders(t *testing.T, filter string) {
 	if want := slices.Sorted(slices.Values(append(set.Headers(), ":path", "x-envoy-external-address", "x-forwarded-for"))); !slices.Equal(allowed, want) {
 		t.Errorf("the page allows the headers %q, small.yaml reads, beside the addresses, %q", allowed, want)
 	}
+}
+
+// clusterOf returns the cluster of Tollgate in a shipped bootstrap.
+func clusterOf(t *testing.T, bootstrap string) any {
+	t.Helper()
+	data, err := envoy.Bootstrap(bootstrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := yaml.PathString("$.static_resources.clusters[0]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cluster any
+	if err := path.Read(strings.NewReader(string(data)), &cluster); err != nil {
+		t.Fatal(err)
+	}
+	return cluster
 }
 
 func filterOf(t *testing.T, bootstrap string, name any) map[string]any {

@@ -33,7 +33,7 @@ type Settings struct {
 	// Bootstrap is one of the shipped bootstraps (envoy.Bootstrap). Required.
 	Bootstrap []byte
 	// Tollgate and Upstream are the addresses of the two clusters: host:port, or unix:PATH with an absolute
-	// PATH. "" leaves the shipped address.
+	// PATH, or several of one kind joined with commas. "" leaves the shipped address.
 	Tollgate, Upstream string
 	// ProxyProtocol makes the listener take, and insist on, a PROXY protocol header on each connection.
 	ProxyProtocol bool

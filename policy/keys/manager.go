@@ -381,8 +381,9 @@ func set[T any](field, value *T) {
 	}
 }
 
-// Revoke ends a key for good, and publishes that. Revoking again does it again. An ErrUnconfirmed comes with the key:
-// the change is made, but could be lost if the store's primary is lost now.
+// Revoke ends a key for good, publishes that, and waits until every server has heard of it. Revoking again does it again. An
+// ErrUnconfirmed comes with the key: the change is made, but could be lost if the store's primary is lost now. So does an
+// ErrUnheard: the change is made, but servers that are cut off can still serve the key for a while.
 func (m *Manager) Revoke(ctx context.Context, id string) (*Key, error) {
 	var unconfirmed error
 	k, err := m.edit(ctx, id, edit{
@@ -393,8 +394,8 @@ func (m *Manager) Revoke(ctx context.Context, id string) (*Key, error) {
 			return k, err
 		},
 	})
-	if k != nil && unconfirmed != nil {
-		err = errors.Join(unconfirmed, err)
+	if k != nil {
+		err = errors.Join(unconfirmed, m.store.AwaitServers(ctx, id, m.wait), err)
 	}
 	return k, err
 }

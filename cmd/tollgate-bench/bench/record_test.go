@@ -15,7 +15,9 @@ import (
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -162,6 +164,9 @@ func (r *recorder) serve(t *testing.T) string {
 		t.Fatal(err)
 	}
 	server := grpc.NewServer(grpc.ForceServerCodecV2(r), grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+		if method, _ := grpc.MethodFromServerStream(stream); method != authv3.Authorization_Check_FullMethodName {
+			return status.Error(codes.Unimplemented, "this is no check") // but one of its health
+		}
 		if err := stream.RecvMsg(nil); err != nil {
 			return err
 		}
