@@ -18,7 +18,7 @@ func newPolicy() *cobra.Command {
 		Args:  cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return unknownCommand(cmd, args)
+				return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), meant(cmd, args))
 			}
 			_ = cmd.Help()
 			return errors.New("policy: a command is missing: check, test or schema")

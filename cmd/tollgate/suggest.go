@@ -20,20 +20,27 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 			names = append(names, c.Name())
 		}
 	}
-	meant := ""
-	if cmd.SuggestionsMinimumDistance = 2; len(args) > 0 {
-		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			meant = "; did you mean " + strings.Join(near, " or ") + "?"
-		}
-	}
-	return fmt.Errorf("%s: want one of %s%s", cmd.CommandPath(), strings.Join(names, ", "), meant)
+	return fmt.Errorf("%s: want one of %s%s", cmd.CommandPath(), strings.Join(names, ", "), meant(cmd, args))
 }
 
-// noFile is noArguments for a command whose file is a flag.
+// meant names the commands that are spelt nearly so.
+func meant(cmd *cobra.Command, args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	near := cmd.SuggestionsFor(args[0])
+	if len(near) == 0 {
+		return ""
+	}
+	return "; did you mean " + strings.Join(near, " or ") + "?"
+}
+
+// noFile is cobra.NoArgs for a command whose file is a flag.
 func noFile(flag string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return fmt.Errorf("%s: takes flags only; did you mean --%s FILE?", cmd.CommandPath(), flag)
+			return fmt.Errorf("unknown command %q for %q, which takes flags only; did you mean --%s FILE?", args[0], cmd.CommandPath(), flag)
 		}
 		return nil
 	}

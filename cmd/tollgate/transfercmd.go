@@ -267,7 +267,7 @@ teams that the file has keys of are touched, and the one that --api and --team n
 --api API --all-teams means every team of the API. Run again, it changes nothing. A
 key that is revoked, deleted or corrupt in the store is left out and named; the
 others are changed, and the exit code is 1.`,
-		Args: noFile("file"),
+		Args: noKeysFile,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
 				return errors.New("apply: which file? give -f FILE")
@@ -297,6 +297,14 @@ others are changed, and the exit code is 1.`,
 	cmd.Flags().BoolVar(&o.Prune, "prune", false, "revoke and delete keys that the file does not name")
 	s.flags(cmd.Flags())
 	return cmd
+}
+
+// noKeysFile is noArguments with a word about the flag.
+func noKeysFile(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s: takes flags only; did you mean -f FILE?", cmd.CommandPath())
+	}
+	return nil
 }
 
 func (a *access) printDiff(cmd *cobra.Command, d *keys.Diff) error {
