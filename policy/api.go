@@ -19,7 +19,10 @@ type API struct {
 	checksum     bool
 	environments []env
 	address      addressSource
-	preflights   bool // those of CORS are public
+	addresses    int    // that a key's list may have
+	checksumAt   string // place of the file that says what keys look like
+	prefixesAt   string // likewise
+	preflights   bool   // those of CORS are public
 	scopes       map[string]bool
 	emptyIsAll   bool
 	routes       router
@@ -74,12 +77,13 @@ type Route struct {
 func (r *Route) Name() string { return r.name }
 
 type env struct {
-	index   int // in plan.applied
-	name    string
-	prefix  string
-	hosts   []string
-	context string
-	quota   bool
+	index    int // in plan.applied
+	name     string
+	prefix   string
+	prefixAt string // its place in the file
+	hosts    []string
+	context  string
+	quota    bool
 }
 
 // accepts reports whether keys of the environment are accepted for a request:

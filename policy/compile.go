@@ -1,12 +1,14 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 )
 
@@ -217,6 +219,14 @@ func (c *compiler) credentialQuery(place, name string) {
 
 func (c *compiler) keyFormat() {
 	in := c.doc.KeyFormat
+	place := func(path string) string {
+		f := c.src.faultAt(c.src.token(path), "")
+		return fmt.Sprintf("%s:%d:%d", f.File, f.Line, f.Column)
+	}
+	c.api.checksumAt, c.api.prefixesAt = place("key_format.checksum"), place("key_format.prefixes")
+	for i := range c.api.environments {
+		c.api.environments[i].prefixAt = place(at("environments", i, "prefix"))
+	}
 	c.api.checksum = c.choice("key_format.checksum", in.Checksum, "required", "optional") == "required"
 	if len(c.doc.Environments) > 0 && len(in.Prefixes) > 0 {
 		c.fault("key_format.prefixes", "prefixes belong to the environments here")
@@ -238,11 +248,22 @@ func (c *compiler) choice(place, value string, words ...string) string {
 	return value
 }
 
+// maxAddresses bounds what a record takes in the store and in the memory of each
+// server.
+const maxAddresses = 10_000
+
 func (c *compiler) address() {
 	in := c.doc.ClientAddress
 	a := &c.api.address
 	a.from = c.choice("client_address.from", in.From, fromPeer, fromExternal, fromXFF)
 	a.hops = in.TrustedHops
+	c.api.addresses = keys.MaxAddresses
+	if in.MaxAddresses != nil {
+		c.api.addresses = *in.MaxAddresses
+		if n := *in.MaxAddresses; n < 1 || n > maxAddresses {
+			c.fault("client_address.max_addresses", "max_addresses %d: want 1 to %d", n, maxAddresses)
+		}
+	}
 	if in.TrustedHops < 0 || in.TrustedHops > 0 && a.from != fromXFF {
 		c.fault("client_address.trusted_hops", "trusted_hops %d: want 0 or more, and only with from: xff", in.TrustedHops)
 	}

@@ -46,6 +46,7 @@ type environment struct {
 type addressIn struct {
 	From           string   `yaml:"from,omitempty" jsonschema:"enum=peer,enum=external-address,enum=xff" jsonschema_description:"peer: the connection's address. external-address: x-envoy-external-address. xff: X-Forwarded-For. Default: peer."`
 	TrustedHops    int      `yaml:"trusted_hops,omitempty" jsonschema:"minimum=0" jsonschema_description:"xff only: how many entries from the right are proxies of yours; the next one is the client."`
+	MaxAddresses   *int     `yaml:"max_addresses,omitempty" jsonschema:"minimum=1,maximum=10000" jsonschema_description:"Entries that a key's IP list may have. Default: 1000."`
 	TrustedProxies []string `yaml:"trusted_proxies,omitempty" jsonschema_description:"Peers whose headers are believed. From any other peer the client is the peer itself. Default: every peer."`
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"tollgate/extauthz"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/smallfile"
 )
 
 // Words of --older-peppers that are no files.
@@ -107,7 +108,7 @@ func (s *settings) olderMethods() ([]keys.Method, error) {
 		case plainSHA256:
 			methods = append(methods, keys.Method{Algorithm: keys.AlgorithmSHA256})
 		default:
-			data, err := os.ReadFile(name)
+			data, err := smallfile.Read(name, maxSmall)
 			if err != nil {
 				return nil, fmt.Errorf("--older-peppers: %w", err)
 			}

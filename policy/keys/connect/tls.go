@@ -9,10 +9,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"time"
+
+	"tollgate/policy/keys/smallfile"
 )
 
 // tlsFiles are the TLS settings of a target.
@@ -72,6 +73,9 @@ func (c *certificates) current() *tls.Config {
 	return c.config
 }
 
+// maxPEM is far above what a file with certificates has, in bytes.
+const maxPEM = 4 << 20
+
 // read builds config from the files.
 func (c *certificates) read() error {
 	var pem [3][]byte
@@ -80,7 +84,7 @@ func (c *certificates) read() error {
 			continue
 		}
 		var err error
-		if pem[i], err = os.ReadFile(path); err != nil {
+		if pem[i], err = smallfile.Read(path, maxPEM); err != nil {
 			return fmt.Errorf("TLS: %w", err)
 		}
 	}
