@@ -211,6 +211,23 @@ func (c *laneClient) refused() bool {
 	return err != nil
 }
 
+// A server that is told to end while it starts has not failed.
+func TestShutdownBeforeServe(t *testing.T) {
+	s := newStack(t, nil, smallFile())
+	s.server.Shutdown(t.Context())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.server.Serve(l); err != nil {
+		t.Error(err)
+	}
+	if c, err := net.Dial("tcp", l.Addr().String()); err == nil {
+		_ = c.Close()
+		t.Error("the port is open")
+	}
+}
+
 // A request that is on its way when the lane ends, on a connection that was made before, is answered.
 func TestLaneAnswersWhatIsOnItsWay(t *testing.T) {
 	s := newStack(t, nil, smallFile())

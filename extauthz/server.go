@@ -3,6 +3,7 @@ package extauthz
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"time"
@@ -117,8 +118,14 @@ func New(c Config) *Server {
 	return s
 }
 
-// Serve answers calls on the listener until Shutdown.
-func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+// Serve answers calls on the listener until Shutdown, and returns nil then, also where
+// Shutdown came first.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
+}
 
 // SetReady says what health checks are told while the server runs; at first it is
 // ready. After Drain it has no effect.
