@@ -42,14 +42,6 @@ func LoadPolicies(path string, log *slog.Logger, m *Metrics) (*Policies, error) 
 	return p, nil
 }
 
-// FixedPolicies holds a set that never changes.
-func FixedPolicies(set *policy.Set, m *Metrics) *Policies {
-	p := &Policies{log: slog.New(slog.DiscardHandler), metrics: m, loaded: time.Now()}
-	p.current.Store(set)
-	m.policyAPIs.Set(float64(len(set.APIs())))
-	return p
-}
-
 // Current returns the set in force.
 func (p *Policies) Current() *policy.Set { return p.current.Load() }
 

@@ -62,7 +62,7 @@ It needs Linux and some minutes in which the machine does nothing else.`,
 	}
 	f.add(cmd, "tollgate-bench.svg")
 	flags := cmd.Flags()
-	flags.StringVar(&f.Request, "request", "all-headers", "recorded request: all-headers, as Envoy sends it by default (15 headers), or shipped, with the allowed_headers of a bootstrap of ours (4)")
+	flags.StringVar(&f.Request, "request", "all-headers", "recorded request: all-headers, as Envoy sends it by default (15 headers), or shipped, with the allowed_headers of a bootstrap of ours (5)")
 	flags.BoolVar(&f.Growth, "growth", false, "also measure growth from 1 to 1,000,000 keys and from 1 to 6 windows, and memory")
 	flags.StringVar(&f.Profile, "profile", "", "file for a CPU profile of the leased server")
 	cmd.CompletionOptions.HiddenDefaultCmd = true
@@ -171,9 +171,7 @@ func (f *benchFlags) find(progress io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("%s version: %w", f.Binary, err)
 	}
-	if words := strings.Fields(string(out)); len(words) > 1 {
-		f.Version = words[1]
-	}
+	f.Version, _, _ = strings.Cut(strings.TrimPrefix(string(out), "tollgate "), " go") // with its commit and date
 	return nil
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
 	"tollgate/policy/keys"
@@ -223,13 +224,13 @@ type replica struct {
 	authz string // where Envoy asks
 	cmd   *exec.Cmd
 	done  chan error
-	log   *screen
+	log   *tollgatetest.Screen
 }
 
 func (r *replica) start(t *testing.T) {
 	t.Helper()
 	_ = os.Remove(r.file) // that of an earlier run
-	r.cmd, r.done, r.log = exec.Command("tollgate", r.args...), make(chan error, 1), &screen{}
+	r.cmd, r.done, r.log = exec.Command("tollgate", r.args...), make(chan error, 1), &tollgatetest.Screen{}
 	r.cmd.Stderr = r.log
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)

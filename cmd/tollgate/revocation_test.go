@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
 )
 
@@ -41,7 +42,7 @@ type fleet struct {
 	socket   string
 	http     []string
 	replicas []authv3.AuthorizationClient
-	log      *screen // of the latest
+	log      *tollgatetest.Screen // of the latest
 }
 
 func startFleet(t *testing.T) *fleet { return startServers(t, fleetReplicas) }
@@ -68,7 +69,7 @@ func (f *fleet) start(t *testing.T, dir, addresses string, args ...string) {
 	cmd := exec.Command("tollgate", append([]string{"serve", "--policy", filepath.Join(dir, "policy.yaml"), "--store", f.url("server"),
 		"--cache-ttl", fleetTTL.String(), "--deadline", "5s", "--log-decisions", "none",
 		"--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--addresses-file", filepath.Join(dir, addresses)}, args...)...)
-	log := &screen{}
+	log := &tollgatetest.Screen{}
 	cmd.Stderr, f.log = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
