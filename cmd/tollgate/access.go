@@ -108,6 +108,9 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 	a.hasher = keys.NewHasher(pepper, older...)
 	a.manager = keys.NewManager(keys.NewStore(a.store.client), a.hasher, rules,
 		keys.NewAudit(a.store.client, 0), a.who, time.Now)
+	if a.settings.store == embeddedStore {
+		a.manager.AllowUnpeppered()
+	}
 	if n&thePepper != 0 {
 		if _, err := keys.NewStore(a.store.client).CheckPepper(ctx, a.hasher, false); err != nil {
 			return errors.Join(explained(err), failed(a.store.close()))
