@@ -21,6 +21,7 @@ import (
 
 	"tollgate/extauthz"
 	"tollgate/policy"
+	"tollgate/policy/policyfile"
 )
 
 // byGeneratedCode is what decoding has to find, said with the generated types.
@@ -87,7 +88,7 @@ func compareDecoders(t interface{ Fatalf(string, ...any) }, set *policy.Set, b [
 // fuzzSet wants headers of every kind.
 func fuzzSet(t testing.TB) *policy.Set {
 	t.Helper()
-	set, err := policy.Compile(smallFile("credentials: [bearer, ", "client_address: {from: external-address}\ncredentials: [bearer, {header: k}, {header: x-api-key}, "))
+	set, err := policyfile.Compile(smallFile("credentials: [bearer, ", "client_address: {from: external-address}\ncredentials: [bearer, {header: k}, {header: x-api-key}, "))
 	if err != nil {
 		t.Fatal(err)
 	}

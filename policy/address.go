@@ -5,35 +5,38 @@ import (
 	"strings"
 )
 
-// addressSource says which address of a request is the client's.
-type addressSource struct {
-	from    string
-	hops    int
-	proxies []netip.Prefix // empty: every peer is believed
+// AddressSource says which address of a request is the client's.
+type AddressSource struct {
+	From    string
+	Hops    int            // entries of X-Forwarded-For that are proxies
+	Proxies []netip.Prefix // empty: every peer is believed
 }
 
+// The words of policy files for where a client's address stands: AddressSource.From.
 const (
-	fromPeer     = "peer"
-	fromExternal = "external-address"
-	fromXFF      = "xff"
+	FromPeer     = "peer"
+	FromExternal = "external-address"
+	FromXFF      = "xff"
+)
 
+const (
 	headerExternalAddress = "x-envoy-external-address"
 	headerForwardedFor    = "x-forwarded-for"
 )
 
 // of returns the client's address, or the invalid one where it cannot be
 // trusted: then a key with an IP list is refused.
-func (s *addressSource) of(r *Request) netip.Addr {
+func (s *AddressSource) of(r *Request) netip.Addr {
 	peer := plainAddr(r.Peer)
-	if s.from == fromPeer || !s.believes(peer) {
+	if s.From == FromPeer || !s.believes(peer) {
 		return peer
 	}
-	if s.from == fromExternal {
+	if s.From == FromExternal {
 		value, _ := r.header(headerExternalAddress)
 		return parseAddr(value)
 	}
 	value, _ := r.header(headerForwardedFor)
-	for range s.hops {
+	for range s.Hops {
 		cut := strings.LastIndexByte(value, ',')
 		if cut < 0 {
 			return netip.Addr{}
@@ -43,11 +46,11 @@ func (s *addressSource) of(r *Request) netip.Addr {
 	return parseEntry(value[strings.LastIndexByte(value, ',')+1:])
 }
 
-func (s *addressSource) believes(peer netip.Addr) bool {
-	if len(s.proxies) == 0 {
+func (s *AddressSource) believes(peer netip.Addr) bool {
+	if len(s.Proxies) == 0 {
 		return true
 	}
-	for _, p := range s.proxies {
+	for _, p := range s.Proxies {
 		if p.Contains(peer) {
 			return true
 		}

@@ -15,8 +15,10 @@ import (
 	"strings"
 	"time"
 
+	"tollgate/policy/answer"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/router"
 )
 
 // Decider holds what all decisions of a server share.
@@ -65,8 +67,8 @@ type Check struct {
 	older  int         // older methods of hashing that the store was asked by
 	grant  keys.Grant  // as the store said
 	key    *keys.Grant // grant, once the key is known to this API and environment
-	env    *env
-	plan   *plan
+	env    *Environment
+	plan   *Plan
 	spend  limits.Spend
 	result limits.Result
 	looked bool // result is what the limits said
@@ -121,11 +123,11 @@ func (c *Check) Digest() keys.Digest { return c.digest }
 // Caller returns who presented the secret, as far as that is known before its key is.
 // Where the client's address is not known, the peer's still tells some callers apart.
 func (c *Check) Caller() keys.Caller {
-	address := c.api.address.of(c.request)
+	address := c.api.spec.Address.of(c.request)
 	if !address.IsValid() {
 		address = plainAddr(c.request.Peer)
 	}
-	return keys.Caller{API: c.api.name, Address: address, More: c.older < c.decider.hasher.Older()}
+	return keys.Caller{API: c.api.spec.Name, Address: address, More: c.older < c.decider.hasher.Older()}
 }
 
 // Spend returns what to spend, or with ReadOnly to read, of the key's limits.
@@ -155,13 +157,13 @@ func (c *Check) identify() Wait {
 	if c.api == nil {
 		return c.deny(UnknownAPI)
 	}
-	c.path, c.query, _ = splitTarget(c.request.Target)
+	c.path, c.query, _ = router.SplitTarget(c.request.Target)
 	c.route = c.findRoute()
-	c.api.places.read(c.request, &c.cred)
+	c.api.spec.Credentials.read(c.request, &c.cred)
 	if c.cred.target != "" && (c.request.Fixed || !c.request.exact(c.query)) {
 		return c.deny(MalformedCredential) // it would reach the application, or another query would
 	}
-	if c.route != nil && (c.route.public || c.asked) {
+	if c.route != nil && (c.route.Public || c.asked) {
 		return c.allow()
 	}
 	switch {
@@ -179,8 +181,8 @@ func (c *Check) identify() Wait {
 // read them in its own way, and so is CONNECT, whose tunnel nobody could check.
 func (c *Check) findRoute() *Route {
 	var buf [16]string
-	segs, ok := segments(c.path, buf[:0])
-	if !ok || !c.request.exact(c.path) || !plainQuery(c.query) {
+	segs, ok := router.Segments(c.path, buf[:0])
+	if !ok || !c.request.exact(c.path) || !router.PlainQuery(c.query) {
 		return nil
 	}
 	if method, ok := c.preflight(); ok {
@@ -197,9 +199,9 @@ func (c *Check) routeOf(method string, segs []string) *Route {
 	case !plainMethod(method) || method == "CONNECT":
 		return nil
 	case c.request.Route.Given:
-		return c.api.routeNames[c.request.Route.Value]
+		return c.api.spec.Routes[c.request.Route.Value]
 	}
-	return c.api.routes.find(method, segs)
+	return c.api.spec.Router.Find(method, segs)
 }
 
 // Found continues with the outcome of the key look-up: steps 4 to 6. err is
@@ -216,14 +218,14 @@ func (c *Check) Found(k keys.Grant, err error) Wait {
 		return c.deny(c.verdict)
 	}
 	refused := c.verdict != Allowed
-	if len(c.spend.Windows) == 0 || refused && !c.api.headers.refused(c.verdict) {
+	if len(c.spend.Windows) == 0 || refused && !c.api.spec.RateHeaders.refused(c.verdict) {
 		return c.conclude()
 	}
 	// A refused request of a known key reads the counters for its headers.
-	c.spend.ID, c.spend.ReadOnly, c.spend.Exact = c.key.LimitID(), refused, c.plan.exact
+	c.spend.ID, c.spend.ReadOnly, c.spend.Exact = c.key.LimitID(), refused, c.plan.Exact
 	c.spend.Cost = 1
 	if c.route != nil {
-		c.spend.Cost = c.route.cost
+		c.spend.Cost = c.route.Cost
 	}
 	return WaitLimits
 }
@@ -267,16 +269,16 @@ func (c *Check) Rehash() (id string, from, to keys.Digest, ok bool) {
 // a record of this API and environment that is not revoked.
 func (c *Check) judge(k *keys.Grant) Reason {
 	switch {
-	case k.API != c.api.name || k.Status == keys.Deleted:
+	case k.API != c.api.spec.Name || k.Status == keys.Deleted:
 		return UnknownKey
 	case k.Status == keys.Revoked:
 		return RevokedKey
 	}
-	e, ok := c.api.environment(k.Environment)
+	e, ok := c.api.spec.Environment(k.Environment)
 	switch {
 	case !ok:
 		return CorruptKey
-	case !c.accepts(e) || e != nil && !strings.HasPrefix(c.cred.secret, e.prefix):
+	case !c.accepts(e) || e != nil && !strings.HasPrefix(c.cred.secret, e.Prefix):
 		return WrongEnvironment
 	}
 	c.key, c.env = k, e
@@ -288,7 +290,7 @@ func (c *Check) judge(k *keys.Grant) Reason {
 		return ExpiredKey
 	case !limited:
 		return CorruptKey
-	case !k.Allows(c.api.address.of(c.request)):
+	case !k.Allows(c.api.spec.Address.of(c.request)):
 		return AddressDenied
 	case c.route == nil:
 		return RouteDenied
@@ -309,7 +311,7 @@ func (c *Check) findWindows() (ok bool) {
 
 // accepts reports whether the environment's keys are accepted here. An
 // environment that Envoy names and the policy does not know is a denial.
-func (c *Check) accepts(e *env) bool {
+func (c *Check) accepts(e *Environment) bool {
 	if e != nil {
 		return e.accepts(c.request, c.host)
 	}
@@ -340,15 +342,15 @@ func broken(err error) bool {
 
 // unspent is what the plan's failure_mode makes of limits that cannot be asked.
 func (c *Check) unspent() Wait {
-	switch c.plan.failureMode {
-	case failOpen:
-		c.failure = failOpen.String()
-	case failLocal:
+	switch c.plan.FailureMode {
+	case FailOpen:
+		c.failure = FailOpen.String()
+	case FailLocal:
 		res := c.decider.local.Spend(&c.spend)
 		if len(res.States) != len(c.spend.Windows) {
 			return c.deny(CorruptKey) // a spend that cannot be carried out
 		}
-		c.result, c.looked, c.failure = res, true, failLocal.String()
+		c.result, c.looked, c.failure = res, true, FailLocal.String()
 	default:
 		return c.deny(Undecided)
 	}
@@ -413,7 +415,7 @@ func (c *Check) allow() Wait {
 	}
 	var team, name, id, plan, scope string
 	if k := c.key; k != nil {
-		team, name, id, plan, scope = k.Team(), k.Name(), k.ID(), k.Plan, c.route.scope
+		team, name, id, plan, scope = k.Team(), k.Name(), k.ID(), k.Plan, c.route.Scope
 	}
 	set(headerConsumerID, team)
 	set(headerConsumerName, name)
@@ -435,35 +437,35 @@ func (c *Check) allow() Wait {
 func (c *Check) deny(r Reason) Wait {
 	d := &c.decision
 	d.Reason = r
-	if r == Undecided && c.api.rpcUndecided {
+	if r == Undecided && c.api.spec.UndecidedRPC {
 		d.FailRPC = true
 		c.describe()
 		return Done
 	}
 	a := c.set.unknown
 	if c.api != nil {
-		a = c.api.answers[r]
+		a = c.api.spec.Answers[r]
 	}
 	v := c.values(r)
-	body, retry := a.body, r.limited()
+	body, retry := a.Body, r.Limited()
 	if retry && c.hopeless() {
-		body, retry = a.hopeless, false
+		body, retry = a.NoRetry, false
 	}
-	d.Status = a.status
+	d.Status = a.Status
 	contentType, _ := c.request.header("content-type")
-	if grpcRequest(contentType) {
-		d.Body = a.message.render(d.Body, &v)
-		d.Response = append(d.Response, Header{"content-type", "application/grpc"}, Header{"grpc-status", grpcStatus(a.status)})
+	if answer.IsGRPC(contentType) {
+		d.Body = a.Message.Render(d.Body, &v)
+		d.Response = append(d.Response, Header{"content-type", "application/grpc"}, Header{"grpc-status", answer.GRPCStatus(a.Status)})
 	} else {
-		d.Body = body.render(d.Body, &v)
-		d.Response = append(d.Response, Header{"content-type", a.contentType})
+		d.Body = body.Render(d.Body, &v)
+		d.Response = append(d.Response, Header{"content-type", a.ContentType})
 	}
 	d.Response = append(d.Response, Header{"cache-control", "no-store"})
-	if a.challenge != "" {
-		d.Response = append(d.Response, Header{"www-authenticate", a.challenge})
+	if a.Challenge != "" {
+		d.Response = append(d.Response, Header{"www-authenticate", a.Challenge})
 	}
 	if retry {
-		d.Response = append(d.Response, Header{"retry-after", putInt(&c.text, v.retryAfter)})
+		d.Response = append(d.Response, Header{"retry-after", putInt(&c.text, v.RetryAfter)})
 	}
 	c.limitHeaders()
 	c.describe()
@@ -477,30 +479,33 @@ func (c *Check) limitHeaders() {
 		return
 	}
 	shown := limits.Tightest(c.spend.Windows, c.result.States)
-	if c.decision.Reason.limited() {
+	if c.decision.Reason.Limited() {
 		shown = c.denying()
 	}
-	c.decision.Response = c.api.headers.append(c.decision.Response, &c.text, c.spend.Windows, &c.result, shown)
+	c.decision.Response = c.api.spec.RateHeaders.append(c.decision.Response, &c.text, c.spend.Windows, &c.result, shown)
 }
 
-// values fills the placeholders of an answer.
-func (c *Check) values(r Reason) values {
-	v := values{path: c.path, keyID: c.keyID(), key: c.key}
-	if c.api != nil && c.api.requestID {
-		if v.requestID, _ = c.request.header("x-request-id"); v.requestID == "" {
-			v.requestID = "req_" + c.decisionID() // so that a caller can always name the request
+// values fills the slots of an answer.
+func (c *Check) values(r Reason) answer.Values {
+	v := answer.Values{Path: c.path, KeyID: c.keyID()}
+	if c.key != nil {
+		v.ExpiredAt = c.key.End()
+	}
+	if c.api != nil && c.api.spec.RequestID {
+		if v.RequestID, _ = c.request.header("x-request-id"); v.RequestID == "" {
+			v.RequestID = "req_" + c.decisionID() // so that a caller can always name the request
 		}
 	}
 	if c.route != nil {
-		v.route, v.scope = c.route.name, c.route.scope
+		v.Route, v.Scope = c.route.Name, c.route.Scope
 	}
 	if c.api != nil {
-		v.address = c.api.address.of(c.request)
+		v.Address = c.api.spec.Address.of(c.request)
 	}
-	if r.limited() {
-		v.retryAfter = limits.RetryAfter(c.spend.Windows, c.result.States, c.spend.Cost, c.result.Now)
+	if r.Limited() {
+		v.RetryAfter = limits.RetryAfter(c.spend.Windows, c.result.States, c.spend.Cost, c.result.Now)
 		if w := c.denying(); w >= 0 {
-			v.limit = c.spend.Windows[w].Name
+			v.Limit = c.spend.Windows[w].Name
 		}
 	}
 	return v
@@ -537,11 +542,11 @@ func (c *Check) describe() {
 	add("decision_id", c.decisionID())
 	add("reason", d.Reason.String())
 	if c.api != nil {
-		add("api", c.api.name)
+		add("api", c.api.spec.Name)
 	}
 	if c.route != nil {
-		add("route", c.route.name)
-		add("scope", c.route.scope)
+		add("route", c.route.Name)
+		add("scope", c.route.Scope)
 	}
 	add("key_id", c.keyID())
 	if c.key != nil {

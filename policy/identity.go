@@ -36,6 +36,17 @@ func withheld(name string) bool {
 	return false
 }
 
+// ReservedHeader reports whether a header has a meaning already, so that no key may stand in it:
+// one of ours, of the proxy's, or what HTTP itself and browsers use, and Envoy may rewrite.
+func ReservedHeader(name string) bool {
+	switch name {
+	case "host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive", "expect", "cookie", "date", "via",
+		headerForwardedFor, headerExternalAddress, "x-request-id", "content-type", headerOrigin, headerRequestedMethod:
+		return true
+	}
+	return withheld(name)
+}
+
 // withheldAlias reports whether an inbound header is one that applications take for a
 // withheld one, because they read whatever is no letter and no digit alike, as CGI
 // does: its name is HTTP_X_CONSUMER_ID, whether a _, a . or a - was sent.

@@ -9,9 +9,9 @@ import (
 // maxSuggested bounds the names that are listed where none is near.
 const maxSuggested = 8
 
-// suggest ends an error about an unknown name: with the known name that was
+// Suggest ends an error about an unknown name: with the known name that was
 // probably meant, else with all of them, if they are few.
-func suggest(name string, known []string) string {
+func Suggest(name string, known []string) string {
 	slices.Sort(known)
 	best, distance := "", min(len(name)/3+1, 3)
 	for _, candidate := range known {

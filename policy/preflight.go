@@ -11,7 +11,7 @@ const (
 // no preflight to us, but an ordinary request, where the policy does not make them
 // public. A browser sends no key with it, and the page cannot make it send one.
 func (c *Check) preflight() (method string, ok bool) {
-	if !c.api.preflights || c.request.Method != "OPTIONS" {
+	if !c.api.spec.PublicPreflights || c.request.Method != "OPTIONS" {
 		return "", false
 	}
 	origin, _ := c.request.header(headerOrigin)

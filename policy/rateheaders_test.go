@@ -1,4 +1,4 @@
-package policy
+package policy_test
 
 import (
 	"reflect"
@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy"
 	"tollgate/policy/keys"
 )
 
@@ -15,7 +16,7 @@ func TestRateHeadersOfUsableKeys(t *testing.T) {
 	const line = "rate_headers: {family: x-ratelimit, ietf: true}"
 	same := strings.NewReplacer(line, "rate_headers: {family: x-ratelimit, ietf: true, on: usable}").Replace(shop + nestedErrors)
 	set := compiled(t, same)
-	answer := func(change func(*world)) *Decision {
+	answer := func(change func(*world)) *policy.Decision {
 		w := goodWorld()
 		change(w)
 		d := w.decide(t, set)

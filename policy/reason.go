@@ -93,8 +93,8 @@ func Reasons() []Reason {
 	return all
 }
 
-// answered reports whether a policy file says how the reason is answered.
-func (r Reason) answered() bool {
+// Answered reports whether a policy file says how the reason is answered.
+func (r Reason) Answered() bool {
 	switch r {
 	case Allowed, UnknownAPI, CorruptKey, LookupRefused:
 		return false
@@ -103,14 +103,15 @@ func (r Reason) answered() bool {
 	}
 }
 
-// presented reports whether a denial for r follows a credential that was
+// Presented reports whether a denial for r follows a credential that was
 // presented, which RFC 6750 section 3.1 calls an invalid_token.
-func (r Reason) presented() bool { return r != MissingCredential }
+func (r Reason) Presented() bool { return r != MissingCredential }
 
-// limited reports whether r is the refusal of a limit.
-func (r Reason) limited() bool { return r == RateLimited || r == QuotaExceeded }
+// Limited reports whether r is the refusal of a limit.
+func (r Reason) Limited() bool { return r == RateLimited || r == QuotaExceeded }
 
-func parseReason(name string) (Reason, bool) {
+// ParseReason returns the reason of a name.
+func ParseReason(name string) (Reason, bool) {
 	for r, n := range reasonNames {
 		if n == name {
 			return Reason(r), true

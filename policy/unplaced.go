@@ -7,8 +7,8 @@ func (c *Check) Unplaced() bool {
 	if c.decision.Reason != WrongEnvironment {
 		return false
 	}
-	for i := range c.api.environments {
-		if c.api.environments[i].accepts(c.request, c.host) {
+	for i := range c.api.spec.Environments {
+		if c.api.spec.Environments[i].accepts(c.request, c.host) {
 			return false
 		}
 	}

@@ -1,7 +1,8 @@
-package policy
+package router
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -25,12 +26,15 @@ func patternFault(method, path string) error {
 	return nil
 }
 
+// wildcardName is what could be meant as the name of a wildcard.
+func wildcardName() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9._:-]{0,62}$`) }
+
 func segmentFault(segment string, last bool) string {
 	if strings.HasPrefix(segment, "{") && strings.HasSuffix(segment, "}") {
 		return "" // ServeMux judges it
 	}
 	name := strings.Trim(segment, ":<>")
-	if !nameRule().MatchString(strings.ToLower(name)) {
+	if !wildcardName().MatchString(strings.ToLower(name)) {
 		name = "name"
 	}
 	switch {
