@@ -54,7 +54,7 @@ func byGeneratedCode(b []byte, set *policy.Set) (*policy.Request, error) {
 			value = string(raw)
 		}
 		if h.GetKey() == ":path" {
-			r.Target, r.Exact = value, true
+			r.Target, r.TargetVerbatim = value, true
 		}
 		keep(h.GetKey(), value)
 	}
@@ -71,7 +71,7 @@ func sameRequest(a, b *policy.Request) bool {
 	x, y := *a, *b
 	x.Headers, y.Headers = nil, nil
 	return x.API == y.API && x.Route == y.Route && x.Environment == y.Environment && x.HTTP == y.HTTP && x.Method == y.Method &&
-		x.Host == y.Host && x.Target == y.Target && x.Exact == y.Exact && x.Peer == y.Peer && slices.Equal(sorted(a), sorted(b))
+		x.Host == y.Host && x.Target == y.Target && x.TargetVerbatim == y.TargetVerbatim && x.Peer == y.Peer && slices.Equal(sorted(a), sorted(b))
 }
 
 func compareDecoders(t interface{ Fatalf(string, ...any) }, set *policy.Set, b []byte) {

@@ -24,8 +24,8 @@ const (
 	headerForwardedFor    = "x-forwarded-for"
 )
 
-// of returns the client's address, or the invalid one where it cannot be
-// trusted: then a key with an IP list is refused.
+// of returns the client's address, or the invalid one where it cannot be trusted: then a key with
+// an IP list is refused.
 func (s *AddressSource) of(r *Request) netip.Addr {
 	peer := plainAddr(r.Peer)
 	if s.From == FromPeer || !s.believes(peer) {
@@ -58,8 +58,8 @@ func (s *AddressSource) believes(peer netip.Addr) bool {
 	return false
 }
 
-// parseEntry reads one entry of X-Forwarded-For. Some load balancers write the port
-// too, as IPv4:port or [IPv6]:port; every other text is no address, as with parseAddr.
+// parseEntry reads one entry of X-Forwarded-For. Some load balancers write the port too, as
+// IPv4:port or [IPv6]:port; every other text is no address, as with parseAddr.
 func parseEntry(s string) netip.Addr {
 	if withPort, err := netip.ParseAddrPort(strings.Trim(s, " \t")); err == nil {
 		return plainAddr(withPort.Addr())
@@ -67,8 +67,8 @@ func parseEntry(s string) netip.Addr {
 	return parseAddr(s)
 }
 
-// parseAddr reads one bare address. Ports, brackets, lists and anything else
-// that two parsers could read differently make it invalid.
+// parseAddr reads one bare address. Ports, brackets, lists and anything else that two parsers could
+// read differently make it invalid.
 func parseAddr(s string) netip.Addr {
 	a, err := netip.ParseAddr(strings.Trim(s, " \t"))
 	if err != nil {

@@ -17,9 +17,8 @@ func (a *API) Name() string { return a.spec.Name }
 // StaleFor returns how long a known key may be served while the store is away.
 func (a *API) StaleFor() time.Duration { return a.spec.StaleFor }
 
-// reads returns the names of the headers that decisions about the API read, in lower
-// case, beside those that every API's do: what may hold a key, the client's address,
-// and what a denial repeats.
+// reads returns the names of the headers that decisions about the API read, in lower case, beside
+// those that every API's do: what may hold a key, the client's address, and what a denial repeats.
 func (a *API) reads() []string {
 	names := slices.Clone(a.spec.Credentials.Headers)
 	if a.spec.Credentials.authorization() {
@@ -40,9 +39,9 @@ func (a *API) reads() []string {
 	return names
 }
 
-// accepts reports whether keys of the environment are accepted for a request:
-// under one of its hosts or its context value, everywhere if it has neither. A
-// context value that Envoy gives decides alone.
+// accepts reports whether keys of the environment are accepted for a request: under one of its
+// hosts or its context value, everywhere if it has neither. A context value that Envoy gives
+// decides alone.
 func (e *Environment) accepts(r *Request, host string) bool {
 	if r.Environment.Given {
 		return e.Context == r.Environment.Value && e.Context != "" || e.Context == "" && len(e.Hosts) == 0
@@ -58,8 +57,8 @@ func (e *Environment) accepts(r *Request, host string) bool {
 	return false
 }
 
-// in returns what keys of an environment have of the plan: all of it where the API
-// has no environments.
+// in returns what keys of an environment have of the plan: all of it where the API has no
+// environments.
 func (p *Plan) in(e *Environment) *PlanLimits {
 	if e == nil {
 		return &p.All
@@ -67,8 +66,7 @@ func (p *Plan) in(e *Environment) *PlanLimits {
 	return &p.ByEnvironment[e.Index]
 }
 
-// plan returns the plan of a key that names it: nil, true where the API has no
-// plans.
+// plan returns the plan of a key that names it: nil, true where the API has no plans.
 func (a *API) plan(name string) (_ *Plan, ok bool) {
 	if len(a.spec.Plans) == 0 {
 		return nil, true
@@ -77,10 +75,9 @@ func (a *API) plan(name string) (_ *Plan, ok bool) {
 	return p, p != nil
 }
 
-// windowsFor returns the windows that a key of an environment spends. ok is false
-// when an override of the key names a limit that the plan does not have for that
-// environment: dropping it silently could lift a restriction. Windows that are the
-// key's own are put into room, which may be nil.
+// windowsFor returns the windows that a key of an environment spends. ok is false when an override
+// of the key names a limit that the plan does not have for that environment: dropping it silently
+// could lift a restriction. Windows that are the key's own are put into room, which may be nil.
 func (p *Plan) windowsFor(e *Environment, overrides []keys.Override, anchorDay int, room *[]limits.Window) (_ []limits.Window, ok bool) {
 	if p == nil {
 		return nil, len(overrides) == 0
@@ -96,7 +93,7 @@ func (p *Plan) windowsFor(e *Environment, overrides []keys.Override, anchorDay i
 	}
 	own = append(own[:0], has.Windows...)
 	for _, o := range overrides {
-		if !has.override(own, o) {
+		if !has.replace(own, o) {
 			return nil, false
 		}
 	}
@@ -108,9 +105,9 @@ func (p *Plan) windowsFor(e *Environment, overrides []keys.Override, anchorDay i
 	return own, true
 }
 
-// override changes the window in own that an override names. A quota that the key
-// does not spend is known and stays so.
-func (a *PlanLimits) override(own []limits.Window, o keys.Override) (known bool) {
+// replace changes the window in own that an override names. A quota that the key does not spend is
+// known and stays so.
+func (a *PlanLimits) replace(own []limits.Window, o keys.Override) (known bool) {
 	for i := range own {
 		if own[i].Name == o.Name {
 			own[i].Limit = o.Requests
@@ -123,8 +120,8 @@ func (a *PlanLimits) override(own []limits.Window, o keys.Override) (known bool)
 // Environments returns the names of the API's environments, in the order of its file.
 func (a *API) Environments() []string { return a.spec.EnvironmentNames() }
 
-// resembles reports whether a secret has the form of this API's keys, so that
-// anything else is refused without asking the store.
+// resembles reports whether a secret has the form of this API's keys, so that anything else is
+// refused without asking the store.
 func (a *API) resembles(secret string) bool {
 	if len(a.spec.Prefixes) == 0 {
 		return !a.spec.Checksum || keys.HasChecksum(secret, "")

@@ -13,8 +13,7 @@ import (
 	"testing"
 )
 
-// goFiles parses every file of the module that is not a test, by path below the
-// module's root.
+// goFiles parses every file of the module that is not a test, by path below the module's root.
 func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 	t.Helper()
 	fset, files := token.NewFileSet(), map[string]*ast.File{}
@@ -57,8 +56,8 @@ func room(path string) string {
 	return dir
 }
 
-// Data flows one way: cmd → extauthz → policy → keys, limits. Envoy's types stay
-// in extauthz, Redis' in the rooms that store; cmd wires all of them.
+// Data flows one way: cmd → extauthz → policy → keys, limits. Envoy's types stay in extauthz,
+// Redis' in the rooms that store; cmd wires all of them.
 func TestImports(t *testing.T) {
 	inner := map[string][]string{
 		"policy/keys":            nil,
@@ -105,8 +104,8 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// A decision could run inside another host: nothing below policy, nor what compiles its files, knows
-// Redis, gRPC or protocol buffers, not even through a library.
+// A decision could run inside another host: nothing below policy, nor what compiles its files,
+// knows Redis, gRPC or protocol buffers, not even through a library.
 func TestPolicyIsFreeOfIO(t *testing.T) {
 	for _, room := range []string{"tollgate/policy", "tollgate/policy/policyfile"} {
 		out, err := exec.Command("go", "list", "-deps", room).Output()
@@ -130,8 +129,8 @@ func TestPolicyIsFreeOfIO(t *testing.T) {
 	}
 }
 
-// What shows and measures the server is never linked into it: neither a benchmark nor
-// demo keys are in the process that guards keys.
+// What shows and measures the server is never linked into it: neither a benchmark nor demo keys are
+// in the process that guards keys.
 func TestTheServerHoldsNoTools(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "tollgate/cmd/tollgate").Output()
 	if err != nil {
@@ -150,8 +149,7 @@ func TestTheServerHoldsNoTools(t *testing.T) {
 	}
 }
 
-// The policy room uses net/http for its names and for ServeMux's judgement at
-// load, never to talk.
+// The policy room uses net/http for its names and for ServeMux's judgement at load, never to talk.
 func TestPolicyMakesNoCalls(t *testing.T) {
 	_, files := goFiles(t)
 	for path, file := range files {
@@ -193,9 +191,8 @@ func TestFunctionsAreShort(t *testing.T) {
 	}
 }
 
-// There is no state outside of values: no init, and no package variable but error
-// sentinels, embedded files, what the linker sets (-X), interface checks, scripts and
-// tables nobody writes.
+// There is no state outside of values: no init, and no package variable but error sentinels,
+// embedded files, what the linker sets (-X), interface checks, scripts and tables nobody writes.
 func TestNoGlobals(t *testing.T) {
 	fset, files := goFiles(t)
 	for _, file := range files {

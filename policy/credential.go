@@ -25,8 +25,7 @@ type credential struct {
 	state  credentialState
 	// strip lists the headers that held it.
 	strip []string
-	// target is the request target without the query keys that held it; empty
-	// when none did.
+	// target is the request target without the query keys that held it; empty when none did.
 	target string
 }
 
@@ -38,9 +37,8 @@ const (
 	malformed
 )
 
-// read gathers the credential from every place. The same value in several places
-// is one credential; two different ones are malformed. c is empty but for the
-// memory of its list.
+// read gathers the credential from every place. The same value in several places is one credential;
+// two different ones are malformed. c is empty but for the memory of its list.
 func (p *CredentialPlaces) read(r *Request, c *credential) {
 	if p.authorization() {
 		if value, present := r.header("authorization"); present {
@@ -61,8 +59,8 @@ func (p *CredentialPlaces) read(r *Request, c *credential) {
 	}
 }
 
-// readAuthorization reads a value of Authorization. A scheme that the policy does
-// not name is no credential of ours.
+// readAuthorization reads a value of Authorization. A scheme that the policy does not name is no
+// credential of ours.
 func (p *CredentialPlaces) readAuthorization(value string, c *credential) {
 	scheme, token := cutScheme(value)
 	switch {
@@ -97,10 +95,10 @@ func (p *CredentialPlaces) HasScheme(scheme string) bool {
 	return false
 }
 
-// joined reports whether a key stands behind another scheme: repeated Authorization
-// headers arrive as one, joined with commas. Without a scheme of its own a key is
-// told from the parameters of another scheme (name=value) by the alphabet of token68,
-// in which = only stands at the end (RFC 9110 section 11.2).
+// joined reports whether a key stands behind another scheme: repeated Authorization headers arrive
+// as one, joined with commas. Without a scheme of its own a key is told from the parameters of
+// another scheme (name=value) by the alphabet of token68, in which = only stands at the end (RFC
+// 9110 section 11.2).
 func (p *CredentialPlaces) joined(value string) bool {
 	if strings.IndexByte(value, ',') < 0 {
 		return false
@@ -118,8 +116,7 @@ func (p *CredentialPlaces) joined(value string) bool {
 	return false
 }
 
-// readQuery takes the credential's keys out of the query and leaves every other
-// byte where it was.
+// readQuery takes the credential's keys out of the query and leaves every other byte where it was.
 func (p *CredentialPlaces) readQuery(target string, c *credential) {
 	path, query, _ := router.SplitTarget(target)
 	if query == "" {
@@ -170,9 +167,8 @@ func (c *credential) add(value string) {
 	}
 }
 
-// WellFormed reports whether s can be a key at all: at most maxSecret bytes of
-// the token68 alphabet (RFC 9110 section 11.2). A comma, which joins repeated
-// headers, is outside of it.
+// WellFormed reports whether s can be a key at all: at most maxSecret bytes of the token68 alphabet
+// (RFC 9110 section 11.2). A comma, which joins repeated headers, is outside of it.
 func WellFormed(s string) bool {
 	if len(s) > maxSecret {
 		return false

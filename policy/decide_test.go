@@ -17,8 +17,7 @@ import (
 	"tollgate/policy/limits"
 )
 
-// shop is a policy that uses every part of the language; %s is where a test adds
-// its own lines.
+// shop is a policy that uses every part of the language; %s is where a test adds its own lines.
 const shop = `
 api: shop
 hosts: [shop.example.com]
@@ -562,15 +561,15 @@ func TestFailureModes(t *testing.T) {
 	}
 }
 
-// A key in a query that stays as it is would reach the application: it is refused before anything is asked or spent,
-// on a public route too.
+// A key in a query that stays as it is would reach the application: it is refused before anything
+// is asked or spent, on a public route too.
 func TestFixedTarget(t *testing.T) {
 	set := shopSet(t)
 	for target, want := range map[string]policy.Reason{
 		"/items?x=1": policy.Allowed, "/health?api_key=k": policy.MalformedCredential, "/items?api_key=" + secret("sk_live_"): policy.MalformedCredential,
 	} {
 		w := goodWorld()
-		w.request.Target, w.request.Fixed = target, true
+		w.request.Target, w.request.TargetImmutable = target, true
 		if d := w.decide(t, set); d.Reason != want || want != policy.Allowed && (w.looked > 0 || w.spend != nil) {
 			t.Errorf("%s: %s", target, d.Reason)
 		}
@@ -859,7 +858,8 @@ func TestAllowMeansLawful(t *testing.T) {
 			}
 		}
 	}
-	// About one case in seven is allowed: a hundred cases, which is one run, can hold fewer than ten of them.
+	// About one case in seven is allowed: a hundred cases, which is one run, can hold fewer than
+	// ten of them.
 	for range 4 {
 		rapid.Check(t, property)
 	}

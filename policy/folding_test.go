@@ -7,8 +7,8 @@ import (
 	"tollgate/policy"
 )
 
-// Envoy hands a method on as the client wrote it, and servers then show the
-// application its upper-case form: what is not in that form has no route here.
+// Envoy hands a method on as the client wrote it, and servers then show the application its
+// upper-case form: what is not in that form has no route here.
 func TestMethodsAreNotFolded(t *testing.T) {
 	routes := shop + "" // the method-less route is /any/
 	for method, want := range map[string]policy.Reason{
@@ -29,8 +29,8 @@ func TestMethodsAreNotFolded(t *testing.T) {
 	}
 }
 
-// What a CGI-like application reads as the name of a header that only we may set is
-// removed, whatever stands between its words; a name that only begins like one stays.
+// What a CGI-like application reads as the name of a header that only we may set is removed,
+// whatever stands between its words; a name that only begins like one stays.
 func TestAliasesOfHeadersAreRemoved(t *testing.T) {
 	names := []string{
 		"x-consumer-id", "x-consumer-username", "x-credential-identifier", "x-authenticated-scope", "x-consumer-plan",

@@ -7,9 +7,9 @@ import (
 	"tollgate/policy/keys"
 )
 
-// ValidateSecret reports whether a secret could ever be accepted as that of a key:
-// it has the form of its API's keys and the prefix of its environment. Errors do
-// not show it; they say where the policy would have to say something else.
+// ValidateSecret reports whether a secret could ever be accepted as that of a key: it has the form
+// of its API's keys and the prefix of its environment. Errors do not show it; they say where the
+// policy would have to say something else.
 func (s *Set) ValidateSecret(k *keys.Key, secret string) error {
 	api := s.byName[k.API]
 	if api == nil {
@@ -30,8 +30,7 @@ func (s *Set) ValidateSecret(k *keys.Key, secret string) error {
 	return nil
 }
 
-// begins reports whether a secret has a prefix of the API's keys, if these have
-// one.
+// begins reports whether a secret has a prefix of the API's keys, if these have one.
 func (a *API) begins(secret string) bool {
 	for _, p := range a.spec.Prefixes {
 		if len(secret) > len(p) && strings.HasPrefix(secret, p) {

@@ -11,9 +11,8 @@ import (
 // Set is what a keys.Manager asks about keys.
 var _ keys.Rules = (*Set)(nil)
 
-// ValidateKey reports what in a key the policies do not know: its API,
-// environment, plan, scopes or limits, with the nearest name that they know. Such
-// a key would be refused at every request.
+// ValidateKey reports what in a key the policies do not know: its API, environment, plan, scopes or
+// limits, with the nearest name that they know. Such a key would be refused at every request.
 func (s *Set) ValidateKey(k *keys.Key) error {
 	api, e, err := s.environmentOf(k.API, k.Environment)
 	if err != nil {
@@ -34,9 +33,9 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 	return nil
 }
 
-// ValidateLimits refuses an override by which a route that the key may use could
-// never be allowed: the client would try again for ever. What the plan itself says
-// is meant. The key is one that ValidateKey takes.
+// ValidateLimits refuses an override by which a route that the key may use could never be allowed:
+// the client would try again for ever. What the plan itself says is meant. The key is one that
+// ValidateKey takes.
 func (s *Set) ValidateLimits(k *keys.Key) error {
 	api, e, err := s.environmentOf(k.API, k.Environment)
 	if err != nil {
@@ -51,7 +50,7 @@ func (s *Set) ValidateLimits(k *keys.Key) error {
 			if w.Name != o.Name || w.Limit == o.Requests {
 				continue
 			}
-			if err := api.hopeless(k, o); err != nil {
+			if err := api.neverFits(k, o); err != nil {
 				return err
 			}
 		}
@@ -59,8 +58,8 @@ func (s *Set) ValidateLimits(k *keys.Key) error {
 	return nil
 }
 
-// hopeless is about the first route by name that an override leaves no room for.
-func (a *API) hopeless(k *keys.Key, o keys.Override) error {
+// neverFits is about the first route by name that an override leaves no room for.
+func (a *API) neverFits(k *keys.Key, o keys.Override) error {
 	held := &keys.Grant{Profile: &keys.Profile{Scopes: k.Scopes}}
 	for _, name := range slices.Sorted(maps.Keys(a.spec.Routes)) {
 		route := a.spec.Routes[name]
@@ -76,8 +75,8 @@ func (a *API) hopeless(k *keys.Key, o keys.Override) error {
 	return nil
 }
 
-// environmentOf returns an API and the environment of its keys that is named so,
-// which is nil where the API has none.
+// environmentOf returns an API and the environment of its keys that is named so, which is nil where
+// the API has none.
 func (s *Set) environmentOf(api, environment string) (*API, *Environment, error) {
 	a := s.byName[api]
 	if a == nil {
@@ -90,8 +89,8 @@ func (s *Set) environmentOf(api, environment string) (*API, *Environment, error)
 	return a, e, nil
 }
 
-// overrideError is about the first override of a key that names no limit which the
-// plan has for keys of the environment. p is nil where the API has no plans.
+// overrideError is about the first override of a key that names no limit which the plan has for
+// keys of the environment. p is nil where the API has no plans.
 func (p *Plan) overrideError(e *Environment, k *keys.Key) error {
 	var all, has, unspent []string
 	if p != nil {
@@ -117,8 +116,8 @@ func (a *PlanLimits) names() []string {
 	return names
 }
 
-// Cap returns the most active keys of an environment that a team may have on a
-// plan; capped is false where the policy sets no such cap.
+// Cap returns the most active keys of an environment that a team may have on a plan; capped is
+// false where the policy sets no such cap.
 func (s *Set) Cap(api, plan, environment string) (most int, capped bool) {
 	a := s.byName[api]
 	if a == nil {
@@ -132,8 +131,8 @@ func (s *Set) Cap(api, plan, environment string) (most int, capped bool) {
 	return most, capped
 }
 
-// Limit returns the size of a limit of a plan; known is false for a plan or a limit
-// that there is not.
+// Limit returns the size of a limit of a plan; known is false for a plan or a limit that there is
+// not.
 func (s *Set) Limit(api, plan, name string) (requests int64, known bool) {
 	a := s.byName[api]
 	if a == nil || a.spec.Plans[plan] == nil {
@@ -147,8 +146,7 @@ func (s *Set) Limit(api, plan, name string) (requests int64, known bool) {
 	return 0, false
 }
 
-// HoldsSecret reports whether a text holds something of the form of a key of the
-// API.
+// HoldsSecret reports whether a text holds something of the form of a key of the API.
 func (s *Set) HoldsSecret(api, text string) bool {
 	a := s.byName[api]
 	if a == nil {
@@ -167,8 +165,8 @@ func (s *Set) HoldsSecret(api, text string) bool {
 	return len(a.spec.Environments)+len(a.spec.Prefixes) == 0 && keys.HoldsSecret(text, "")
 }
 
-// KnowsPlan reports what is wrong with a plan that a team shall have, with the
-// nearest name that the API knows.
+// KnowsPlan reports what is wrong with a plan that a team shall have, with the nearest name that
+// the API knows.
 func (s *Set) KnowsPlan(api, plan string) error {
 	a := s.byName[api]
 	if a == nil {
@@ -180,9 +178,8 @@ func (s *Set) KnowsPlan(api, plan string) error {
 	return nil
 }
 
-// Prefix returns what new secrets of an environment start with: the prefix of the
-// environment, else the first of the API, else "". The error names the nearest API
-// or environment.
+// Prefix returns what new secrets of an environment start with: the prefix of the environment, else
+// the first of the API, else "". The error names the nearest API or environment.
 func (s *Set) Prefix(api, environment string) (string, error) {
 	a, e, err := s.environmentOf(api, environment)
 	switch {

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// Choices returns the plans and environments that keys of an API may have, in
-// order; none for an API that there is not.
+// Choices returns the plans and environments that keys of an API may have, in order; none for an
+// API that there is not.
 func (s *Set) Choices(api string) (plans, environments []string) {
 	a := s.byName[api]
 	if a == nil {
@@ -16,9 +16,9 @@ func (s *Set) Choices(api string) (plans, environments []string) {
 	return slices.Sorted(maps.Keys(a.spec.Plans)), a.Environments()
 }
 
-// KnowsNames reports the first of the names of an API, a plan and an environment
-// that no policy has, with the one that was probably meant. An empty name is any;
-// without an API, the plan or environment of any API is known.
+// KnowsNames reports the first of the names of an API, a plan and an environment that no policy
+// has, with the one that was probably meant. An empty name is any; without an API, the plan or
+// environment of any API is known.
 func (s *Set) KnowsNames(api, plan, environment string) error {
 	all := slices.Sorted(maps.Keys(s.byName))
 	if api != "" && s.byName[api] == nil {

@@ -11,7 +11,8 @@ import (
 	"tollgate/policy/limits"
 )
 
-// changing has plans that count a month and a day of the same names, in months of different anchors.
+// changing has plans that count a month and a day of the same names, in months of different
+// anchors.
 const changing = `
 api: shop
 hosts: [shop.example.com, sandbox.example.com]
@@ -28,8 +29,9 @@ plans:
 - {name: without, limits: [{name: day, requests: 8, per: day}]}
 `
 
-// Whatever is changed in mid-window (plan, anchor, override, environment), a month of the same name is handed out once in
-// 28 days at most, a day once a day, and what is not used for two months is there again.
+// Whatever is changed in mid-window (plan, anchor, override, environment), a month of the same name
+// is handed out once in 28 days at most, a day once a day, and what is not used for two months is
+// there again.
 func TestChangesHandOutNothingTwice(t *testing.T) {
 	set := compiled(t, changing+shopAnswers())
 	rapid.Check(t, func(rt *rapid.T) {
@@ -90,7 +92,8 @@ func TestChangesHandOutNothingTwice(t *testing.T) {
 	})
 }
 
-// decideLocally runs one decision for the key, its limits counted by local, and returns what was spent too.
+// decideLocally runs one decision for the key, its limits counted by local, and returns what was
+// spent too.
 func decideLocally(t *rapid.T, decider *policy.Decider, set *policy.Set, key *keys.Key, local *limits.Local, path string) (*policy.Decision, limits.Spend) {
 	request := goodWorld().request
 	request.Target = path

@@ -5,8 +5,8 @@ import (
 	"tollgate/policy"
 )
 
-// A preflight carries no key and asks about the request that follows it. Where the
-// policy says so it passes as a public request does, if that request has a route.
+// A preflight carries no key and asks about the request that follows it. Where the policy says so
+// it passes as a public request does, if that request has a route.
 func TestPreflight(t *testing.T) {
 	ask := func(method string) []policy.Header {
 		return []policy.Header{{"origin", "https://app.example.com"}, {"access-control-request-method", method}}

@@ -20,9 +20,9 @@ func (h *RateHeaders) refused(r Reason) bool {
 	return (h.XRateLimit || h.IETF) && !(h.Usable && (r == InactiveKey || r == ExpiredKey))
 }
 
-// append adds the headers of one look at the windows, of which they show the one
-// with number i, if there is one; the texts that it makes are put into text. The
-// RateLimit fields follow draft-ietf-httpapi-ratelimit-headers-10.
+// append adds the headers of one look at the windows, of which they show the one with number i, if
+// there is one; the texts that it makes are put into text. The RateLimit fields follow
+// draft-ietf-httpapi-ratelimit-headers-10.
 func (h *RateHeaders) append(dst []Header, text *strings.Builder, ws []limits.Window, res *limits.Result, i int) []Header {
 	if i < 0 {
 		return dst

@@ -10,8 +10,8 @@ import (
 	"tollgate/policy/keys"
 )
 
-// With rate_headers on usable, the 401 of a key that is inactive or expired is that of an unknown one, and costs no question
-// to the store; other answers have the headers.
+// With rate_headers on usable, the 401 of a key that is inactive or expired is that of an unknown
+// one, and costs no question to the store; other answers have the headers.
 func TestRateHeadersOfUsableKeys(t *testing.T) {
 	const line = "rate_headers: {family: x-ratelimit, ietf: true}"
 	same := strings.NewReplacer(line, "rate_headers: {family: x-ratelimit, ietf: true, on: usable}").Replace(shop + nestedErrors)

@@ -13,8 +13,8 @@ import (
 	"tollgate/policy/limits"
 )
 
-// A refusal shows the window that refuses, of several the one that Retry-After speaks of; one that refuses for ever is
-// shown before all others, and no time to retry is told then.
+// A refusal shows the window that refuses, of several the one that Retry-After speaks of; one that
+// refuses for ever is shown before all others, and no time to retry is told then.
 func TestRefusalShowsWhatRefuses(t *testing.T) {
 	set := shopSet(t)
 	minute, month := clock().Truncate(time.Minute).Add(time.Minute), time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)
@@ -83,7 +83,8 @@ func TestHopelessBodies(t *testing.T) {
 	}
 }
 
-// With failure_mode local, too, a limit that lets nothing through is one that no retry helps against.
+// With failure_mode local, too, a limit that lets nothing through is one that no retry helps
+// against.
 func TestHopelessLocally(t *testing.T) {
 	w := goodWorld()
 	w.key.Plan, w.key.Limits, w.spendErr = "local", []keys.Override{{Name: "minute", Requests: 0}}, errors.New("away")

@@ -8,8 +8,8 @@ import (
 	"tollgate/policy/keys"
 )
 
-// A key that is stored under an older pepper is asked for by each method in turn,
-// and the host is told what to store it under.
+// A key that is stored under an older pepper is asked for by each method in turn, and the host is
+// told what to store it under.
 func TestOlderMethods(t *testing.T) {
 	set := shopSet(t)
 	hasher := keys.NewHasher([]byte("pepper"), keys.Method{Pepper: []byte("older")}, keys.Method{Algorithm: keys.AlgorithmSHA256})

@@ -9,8 +9,7 @@ import (
 	"tollgate/policy/answer"
 )
 
-// Set is all APIs that one server enforces. It never changes, so
-// that a reload swaps one pointer.
+// Set is all APIs that one server enforces. It never changes, so that a reload swaps one pointer.
 type Set struct {
 	apis    []*API
 	byName  map[string]*API
@@ -43,14 +42,14 @@ func New(specs ...Spec) *Set {
 // APIs returns the APIs in the order of their files.
 func (s *Set) APIs() []*API { return s.apis }
 
-// Headers returns the names of the headers that decisions read, in lower case and
-// sorted: what a proxy must show of a request, beside its method, path and host.
-// Others are at most removed without having been read.
+// Headers returns the names of the headers that decisions read, in lower case and sorted: what a
+// proxy must show of a request, beside its method, path and host. Others are at most removed
+// without having been read.
 func (s *Set) Headers() []string { return slices.Sorted(maps.Keys(s.headers)) }
 
-// HeaderName returns the lower-case form of the name of a header that a decision may
-// need, and "" for any other header, which a host need not copy into a Request. It
-// does not allocate for the names that a policy expects, written in lower case.
+// HeaderName returns the lower-case form of the name of a header that a decision may need, and ""
+// for any other header, which a host need not copy into a Request. It does not allocate for the
+// names that a policy expects, written in lower case.
 func (s *Set) HeaderName(name []byte) string {
 	if known, ok := s.headers[string(name)]; ok {
 		return known
@@ -77,9 +76,8 @@ func (s *Set) find(r *Request) (api *API, host string) {
 	return s.byHost[host], host
 }
 
-// NormalHost lower-cases a Host, cuts its port and final dot, and refuses what
-// is not one plain host: empty, a list (two Host headers arrive as "a,b"), user
-// information.
+// NormalHost lower-cases a Host, cuts its port and final dot, and refuses what is not one plain
+// host: empty, a list (two Host headers arrive as "a,b"), user information.
 func NormalHost(host string) (string, bool) {
 	if strings.HasPrefix(host, "[") {
 		end := strings.IndexByte(host, ']')

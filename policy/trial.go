@@ -11,16 +11,16 @@ import (
 	"tollgate/policy/keys"
 )
 
-// Trial is a request that policies are tried with, without a proxy, a store or
-// limits, and the key that it comes with.
+// Trial is a request that policies are tried with, without a proxy, a store or limits, and the key
+// that it comes with.
 type Trial struct {
 	Method, Target string
 	// Host names the API, or API does; with one API in the set neither is needed.
 	Host, API string
 	// Keyless: the request comes without a key.
 	Keyless bool
-	// Environment of the key, which also is where the request arrives unless Host says
-	// so. Default: the API's first.
+	// Environment of the key, which also is where the request arrives unless Host says so. Default:
+	// the API's first.
 	Environment string
 	// Scopes of the key; nil is all that the API has.
 	Scopes []string
@@ -33,10 +33,10 @@ type Outcome struct {
 	Reason            Reason
 }
 
-// Try decides about a trial as about a request that comes with a good key of its
-// own. An error says what the trial itself names and the policies do not have.
+// Try decides about a trial as about a request that comes with a good key of its own. An error says
+// what the trial itself names and the policies do not have.
 func (s *Set) Try(t Trial) (Outcome, error) {
-	r := &Request{HTTP: true, Method: t.Method, Host: t.Host, Target: t.Target, Exact: true}
+	r := &Request{HTTP: true, Method: t.Method, Host: t.Host, Target: t.Target, TargetVerbatim: true}
 	if t.API != "" || t.Host == "" {
 		r.API = Named{t.API, true}
 		if t.API == "" && len(s.apis) == 1 {
@@ -68,7 +68,7 @@ func (a *API) try(s *Set, r *Request, key *keys.Grant) Outcome {
 	}
 	out := Outcome{API: a.spec.Name, Reason: c.decision.Reason}
 	if wait == WaitLimits {
-		out.Reason = c.verdict
+		out.Reason = c.access
 	}
 	if c.route != nil {
 		out.Route, out.Scope, out.Cost = c.route.Name, c.route.Scope, c.route.Cost
@@ -79,8 +79,7 @@ func (a *API) try(s *Set, r *Request, key *keys.Grant) Outcome {
 	return out
 }
 
-// trialKey makes a key of the API, on any of its plans, and puts its secret into the
-// request.
+// trialKey makes a key of the API, on any of its plans, and puts its secret into the request.
 func (a *API) trialKey(t Trial, r *Request) (*keys.Grant, error) {
 	k := &keys.Key{ID: "trial", LimitID: "trial", API: a.spec.Name, Status: keys.Active, Scopes: t.Scopes, Environment: t.Environment}
 	for _, scope := range t.Scopes {

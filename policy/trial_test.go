@@ -11,8 +11,8 @@ import (
 	"tollgate/policy/policyfile"
 )
 
-// Every route of the four APIs can be reached by a key that may use it, in each of
-// the API's environments.
+// Every route of the four APIs can be reached by a key that may use it, in each of the API's
+// environments.
 func TestTrialsOfTheFourAPIs(t *testing.T) {
 	for _, name := range []string{"pixelbyte", "pixelmagic", "genapi", "pictify"} {
 		path := "../testdata/" + name + "/policy.yaml"

@@ -6,8 +6,8 @@ import (
 	"tollgate/policy"
 )
 
-// A refusal that the proxy's configuration may be to blame for says what it said and
-// what the policy or the key has.
+// A refusal that the proxy's configuration may be to blame for says what it said and what the
+// policy or the key has.
 func TestRefusalsSayWhatTheRequestSaid(t *testing.T) {
 	given := func(s string) policy.Named { return policy.Named{Value: s, Given: true} }
 	for _, c := range []struct {

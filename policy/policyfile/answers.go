@@ -209,8 +209,8 @@ func (c *compiler) body(t answer.Text, retry bool) answer.Template {
 	return nil
 }
 
-// challenge is the WWW-Authenticate that RFC 9110 section 15.5.2 asks of a 401,
-// in the form of RFC 6750 section 3 where the key is a bearer token.
+// challenge is the WWW-Authenticate that RFC 9110 section 15.5.2 asks of a 401, in the form of RFC
+// 6750 section 3 where the key is a bearer token.
 func (c *compiler) challenge(r policy.Reason) string {
 	schemes := c.spec.Credentials.Schemes
 	switch {

@@ -169,8 +169,8 @@ func moreThanOne(names ...string) bool {
 	return len(slices.DeleteFunc(names, func(s string) bool { return s == "" })) > 1
 }
 
-// credentialScheme adds a scheme of Authorization (RFC 9110 section 11.1), or with
-// none a value without one.
+// credentialScheme adds a scheme of Authorization (RFC 9110 section 11.1), or with none a value
+// without one.
 func (c *compiler) credentialScheme(place, scheme string) {
 	p := &c.spec.Credentials
 	switch {
@@ -244,8 +244,7 @@ func (c *compiler) choice(place, value string, words ...string) string {
 	return value
 }
 
-// maxAddresses bounds what a record takes in the store and in the memory of each
-// server.
+// maxAddresses bounds what a record takes in the store and in the memory of each server.
 const maxAddresses = 10_000
 
 func (c *compiler) address() {
@@ -387,8 +386,8 @@ func (c *compiler) granting(scope string) []string {
 	return grants
 }
 
-// maxUnits bounds limits and costs to integers that a Redis script, which
-// computes with doubles, adds without loss.
+// maxUnits bounds limits and costs to integers that a Redis script, which computes with doubles,
+// adds without loss.
 const maxUnits = 1 << 50
 
 func (c *compiler) plans() {
@@ -410,9 +409,8 @@ func (c *compiler) plans() {
 	}
 }
 
-// limits gives each environment the limits that are for its keys. Once a limit names
-// environments, one of which no limit is left is taken for forgotten, not for
-// unlimited.
+// limits gives each environment the limits that are for its keys. Once a limit names environments,
+// one of which no limit is left is taken for forgotten, not for unlimited.
 func (c *compiler) limits(place, plan string, list []limitIn, anchor int, p *policy.Plan) {
 	p.ByEnvironment = make([]policy.PlanLimits, len(c.spec.Environments))
 	names, some := map[string]bool{}, false
@@ -437,8 +435,8 @@ func (c *compiler) limits(place, plan string, list []limitIn, anchor int, p *pol
 	}
 }
 
-// limitEnvironments returns the environments whose keys a limit is for: all of them
-// if it names none, and after a fault, so that this does not bring another.
+// limitEnvironments returns the environments whose keys a limit is for: all of them if it names
+// none, and after a fault, so that this does not bring another.
 func (c *compiler) limitEnvironments(place string, in limitIn) []policy.Environment {
 	all := c.spec.Environments
 	switch {
@@ -519,8 +517,7 @@ func (c *compiler) window(place string, in limitIn, names map[string]bool) limit
 	return w
 }
 
-// costs refuses a route that a plan could never admit. A limit of 0 admits
-// nothing on purpose.
+// costs refuses a route that a plan could never admit. A limit of 0 admits nothing on purpose.
 func (c *compiler) costs() {
 	for i, route := range c.doc.Routes {
 		if route.Cost == nil || route.Public {

@@ -67,8 +67,8 @@ func refused(t *testing.T, want string, texts ...string) string {
 	return err.Error()
 }
 
-// Each file of testdata/bad has one fault, that of its name, and says in its first
-// line where and how it is reported.
+// Each file of testdata/bad has one fault, that of its name, and says in its first line where and
+// how it is reported.
 func TestBadFilesAreRefused(t *testing.T) {
 	names, err := filepath.Glob(filepath.Join("..", "..", "testdata", "bad", "*.yaml"))
 	if err != nil || len(names) < 100 {
@@ -189,8 +189,8 @@ func TestReadFiles(t *testing.T) {
 	}
 }
 
-// Each of these is a document that a careless reader takes long for, or runs out
-// of memory or stack.
+// Each of these is a document that a careless reader takes long for, or runs out of memory or
+// stack.
 func TestHostileYAML(t *testing.T) {
 	bomb := "a: &a [x, x]\n"
 	for i := range 30 {

@@ -18,13 +18,12 @@ type File struct {
 	Data []byte
 }
 
-// ReadFiles reads the YAML files at path: the file itself, or every *.yaml and
-// *.yml of the directory, sorted by name. Sub-directories and dot files are left
-// out, so that a Kubernetes ConfigMap volume works as it is mounted.
+// ReadFiles reads the YAML files at path: the file itself, or every *.yaml and *.yml of the
+// directory, sorted by name. Sub-directories and dot files are left out, so that a Kubernetes
+// ConfigMap volume works as it is mounted.
 func ReadFiles(path string) ([]File, error) { return readFiles(path, maxFile) }
 
-// maxFiles is how many bytes the files of a directory may have together, and a
-// file of keys.
+// maxFiles is how many bytes the files of a directory may have together, and a file of keys.
 const maxFiles = 64 << 20
 
 // ReadKeyFiles is ReadFiles for keys files, which are larger than policies.
@@ -57,8 +56,8 @@ func readFiles(path string, most int64) ([]File, error) {
 	return files, nil
 }
 
-// readFile reads a regular file: a pipe or a device could hold its reader up for
-// good. Its size is judged before it is read.
+// readFile reads a regular file: a pipe or a device could hold its reader up for good. Its size is
+// judged before it is read.
 func readFile(name string, most int64) ([]byte, error) {
 	info, err := os.Stat(name)
 	if err != nil {

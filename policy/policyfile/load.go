@@ -1,6 +1,6 @@
-// Package policyfile reads policies from files: strict YAML, compiled into what package policy decides
-// by. Every mistake is named with its file, line and column, and the JSON Schema of the files is
-// generated from the types that they are decoded into.
+// Package policyfile reads policies from files: strict YAML, compiled into what package policy
+// decides by. Every mistake is named with its file, line and column, and the JSON Schema of the
+// files is generated from the types that they are decoded into.
 package policyfile
 
 import (

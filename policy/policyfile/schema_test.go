@@ -101,8 +101,7 @@ func TestSchemaAcceptsGoodFiles(t *testing.T) {
 	}
 }
 
-// An editor that knows the schema marks these; what fields mean together is for
-// Compile alone.
+// An editor that knows the schema marks these; what fields mean together is for Compile alone.
 func TestSchemaRefusesBadFiles(t *testing.T) {
 	s, _ := schema(t)
 	for _, fault := range []string{

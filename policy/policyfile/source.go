@@ -14,8 +14,8 @@ import (
 	"tollgate/policy/keys/strictyaml"
 )
 
-// source is the text of one policy file; it turns places such as
-// $.routes[2].scope into lines and columns and gathers the file's faults.
+// source is the text of one policy file; it turns places such as $.routes[2].scope into lines and
+// columns and gathers the file's faults.
 type source struct {
 	name   string
 	body   ast.Node
@@ -57,8 +57,8 @@ func (s *source) decode(data []byte) (*document, *Fault) {
 	return &doc, nil
 }
 
-// yamlFault keeps the library's message and position and drops its source
-// excerpt, which spans lines.
+// yamlFault keeps the library's message and position and drops its source excerpt, which spans
+// lines.
 func (s *source) yamlFault(err error) *Fault {
 	var y yaml.Error
 	if errors.As(err, &y) {
@@ -75,8 +75,8 @@ func (s *source) faultAt(t *token.Token, message string) *Fault {
 	return f
 }
 
-// fault records a fault at a place such as "routes[2].scope". Where the place
-// itself is missing from the file, the nearest place around it is named.
+// fault records a fault at a place such as "routes[2].scope". Where the place itself is missing
+// from the file, the nearest place around it is named.
 func (s *source) fault(place, format string, args ...any) {
 	if len(s.faults) == maxFaults {
 		return
@@ -98,8 +98,7 @@ func (s *source) token(place string) *token.Token {
 	return first(s.body)
 }
 
-// first returns the token at which a value begins: a mapping's first key, not
-// the colon behind it.
+// first returns the token at which a value begins: a mapping's first key, not the colon behind it.
 func first(node ast.Node) *token.Token {
 	switch n := node.(type) {
 	case *ast.MappingNode:

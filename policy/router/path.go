@@ -5,8 +5,8 @@ import (
 	"unicode/utf8"
 )
 
-// SplitTarget cuts a request target at its first question mark. It is done by
-// hand on purpose: url.Parse reads //a/b as a host (CVE-2026-26205).
+// SplitTarget cuts a request target at its first question mark. It is done by hand on purpose:
+// url.Parse reads //a/b as a host (CVE-2026-26205).
 func SplitTarget(target string) (path, query string, hasQuery bool) {
 	return strings.Cut(target, "?")
 }
@@ -70,8 +70,8 @@ func decodeSegment(s string) (string, bool) {
 	return once, true
 }
 
-// percentDecode decodes the escapes of a path segment; ok is false for a bad
-// escape and for one that hides a byte with a meaning of its own in a path.
+// percentDecode decodes the escapes of a path segment; ok is false for a bad escape and for one
+// that hides a byte with a meaning of its own in a path.
 func percentDecode(s string) (string, bool) {
 	out := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
@@ -115,9 +115,9 @@ func hexDigit(c byte) (byte, bool) {
 	return 0, false
 }
 
-// PlainQuery reports whether a query holds only what RFC 3986 lets stand in a
-// request target: printable ASCII and no fragment. A raw byte could not be handed
-// on as it was when the query is rewritten.
+// PlainQuery reports whether a query holds only what RFC 3986 lets stand in a request target:
+// printable ASCII and no fragment. A raw byte could not be handed on as it was when the query is
+// rewritten.
 func PlainQuery(query string) bool {
 	for i := range len(query) {
 		if c := query[i]; c <= ' ' || c >= 0x7f || c == '#' {

@@ -54,8 +54,8 @@ func TestOddPathsMatchNothing(t *testing.T) {
 	}
 }
 
-// An independent, stricter reading: what segments accepts, net/url reads alike,
-// and reading it once more changes nothing.
+// An independent, stricter reading: what segments accepts, net/url reads alike, and reading it once
+// more changes nothing.
 func strictReading(t interface{ Fatalf(string, ...any) }, path string, got []string) {
 	if path[0] != '/' || strings.ContainsAny(path, "\\;#?") || strings.Contains(path, "//") {
 		t.Fatalf("%q: odd byte accepted", path)

@@ -6,10 +6,9 @@ import (
 	"strings"
 )
 
-// patternFault refuses what ServeMux takes for literal text and other routers take
-// for a wildcard, a list or an expression: such a route would match hardly any
-// request, and so deny what it was written for. Who means the character itself
-// writes it as a percent-escape (RFC 3986 section 2.1).
+// patternFault refuses what ServeMux takes for literal text and other routers take for a wildcard,
+// a list or an expression: such a route would match hardly any request, and so deny what it was
+// written for. Who means the character itself writes it as a percent-escape (RFC 3986 section 2.1).
 func patternFault(method, path string) error {
 	switch {
 	case method == "*", method == "ANY", method == "ALL":

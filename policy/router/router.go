@@ -112,8 +112,8 @@ func register(mux *http.ServeMux, pattern string) (err error) {
 	return nil
 }
 
-// muxComplaint takes the places in Go source out of ServeMux's message: they
-// would be ours, and say nothing about the policy file.
+// muxComplaint takes the places in Go source out of ServeMux's message: they would be ours, and say
+// nothing about the policy file.
 func muxComplaint(pattern, message string) string {
 	if _, after, found := strings.Cut(message, "conflicts with pattern "); found {
 		if other, err := strconv.QuotedPrefix(after); err == nil {

@@ -39,8 +39,8 @@ func pathGen() *rapid.Generator[string] {
 	})
 }
 
-// oracle asks ServeMux itself. A redirect is no match: an API gateway that answers
-// for the application must not send clients elsewhere.
+// oracle asks ServeMux itself. A redirect is no match: an API gateway that answers for the
+// application must not send clients elsewhere.
 func oracle(mux *http.ServeMux, method, path string) string {
 	r := httptest.NewRequest(method, path, nil)
 	handler, pattern := mux.Handler(r)
@@ -154,8 +154,8 @@ func TestRouterNeverWidens(t *testing.T) {
 	}
 }
 
-// manyRoutes is a router with n routes that differ in a literal, and the segments
-// of a path that the last of them matches.
+// manyRoutes is a router with n routes that differ in a literal, and the segments of a path that
+// the last of them matches.
 func manyRoutes(tb testing.TB, n int) (*Router[string], []string) {
 	tb.Helper()
 	r := NewBuilder[string]()
@@ -171,8 +171,7 @@ func manyRoutes(tb testing.TB, n int) (*Router[string], []string) {
 	return r.Router(), segs
 }
 
-// nodesMet counts the nodes that a request meets on its way, whatever the machine
-// does at the time.
+// nodesMet counts the nodes that a request meets on its way, whatever the machine does at the time.
 func nodesMet(n *node[string], segs []string) int {
 	if n == nil {
 		return 0
@@ -183,8 +182,8 @@ func nodesMet(n *node[string], segs []string) int {
 	return 1 + nodesMet(n.literal[segs[0]], segs[1:]) + nodesMet(n.single, segs[1:])
 }
 
-// A request meets as many nodes among 10,000 routes as among 10: each step is one
-// look-up in a map, so matching takes no longer but for the memory's caches.
+// A request meets as many nodes among 10,000 routes as among 10: each step is one look-up in a map,
+// so matching takes no longer but for the memory's caches.
 func TestRouterStepsDoNotGrow(t *testing.T) {
 	few, fewSegs := manyRoutes(t, 10)
 	many, manySegs := manyRoutes(t, 10_000)
