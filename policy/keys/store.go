@@ -52,8 +52,9 @@ type Store struct {
 	seed    maphash.Seed // of the sums of records
 }
 
-// NewStore returns a Store on c, which the caller owns. Build c with ContextTimeoutEnabled, else go-redis bounds
-// a read that is under way by its own ReadTimeout and not by the deadline of the context.
+// NewStore returns a Store on c, which the caller owns. Build c with connect.Open: with ContextTimeoutEnabled, else go-redis
+// bounds a read that is under way by its own ReadTimeout and not by the deadline of the context; and so that each command of
+// a pipeline tells how it went, else one that was never sent looks like an empty answer.
 func NewStore(c redis.UniversalClient) *Store {
 	return &Store{client: c, scripts: newScripts(), seed: maphash.MakeSeed()}
 }

@@ -40,7 +40,8 @@ type Store struct {
 // what everything but tests wants.
 //
 // A spend must never be sent twice, because a lost reply may have spent: build the client with MaxRetries: -1. Set
-// ContextTimeoutEnabled too, else a Redis that does not answer is waited for past the context's deadline.
+// ContextTimeoutEnabled too, else a Redis that does not answer is waited for past the context's deadline. connect.Open does
+// both, and sees to it that each command of a pipeline tells how it went.
 func NewStore(c redis.UniversalClient, offset func() time.Duration) *Store {
 	if offset == nil {
 		offset = func() time.Duration { return 0 }

@@ -86,6 +86,7 @@ func Open(o Options) (client redis.UniversalClient, description string, err erro
 	default:
 		client = redis.NewClient(s.single())
 	}
+	client.AddHook(wholeHook{})
 	return client, t.String(), nil
 }
 
@@ -93,7 +94,9 @@ func Open(o Options) (client redis.UniversalClient, description string, err erro
 func InProcess(dial func(context.Context, string, string) (net.Conn, error), deadline time.Duration) *redis.Client {
 	s := newSettings(&target{network: "tcp", addresses: []string{"memory"}}, deadline)
 	s.dial = dial
-	return redis.NewClient(s.single())
+	c := redis.NewClient(s.single())
+	c.AddHook(wholeHook{})
+	return c
 }
 
 // target parses what the options name.
