@@ -27,9 +27,9 @@ const (
 	gather = 50 * time.Millisecond
 	// slowTrip is how long calls wait for the end of a pipeline that is under way; then another one goes beside it, on its
 	// own connection. Redis in the same place has answered by then, and calls go on sharing trips.
-	slowTrip = 5 * time.Millisecond
-	// maxUnderWay bounds the pipelines of one lane that are under way: what a Redis that hangs is sent in vain. A trip of 40
-	// ms, and no shorter one, needs them all.
+	slowTrip = 10 * time.Millisecond
+	// maxUnderWay bounds the pipelines of one lane that are under way: what a Redis that hangs is sent in vain, and the
+	// connections that they take from others. A trip of 80 ms, and no shorter one, needs them all.
 	maxUnderWay = 8
 )
 
@@ -199,7 +199,7 @@ func (b *batches) run(l *lane) {
 		}
 		l.sent++
 		b.watch(l) // for what found no room
-		usual := l.usual
+		usual := l.usual + l.usual/32 // about what most last
 		if first && l.runs == 1 {
 			usual = 0 // nobody has waited; and what was measured is measured again
 		}

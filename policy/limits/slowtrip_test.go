@@ -223,10 +223,11 @@ func TestLateCallsAreNotSent(t *testing.T) {
 // more than a trip, and not after one and a half.
 func TestCallsPassASlowTrip(t *testing.T) {
 	b := startRedis(t)
-	const trip = 600 * time.Millisecond
+	const trip = 400 * time.Millisecond
 	client := b.far(t, trip)
 	l := NewLeases(NewStore(client, nil), Options{Exact: true, Timeout: 20 * time.Second})
-	mustSpend(t, l, &Spend{ID: "first", Windows: plan(), Cost: 1}) // the script is known
+	l.batches.slow = func(f func()) { time.AfterFunc(trip/maxUnderWay, f) } // as slowTrip is to 80 ms
+	mustSpend(t, l, &Spend{ID: "first", Windows: plan(), Cost: 1})          // the script is known
 	var work sync.WaitGroup
 	for range maxUnderWay { // there are connections
 		work.Go(func() { client.Ping(t.Context()) })
