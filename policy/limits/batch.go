@@ -198,7 +198,7 @@ func (b *batches) run(l *lane) {
 			b.under[c.id] = struct{}{}
 		}
 		l.sent++
-		b.watch(l) // for what found no room
+		b.watch(l)                    // for what found no room
 		usual := l.usual + l.usual/32 // about what most last
 		if first && l.runs == 1 {
 			usual = 0 // nobody has waited; and what was measured is measured again
