@@ -9,6 +9,7 @@ import (
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
@@ -63,6 +64,8 @@ func handleCheck(server any, ctx context.Context, decode func(any) error, _ grpc
 	defer s.recover(&err)
 	if err = decode(c); err == nil {
 		err = s.authorizer.check(ctx, c)
+	} else {
+		s.unread(ctx, err)
 	}
 	if err != nil {
 		s.release(c)
@@ -79,6 +82,7 @@ type checkService struct {
 	shape      *shape
 	others     encoding.CodecV2 // of the other services of the server
 	log        *slog.Logger
+	refusals   rate.Sometimes // bounds the lines about requests that could not be read
 }
 
 func newCheckService(a *authorizer, log *slog.Logger) *checkService {
@@ -88,7 +92,24 @@ func newCheckService(a *authorizer, log *slog.Logger) *checkService {
 		shape:      checkRequest(),
 		others:     encoding.GetCodecV2(proto.Name),
 		log:        log,
+		refusals:   rate.Sometimes{Interval: time.Second},
 	}
+}
+
+// unread counts a check request that could not be read: Envoy takes the error for a
+// failure of ours, so with failure_mode_allow the request passes.
+func (s *checkService) unread(ctx context.Context, err error) {
+	why, message := "malformed", "a check request could not be read"
+	switch status.Code(err) {
+	case codes.Canceled, codes.DeadlineExceeded:
+		return // nobody waits for it
+	case codes.ResourceExhausted:
+		why, message = "too_large", "a check request is larger than the limit: Envoy must not send request bodies (with_request_body)"
+	}
+	s.authorizer.metrics.grpcRefused.WithLabelValues(why).Inc()
+	s.refusals.Do(func() {
+		s.log.LogAttrs(ctx, slog.LevelWarn, message, slog.Int("limit_bytes", maxCheckRequest), slog.Any("error", err))
+	})
 }
 
 // release puts a call back for the next one. It keeps the memory of its lists and

@@ -22,6 +22,9 @@ type Status struct {
 	Store string
 	// Ping asks the store whether it is there.
 	Ping func(context.Context) error
+	// Far measures how far away the store is, and says so if that is too far, "" if
+	// it is not; nil where nobody knows.
+	Far func(context.Context) string
 	// Stream tells whether changes of keys arrive; nil where no keys are cached.
 	Stream func() keys.StreamStatus
 	// Problem says what is wrong with the keys in the store as a whole, "" if
@@ -65,6 +68,10 @@ func (s *Status) ready(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	if err := s.Ping(ctx); err != nil {
 		_, _ = fmt.Fprintf(w, "store: not reachable: %v\n", err)
+	} else if s.Far != nil {
+		if far := s.Far(ctx); far != "" {
+			_, _ = fmt.Fprintf(w, "store: far away: %s\n", far)
+		}
 	}
 	if s.Problem != nil && s.Problem() != "" {
 		_, _ = fmt.Fprintf(w, "keys: %s\n", s.Problem())

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -19,6 +20,7 @@ type answer struct {
 	contentType string
 	challenge   string   // WWW-Authenticate, empty where HTTP does not ask for it
 	body        template // JSON
+	hopeless    template // the body of a limit's refusal where no retry can succeed
 	message     template // plain text, for gRPC clients
 }
 
@@ -182,9 +184,24 @@ func (b *jsonBuilder) slot(s slot) { b.t = append(b.t, piece{slot: s}) }
 
 // texts are the templates of an answer's parts.
 type texts struct {
-	message template
-	details map[string]template
+	message    template
+	details    map[string]template
+	extensions map[string]template
 }
+
+// withoutRetry leaves out the members that say when to retry. Sentences stay as the
+// API documents them.
+func (t texts) withoutRetry() texts {
+	keeps := func(all map[string]template) map[string]template {
+		kept := maps.Clone(all)
+		maps.DeleteFunc(kept, func(_ string, t template) bool { return t.isRetry() })
+		return kept
+	}
+	return texts{message: t.message, details: keeps(t.details), extensions: keeps(t.extensions)}
+}
+
+// isRetry reports whether the text is the seconds to wait and nothing else.
+func (t template) isRetry() bool { return len(t) == 1 && t[0].slot == slotRetryAfter }
 
 // envelope builds {"success":false,"error":{"code","message","details"},"requestId"}.
 func envelope(in *answerIn, t texts, requestID string) template {
@@ -195,19 +212,7 @@ func envelope(in *answerIn, t texts, requestID string) template {
 	b.text(t.message)
 	if len(t.details) > 0 {
 		b.raw(`,"details":{`)
-		names := make([]string, 0, len(t.details))
-		for name := range t.details {
-			names = append(names, name)
-		}
-		slices.Sort(names)
-		for i, name := range names {
-			if i > 0 {
-				b.raw(`,`)
-			}
-			b.literal(name)
-			b.raw(`:`)
-			b.detail(t.details[name])
-		}
+		b.members(t.details, "")
 		b.raw(`}`)
 	}
 	b.raw(`}`)
@@ -221,9 +226,21 @@ func envelope(in *answerIn, t texts, requestID string) template {
 	return b.t
 }
 
+// members writes named texts in the order of their names, each after the first, or
+// after what stands before it, behind a comma.
+func (b *jsonBuilder) members(texts map[string]template, comma string) {
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		b.raw(comma)
+		b.literal(name)
+		b.raw(`:`)
+		b.detail(texts[name])
+		comma = ","
+	}
+}
+
 // detail writes a value of details; the seconds to wait are a number.
 func (b *jsonBuilder) detail(t template) {
-	if len(t) == 1 && t[0].slot == slotRetryAfter {
+	if t.isRetry() {
 		b.slot(slotRetryAfter)
 		return
 	}
@@ -258,6 +275,7 @@ func problem(in *answerIn, t texts) template {
 		b.raw(`,"instance":`)
 		b.text(template{{slot: slotInstance}})
 	}
+	b.members(t.extensions, ",")
 	b.raw(`}`)
 	return b.t
 }

@@ -121,6 +121,26 @@ func TestPolicyIsFreeOfGRPC(t *testing.T) {
 	}
 }
 
+// What shows and measures the server is never linked into it: neither a benchmark nor
+// demo keys are in the process that guards keys.
+func TestTheServerHoldsNoTools(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "tollgate/cmd/tollgate").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deps := strings.Fields(string(out))
+	if !slices.Contains(deps, "tollgate/extauthz") {
+		t.Fatalf("no list: %q", deps)
+	}
+	for _, dep := range deps {
+		for _, unwanted := range []string{"tollgate/testdata", "tollgate/envoy", "tollgate/cmd/tollgate-", "tollgate/extauthz/yardstick", "testing"} {
+			if strings.HasPrefix(dep, unwanted) {
+				t.Errorf("the server depends on %s", dep)
+			}
+		}
+	}
+}
+
 // The policy room uses net/http for its names and for ServeMux's judgement at
 // load, never to talk.
 func TestPolicyMakesNoCalls(t *testing.T) {
@@ -165,7 +185,8 @@ func TestFunctionsAreShort(t *testing.T) {
 }
 
 // There is no state outside of values: no init, and no package variable but error
-// sentinels, embedded files, interface checks, scripts and tables nobody writes.
+// sentinels, embedded files, what the linker sets (-X), interface checks, scripts and
+// tables nobody writes.
 func TestNoGlobals(t *testing.T) {
 	fset, files := goFiles(t)
 	for _, file := range files {
@@ -179,7 +200,7 @@ func TestNoGlobals(t *testing.T) {
 				if d.Tok != token.VAR {
 					continue
 				}
-				embedded := d.Doc != nil && strings.Contains(commentText(d.Doc), "go:embed")
+				embedded := d.Doc != nil && (strings.Contains(commentText(d.Doc), "go:embed") || strings.Contains(commentText(d.Doc), "set by the linker (-X"))
 				for _, spec := range d.Specs {
 					if v := spec.(*ast.ValueSpec); !embedded && !(v.Doc != nil && strings.Contains(commentText(v.Doc), "go:embed")) && !constantVar(v) {
 						t.Errorf("%s: package variable %s", fset.Position(v.Pos()), v.Names[0].Name)

@@ -1,12 +1,14 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 )
 
@@ -137,27 +139,43 @@ func (c *compiler) prefix(place, prefix string) {
 }
 
 func (c *compiler) credentials() {
-	p := &c.api.places
 	if len(c.doc.Credentials) == 0 {
 		c.fault("credentials", "no credentials: nothing could ever be allowed")
 	}
 	for i, in := range c.doc.Credentials {
 		place := at("credentials", i, "")
 		switch {
-		case in.Bearer:
-			if p.bearer {
-				c.fault(place, "duplicate credential bearer")
-			}
-			p.bearer = true
-		case in.Header != "" && in.Query != "":
-			c.fault(place, "one credential names both a header and a query key")
+		case moreThanOne(in.Authorization, in.Header, in.Query):
+			c.fault(place, "one credential names several places: want each in one of its own")
+		case in.Authorization != "":
+			c.credentialScheme(place+".authorization", in.Authorization)
 		case in.Header != "":
 			c.credentialHeader(place+".header", in.Header)
 		case in.Query != "":
 			c.credentialQuery(place+".query", in.Query)
 		default:
-			c.fault(place, "empty credential, want bearer, {header: NAME} or {query: NAME}")
+			c.fault(place, "empty credential, want %s", credentialForms)
 		}
+	}
+}
+
+func moreThanOne(names ...string) bool {
+	return len(slices.DeleteFunc(names, func(s string) bool { return s == "" })) > 1
+}
+
+// credentialScheme adds a scheme of Authorization (RFC 9110 section 11.1), or with
+// none a value without one.
+func (c *compiler) credentialScheme(place, scheme string) {
+	p := &c.api.places
+	switch {
+	case !regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._~-]{0,31}$`).MatchString(scheme):
+		c.fault(place, "bad scheme %q, want a word such as APIKEY, or none", scheme)
+	case p.scheme(scheme), p.bare && scheme == "none":
+		c.fault(place, "duplicate credential %s", strings.ToLower(scheme))
+	case scheme == "none":
+		p.bare = true
+	default:
+		p.schemes = append(p.schemes, scheme)
 	}
 }
 
@@ -168,8 +186,9 @@ func (c *compiler) credentialHeader(place, written string) {
 	case !token.MatchString(name):
 		c.fault(place, "bad header name %q, want letters, digits and -", written)
 	case name == "authorization":
-		c.fault(place, "header %q: use bearer", written)
-	case transportHeader(name), identityHeader(name) || name == headerForwardedFor || name == headerExternalAddress || name == "x-request-id" || name == "content-type":
+		c.fault(place, "header %q: use bearer, or {authorization: SCHEME or none}", written)
+	case transportHeader(name), withheld(name) || name == headerForwardedFor || name == headerExternalAddress || name == "x-request-id" || name == "content-type",
+		name == headerOrigin, name == headerRequestedMethod:
 		c.fault(place, "header %q has another meaning", written)
 	case slices.Contains(c.api.places.headers, name):
 		c.fault(place, "duplicate header %q", written)
@@ -200,6 +219,14 @@ func (c *compiler) credentialQuery(place, name string) {
 
 func (c *compiler) keyFormat() {
 	in := c.doc.KeyFormat
+	place := func(path string) string {
+		f := c.src.faultAt(c.src.token(path), "")
+		return fmt.Sprintf("%s:%d:%d", f.File, f.Line, f.Column)
+	}
+	c.api.checksumAt, c.api.prefixesAt = place("key_format.checksum"), place("key_format.prefixes")
+	for i := range c.api.environments {
+		c.api.environments[i].prefixAt = place(at("environments", i, "prefix"))
+	}
 	c.api.checksum = c.choice("key_format.checksum", in.Checksum, "required", "optional") == "required"
 	if len(c.doc.Environments) > 0 && len(in.Prefixes) > 0 {
 		c.fault("key_format.prefixes", "prefixes belong to the environments here")
@@ -221,11 +248,22 @@ func (c *compiler) choice(place, value string, words ...string) string {
 	return value
 }
 
+// maxAddresses bounds what a record takes in the store and in the memory of each
+// server.
+const maxAddresses = 10_000
+
 func (c *compiler) address() {
 	in := c.doc.ClientAddress
 	a := &c.api.address
 	a.from = c.choice("client_address.from", in.From, fromPeer, fromExternal, fromXFF)
 	a.hops = in.TrustedHops
+	c.api.addresses = keys.MaxAddresses
+	if in.MaxAddresses != nil {
+		c.api.addresses = *in.MaxAddresses
+		if n := *in.MaxAddresses; n < 1 || n > maxAddresses {
+			c.fault("client_address.max_addresses", "max_addresses %d: want 1 to %d", n, maxAddresses)
+		}
+	}
 	if in.TrustedHops < 0 || in.TrustedHops > 0 && a.from != fromXFF {
 		c.fault("client_address.trusted_hops", "trusted_hops %d: want 0 or more, and only with from: xff", in.TrustedHops)
 	}
@@ -321,6 +359,7 @@ func (c *compiler) routes() {
 	}
 	r.mux = nil
 	c.api.routes = *r
+	c.api.preflights = c.choice("preflight", c.doc.Preflight, "check", "public") == "public"
 }
 
 func (c *compiler) routeScope(i int, in routeIn, route *Route) {
@@ -422,7 +461,7 @@ func (c *compiler) limitEnvironments(place string, in limitIn) []env {
 		e, known := c.api.environment(name)
 		switch {
 		case !known:
-			c.fault(at(place, i, ""), "unknown environment %q%s", name, suggest(name, c.api.environmentNames()))
+			c.fault(at(place, i, ""), "unknown environment %q%s", name, suggest(name, c.api.Environments()))
 		case slices.Contains((*in.Environments)[:i], name):
 			c.fault(at(place, i, ""), "duplicate environment %q of limit %q", name, in.Name)
 		case in.Quota && !e.quota:
@@ -451,7 +490,7 @@ func (c *compiler) keyCaps(place string, caps []keyCapIn, p *plan) {
 		case !known && in.Environment == "":
 			c.fault(at(place, i, ""), "key cap without an environment")
 		case !known:
-			c.fault(at(place, i, "environment"), "unknown environment %q%s", in.Environment, suggest(in.Environment, c.api.environmentNames()))
+			c.fault(at(place, i, "environment"), "unknown environment %q%s", in.Environment, suggest(in.Environment, c.api.Environments()))
 		case twice:
 			c.fault(at(place, i, ""), "duplicate key cap of environment %q", in.Environment)
 		}
@@ -524,9 +563,10 @@ func (c *compiler) failures() {
 func (c *compiler) rateHeaders() {
 	in := c.doc.RateHeaders
 	c.api.headers = rateHeaders{
-		trio:  c.choice("rate_headers.family", in.Family, "none", "x-ratelimit") == "x-ratelimit",
-		epoch: c.choice("rate_headers.reset", in.Reset, "epoch", "seconds") == "epoch",
-		ietf:  in.IETF,
+		trio:   c.choice("rate_headers.family", in.Family, "none", "x-ratelimit") == "x-ratelimit",
+		epoch:  c.choice("rate_headers.reset", in.Reset, "epoch", "seconds") == "epoch",
+		ietf:   in.IETF,
+		usable: c.choice("rate_headers.on", in.On, "known", "usable") == "usable",
 	}
 }
 

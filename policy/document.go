@@ -14,10 +14,11 @@ type document struct {
 	API           string         `yaml:"api" jsonschema:"required,pattern=^[a-z][a-z0-9-]*$" jsonschema_description:"Name of the API. Envoy's context_extensions may name it."`
 	Realm         string         `yaml:"realm,omitempty" jsonschema_description:"Realm of WWW-Authenticate. Default: the API's name."`
 	Hosts         []string       `yaml:"hosts,omitempty" jsonschema_description:"Hosts of the API, lower case, without a port. May be empty where Envoy names the API."`
-	Credentials   []credentialIn `yaml:"credentials" jsonschema:"required,minItems=1" jsonschema_description:"Places where a key may stand: bearer, header: NAME, query: NAME."`
+	Credentials   []credentialIn `yaml:"credentials" jsonschema:"required,minItems=1" jsonschema_description:"Places where a key may stand: bearer, authorization: SCHEME or none, header: NAME, query: NAME."`
 	KeyFormat     keyFormatIn    `yaml:"key_format,omitempty" jsonschema_description:"What a key looks like. Anything else is refused without asking the store."`
 	Environments  []environment  `yaml:"environments,omitempty" jsonschema_description:"Environments, each with its key prefix and where its keys are accepted."`
 	ClientAddress addressIn      `yaml:"client_address,omitempty" jsonschema_description:"Which address a key's IP list is compared with."`
+	Preflight     string         `yaml:"preflight,omitempty" jsonschema:"enum=check,enum=public" jsonschema_description:"What becomes of CORS preflights (OPTIONS with Origin and Access-Control-Request-Method). check: they need a key as every request does. public: they pass without one where the request that they ask about has a route; the application, or a proxy before Tollgate, answers them. Default: check."`
 	Scopes        []scopeIn      `yaml:"scopes,omitempty" jsonschema_description:"Scopes that keys may hold and routes may ask for."`
 	EmptyScopes   string         `yaml:"empty_scopes,omitempty" jsonschema:"enum=all,enum=none" jsonschema_description:"What a key without scopes may do. Default: none."`
 	Routes        []routeIn      `yaml:"routes" jsonschema:"required,minItems=1" jsonschema_description:"Routes in Go ServeMux syntax. What no route matches is denied."`
@@ -45,6 +46,7 @@ type environment struct {
 type addressIn struct {
 	From           string   `yaml:"from,omitempty" jsonschema:"enum=peer,enum=external-address,enum=xff" jsonschema_description:"peer: the connection's address. external-address: x-envoy-external-address. xff: X-Forwarded-For. Default: peer."`
 	TrustedHops    int      `yaml:"trusted_hops,omitempty" jsonschema:"minimum=0" jsonschema_description:"xff only: how many entries from the right are proxies of yours; the next one is the client."`
+	MaxAddresses   *int     `yaml:"max_addresses,omitempty" jsonschema:"minimum=1,maximum=10000" jsonschema_description:"Entries that a key's IP list may have. Default: 1000."`
 	TrustedProxies []string `yaml:"trusted_proxies,omitempty" jsonschema_description:"Peers whose headers are believed. From any other peer the client is the peer itself. Default: every peer."`
 }
 
@@ -85,42 +87,46 @@ type limitIn struct {
 
 type errorsIn struct {
 	Dialect   string     `yaml:"dialect" jsonschema:"required,enum=envelope,enum=nested,enum=problem" jsonschema_description:"envelope: {success,error:{code,message,details},requestId}. nested: {error:{code,message,retry_after}}. problem: RFC 9457."`
-	RequestID string     `yaml:"request_id,omitempty" jsonschema_description:"envelope only: name of the field that carries x-request-id. Default: no such field."`
+	RequestID string     `yaml:"request_id,omitempty" jsonschema_description:"envelope only: name of the field that carries x-request-id, or req_ and the decision id where the request has none. Default: no such field."`
 	Answers   []answerIn `yaml:"answers" jsonschema:"required" jsonschema_description:"One answer for each reason, every reason exactly once."`
 }
 
 type answerIn struct {
-	On       []string          `yaml:"on" jsonschema:"required,minItems=1" jsonschema_description:"Reasons that are answered so."`
-	Status   int               `yaml:"status" jsonschema:"required,minimum=400,maximum=599" jsonschema_description:"HTTP status."`
-	Code     string            `yaml:"code,omitempty" jsonschema_description:"envelope, nested: error.code."`
-	Type     string            `yaml:"type,omitempty" jsonschema_description:"problem: type."`
-	Title    string            `yaml:"title,omitempty" jsonschema_description:"problem: title."`
-	Message  string            `yaml:"message" jsonschema:"required" jsonschema_description:"error.message, or detail of a problem. One line; may hold placeholders such as {retry_after}."`
-	Details  map[string]string `yaml:"details,omitempty" jsonschema_description:"envelope: error.details."`
-	Instance bool              `yaml:"instance,omitempty" jsonschema_description:"problem: add instance, the path without its query."`
+	On         []string          `yaml:"on" jsonschema:"required,minItems=1" jsonschema_description:"Reasons that are answered so."`
+	Status     int               `yaml:"status" jsonschema:"required,minimum=400,maximum=599" jsonschema_description:"HTTP status."`
+	Code       string            `yaml:"code,omitempty" jsonschema_description:"envelope, nested: error.code."`
+	Type       string            `yaml:"type,omitempty" jsonschema_description:"problem: type."`
+	Title      string            `yaml:"title,omitempty" jsonschema_description:"problem: title."`
+	Message    string            `yaml:"message" jsonschema:"required" jsonschema_description:"error.message, or detail of a problem. One line; may hold placeholders such as {retry_after}."`
+	Details    map[string]string `yaml:"details,omitempty" jsonschema_description:"envelope: error.details."`
+	Extensions map[string]string `yaml:"extensions,omitempty" jsonschema_description:"problem: further members (RFC 9457 section 3.2) for clients that read others. May hold placeholders; {retry_after} alone is a number."`
+	Instance   bool              `yaml:"instance,omitempty" jsonschema_description:"problem: add instance, the path without its query."`
 }
 
 type rateHeadersIn struct {
-	Family string `yaml:"family,omitempty" jsonschema:"enum=x-ratelimit,enum=none" jsonschema_description:"x-ratelimit: X-RateLimit-Limit, -Remaining, -Reset on every answer to a known key. Default: none."`
+	Family string `yaml:"family,omitempty" jsonschema:"enum=x-ratelimit,enum=none" jsonschema_description:"x-ratelimit: X-RateLimit-Limit, -Remaining, -Reset on the answers that on says. Default: none."`
 	Reset  string `yaml:"reset,omitempty" jsonschema:"enum=epoch,enum=seconds" jsonschema_description:"Reset as Unix time or as seconds to wait. Default: epoch."`
+	On     string `yaml:"on,omitempty" jsonschema:"enum=known,enum=usable" jsonschema_description:"known: on every answer to a known key. usable: not on the refusal of an inactive or expired one, which then looks like that of an unknown one. Default: known."`
 	IETF   bool   `yaml:"ietf,omitempty" jsonschema_description:"Add RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10)."`
 }
 
-// credentialIn is either the word bearer or a mapping with one key.
+const credentialForms = "bearer, {authorization: SCHEME}, {header: NAME} or {query: NAME}"
+
+// credentialIn is either the word bearer, short for {authorization: Bearer}, or a mapping with one key.
 type credentialIn struct {
-	Bearer bool   `yaml:"-"`
-	Header string `yaml:"header,omitempty"`
-	Query  string `yaml:"query,omitempty"`
+	Authorization string `yaml:"authorization,omitempty"` // a scheme, or none
+	Header        string `yaml:"header,omitempty"`
+	Query         string `yaml:"query,omitempty"`
 }
 
-// UnmarshalYAML reads both forms; compile refuses everything but the three
+// UnmarshalYAML reads both forms; compile refuses everything but the forms
 // that mean something.
 func (c *credentialIn) UnmarshalYAML(node ast.Node) error {
 	if word, ok := node.(*ast.StringNode); ok {
 		if word.Value != "bearer" {
-			return &yaml.SyntaxError{Token: word.GetToken(), Message: "unknown credential " + quote(word.Value) + ", want bearer, {header: NAME} or {query: NAME}"}
+			return &yaml.SyntaxError{Token: word.GetToken(), Message: "unknown credential " + quote(word.Value) + ", want " + credentialForms}
 		}
-		c.Bearer = true
+		c.Authorization = "Bearer"
 		return nil
 	}
 	type mapping credentialIn

@@ -15,10 +15,13 @@ func newPolicy() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
 		Short: "Work with policy files, without a server",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), meant(cmd, args))
+			}
 			_ = cmd.Help()
-			return errors.New("policy: a command is missing: check or schema")
+			return errors.New("policy: a command is missing: check, test or schema")
 		},
 	}
 	cmd.AddCommand(&cobra.Command{
@@ -30,6 +33,7 @@ standard error, and the exit code is 1.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: checkPolicies,
 	})
+	cmd.AddCommand(newPolicyTest())
 	cmd.AddCommand(&cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of a policy file, for editors",

@@ -63,6 +63,8 @@ func TestScripts(t *testing.T) {
 					env.Setenv("GORACE", os.Getenv("GORACE"))
 					env.Setenv("ENVOY_BIN", envoyBinary)
 					env.Setenv("REPO", repo)
+					env.Setenv("TOLLGATE_DRAIN_DELAY", "0s") // no proxies need to notice, but in drain.txt
+					env.Setenv("PICTIFY_PYTHON", filepath.Join(repo, "cmd/tollgate", pictifyPython))
 					shipped := pixelbyte(t, "policy.yaml")
 					write(t, filepath.Join(env.WorkDir, "policy.yaml"), shipped)
 					// The same without a key for the models.
@@ -71,7 +73,7 @@ func TestScripts(t *testing.T) {
 					return setup(env)
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"ready": ready, "page": page, "check": check, "hold": hold,
+					"ready": ready, "page": page, "check": check, "hold": hold, "watch": watch, "health": health,
 					"freeport": freePortCommand, "redis": startRedis, "replica": startReplica, "redis-cli": redisCommand,
 					"mode": mode, "term": terminate, "hash": hash, "expand": expand,
 					"envoy": startEnvoy, "call": call, "remember": remember,
@@ -84,6 +86,10 @@ func TestScripts(t *testing.T) {
 			}
 			if strings.HasPrefix(name, "envoy") {
 				require(t, "envoy", envoyErr, "no Envoy (make tools)")
+			}
+			if name == "envoy-sdk" {
+				_, err := os.Stat(pictifyPython)
+				require(t, "pictify", err, "no pictify SDK (.ci/sdk)")
 			}
 			run(t, func(*testscript.Env) error { return nil })
 		})
@@ -101,6 +107,9 @@ func TestScripts(t *testing.T) {
 		})
 	}
 }
+
+// pictifyPython is a Python that has pictify's own SDK; .ci/sdk makes it.
+const pictifyPython = "../../.tools/pictify-sdk-1.1.0/bin/python"
 
 // adminStore is the variable with the address of a Redis at which scripts may do
 // everything.
@@ -222,9 +231,21 @@ func check(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// usage: hold. It starts a call that ends with the script only, and waits until
-// the server says SERVING on it.
+// usage: hold. It starts a check whose request never ends, and waits until the server
+// has it.
 func hold(ts *testscript.TestScript, _ bool, _ []string) {
+	conn := dialGRPC(ts)
+	ts.Defer(func() { conn.Close() })
+	_, err := conn.NewStream(context.Background(), &grpc.StreamDesc{ClientStreams: true}, authv3.Authorization_Check_FullMethodName)
+	ts.Check(err)
+	// What the server answers on the same connection was sent after it.
+	_, err = healthv1.NewHealthClient(conn).Check(context.Background(), &healthv1.HealthCheckRequest{})
+	ts.Check(err)
+}
+
+// usage: watch. It watches the health of the server until the script ends, and waits
+// until the server says SERVING.
+func watch(ts *testscript.TestScript, _ bool, _ []string) {
 	conn := dialGRPC(ts)
 	ts.Defer(func() { conn.Close() })
 	stream, err := healthv1.NewHealthClient(conn).Watch(context.Background(), &healthv1.HealthCheckRequest{})
@@ -233,6 +254,20 @@ func hold(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(err)
 	if first.GetStatus() != healthv1.HealthCheckResponse_SERVING {
 		ts.Fatalf("health %s", first.GetStatus())
+	}
+}
+
+// usage: health SERVING|NOT_SERVING. It waits until the gRPC port says so.
+func health(ts *testscript.TestScript, _ bool, args []string) {
+	conn := dialGRPC(ts)
+	defer conn.Close()
+	var last string
+	if !within(context.Background(), limit, func() bool {
+		response, err := healthv1.NewHealthClient(conn).Check(context.Background(), &healthv1.HealthCheckRequest{})
+		last = fmt.Sprint(response, err)
+		return response.GetStatus().String() == args[0] && err == nil
+	}) {
+		ts.Fatalf("health is %s, want %s", last, args[0])
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 
+	"tollgate/cmd/tollgate/memory"
 	"tollgate/extauthz"
 )
 
@@ -55,6 +56,8 @@ type settings struct {
 	tlsCert, tlsKey, tlsClientCA string
 
 	deadline       time.Duration // of one decision
+	drainDelay     time.Duration
+	drainDelayed   bool // somebody has set drainDelay
 	drainTimeout   time.Duration
 	reloadInterval time.Duration
 	replicas       int
@@ -77,7 +80,7 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.socket, "store-socket", "", "unix socket of the memory store (default $XDG_RUNTIME_DIR/tollgate/store.sock, else below the temporary directory)")
 	f.StringVar(&s.pepperFile, "pepper-file", "", "file with the secret that keys are hashed with; or the secret itself in TOLLGATE_PEPPER")
 	f.StringVar(&s.olderPeppers, "older-peppers", "", "files with earlier peppers, joined with commas, the likeliest first; none = no pepper, sha256 = SHA-256 instead of HMAC; keys found by one are rehashed")
-	f.IntVar(&s.cacheKeys, "cache-keys", defaultCacheKeys, "keys held in memory at most, about 220 bytes each, up to 800 with the longest names, more with address lists of their own")
+	f.IntVar(&s.cacheKeys, "cache-keys", memory.DefaultKeys, "keys held in memory at most, about 220 bytes each, up to 800 with the longest names, more with address lists of their own")
 	f.DurationVar(&s.cacheTTL, "cache-ttl", 30*time.Second, "how old a key in memory gets before it is read again, one in use a quarter of that earlier; changes arrive at once unless their message is lost")
 	f.StringVar(&s.grpcAddress, "grpc-address", "127.0.0.1:9001", "address for Envoy: HOST:PORT or unix:PATH; port 0 picks one")
 	f.StringVar(&s.httpAddress, "http-address", "127.0.0.1:9002", "address of /livez, /readyz and /metrics: HOST:PORT; port 0 picks one")
@@ -89,7 +92,8 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.tlsKey, "tls-key", "", "PEM key of --tls-cert")
 	f.StringVar(&s.tlsClientCA, "tls-client-ca", "", "PEM certificates of the CA whose clients alone are served (mTLS)")
 	f.DurationVar(&s.deadline, "deadline", extauthz.DefaultDeadline, "time for one decision, the store included")
-	f.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "time that calls under way have to end after SIGTERM")
+	f.DurationVar(&s.drainDelay, "drain-delay", defaultDrainDelay, "how long health checks and /readyz say no at the end before the ports close, so that proxies notice; unless it is set, SIGINT does not wait")
+	f.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "time that calls under way have to end after that")
 	f.DurationVar(&s.reloadInterval, "reload-interval", 2*time.Second, "how often policy and certificate files are looked at")
 	f.IntVar(&s.replicas, "replicas", 1, "how many servers share the limits, for plans with failure_mode local")
 	f.StringVar(&s.limits, "limits", limitsAuto, "auto or exact: exact counts each request in the store, whatever the plans say; auto lets servers take up to 2 % of what is left ahead")
@@ -138,6 +142,7 @@ func (s *settings) fill(flags *pflag.FlagSet) error {
 		s.store = "" // the variables of Envoy's rate-limit service say where it is
 	}
 	s.pepperText = v.GetString("pepper")
+	s.drainDelayed = flags.Changed("drain-delay")
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
@@ -166,8 +171,10 @@ func (s *settings) check() error {
 			return fmt.Errorf("--%s: %s is not more than 0", flag, d)
 		}
 	}
-	if s.drainTimeout < 0 {
-		return fmt.Errorf("--drain-timeout: %s is less than 0", s.drainTimeout)
+	for flag, d := range map[string]time.Duration{"drain-delay": s.drainDelay, "drain-timeout": s.drainTimeout} {
+		if d < 0 {
+			return fmt.Errorf("--%s: %s is less than 0", flag, d)
+		}
 	}
 	for flag, n := range map[string]int{"replicas": s.replicas, "cache-keys": s.cacheKeys} {
 		if n < 1 {

@@ -19,12 +19,13 @@ var enlistSource string
 // The two keys of one API key are in different slots of a cluster, so a script may touch only one of them.
 const unmakeSource = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
 
-type scripts struct{ change, link, enlist, unmake *redis.Script }
+type scripts struct{ change, link, enlist, unmake, present, mark *redis.Script }
 
 func newScripts() scripts {
 	return scripts{
 		change: redis.NewScript(changeSource), link: redis.NewScript(linkSource),
 		enlist: redis.NewScript(enlistSource), unmake: redis.NewScript(unmakeSource),
+		present: redis.NewScript(presentSource), mark: redis.NewScript(markSource),
 	}
 }
 

@@ -31,6 +31,8 @@ const (
 	// maxUnderWay bounds the pipelines of one lane that are under way: what a Redis that hangs is sent in vain, and the
 	// connections that they take from others. A trip of 80 ms, and no shorter one, needs them all.
 	maxUnderWay = 8
+	// maxLanes bounds the lanes that are kept while they are idle. No cluster has more nodes.
+	maxLanes = 1000
 )
 
 // batches sends calls in pipelines: one that arrives while none is under way goes at once, those that arrive meanwhile
@@ -76,6 +78,7 @@ type lane struct {
 	usual     time.Duration   // what a trip lasts of late
 	watched   bool            // overtake is to be called in a moment
 	gathering bool            // gathered is to be called in a moment
+	clock     storeClock      // of the node
 	idle      []chan struct{} // closed when nothing is queued and nothing is under way
 }
 
@@ -206,7 +209,7 @@ func (b *batches) run(l *lane) {
 		b.mu.Unlock()
 		sent, again = b.pick(batch, sent[:0], nil, usual)
 		if len(sent) > 0 {
-			b.measured(l, b.trip(sent))
+			b.measured(l, b.trip(l, sent))
 		}
 	}
 }
@@ -251,9 +254,9 @@ func (b *batches) rest(l *lane) {
 	b.forget(l)
 }
 
-// forget drops a lane that is idle: nodes come and go. The one of a store that is a single server stays.
+// forget drops a lane that is idle, where there are too many: nodes come and go. One that stays knows the clock of its node.
 func (b *batches) forget(l *lane) {
-	if l.node != "" && l.runs == 0 && len(l.queue)+len(l.ahead) == 0 && !l.gathering && !l.watched {
+	if len(b.lanes) > maxLanes && l.runs == 0 && len(l.queue)+len(l.ahead) == 0 && !l.gathering && !l.watched {
 		delete(b.lanes, l.node)
 	}
 }
@@ -326,7 +329,7 @@ func (b *batches) pick(batch, sent, again []*call, trip time.Duration) (_, _ []*
 }
 
 // trip sends one pipeline and hands out its answers. It returns what that took, or 0 if the first call has none.
-func (b *batches) trip(calls []*call) (took time.Duration) {
+func (b *batches) trip(l *lane, calls []*call) (took time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
 	defer cancel()
 	b.trips.Add(1)
@@ -339,6 +342,7 @@ func (b *batches) trip(calls []*call) (took time.Duration) {
 	}
 	for _, c := range calls {
 		c.land()
+		c.lane = l
 		b.landed(c, asked, now)
 		c.finished()
 	}

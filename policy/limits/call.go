@@ -40,6 +40,7 @@ type call struct {
 	asks     bool      // the only lease of its entry that is under way
 	deferred bool      // has waited for the lease of another call
 	result   Result    // for the caller, once there is no error
+	lane     *lane     // that has sent it
 }
 
 // States of a queued call. A caller who leaves before the batch takes the call keeps it from being sent; one who leaves
@@ -81,7 +82,7 @@ func (c *call) again() {
 	c.key, c.mode, c.plan = "", 0, 0
 	c.err, c.unrun, c.allowed, c.now, c.granted, c.counts = nil, false, false, 0, 0, nil
 	c.end, c.unheard = time.Time{}, false
-	c.entry, c.asks, c.deferred, c.result = nil, false, false, Result{}
+	c.entry, c.asks, c.deferred, c.result, c.lane = nil, false, false, Result{}, nil
 	c.state.Store(queued)
 }
 

@@ -69,12 +69,12 @@ func carry(to, from net.Conn, after time.Duration) {
 	}
 }
 
-// tally is what became of spends.
-type tally struct{ undecided, charged float64 } // parts of all
+// fates is what became of spends.
+type fates struct{ undecided, charged float64 } // parts of all
 
 // spendFar simulates spends of so many limit ids, from a Redis that is trip away, each within deadline. As little as it
 // takes to be late, real machines take it.
-func spendFar(t *testing.T, ids, spends int, trip, deadline time.Duration) (sum tally) {
+func spendFar(t *testing.T, ids, spends int, trip, deadline time.Duration) (sum fates) {
 	synctest.Test(t, func(t *testing.T) {
 		l := NewLeases(NewStore(nil, nil), Options{Exact: true, Timeout: deadline})
 		var redis sync.Mutex
@@ -123,7 +123,7 @@ func spendFar(t *testing.T, ids, spends int, trip, deadline time.Duration) (sum 
 		if stranded := l.Stats().Stranded; stranded != uint64(lost) {
 			t.Errorf("%d stranded, and %d were charged in vain", stranded, lost)
 		}
-		sum = tally{1 - float64(allowed.Load())/float64(spends), float64(lost) / float64(spends)}
+		sum = fates{1 - float64(allowed.Load())/float64(spends), float64(lost) / float64(spends)}
 	})
 	return sum
 }

@@ -28,14 +28,29 @@ type user struct {
 
 func users() map[string]user {
 	return map[string]user{
-		"server": {acl: ServerACL(), do: []duty{checkPepper, exercise, spendOne, followChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
-		"cli":    {acl: CLIACL(), do: []duty{checkPepper, exercise, manageKeys, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
+		"server": {acl: ServerACL(), do: []duty{checkPepper, exercise, spendOne, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
+		"cli":    {acl: CLIACL(), do: []duty{checkPepper, exercise, manageKeys, awaitServers, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
 	}
 }
 
 // followChanges is what a server's cache does all the time: it hears of changes, and sends its heartbeat.
 func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
 	return hear(ctx, c, func(ctx context.Context) error { return c.Publish(ctx, changes, "news").Err() })
+}
+
+// confirmChanges is how a server says which changes it has heard of.
+func confirmChanges(ctx context.Context, c redis.UniversalClient, n int) error {
+	return keys.NewStore(c).ConfirmChanges(ctx, fmt.Sprint("server ", n), 1, time.Second, true)
+}
+
+// awaitServers is the end of a revocation, which no server hears here.
+func awaitServers(ctx context.Context, c redis.UniversalClient, n int) error {
+	var unheard *keys.UnheardError
+	err := keys.NewStore(c).AwaitServers(ctx, newKey(n).ID, time.Millisecond)
+	if errors.As(err, &unheard) && unheard.Err == nil {
+		return nil
+	}
+	return err
 }
 
 // checkPepper is what both do first.
@@ -272,6 +287,6 @@ func TestACLKnowsEveryCommand(t *testing.T) {
 func spelled() map[string]string {
 	return map[string]string{
 		"SetArgs": "set", "SetNX": "set", "HSetNX": "hsetnx", "ZRangeArgs": "zrange", "ZRangeByLex": "zrangebylex",
-		"XRangeN": "xrange", "XRevRangeN": "xrevrange", "Exec": "", "Close": "", "Pipelined": "", "Watch": "", "Process": "", "MasterForKey": "", "ForEachMaster": "",
+		"XRangeN": "xrange", "XRevRangeN": "xrevrange", "Exec": "", "Close": "", "Pipelined": "", "Watch": "", "Process": "", "LookupFor": "", "MasterForKey": "", "ForEachMaster": "",
 	}
 }
