@@ -13,7 +13,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"tollgate/envoy"
-	"tollgate/policy"
+	"tollgate/policy/policyfile"
 	"tollgate/testdata"
 )
 
@@ -94,15 +94,15 @@ func takeAllowedHeaders(t *testing.T, root map[string]any) (names []string) {
 // reads returns the headers that the policies of APIs read, and some more, sorted.
 func reads(t *testing.T, apis []string, more ...string) []string {
 	t.Helper()
-	var files []policy.File
+	var files []policyfile.File
 	for _, api := range apis {
 		data, err := testdata.File(api, "policy.yaml")
 		if err != nil {
 			t.Fatal(err)
 		}
-		files = append(files, policy.File{Name: api, Data: data})
+		files = append(files, policyfile.File{Name: api, Data: data})
 	}
-	set, err := policy.Compile(files...)
+	set, err := policyfile.Compile(files...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/policyfile"
 )
 
 // spends allows everything, and remembers whether it was asked.
@@ -98,7 +99,7 @@ func TestCachedKey(t *testing.T) {
 }
 
 func TestReadyzTellsOfTheStream(t *testing.T) {
-	set, err := policy.Compile(smallFile())
+	set, err := policyfile.Compile(smallFile())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +123,7 @@ func TestReadyzTellsOfTheStream(t *testing.T) {
 }
 
 func TestStaleForFollowsThePolicy(t *testing.T) {
-	set, err := policy.Compile(smallFile("errors:", "stale_for: 7m\nerrors:"))
+	set, err := policyfile.Compile(smallFile("errors:", "stale_for: 7m\nerrors:"))
 	if err != nil {
 		t.Fatal(err)
 	}

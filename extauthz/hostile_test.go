@@ -17,9 +17,9 @@ import (
 
 	"tollgate/envoy/envoytest"
 	"tollgate/extauthz"
-	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/policyfile"
 )
 
 // small is one API with a key in front of every path below /items.
@@ -43,8 +43,8 @@ errors:
   - {on: [undecided], status: 500, code: internal_error, message: Our fault.}
 `
 
-func smallFile(changes ...string) policy.File {
-	return policy.File{Name: "small.yaml", Data: []byte(strings.NewReplacer(changes...).Replace(small))}
+func smallFile(changes ...string) policyfile.File {
+	return policyfile.File{Name: "small.yaml", Data: []byte(strings.NewReplacer(changes...).Replace(small))}
 }
 
 func smallKey() (secret string, entries []keys.Entry) {
@@ -185,7 +185,7 @@ func found(context.Context) (keys.Grant, error) {
 	return *keys.NewGrant(&entries[0].Key), nil
 }
 
-func askBroken(t *testing.T, file policy.File, b brokenStore, change func(*extauthz.Config)) (*stack, *authv3.CheckResponse, error) {
+func askBroken(t *testing.T, file policyfile.File, b brokenStore, change func(*extauthz.Config)) (*stack, *authv3.CheckResponse, error) {
 	t.Helper()
 	s := newStack(t, func(c *extauthz.Config) {
 		c.Keys, c.Limits = b, b

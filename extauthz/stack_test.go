@@ -24,6 +24,7 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/policyfile"
 	"tollgate/testdata"
 )
 
@@ -159,9 +160,9 @@ func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, er
 }
 
 // newStack serves policy files on a free port of the loopback.
-func newStack(t *testing.T, change func(*extauthz.Config), files ...policy.File) *stack {
+func newStack(t *testing.T, change func(*extauthz.Config), files ...policyfile.File) *stack {
 	t.Helper()
-	set, err := policy.Compile(files...)
+	set, err := policyfile.Compile(files...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +236,7 @@ func (s *stack) dial(t *testing.T) *grpc.ClientConn {
 }
 
 // apiFiles reads one of the four APIs.
-func apiFiles(t testing.TB, api string) (policy.File, []keys.Entry, []testdata.Block) {
+func apiFiles(t testing.TB, api string) (policyfile.File, []keys.Entry, []testdata.Block) {
 	t.Helper()
 	text, err := testdata.File(api, "policy.yaml")
 	if err != nil {
@@ -249,5 +250,5 @@ func apiFiles(t testing.TB, api string) (policy.File, []keys.Entry, []testdata.B
 	if err != nil {
 		t.Fatal(err)
 	}
-	return policy.File{Name: api + "/policy.yaml", Data: text}, entries, blocks
+	return policyfile.File{Name: api + "/policy.yaml", Data: text}, entries, blocks
 }

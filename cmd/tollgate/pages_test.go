@@ -16,7 +16,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"tollgate/envoy"
-	"tollgate/policy"
+	"tollgate/policy/policyfile"
 )
 
 // pages are README.md and the rooms' own pages, in the order in which somebody
@@ -143,7 +143,7 @@ func TestPagesShowTheRealFiles(t *testing.T) {
 // checkAllowedHeaders holds a filter to what the page says of its headers.
 func checkAllowedHeaders(t *testing.T, filter string) {
 	t.Helper()
-	set, err := policy.Load("../../testdata/small.yaml")
+	set, err := policyfile.Load("../../testdata/small.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"tollgate/envoy/envoytest"
-	"tollgate/policy"
+	"tollgate/policy/policyfile"
 	"tollgate/testdata"
 )
 
@@ -77,7 +77,7 @@ func edgeOverGRPC(t *testing.T) (*edge, object) {
 
 // What is measured as shipped is a bootstrap for an API that reads what ours reads.
 func TestEdgeShowsWhatThePolicyReads(t *testing.T) {
-	set, err := policy.Compile(policy.File{Name: "bench", Data: []byte(policyText())})
+	set, err := policyfile.Compile(policyfile.File{Name: "bench", Data: []byte(policyText())})
 	if err != nil {
 		t.Fatal(err)
 	}

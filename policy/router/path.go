@@ -1,23 +1,22 @@
-package policy
+package router
 
 import (
 	"strings"
 	"unicode/utf8"
 )
 
-// splitTarget cuts a request target at its first question mark. It is done by
-// hand on purpose: url.Parse reads //a/b as a host (CVE-2026-26205).
-func splitTarget(target string) (path, query string, hasQuery bool) {
+// SplitTarget cuts a request target at its first question mark. It is done by hand on purpose:
+// url.Parse reads //a/b as a host (CVE-2026-26205).
+func SplitTarget(target string) (path, query string, hasQuery bool) {
 	return strings.Cut(target, "?")
 }
 
-// segments splits a path into percent-decoded segments; a path that ends in a
-// slash has "/" as its last one. ok is false for a path that parsers read in
-// different ways, which no route may match: one that is not absolute or holds an
-// empty inner segment, a dot segment, a backslash, a semicolon, a fragment, a byte
-// outside printable ASCII, escapes that are not UTF-8, a bad escape, or an escape of any of these, of a dot, a
-// slash or a question mark, or of an escape.
-func segments(path string, into []string) (_ []string, ok bool) {
+// Segments appends the percent-decoded segments of a path to into; a path that ends in a slash has
+// "/" as its last one. ok is false for a path that parsers read in different ways, which no route
+// may match: one that is not absolute or holds an empty inner segment, a dot segment, a backslash,
+// a semicolon, a fragment, a byte outside printable ASCII, escapes that are not UTF-8, a bad
+// escape, or an escape of any of these, of a dot, a slash or a question mark, or of an escape.
+func Segments(path string, into []string) (_ []string, ok bool) {
 	if path == "" || path[0] != '/' || !plainPath(path) {
 		return into, false
 	}
@@ -71,8 +70,8 @@ func decodeSegment(s string) (string, bool) {
 	return once, true
 }
 
-// percentDecode decodes the escapes of a path segment; ok is false for a bad
-// escape and for one that hides a byte with a meaning of its own in a path.
+// percentDecode decodes the escapes of a path segment; ok is false for a bad escape and for one
+// that hides a byte with a meaning of its own in a path.
 func percentDecode(s string) (string, bool) {
 	out := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
@@ -116,10 +115,10 @@ func hexDigit(c byte) (byte, bool) {
 	return 0, false
 }
 
-// plainQuery reports whether a query holds only what RFC 3986 lets stand in a
-// request target: printable ASCII and no fragment. A raw byte could not be handed
-// on as it was when the query is rewritten.
-func plainQuery(query string) bool {
+// PlainQuery reports whether a query holds only what RFC 3986 lets stand in a request target:
+// printable ASCII and no fragment. A raw byte could not be handed on as it was when the query is
+// rewritten.
+func PlainQuery(query string) bool {
 	for i := range len(query) {
 		if c := query[i]; c <= ' ' || c >= 0x7f || c == '#' {
 			return false
@@ -128,8 +127,8 @@ func plainQuery(query string) bool {
 	return true
 }
 
-// queryDecode decodes a key or value of a query as HTML forms encode it.
-func queryDecode(s string) (string, bool) {
+// DecodeQuery decodes a key or value of a query as HTML forms encode it.
+func DecodeQuery(s string) (string, bool) {
 	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '+') < 0 {
 		return s, true
 	}

@@ -1,4 +1,4 @@
-package policy
+package policyfile
 
 import (
 	"encoding/json"
@@ -7,8 +7,8 @@ import (
 	"github.com/invopop/jsonschema"
 )
 
-// Schema returns the JSON Schema (draft 2020-12) of a policy file, for editors.
-// It says what a field is; Compile also checks what fields mean together.
+// Schema returns the JSON Schema (draft 2020-12) of a policy file, for editors. It says what a
+// field is; Compile also checks what fields mean together.
 func Schema() ([]byte, error) {
 	r := jsonschema.Reflector{
 		FieldNameTag:               "yaml",

@@ -1,6 +1,7 @@
-package policy
+package policyfile
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -8,14 +9,16 @@ import (
 	"strings"
 	"time"
 
+	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/router"
 )
 
-// compile turns a document into an API. Faults go to src, all of them; the
-// result is only to be used when there are none.
-func compile(doc *document, src *source) *API {
-	c := &compiler{doc: doc, src: src, api: &API{file: src.name, name: doc.API, realm: doc.Realm}}
+// compile turns a document into what policy.New takes. Faults go to src, all of them; the result is
+// only to be used when there are none.
+func compile(doc *document, src *source) *policy.Spec {
+	c := &compiler{doc: doc, src: src, spec: &policy.Spec{Name: doc.API}, realm: cmp.Or(doc.Realm, doc.API)}
 	c.identity()
 	c.credentials()
 	c.keyFormat()
@@ -27,13 +30,14 @@ func compile(doc *document, src *source) *API {
 	c.failures()
 	c.answers()
 	c.rateHeaders()
-	return c.api
+	return c.spec
 }
 
 type compiler struct {
-	doc *document
-	src *source
-	api *API
+	doc   *document
+	src   *source
+	spec  *policy.Spec
+	realm string // of WWW-Authenticate
 	// implied holds what each scope implies in one step.
 	implied map[string][]string
 	grants  map[string][]string // the scopes that include a scope
@@ -63,11 +67,8 @@ func (c *compiler) identity() {
 	if !regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`).MatchString(c.doc.API) {
 		c.fault("api", "bad api name %q, want lower-case letters, digits and -", c.doc.API)
 	}
-	if c.api.realm == "" {
-		c.api.realm = c.doc.API
-	}
-	if !headerText(c.api.realm) || strings.ContainsAny(c.api.realm, `"\`) {
-		c.fault("realm", "bad realm %q, want printable ASCII without quotes", c.api.realm)
+	if !headerText(c.realm) || strings.ContainsAny(c.realm, `"\`) {
+		c.fault("realm", "bad realm %q, want printable ASCII without quotes", c.realm)
 	}
 	seen := map[string]bool{}
 	for i, host := range c.doc.Hosts {
@@ -77,7 +78,7 @@ func (c *compiler) identity() {
 }
 
 func (c *compiler) host(place, host string, seen map[string]bool) {
-	normal, ok := normalHost(host)
+	normal, ok := policy.NormalHost(host)
 	switch {
 	case !ok || normal != host:
 		c.fault(place, "bad host %q, want lower case, without port or final dot", host)
@@ -86,7 +87,7 @@ func (c *compiler) host(place, host string, seen map[string]bool) {
 	default:
 		seen[host] = true
 		c.src.hosts[host] = place
-		c.api.hosts = append(c.api.hosts, host)
+		c.spec.Hosts = append(c.spec.Hosts, host)
 	}
 }
 
@@ -107,11 +108,16 @@ func (c *compiler) environments(hosts map[string]bool) {
 			c.fault(at("environments", i, "context"), "duplicate context %q", in.Context)
 		}
 		contexts[in.Context] = true
-		c.api.environments = append(c.api.environments, env{
-			index: i, name: in.Name, prefix: in.Prefix, hosts: in.Hosts, context: in.Context,
-			quota: in.Quota == nil || *in.Quota,
+		c.spec.Environments = append(c.spec.Environments, policy.Environment{
+			Index: i, Name: in.Name, Prefix: in.Prefix, Hosts: in.Hosts, Context: in.Context,
 		})
 	}
+}
+
+// spendsQuotas reports whether the keys of an environment spend quotas.
+func (c *compiler) spendsQuotas(e policy.Environment) bool {
+	quota := c.doc.Environments[e.Index].Quota
+	return quota == nil || *quota
 }
 
 // environmentHost reports whether an environment before the i-th names host.
@@ -125,17 +131,17 @@ func (c *compiler) environmentHost(i int, host string) bool {
 }
 
 func (c *compiler) prefix(place, prefix string) {
-	if prefix == "" || len(prefix) > 32 || !wellFormed(prefix) {
+	if prefix == "" || len(prefix) > 32 || !policy.WellFormed(prefix) {
 		c.fault(place, "bad prefix %q, want 1 to 32 characters of a key", prefix)
 		return
 	}
-	for _, other := range c.api.prefixes {
+	for _, other := range c.spec.Prefixes {
 		if strings.HasPrefix(prefix, other) || strings.HasPrefix(other, prefix) {
 			c.fault(place, "prefix %q and prefix %q cannot be told apart", prefix, other)
 			return
 		}
 	}
-	c.api.prefixes = append(c.api.prefixes, prefix)
+	c.spec.Prefixes = append(c.spec.Prefixes, prefix)
 }
 
 func (c *compiler) credentials() {
@@ -163,19 +169,19 @@ func moreThanOne(names ...string) bool {
 	return len(slices.DeleteFunc(names, func(s string) bool { return s == "" })) > 1
 }
 
-// credentialScheme adds a scheme of Authorization (RFC 9110 section 11.1), or with
-// none a value without one.
+// credentialScheme adds a scheme of Authorization (RFC 9110 section 11.1), or with none a value
+// without one.
 func (c *compiler) credentialScheme(place, scheme string) {
-	p := &c.api.places
+	p := &c.spec.Credentials
 	switch {
 	case !regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._~-]{0,31}$`).MatchString(scheme):
 		c.fault(place, "bad scheme %q, want a word such as APIKEY, or none", scheme)
-	case p.scheme(scheme), p.bare && scheme == "none":
+	case p.HasScheme(scheme), p.Bare && scheme == "none":
 		c.fault(place, "duplicate credential %s", strings.ToLower(scheme))
 	case scheme == "none":
-		p.bare = true
+		p.Bare = true
 	default:
-		p.schemes = append(p.schemes, scheme)
+		p.Schemes = append(p.Schemes, scheme)
 	}
 }
 
@@ -187,33 +193,23 @@ func (c *compiler) credentialHeader(place, written string) {
 		c.fault(place, "bad header name %q, want letters, digits and -", written)
 	case name == "authorization":
 		c.fault(place, "header %q: use bearer, or {authorization: SCHEME or none}", written)
-	case transportHeader(name), withheld(name) || name == headerForwardedFor || name == headerExternalAddress || name == "x-request-id" || name == "content-type",
-		name == headerOrigin, name == headerRequestedMethod:
+	case policy.ReservedHeader(name):
 		c.fault(place, "header %q has another meaning", written)
-	case slices.Contains(c.api.places.headers, name):
+	case slices.Contains(c.spec.Credentials.Headers, name):
 		c.fault(place, "duplicate header %q", written)
 	default:
-		c.api.places.headers = append(c.api.places.headers, name)
+		c.spec.Credentials.Headers = append(c.spec.Credentials.Headers, name)
 	}
-}
-
-// transportHeader names what HTTP itself and browsers use, and Envoy may rewrite.
-func transportHeader(name string) bool {
-	switch name {
-	case "host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive", "expect", "cookie", "date", "via":
-		return true
-	}
-	return false
 }
 
 func (c *compiler) credentialQuery(place, name string) {
 	switch {
 	case !regexp.MustCompile(`^[A-Za-z0-9._~-]{1,64}$`).MatchString(name):
 		c.fault(place, "bad query key %q", name)
-	case slices.Contains(c.api.places.queries, name):
+	case slices.Contains(c.spec.Credentials.Queries, name):
 		c.fault(place, "duplicate query key %q", name)
 	default:
-		c.api.places.queries = append(c.api.places.queries, name)
+		c.spec.Credentials.Queries = append(c.spec.Credentials.Queries, name)
 	}
 }
 
@@ -223,11 +219,11 @@ func (c *compiler) keyFormat() {
 		f := c.src.faultAt(c.src.token(path), "")
 		return fmt.Sprintf("%s:%d:%d", f.File, f.Line, f.Column)
 	}
-	c.api.checksumAt, c.api.prefixesAt = place("key_format.checksum"), place("key_format.prefixes")
-	for i := range c.api.environments {
-		c.api.environments[i].prefixAt = place(at("environments", i, "prefix"))
+	c.spec.ChecksumAt, c.spec.PrefixesAt = place("key_format.checksum"), place("key_format.prefixes")
+	for i := range c.spec.Environments {
+		c.spec.Environments[i].PrefixAt = place(at("environments", i, "prefix"))
 	}
-	c.api.checksum = c.choice("key_format.checksum", in.Checksum, "required", "optional") == "required"
+	c.spec.Checksum = c.choice("key_format.checksum", in.Checksum, "required", "optional") == "required"
 	if len(c.doc.Environments) > 0 && len(in.Prefixes) > 0 {
 		c.fault("key_format.prefixes", "prefixes belong to the environments here")
 		return
@@ -248,26 +244,25 @@ func (c *compiler) choice(place, value string, words ...string) string {
 	return value
 }
 
-// maxAddresses bounds what a record takes in the store and in the memory of each
-// server.
+// maxAddresses bounds what a record takes in the store and in the memory of each server.
 const maxAddresses = 10_000
 
 func (c *compiler) address() {
 	in := c.doc.ClientAddress
-	a := &c.api.address
-	a.from = c.choice("client_address.from", in.From, fromPeer, fromExternal, fromXFF)
-	a.hops = in.TrustedHops
-	c.api.addresses = keys.MaxAddresses
+	a := &c.spec.Address
+	a.From = c.choice("client_address.from", in.From, policy.FromPeer, policy.FromExternal, policy.FromXFF)
+	a.Hops = in.TrustedHops
+	c.spec.MaxAddresses = keys.MaxAddresses
 	if in.MaxAddresses != nil {
-		c.api.addresses = *in.MaxAddresses
+		c.spec.MaxAddresses = *in.MaxAddresses
 		if n := *in.MaxAddresses; n < 1 || n > maxAddresses {
 			c.fault("client_address.max_addresses", "max_addresses %d: want 1 to %d", n, maxAddresses)
 		}
 	}
-	if in.TrustedHops < 0 || in.TrustedHops > 0 && a.from != fromXFF {
+	if in.TrustedHops < 0 || in.TrustedHops > 0 && a.From != policy.FromXFF {
 		c.fault("client_address.trusted_hops", "trusted_hops %d: want 0 or more, and only with from: xff", in.TrustedHops)
 	}
-	if len(in.TrustedProxies) > 0 && a.from == fromPeer {
+	if len(in.TrustedProxies) > 0 && a.From == policy.FromPeer {
 		c.fault("client_address.trusted_proxies", "trusted_proxies mean nothing with from: peer")
 	}
 	for i, text := range in.TrustedProxies {
@@ -280,7 +275,7 @@ func (c *compiler) address() {
 		case prefix.Addr().Is4In6():
 			c.fault(at("client_address.trusted_proxies", i, ""), "bad CIDR %q: write the IPv4 form", text)
 		default:
-			a.proxies = append(a.proxies, prefix)
+			a.Proxies = append(a.Proxies, prefix)
 		}
 	}
 }
@@ -289,14 +284,14 @@ func (c *compiler) address() {
 const maxScopes = 500
 
 func (c *compiler) scopes() {
-	c.api.emptyIsAll = c.choice("empty_scopes", c.doc.EmptyScopes, "none", "all") == "all"
-	c.api.scopes = map[string]bool{}
+	c.spec.EmptyScopesAll = c.choice("empty_scopes", c.doc.EmptyScopes, "none", "all") == "all"
+	c.spec.Scopes = map[string]bool{}
 	for i, in := range c.doc.Scopes {
 		if in.Name == "none" {
 			c.fault(at("scopes", i, "name"), "bad scope name %q: it means no scope in a route", in.Name)
 			continue
 		}
-		c.name(at("scopes", i, "name"), "scope", in.Name, c.api.scopes)
+		c.name(at("scopes", i, "name"), "scope", in.Name, c.spec.Scopes)
 	}
 	if len(c.doc.Scopes) > maxScopes {
 		c.fault(at("scopes", maxScopes, ""), "%d scopes, more than %d", len(c.doc.Scopes), maxScopes)
@@ -309,7 +304,7 @@ func (c *compiler) scopes() {
 	}
 	for i, in := range c.doc.Scopes {
 		for j, implied := range in.Implies {
-			if !c.api.scopes[implied] {
+			if !c.spec.Scopes[implied] {
 				c.fault(at(at("scopes", i, "implies"), j, ""), "unknown scope %q", implied)
 			}
 		}
@@ -339,41 +334,40 @@ func (c *compiler) routes() {
 	if len(c.doc.Routes) == 0 {
 		c.fault("routes", "no routes: nothing could ever be allowed")
 	}
-	r := newRouter()
+	r := router.NewBuilder[policy.Route]()
 	seen := map[string]bool{}
-	c.api.routeNames = make(map[string]*Route, len(c.doc.Routes))
+	c.spec.Routes = make(map[string]*policy.Route, len(c.doc.Routes))
 	for i, in := range c.doc.Routes {
 		c.name(at("routes", i, "name"), "route", in.Name, seen)
-		route := &Route{name: in.Name, cost: 1, public: in.Public}
+		route := &policy.Route{Name: in.Name, Cost: 1, Public: in.Public}
 		if in.Cost != nil {
-			route.cost = *in.Cost
-			if route.cost < 0 || route.cost > maxUnits {
-				c.fault(at("routes", i, "cost"), "cost %d: want 0 to %d", route.cost, int64(maxUnits))
+			route.Cost = *in.Cost
+			if route.Cost < 0 || route.Cost > maxUnits {
+				c.fault(at("routes", i, "cost"), "cost %d: want 0 to %d", route.Cost, int64(maxUnits))
 			}
 		}
 		c.routeScope(i, in, route)
-		if err := r.add(in.Match, route); err != nil {
+		if err := r.Add(in.Match, route); err != nil {
 			c.fault(at("routes", i, "match"), "%v", err)
 		}
-		c.api.routeNames[in.Name] = route
+		c.spec.Routes[in.Name] = route
 	}
-	r.mux = nil
-	c.api.routes = *r
-	c.api.preflights = c.choice("preflight", c.doc.Preflight, "check", "public") == "public"
+	c.spec.Router = r.Router()
+	c.spec.PublicPreflights = c.choice("preflight", c.doc.Preflight, "check", "public") == "public"
 }
 
-func (c *compiler) routeScope(i int, in routeIn, route *Route) {
+func (c *compiler) routeScope(i int, in routeIn, route *policy.Route) {
 	switch {
 	case in.Scope == "" && !in.Public:
 		c.fault(at("routes", i, ""), "route %q has no scope decision: want scope: NAME, scope: none or public: true", in.Name)
 	case in.Public && in.Scope != "" && in.Scope != "none":
 		c.fault(at("routes", i, "scope"), "route %q is public and asks for scope %q", in.Name, in.Scope)
 	case in.Scope == "" || in.Scope == "none":
-	case !c.api.scopes[in.Scope]:
+	case !c.spec.Scopes[in.Scope]:
 		c.fault(at("routes", i, "scope"), "unknown scope %q", in.Scope)
 	default:
-		route.scope = in.Scope
-		route.grants = c.granting(in.Scope)
+		route.Scope = in.Scope
+		route.Grants = c.granting(in.Scope)
 	}
 }
 
@@ -392,60 +386,59 @@ func (c *compiler) granting(scope string) []string {
 	return grants
 }
 
-// maxUnits bounds limits and costs to integers that a Redis script, which
-// computes with doubles, adds without loss.
+// maxUnits bounds limits and costs to integers that a Redis script, which computes with doubles,
+// adds without loss.
 const maxUnits = 1 << 50
 
 func (c *compiler) plans() {
 	seen := map[string]bool{}
-	c.api.plans = make(map[string]*plan, len(c.doc.Plans))
+	c.spec.Plans = make(map[string]*policy.Plan, len(c.doc.Plans))
 	for i, in := range c.doc.Plans {
 		c.name(at("plans", i, "name"), "plan", in.Name, seen)
-		p := &plan{name: in.Name, keyAnchor: in.MonthAnchor.Key}
+		p := &policy.Plan{KeyAnchor: in.MonthAnchor.Key}
 		mode := c.choice(at("plans", i, "failure_mode"), in.FailureMode, "closed", "open", "local")
-		p.failureMode = map[string]failureMode{"open": failOpen, "local": failLocal}[mode]
-		p.exact = c.choice(at("plans", i, "counting"), in.Counting, "auto", "exact") == "exact"
+		p.FailureMode = map[string]policy.FailureMode{"open": policy.FailOpen, "local": policy.FailLocal}[mode]
+		p.Exact = c.choice(at("plans", i, "counting"), in.Counting, "auto", "exact") == "exact"
 		c.keyCaps(at("plans", i, "key_caps"), in.KeyCaps, p)
 		if in.Limits == nil {
 			c.fault(at("plans", i, ""), "plan %q without limits: want a list; limits: [] is unlimited", in.Name)
 			continue
 		}
-		c.limits(at("plans", i, "limits"), *in.Limits, max(in.MonthAnchor.Day, 1), p)
-		c.api.plans[in.Name] = p
+		c.limits(at("plans", i, "limits"), in.Name, *in.Limits, max(in.MonthAnchor.Day, 1), p)
+		c.spec.Plans[in.Name] = p
 	}
 }
 
-// limits gives each environment the limits that are for its keys. Once a limit names
-// environments, one of which no limit is left is taken for forgotten, not for
-// unlimited.
-func (c *compiler) limits(place string, list []limitIn, anchor int, p *plan) {
-	p.applied = make([]applied, len(c.api.environments))
+// limits gives each environment the limits that are for its keys. Once a limit names environments,
+// one of which no limit is left is taken for forgotten, not for unlimited.
+func (c *compiler) limits(place, plan string, list []limitIn, anchor int, p *policy.Plan) {
+	p.ByEnvironment = make([]policy.PlanLimits, len(c.spec.Environments))
 	names, some := map[string]bool{}, false
 	for i, in := range list {
 		w := c.window(at(place, i, ""), in, names)
 		w.Anchor = anchor
-		p.every.windows = append(p.every.windows, w)
+		p.All.Windows = append(p.All.Windows, w)
 		some = some || in.Environments != nil
 		for _, e := range c.limitEnvironments(at(place, i, "environments"), in) {
-			has := &p.applied[e.index]
-			if w.Quota && !e.quota {
-				has.unspent = append(has.unspent, w.Name)
+			has := &p.ByEnvironment[e.Index]
+			if w.Quota && !c.spendsQuotas(e) {
+				has.Exempt = append(has.Exempt, w.Name)
 				continue
 			}
-			has.windows = append(has.windows, w)
+			has.Windows = append(has.Windows, w)
 		}
 	}
-	for _, e := range c.api.environments {
-		if some && len(p.applied[e.index].windows) == 0 {
-			c.fault(place, "plan %q has no limit that keys of environment %q spend: want one for it, or limits: [] for a plan without limits", p.name, e.name)
+	for _, e := range c.spec.Environments {
+		if some && len(p.ByEnvironment[e.Index].Windows) == 0 {
+			c.fault(place, "plan %q has no limit that keys of environment %q spend: want one for it, or limits: [] for a plan without limits", plan, e.Name)
 		}
 	}
 }
 
-// limitEnvironments returns the environments whose keys a limit is for: all of them
-// if it names none, and after a fault, so that this does not bring another.
-func (c *compiler) limitEnvironments(place string, in limitIn) []env {
-	all := c.api.environments
+// limitEnvironments returns the environments whose keys a limit is for: all of them if it names
+// none, and after a fault, so that this does not bring another.
+func (c *compiler) limitEnvironments(place string, in limitIn) []policy.Environment {
+	all := c.spec.Environments
 	switch {
 	case in.Environments == nil:
 		return all
@@ -456,15 +449,15 @@ func (c *compiler) limitEnvironments(place string, in limitIn) []env {
 		c.fault(place, "limit %q is for no environment: want names; without environments it is for all", in.Name)
 		return all
 	}
-	var named []env
+	var named []policy.Environment
 	for i, name := range *in.Environments {
-		e, known := c.api.environment(name)
+		e, known := c.spec.Environment(name)
 		switch {
 		case !known:
-			c.fault(at(place, i, ""), "unknown environment %q%s", name, suggest(name, c.api.Environments()))
+			c.fault(at(place, i, ""), "unknown environment %q%s", name, policy.Suggest(name, c.spec.EnvironmentNames()))
 		case slices.Contains((*in.Environments)[:i], name):
 			c.fault(at(place, i, ""), "duplicate environment %q of limit %q", name, in.Name)
-		case in.Quota && !e.quota:
+		case in.Quota && !c.spendsQuotas(*e):
 			c.fault(at(place, i, ""), "limit %q is a quota, and keys of environment %q spend none", in.Name, name)
 		default:
 			named = append(named, *e)
@@ -479,18 +472,18 @@ func (c *compiler) limitEnvironments(place string, in limitIn) []env {
 // maxKeyCap bounds what a store counts through when a key is created.
 const maxKeyCap = 1_000_000
 
-func (c *compiler) keyCaps(place string, caps []keyCapIn, p *plan) {
-	p.keyCaps = make(map[string]int, len(caps))
+func (c *compiler) keyCaps(place string, caps []keyCapIn, p *policy.Plan) {
+	p.KeyCaps = make(map[string]int, len(caps))
 	for i, in := range caps {
-		_, known := c.api.environment(in.Environment)
-		_, twice := p.keyCaps[in.Environment]
+		_, known := c.spec.Environment(in.Environment)
+		_, twice := p.KeyCaps[in.Environment]
 		switch {
-		case len(c.api.environments) == 0 && in.Environment != "":
+		case len(c.spec.Environments) == 0 && in.Environment != "":
 			c.fault(at(place, i, "environment"), "environment %q: the api has no environments", in.Environment)
 		case !known && in.Environment == "":
 			c.fault(at(place, i, ""), "key cap without an environment")
 		case !known:
-			c.fault(at(place, i, "environment"), "unknown environment %q%s", in.Environment, suggest(in.Environment, c.api.Environments()))
+			c.fault(at(place, i, "environment"), "unknown environment %q%s", in.Environment, policy.Suggest(in.Environment, c.spec.EnvironmentNames()))
 		case twice:
 			c.fault(at(place, i, ""), "duplicate key cap of environment %q", in.Environment)
 		}
@@ -500,7 +493,7 @@ func (c *compiler) keyCaps(place string, caps []keyCapIn, p *plan) {
 		case *in.Keys < 0 || *in.Keys > maxKeyCap:
 			c.fault(at(place, i, "keys"), "keys %d: want 0 to %d", *in.Keys, int64(maxKeyCap))
 		default:
-			p.keyCaps[in.Environment] = int(*in.Keys)
+			p.KeyCaps[in.Environment] = int(*in.Keys)
 		}
 	}
 }
@@ -524,19 +517,18 @@ func (c *compiler) window(place string, in limitIn, names map[string]bool) limit
 	return w
 }
 
-// costs refuses a route that a plan could never admit. A limit of 0 admits
-// nothing on purpose.
+// costs refuses a route that a plan could never admit. A limit of 0 admits nothing on purpose.
 func (c *compiler) costs() {
 	for i, route := range c.doc.Routes {
 		if route.Cost == nil || route.Public {
 			continue
 		}
 		for _, p := range c.doc.Plans {
-			compiled := c.api.plans[p.Name]
+			compiled := c.spec.Plans[p.Name]
 			if compiled == nil {
 				continue
 			}
-			for _, w := range compiled.every.windows {
+			for _, w := range compiled.All.Windows {
 				if w.Limit > 0 && *route.Cost > w.Limit {
 					c.fault(at("routes", i, "cost"), "cost %d is above limit %q of plan %q: %d", *route.Cost, w.Name, p.Name, w.Limit)
 				}
@@ -546,14 +538,14 @@ func (c *compiler) costs() {
 }
 
 func (c *compiler) failures() {
-	c.api.rpcUndecided = c.choice("undecided", c.doc.Undecided, "body", "rpc") == "rpc"
-	c.api.staleFor = 5 * time.Minute
+	c.spec.UndecidedRPC = c.choice("undecided", c.doc.Undecided, "body", "rpc") == "rpc"
+	c.spec.StaleFor = 5 * time.Minute
 	if c.doc.StaleFor != "" {
 		d, err := time.ParseDuration(c.doc.StaleFor)
 		if err != nil || d < 0 {
 			c.fault("stale_for", "bad duration %q, want a form such as 5m", c.doc.StaleFor)
 		}
-		c.api.staleFor = d
+		c.spec.StaleFor = d
 	}
 	if c.doc.ShadowMode {
 		c.fault("shadow_mode", "shadow_mode true is reserved and not built yet")
@@ -562,11 +554,11 @@ func (c *compiler) failures() {
 
 func (c *compiler) rateHeaders() {
 	in := c.doc.RateHeaders
-	c.api.headers = rateHeaders{
-		trio:   c.choice("rate_headers.family", in.Family, "none", "x-ratelimit") == "x-ratelimit",
-		epoch:  c.choice("rate_headers.reset", in.Reset, "epoch", "seconds") == "epoch",
-		ietf:   in.IETF,
-		usable: c.choice("rate_headers.on", in.On, "known", "usable") == "usable",
+	c.spec.RateHeaders = policy.RateHeaders{
+		XRateLimit: c.choice("rate_headers.family", in.Family, "none", "x-ratelimit") == "x-ratelimit",
+		Epoch:      c.choice("rate_headers.reset", in.Reset, "epoch", "seconds") == "epoch",
+		IETF:       in.IETF,
+		Usable:     c.choice("rate_headers.on", in.On, "known", "usable") == "usable",
 	}
 }
 

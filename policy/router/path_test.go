@@ -1,4 +1,4 @@
-package policy
+package router
 
 import (
 	"net/url"
@@ -28,7 +28,7 @@ func TestSegments(t *testing.T) {
 		"/a..b/.c":           {"a..b", ".c"},
 		"/{x}":               {"{x}"},
 	} {
-		if got, ok := segments(path, nil); !ok || !slices.Equal(got, want) {
+		if got, ok := Segments(path, nil); !ok || !slices.Equal(got, want) {
 			t.Errorf("%q: %q %v, want %q", path, got, ok, want)
 		}
 	}
@@ -48,14 +48,14 @@ func TestOddPathsMatchNothing(t *testing.T) {
 		"/a#b", "/a#", "#", "/?", "/a?b", "/a b", "/a\tb", "/a\nb", "/a\rb", "/a\x00b", "/a\x7fb", "/é", "/\xff", "/a\x80",
 		"/%ff", "/%c0%ae%c0%ae/b", "/%c0%af", "/%e0%80%ae", "/%C3", "/%C3/%A9", "/%ed%a0%80",
 	} {
-		if got, ok := segments(path, nil); ok {
+		if got, ok := Segments(path, nil); ok {
 			t.Errorf("%q is read as %q", path, got)
 		}
 	}
 }
 
-// An independent, stricter reading: what segments accepts, net/url reads alike,
-// and reading it once more changes nothing.
+// An independent, stricter reading: what segments accepts, net/url reads alike, and reading it once
+// more changes nothing.
 func strictReading(t interface{ Fatalf(string, ...any) }, path string, got []string) {
 	if path[0] != '/' || strings.ContainsAny(path, "\\;#?") || strings.Contains(path, "//") {
 		t.Fatalf("%q: odd byte accepted", path)
@@ -89,7 +89,7 @@ func TestSegmentsAgreeWithNetURL(t *testing.T) {
 	accepted := 0
 	rapid.Check(t, func(t *rapid.T) {
 		path := "/" + strings.Join(rapid.SliceOfN(piece, 0, 6).Draw(t, "pieces"), "")
-		if got, ok := segments(path, nil); ok {
+		if got, ok := Segments(path, nil); ok {
 			accepted++
 			strictReading(t, path, got)
 		}
@@ -104,7 +104,7 @@ func FuzzSegments(f *testing.F) {
 		f.Add(path)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		got, ok := segments(path, nil)
+		got, ok := Segments(path, nil)
 		if !ok {
 			return
 		}
@@ -119,12 +119,12 @@ func FuzzSegments(f *testing.F) {
 
 func TestQueryDecode(t *testing.T) {
 	for in, want := range map[string]string{"": "", "a": "a", "%61+b": "a b", "%2B": "+", "a%3D": "a="} {
-		if got, ok := queryDecode(in); !ok || got != want {
+		if got, ok := DecodeQuery(in); !ok || got != want {
 			t.Errorf("%q: %q %v", in, got, ok)
 		}
 	}
 	for _, in := range []string{"%", "%6", "%zz", "a%6g"} {
-		if got, ok := queryDecode(in); ok {
+		if got, ok := DecodeQuery(in); ok {
 			t.Errorf("%q: %q", in, got)
 		}
 	}

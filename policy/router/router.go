@@ -1,4 +1,7 @@
-package policy
+// Package router finds what a method and a path are routed to, by the rules of Go's ServeMux. It is
+// stricter than ServeMux: a path that two parsers could read differently has no segments and hence
+// no route, nothing is redirected, and patterns that look like those of other routers are refused.
+package router
 
 import (
 	"fmt"
@@ -8,31 +11,40 @@ import (
 	"strings"
 )
 
-// router finds the route of a request by Go's ServeMux rules
-// (https://pkg.go.dev/net/http#hdr-Patterns-ServeMux): of all patterns that match,
-// the most specific wins, GET matches HEAD, a trailing slash matches everything
-// below it. Unlike ServeMux it never redirects and never cleans a path.
-type router struct {
-	methods map[string]*node
-	any     *node
-	mux     *http.ServeMux
+// Router finds the route of a request by Go's ServeMux rules
+// (https://pkg.go.dev/net/http#hdr-Patterns-ServeMux): of all patterns that match, the most
+// specific wins, GET matches HEAD, a trailing slash matches everything below it. Unlike ServeMux it
+// never redirects and never cleans a path. It does not change once its Builder is done.
+type Router[Route any] struct {
+	methods map[string]*node[Route]
+	any     *node[Route]
 }
 
 // node is one position in the segments of a path.
-type node struct {
-	literal map[string]*node
-	single  *node  // {name}
-	multi   *Route // {name...} or a trailing slash
-	route   *Route // a pattern ends here
+type node[Route any] struct {
+	literal map[string]*node[Route]
+	single  *node[Route] // {name}
+	multi   *Route       // {name...} or a trailing slash
+	route   *Route       // a pattern ends here
 }
 
-func newRouter() *router {
-	return &router{methods: map[string]*node{}, mux: http.NewServeMux()}
+// Builder makes a Router of patterns.
+type Builder[Route any] struct {
+	router *Router[Route]
+	mux    *http.ServeMux
 }
 
-// add compiles a pattern. ServeMux itself judges it, so that syntax and conflicts
-// are exactly Go's; what it accepts goes into the tree that requests walk.
-func (r *router) add(pattern string, route *Route) error {
+// NewBuilder returns a Builder without patterns.
+func NewBuilder[Route any]() *Builder[Route] {
+	return &Builder[Route]{router: &Router[Route]{methods: map[string]*node[Route]{}}, mux: http.NewServeMux()}
+}
+
+// Router returns the Router of what was added. Nothing may be added after that.
+func (b *Builder[Route]) Router() *Router[Route] { return b.router }
+
+// Add compiles a pattern. ServeMux itself judges it, so that syntax and conflicts are exactly Go's;
+// what it accepts goes into the tree that requests walk.
+func (b *Builder[Route]) Add(pattern string, route *Route) error {
 	method, path, ok := splitPattern(pattern)
 	switch {
 	case !ok || !strings.HasPrefix(path, "/"):
@@ -45,10 +57,10 @@ func (r *router) add(pattern string, route *Route) error {
 	if err := patternFault(method, path); err != nil {
 		return fmt.Errorf("pattern %q: %w", pattern, err)
 	}
-	if err := register(r.mux, pattern); err != nil {
+	if err := register(b.mux, pattern); err != nil {
 		return err
 	}
-	n := r.tree(method)
+	n := b.router.tree(method)
 	for rest := path[1:]; ; {
 		segment, tail, more := strings.Cut(rest, "/")
 		switch {
@@ -60,7 +72,7 @@ func (r *router) add(pattern string, route *Route) error {
 			return nil
 		case strings.HasPrefix(segment, "{"):
 			if n.single == nil {
-				n.single = &node{}
+				n.single = &node[Route]{}
 			}
 			n = n.single
 		default:
@@ -68,7 +80,7 @@ func (r *router) add(pattern string, route *Route) error {
 			if err != nil {
 				return fmt.Errorf("pattern %q: %w", pattern, err)
 			}
-			if got, ok := segments("/"+url.PathEscape(literal), nil); !ok || got[0] != literal {
+			if got, ok := Segments("/"+url.PathEscape(literal), nil); !ok || got[0] != literal {
 				return fmt.Errorf("pattern %q can match no request: segment %q is always refused", pattern, segment)
 			}
 			n = n.child(literal)
@@ -100,8 +112,8 @@ func register(mux *http.ServeMux, pattern string) (err error) {
 	return nil
 }
 
-// muxComplaint takes the places in Go source out of ServeMux's message: they
-// would be ours, and say nothing about the policy file.
+// muxComplaint takes the places in Go source out of ServeMux's message: they would be ours, and say
+// nothing about the policy file.
 func muxComplaint(pattern, message string) string {
 	if _, after, found := strings.Cut(message, "conflicts with pattern "); found {
 		if other, err := strconv.QuotedPrefix(after); err == nil {
@@ -115,33 +127,33 @@ func muxComplaint(pattern, message string) string {
 	return fmt.Sprintf("%q: %s", pattern, strings.Join(strings.Fields(after), " "))
 }
 
-func (r *router) tree(method string) *node {
+func (r *Router[Route]) tree(method string) *node[Route] {
 	if method == "" {
 		if r.any == nil {
-			r.any = &node{}
+			r.any = &node[Route]{}
 		}
 		return r.any
 	}
 	if r.methods[method] == nil {
-		r.methods[method] = &node{}
+		r.methods[method] = &node[Route]{}
 	}
 	return r.methods[method]
 }
 
-func (n *node) child(segment string) *node {
+func (n *node[Route]) child(segment string) *node[Route] {
 	if n.literal == nil {
-		n.literal = map[string]*node{}
+		n.literal = map[string]*node[Route]{}
 	}
 	if n.literal[segment] == nil {
-		n.literal[segment] = &node{}
+		n.literal[segment] = &node[Route]{}
 	}
 	return n.literal[segment]
 }
 
-// find returns the route of a method and the segments of a path, or nil. Where
-// ServeMux would redirect /a to the pattern /a/, although a wider one matches /a,
-// there is no route: the wider one may ask for less.
-func (r *router) find(method string, segs []string) *Route {
+// Find returns the route of a method and the segments of a path, or nil. Where ServeMux would
+// redirect /a to the pattern /a/, although a wider one matches /a, there is no route: the wider one
+// may ask for less.
+func (r *Router[Route]) Find(method string, segs []string) *Route {
 	route, exact := r.match(method, segs)
 	if route == nil || exact || segs[len(segs)-1] == "/" {
 		return route
@@ -152,9 +164,9 @@ func (r *router) find(method string, segs []string) *Route {
 	return route
 }
 
-// match is find without regard to redirects. It is exact unless the route's
-// last wildcard stands for something.
-func (r *router) match(method string, segs []string) (_ *Route, exact bool) {
+// match is Find without regard to redirects. It is exact unless the route's last wildcard stands
+// for something.
+func (r *Router[Route]) match(method string, segs []string) (_ *Route, exact bool) {
 	if route, exact := r.methods[method].match(segs); route != nil {
 		return route, exact
 	}
@@ -166,7 +178,7 @@ func (r *router) match(method string, segs []string) (_ *Route, exact bool) {
 	return r.any.match(segs)
 }
 
-func (n *node) match(segs []string) (_ *Route, exact bool) {
+func (n *node[Route]) match(segs []string) (_ *Route, exact bool) {
 	if n == nil {
 		return nil, false
 	}

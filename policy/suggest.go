@@ -9,9 +9,9 @@ import (
 // maxSuggested bounds the names that are listed where none is near.
 const maxSuggested = 8
 
-// suggest ends an error about an unknown name: with the known name that was
-// probably meant, else with all of them, if they are few.
-func suggest(name string, known []string) string {
+// Suggest ends an error about an unknown name: with the known name that was probably meant, else
+// with all of them, if they are few.
+func Suggest(name string, known []string) string {
 	slices.Sort(known)
 	best, distance := "", min(len(name)/3+1, 3)
 	for _, candidate := range known {
@@ -30,8 +30,8 @@ func suggest(name string, known []string) string {
 	return ""
 }
 
-// edits returns how many bytes have to be added, removed or replaced to make b of
-// a (Levenshtein). Names are short; a key's may not be, so a is cut.
+// edits returns how many bytes have to be added, removed or replaced to make b of a (Levenshtein).
+// Names are short; a key's may not be, so a is cut.
 func edits(a, b string) int {
 	a = a[:min(len(a), 128)]
 	row := make([]int, len(b)+1)

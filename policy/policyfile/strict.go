@@ -1,4 +1,4 @@
-package policy
+package policyfile
 
 import (
 	"bytes"
@@ -39,10 +39,9 @@ func (s *source) text(data []byte) (string, *Fault) {
 	return string(data), nil
 }
 
-// strict refuses what the decoder would take in silence: a key that is no text,
-// at which it drops the whole mapping, and a scalar of another type, which it
-// converts (60.9 would become 60, 1.50 the text 1.5). t is the type that node is decoded to, nil
-// where the document does not know it.
+// strict refuses what the decoder would take in silence: a key that is no text, at which it drops
+// the whole mapping, and a scalar of another type, which it converts (60.9 would become 60, 1.50
+// the text 1.5). t is the type that node is decoded to, nil where the document does not know it.
 func (s *source) strict(node ast.Node, t reflect.Type) *Fault {
 	for t != nil && t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -70,8 +69,7 @@ func (s *source) strict(node ast.Node, t reflect.Type) *Fault {
 	return nil
 }
 
-// member returns the type of a field of a struct, or of the elements of a list
-// or map.
+// member returns the type of a field of a struct, or of the elements of a list or map.
 func member(t reflect.Type, field string) reflect.Type {
 	if t == nil {
 		return nil

@@ -1,14 +1,14 @@
-package policy
+package router
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 )
 
-// patternFault refuses what ServeMux takes for literal text and other routers take
-// for a wildcard, a list or an expression: such a route would match hardly any
-// request, and so deny what it was written for. Who means the character itself
-// writes it as a percent-escape (RFC 3986 section 2.1).
+// patternFault refuses what ServeMux takes for literal text and other routers take for a wildcard,
+// a list or an expression: such a route would match hardly any request, and so deny what it was
+// written for. Who means the character itself writes it as a percent-escape (RFC 3986 section 2.1).
 func patternFault(method, path string) error {
 	switch {
 	case method == "*", method == "ANY", method == "ALL":
@@ -25,12 +25,15 @@ func patternFault(method, path string) error {
 	return nil
 }
 
+// wildcardName is what could be meant as the name of a wildcard.
+func wildcardName() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9._:-]{0,62}$`) }
+
 func segmentFault(segment string, last bool) string {
 	if strings.HasPrefix(segment, "{") && strings.HasSuffix(segment, "}") {
 		return "" // ServeMux judges it
 	}
 	name := strings.Trim(segment, ":<>")
-	if !nameRule().MatchString(strings.ToLower(name)) {
+	if !wildcardName().MatchString(strings.ToLower(name)) {
 		name = "name"
 	}
 	switch {

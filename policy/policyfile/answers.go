@@ -1,4 +1,4 @@
-package policy
+package policyfile
 
 import (
 	"fmt"
@@ -6,6 +6,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"tollgate/policy"
+	"tollgate/policy/answer"
 )
 
 // answers compiles the errors section: every reason has exactly one answer.
@@ -23,20 +26,20 @@ func (c *compiler) answers() {
 	if in.RequestID != "" && (in.Dialect != "envelope" || !nameRule().MatchString(strings.ToLower(strings.ReplaceAll(in.RequestID, "_", "-")))) {
 		c.fault("errors.request_id", "request_id %q: want a field name, and only with dialect envelope", in.RequestID)
 	}
-	c.api.requestID = in.RequestID != ""
+	c.spec.RequestID = in.RequestID != ""
 	for i := range in.Answers {
 		c.answersOf(i, &in.Answers[i])
 	}
 	if len(c.src.faults) > before {
 		return
 	}
-	for _, r := range Reasons() {
-		if r.answered() && c.api.answers[r] == nil {
+	for _, r := range policy.Reasons() {
+		if r.Answered() && c.spec.Answers[r] == nil {
 			c.fault("errors.answers", "no answer for reason %q", r.String())
 		}
 	}
-	c.api.answers[CorruptKey] = c.api.answers[Undecided]
-	c.api.answers[LookupRefused] = c.api.answers[Undecided]
+	c.spec.Answers[policy.CorruptKey] = c.spec.Answers[policy.Undecided]
+	c.spec.Answers[policy.LookupRefused] = c.spec.Answers[policy.Undecided]
 }
 
 func (c *compiler) answersOf(i int, in *answerIn) {
@@ -48,19 +51,19 @@ func (c *compiler) answersOf(i int, in *answerIn) {
 	t, ok := c.texts(place, in)
 	for j, name := range in.On {
 		on := at(place+".on", j, "")
-		r, known := parseReason(name)
+		r, known := policy.ParseReason(name)
 		switch {
-		case !known || !r.answered():
+		case !known || !r.Answered():
 			c.fault(on, "unknown reason %q", name)
 			continue
-		case c.api.answers[r] != nil:
+		case c.spec.Answers[r] != nil:
 			c.fault(on, "duplicate answer for reason %q", name)
 			continue
 		}
 		if ok {
 			c.fits(place, r, t)
 		}
-		c.api.answers[r] = c.answer(in, r, t)
+		c.spec.Answers[r] = c.answer(r, t)
 	}
 }
 
@@ -99,7 +102,7 @@ func (c *compiler) answerFields(place string, in *answerIn) {
 
 func memberRule() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`) }
 
-func (c *compiler) texts(place string, in *answerIn) (texts, bool) {
+func (c *compiler) texts(place string, in *answerIn) (answer.Text, bool) {
 	if in.Message == "" {
 		c.fault(place, "answer without a message")
 	}
@@ -108,13 +111,13 @@ func (c *compiler) texts(place string, in *answerIn) (texts, bool) {
 	if strings.ContainsFunc(in.Message, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		c.fault(place+".message", "message %q is not one line", in.Message)
 	}
-	var t texts
+	t := answer.Text{Status: in.Status, Code: in.Code, Type: in.Type, Title: in.Title, RequestID: c.doc.Errors.RequestID, Instance: in.Instance}
 	var err error
-	if t.message, err = parseText(in.Message); err != nil {
+	if t.Message, err = answer.Parse(in.Message); err != nil {
 		c.fault(place+".message", "%v", err)
 	}
-	t.details = c.members(place+".details", in.Details, "details", nil)
-	t.extensions = c.members(place+".extensions", in.Extensions, "extensions", problemMembers())
+	t.Details = c.members(place+".details", in.Details, "details", nil)
+	t.Extensions = c.members(place+".extensions", in.Extensions, "extensions", problemMembers())
 	return t, len(c.src.faults) == before
 }
 
@@ -122,8 +125,8 @@ func (c *compiler) texts(place string, in *answerIn) (texts, bool) {
 func problemMembers() []string { return []string{"type", "title", "status", "detail", "instance"} }
 
 // members reads the texts of an object's members, whose names must not be taken.
-func (c *compiler) members(place string, in map[string]string, kind string, taken []string) map[string]template {
-	out := make(map[string]template, len(in))
+func (c *compiler) members(place string, in map[string]string, kind string, taken []string) map[string]answer.Template {
+	out := make(map[string]answer.Template, len(in))
 	for _, name := range slices.Sorted(maps.Keys(in)) {
 		switch {
 		case !memberRule().MatchString(name):
@@ -131,7 +134,7 @@ func (c *compiler) members(place string, in map[string]string, kind string, take
 		case slices.Contains(taken, name):
 			c.fault(place+"."+name, "%s name %q is a member of the body already", kind, name)
 		default:
-			text, err := parseText(in[name])
+			text, err := answer.Parse(in[name])
 			if err != nil {
 				c.fault(place+"."+name, "%v", err)
 			}
@@ -142,74 +145,82 @@ func (c *compiler) members(place string, in map[string]string, kind string, take
 }
 
 // fits refuses a placeholder that would stay empty for a reason.
-func (c *compiler) fits(place string, r Reason, t texts) {
-	check := func(field string, text template) {
-		for _, p := range text {
-			if p.slot != noSlot && !p.slot.fits(r) {
-				c.fault(place+"."+field, "placeholder %q has no value for reason %q", slotName(p.slot), r.String())
+func (c *compiler) fits(place string, r policy.Reason, t answer.Text) {
+	check := func(field string, text answer.Template) {
+		for _, slot := range text.Slots() {
+			if !fits(slot, r) {
+				c.fault(place+"."+field, "placeholder %q has no value for reason %q", slot.String(), r.String())
 			}
 		}
 	}
-	check("message", t.message)
-	for _, name := range slices.Sorted(maps.Keys(t.details)) {
-		check("details."+name, t.details[name])
+	check("message", t.Message)
+	for _, name := range slices.Sorted(maps.Keys(t.Details)) {
+		check("details."+name, t.Details[name])
 	}
-	for _, name := range slices.Sorted(maps.Keys(t.extensions)) {
-		check("extensions."+name, t.extensions[name])
+	for _, name := range slices.Sorted(maps.Keys(t.Extensions)) {
+		check("extensions."+name, t.Extensions[name])
 	}
 }
 
-func slotName(s slot) string {
-	for name, known := range slotNames() {
-		if known == s {
-			return "{" + name + "}"
-		}
+// fits reports whether a slot can have a value in an answer to r.
+func fits(slot answer.Slot, r policy.Reason) bool {
+	switch slot {
+	case answer.RetryAfter, answer.Limit:
+		return r.Limited()
+	case answer.ExpiredAt:
+		return r == policy.ExpiredKey
+	case answer.Scope:
+		return r == policy.ScopeDenied
+	case answer.Route:
+		return r != policy.RouteDenied
+	case answer.KeyID:
+		return r != policy.MissingCredential
+	default:
+		return true
 	}
-	return fmt.Sprint(uint8(s))
 }
 
-func (c *compiler) answer(in *answerIn, r Reason, t texts) *answer {
-	a := &answer{status: in.Status, contentType: "application/json", message: t.message}
+func (c *compiler) answer(r policy.Reason, t answer.Text) *answer.Answer {
+	a := &answer.Answer{Status: t.Status, ContentType: "application/json", Message: t.Message}
 	if c.doc.Errors.Dialect == "problem" {
-		a.contentType = "application/problem+json"
+		a.ContentType = "application/problem+json"
 	}
-	a.body = c.body(in, t, r.limited())
-	if r.limited() {
-		a.hopeless = c.body(in, t.withoutRetry(), false)
+	a.Body = c.body(t, r.Limited())
+	if r.Limited() {
+		a.NoRetry = c.body(t.WithoutRetry(), false)
 	}
-	if in.Status == 401 {
-		a.challenge = c.challenge(r)
+	if t.Status == 401 {
+		a.Challenge = c.challenge(r)
 	}
 	return a
 }
 
-// body is an answer's body in the dialect of the API. retry says whether the client
-// is told when to come again.
-func (c *compiler) body(in *answerIn, t texts, retry bool) template {
-	var body template
+// body is an answer's body in the dialect of the API. retry says whether the client is told when to
+// come again.
+func (c *compiler) body(t answer.Text, retry bool) answer.Template {
 	switch c.doc.Errors.Dialect {
 	case "envelope":
-		body = envelope(in, t, c.doc.Errors.RequestID)
+		return t.Envelope()
 	case "nested":
-		body = nested(in, t, retry)
+		return t.Nested(retry)
 	case "problem":
-		body = problem(in, t)
+		return t.Problem()
 	}
-	return slices.Clip(body)
+	return nil
 }
 
-// challenge is the WWW-Authenticate that RFC 9110 section 15.5.2 asks of a 401,
-// in the form of RFC 6750 section 3 where the key is a bearer token.
-func (c *compiler) challenge(r Reason) string {
-	schemes := c.api.places.schemes
+// challenge is the WWW-Authenticate that RFC 9110 section 15.5.2 asks of a 401, in the form of RFC
+// 6750 section 3 where the key is a bearer token.
+func (c *compiler) challenge(r policy.Reason) string {
+	schemes := c.spec.Credentials.Schemes
 	switch {
 	case len(schemes) == 0:
-		return fmt.Sprintf("ApiKey realm=%q", c.api.realm)
-	case !c.api.places.scheme("Bearer"):
-		return fmt.Sprintf("%s realm=%q", schemes[0], c.api.realm)
+		return fmt.Sprintf("ApiKey realm=%q", c.realm)
+	case !c.spec.Credentials.HasScheme("Bearer"):
+		return fmt.Sprintf("%s realm=%q", schemes[0], c.realm)
 	}
-	if !r.presented() {
-		return fmt.Sprintf("Bearer realm=%q", c.api.realm)
+	if !r.Presented() {
+		return fmt.Sprintf("Bearer realm=%q", c.realm)
 	}
-	return fmt.Sprintf("Bearer realm=%q, error=%q", c.api.realm, "invalid_token")
+	return fmt.Sprintf("Bearer realm=%q, error=%q", c.realm, "invalid_token")
 }

@@ -1,4 +1,4 @@
-package policy
+package policyfile
 
 import (
 	"fmt"
@@ -8,12 +8,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"tollgate/policy"
 )
 
 // small is the text of the shortest good policy file.
 func small(t testing.TB) string {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join("..", "testdata", "small.yaml"))
+	data, err := os.ReadFile(filepath.Join("..", "..", "testdata", "small.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +34,7 @@ func changed(t testing.TB, oldNew ...string) string {
 	return text
 }
 
-func compiled(t testing.TB, texts ...string) *Set {
+func compiled(t testing.TB, texts ...string) *policy.Set {
 	t.Helper()
 	files := make([]File, len(texts))
 	for i, text := range texts {
@@ -66,10 +67,10 @@ func refused(t *testing.T, want string, texts ...string) string {
 	return err.Error()
 }
 
-// Each file of testdata/bad has one fault, that of its name, and says in its first
-// line where and how it is reported.
+// Each file of testdata/bad has one fault, that of its name, and says in its first line where and
+// how it is reported.
 func TestBadFilesAreRefused(t *testing.T) {
-	names, err := filepath.Glob(filepath.Join("..", "testdata", "bad", "*.yaml"))
+	names, err := filepath.Glob(filepath.Join("..", "..", "testdata", "bad", "*.yaml"))
 	if err != nil || len(names) < 100 {
 		t.Fatalf("%d files, %v", len(names), err)
 	}
@@ -100,7 +101,7 @@ func TestBadFilesAreRefused(t *testing.T) {
 
 // What the bad files change is their fault: without it they load.
 func TestSmallLoads(t *testing.T) {
-	set, err := Load(filepath.Join("..", "testdata", "small.yaml"))
+	set, err := Load(filepath.Join("..", "..", "testdata", "small.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,8 +189,8 @@ func TestReadFiles(t *testing.T) {
 	}
 }
 
-// Each of these is a document that a careless reader takes long for, or runs out
-// of memory or stack.
+// Each of these is a document that a careless reader takes long for, or runs out of memory or
+// stack.
 func TestHostileYAML(t *testing.T) {
 	bomb := "a: &a [x, x]\n"
 	for i := range 30 {
@@ -238,7 +239,7 @@ func TestScalarsKeepTheirText(t *testing.T) {
 }
 
 func FuzzCompile(f *testing.F) {
-	for _, pattern := range []string{"../testdata/small.yaml", "../testdata/*/policy.yaml", "../testdata/bad/*.yaml"} {
+	for _, pattern := range []string{"../../testdata/small.yaml", "../../testdata/*/policy.yaml", "../../testdata/bad/*.yaml"} {
 		names, err := filepath.Glob(pattern)
 		if err != nil || len(names) == 0 {
 			f.Fatal(pattern, err)

@@ -1,4 +1,4 @@
-package policy
+package router
 
 import (
 	"fmt"
@@ -39,8 +39,8 @@ func pathGen() *rapid.Generator[string] {
 	})
 }
 
-// oracle asks ServeMux itself. A redirect is no match: an API gateway that answers
-// for the application must not send clients elsewhere.
+// oracle asks ServeMux itself. A redirect is no match: an API gateway that answers for the
+// application must not send clients elsewhere.
 func oracle(mux *http.ServeMux, method, path string) string {
 	r := httptest.NewRequest(method, path, nil)
 	handler, pattern := mux.Handler(r)
@@ -68,10 +68,10 @@ func muxAdd(mux *http.ServeMux, pattern string) (err error) {
 func TestRouterIsServeMux(t *testing.T) {
 	found := map[bool]int{}
 	rapid.Check(t, func(t *rapid.T) {
-		mux, router := http.NewServeMux(), newRouter()
+		mux, builder := http.NewServeMux(), NewBuilder[string]()
 		for _, pattern := range rapid.SliceOfN(patternGen(), 1, 6).Draw(t, "patterns") {
 			want := muxAdd(mux, pattern)
-			got := router.add(pattern, &Route{name: pattern})
+			got := builder.Add(pattern, &pattern)
 			if (want == nil) != (got == nil) {
 				t.Fatalf("%q: ServeMux says %v, we say %v", pattern, want, got)
 			}
@@ -82,13 +82,13 @@ func TestRouterIsServeMux(t *testing.T) {
 		for range 8 {
 			method := rapid.SampledFrom([]string{"GET", "HEAD", "POST", "DELETE", "PATCH"}).Draw(t, "method")
 			path := pathGen().Draw(t, "path")
-			segs, ok := segments(path, nil)
+			segs, ok := Segments(path, nil)
 			if !ok {
 				t.Fatalf("%s is refused", path)
 			}
 			got := ""
-			if route := router.find(method, segs); route != nil {
-				got = route.name
+			if route := builder.Router().Find(method, segs); route != nil {
+				got = *route
 			}
 			want := oracle(mux, method, path)
 			found[want != ""]++
@@ -109,10 +109,10 @@ func TestRouterRefuses(t *testing.T) {
 		{"/a//b"}, {"GET /a//b"}, {"//"}, {"/a/./b"}, {"/a/../b"}, {"/a;b"}, {"/a%3Bb"}, {"/a%2Fb"}, {"/%2e"}, {"/a\\b"}, {"/%zz"}, {"/%2541"}, {"/%ff"}, {"/a?b"}, {"/a#b"},
 		{"/a", "/a"}, {"/a/{x}", "/a/{y}"}, {"/a/", "/a/{x...}"}, {"GET /a/{x...}", "/a/b"}, {"/{x}/b", "/a/{y}"}, {"/a", "/%61"},
 	} {
-		r := newRouter()
+		r := NewBuilder[string]()
 		var err error
 		for _, pattern := range c {
-			err = r.add(pattern, &Route{name: pattern})
+			err = r.Add(pattern, &pattern)
 		}
 		if err == nil {
 			t.Errorf("%q is accepted", c)
@@ -124,29 +124,29 @@ func TestRouterRefuses(t *testing.T) {
 
 // A literal may be written as it reads; the request's is always escaped.
 func TestRouterLiteralBeyondASCII(t *testing.T) {
-	r := newRouter()
-	if err := r.add("GET /café/{x}", &Route{name: "café"}); err != nil {
+	r := NewBuilder[string]()
+	if err := r.Add("GET /café/{x}", new("café")); err != nil {
 		t.Fatal(err)
 	}
-	segs, ok := segments("/caf%C3%A9/1", nil)
-	if !ok || r.find("HEAD", segs) == nil {
+	segs, ok := Segments("/caf%C3%A9/1", nil)
+	if !ok || r.Router().Find("HEAD", segs) == nil {
 		t.Errorf("not found: %q %v", segs, ok)
 	}
 }
 
 // A wide public route must not answer for the bare name of a narrow one.
 func TestRouterNeverWidens(t *testing.T) {
-	r := newRouter()
+	r := NewBuilder[string]()
 	for _, pattern := range []string{"/", "/admin/", "GET /own/{id}/{$}"} {
-		if err := r.add(pattern, &Route{name: pattern}); err != nil {
+		if err := r.Add(pattern, &pattern); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for path, want := range map[string]string{"/": "/", "/x": "/", "/admin": "", "/admin/": "/admin/", "/admin/x": "/admin/", "/own/1": "", "/own/1/": "GET /own/{id}/{$}", "/own": "/"} {
-		segs, _ := segments(path, nil)
+		segs, _ := Segments(path, nil)
 		got := ""
-		if route := r.find("GET", segs); route != nil {
-			got = route.name
+		if route := r.Router().Find("GET", segs); route != nil {
+			got = *route
 		}
 		if got != want {
 			t.Errorf("%s: %q, want %q", path, got, want)
@@ -154,26 +154,25 @@ func TestRouterNeverWidens(t *testing.T) {
 	}
 }
 
-// manyRoutes is a router with n routes that differ in a literal, and the segments
-// of a path that the last of them matches.
-func manyRoutes(tb testing.TB, n int) (*router, []string) {
+// manyRoutes is a router with n routes that differ in a literal, and the segments of a path that
+// the last of them matches.
+func manyRoutes(tb testing.TB, n int) (*Router[string], []string) {
 	tb.Helper()
-	r := newRouter()
+	r := NewBuilder[string]()
 	for i := range n {
-		if err := r.add(fmt.Sprintf("GET /v1/kind%d/{id}/parts/{part}", i), &Route{name: "r"}); err != nil {
+		if err := r.Add(fmt.Sprintf("GET /v1/kind%d/{id}/parts/{part}", i), new("r")); err != nil {
 			tb.Fatal(err)
 		}
 	}
-	segs, ok := segments(fmt.Sprintf("/v1/kind%d/42/parts/7", n-1), nil)
+	segs, ok := Segments(fmt.Sprintf("/v1/kind%d/42/parts/7", n-1), nil)
 	if !ok {
 		tb.Fatal("the path is refused")
 	}
-	return r, segs
+	return r.Router(), segs
 }
 
-// nodesMet counts the nodes that a request meets on its way, whatever the machine
-// does at the time.
-func nodesMet(n *node, segs []string) int {
+// nodesMet counts the nodes that a request meets on its way, whatever the machine does at the time.
+func nodesMet(n *node[string], segs []string) int {
 	if n == nil {
 		return 0
 	}
@@ -183,8 +182,8 @@ func nodesMet(n *node, segs []string) int {
 	return 1 + nodesMet(n.literal[segs[0]], segs[1:]) + nodesMet(n.single, segs[1:])
 }
 
-// A request meets as many nodes among 10,000 routes as among 10: each step is one
-// look-up in a map, so matching takes no longer but for the memory's caches.
+// A request meets as many nodes among 10,000 routes as among 10: each step is one look-up in a map,
+// so matching takes no longer but for the memory's caches.
 func TestRouterStepsDoNotGrow(t *testing.T) {
 	few, fewSegs := manyRoutes(t, 10)
 	many, manySegs := manyRoutes(t, 10_000)
@@ -192,7 +191,7 @@ func TestRouterStepsDoNotGrow(t *testing.T) {
 	if want != len(fewSegs)+1 || got != want {
 		t.Errorf("%d steps among 10,000 routes, %d among 10, for %d segments", got, want, len(fewSegs))
 	}
-	if few.find("GET", fewSegs) == nil || many.find("GET", manySegs) == nil {
+	if few.Find("GET", fewSegs) == nil || many.Find("GET", manySegs) == nil {
 		t.Error("not found")
 	}
 }
@@ -205,8 +204,8 @@ func BenchmarkRouter(b *testing.B) {
 			var buf [16]string
 			b.ReportAllocs()
 			for b.Loop() {
-				segs, _ := segments(path, buf[:0])
-				if r.find("GET", segs) == nil {
+				segs, _ := Segments(path, buf[:0])
+				if r.Find("GET", segs) == nil {
 					b.Fatal("not found")
 				}
 			}

@@ -1,4 +1,4 @@
-package policy
+package policyfile
 
 import (
 	"strconv"
@@ -7,9 +7,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// document is a policy file as it is written. It is only ever read by compile,
-// which turns it into an API. Field comments of its description tags become the
-// JSON Schema that `tollgate policy schema` prints.
+// document is a policy file as it is written. It is only ever read by compile, which turns it into
+// a policy.Spec. The tags become the JSON Schema that `tollgate policy schema` prints.
 type document struct {
 	API           string         `yaml:"api" jsonschema:"required,pattern=^[a-z][a-z0-9-]*$" jsonschema_description:"Name of the API. Envoy's context_extensions may name it."`
 	Realm         string         `yaml:"realm,omitempty" jsonschema_description:"Realm of WWW-Authenticate. Default: the API's name."`
@@ -112,15 +111,15 @@ type rateHeadersIn struct {
 
 const credentialForms = "bearer, {authorization: SCHEME}, {header: NAME} or {query: NAME}"
 
-// credentialIn is either the word bearer, short for {authorization: Bearer}, or a mapping with one key.
+// credentialIn is either the word bearer, short for {authorization: Bearer}, or a mapping with one
+// key.
 type credentialIn struct {
 	Authorization string `yaml:"authorization,omitempty"` // a scheme, or none
 	Header        string `yaml:"header,omitempty"`
 	Query         string `yaml:"query,omitempty"`
 }
 
-// UnmarshalYAML reads both forms; compile refuses everything but the forms
-// that mean something.
+// UnmarshalYAML reads both forms; compile refuses everything but the forms that mean something.
 func (c *credentialIn) UnmarshalYAML(node ast.Node) error {
 	if word, ok := node.(*ast.StringNode); ok {
 		if word.Value != "bearer" {

@@ -1,4 +1,4 @@
-package policy
+package policyfile
 
 import (
 	"path/filepath"
@@ -9,7 +9,7 @@ import (
 func TestFourAPIsLoad(t *testing.T) {
 	var files []File
 	for _, api := range []string{"pixelbyte", "pixelmagic", "genapi", "pictify"} {
-		read, err := ReadFiles(filepath.Join("..", "testdata", api, "policy.yaml"))
+		read, err := ReadFiles(filepath.Join("..", "..", "testdata", api, "policy.yaml"))
 		if err != nil {
 			t.Fatal(err)
 		}
