@@ -21,6 +21,7 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 )
 
 // KeyFinder finds the key of a secret. It returns keys.ErrUnknown, a
@@ -211,7 +212,7 @@ func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
 func (f *fetch) tells(err error) bool {
 	var broken *limits.BrokenError
 	switch {
-	case errors.As(err, &broken), errors.Is(err, limits.ErrBusy):
+	case errors.As(err, &broken), errors.Is(err, counters.ErrBusy):
 		return false
 	case errors.Is(err, context.DeadlineExceeded):
 		return time.Since(f.start) >= f.deadline/2 // else it had no fair time

@@ -3,19 +3,19 @@ package extauthz
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 )
 
 // limitCollector reads the counts of the leases at each scrape, so that a check
 // counts nothing twice.
 type limitCollector struct {
-	leases *limits.Leases
+	leases *counters.Leases
 
 	spends, trips, held, stranded, jumps, entries *prometheus.Desc
 }
 
 // RegisterLimits registers the metrics of the leases.
-func RegisterLimits(r prometheus.Registerer, l *limits.Leases) {
+func RegisterLimits(r prometheus.Registerer, l *counters.Leases) {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}

@@ -10,11 +10,12 @@ import (
 
 	"tollgate/extauthz"
 	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 )
 
 func TestLimitMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	leases := limits.NewLeases(limits.NewStore(newRedis(t, "embedded"), nil), limits.Options{Timeout: limit, Clock: func() time.Duration { return 0 }})
+	leases := counters.NewLeases(counters.NewStore(newRedis(t, "embedded"), nil), counters.Options{Timeout: limit, Clock: func() time.Duration { return 0 }})
 	extauthz.RegisterLimits(registry, leases)
 	spend := &limits.Spend{ID: "a", Windows: []limits.Window{{Name: "day", Limit: 1000, Per: limits.Month}}, Cost: 1}
 	for range 4 {

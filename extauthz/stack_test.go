@@ -24,6 +24,7 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 	"tollgate/policy/policyfile"
 	"tollgate/testdata"
 )
@@ -136,7 +137,7 @@ type stack struct {
 // stores lets one server change its store between scripts.
 type stores struct {
 	keys   atomic.Pointer[keys.Cache]
-	limits atomic.Pointer[limits.Leases]
+	limits atomic.Pointer[counters.Leases]
 }
 
 var _ extauthz.KeyCache = (*stores)(nil)
@@ -215,7 +216,7 @@ func (s *stack) use(t *testing.T, client *redis.Client, entries []keys.Entry) {
 	store := keys.NewStore(client)
 	s.stores.keys.Store(keys.NewCache(store, keys.CacheOptions{Timeout: limit}))
 	began := time.Now()
-	s.stores.limits.Store(limits.NewLeases(limits.NewStore(client, s.clock.Offset), limits.Options{
+	s.stores.limits.Store(counters.NewLeases(counters.NewStore(client, s.clock.Offset), counters.Options{
 		Exact: s.exact, Timeout: limit, Clock: func() time.Duration { return time.Since(began) + s.clock.Offset() },
 	}))
 	// Seed forgets the secrets of what it is given.

@@ -76,7 +76,7 @@ func TestImports(t *testing.T) {
 	libraries := map[string][]string{
 		"github.com/envoyproxy/go-control-plane": {"extauthz"},
 		"google.golang.org/":                     {"extauthz", "cmd"},
-		"github.com/redis/":                      {"policy/keys", "policy/limits", "policy/limits/counters", "policy/usage", "cmd"},
+		"github.com/redis/":                      {"policy/keys", "policy/limits/counters", "policy/usage", "cmd"},
 		"github.com/alicebob/":                   {"cmd"},
 		"github.com/prometheus/":                 {"extauthz", "cmd"},
 		"github.com/spf13/":                      {"cmd"},
@@ -114,6 +114,7 @@ func TestPolicyIsFreeOfIO(t *testing.T) {
 		"tollgate/policy/policyfile": grpc,
 		"tollgate/policy/router":     append(redis, grpc...),
 		"tollgate/policy/answer":     append(redis, grpc...),
+		"tollgate/policy/limits":     append(redis, grpc...),
 	} {
 		out, err := exec.Command("go", "list", "-deps", room).Output()
 		if err != nil {

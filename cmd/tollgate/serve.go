@@ -25,6 +25,7 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 )
 
 const (
@@ -82,7 +83,7 @@ type service struct {
 	older    bool // the hasher has older methods
 	seeder   *seeder
 	cache    *keyCache
-	leases   *limits.Leases
+	leases   *counters.Leases
 	grpc     *extauthz.Server
 	status   *extauthz.Status
 	http     *http.Server
@@ -194,7 +195,7 @@ func (v *service) build(s *settings) {
 		config = v.certs.Config()
 	}
 	v.cache = newKeyCache(v.store.client, s.cacheOptions(), v.older, v.policies, v.registry, v.metrics, v.log)
-	v.leases = limits.NewLeases(limits.NewStore(v.store.client, nil), limits.Options{
+	v.leases = counters.NewLeases(counters.NewStore(v.store.client, nil), counters.Options{
 		Exact: s.limits == limitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
 	})
 	extauthz.RegisterLimits(v.registry, v.leases)

@@ -9,7 +9,7 @@ import (
 )
 
 func TestLocalShares(t *testing.T) {
-	now := clock(t, "2026-01-15T12:00:30Z")
+	now := moment(t, "2026-01-15T12:00:30Z")
 	for _, c := range []struct {
 		limit    int64
 		replicas int
@@ -32,7 +32,7 @@ func TestLocalShares(t *testing.T) {
 		if res.Allowed || !windows[0].Denies(res.States[0], 1) || RetryAfter(windows, res.States, 1, res.Now) != 30 {
 			t.Errorf("%+v: after %d: %+v", c, c.passes, res)
 		}
-		if !res.Now.Equal(now) || !res.States[0].Reset.Equal(clock(t, "2026-01-15T12:01:00Z")) {
+		if !res.Now.Equal(now) || !res.States[0].Reset.Equal(moment(t, "2026-01-15T12:01:00Z")) {
 			t.Errorf("%+v: %+v", c, res)
 		}
 	}
@@ -47,7 +47,7 @@ func TestLocalUnlimited(t *testing.T) {
 
 // The table never outgrows maxKeys, and never forgets a window in force to make room.
 func TestLocalIsBounded(t *testing.T) {
-	now := clock(t, "2026-01-15T12:00:30Z")
+	now := moment(t, "2026-01-15T12:00:30Z")
 	l := NewLocal(1, func() time.Time { return now }, 3)
 	minute, day := Window{Name: "m", Limit: 1, Per: Minute}, Window{Name: "d", Limit: 1, Per: Day}
 	spend := func(id string, w Window) Result {
@@ -87,12 +87,12 @@ func TestLocalIsBounded(t *testing.T) {
 
 // A full table is searched at most once a second, not for each request.
 func TestLocalSweepsSeldom(t *testing.T) {
-	now := clock(t, "2026-01-15T12:00:00Z")
+	now := moment(t, "2026-01-15T12:00:00Z")
 	l := NewLocal(1, func() time.Time { return now }, 1)
 	second := []Window{{Name: "s", Limit: 1, Per: Second}}
 	l.Spend(&Spend{ID: "a", Windows: second, Cost: 1})
 	l.Spend(&Spend{ID: "b", Windows: second, Cost: 1})
-	l.keys["a"][counter{"s", Second}] = tally{} // ended, but not looked at again in this second
+	l.keys["a"][localKey{"s", Second}] = Counter{} // ended, but not looked at again in this second
 	if l.Spend(&Spend{ID: "b", Windows: second, Cost: 1}).Allowed {
 		t.Error("searched twice in one second")
 	}
@@ -103,7 +103,7 @@ func TestLocalSweepsSeldom(t *testing.T) {
 }
 
 func TestLocalRace(t *testing.T) {
-	now := clock(t, "2026-01-15T12:00:00Z")
+	now := moment(t, "2026-01-15T12:00:00Z")
 	l := NewLocal(4, func() time.Time { return now }, 10)
 	var passed atomic.Int64
 	var wg sync.WaitGroup
@@ -124,9 +124,18 @@ func TestLocalRace(t *testing.T) {
 
 func BenchmarkLocal(b *testing.B) {
 	l := NewLocal(1, nil, 10)
-	sp := &Spend{ID: "a", Windows: plan(), Cost: 1}
+	sp := &Spend{ID: "a", Windows: []Window{{Name: "minute", Limit: 60, Per: Minute}, {Name: "day", Limit: 1000, Per: Day}, {Name: "quota", Limit: 10000, Per: Month, Anchor: 31}}, Cost: 1}
 	b.ReportAllocs()
 	for b.Loop() {
 		l.Spend(sp)
 	}
+}
+
+func moment(t testing.TB, s string) time.Time {
+	t.Helper()
+	at, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
 }

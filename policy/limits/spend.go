@@ -32,8 +32,8 @@ type Result struct {
 	States  []State
 }
 
-// validate returns what is wrong with the Spend. Nothing invalid is ever sent to the store, nor allowed.
-func (s *Spend) validate() error {
+// Validate returns what is wrong with the Spend. Nothing invalid is ever sent to the store, nor allowed.
+func (s *Spend) Validate() error {
 	if s.ID == "" {
 		return errors.New("limits: empty limit id")
 	}
@@ -66,7 +66,3 @@ func (w Window) validate() error {
 	}
 	return nil
 }
-
-// field names the window's counter. The unit is part of it, because the counts of two units cannot be compared. The
-// anchor is not: a changed anchor goes on with what the month has counted (Window.holds).
-func (w Window) field() string { return w.Per.String() + ":" + w.Name }

@@ -47,8 +47,8 @@ func (u Unit) String() string {
 	return "unknown"
 }
 
-// seconds returns the fixed length of the unit, or 0 for a month, which has none, and for no unit.
-func (u Unit) seconds() int64 {
+// Seconds returns the fixed length of the unit, or 0 for a month, which has none, and for no unit.
+func (u Unit) Seconds() int64 {
 	switch u {
 	case Second:
 		return 1

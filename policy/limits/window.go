@@ -1,12 +1,10 @@
 package limits
 
 import (
+	"fmt"
 	"time"
-)
-
-// MaxLimit is the largest limit of a window, 2^53-1: the script counts in IEEE doubles, which are exact up to it.
+) // MaxLimit is the largest limit of a window, 2^53-1: the script counts in IEEE doubles, which are exact up to it.
 const MaxLimit = 1<<53 - 1
-
 const secondsPerDay = 86400
 
 // Window is one limit of a plan: at most Limit units in each clock-aligned window of one Per. Name is unique within
@@ -39,7 +37,7 @@ func (w Window) Bounds(now time.Time) (start, end time.Time) {
 
 // bounds is Bounds in Unix seconds, for a valid unit.
 func (w Window) bounds(now int64) (start, end int64) {
-	if length := w.Per.seconds(); length > 0 {
+	if length := w.Per.Seconds(); length > 0 {
 		start = floorDiv(now, length) * length
 		return start, start + length
 	}
@@ -189,4 +187,13 @@ func nextMonth(year, month int64) (int64, int64) {
 		return year + 1, 1
 	}
 	return year, month + 1
+}
+
+// EndOf returns the end of the window that starts at start, which must be one that is in force at this clock.
+func (w Window) EndOf(start, now int64) (int64, error) {
+	end, ok := w.holds(start, now)
+	if !ok {
+		return 0, fmt.Errorf("window %q: start is %d at %d", w.Name, start, now)
+	}
+	return end, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 )
 
 // startCluster starts masters that share the slots evenly.
@@ -106,7 +107,7 @@ func TestCluster(t *testing.T) {
 func spendTogether(t *testing.T, c redis.UniversalClient) {
 	t.Helper()
 	const ids = 300
-	leases := limits.NewLeases(limits.NewStore(c, nil), limits.Options{Exact: true, Timeout: 20 * time.Second})
+	leases := counters.NewLeases(counters.NewStore(c, nil), counters.Options{Exact: true, Timeout: 20 * time.Second})
 	for round := int64(1); round <= 2; round++ {
 		var work sync.WaitGroup
 		for n := range ids {
@@ -155,11 +156,11 @@ func moveSlots(t *testing.T, nodes []*server) {
 	record, secret := "tg:v1:key:{"+k.ID+"}", "tg:v1:secret:"+secretOf(t, nodes, k)
 	var allowed, refused, looked, moved atomic.Int64
 	var work sync.WaitGroup
-	var pipelines []*limits.Leases
+	var pipelines []*counters.Leases
 	for range workers {
 		c := open(t, clusterURL(nodes)) // a replica each
 		store := keys.NewStore(c)
-		counters := limits.NewLeases(limits.NewStore(c, nil), limits.Options{Exact: true, Timeout: 20 * time.Second})
+		counters := counters.NewLeases(counters.NewStore(c, nil), counters.Options{Exact: true, Timeout: 20 * time.Second})
 		pipelines = append(pipelines, counters)
 		work.Go(func() {
 			for ctx.Err() == nil && (refused.Load() < workers || moved.Load() < moves) {
@@ -397,7 +398,7 @@ func loseMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
 		t.Errorf("%d of 12 keys were reached", reached)
 	}
 	// Nor do those that cannot be reached hold up the others' limits, in whichever pipelines they are.
-	leases := limits.NewLeases(limits.NewStore(c, nil), limits.Options{Timeout: time.Second})
+	leases := counters.NewLeases(counters.NewStore(c, nil), counters.Options{Timeout: time.Second})
 	var spent, there atomic.Int64
 	var work sync.WaitGroup
 	for n := range 12 {

@@ -12,6 +12,7 @@ import (
 
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 )
 
 // hungTime is what a caller waits for its answer here: far longer than a node that answers takes on a busy machine, and far
@@ -65,8 +66,8 @@ type hungCluster struct {
 	store   *keys.Store
 	cache   *keys.Cache
 	breaker *keys.Breaker
-	leases  [2]*limits.Leases // exact, and not
-	hung    string            // address
+	leases  [2]*counters.Leases // exact, and not
+	hung    string              // address
 }
 
 func newHungCluster(t *testing.T, url, hung string) *hungCluster {
@@ -74,7 +75,7 @@ func newHungCluster(t *testing.T, url, hung string) *hungCluster {
 	h := &hungCluster{store: keys.NewStore(c), breaker: keys.NewBreaker(nil), hung: hung}
 	h.cache = keys.NewCache(h.store, keys.CacheOptions{Timeout: hungTime, Breaker: h.breaker})
 	for i := range h.leases {
-		h.leases[i] = limits.NewLeases(limits.NewStore(c, nil), limits.Options{Exact: i == 0, Timeout: hungPipeline})
+		h.leases[i] = counters.NewLeases(counters.NewStore(c, nil), counters.Options{Exact: i == 0, Timeout: hungPipeline})
 	}
 	return h
 }

@@ -16,6 +16,7 @@ import (
 
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 )
 
 // startSentinel starts a sentinel, alone enough to decide, that watches a master under the name main.
@@ -95,7 +96,7 @@ type worker struct {
 }
 
 func (w *worker) run(ctx context.Context, c redis.UniversalClient) {
-	k, store, counters := newKey(0), keys.NewStore(c), limits.NewStore(c, nil)
+	k, store, counters := newKey(0), keys.NewStore(c), counters.NewStore(c, nil)
 	for {
 		select {
 		case <-w.stop:

@@ -12,6 +12,7 @@ import (
 
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 )
 
 const changes = "tg:v1:changes"
@@ -58,7 +59,7 @@ func exercise(ctx context.Context, c redis.UniversalClient, n int) error {
 
 func spendOne(ctx context.Context, c redis.UniversalClient, n int) error {
 	spend := &limits.Spend{ID: newKey(n).ID, Windows: day(1), Cost: 1}
-	leases := limits.NewLeases(limits.NewStore(c, nil), limits.Options{Timeout: 20 * time.Second})
+	leases := counters.NewLeases(counters.NewStore(c, nil), counters.Options{Timeout: 20 * time.Second})
 	for i, want := range []bool{true, false} {
 		r, err := leases.Spend(ctx, spend)
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 )
 
 // trouble is a way in which a Redis answers and does not serve.
@@ -97,7 +98,7 @@ func load(t *testing.T, s *server) {
 type standing struct {
 	client redis.UniversalClient
 	cache  *keys.Cache
-	leases *limits.Leases
+	leases *counters.Leases
 	later  *atomic.Int64 // seconds
 }
 
@@ -110,7 +111,7 @@ func newStanding(t *testing.T, url string) *standing {
 	st.cache = keys.NewCache(keys.NewStore(st.client), keys.CacheOptions{
 		Timeout: 10 * time.Second, Now: func() time.Time { return began.Add(time.Duration(st.later.Load()) * time.Second) },
 	})
-	st.leases = limits.NewLeases(limits.NewStore(st.client, nil), limits.Options{Exact: true, Timeout: 10 * time.Second})
+	st.leases = counters.NewLeases(counters.NewStore(st.client, nil), counters.Options{Exact: true, Timeout: 10 * time.Second})
 	for n := range known {
 		if err := keys.NewStore(st.client).Create(t.Context(), newKey(n)); err != nil && !errors.Is(err, keys.ErrExists) {
 			t.Fatal(err)

@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -16,6 +16,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"tollgate/policy/limits"
 )
 
 // far returns a client of the backend that is a round trip of this time away.
@@ -109,7 +111,7 @@ func spendFar(t *testing.T, ids, spends int, trip, deadline time.Duration) (sum 
 			work.Go(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), deadline)
 				defer cancel()
-				s := &Spend{ID: fmt.Sprint("far", rand.IntN(ids)), Windows: []Window{{Name: "m", Limit: 1_000_000, Per: Month}}, Cost: 1}
+				s := &limits.Spend{ID: fmt.Sprint("far", rand.IntN(ids)), Windows: []limits.Window{{Name: "m", Limit: 1_000_000, Per: limits.Month}}, Cost: 1}
 				if res, err := l.Spend(ctx, s); err == nil && res.Allowed {
 					allowed.Add(1)
 				} else if !errors.Is(err, context.DeadlineExceeded) {
@@ -163,7 +165,7 @@ func TestPipelineBesideASlowOne(t *testing.T) {
 	var work sync.WaitGroup
 	spend := func(id string, spent int64) {
 		work.Go(func() {
-			if res := mustSpend(t, l, &Spend{ID: id, Windows: plan(), Cost: 1}); res.States[1].Spent != spent {
+			if res := mustSpend(t, l, &limits.Spend{ID: id, Windows: plan(), Cost: 1}); res.States[1].Spent != spent {
 				t.Errorf("%s: %+v", id, res)
 			}
 		})
@@ -190,7 +192,7 @@ func TestPipelinesUnderWayAreBounded(t *testing.T) {
 	l.batches.slow = func(f func()) { go f() }
 	var work sync.WaitGroup
 	for i := range maxUnderWay + 20 {
-		work.Go(func() { mustSpend(t, l, &Spend{ID: fmt.Sprint(i), Windows: plan(), Cost: 1}) })
+		work.Go(func() { mustSpend(t, l, &limits.Spend{ID: fmt.Sprint(i), Windows: plan(), Cost: 1}) })
 		if i < maxUnderWay {
 			<-g.sent
 		}
@@ -228,7 +230,7 @@ func TestExactSpendsOfAFarRedis(t *testing.T) {
 	l := NewLeases(NewStore(client, nil), Options{Exact: true, Timeout: 2 * trip})
 	l.batches.slow = func(f func()) { time.AfterFunc(8*slowTrip, f) }
 	windows := plan()
-	mustSpend(t, b.store(t), &Spend{ID: "first", Windows: windows, Cost: 1}) // the script is known
+	mustSpend(t, b.store(t), &limits.Spend{ID: "first", Windows: windows, Cost: 1}) // the script is known
 	var work sync.WaitGroup
 	for range maxUnderWay { // there are connections
 		work.Go(func() { client.Ping(t.Context()) })
@@ -244,7 +246,7 @@ func TestExactSpendsOfAFarRedis(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*trip)
 			defer cancel()
 			began := time.Now()
-			if res, err := l.Spend(ctx, &Spend{ID: fmt.Sprint("far", i), Windows: windows, Cost: 1}); err == nil && res.Allowed {
+			if res, err := l.Spend(ctx, &limits.Spend{ID: fmt.Sprint("far", i), Windows: windows, Cost: 1}); err == nil && res.Allowed {
 				allowed.Add(1)
 			}
 			took[i] = time.Since(began)
@@ -254,7 +256,7 @@ func TestExactSpendsOfAFarRedis(t *testing.T) {
 	l.batches.quiet(t.Context())
 	var charged int64
 	for i := range took {
-		res, err := b.store(t).Spend(t.Context(), &Spend{ID: fmt.Sprint("far", i), Windows: windows, ReadOnly: true})
+		res, err := b.store(t).Spend(t.Context(), &limits.Spend{ID: fmt.Sprint("far", i), Windows: windows, ReadOnly: true})
 		if err != nil {
 			t.Fatal(err)
 		}

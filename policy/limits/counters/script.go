@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"strconv"
 
 	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/limits"
 )
 
 // maxScript bounds the calls of one run of the script, so that Redis serves others after a fraction of a millisecond.
@@ -178,7 +180,7 @@ func (r *script) group(calls []*call) {
 	if c.settle.units > 0 {
 		r.args = append(r.args, &c.settle.units, &c.settle.back)
 		for i := range c.settle.counts {
-			r.args = append(r.args, &c.settle.counts[i].start)
+			r.args = append(r.args, &c.settle.counts[i].Start)
 		}
 	}
 }
@@ -205,7 +207,7 @@ func (r *script) read(reply []int64) {
 	for i, c := range r.calls {
 		j := r.judged[i]
 		if j.broken != "" {
-			c.err, c.unrun = &BrokenError{spendError(errors.New(j.broken))}, true
+			c.err, c.unrun = &limits.BrokenError{Err: spendError(errors.New(j.broken))}, true
 		} else if err := c.read(j); err != nil {
 			c.err, c.unrun = foreignAnswer(err), false
 		}
@@ -219,7 +221,7 @@ func (r *script) fail(err error, unrun bool) {
 }
 
 func foreignAnswer(err error) error {
-	return &BrokenError{fmt.Errorf("limits: spend: the store's answer: %w", err)}
+	return &limits.BrokenError{Err: fmt.Errorf("limits: spend: the store's answer: %w", err)}
 }
 
 // split finds the judgements in a reply, which has exactly the form that spend.lua says.
@@ -243,7 +245,7 @@ func (r *script) split(reply []int64) error {
 		case s == -1:
 			j.broken = "WRONGTYPE Operation against a key holding the wrong kind of value"
 		case s < 0:
-			j.broken = "CORRUPT counter " + c.layout.windows[-2-s].field()
+			j.broken = "CORRUPT counter " + field(c.layout.windows[-2-s])
 		default:
 			j.allowed, j.granted, j.spents = s&1 != 0, s>>2, rest.next(n)
 			if s&2 != 0 {

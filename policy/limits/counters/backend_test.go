@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"bufio"
@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"tollgate/policy/keys/connect"
+	"tollgate/policy/limits"
 )
 
 // backend is one store under test. Its Stores share a clock that stands where at has put it; on a real Redis it runs on
@@ -180,12 +181,12 @@ type fatal interface{ Fatalf(string, ...any) }
 
 // spender is what Store and Leases share.
 type spender interface {
-	Spend(context.Context, *Spend) (Result, error)
+	Spend(context.Context, *limits.Spend) (limits.Result, error)
 }
 
 // mustSpend spends as a server does.
-func mustSpend(t fatal, s spender, sp *Spend) Result {
-	var res Result
+func mustSpend(t fatal, s spender, sp *limits.Spend) limits.Result {
+	var res limits.Result
 	if l, ok := s.(*Leases); ok && l.Try(sp, &res) {
 		return res
 	}
@@ -205,4 +206,10 @@ func clock(t testing.TB, s string) time.Time {
 		t.Fatal(err)
 	}
 	return at
+}
+
+// bounds is Window.Bounds in Unix seconds.
+func bounds(w limits.Window, now int64) (start, end int64) {
+	from, to := w.Bounds(time.Unix(now, 0))
+	return from.Unix(), to.Unix()
 }

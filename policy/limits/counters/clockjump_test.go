@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -8,13 +8,15 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"tollgate/policy/limits"
 )
 
 // jumpLines are what a clock that was wrong for a while does to counters, as written down by hand.
 func jumpLines() []timeline {
-	perSecond := []Window{{Name: "s", Limit: 5, Per: Second}}
-	perHour := []Window{{Name: "h", Limit: 3000, Per: Hour}}
-	perMonth := []Window{{Name: "q", Limit: 10, Per: Month}}
+	perSecond := []limits.Window{{Name: "s", Limit: 5, Per: limits.Second}}
+	perHour := []limits.Window{{Name: "h", Limit: 3000, Per: limits.Hour}}
+	perMonth := []limits.Window{{Name: "q", Limit: 10, Per: limits.Month}}
 	return []timeline{
 		{"400 days ahead for two seconds", perSecond, []step{
 			{n: 1, at: "2026-01-15T12:00:00.05Z", cost: 5, allowed: allow, left: "0", reset: "2026-01-15T12:00:01Z"},
@@ -75,7 +77,9 @@ func jumpLines() []timeline {
 
 // anchorLines are months whose first day is changed in the middle.
 func anchorLines() []timeline {
-	from := func(day int) []Window { return []Window{{Name: "q", Limit: 9, Per: Month, Anchor: day}} }
+	from := func(day int) []limits.Window {
+		return []limits.Window{{Name: "q", Limit: 9, Per: limits.Month, Anchor: day}}
+	}
 	return []timeline{
 		{"the anchor moves before today", from(1), []step{
 			{n: 1, at: "2026-01-28T12:00:00.05Z", cost: 9, allowed: allow, left: "0", reset: "2026-02-01T00:00:00Z"},
@@ -113,7 +117,7 @@ func TestJumpCostsOneLimitAtMost(t *testing.T) {
 	sizes := []time.Duration{time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, time.Hour, 26 * time.Hour, 31 * 24 * time.Hour, 400 * 24 * time.Hour}
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(rt, noon())
-		windows := []Window{{Name: "w", Limit: 10, Per: Unit(rapid.IntRange(int(Second), int(Month)).Draw(rt, "per"))}}
+		windows := []limits.Window{{Name: "w", Limit: 10, Per: limits.Unit(rapid.IntRange(int(limits.Second), int(limits.Month)).Draw(rt, "per"))}}
 		layout, nested := newLayout(windows), false // from one wrong clock to another
 		wrong, jumped := time.Duration(0), int64(0) // there and back is one jump
 		allowed := map[int64]int64{}                // by window, by the right clock
@@ -125,7 +129,7 @@ func TestJumpCostsOneLimitAtMost(t *testing.T) {
 			}
 			w.at = w.at.Add(-wrong)
 			if c.allowed {
-				start, _ := windows[0].bounds(w.at.Unix())
+				start, _ := bounds(windows[0], w.at.Unix())
 				allowed[start] += cost
 			}
 			return c.allowed
@@ -146,7 +150,7 @@ func TestJumpCostsOneLimitAtMost(t *testing.T) {
 			default:
 				spend(rapid.Int64Range(1, 10).Draw(rt, "cost"))
 			}
-			start, _ := windows[0].bounds(w.at.Unix())
+			start, _ := bounds(windows[0], w.at.Unix())
 			if n := allowed[start]; n > 10*(1+jumped) {
 				rt.Fatalf("%d of 10 allowed in one window with %d jumps", n, jumped)
 			}
@@ -154,7 +158,7 @@ func TestJumpCostsOneLimitAtMost(t *testing.T) {
 		wrong = 0
 		spend(1) // counts here what it was counted there
 		for range 2 {
-			_, end := windows[0].bounds(w.at.Unix())
+			_, end := bounds(windows[0], w.at.Unix())
 			w.at = time.Unix(end, 50_000_000).UTC()
 			if spend(1) {
 				return
@@ -177,8 +181,8 @@ func (w *world) jumpOf(size time.Duration) {
 func (w *world) right() time.Time { return w.at.Add(-w.steps) }
 
 // ask spends without holding the answer to what is true while no clock jumps.
-func (w *world) ask(l *Leases, s *Spend) Result {
-	var res Result
+func (w *world) ask(l *Leases, s *limits.Spend) limits.Result {
+	var res limits.Result
 	if !l.Try(s, &res) {
 		var err error
 		if res, err = l.Spend(w.t.(*testing.T).Context(), s); err != nil {
@@ -194,7 +198,7 @@ func (w *world) ask(l *Leases, s *Spend) Result {
 func TestWarmReplicasAfterAJump(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, size := range []time.Duration{time.Second, 61 * time.Second, time.Hour, 32 * day, 400 * day, -time.Second, -61 * time.Second, -time.Hour, -32 * day, -400 * day} {
-		for per := Second; per <= Month; per++ {
+		for per := limits.Second; per <= limits.Month; per++ {
 			for _, exact := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%v per %v, exact=%v", size, per, exact), func(t *testing.T) { warmReplicas(t, size, per, exact) })
 			}
@@ -202,7 +206,7 @@ func TestWarmReplicasAfterAJump(t *testing.T) {
 	}
 }
 
-func warmReplicas(t *testing.T, size time.Duration, per Unit, exact bool) {
+func warmReplicas(t *testing.T, size time.Duration, per limits.Unit, exact bool) {
 	const limit = 2000
 	w := newWorld(t, time.Date(2026, 1, 15, 12, 30, 20, 50_000_000, time.UTC))
 	windows := one(limit, per)
@@ -211,7 +215,7 @@ func warmReplicas(t *testing.T, size time.Duration, per Unit, exact bool) {
 	use := func(cost int64) {
 		for _, l := range replicas {
 			if w.ask(l, spendOf(windows, cost)).Allowed {
-				start, _ := windows[0].bounds(w.right().Unix())
+				start, _ := bounds(windows[0], w.right().Unix())
 				allowed[start] += cost
 			}
 		}
@@ -231,7 +235,7 @@ func warmReplicas(t *testing.T, size time.Duration, per Unit, exact bool) {
 	for i, l := range replicas {
 		res := w.ask(l, spendOf(windows, 1))
 		start, end := windows[0].Bounds(w.at)
-		if !res.States[0].Reset.Equal(end) || !res.Allowed && RetryAfter(windows, res.States, 1, res.Now) > int64(end.Sub(start)/time.Second) {
+		if !res.States[0].Reset.Equal(end) || !res.Allowed && limits.RetryAfter(windows, res.States, 1, res.Now) > int64(end.Sub(start)/time.Second) {
 			t.Errorf("replica %d at %v: %+v", i, w.at, res)
 		}
 	}
@@ -298,7 +302,7 @@ func TestJumpsAreToldBounded(t *testing.T) {
 	l.options.Jumped = func(by time.Duration, total uint64) { told, last = append(told, by), total }
 	for i := range 121 {
 		w.jumpOf(time.Duration(i%2) * time.Hour)
-		w.ask(l, spendOf(one(100_000, Month), 1))
+		w.ask(l, spendOf(one(100_000, limits.Month), 1))
 		w.at = w.at.Add(time.Second)
 	}
 	if n := l.Stats().Jumps; n != 120 || len(told) != 2*jumpsToldPerMinute || last != 70 || told[0] != time.Hour || told[1] != -time.Hour {
@@ -324,7 +328,7 @@ func TestJumpsOfNodes(t *testing.T) {
 	asks := func() uint64 {
 		for i := range 10 {
 			for node := range ahead {
-				w.ask(l, &Spend{ID: fmt.Sprint(node, i), Windows: one(100_000, Month), Cost: 1})
+				w.ask(l, &limits.Spend{ID: fmt.Sprint(node, i), Windows: one(100_000, limits.Month), Cost: 1})
 			}
 			w.at = w.at.Add(time.Second)
 		}
@@ -347,7 +351,7 @@ func TestLanesAreBounded(t *testing.T) {
 	l := w.replica(0, true)
 	l.batches.node = func(id string) string { return id }
 	for i := range maxLanes + 100 {
-		w.ask(l, &Spend{ID: fmt.Sprint(i), Windows: one(100_000, Month), Cost: 1})
+		w.ask(l, &limits.Spend{ID: fmt.Sprint(i), Windows: one(100_000, limits.Month), Cost: 1})
 	}
 	l.batches.quiet(t.Context())
 	if n := len(l.batches.lanes); n > maxLanes {

@@ -1,10 +1,12 @@
-package limits
+package counters
 
 import (
 	"context"
 	"sync"
 	"testing"
 	"time"
+
+	"tollgate/policy/limits"
 )
 
 // While another trip hangs, a lease that is due for renewal is spent to its last unit.
@@ -24,14 +26,14 @@ func TestRenewalDoesNotWait(t *testing.T) {
 	}
 	other := make(chan error, 1)
 	go func() {
-		_, err := l.Spend(t.Context(), &Spend{ID: "b", Windows: windows, Cost: 1})
+		_, err := l.Spend(t.Context(), &limits.Spend{ID: "b", Windows: windows, Cost: 1})
 		other <- err
 	}()
 	<-sent
 	held := l.Stats().Held
-	var res Result
+	var res limits.Result
 	for i := range held {
-		if !l.Try(&Spend{ID: "a", Windows: windows, Cost: 1}, &res) || !res.Allowed {
+		if !l.Try(&limits.Spend{ID: "a", Windows: windows, Cost: 1}, &res) || !res.Allowed {
 			t.Fatalf("unit %d of %d that are there is not given", i, held)
 		}
 	}
@@ -44,7 +46,7 @@ func TestRenewalDoesNotWait(t *testing.T) {
 		t.Errorf("%d units are held after the renewal", l.Stats().Held)
 	}
 	w.at = w.at.Add(time.Second)
-	w.must(l, &Spend{ID: "a", Windows: windows, Cost: 1}, true)
+	w.must(l, &limits.Spend{ID: "a", Windows: windows, Cost: 1}, true)
 }
 
 // When a window ends, what is left of the lease of a busy key goes back to the longer windows and a new one is leased
@@ -76,7 +78,7 @@ func TestLeaseOfTheNextWindow(t *testing.T) {
 		if day, _ := w.held(windows[2]); held == 0 || minute != held || day != int64(c.spends)+held {
 			t.Errorf("%+v: %d in the minute, %d in the day, %d held", c, minute, day, held)
 		}
-		if !l.Try(spendOf(windows, 1), new(Result)) {
+		if !l.Try(spendOf(windows, 1), new(limits.Result)) {
 			t.Errorf("%+v: the first request of the minute waits", c)
 		}
 	}
@@ -88,7 +90,7 @@ func TestShardIsDueAtTheEndOfALease(t *testing.T) {
 	w := newWorld(t, noon().Add(58*time.Second))
 	l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
 	l.sweep()
-	other := &Spend{ID: "b", Windows: windows, Cost: 1}
+	other := &limits.Spend{ID: "b", Windows: windows, Cost: 1}
 	for l.shard(other.ID) == l.shard("a") {
 		other.ID += "b"
 	}
@@ -119,9 +121,9 @@ func TestSpendOvertakesRenewal(t *testing.T) {
 	lane.runs = 1
 	calls := w.calls
 	for range rest {
-		l.Try(spendOf(windows, 1), new(Result))
+		l.Try(spendOf(windows, 1), new(limits.Result))
 	}
-	res := make(chan Result)
+	res := make(chan limits.Result)
 	go func() {
 		r, err := l.Spend(t.Context(), spendOf(windows, 1))
 		if err != nil {
@@ -172,12 +174,12 @@ func TestRenewalThatIsSentIsNotOvertaken(t *testing.T) {
 }
 
 // queueRenewal has the lease of a replica renewed, but the renewal not sent.
-func queueRenewal(t *testing.T, l *Leases, windows []Window) *lane {
+func queueRenewal(t *testing.T, l *Leases, windows []limits.Window) *lane {
 	t.Helper()
 	untilRenewal(t, l, windows)
 	lane := l.batches.laneOf("a")
 	lane.runs = 1
-	if !l.Try(spendOf(windows, 1), new(Result)) || len(lane.ahead) != 1 {
+	if !l.Try(spendOf(windows, 1), new(limits.Result)) || len(lane.ahead) != 1 {
 		t.Fatalf("%d renewals are queued", len(lane.ahead))
 	}
 	return lane
@@ -186,7 +188,7 @@ func queueRenewal(t *testing.T, l *Leases, windows []Window) *lane {
 // A spend that does not fit in the rest of a lease whose renewal is queued is judged by all that is left.
 func TestSpendThatOvertakesGivesTheRestBack(t *testing.T) {
 	w := newWorld(t, noon())
-	l, windows := w.replica(0, false), one(10_000, Minute)
+	l, windows := w.replica(0, false), one(10_000, limits.Minute)
 	w.hold(l, windows, 900)
 	lane := queueRenewal(t, l, windows)
 	spent, _ := w.held(windows[0])
@@ -270,7 +272,7 @@ func TestExactLeasesNothingAhead(t *testing.T) {
 func TestQuietKeyIsNotLeasedFor(t *testing.T) {
 	w := newWorld(t, noon())
 	l := w.replica(0, false)
-	windows := []Window{{Name: "second", Limit: 250, Per: Second}, {Name: "day", Limit: 1_000_000, Per: Day}}
+	windows := []limits.Window{{Name: "second", Limit: 250, Per: limits.Second}, {Name: "day", Limit: 1_000_000, Per: limits.Day}}
 	sweep := func() {
 		l.sweep()
 		l.batches.quiet(t.Context())

@@ -1,8 +1,10 @@
-package limits
+package counters
 
 import (
 	"sync"
 	"time"
+
+	"tollgate/policy/limits"
 )
 
 const (
@@ -80,10 +82,10 @@ func (l *Leases) watchClock(c *call, asked, now time.Duration) {
 
 // doubtful reports whether this process's own clock is in none of a window that the store says is in force. One of the two
 // clocks is wrong, maybe for a moment only.
-func doubtful(counts []count, wall time.Time) bool {
+func doubtful(counts []limits.Count, wall time.Time) bool {
 	at := wall.Unix()
 	for _, n := range counts {
-		if at < n.start || at >= n.end {
+		if at < n.Start || at >= n.End {
 			return true
 		}
 	}

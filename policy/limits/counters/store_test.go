@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -15,11 +15,13 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/limits"
 )
 
-func plan() []Window {
-	return []Window{
-		{Name: "minute", Limit: 60, Per: Minute}, {Name: "day", Limit: 1000, Per: Day}, {Name: "quota", Limit: 10000, Per: Month, Anchor: 31},
+func plan() []limits.Window {
+	return []limits.Window{
+		{Name: "minute", Limit: 60, Per: limits.Minute}, {Name: "day", Limit: 1000, Per: limits.Day}, {Name: "quota", Limit: 10000, Per: limits.Month, Anchor: 31},
 	}
 }
 
@@ -27,7 +29,7 @@ func plan() []Window {
 func TestRaceForOneKey(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
-		sp := &Spend{ID: "one", Windows: []Window{{Name: "month", Limit: 1000, Per: Month}}, Cost: 1}
+		sp := &limits.Spend{ID: "one", Windows: []limits.Window{{Name: "month", Limit: 1000, Per: limits.Month}}, Cost: 1}
 		var passed, refused atomic.Int64
 		var wg sync.WaitGroup
 		for range 4 {
@@ -77,7 +79,7 @@ func TestOneRoundTrip(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		client := b.dial(t)
 		s := NewStore(client, nil)
-		sp := &Spend{ID: "trips", Windows: plan(), Cost: 1}
+		sp := &limits.Spend{ID: "trips", Windows: plan(), Cost: 1}
 		mustSpend(t, s, sp)
 		r := &roundTrips{}
 		client.AddHook(r)
@@ -87,7 +89,7 @@ func TestOneRoundTrip(t *testing.T) {
 		}
 		r.sent = nil
 		before := time.Now().Add(-time.Second)
-		res := mustSpend(t, s, &Spend{ID: "trips", Cost: 5})
+		res := mustSpend(t, s, &limits.Spend{ID: "trips", Cost: 5})
 		if !res.Allowed || len(res.States) != 0 || res.Now.Before(before) || len(r.sent) != 0 {
 			t.Errorf("no windows: %+v, sent %q; want allowed and nothing sent", res, r.sent)
 		}
@@ -110,12 +112,12 @@ func TestScriptCommands(t *testing.T) {
 	ctx := context.Background()
 	b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
 	s := b.store(t)
-	windows := []Window{{Name: "d", Limit: 10, Per: Day}, {Name: "q", Limit: 100, Per: Month}}
+	windows := []limits.Window{{Name: "d", Limit: 10, Per: limits.Day}, {Name: "q", Limit: 100, Per: limits.Month}}
 	for range 15 { // 10 pass
-		mustSpend(t, s, &Spend{ID: "a", Windows: windows, Cost: 1})
+		mustSpend(t, s, &limits.Spend{ID: "a", Windows: windows, Cost: 1})
 	}
-	mustSpend(t, s, &Spend{ID: "a", Windows: windows, Cost: 1, ReadOnly: true})
-	mustSpend(t, s, &Spend{ID: "b", Windows: windows, Cost: 0})
+	mustSpend(t, s, &limits.Spend{ID: "a", Windows: windows, Cost: 1, ReadOnly: true})
+	mustSpend(t, s, &limits.Spend{ID: "b", Windows: windows, Cost: 0})
 	for command, want := range map[string]int{"hmget": 17, "hset": 10, "pexpireat": 1} {
 		if calls, _ := commandStat(t, b, command); calls != want {
 			t.Errorf("%s: %d calls, want %d", command, calls, want)
@@ -149,25 +151,25 @@ func commandStat(t testing.TB, b *backend, command string) (calls int, usec floa
 func TestInvalidSpend(t *testing.T) {
 	b := startEmbedded(t)
 	s := b.store(t)
-	ok := Window{Name: "m", Limit: 5, Per: Minute}
-	for about, sp := range map[string]*Spend{
-		"empty limit id":             {Windows: []Window{ok}, Cost: 1},
+	ok := limits.Window{Name: "m", Limit: 5, Per: limits.Minute}
+	for about, sp := range map[string]*limits.Spend{
+		"empty limit id":             {Windows: []limits.Window{ok}, Cost: 1},
 		"empty limit id, no windows": {Cost: 1},
-		"negative cost":              {ID: "a", Windows: []Window{ok}, Cost: -1},
-		"lowest cost":                {ID: "a", Windows: []Window{ok}, Cost: math.MinInt64},
-		"window without a name":      {ID: "a", Windows: []Window{{Limit: 5, Per: Minute}}},
-		"no unit":                    {ID: "a", Windows: []Window{{Name: "m", Limit: 5}}},
-		"unknown unit":               {ID: "a", Windows: []Window{{Name: "m", Limit: 5, Per: 6}}},
-		"negative limit":             {ID: "a", Windows: []Window{{Name: "m", Limit: -1, Per: Day}}},
-		"limit no double holds":      {ID: "a", Windows: []Window{{Name: "m", Limit: MaxLimit + 1, Per: Day}}},
-		"anchor 32":                  {ID: "a", Windows: []Window{{Name: "m", Limit: 5, Per: Month, Anchor: 32}}},
-		"anchor -1":                  {ID: "a", Windows: []Window{{Name: "m", Limit: 5, Per: Month, Anchor: -1}}},
-		"one window twice":           {ID: "a", Windows: []Window{ok, {Name: "d", Limit: 1, Per: Day}, ok}},
+		"negative cost":              {ID: "a", Windows: []limits.Window{ok}, Cost: -1},
+		"lowest cost":                {ID: "a", Windows: []limits.Window{ok}, Cost: math.MinInt64},
+		"window without a name":      {ID: "a", Windows: []limits.Window{{Limit: 5, Per: limits.Minute}}},
+		"no unit":                    {ID: "a", Windows: []limits.Window{{Name: "m", Limit: 5}}},
+		"unknown unit":               {ID: "a", Windows: []limits.Window{{Name: "m", Limit: 5, Per: 6}}},
+		"negative limit":             {ID: "a", Windows: []limits.Window{{Name: "m", Limit: -1, Per: limits.Day}}},
+		"limit no double holds":      {ID: "a", Windows: []limits.Window{{Name: "m", Limit: limits.MaxLimit + 1, Per: limits.Day}}},
+		"anchor 32":                  {ID: "a", Windows: []limits.Window{{Name: "m", Limit: 5, Per: limits.Month, Anchor: 32}}},
+		"anchor -1":                  {ID: "a", Windows: []limits.Window{{Name: "m", Limit: 5, Per: limits.Month, Anchor: -1}}},
+		"one window twice":           {ID: "a", Windows: []limits.Window{ok, {Name: "d", Limit: 1, Per: limits.Day}, ok}},
 	} {
 		if res, err := s.Spend(context.Background(), sp); err == nil || res.Allowed {
 			t.Errorf("%s: %+v, %v; want an error", about, res, err)
 		}
-		if res := NewLocal(1, nil, 10).Spend(sp); res.Allowed {
+		if res := limits.NewLocal(1, nil, 10).Spend(sp); res.Allowed {
 			t.Errorf("%s: allowed locally", about)
 		}
 	}
@@ -190,7 +192,7 @@ func TestCorruptCounter(t *testing.T) {
 		s := b.store(t)
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
 		for i, value := range values {
-			sp := &Spend{ID: fmt.Sprint("corrupt", i), Windows: plan(), Cost: 1}
+			sp := &limits.Spend{ID: fmt.Sprint("corrupt", i), Windows: plan(), Cost: 1}
 			key := "tg:v1:count:{" + sp.ID + "}"
 			mustSpend(t, s, sp)
 			if err := b.client.HSet(ctx, key, "minute:minute", value).Err(); err != nil {
@@ -214,7 +216,7 @@ func TestWrongTypeKey(t *testing.T) {
 		if err := b.client.Set(context.Background(), "tg:v1:count:{a}", "text", 0).Err(); err != nil {
 			t.Fatal(err)
 		}
-		res, err := b.store(t).Spend(context.Background(), &Spend{ID: "a", Windows: plan(), Cost: 1})
+		res, err := b.store(t).Spend(context.Background(), &limits.Spend{ID: "a", Windows: plan(), Cost: 1})
 		if err == nil || res.Allowed || !strings.Contains(err.Error(), "WRONGTYPE") {
 			t.Fatalf("%+v, %v; want WRONGTYPE", res, err)
 		}
@@ -231,7 +233,7 @@ func TestStoreDown(t *testing.T) {
 	fails := func(t *testing.T, s *Store, ctx context.Context) {
 		t.Helper()
 		begin := time.Now()
-		res, err := s.Spend(ctx, &Spend{ID: "a", Windows: plan(), Cost: 1})
+		res, err := s.Spend(ctx, &limits.Spend{ID: "a", Windows: plan(), Cost: 1})
 		if err == nil || res.Allowed {
 			t.Fatalf("%+v, %v; want an error", res, err)
 		}
@@ -246,11 +248,11 @@ func TestStoreDown(t *testing.T) {
 	}
 	eachBackend(t, func(t *testing.T, b *backend) {
 		s := b.store(t)
-		mustSpend(t, s, &Spend{ID: "a", Windows: plan(), Cost: 1})
+		mustSpend(t, s, &limits.Spend{ID: "a", Windows: plan(), Cost: 1})
 		done, cancel := context.WithCancel(context.Background())
 		cancel()
 		fails(t, s, done)
-		if n := mustSpend(t, s, &Spend{ID: "a", Windows: plan(), ReadOnly: true}).States[1].Spent; n != 1 {
+		if n := mustSpend(t, s, &limits.Spend{ID: "a", Windows: plan(), ReadOnly: true}).States[1].Spent; n != 1 {
 			t.Fatalf("a spend with a finished context spent: %d", n)
 		}
 		b.stop()
@@ -265,11 +267,11 @@ func TestStoreDown(t *testing.T) {
 // Whatever the store answers, only an answer that follows from its counters allows.
 func TestReadReply(t *testing.T) {
 	const start, now = int64(1768478400), int64(1768478400_050) // 2026-01-15T12:00:00Z
-	minute := newLayout([]Window{{Name: "m", Limit: 5, Per: Minute}})
+	minute := newLayout([]limits.Window{{Name: "m", Limit: 5, Per: limits.Minute}})
 	spend := &call{layout: minute, cost: 2}
 	read := &call{layout: minute, cost: 2, readOnly: true}
 	lease := &call{layout: minute, cost: 2, want: 2}
-	month := &call{layout: newLayout([]Window{{Name: "q", Limit: 5, Per: Month}}), cost: 2}
+	month := &call{layout: newLayout([]limits.Window{{Name: "q", Limit: 5, Per: limits.Month}}), cost: 2}
 	dear := &call{layout: minute, cost: math.MaxInt64, want: 9}
 	for _, c := range []struct {
 		about string
@@ -320,7 +322,7 @@ func TestReadReply(t *testing.T) {
 		r := newScript()
 		r.lay(t.Context(), []*call{c.call}, "evalsha", "", 0)
 		r.read(c.reply)
-		var broken *BrokenError
+		var broken *limits.BrokenError
 		if err := c.call.err; (err == nil) != c.ok || c.call.allowed && !c.ok || !c.ok && !errors.As(err, &broken) {
 			t.Errorf("%s: allowed is %v, %v", c.about, c.call.allowed, err)
 		}
@@ -330,7 +332,7 @@ func TestReadReply(t *testing.T) {
 // An answer that is no list is an error too.
 func TestForeignReply(t *testing.T) {
 	b := startEmbedded(t)
-	sp := &Spend{ID: "a", Windows: plan(), Cost: 1}
+	sp := &limits.Spend{ID: "a", Windows: plan(), Cost: 1}
 	for _, source := range []string{"return 1", "return 'OK'", "return nil", "return {}", "return {1, 2, 3}", "return {'1'}", "error('no')"} {
 		s := b.store(t)
 		sha, err := b.client.ScriptLoad(context.Background(), source).Result()
@@ -353,7 +355,7 @@ func BenchmarkSpend(b *testing.B) {
 		s := back.store(b)
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
-			mustSpend(b, s, &Spend{ID: strconv.Itoa(i % 1000), Windows: windows, Cost: 1})
+			mustSpend(b, s, &limits.Spend{ID: strconv.Itoa(i % 1000), Windows: windows, Cost: 1})
 		}
 	}
 	b.Run("embedded", func(b *testing.B) { run(b, startEmbedded(b)) })

@@ -1,6 +1,10 @@
-package limits
+package counters
 
-import "time"
+import (
+	"time"
+
+	"tollgate/policy/limits"
+)
 
 // What bounds a lease. The script holds the other bounds: 2 % of what is left, and nothing of the last 100 units.
 const (
@@ -29,7 +33,7 @@ type entry struct {
 
 	// What Redis said last, and when. It holds until the first window ends, counted from before Redis was asked, so that
 	// it ends here before it does there.
-	counts []count // nil before the first answer; a new slice with each
+	counts []limits.Count // nil before the first answer; a new slice with each
 	asked  time.Duration
 	until  time.Duration
 	clock  int64 // Redis' clock less the monotonic one, ns
@@ -93,13 +97,13 @@ func (e *entry) renews() bool {
 }
 
 // write writes what answer found.
-func (e *entry) write(into *Result, from source, cost int64, now time.Duration) {
+func (e *entry) write(into *limits.Result, from source, cost int64, now time.Duration) {
 	into.Allowed = from == fromLease
 	into.Now = time.Unix(0, e.clock+int64(now)).UTC()
 	into.States = into.States[:0]
 	denied := false
 	for i := range e.counts {
-		s := State{Spent: e.counts[i].spent - e.rest, Reset: time.Unix(e.counts[i].end, 0).UTC()}
+		s := limits.State{Spent: e.counts[i].Spent - e.rest, Reset: time.Unix(e.counts[i].End, 0).UTC()}
 		denied = denied || e.layout.windows[i].Denies(s, cost)
 		into.States = append(into.States, s)
 	}
@@ -142,11 +146,11 @@ func (e *entry) wants(now time.Duration, cost int64) int64 {
 	if e.counts == nil || quiet >= fewAfter {
 		return 0
 	}
-	spent := e.lately(now) + min(cost, MaxLimit)
+	spent := e.lately(now) + min(cost, limits.MaxLimit)
 	if quiet >= idleAfter {
 		return min(2*spent, few)
 	}
-	return max(min(2*spent, few), min(spent, MaxLimit/4))
+	return max(min(2*spent, few), min(spent, limits.MaxLimit/4))
 }
 
 // settlement takes what the next call has to settle: what is owed of an earlier lease, else the running one. keep leaves
@@ -227,9 +231,9 @@ func (e *entry) owe(s settlement) (stranded int64) {
 	return 0
 }
 
-func sameStarts(a, b []count) bool {
+func sameStarts(a, b []limits.Count) bool {
 	for i := range a {
-		if a[i].start != b[i].start {
+		if a[i].Start != b[i].Start {
 			return false
 		}
 	}
@@ -239,9 +243,9 @@ func sameStarts(a, b []count) bool {
 // earliestEnd returns when the first window of the answer ends, by the monotonic clock, if Redis judged at asked. It
 // judged later; its clock is told in whole milliseconds, rounded down.
 func (c *call) earliestEnd(asked time.Duration) time.Duration {
-	end := c.counts[0].end
+	end := c.counts[0].End
 	for _, n := range c.counts[1:] {
-		end = min(end, n.end)
+		end = min(end, n.End)
 	}
 	const longest = int64(1 << 42) // ms, some 139 years
 	return asked + time.Duration(min(end*1000-c.now-1, longest))*time.Millisecond
@@ -265,15 +269,15 @@ func (e *entry) remember(c *call, asked time.Duration) {
 	}
 	e.refused, e.refusedUntil = c.cost, min(e.until, asked+e.refusedFor)
 	for i, w := range e.layout.windows {
-		if w.Per <= Minute && w.Denies(State{Spent: e.counts[i].spent}, c.cost) {
+		if w.Per <= limits.Minute && w.Denies(limits.State{Spent: e.counts[i].Spent}, c.cost) {
 			e.refusedUntil = e.until
 		}
 	}
 }
 
-func deniesAny(windows []Window, counts []count, cost int64) bool {
+func deniesAny(windows []limits.Window, counts []limits.Count, cost int64) bool {
 	for i, w := range windows {
-		if w.Denies(State{Spent: counts[i].spent}, cost) {
+		if w.Denies(limits.State{Spent: counts[i].Spent}, cost) {
 			return true
 		}
 	}
@@ -347,9 +351,9 @@ func (e *entry) worthAhead(now time.Duration) bool {
 	if e.counts == nil || e.low == 0 || e.asking || now < e.until+afterEdge {
 		return false
 	}
-	first := e.counts[0].end - e.counts[0].start
+	first := e.counts[0].End - e.counts[0].Start
 	for _, n := range e.counts[1:] {
-		first = min(first, n.end-n.start)
+		first = min(first, n.End-n.Start)
 	}
 	if now-e.last >= time.Duration(first)*time.Second {
 		return false

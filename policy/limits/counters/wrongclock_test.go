@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"encoding/binary"
@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tollgate/policy/limits"
 )
 
 // wrongClock is a real Redis whose own clock can be set wrong. The right time is that of its backend, which goes on from
@@ -72,7 +74,7 @@ func TestRedisClockJumps(t *testing.T) {
 	c.set(t, 0)
 	for _, size := range []time.Duration{time.Second, 61 * time.Second, time.Hour, 32 * 24 * time.Hour, 400 * 24 * time.Hour} {
 		for _, size := range []time.Duration{size, -size} {
-			for per := Second; per <= Month; per++ {
+			for per := limits.Second; per <= limits.Month; per++ {
 				for _, exact := range []bool{false, true} {
 					t.Run(fmt.Sprintf("%v per %v, exact=%v", size, per, exact), func(t *testing.T) { c.jump(t, size, per, exact) })
 				}
@@ -81,16 +83,16 @@ func TestRedisClockJumps(t *testing.T) {
 	}
 }
 
-func (c *wrongClock) jump(t *testing.T, size time.Duration, per Unit, exact bool) {
+func (c *wrongClock) jump(t *testing.T, size time.Duration, per limits.Unit, exact bool) {
 	const limit = 2000
 	windows := one(limit, per)
 	c.at(t, clock(t, "2026-01-15T12:30:20.05Z"))
 	replicas := []*Leases{c.leases(t, Options{Exact: exact}), c.leases(t, Options{Exact: exact})}
 	allowed := map[int64]int64{} // by the right clock
-	ask := func(l *Leases, cost int64) Result {
-		before, _ := windows[0].bounds(c.right().Unix())
-		res := mustSpend(t, l, &Spend{ID: t.Name(), Windows: windows, Cost: cost})
-		if after, _ := windows[0].bounds(c.right().Unix()); res.Allowed && before == after {
+	ask := func(l *Leases, cost int64) limits.Result {
+		before, _ := bounds(windows[0], c.right().Unix())
+		res := mustSpend(t, l, &limits.Spend{ID: t.Name(), Windows: windows, Cost: cost})
+		if after, _ := bounds(windows[0], c.right().Unix()); res.Allowed && before == after {
 			allowed[before] += cost
 		}
 		return res
@@ -117,7 +119,7 @@ func (c *wrongClock) jump(t *testing.T, size time.Duration, per Unit, exact bool
 		if _, now := windows[0].Bounds(c.right()); now != end {
 			continue // asked over an edge
 		}
-		if !res.States[0].Reset.Equal(end) || !res.Allowed && RetryAfter(windows, res.States, 1, res.Now) > int64(end.Sub(begin)/time.Second) {
+		if !res.States[0].Reset.Equal(end) || !res.Allowed && limits.RetryAfter(windows, res.States, 1, res.Now) > int64(end.Sub(begin)/time.Second) {
 			t.Errorf("replica %d at %v: %+v", i, c.right(), res)
 		}
 	}

@@ -1,10 +1,12 @@
-package limits
+package counters
 
 import (
 	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"tollgate/policy/limits"
 )
 
 // call is what the script judges in one step: a spend or a read, units leased ahead, units of a lease that are settled, or
@@ -29,18 +31,18 @@ type call struct {
 	allowed bool
 	now     int64 // Redis' clock, Unix milliseconds
 	granted int64
-	counts  []count
+	counts  []limits.Count
 
 	// What Leases and its batches need.
 	done     chan struct{} // gets one value when the answer is there; nil where nobody waits
 	state    atomic.Int32
-	end      time.Time // when its caller leaves; zero if that is not known
-	unheard  bool      // the caller had left when the answer came
-	entry    *entry    // what remembers the answer; may be nil
-	asks     bool      // the only lease of its entry that is under way
-	deferred bool      // has waited for the lease of another call
-	result   Result    // for the caller, once there is no error
-	lane     *lane     // that has sent it
+	end      time.Time     // when its caller leaves; zero if that is not known
+	unheard  bool          // the caller had left when the answer came
+	entry    *entry        // what remembers the answer; may be nil
+	asks     bool          // the only lease of its entry that is under way
+	deferred bool          // has waited for the lease of another call
+	result   limits.Result // for the caller, once there is no error
+	lane     *lane         // that has sent it
 }
 
 // States of a queued call. A caller who leaves before the batch takes the call keeps it from being sent; one who leaves
@@ -82,7 +84,7 @@ func (c *call) again() {
 	c.key, c.mode, c.plan = "", 0, 0
 	c.err, c.unrun, c.allowed, c.now, c.granted, c.counts = nil, false, false, 0, 0, nil
 	c.end, c.unheard = time.Time{}, false
-	c.entry, c.asks, c.deferred, c.result, c.lane = nil, false, false, Result{}, nil
+	c.entry, c.asks, c.deferred, c.result, c.lane = nil, false, false, limits.Result{}, nil
 	c.state.Store(queued)
 }
 
@@ -90,7 +92,7 @@ func (c *call) again() {
 // They were charged to the windows that counts begins.
 type settlement struct {
 	units, back int64
-	counts      []count
+	counts      []limits.Count
 }
 
 // judgement is what the script says of one call.
@@ -111,20 +113,20 @@ func (c *call) read(j judgement) error {
 	if j.allowed && !c.readOnly {
 		taken += c.cost
 	}
-	counts := make([]count, len(c.layout.windows))
+	counts := make([]limits.Count, len(c.layout.windows))
 	fits := true
 	for i, w := range c.layout.windows {
 		start, spent := j.starts[i], j.spents[i]
-		end, err := w.endOf(start, floorDiv(j.now, 1000))
+		end, err := w.EndOf(start, time.UnixMilli(j.now).Unix())
 		if err != nil {
 			return err
 		}
-		if spent < 0 || spent > MaxLimit {
+		if spent < 0 || spent > limits.MaxLimit {
 			return fmt.Errorf("window %q: spent is %d", w.Name, spent)
 		}
-		counts[i] = count{start: start, end: end, spent: spent}
+		counts[i] = limits.Count{Start: start, End: end, Spent: spent}
 		spent -= taken
-		fits = fits && spent >= 0 && !w.Denies(State{Spent: spent}, c.cost)
+		fits = fits && spent >= 0 && !w.Denies(limits.State{Spent: spent}, c.cost)
 	}
 	if fits != j.allowed {
 		return errors.New("allowed does not follow from the counters")
@@ -134,10 +136,10 @@ func (c *call) read(j judgement) error {
 }
 
 // resultOf makes the answer for a caller. rest is what is charged to the windows and not spent.
-func (c *call) resultOf(rest int64) Result {
-	res := Result{Allowed: c.allowed, Now: time.UnixMilli(c.now).UTC(), States: make([]State, len(c.counts))}
+func (c *call) resultOf(rest int64) limits.Result {
+	res := limits.Result{Allowed: c.allowed, Now: time.UnixMilli(c.now).UTC(), States: make([]limits.State, len(c.counts))}
 	for i, n := range c.counts {
-		res.States[i] = State{Spent: n.spent - rest, Reset: time.Unix(n.end, 0).UTC()}
+		res.States[i] = limits.State{Spent: n.Spent - rest, Reset: time.Unix(n.End, 0).UTC()}
 	}
 	return res
 }

@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"fmt"
@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"tollgate/policy/limits"
 )
 
 func noon() time.Time { return time.Date(2026, 1, 15, 12, 0, 0, 50_000_000, time.UTC) }
 
-func three(minute, hour, day int64) []Window {
-	return []Window{{Name: "minute", Limit: minute, Per: Minute}, {Name: "hour", Limit: hour, Per: Hour}, {Name: "day", Limit: day, Per: Day}}
+func three(minute, hour, day int64) []limits.Window {
+	return []limits.Window{{Name: "minute", Limit: minute, Per: limits.Minute}, {Name: "hour", Limit: hour, Per: limits.Hour}, {Name: "day", Limit: day, Per: limits.Day}}
 }
 
 // simulation draws faults, replicas and steps.
@@ -62,10 +64,10 @@ func (s simulation) run(rt *rapid.T) {
 			return f
 		}
 	}
-	plans := [][]Window{
+	plans := [][]limits.Window{
 		three(250, 1100, 4000), three(250, 1100, 4000), three(500, 900, 4000), three(110, 2000, 2000),
-		{{Name: "second", Limit: 150, Per: Second}, {Name: "day", Limit: 4000, Per: Day}},
-		{{Name: "month", Limit: 1500, Per: Month}},
+		{{Name: "second", Limit: 150, Per: limits.Second}, {Name: "day", Limit: 4000, Per: limits.Day}},
+		{{Name: "month", Limit: 1500, Per: limits.Month}},
 	}
 	slack := int64(50)
 	if s.exact {
@@ -99,7 +101,7 @@ func (s simulation) run(rt *rapid.T) {
 		case n < 100:
 			w.at = w.at.Add(time.Duration(rng.IntN(100)) * time.Millisecond)
 		}
-		spend := &Spend{ID: "a", Windows: plan, Cost: []int64{0, 1, 1, 1, 1, 2, 5, 30}[rng.IntN(8)], ReadOnly: rng.IntN(20) == 0}
+		spend := &limits.Spend{ID: "a", Windows: plan, Cost: []int64{0, 1, 1, 1, 1, 2, 5, 30}[rng.IntN(8)], ReadOnly: rng.IntN(20) == 0}
 		for range 1 + rng.IntN(20) {
 			slack := slack
 			if s.changes {
@@ -119,7 +121,7 @@ func TestOneReplicaIsTheModel(t *testing.T) {
 				w.lazy = rapid.Bool().Draw(rt, "lazy")
 				l := w.replica(0, exact)
 				rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
-				plans := [][]Window{three(250, 1100, 4000), three(120, 130, 1000), {{Name: "minute", Limit: 150, Per: Minute}, {Name: "day", Limit: 4000, Per: Day}}}
+				plans := [][]limits.Window{three(250, 1100, 4000), three(120, 130, 1000), {{Name: "minute", Limit: 150, Per: limits.Minute}, {Name: "day", Limit: 4000, Per: limits.Day}}}
 				plan := plans[0]
 				for range rapid.IntRange(20, 300).Draw(rt, "steps") {
 					switch n := rng.IntN(40); {
@@ -133,7 +135,7 @@ func TestOneReplicaIsTheModel(t *testing.T) {
 					case n < 20:
 						w.at = w.at.Add(time.Duration(rng.IntN(200)) * time.Millisecond)
 					}
-					spend := &Spend{ID: "a", Windows: plan, Cost: []int64{0, 1, 1, 1, 1, 2, 5, 30}[rng.IntN(8)], ReadOnly: rng.IntN(10) == 0}
+					spend := &limits.Spend{ID: "a", Windows: plan, Cost: []int64{0, 1, 1, 1, 1, 2, 5, 30}[rng.IntN(8)], ReadOnly: rng.IntN(10) == 0}
 					for range 1 + rng.IntN(10) {
 						res, err := w.spend(l, spend, 0)
 						if err != nil {
@@ -151,10 +153,10 @@ func TestOneReplicaIsTheModel(t *testing.T) {
 func TestLargestCost(t *testing.T) {
 	w := newWorld(t, noon())
 	l := w.replica(0, false)
-	w.hold(l, one(1000, Minute), 3)
+	w.hold(l, one(1000, limits.Minute), 3)
 	w.at = w.at.Add(idleAfter)
 	for _, cost := range []int64{1 << 62, math.MaxInt64} {
-		if res, err := l.Spend(t.Context(), spendOf(one(1000, Minute), cost)); err != nil || res.Allowed {
+		if res, err := l.Spend(t.Context(), spendOf(one(1000, limits.Minute), cost)); err != nil || res.Allowed {
 			t.Errorf("%d: %+v, %v", cost, res, err)
 		}
 	}
@@ -212,7 +214,7 @@ func TestDay(t *testing.T) {
 }
 
 // used sees that the day was used, if it is over, and each hour until it was.
-func (w *world) used(t *testing.T, begin time.Time, plan []Window, slack int64, hours int) {
+func (w *world) used(t *testing.T, begin time.Time, plan []limits.Window, slack int64, hours int) {
 	least := func(limit int64) int64 {
 		if slack > 0 {
 			return limit - limit/slack
@@ -243,7 +245,7 @@ func TestReplicasOnRealStores(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
 		now := clock(t, "2026-01-15T12:00:00.05Z")
-		windows := []Window{{Name: "hour", Limit: 2000, Per: Hour}, {Name: "month", Limit: 5000, Per: Month, Anchor: 20}}
+		windows := []limits.Window{{Name: "hour", Limit: 2000, Per: limits.Hour}, {Name: "month", Limit: 5000, Per: limits.Month, Anchor: 20}}
 		replicas := []*Leases{b.leases(t, Options{}), b.leases(t, Options{}), b.leases(t, Options{})}
 		rng := rand.New(rand.NewPCG(3, 4))
 		allowed := map[time.Time]int64{}

@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -7,10 +7,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"tollgate/policy/limits"
 )
 
 // spendAll spends one unit of each of n limit ids at once, and returns how many were allowed.
-func spendAll(t *testing.T, l *Leases, n int, windows []Window) (allowed int64) {
+func spendAll(t *testing.T, l *Leases, n int, windows []limits.Window) (allowed int64) {
 	t.Helper()
 	var mu sync.Mutex
 	var work sync.WaitGroup
@@ -18,8 +20,8 @@ func spendAll(t *testing.T, l *Leases, n int, windows []Window) (allowed int64) 
 		work.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
-			s := &Spend{ID: fmt.Sprint("key", i), Windows: windows, Cost: 1}
-			res := Result{}
+			s := &limits.Spend{ID: fmt.Sprint("key", i), Windows: windows, Cost: 1}
+			res := limits.Result{}
 			if !l.Try(s, &res) {
 				res, _ = l.Spend(ctx, s)
 			}
@@ -36,10 +38,10 @@ func spendAll(t *testing.T, l *Leases, n int, windows []Window) (allowed int64) 
 }
 
 // charged is what the store has charged for these limit ids.
-func charged(t *testing.T, b *backend, n int, windows []Window) (sum int64) {
+func charged(t *testing.T, b *backend, n int, windows []limits.Window) (sum int64) {
 	t.Helper()
 	for i := range n {
-		res, err := b.store(t).Spend(t.Context(), &Spend{ID: fmt.Sprint("key", i), Windows: windows, ReadOnly: true})
+		res, err := b.store(t).Spend(t.Context(), &limits.Spend{ID: fmt.Sprint("key", i), Windows: windows, ReadOnly: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +55,7 @@ func TestNothingIsStrandedWhereNothingWasRun(t *testing.T) {
 	b := startRedis(t)
 	l := NewLeases(b.store(t), Options{Timeout: 2 * time.Second})
 	const ids = 40
-	windows := []Window{{Name: "m", Limit: 1_000_000, Per: Month}}
+	windows := []limits.Window{{Name: "m", Limit: 1_000_000, Per: limits.Month}}
 	var allowed int64
 	for range 20 { // they lease
 		allowed += spendAll(t, l, ids, windows)
@@ -86,7 +88,7 @@ func TestSpendsThatTimeOutAreStranded(t *testing.T) {
 		b := startRedis(t)
 		l := NewLeases(b.store(t), Options{Exact: exact, Timeout: 300 * time.Millisecond})
 		const ids = 20
-		windows := []Window{{Name: "m", Limit: 1_000_000, Per: Month}}
+		windows := []limits.Window{{Name: "m", Limit: 1_000_000, Per: limits.Month}}
 		allowed := spendAll(t, l, ids, windows)
 		b.signal(syscall.SIGSTOP)
 		if n := spendAll(t, l, ids, windows); n != 0 {

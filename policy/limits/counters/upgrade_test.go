@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"os"
@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"tollgate/policy/limits"
 )
 
 // earlier returns a Store as the version before windows were remembered, which runs beside this one in an upgrade.
@@ -54,7 +56,7 @@ func TestVersionsShareCounters(t *testing.T) {
 func TestJumpWhileVersionsShare(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		before, after := b.earlier(t), b.store(t)
-		s := &Spend{ID: "a", Windows: one(10, Minute), Cost: 4}
+		s := &limits.Spend{ID: "a", Windows: one(10, limits.Minute), Cost: 4}
 		for _, step := range []struct {
 			at      string
 			store   *Store

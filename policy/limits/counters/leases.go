@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"tollgate/policy/limits"
 )
 
 // Options say how Leases work. The zero value leases.
@@ -112,7 +114,7 @@ func (l *Leases) Node(id string) string { return l.store.Node(id) }
 // Try answers a Spend at once, without asking the store, and reports whether it could: from units that are leased, from
 // a refusal that is remembered, or, if it is ReadOnly, from counters that were seen within the last second. If not, ask
 // Spend; into is then unchanged. The room of into.States is used again. An invalid Spend is left to Spend.
-func (l *Leases) Try(s *Spend, into *Result) bool {
+func (l *Leases) Try(s *limits.Spend, into *limits.Result) bool {
 	if s.Cost < 0 || s.ID == "" {
 		return false
 	}
@@ -145,16 +147,16 @@ func (l *Leases) Try(s *Spend, into *Result) bool {
 
 // Spend takes the cost from all windows or from none, as Store.Spend does, and with the same errors, or ErrBusy. It may
 // lease units ahead in the same step. It returns at the end of ctx; it may have spent then.
-func (l *Leases) Spend(ctx context.Context, s *Spend) (Result, error) {
+func (l *Leases) Spend(ctx context.Context, s *limits.Spend) (limits.Result, error) {
 	layout, err := l.store.layouts.of(s)
 	if err != nil {
-		return Result{}, &BrokenError{err}
+		return limits.Result{}, &limits.BrokenError{Err: err}
 	}
 	if len(s.Windows) == 0 {
 		return l.store.unlimited(), nil
 	}
 	if err := ctx.Err(); err != nil {
-		return Result{}, spendError(err)
+		return limits.Result{}, spendError(err)
 	}
 	c, _ := l.calls.Get().(*call)
 	if c == nil {
@@ -162,7 +164,7 @@ func (l *Leases) Spend(ctx context.Context, s *Spend) (Result, error) {
 	}
 	c.id, c.layout, c.cost, c.readOnly, c.exact = s.ID, layout, s.Cost, s.ReadOnly, s.Exact || l.options.Exact
 	if err := l.batches.do(ctx, c); err != nil {
-		return Result{}, spendError(err) // the batch may still use the call
+		return limits.Result{}, spendError(err) // the batch may still use the call
 	}
 	res, err := c.result, c.err
 	c.again()

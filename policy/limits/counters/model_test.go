@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"tollgate/policy/limits"
 )
 
 // model is the plain truth: per key and window, what was spent since the start of the window seen last, and of the one before.
@@ -27,21 +29,21 @@ type modelCount struct {
 }
 
 // counts reports whether a window that began at start is the one of now, and when it ends.
-func modelHolds(w Window, start, now time.Time) (end time.Time, ok bool) {
-	begin, end := calendarBounds(w, now)
-	if w.Per != Month {
+func modelHolds(w limits.Window, start, now time.Time) (end time.Time, ok bool) {
+	begin, end := w.Bounds(now)
+	if w.Per != limits.Month {
 		return end, start.Equal(begin)
 	}
 	days := begin.Sub(start).Hours() / 24
 	for end = begin; end.Sub(start).Hours() < 28*24; {
-		_, end = calendarBounds(w, end)
+		_, end = w.Bounds(end)
 	}
 	return end, !start.After(now) && days < 28
 }
 
 // at returns the window of now: the one seen last, or the one before if the clock has gone back to it or forth.
-func (c modelCount) at(w Window, now time.Time) modelCount {
-	start, _ := calendarBounds(w, now)
+func (c modelCount) at(w limits.Window, now time.Time) modelCount {
+	start, _ := w.Bounds(now)
 	if c.start.IsZero() {
 		return modelCount{start: start}
 	}
@@ -70,7 +72,7 @@ func newModel() *model {
 	return &model{counts: map[string]modelCount{}, ledger: map[string]int64{}}
 }
 
-func (m *model) spend(sp *Spend, now time.Time) (allowed bool, states []State) {
+func (m *model) spend(sp *limits.Spend, now time.Time) (allowed bool, states []limits.State) {
 	next, returned := make([]modelCount, len(sp.Windows)), false
 	allowed = true
 	if now.Before(m.last.Add(-time.Second / 2)) { // the clock of a lease may be that much behind
@@ -93,15 +95,15 @@ func (m *model) spend(sp *Spend, now time.Time) (allowed bool, states []State) {
 			m.counts[sp.ID+w.Name] = next[i]
 		}
 		end, _ := modelHolds(w, next[i].start, now)
-		states = append(states, State{Spent: next[i].spent, Reset: end})
+		states = append(states, limits.State{Spent: next[i].spent, Reset: end})
 	}
 	return allowed, states
 }
 
 // verify compares an answer with the model, and the sum of all that was ever allowed with the limit.
-func (m *model) verify(t fatal, sp *Spend, res Result) {
+func (m *model) verify(t fatal, sp *limits.Spend, res limits.Result) {
 	allowed, states := m.spend(sp, res.Now)
-	same := slices.EqualFunc(res.States, states, func(a, b State) bool { return a.Spent == b.Spent && a.Reset.Equal(b.Reset) })
+	same := slices.EqualFunc(res.States, states, func(a, b limits.State) bool { return a.Spent == b.Spent && a.Reset.Equal(b.Reset) })
 	if res.Allowed != allowed || !same {
 		t.Fatalf("%+v at %v:\n got %v %v\nwant %v %v", *sp, res.Now, res.Allowed, res.States, allowed, states)
 	}
@@ -117,12 +119,12 @@ func (m *model) verify(t fatal, sp *Spend, res Result) {
 }
 
 // drawSpend draws a Spend on one of few keys, so that steps meet.
-func drawSpend(rt *rapid.T) *Spend {
-	windows := []Window{
-		{Name: "second", Per: Second}, {Name: "minute", Per: Minute}, {Name: "hour", Per: Hour}, {Name: "day", Per: Day},
-		{Name: "month", Per: Month}, {Name: "month29", Per: Month, Anchor: 29}, {Name: "month31", Per: Month, Anchor: 31},
+func drawSpend(rt *rapid.T) *limits.Spend {
+	windows := []limits.Window{
+		{Name: "second", Per: limits.Second}, {Name: "minute", Per: limits.Minute}, {Name: "hour", Per: limits.Hour}, {Name: "day", Per: limits.Day},
+		{Name: "month", Per: limits.Month}, {Name: "month29", Per: limits.Month, Anchor: 29}, {Name: "month31", Per: limits.Month, Anchor: 31},
 	}
-	sp := &Spend{
+	sp := &limits.Spend{
 		ID:       rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "id"),
 		Cost:     rapid.SampledFrom([]int64{0, 1, 1, 1, 2, 3, 7}).Draw(rt, "cost"),
 		ReadOnly: rapid.IntRange(0, 5).Draw(rt, "read") == 0,
@@ -137,7 +139,7 @@ func drawSpend(rt *rapid.T) *Spend {
 		}
 	}
 	if len(sp.Windows) == 0 {
-		sp.Windows = append(sp.Windows, Window{Name: "minute", Per: Minute, Limit: 5})
+		sp.Windows = append(sp.Windows, limits.Window{Name: "minute", Per: limits.Minute, Limit: 5})
 	}
 	return sp
 }
@@ -204,7 +206,7 @@ func TestLocalIsTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		m := newModel()
 		now := time.Date(2027, 12, 30, 23, 59, 58, 50_000_000, time.UTC)
-		l := NewLocal(1, func() time.Time { return now }, 2)
+		l := limits.NewLocal(1, func() time.Time { return now }, 2)
 		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 			now = now.Add(max(drawMove(rt), 0))
 			sp := drawSpend(rt)
@@ -215,14 +217,14 @@ func TestLocalIsTheModel(t *testing.T) {
 
 // The windows of the script begin where those of Bounds do. All units and anchors are asked in one step.
 func TestBoundsAreTheScripts(t *testing.T) {
-	var windows []Window
-	for per := Second; per < Month; per++ {
-		windows = append(windows, Window{Name: per.String(), Limit: 1, Per: per})
+	var windows []limits.Window
+	for per := limits.Second; per < limits.Month; per++ {
+		windows = append(windows, limits.Window{Name: per.String(), Limit: 1, Per: per})
 	}
 	for anchor := 0; anchor <= 31; anchor++ {
-		windows = append(windows, Window{Name: fmt.Sprint("from ", anchor), Limit: 1, Per: Month, Anchor: anchor})
+		windows = append(windows, limits.Window{Name: fmt.Sprint("from ", anchor), Limit: 1, Per: limits.Month, Anchor: anchor})
 	}
-	sp := &Spend{ID: "bounds", Windows: windows, ReadOnly: true}
+	sp := &limits.Spend{ID: "bounds", Windows: windows, ReadOnly: true}
 	layout := newLayout(windows)
 	eachBackend(t, func(t *testing.T, b *backend) {
 		s, ctx := NewStore(b.client, b.now), context.Background()
@@ -235,8 +237,8 @@ func TestBoundsAreTheScripts(t *testing.T) {
 			}
 			judged := time.UnixMilli(c.now)
 			for i, w := range windows {
-				if start, _ := w.Bounds(judged); start.Unix() != c.counts[i].start {
-					rt.Fatalf("%+v at %v: the script's start is %v, want %v", w, judged.UTC(), time.Unix(c.counts[i].start, 0).UTC(), start)
+				if start, _ := w.Bounds(judged); start.Unix() != c.counts[i].Start {
+					rt.Fatalf("%+v at %v: the script's start is %v, want %v", w, judged.UTC(), time.Unix(c.counts[i].Start, 0).UTC(), start)
 				}
 			}
 		}

@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"tollgate/policy/limits"
 )
 
 // laneOf returns where the calls of a limit id go.
@@ -53,7 +55,7 @@ func TestSpendsShareATrip(t *testing.T) {
 		var work sync.WaitGroup
 		spend := func(i int) {
 			work.Go(func() {
-				res := mustSpend(t, l, &Spend{ID: fmt.Sprint("key", i), Windows: plan(), Cost: int64(i)})
+				res := mustSpend(t, l, &limits.Spend{ID: fmt.Sprint("key", i), Windows: plan(), Cost: int64(i)})
 				if !res.Allowed || res.States[1].Spent != int64(i) {
 					t.Errorf("spend %d: %+v", i, res)
 				}
@@ -90,7 +92,7 @@ func TestPipelineOfAnUnseenScript(t *testing.T) {
 			}
 			s.send(t.Context(), calls)
 			for _, c := range calls {
-				if c.err != nil || c.counts[0].spent != int64(round) {
+				if c.err != nil || c.counts[0].Spent != int64(round) {
 					t.Errorf("round %d, %s: %v %v", round, c.id, c.counts, c.err)
 				}
 			}
@@ -114,9 +116,9 @@ func TestOneBadCounterSpoilsNoOther(t *testing.T) {
 		s.send(ctx, calls)
 		for i, about := range []string{"", "limits: spend: WRONGTYPE Operation against a key", "limits: spend: CORRUPT counter day:day", "", ""} {
 			c := calls[i]
-			var broken *BrokenError
+			var broken *limits.BrokenError
 			switch {
-			case about == "" && (c.err != nil || !c.allowed || c.counts[0].spent != 1):
+			case about == "" && (c.err != nil || !c.allowed || c.counts[0].Spent != 1):
 				t.Errorf("call %d: %v, %v, %v", i, c.allowed, c.counts, c.err)
 			case about != "" && (!errors.As(c.err, &broken) || !strings.HasPrefix(c.err.Error(), about) || c.allowed):
 				t.Errorf("call %d: %v", i, c.err)
@@ -156,7 +158,7 @@ func TestCallersLeave(t *testing.T) {
 	second()
 	close(g.goOn)
 	l.batches.quiet(t.Context())
-	if res := mustSpend(t, l, &Spend{ID: "a", Windows: plan(), ReadOnly: true}); res.States[0].Spent != 1 {
+	if res := mustSpend(t, l, &limits.Spend{ID: "a", Windows: plan(), ReadOnly: true}); res.States[0].Spent != 1 {
 		t.Errorf("%d spent, want the one that was on its way", res.States[0].Spent)
 	}
 	done, cancel := context.WithCancel(t.Context())
@@ -239,7 +241,7 @@ func TestLeasesWithoutAStore(t *testing.T) {
 		if err == nil || res.Allowed || time.Since(begin) > 2*time.Second {
 			t.Errorf("%+v, %v after %v", res, err, time.Since(begin))
 		}
-		var broken *BrokenError
+		var broken *limits.BrokenError
 		if errors.As(err, &broken) {
 			t.Errorf("a store that is away is taken for a broken limit: %v", err)
 		}
@@ -248,16 +250,16 @@ func TestLeasesWithoutAStore(t *testing.T) {
 
 func TestInvalidSpendOfLeases(t *testing.T) {
 	l := startEmbedded(t).leases(t, Options{})
-	for _, s := range []*Spend{
-		{Windows: plan(), Cost: 1}, {Cost: 1}, {ID: "a", Windows: plan(), Cost: -1}, {ID: "a", Windows: []Window{{}}, Cost: 1},
+	for _, s := range []*limits.Spend{
+		{Windows: plan(), Cost: 1}, {Cost: 1}, {ID: "a", Windows: plan(), Cost: -1}, {ID: "a", Windows: []limits.Window{{}}, Cost: 1},
 	} {
 		res, err := l.Spend(t.Context(), s)
-		var broken *BrokenError
+		var broken *limits.BrokenError
 		if l.Try(s, &res) || !errors.As(err, &broken) || res.Allowed {
 			t.Errorf("%+v: %+v, %v", *s, res, err)
 		}
 	}
-	if res, err := l.Spend(t.Context(), &Spend{ID: "a"}); err != nil || !res.Allowed {
+	if res, err := l.Spend(t.Context(), &limits.Spend{ID: "a"}); err != nil || !res.Allowed {
 		t.Errorf("no windows: %+v, %v", res, err)
 	}
 }

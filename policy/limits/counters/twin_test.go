@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"tollgate/policy/limits"
 )
 
 // twin does what spend.lua does, in this process, so that days can be simulated in seconds. TestTwinIsTheScript holds
@@ -20,14 +22,14 @@ type twin struct {
 // twinRecord is a window: what is counted, what of that is held, and what is remembered.
 type twinRecord struct {
 	start, spent, held int64
-	previous           count
+	previous           limits.Count
 }
 
 // at returns the record in force at now.
-func (r twinRecord) at(w Window, known bool, now int64) twinRecord {
-	_, end := w.bounds(r.start)
-	t := w.advance(tally{count{r.start, end, r.spent}, r.previous}, known, now)
-	next := twinRecord{start: t.count.start, spent: t.count.spent, previous: t.previous}
+func (r twinRecord) at(w limits.Window, known bool, now int64) twinRecord {
+	_, end := bounds(w, r.start)
+	t := w.Advance(limits.Counter{Last: limits.Count{Start: r.start, End: end, Spent: r.spent}, Previous: r.previous}, known, now)
+	next := twinRecord{start: t.Last.Start, spent: t.Last.Spent, previous: t.Previous}
 	if known && next.start == r.start {
 		next.held = r.held
 	}
@@ -48,12 +50,12 @@ func (t *twin) run(c *call) judgement {
 		r, known := t.records[windowID(c.id, w, 0)]
 		changed = changed || r.start > now.Unix()
 		r = r.at(w, known, now.Unix())
-		if c.settle.units > 0 && r.held >= c.settle.units && r.start == c.settle.counts[i].start {
+		if c.settle.units > 0 && r.held >= c.settle.units && r.start == c.settle.counts[i].Start {
 			r.held -= c.settle.units
 			r.spent -= c.settle.back
 			changed = true
 		}
-		if w.Denies(State{Spent: r.spent}, c.cost) {
+		if w.Denies(limits.State{Spent: r.spent}, c.cost) {
 			allowed = 0
 		}
 		room := w.Limit - r.spent - c.cost
@@ -95,7 +97,7 @@ func TestTwinIsTheScript(t *testing.T) {
 			var judged time.Time
 			twin := newTwin(func() time.Time { return judged })
 			now := time.Date(2027, 12, 30, 23, 59, 58, 50_000_000, time.UTC)
-			var last []count
+			var last []limits.Count
 			for range rapid.IntRange(1, 40).Draw(rt, "steps") {
 				now = now.Add(rapid.SampledFrom([]time.Duration{0, 0, 0, 0, 0, time.Second, time.Minute, time.Hour, -time.Minute}).Draw(rt, "move"))
 				b.at(t, now)
@@ -120,8 +122,8 @@ func TestTwinIsTheScript(t *testing.T) {
 	})
 }
 
-func drawCall(rt *rapid.T, last []count) *call {
-	windows := []Window{{Name: "m", Per: Minute}, {Name: "h", Per: Hour}, {Name: "q", Per: Month, Anchor: 31}}
+func drawCall(rt *rapid.T, last []limits.Count) *call {
+	windows := []limits.Window{{Name: "m", Per: limits.Minute}, {Name: "h", Per: limits.Hour}, {Name: "q", Per: limits.Month, Anchor: 31}}
 	for i := range windows {
 		windows[i].Limit = rapid.SampledFrom([]int64{0, 90, 250, 250, 1000, 1000, 1000}).Draw(rt, "limit")
 	}
@@ -214,7 +216,7 @@ func (w *world) replica(skew time.Duration, exact bool) *Leases {
 func (w *world) charge(c *call) {
 	if c.allowed && !c.readOnly {
 		for i, win := range c.layout.windows {
-			w.charged[windowID(c.id, win, c.counts[i].start)] += c.cost
+			w.charged[windowID(c.id, win, c.counts[i].Start)] += c.cost
 		}
 	}
 }
@@ -222,16 +224,18 @@ func (w *world) charge(c *call) {
 // windowKey is one window of one limit id.
 type windowKey struct {
 	id, name string
-	per      Unit
+	per      limits.Unit
 	start    int64
 }
 
-func windowID(id string, w Window, start int64) windowKey { return windowKey{id, w.Name, w.Per, start} }
+func windowID(id string, w limits.Window, start int64) windowKey {
+	return windowKey{id, w.Name, w.Per, start}
+}
 
 // spend spends on a replica and holds the answer to what must always be true. slack is how much of a limit, as one part
 // in so many, may be held back; 0: nothing.
-func (w *world) spend(l *Leases, s *Spend, slack int64) (Result, error) {
-	var res Result
+func (w *world) spend(l *Leases, s *limits.Spend, slack int64) (limits.Result, error) {
+	var res limits.Result
 	before, err := w.at, error(nil)
 	if l.Try(s, &res) {
 		if !w.lazy {
@@ -257,7 +261,7 @@ func (w *world) spend(l *Leases, s *Spend, slack int64) (Result, error) {
 	}
 	tight := false
 	for i, win := range s.Windows {
-		start, _ := win.bounds(res.Now.Unix())
+		start, _ := bounds(win, res.Now.Unix())
 		id := windowID(s.ID, win, start)
 		w.most[id] = max(w.most[id], win.Limit)
 		if res.Allowed {

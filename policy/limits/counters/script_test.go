@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
+
+	"tollgate/policy/limits"
 )
 
 // Spends that share a script do what the same spends do one by one, also where they meet on one limit id, where leases are
@@ -53,7 +55,7 @@ func TestSharedScriptIsOneByOne(t *testing.T) {
 func sharedIDs() []string { return []string{"a", "b", "c", "text"} }
 
 func drawLayouts(rt *rapid.T) []*layout {
-	windows := []Window{{Name: "m", Per: Minute}, {Name: "h", Per: Hour}, {Name: "q", Per: Month, Anchor: 31}, {Name: "d", Per: Day}}
+	windows := []limits.Window{{Name: "m", Per: limits.Minute}, {Name: "h", Per: limits.Hour}, {Name: "q", Per: limits.Month, Anchor: 31}, {Name: "d", Per: limits.Day}}
 	var layouts []*layout
 	for _, n := range []int{3, 3, 1, 4} {
 		for i := range windows {
@@ -91,7 +93,7 @@ func spoil(rt *rapid.T, b *backend, layouts []*layout) {
 	if rapid.IntRange(0, 3).Draw(rt, "spoil") > 0 {
 		return
 	}
-	field := layouts[3].windows[rapid.IntRange(0, 3).Draw(rt, "window")].field()
+	field := field(layouts[3].windows[rapid.IntRange(0, 3).Draw(rt, "window")])
 	value := rapid.SampledFrom([]string{"x", "", "5:5:", "1000:6", "1000000000020:0", "0:5:6"}).Draw(rt, "value")
 	for _, id := range []string{"b", "alone-b"} {
 		b.client.HSet(ctx, "tg:v1:count:{"+id+"}", field, value)
@@ -103,7 +105,7 @@ func sameAnswer(rt *rapid.T, c, alone *call) {
 	if fmt.Sprint(c.err) != fmt.Sprint(alone.err) {
 		rt.Fatalf("%s: %v, alone %v", c.id, c.err, alone.err)
 	}
-	var broken *BrokenError
+	var broken *limits.BrokenError
 	if c.err != nil && !errors.As(c.err, &broken) || (c.id == "text") != (c.err != nil && strings.Contains(c.err.Error(), "WRONGTYPE")) {
 		rt.Fatalf("%s: %v", c.id, c.err)
 	}
@@ -167,7 +169,7 @@ func TestManyScriptsInOneTrip(t *testing.T) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
 		client := b.dial(t)
 		s := NewStore(client, b.now)
-		mustSpend(t, s, &Spend{ID: "one", Windows: plan(), Cost: 1})
+		mustSpend(t, s, &limits.Spend{ID: "one", Windows: plan(), Cost: 1})
 		trips := &roundTrips{}
 		client.AddHook(trips)
 		layout := newLayout(plan())
@@ -177,7 +179,7 @@ func TestManyScriptsInOneTrip(t *testing.T) {
 		}
 		s.send(t.Context(), calls)
 		for i, c := range calls {
-			if want := min(int64(i)+2, 60); c.err != nil || c.counts[0].spent != want || c.allowed != (i < 59) {
+			if want := min(int64(i)+2, 60); c.err != nil || c.counts[0].Spent != want || c.allowed != (i < 59) {
 				t.Fatalf("call %d: %v, %v, %v", i, c.allowed, c.counts, c.err)
 			}
 		}

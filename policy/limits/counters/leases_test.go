@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -11,22 +11,26 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"tollgate/policy/limits"
 )
 
-func one(limit int64, per Unit) []Window { return []Window{{Name: "w", Limit: limit, Per: per}} }
+func one(limit int64, per limits.Unit) []limits.Window {
+	return []limits.Window{{Name: "w", Limit: limit, Per: per}}
+}
 
-func spendOf(windows []Window, cost int64) *Spend {
-	return &Spend{ID: "a", Windows: windows, Cost: cost}
+func spendOf(windows []limits.Window, cost int64) *limits.Spend {
+	return &limits.Spend{ID: "a", Windows: windows, Cost: cost}
 }
 
 // held returns what the store holds of a window: spent and leased.
-func (w *world) held(win Window) (spent, held int64) {
+func (w *world) held(win limits.Window) (spent, held int64) {
 	r := w.twin.records[windowID("a", win, 0)]
 	return r.spent, r.held
 }
 
 // must spends and wants this answer.
-func (w *world) must(l *Leases, s *Spend, allowed bool) Result {
+func (w *world) must(l *Leases, s *limits.Spend, allowed bool) limits.Result {
 	res, err := w.spend(l, s, 50)
 	if err != nil || res.Allowed != allowed {
 		w.t.Fatalf("%+v: %+v, %v; want allowed %v", *s, res, err, allowed)
@@ -35,19 +39,19 @@ func (w *world) must(l *Leases, s *Spend, allowed bool) Result {
 }
 
 // hold makes a replica hold units: it spends n times at once.
-func (w *world) hold(l *Leases, windows []Window, n int) {
+func (w *world) hold(l *Leases, windows []limits.Window, n int) {
 	for range n {
 		w.must(l, spendOf(windows, 1), true)
 	}
 }
 
 // untilRenewal spends the lease down to where the next spend has it renewed, and returns how many units are left.
-func untilRenewal(t *testing.T, l *Leases, windows []Window) (rest int64) {
+func untilRenewal(t *testing.T, l *Leases, windows []limits.Window) (rest int64) {
 	t.Helper()
 	l.batches.quiet(t.Context())
 	e := l.shard("a").entries["a"]
 	for e.rest > e.low {
-		if !l.Try(spendOf(windows, 1), new(Result)) {
+		if !l.Try(spendOf(windows, 1), new(limits.Result)) {
 			t.Fatal("the lease does not serve")
 		}
 		l.batches.quiet(t.Context())
@@ -82,7 +86,7 @@ func TestBusyKey(t *testing.T) {
 // is left less what all hold; nothing is leased of the last 100 units, nor to a key that is new.
 func TestLeaseIsBounded(t *testing.T) {
 	w := newWorld(t, noon())
-	windows := one(10_000, Minute)
+	windows := one(10_000, limits.Minute)
 	a, b := w.replica(0, false), w.replica(0, false)
 	w.hold(a, windows, 1)
 	if _, held := w.held(windows[0]); held != 0 {
@@ -119,7 +123,7 @@ func TestLeaseIsBounded(t *testing.T) {
 	a.batches.quiet(t.Context())
 	b.batches.quiet(t.Context())
 	spent, _ = w.held(windows[0])
-	w.must(a, &Spend{ID: "a", Windows: windows, Cost: 10_000 - spent - 150}, true)
+	w.must(a, &limits.Spend{ID: "a", Windows: windows, Cost: 10_000 - spent - 150}, true)
 	w.hold(a, windows, 20)
 	if _, held := w.held(windows[0]); held > 200 {
 		t.Errorf("%d held of the last units", held)
@@ -220,7 +224,7 @@ func TestCrowdedTable(t *testing.T) {
 		for i := 0; n > 0; i++ {
 			id := strconv.Itoa(i)
 			if sh := l.shard(id); sh == l.shard("0") && sh.entries[id] == nil {
-				w.must(l, &Spend{ID: id, Windows: windows, Cost: 1}, true)
+				w.must(l, &limits.Spend{ID: id, Windows: windows, Cost: 1}, true)
 				n--
 				keys++
 			}
@@ -243,11 +247,11 @@ func TestLeaseEndsWithItsWindow(t *testing.T) {
 	l, windows := w.replica(-2*time.Second, false), three(100_000, 1_000_000, 1_000_000)
 	w.hold(l, windows, 200)
 	w.at = w.at.Add(9*time.Second + 949*time.Millisecond) // 12:00:59.999
-	if l.Try(spendOf(windows, 1), new(Result)); l.Stats().Lease == 0 {
+	if l.Try(spendOf(windows, 1), new(limits.Result)); l.Stats().Lease == 0 {
 		t.Fatal("no lease")
 	}
 	w.at = w.at.Add(time.Millisecond)
-	if l.Try(spendOf(windows, 1), new(Result)) {
+	if l.Try(spendOf(windows, 1), new(limits.Result)) {
 		t.Fatal("a unit of the last minute in this one")
 	}
 	calls := w.calls
@@ -272,7 +276,7 @@ func TestEverythingGoesBackAtTheEnd(t *testing.T) {
 		}
 		send(ctx, calls)
 	}
-	for l.Try(spendOf(windows, 1), new(Result)) {
+	for l.Try(spendOf(windows, 1), new(limits.Result)) {
 	}
 	var asker sync.WaitGroup
 	asker.Go(func() { _, _ = l.Spend(t.Context(), spendOf(windows, 1)) })
@@ -329,7 +333,7 @@ func TestChangedPlan(t *testing.T) {
 // store ends it, and nothing of it comes back to the new window.
 func TestStoreClockStepsForward(t *testing.T) {
 	w := newWorld(t, noon())
-	windows := one(10_000, Minute)
+	windows := one(10_000, limits.Minute)
 	a, b := w.replica(time.Second, false), w.replica(-time.Second, false)
 	w.hold(a, windows, 900)
 	a.batches.quiet(t.Context())
@@ -340,15 +344,15 @@ func TestStoreClockStepsForward(t *testing.T) {
 	w.at, w.steps = w.at.Add(2*time.Minute), 2*time.Minute
 	w.must(b, spendOf(windows, 10_000), true) // all of the new window
 	for range 10 {
-		if res := (Result{}); !a.Try(spendOf(windows, 1), &res) || !res.Allowed {
+		if res := (limits.Result{}); !a.Try(spendOf(windows, 1), &res) || !res.Allowed {
 			t.Fatal("the lease has ended")
 		}
 	}
 	w.at = w.at.Add(2 * recheck)
-	if _, err := a.Spend(t.Context(), &Spend{ID: "a", Windows: windows, Cost: 1000, ReadOnly: true}); err != nil {
+	if _, err := a.Spend(t.Context(), &limits.Spend{ID: "a", Windows: windows, Cost: 1000, ReadOnly: true}); err != nil {
 		t.Fatal(err)
 	}
-	if res := (Result{}); a.Try(spendOf(windows, 1), &res) && res.Allowed {
+	if res := (limits.Result{}); a.Try(spendOf(windows, 1), &res) && res.Allowed {
 		t.Error("spent from the window before, which the store has said is over")
 	}
 	w.must(a, spendOf(windows, 1), false)
@@ -362,7 +366,7 @@ func TestStoreClockStepsForward(t *testing.T) {
 // the other: that costs up to a call more, and neither plan's limit is exceeded by its own keys.
 func TestTwoPlansTakeTurns(t *testing.T) {
 	w := newWorld(t, noon())
-	plans := [][]Window{three(1500, 100_000, 100_000), {{Name: "minute", Limit: 900, Per: Minute}, {Name: "day", Limit: 5_000, Per: Day}}}
+	plans := [][]limits.Window{three(1500, 100_000, 100_000), {{Name: "minute", Limit: 900, Per: limits.Minute}, {Name: "day", Limit: 5_000, Per: limits.Day}}}
 	replicas := []*Leases{w.replica(0, false), w.replica(time.Hour, false)}
 	minute := windowID("a", plans[0][0], noon().Truncate(time.Minute).Unix())
 	allowed := [2]int64{}
@@ -410,7 +414,7 @@ func TestLostTrip(t *testing.T) {
 		if s := l.Stats(); s.Held != 0 || s.Stranded < uint64(rest) {
 			t.Errorf("lost %d: %+v", lost, s)
 		}
-		if l.Try(spendOf(windows, 1), new(Result)) {
+		if l.Try(spendOf(windows, 1), new(limits.Result)) {
 			t.Errorf("lost %d: a unit is left", lost)
 		}
 		w.fault = func() fault { return fault{} }
@@ -429,14 +433,14 @@ func TestRefusalIsRemembered(t *testing.T) {
 	for _, exact := range []bool{false, true} {
 		w := newWorld(t, noon())
 		l := w.replica(time.Minute, exact)
-		minute := []Window{{Name: "m", Limit: 10, Per: Minute}, {Name: "d", Limit: 1000, Per: Day}}
+		minute := []limits.Window{{Name: "m", Limit: 10, Per: limits.Minute}, {Name: "d", Limit: 1000, Per: limits.Day}}
 		w.must(l, spendOf(minute, 7), true)
 		w.must(l, spendOf(minute, 5), false)
 		calls := w.calls
 		for range 50 {
 			w.at = w.at.Add(time.Second)
 			res := w.must(l, spendOf(minute, 5+int64(w.calls%3)), false)
-			wait := RetryAfter(minute, res.States, 5, res.Now)
+			wait := limits.RetryAfter(minute, res.States, 5, res.Now)
 			if want := 60 - int64(w.at.Second()); wait != want || res.States[0].Spent != 7 || res.States[1].Spent != 7 {
 				t.Fatalf("%v: %+v, retry after %d, want %d", w.at, res, wait, want)
 			}
@@ -446,7 +450,7 @@ func TestRefusalIsRemembered(t *testing.T) {
 		}
 		w.must(l, spendOf(minute, 3), true) // less
 		w.must(l, spendOf(minute, 1), false)
-		wider := []Window{{Name: "m", Limit: 20, Per: Minute}, {Name: "d", Limit: 1000, Per: Day}}
+		wider := []limits.Window{{Name: "m", Limit: 20, Per: limits.Minute}, {Name: "d", Limit: 1000, Per: limits.Day}}
 		w.must(l, spendOf(wider, 1), true) // another plan
 		w.must(l, spendOf(minute, 1), false)
 		w.at = w.at.Add(10 * time.Second)
@@ -458,7 +462,7 @@ func TestRefusalIsRemembered(t *testing.T) {
 // replica gave back.
 func TestLongRefusalIsAskedAgain(t *testing.T) {
 	w := newWorld(t, noon())
-	l, day := w.replica(0, false), one(10, Day)
+	l, day := w.replica(0, false), one(10, limits.Day)
 	w.must(l, spendOf(day, 10), true)
 	calls := w.calls
 	for range 3200 {
@@ -480,8 +484,8 @@ func TestLongRefusalIsAskedAgain(t *testing.T) {
 // A flood of refused requests of a known key reads the counters once a second, and shows what was spent meanwhile.
 func TestReadings(t *testing.T) {
 	w := newWorld(t, noon())
-	l, windows := w.replica(0, false), one(10, Hour)
-	read := &Spend{ID: "a", Windows: windows, Cost: 1, ReadOnly: true}
+	l, windows := w.replica(0, false), one(10, limits.Hour)
+	read := &limits.Spend{ID: "a", Windows: windows, Cost: 1, ReadOnly: true}
 	for i := range 300 {
 		if i%100 == 50 {
 			w.must(l, spendOf(windows, 1), true)
@@ -515,7 +519,7 @@ func TestTableIsBounded(t *testing.T) {
 	l.options.Keys = shardCount
 	for i := range 1000 {
 		for range 3 {
-			s := &Spend{ID: fmt.Sprint("key", i), Windows: one(1000, Minute), Cost: 1}
+			s := &limits.Spend{ID: fmt.Sprint("key", i), Windows: one(1000, limits.Minute), Cost: 1}
 			w.must(l, s, true)
 		}
 	}
@@ -570,7 +574,7 @@ func TestRaceOfReplicas(t *testing.T) {
 		t.Run(fmt.Sprintf("exact=%v", exact), func(t *testing.T) {
 			eachBackend(t, func(t *testing.T, b *backend) {
 				b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
-				s := &Spend{ID: "a", Windows: one(2000, Month), Cost: 1}
+				s := &limits.Spend{ID: "a", Windows: one(2000, limits.Month), Cost: 1}
 				var passed atomic.Int64
 				var work sync.WaitGroup
 				for range 3 {
@@ -616,7 +620,7 @@ func TestTimelineLeases(t *testing.T) {
 								plan = st.plan
 							}
 							b.at(t, clock(t, st.at))
-							st.verify(t, plan, mustSpend(t, l, &Spend{ID: line.name, Windows: plan, Cost: st.cost, ReadOnly: st.read}), 500*time.Millisecond)
+							st.verify(t, plan, mustSpend(t, l, &limits.Spend{ID: line.name, Windows: plan, Cost: st.cost, ReadOnly: st.read}), 500*time.Millisecond)
 						}
 					})
 				}
@@ -649,16 +653,16 @@ func TestLeaseIsRenewed(t *testing.T) {
 		<-goOn
 		send(ctx, calls)
 	}
-	if res := new(Result); !l.Try(spendOf(windows, 1), res) || !res.Allowed {
+	if res := new(limits.Result); !l.Try(spendOf(windows, 1), res) || !res.Allowed {
 		t.Fatal(res)
 	}
 	<-sent
 	for range rest - 1 {
-		if !l.Try(spendOf(windows, 1), new(Result)) {
+		if !l.Try(spendOf(windows, 1), new(limits.Result)) {
 			t.Fatal("the rest does not serve while more is asked for")
 		}
 	}
-	if l.Try(spendOf(windows, 1), new(Result)) {
+	if l.Try(spendOf(windows, 1), new(limits.Result)) {
 		t.Fatal("more than the lease")
 	}
 	close(goOn)
@@ -672,7 +676,7 @@ func TestLeaseIsRenewed(t *testing.T) {
 	w.fault = func() fault { return fault{lost: 2} }
 	calls := w.calls
 	for range rest {
-		if !l.Try(spendOf(windows, 1), new(Result)) {
+		if !l.Try(spendOf(windows, 1), new(limits.Result)) {
 			t.Fatal("the rest does not serve after a renewal that failed")
 		}
 		l.batches.quiet(t.Context())
@@ -689,7 +693,7 @@ func TestRenewalOverAnEdge(t *testing.T) {
 	w.hold(l, windows, 200)
 	untilRenewal(t, l, windows)
 	w.fault = func() fault { return fault{before: time.Second} }
-	if !l.Try(spendOf(windows, 1), new(Result)) {
+	if !l.Try(spendOf(windows, 1), new(limits.Result)) {
 		t.Fatal("the lease does not serve")
 	}
 	l.batches.quiet(t.Context())
@@ -707,7 +711,7 @@ func TestRenewalOverAnEdge(t *testing.T) {
 // What another replica gave back lifts a remembered refusal as soon as an answer shows it.
 func TestRefusalIsLifted(t *testing.T) {
 	w := newWorld(t, noon())
-	l, minute := w.replica(0, false), one(50, Minute)
+	l, minute := w.replica(0, false), one(50, limits.Minute)
 	w.must(l, spendOf(minute, 45), true)
 	w.must(l, spendOf(minute, 10), false)
 	r := w.twin.records[windowID("a", minute[0], 0)]
@@ -726,7 +730,7 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 	before := w.calls
 	lane := l.batches.laneOf("a")
 	lane.runs = 1 // nothing is sent until all are there
-	for l.Try(spendOf(windows, 1), new(Result)) {
+	for l.Try(spendOf(windows, 1), new(limits.Result)) {
 	}
 	var work sync.WaitGroup
 	const callers = 14

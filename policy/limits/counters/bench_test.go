@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -9,26 +9,28 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"tollgate/policy/limits"
 )
 
 // benchWindows are those of the benchmark of the whole server, wide enough to refuse nothing.
-func benchWindows() []Window {
-	return []Window{
-		{Name: "minute", Limit: 1 << 40, Per: Minute}, {Name: "hour", Limit: 1 << 40, Per: Hour}, {Name: "day", Limit: 1 << 40, Per: Day},
+func benchWindows() []limits.Window {
+	return []limits.Window{
+		{Name: "minute", Limit: 1 << 40, Per: limits.Minute}, {Name: "hour", Limit: 1 << 40, Per: limits.Hour}, {Name: "day", Limit: 1 << 40, Per: limits.Day},
 	}
 }
 
 // leased returns Leases that hold many units of the windows.
-func leased(t testing.TB, b *backend, id string, windows []Window) *Leases {
+func leased(t testing.TB, b *backend, id string, windows []limits.Window) *Leases {
 	l := NewLeases(b.store(t), Options{})
 	sh := l.shard(id)
-	mustSpend(t, l, &Spend{ID: id, Windows: windows, Cost: 1})
+	mustSpend(t, l, &limits.Spend{ID: id, Windows: windows, Cost: 1})
 	sh.entries[id].current = 1 << 30
-	var res Result
+	var res limits.Result
 	for range 3 {
-		mustSpend(t, l, &Spend{ID: id, Windows: windows, Cost: 1})
+		mustSpend(t, l, &limits.Spend{ID: id, Windows: windows, Cost: 1})
 	}
-	if !l.Try(&Spend{ID: id, Windows: windows, Cost: 1}, &res) {
+	if !l.Try(&limits.Spend{ID: id, Windows: windows, Cost: 1}, &res) {
 		t.Fatal("no lease")
 	}
 	return l
@@ -38,19 +40,19 @@ func leased(t testing.TB, b *backend, id string, windows []Window) *Leases {
 func TestTryAllocatesNothing(t *testing.T) {
 	b := startEmbedded(t)
 	l := leased(t, b, "a", benchWindows())
-	spent := []Window{{Name: "day", Limit: 1, Per: Day}, {Name: "month", Limit: 5, Per: Month}}
+	spent := []limits.Window{{Name: "day", Limit: 1, Per: limits.Day}, {Name: "month", Limit: 5, Per: limits.Month}}
 	for range 2 {
-		mustSpend(t, l, &Spend{ID: "spent", Windows: spent, Cost: 1})
+		mustSpend(t, l, &limits.Spend{ID: "spent", Windows: spent, Cost: 1})
 	}
-	mustSpend(t, l, &Spend{ID: "read", Windows: benchWindows(), Cost: 1})
-	for about, s := range map[string]*Spend{
+	mustSpend(t, l, &limits.Spend{ID: "read", Windows: benchWindows(), Cost: 1})
+	for about, s := range map[string]*limits.Spend{
 		"lease":      {ID: "a", Windows: benchWindows(), Cost: 1},
 		"refusal":    {ID: "spent", Windows: spent, Cost: 1},
 		"reading":    {ID: "read", Windows: benchWindows(), Cost: 1, ReadOnly: true},
 		"no windows": {ID: "a"},
 		"not here":   {ID: "other", Windows: spent, Cost: 1},
 	} {
-		res := Result{States: make([]State, 0, 3)}
+		res := limits.Result{States: make([]limits.State, 0, 3)}
 		begin := time.Now()
 		var tried bool
 		allocs := testing.AllocsPerRun(100, func() { tried = l.Try(s, &res) })
@@ -66,24 +68,24 @@ func TestTryAllocatesNothing(t *testing.T) {
 func BenchmarkTry(b *testing.B) {
 	back := startEmbedded(b)
 	l := leased(b, back, "a", benchWindows())
-	spent := []Window{{Name: "minute", Limit: 1, Per: Minute}, {Name: "month", Limit: 500, Per: Month}}
+	spent := []limits.Window{{Name: "minute", Limit: 1, Per: limits.Minute}, {Name: "month", Limit: 500, Per: limits.Month}}
 	l.options.Clock = func() func() time.Duration { // a minute must not end meanwhile
 		at, began := l.options.Clock(), time.Now()
 		return func() time.Duration { return at + time.Since(began)/1000 }
 	}()
 	for range 2 {
-		mustSpend(b, l, &Spend{ID: "spent", Windows: spent, Cost: 1})
+		mustSpend(b, l, &limits.Spend{ID: "spent", Windows: spent, Cost: 1})
 	}
 	for _, c := range []struct {
 		name string
-		s    Spend
+		s    limits.Spend
 	}{
-		{"lease", Spend{ID: "a", Windows: benchWindows(), Cost: 1}},
-		{"refusal", Spend{ID: "spent", Windows: spent, Cost: 1}},
+		{"lease", limits.Spend{ID: "a", Windows: benchWindows(), Cost: 1}},
+		{"refusal", limits.Spend{ID: "spent", Windows: spent, Cost: 1}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
-			res := Result{States: make([]State, 0, 3)}
+			res := limits.Result{States: make([]limits.State, 0, 3)}
 			for b.Loop() {
 				if !l.Try(&c.s, &res) {
 					b.Fatal("not answered")
@@ -93,7 +95,7 @@ func BenchmarkTry(b *testing.B) {
 		b.Run(c.name+"-parallel", func(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(p *testing.PB) {
-				s, res := c.s, Result{States: make([]State, 0, 3)}
+				s, res := c.s, limits.Result{States: make([]limits.State, 0, 3)}
 				for p.Next() {
 					if !l.Try(&s, &res) {
 						b.Error("not answered")
@@ -151,7 +153,7 @@ func load(b *testing.B, back *backend, s spender, keys uint64) {
 		work.Go(func() {
 			zipf := rand.NewZipf(rand.New(rand.NewSource(int64(i))), 1.1, 1, keys-1)
 			for left.Add(-1) >= 0 {
-				mustSpend(b, s, &Spend{ID: "key_" + strconv.FormatUint(zipf.Uint64(), 10), Windows: windows, Cost: 1})
+				mustSpend(b, s, &limits.Spend{ID: "key_" + strconv.FormatUint(zipf.Uint64(), 10), Windows: windows, Cost: 1})
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-package limits
+package counters
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/limits"
 )
 
 //go:embed spend.lua
@@ -66,10 +68,10 @@ func (s *Store) Node(id string) string {
 //
 // An error means that nothing is known: it may have spent, and it never means allowed. A *BrokenError says that the
 // limits are at fault; any other error that the store did not answer, or not before the context's end.
-func (s *Store) Spend(ctx context.Context, sp *Spend) (Result, error) {
+func (s *Store) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, error) {
 	l, err := s.layouts.of(sp)
 	if err != nil {
-		return Result{}, &BrokenError{err}
+		return limits.Result{}, &limits.BrokenError{Err: err}
 	}
 	if len(sp.Windows) == 0 {
 		return s.unlimited(), nil
@@ -77,35 +79,15 @@ func (s *Store) Spend(ctx context.Context, sp *Spend) (Result, error) {
 	c := &call{id: sp.ID, layout: l, cost: sp.Cost, readOnly: sp.ReadOnly}
 	s.send(ctx, []*call{c})
 	if c.err != nil {
-		return Result{}, c.err
+		return limits.Result{}, c.err
 	}
 	return c.resultOf(0), nil
 }
 
 // unlimited is the answer where there is no window.
-func (s *Store) unlimited() Result {
-	return Result{Allowed: true, Now: time.UnixMilli(time.Now().UnixMilli() + s.offset().Milliseconds()).UTC()}
+func (s *Store) unlimited() limits.Result {
+	return limits.Result{Allowed: true, Now: time.UnixMilli(time.Now().UnixMilli() + s.offset().Milliseconds()).UTC()}
 }
-
-// BrokenError says that the limits themselves are at fault, not the way to the store: an invalid Spend, a stored value
-// that is no counter, an answer that cannot be right. Trying again does not help, and it must never be taken for
-// a store that is away.
-type BrokenError struct{ Err error }
-
-// Error gives the reason.
-func (e *BrokenError) Error() string { return e.Err.Error() }
-
-// Unwrap gives the reason.
-func (e *BrokenError) Unwrap() error { return e.Err }
 
 // spendError is the error of a store that cannot be reached or does not serve.
 func spendError(err error) error { return fmt.Errorf("limits: spend: %w", err) }
-
-// endOf returns the end of the window that starts at start, which must be one that is in force at this clock.
-func (w Window) endOf(start, now int64) (int64, error) {
-	end, ok := w.holds(start, now)
-	if !ok {
-		return 0, fmt.Errorf("window %q: start is %d at %d", w.Name, start, now)
-	}
-	return end, nil
-}

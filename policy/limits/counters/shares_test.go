@@ -1,17 +1,19 @@
-package limits
+package counters
 
 import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"tollgate/policy/limits"
 )
 
 // newcomer has two replicas spend 50 units a second each for half a minute, and then a third one too, which may have done so
 // before and stalled. spend carries out one, pass puts the clock forward.
-func newcomer(t *testing.T, replicas [3]*Leases, stalls bool, spend func(*Leases, *Spend), pass func(time.Duration)) {
+func newcomer(t *testing.T, replicas [3]*Leases, stalls bool, spend func(*Leases, *limits.Spend), pass func(time.Duration)) {
 	t.Helper()
-	s := spendOf(one(20_000, Day), 1)
+	s := spendOf(one(20_000, limits.Day), 1)
 	seconds := func(n int, busy ...*Leases) {
 		for range n {
 			for range 50 {
@@ -49,7 +51,7 @@ func TestNewcomerLeases(t *testing.T) {
 	for _, stalls := range []bool{false, true} {
 		w := newWorld(t, time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC))
 		replicas := [3]*Leases{w.replica(0, false), w.replica(time.Hour, false), w.replica(-time.Hour, false)}
-		newcomer(t, replicas, stalls, func(l *Leases, s *Spend) {
+		newcomer(t, replicas, stalls, func(l *Leases, s *limits.Spend) {
 			if _, err := w.spend(l, s, 50); err != nil {
 				t.Fatal(err)
 			}
@@ -61,7 +63,7 @@ func TestNewcomerLeasesOnRealStores(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T09:00:00.05Z"))
 		replicas := [3]*Leases{b.leases(t, Options{}), b.leases(t, Options{}), b.leases(t, Options{})}
-		newcomer(t, replicas, false, func(l *Leases, s *Spend) { mustSpend(t, l, s) }, b.pass)
+		newcomer(t, replicas, false, func(l *Leases, s *limits.Spend) { mustSpend(t, l, s) }, b.pass)
 	})
 }
 
@@ -73,7 +75,7 @@ func TestSharesOfManyReplicas(t *testing.T) {
 			t.Run(fmt.Sprintf("%d replicas, %d a day", n, limit), func(t *testing.T) {
 				w := newWorld(t, time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC))
 				rng := rand.New(rand.NewPCG(uint64(n), uint64(limit)))
-				plan := one(limit, Day)
+				plan := one(limit, limits.Day)
 				replicas := make([]*Leases, n)
 				for i := range replicas {
 					replicas[i] = w.replica(time.Duration(rng.Int64N(int64(time.Hour))), false)
@@ -122,7 +124,7 @@ func TestSharesOfManyReplicas(t *testing.T) {
 							}
 						}
 					}
-					start, _ := plan[0].bounds(w.at.Unix())
+					start, _ := bounds(plan[0], w.at.Unix())
 					if used := w.allowed[windowID("a", plan[0], start)]; used < limit-limit/50 || used > limit {
 						t.Errorf("%d of %d used", used, limit)
 					}
