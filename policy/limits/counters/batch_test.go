@@ -13,19 +13,19 @@ import (
 	"tollgate/policy/limits"
 )
 
-// laneOf returns where the calls of a limit id go.
-func (b *batches) laneOf(id string) *lane {
+// queueOfID returns where the calls of a limit id go.
+func (b *batches) queueOfID(id string) *queue {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.lane(b.node(id))
+	return b.queueOf(b.node(id))
 }
 
 // await waits until so many calls are queued for a limit id.
 func await(l *Leases, id string, n int) {
-	lane := l.batches.laneOf(id)
+	lane := l.batches.queueOfID(id)
 	for queued := -1; queued < n; runtime.Gosched() {
 		l.batches.mu.Lock()
-		queued = len(lane.queue)
+		queued = len(lane.waiting)
 		l.batches.mu.Unlock()
 	}
 }
@@ -35,9 +35,9 @@ type gate struct{ sent, goOn chan struct{} }
 
 func hold(l *Leases) gate {
 	g := gate{make(chan struct{}, 100), make(chan struct{})}
-	l.batches.slow = func(func()) {} // nothing goes beside it
+	l.batches.afterSlow = func(func()) {} // nothing goes beside it
 	send := l.batches.send
-	l.batches.send = func(ctx context.Context, calls []*call) {
+	l.batches.send = func(ctx context.Context, calls []*operation) {
 		g.sent <- struct{}{}
 		<-g.goOn
 		send(ctx, calls)
@@ -80,9 +80,9 @@ func TestPipelineOfAnUnseenScript(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
 		s := b.store(t)
-		var calls []*call
+		var calls []*operation
 		for i := range 5 {
-			calls = append(calls, &call{id: fmt.Sprint("key", i), layout: newLayout(plan()), cost: 1})
+			calls = append(calls, &operation{id: fmt.Sprint("key", i), layout: newLayout(plan()), cost: 1})
 		}
 		for round := 1; round <= 2; round++ {
 			if round == 2 {
@@ -109,9 +109,9 @@ func TestOneBadCounterSpoilsNoOther(t *testing.T) {
 		b.client.HSet(ctx, "tg:v1:count:{key2}", "day:day", "5:5:6")
 		s := b.store(t)
 		layout := newLayout(plan())
-		var calls []*call
+		var calls []*operation
 		for i := range 5 {
-			calls = append(calls, &call{id: fmt.Sprint("key", i), layout: layout, cost: 1})
+			calls = append(calls, &operation{id: fmt.Sprint("key", i), layout: layout, cost: 1})
 		}
 		s.send(ctx, calls)
 		for i, about := range []string{"", "limits: spend: WRONGTYPE Operation against a key", "limits: spend: CORRUPT counter day:day", "", ""} {
@@ -157,7 +157,7 @@ func TestCallersLeave(t *testing.T) {
 	first()
 	second()
 	close(g.goOn)
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	if res := mustSpend(t, l, &limits.Spend{ID: "a", Windows: plan(), ReadOnly: true}); res.States[0].Spent != 1 {
 		t.Errorf("%d spent, want the one that was on its way", res.States[0].Spent)
 	}
@@ -173,14 +173,14 @@ func TestCallersLeave(t *testing.T) {
 func TestQueueIsBounded(t *testing.T) {
 	b := startEmbedded(t)
 	l := b.leases(t, Options{Exact: true})
-	l.batches.slow = func(func()) {}
-	lane := l.batches.laneOf("a")
-	lane.runs = 1
-	lane.queue = make([]*call, maxQueue)
+	l.batches.afterSlow = func(func()) {}
+	lane := l.batches.queueOfID("a")
+	lane.senders = 1
+	lane.waiting = make([]*operation, maxQueue)
 	if _, err := l.Spend(t.Context(), spendOf(plan(), 1)); !errors.Is(err, ErrBusy) {
 		t.Errorf("%v, want ErrBusy", err)
 	}
-	if err := l.batches.add(&call{id: "a"}); err != nil || len(lane.ahead) != 1 {
+	if err := l.batches.add(&operation{id: "a"}); err != nil || len(lane.background) != 1 {
 		t.Errorf("what goes back is refused: %v", err)
 	}
 }
@@ -189,16 +189,16 @@ func TestQueueIsBounded(t *testing.T) {
 // Where all are waited for, as at the end, they fill pipelines.
 func TestAheadGoesAlong(t *testing.T) {
 	l := newWorld(t, noon()).replica(0, true)
-	var trips [][]*call
-	l.batches.send = func(_ context.Context, calls []*call) {
-		trips = append(trips, append([]*call(nil), calls...))
+	var trips [][]*operation
+	l.batches.send = func(_ context.Context, calls []*operation) {
+		trips = append(trips, append([]*operation(nil), calls...))
 		for _, c := range calls {
 			c.err = errLost
 		}
 	}
 	queue := func(n int, done bool, state int32) {
 		for i := range n {
-			c := &call{id: fmt.Sprint("key", i), layout: newLayout(plan()), exact: true}
+			c := &operation{id: fmt.Sprint("key", i), layout: newLayout(plan()), exact: true}
 			if c.state.Store(state); done {
 				c.done = make(chan struct{}, 1)
 			}
@@ -207,17 +207,17 @@ func TestAheadGoesAlong(t *testing.T) {
 			}
 		}
 	}
-	lane := l.batches.laneOf("a")
-	lane.runs = 1
+	lane := l.batches.queueOfID("a")
+	lane.senders = 1
 	queue(2*maxBatch, true, queued)
-	queue(1000, false, left)
+	queue(1000, false, gaveUp)
 	queue(1, false, queued)
 	l.batches.run(lane)
 	if n := len(trips[0]); n > maxBatch || trips[0][n-1].done != nil {
 		t.Errorf("%d calls in the first trip, and the one that nobody waits for is not among them", n)
 	}
 	trips = nil
-	lane.runs = 1
+	lane.senders = 1
 	queue(2*maxBatch, false, queued)
 	lane.idle = append(lane.idle, make(chan struct{}))
 	l.batches.run(lane)

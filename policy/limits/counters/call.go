@@ -9,9 +9,9 @@ import (
 	"tollgate/policy/limits"
 )
 
-// call is what the script judges in one step: a spend or a read, units leased ahead, units of a lease that are settled, or
+// operation is what the script judges in one step: a spend or a read, units leased ahead, units of a lease that are settled, or
 // several of these at once.
-type call struct {
+type operation struct {
 	id       string
 	layout   *layout
 	cost     int64
@@ -27,64 +27,64 @@ type call struct {
 
 	// The answer. counts never changes once it is there.
 	err     error
-	unrun   bool // with an error: Redis has certainly not run it
+	notRun  bool // with an error: Redis has certainly not run it
 	allowed bool
 	now     int64 // Redis' clock, Unix milliseconds
 	granted int64
 	counts  []limits.Count
 
 	// What Leases and its batches need.
-	done     chan struct{} // gets one value when the answer is there; nil where nobody waits
-	state    atomic.Int32
-	end      time.Time     // when its caller leaves; zero if that is not known
-	unheard  bool          // the caller had left when the answer came
-	entry    *entry        // what remembers the answer; may be nil
-	asks     bool          // the only lease of its entry that is under way
-	deferred bool          // has waited for the lease of another call
-	result   limits.Result // for the caller, once there is no error
-	lane     *lane         // that has sent it
+	done      chan struct{} // gets one value when the answer is there; nil where nobody waits
+	state     atomic.Int32
+	deadline  time.Time     // when its caller leaves; zero if that is not known
+	abandoned bool          // the caller had left when the answer came
+	entry     *entry        // what remembers the answer; may be nil
+	leasing   bool          // the only lease of its entry that is under way
+	deferred  bool          // has waited for the lease of another call
+	result    limits.Result // for the caller, once there is no error
+	lane      *queue        // that has sent it
 }
 
 // States of a queued call. A caller who leaves before the batch takes the call keeps it from being sent; one who leaves
 // before it has landed gets no answer.
 const (
 	queued int32 = iota
-	taken
-	left
-	landed
+	claimed
+	gaveUp
+	delivered
 )
 
-// leave has the caller go without an answer, unless that is there.
-func (c *call) leave() bool {
+// giveUp has the caller go without an answer, unless that is there.
+func (c *operation) giveUp() bool {
 	for {
 		state := c.state.Load()
-		if state == landed {
+		if state == delivered {
 			return false
 		}
-		if c.state.CompareAndSwap(state, left) {
+		if c.state.CompareAndSwap(state, gaveUp) {
 			return true
 		}
 	}
 }
 
-// land has the caller get the answer, once finished is called, unless the caller has left.
-func (c *call) land() {
-	c.unheard = c.done != nil && !c.state.CompareAndSwap(taken, landed)
+// deliver has the caller get the answer, once finished is called, unless the caller has left.
+func (c *operation) deliver() {
+	c.abandoned = c.done != nil && !c.state.CompareAndSwap(claimed, delivered)
 }
 
-func (c *call) finished() {
-	if c.done != nil && !c.unheard {
+func (c *operation) signal() {
+	if c.done != nil && !c.abandoned {
 		c.done <- struct{}{}
 	}
 }
 
-// again makes a call that its caller has done with ready for another one. It keeps what costs allocations.
-func (c *call) again() {
+// reset makes a call that its caller has done with ready for another one. It keeps what costs allocations.
+func (c *operation) reset() {
 	c.id, c.layout, c.cost, c.readOnly, c.exact, c.want, c.settle = "", nil, 0, false, false, 0, settlement{}
 	c.key, c.mode, c.plan = "", 0, 0
-	c.err, c.unrun, c.allowed, c.now, c.granted, c.counts = nil, false, false, 0, 0, nil
-	c.end, c.unheard = time.Time{}, false
-	c.entry, c.asks, c.deferred, c.result, c.lane = nil, false, false, limits.Result{}, nil
+	c.err, c.notRun, c.allowed, c.now, c.granted, c.counts = nil, false, false, 0, 0, nil
+	c.deadline, c.abandoned = time.Time{}, false
+	c.entry, c.leasing, c.deferred, c.result, c.lane = nil, false, false, limits.Result{}, nil
 	c.state.Store(queued)
 }
 
@@ -95,8 +95,8 @@ type settlement struct {
 	counts      []limits.Count
 }
 
-// judgement is what the script says of one call.
-type judgement struct {
+// outcome is what the script says of one call.
+type outcome struct {
 	allowed        bool
 	now, granted   int64   // as in call
 	starts, spents []int64 // of each window, after this step
@@ -105,7 +105,7 @@ type judgement struct {
 
 // read takes in a judgement and checks everything in it that can be checked: what it allows must follow from the counters
 // it returns.
-func (c *call) read(j judgement) error {
+func (c *operation) read(j outcome) error {
 	if j.granted < 0 || j.granted > c.want || j.granted > 0 && !j.allowed {
 		return fmt.Errorf("%d units leased of %d, allowed is %v", j.granted, c.want, j.allowed)
 	}
@@ -136,7 +136,7 @@ func (c *call) read(j judgement) error {
 }
 
 // resultOf makes the answer for a caller. rest is what is charged to the windows and not spent.
-func (c *call) resultOf(rest int64) limits.Result {
+func (c *operation) resultOf(rest int64) limits.Result {
 	res := limits.Result{Allowed: c.allowed, Now: time.UnixMilli(c.now).UTC(), States: make([]limits.State, len(c.counts))}
 	for i, n := range c.counts {
 		res.States[i] = limits.State{Spent: n.Spent - rest, Reset: time.Unix(n.End, 0).UTC()}

@@ -21,9 +21,9 @@ type storeClock struct {
 	low, high int64 // it is ahead by that much, ms
 }
 
-// saw takes in that the store's clock was at ms some time between asked and now, and returns how far it has jumped since
+// observe takes in that the store's clock was at ms some time between asked and now, and returns how far it has jumped since
 // it was seen before, or 0. A trip that took long tells little, and is no reason to speak of a jump.
-func (s *storeClock) saw(ms int64, asked, now time.Duration) time.Duration {
+func (s *storeClock) observe(ms int64, asked, now time.Duration) time.Duration {
 	low, high := ms-now.Milliseconds()-1, ms-asked.Milliseconds()+1
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,8 +48,8 @@ type jumps struct {
 	told   int
 }
 
-// note counts one, and reports whether it is told: at most jumpsToldPerMinute are.
-func (j *jumps) note(now time.Duration) (total uint64, tell bool) {
+// add counts one, and reports whether it is told: at most jumpsToldPerMinute are.
+func (j *jumps) add(now time.Duration) (total uint64, tell bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.total++
@@ -67,22 +67,22 @@ func (j *jumps) count() uint64 {
 }
 
 // watchClock sees whether the clock of the store has jumped since an answer of the same node.
-func (l *Leases) watchClock(c *call, asked, now time.Duration) {
+func (l *Leases) watchClock(c *operation, asked, now time.Duration) {
 	if c.lane.node == "" && l.store.nodeOf != nil {
 		return // one of several, and it is not known which
 	}
-	by := c.lane.clock.saw(c.now, asked, now)
+	by := c.lane.clock.observe(c.now, asked, now)
 	if by == 0 {
 		return
 	}
-	if total, tell := l.jumps.note(now); tell && l.options.Jumped != nil {
+	if total, tell := l.jumps.add(now); tell && l.options.Jumped != nil {
 		l.options.Jumped(by, total)
 	}
 }
 
-// doubtful reports whether this process's own clock is in none of a window that the store says is in force. One of the two
+// outOfWindow reports whether this process's own clock is in none of a window that the store says is in force. One of the two
 // clocks is wrong, maybe for a moment only.
-func doubtful(counts []limits.Count, wall time.Time) bool {
+func outOfWindow(counts []limits.Count, wall time.Time) bool {
 	at := wall.Unix()
 	for _, n := range counts {
 		if at < n.Start || at >= n.End {

@@ -123,7 +123,7 @@ func TestJumpCostsOneLimitAtMost(t *testing.T) {
 		allowed := map[int64]int64{}                // by window, by the right clock
 		spend := func(cost int64) bool {
 			w.at = w.at.Add(wrong)
-			c := &call{id: "a", layout: layout, cost: cost}
+			c := &operation{id: "a", layout: layout, cost: cost}
 			if err := c.read(w.twin.run(c)); err != nil {
 				rt.Fatal(err)
 			}
@@ -189,7 +189,7 @@ func (w *world) ask(l *Leases, s *limits.Spend) limits.Result {
 			w.t.Fatalf("%v", err)
 		}
 	}
-	l.batches.quiet(w.t.(*testing.T).Context())
+	l.batches.drain(w.t.(*testing.T).Context())
 	return res
 }
 
@@ -285,7 +285,7 @@ func TestJumpsAreSeen(t *testing.T) {
 	} {
 		var s storeClock
 		for i, k := range looks {
-			got := s.saw(k.ms, time.Duration(k.asked)*time.Millisecond, time.Duration(k.now)*time.Millisecond)
+			got := s.observe(k.ms, time.Duration(k.asked)*time.Millisecond, time.Duration(k.now)*time.Millisecond)
 			if (got - k.jump).Abs() > 5*time.Millisecond {
 				t.Errorf("%s: look %d: %v, want %v", name, i, got, k.jump)
 			}
@@ -320,7 +320,7 @@ func TestJumpsOfNodes(t *testing.T) {
 	l.store.nodeOf = func(string) string { return "" }
 	l.batches.node = nodeOf
 	send := l.batches.send
-	l.batches.send = func(ctx context.Context, calls []*call) {
+	l.batches.send = func(ctx context.Context, calls []*operation) {
 		w.at = w.at.Add(ahead[nodeOf(calls[0].id)])
 		send(ctx, calls)
 		w.at = w.at.Add(-ahead[nodeOf(calls[0].id)])
@@ -353,8 +353,8 @@ func TestLanesAreBounded(t *testing.T) {
 	for i := range maxLanes + 100 {
 		w.ask(l, &limits.Spend{ID: fmt.Sprint(i), Windows: one(100_000, limits.Month), Cost: 1})
 	}
-	l.batches.quiet(t.Context())
-	if n := len(l.batches.lanes); n > maxLanes {
+	l.batches.drain(t.Context())
+	if n := len(l.batches.queues); n > maxLanes {
 		t.Errorf("%d lanes", n)
 	}
 }

@@ -12,13 +12,13 @@ const (
 	rateSpan = time.Minute
 	// idleAfter is when units that are not spent go back: a key that is quiet so long is not likely to need them soon.
 	idleAfter = 10 * time.Second
-	// few units are not worth a call: they wait fewAfter to be spent. So a key that is used every quarter of a minute
+	// smallLease units are not worth a call: they wait fewAfter to be spent. So a key that is used every quarter of a minute
 	// is not asked about each time.
-	few      = 16
-	fewAfter = time.Minute
-	// afterEdge is how long after the end of a lease Redis is asked for the next one: a lease ends early by what the call
+	smallLease     = 16
+	smallLeaseIdle = time.Minute
+	// afterWindowEnd is how long after the end of a lease Redis is asked for the next one: a lease ends early by what the call
 	// that took it lasted. If that was longer, Redis is still in the old window, and is asked once more at its end.
-	afterEdge = 10 * time.Millisecond
+	afterWindowEnd = 10 * time.Millisecond
 	// recheck is how long counters that were read are shown, and how long a refusal of a window longer than a minute is
 	// believed at first; each time it proves true that doubles, up to recheckMost.
 	recheck     = time.Second
@@ -39,22 +39,22 @@ type entry struct {
 	clock  int64 // Redis' clock less the monotonic one, ns
 
 	// The lease: units that are charged to the windows of counts, and which Redis believes to be held.
-	rest     int64 // not spent
-	used     int64 // spent, which Redis does not know yet
-	low      int64 // renewed when less is left; 0: when too little is left
-	owed     *settlement
-	asking   bool  // a call that wants units is queued or under way
-	expected int64 // of what that call wants, units that nobody waits for yet
-	renewing *call // that call, if nobody waits for it
+	unspent    int64 // not spent
+	spent      int64 // spent, which Redis does not know yet
+	renewBelow int64 // renewed when less is left; 0: when too little is left
+	owed       *settlement
+	leasing    bool       // a call that wants units is queued or under way
+	unclaimed  int64      // of what that call wants, units that nobody waits for yet
+	renewing   *operation // that call, if nobody waits for it
 
 	refused      int64 // the least cost that was refused; -1: none
 	refusedUntil time.Duration
 	refusedFor   time.Duration // that it was believed last
 
-	last              time.Duration // of the last Spend or Try
+	lastUsed          time.Duration // of the last Spend or Try
 	span              int64         // number of the rateSpan that current counts
 	current, previous int64         // units spent in it, and in the one before
-	gone              bool          // no longer in the table; what arrives goes back
+	removed           bool          // no longer in the table; what arrives goes back
 }
 
 // source says what answered.
@@ -69,23 +69,23 @@ const (
 
 // answer takes the cost from the lease, or finds a refusal or a fresh reading. It changes nothing if it returns fromStore.
 func (e *entry) answer(cost int64, readOnly, exact bool, now time.Duration) source {
-	if e.counts == nil || now >= e.until || exact && e.rest > 0 {
+	if e.counts == nil || now >= e.until || exact && e.unspent > 0 {
 		return fromStore
 	}
 	switch {
-	case e.rest > 0 && cost <= e.rest:
+	case e.unspent > 0 && cost <= e.unspent:
 		if !readOnly {
-			e.rest -= cost
-			e.used += cost
-			e.note(now, cost)
+			e.unspent -= cost
+			e.spent += cost
+			e.addSpend(now, cost)
 		}
-		e.last = now
+		e.lastUsed = now
 		return fromLease
 	case e.refused >= 0 && cost >= e.refused && now < e.refusedUntil:
-		e.last = now
+		e.lastUsed = now
 		return fromRefusal
 	case readOnly && !exact && now < e.asked+recheck:
-		e.last = now
+		e.lastUsed = now
 		return fromReading
 	}
 	return fromStore
@@ -93,7 +93,7 @@ func (e *entry) answer(cost int64, readOnly, exact bool, now time.Duration) sour
 
 // renews reports whether it is time to ask the store for more, while what is left is spent.
 func (e *entry) renews() bool {
-	return e.low > 0 && !e.asking && e.rest < e.low
+	return e.renewBelow > 0 && !e.leasing && e.unspent < e.renewBelow
 }
 
 // write writes what answer found.
@@ -103,7 +103,7 @@ func (e *entry) write(into *limits.Result, from source, cost int64, now time.Dur
 	into.States = into.States[:0]
 	denied := false
 	for i := range e.counts {
-		s := limits.State{Spent: e.counts[i].Spent - e.rest, Reset: time.Unix(e.counts[i].End, 0).UTC()}
+		s := limits.State{Spent: e.counts[i].Spent - e.unspent, Reset: time.Unix(e.counts[i].End, 0).UTC()}
 		denied = denied || e.layout.windows[i].Denies(s, cost)
 		into.States = append(into.States, s)
 	}
@@ -112,8 +112,8 @@ func (e *entry) write(into *limits.Result, from source, cost int64, now time.Dur
 	}
 }
 
-// note counts a spend for lately.
-func (e *entry) note(now time.Duration, cost int64) {
+// addSpend counts a spend for lately.
+func (e *entry) addSpend(now time.Duration, cost int64) {
 	span := int64(now / rateSpan)
 	switch span {
 	case e.span:
@@ -126,9 +126,9 @@ func (e *entry) note(now time.Duration, cost int64) {
 	e.current += cost
 }
 
-// lately returns about how much was spent in the rateSpan before now: of the whole one before the running one, the part
+// recentSpend returns about how much was spent in the rateSpan before now: of the whole one before the running one, the part
 // that is still within it.
-func (e *entry) lately(now time.Duration) int64 {
+func (e *entry) recentSpend(now time.Duration) int64 {
 	left := int64(rateSpan - now%rateSpan)
 	switch int64(now / rateSpan) {
 	case e.span:
@@ -142,15 +142,15 @@ func (e *entry) lately(now time.Duration) int64 {
 // wants returns how many units a call of this cost should lease. A key that was quiet leases few, or nothing: it may
 // stay so.
 func (e *entry) wants(now time.Duration, cost int64) int64 {
-	quiet := now - e.last
-	if e.counts == nil || quiet >= fewAfter {
+	quiet := now - e.lastUsed
+	if e.counts == nil || quiet >= smallLeaseIdle {
 		return 0
 	}
-	spent := e.lately(now) + min(cost, limits.MaxLimit)
+	spent := e.recentSpend(now) + min(cost, limits.MaxLimit)
 	if quiet >= idleAfter {
-		return min(2*spent, few)
+		return min(2*spent, smallLease)
 	}
-	return max(min(2*spent, few), min(spent, limits.MaxLimit/4))
+	return max(min(2*spent, smallLease), min(spent, limits.MaxLimit/4))
 }
 
 // settlement takes what the next call has to settle: what is owed of an earlier lease, else the running one. keep leaves
@@ -161,60 +161,60 @@ func (e *entry) settlement(now time.Duration, keep bool) settlement {
 		e.owed = nil
 		return s
 	}
-	s := settlement{units: e.used, counts: e.counts}
+	s := settlement{units: e.spent, counts: e.counts}
 	if !keep || now >= e.until {
-		s.back = e.rest
-		s.units += e.rest
-		e.rest = 0
+		s.back = e.unspent
+		s.units += e.unspent
+		e.unspent = 0
 	}
-	e.used = 0
+	e.spent = 0
 	return s
 }
 
 // pending is how many units there are to settle.
 func (e *entry) pending() int64 {
-	n := e.rest + e.used
+	n := e.unspent + e.spent
 	if e.owed != nil {
 		n += e.owed.units
 	}
 	return n
 }
 
-// landed takes in the answer to a call that was sent at asked and answered at now; answers arrive in the order in which
+// update takes in the answer to a call that was sent at asked and answered at now; answers arrive in the order in which
 // Redis judged. It returns how many units it stranded: charged, and never given back.
-func (e *entry) landed(c *call, asked, now time.Duration) (stranded int64) {
-	if c.asks {
-		e.asking, e.expected, e.renewing = false, 0, nil
+func (e *entry) update(c *operation, asked, now time.Duration) (stranded int64) {
+	if c.leasing {
+		e.leasing, e.unclaimed, e.renewing = false, 0, nil
 	}
 	if c.err != nil {
-		e.low = 0 // what is left of the lease is spent before Redis is asked again
+		e.renewBelow = 0 // what is left of the lease is spent before Redis is asked again
 		return 0
 	}
 	if e.counts != nil && !sameStarts(e.counts, c.counts) {
-		stranded = e.owe(settlement{units: e.rest + e.used, back: e.rest, counts: e.counts})
-		e.rest, e.used = 0, 0
+		stranded = e.owe(settlement{units: e.unspent + e.spent, back: e.unspent, counts: e.counts})
+		e.unspent, e.spent = 0, 0
 	}
-	e.rest += c.granted
+	e.unspent += c.granted
 	e.counts, e.asked, e.until = c.counts, asked, c.earliestEnd(asked)
 	e.clock = c.now*int64(time.Millisecond) - int64(now)
-	if c.asks {
-		e.low = 0
+	if c.leasing {
+		e.renewBelow = 0
 		if c.granted > 0 {
-			e.low = max(c.granted/8, 1)
+			e.renewBelow = max(c.granted/8, 1)
 		}
 	}
 	e.remember(c, asked)
 	if c.allowed && !c.readOnly {
-		e.note(now, c.cost)
+		e.addSpend(now, c.cost)
 	}
 	if c.done != nil {
-		e.last = now
+		e.lastUsed = now
 	}
 	return stranded
 }
 
-// doubt has the store asked again in a second.
-func (e *entry) doubt() {
+// distrust has the store asked again in a second.
+func (e *entry) distrust() {
 	e.until = min(e.until, e.asked+recheck)
 	e.refusedUntil = min(e.refusedUntil, e.until)
 }
@@ -242,7 +242,7 @@ func sameStarts(a, b []limits.Count) bool {
 
 // earliestEnd returns when the first window of the answer ends, by the monotonic clock, if Redis judged at asked. It
 // judged later; its clock is told in whole milliseconds, rounded down.
-func (c *call) earliestEnd(asked time.Duration) time.Duration {
+func (c *operation) earliestEnd(asked time.Duration) time.Duration {
 	end := c.counts[0].End
 	for _, n := range c.counts[1:] {
 		end = min(end, n.End)
@@ -254,7 +254,7 @@ func (c *call) earliestEnd(asked time.Duration) time.Duration {
 // remember keeps or drops the refusal. A window of a minute or less that is spent stays so until it ends, but for what
 // other replicas give back, which is little. One that is longer is asked again, less often each time. Either ends with the
 // first of all windows, whose counter would be shown.
-func (e *entry) remember(c *call, asked time.Duration) {
+func (e *entry) remember(c *operation, asked time.Duration) {
 	if e.refused >= 0 && !deniesAny(e.layout.windows, e.counts, e.refused) {
 		e.refused = -1
 	}
@@ -286,18 +286,18 @@ func deniesAny(windows []limits.Window, counts []limits.Count, cost int64) bool 
 
 // prepare decides what a call that goes to the store takes along. A lease that a spend does not fit in goes back in the
 // same step, so that the store judges by all that is left.
-func (e *entry) prepare(c *call, now time.Duration) verdict {
+func (e *entry) prepare(c *operation, now time.Duration) action {
 	if c.exact {
-		e.low = 0 // nor is anything leased when the window ends
+		e.renewBelow = 0 // nor is anything leased when the window ends
 	}
-	if !c.exact && !c.readOnly && e.overtakes(c, now) {
+	if !c.exact && !c.readOnly && e.replacesRenewal(c, now) {
 		return sendNow
 	}
-	if e.asking && !c.exact {
-		if !c.readOnly && !c.deferred && e.expected >= c.cost && c.cost > 0 {
-			e.expected -= c.cost
+	if e.leasing && !c.exact {
+		if !c.readOnly && !c.deferred && e.unclaimed >= c.cost && c.cost > 0 {
+			e.unclaimed -= c.cost
 			c.deferred = true
-			return sendAgain
+			return sendNext
 		}
 		return sendNow // beside the call that wants units
 	}
@@ -305,38 +305,38 @@ func (e *entry) prepare(c *call, now time.Duration) verdict {
 		c.want = e.wants(now, c.cost)
 	}
 	if c.want > 0 {
-		c.asks, e.asking, e.expected = true, true, c.want
+		c.leasing, e.leasing, e.unclaimed = true, true, c.want
 	}
 	c.settle = e.settlement(now, c.readOnly && !c.exact)
 	return sendNow
 }
 
 // renewal is a call that only leases, while what is left of the lease is spent.
-func (e *entry) renewal(now time.Duration) *call {
-	c := &call{id: e.id, layout: e.layout, entry: e, asks: true, want: e.wants(now, 0)}
-	e.asking, e.expected, e.renewing = true, c.want, c
+func (e *entry) renewal(now time.Duration) *operation {
+	c := &operation{id: e.id, layout: e.layout, entry: e, leasing: true, want: e.wants(now, 0)}
+	e.leasing, e.unclaimed, e.renewing = true, c.want, c
 	c.settle = e.settlement(now, true)
 	return c
 }
 
-// withdraw returns the renewal if it is queued, and keeps it from being sent. Else it returns nil.
-func (e *entry) withdraw() *call {
+// cancelRenewal returns the renewal if it is queued, and keeps it from being sent. Else it returns nil.
+func (e *entry) cancelRenewal() *operation {
 	r := e.renewing
-	if r == nil || !r.state.CompareAndSwap(queued, left) {
+	if r == nil || !r.state.CompareAndSwap(queued, gaveUp) {
 		return nil
 	}
 	e.renewing = nil
 	return r
 }
 
-// overtakes has a call do what a queued renewal was to do, and reports whether there was one. What was left to be spent
+// replacesRenewal has a call do what a queued renewal was to do, and reports whether there was one. What was left to be spent
 // meanwhile goes back too: the call does not fit in it.
-func (e *entry) overtakes(c *call, now time.Duration) bool {
-	r := e.withdraw()
+func (e *entry) replacesRenewal(c *operation, now time.Duration) bool {
+	r := e.cancelRenewal()
 	if r == nil {
 		return false
 	}
-	c.asks, c.want, c.settle = true, r.want, r.settle
+	c.leasing, c.want, c.settle = true, r.want, r.settle
 	if e.owed == nil && sameStarts(r.settle.counts, e.counts) {
 		s := e.settlement(now, false)
 		c.settle.units += s.units
@@ -345,35 +345,35 @@ func (e *entry) overtakes(c *call, now time.Duration) bool {
 	return true
 }
 
-// worthAhead reports whether the lease has ended with its window, and the key is so busy that it will need the next one:
+// renewsAtWindowEnd reports whether the lease has ended with its window, and the key is so busy that it will need the next one:
 // that it is likely to spend twice before the first window ends again. One that was quiet for as long as that is not.
-func (e *entry) worthAhead(now time.Duration) bool {
-	if e.counts == nil || e.low == 0 || e.asking || now < e.until+afterEdge {
+func (e *entry) renewsAtWindowEnd(now time.Duration) bool {
+	if e.counts == nil || e.renewBelow == 0 || e.leasing || now < e.until+afterWindowEnd {
 		return false
 	}
 	first := e.counts[0].End - e.counts[0].Start
 	for _, n := range e.counts[1:] {
 		first = min(first, n.End-n.Start)
 	}
-	if now-e.last >= time.Duration(first)*time.Second {
+	if now-e.lastUsed >= time.Duration(first)*time.Second {
 		return false
 	}
-	return float64(e.lately(now))*min(1, float64(first)/rateSpan.Seconds()) >= 2
+	return float64(e.recentSpend(now))*min(1, float64(first)/rateSpan.Seconds()) >= 2
 }
 
-// lost is how many units may stay charged although nobody spends them: all that a call was about whose answer is lost, unless
+// strandedUnits is how many units may stay charged although nobody spends them: all that a call was about whose answer is lost, unless
 // it was not run; what it was to give back, if it was not; and its cost where the caller had left before the answer came.
-func (c *call) lost() int64 {
+func (c *operation) strandedUnits() int64 {
 	var cost int64
 	if !c.readOnly {
 		cost = c.cost
 	}
 	switch {
-	case c.err != nil && c.unrun:
+	case c.err != nil && c.notRun:
 		return c.settle.back
 	case c.err != nil:
 		return c.want + c.settle.back + cost
-	case c.allowed && c.unheard:
+	case c.allowed && c.abandoned:
 		return cost
 	}
 	return 0

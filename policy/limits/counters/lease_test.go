@@ -85,12 +85,12 @@ func (s simulation) run(rt *rapid.T) {
 		case n == 0:
 			replicas[i] = w.replica(skew(), s.exact) // crashed
 		case n == 1:
-			replicas[i].giveBack() // ended
+			replicas[i].returnAll() // ended
 			replicas[i] = w.replica(skew(), s.exact)
 		case n < 6:
 			replicas[i].sweep()
 			if !s.gathers || n < 4 {
-				replicas[i].batches.quiet(rt.Context())
+				replicas[i].batches.drain(rt.Context())
 			}
 		case n < 8 && s.changes:
 			plan = plans[rng.IntN(len(plans))]
@@ -131,7 +131,7 @@ func TestOneReplicaIsTheModel(t *testing.T) {
 						plan = plans[rng.IntN(len(plans))]
 					case n == 2:
 						l.sweep()
-						l.batches.quiet(rt.Context())
+						l.batches.drain(rt.Context())
 					case n < 20:
 						w.at = w.at.Add(time.Duration(rng.IntN(200)) * time.Millisecond)
 					}
@@ -196,7 +196,7 @@ func TestDay(t *testing.T) {
 					swept = w.at
 					for _, l := range replicas {
 						l.sweep()
-						l.batches.quiet(t.Context())
+						l.batches.drain(t.Context())
 					}
 				}
 				if w.at.Sub(crashed) > 30*time.Second {
@@ -269,7 +269,7 @@ func TestReplicasOnRealStores(t *testing.T) {
 			}
 		}
 		for _, l := range replicas {
-			l.giveBack()
+			l.returnAll()
 		}
 		fields, err := b.client.HGetAll(t.Context(), "tg:v1:count:{a}").Result()
 		month := fmt.Sprint("1766188800:", allowed[time.Date(2026, 1, 20, 0, 0, 0, 0, time.UTC)])

@@ -57,13 +57,13 @@ const (
 // A limit id has one lease, for one set of windows. Spends that alternate between two (keys of one line on two plans) drop
 // it each time: that costs calls, and is as exact as counting without leases.
 type Leases struct {
-	store   *Store
-	options Options
-	batches *batches
-	closed  atomic.Bool
-	calls   sync.Pool // of *call, which their callers have done with
-	seed    maphash.Seed
-	shards  [shardCount]shard
+	store      *Store
+	options    Options
+	batches    *batches
+	closed     atomic.Bool
+	operations sync.Pool // of *call, which their callers have done with
+	seed       maphash.Seed
+	shards     [shardCount]shard
 
 	stranded atomic.Uint64
 	jumps    jumps
@@ -98,8 +98,8 @@ func NewLeases(s *Store, o Options) *Leases {
 		l.shards[i].entries = make(map[string]*entry)
 	}
 	l.batches = &batches{
-		timeout: o.Timeout, now: o.Clock, node: s.Node, begin: l.begin, send: s.send, landed: l.landed,
-		later: func(f func()) { time.AfterFunc(gather, f) }, slow: func(f func()) { time.AfterFunc(slowTrip, f) },
+		timeout: o.Timeout, now: o.Clock, node: s.Node, begin: l.begin, send: s.send, received: l.receive,
+		afterLinger: func(f func()) { time.AfterFunc(linger, f) }, afterSlow: func(f func()) { time.AfterFunc(slowPipeline, f) },
 	}
 	return l
 }
@@ -140,7 +140,7 @@ func (l *Leases) Try(s *limits.Spend, into *limits.Result) bool {
 	sh.served[from]++
 	e.write(into, from, s.Cost, now)
 	if from == fromLease && !s.ReadOnly && e.renews() {
-		l.addAhead(e.renewal(now))
+		l.addBackground(e.renewal(now))
 	}
 	return true
 }
@@ -158,22 +158,22 @@ func (l *Leases) Spend(ctx context.Context, s *limits.Spend) (limits.Result, err
 	if err := ctx.Err(); err != nil {
 		return limits.Result{}, spendError(err)
 	}
-	c, _ := l.calls.Get().(*call)
+	c, _ := l.operations.Get().(*operation)
 	if c == nil {
-		c = &call{}
+		c = &operation{}
 	}
 	c.id, c.layout, c.cost, c.readOnly, c.exact = s.ID, layout, s.Cost, s.ReadOnly, s.Exact || l.options.Exact
 	if err := l.batches.do(ctx, c); err != nil {
 		return limits.Result{}, spendError(err) // the batch may still use the call
 	}
 	res, err := c.result, c.err
-	c.again()
-	l.calls.Put(c)
+	c.reset()
+	l.operations.Put(c)
 	return res, err
 }
 
 // begin decides what a call does beside its spend, when it is about to be sent.
-func (l *Leases) begin(c *call, add func(*call)) verdict {
+func (l *Leases) begin(c *operation, add func(*operation)) action {
 	if c.done == nil {
 		return sendNow // made here, complete
 	}
@@ -183,13 +183,13 @@ func (l *Leases) begin(c *call, add func(*call)) verdict {
 	defer sh.mu.Unlock()
 	e := sh.entries[c.id]
 	if e != nil && e.layout != c.layout && !e.layout.is(c.layout.windows) {
-		l.drop(sh, e, add) // the plan or the key has changed
+		l.remove(sh, e, add) // the plan or the key has changed
 		e = nil
 	}
 	c.exact = c.exact || l.closed.Load()
 	if e == nil {
 		if !c.exact {
-			c.entry = l.enter(sh, c, now)
+			c.entry = l.addEntry(sh, c, now)
 		}
 		return sendNow
 	}
@@ -205,13 +205,13 @@ func (l *Leases) begin(c *call, add func(*call)) verdict {
 	return e.prepare(c, now)
 }
 
-// enter makes an entry for the limit id of a call, if there is room.
-func (l *Leases) enter(sh *shard, c *call, now time.Duration) *entry {
+// addEntry makes an entry for the limit id of a call, if there is room.
+func (l *Leases) addEntry(sh *shard, c *operation, now time.Duration) *entry {
 	if len(sh.entries) >= l.room() {
 		return nil
 	}
 	// A copy, because an id may be part of a larger text, which it would keep.
-	e := &entry{id: strings.Clone(c.id), layout: c.layout, refused: -1, last: now}
+	e := &entry{id: strings.Clone(c.id), layout: c.layout, refused: -1, lastUsed: now}
 	sh.entries[e.id] = e
 	return e
 }
@@ -221,20 +221,20 @@ func (l *Leases) room() int {
 	return (l.options.Keys + shardCount - 1) / shardCount
 }
 
-// drop takes an entry out of the table. add gets the calls that give back what it holds.
-func (l *Leases) drop(sh *shard, e *entry, add func(*call)) {
+// remove takes an entry out of the table. add gets the calls that give back what it holds.
+func (l *Leases) remove(sh *shard, e *entry, add func(*operation)) {
 	delete(sh.entries, e.id)
-	e.gone = true
-	if r := e.withdraw(); r != nil && r.settle.units > 0 {
-		add(&call{id: e.id, layout: e.layout, settle: r.settle})
+	e.removed = true
+	if r := e.cancelRenewal(); r != nil && r.settle.units > 0 {
+		add(&operation{id: e.id, layout: e.layout, settle: r.settle})
 	}
 	for e.pending() > 0 {
-		add(&call{id: e.id, layout: e.layout, settle: e.settlement(0, false)})
+		add(&operation{id: e.id, layout: e.layout, settle: e.settlement(0, false)})
 	}
 }
 
-// landed takes in an answer of the store.
-func (l *Leases) landed(c *call, asked, now time.Duration) {
+// receive takes in an answer of the store.
+func (l *Leases) receive(c *operation, asked, now time.Duration) {
 	if c.err == nil {
 		l.watchClock(c, asked, now)
 	}
@@ -242,11 +242,11 @@ func (l *Leases) landed(c *call, asked, now time.Duration) {
 		sh := l.shard(c.id)
 		sh.mu.Lock()
 		if sh.entries[c.id] == nil {
-			c.entry = l.enter(sh, c, now) // a refusal, to be remembered
+			c.entry = l.addEntry(sh, c, now) // a refusal, to be remembered
 		}
 		sh.mu.Unlock()
 	}
-	l.noteStranded(c.lost())
+	l.addStranded(c.strandedUnits())
 	if c.entry == nil {
 		if c.err == nil && c.done != nil {
 			c.result = c.resultOf(0)
@@ -257,20 +257,20 @@ func (l *Leases) landed(c *call, asked, now time.Duration) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	e := c.entry
-	l.noteStranded(e.landed(c, asked, now))
-	if c.err == nil && doubtful(c.counts, l.options.Wall()) {
-		e.doubt()
+	l.addStranded(e.update(c, asked, now))
+	if c.err == nil && outOfWindow(c.counts, l.options.Wall()) {
+		e.distrust()
 	}
-	sh.awaits(e, now)
+	sh.sweepAt(e, now)
 	if c.err == nil && c.done != nil {
-		c.result = c.resultOf(e.rest)
+		c.result = c.resultOf(e.unspent)
 	}
-	for e.gone && e.pending() > 0 {
-		l.addAhead(&call{id: e.id, layout: e.layout, settle: e.settlement(0, false)})
+	for e.removed && e.pending() > 0 {
+		l.addBackground(&operation{id: e.id, layout: e.layout, settle: e.settlement(0, false)})
 	}
 }
 
-func (l *Leases) noteStranded(units int64) {
+func (l *Leases) addStranded(units int64) {
 	if units > 0 {
 		l.stranded.Add(uint64(units))
 	}
@@ -287,7 +287,7 @@ func (l *Leases) Run(ctx context.Context) {
 		case <-next.C:
 			next.Reset(l.sweep())
 		case <-ctx.Done():
-			l.giveBack()
+			l.returnAll()
 			return
 		}
 	}
@@ -302,7 +302,7 @@ func (l *Leases) sweep() time.Duration {
 		sh := &l.shards[i]
 		sh.mu.Lock()
 		if now >= sh.due {
-			l.tend(sh, now)
+			l.sweepShard(sh, now)
 		}
 		next = min(next, sh.due)
 		sh.mu.Unlock()
@@ -310,51 +310,51 @@ func (l *Leases) sweep() time.Duration {
 	return max(next-now, sweepAgain)
 }
 
-// tend gives back what is idle in a shard, and forgets it; where the table is more than half full, what is of few units does
+// sweepShard gives back what is idle in a shard, and forgets it; where the table is more than half full, what is of few units does
 // not stay longer than the rest. It renews leases that ended with their window.
-func (l *Leases) tend(sh *shard, now time.Duration) {
+func (l *Leases) sweepShard(sh *shard, now time.Duration) {
 	sh.due = now + idleEvery
 	for _, e := range sh.entries {
 		patience := idleAfter
-		if e.pending() <= few && len(sh.entries) <= l.room()/2 {
-			patience = fewAfter
+		if e.pending() <= smallLease && len(sh.entries) <= l.room()/2 {
+			patience = smallLeaseIdle
 		}
 		switch {
-		case !e.asking && now-e.last >= patience:
-			l.drop(sh, e, l.addAhead)
-		case e.worthAhead(now):
-			l.addAhead(e.renewal(now))
+		case !e.leasing && now-e.lastUsed >= patience:
+			l.remove(sh, e, l.addBackground)
+		case e.renewsAtWindowEnd(now):
+			l.addBackground(e.renewal(now))
 		default:
-			sh.awaits(e, now)
+			sh.sweepAt(e, now)
 		}
 	}
 }
 
-// awaits has the shard looked through at the end of the entry's lease, if it has one.
-func (sh *shard) awaits(e *entry, now time.Duration) {
-	if end := e.until + afterEdge; e.low > 0 && now < end {
+// sweepAt has the shard looked through at the end of the entry's lease, if it has one.
+func (sh *shard) sweepAt(e *entry, now time.Duration) {
+	if end := e.until + afterWindowEnd; e.renewBelow > 0 && now < end {
 		sh.due = min(sh.due, end)
 	}
 }
 
-// giveBack gives back everything.
-func (l *Leases) giveBack() {
+// returnAll gives back everything.
+func (l *Leases) returnAll() {
 	l.closed.Store(true)
 	for i := range l.shards {
 		sh := &l.shards[i]
 		sh.mu.Lock()
 		for _, e := range sh.entries {
-			l.drop(sh, e, l.addAhead)
+			l.remove(sh, e, l.addBackground)
 		}
 		sh.mu.Unlock()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), giveBackTime)
 	defer cancel()
-	l.batches.quiet(ctx)
+	l.batches.drain(ctx)
 }
 
-// addAhead queues a call that nobody waits for; batches never refuses one.
-func (l *Leases) addAhead(c *call) {
+// addBackground queues a call that nobody waits for; batches never refuses one.
+func (l *Leases) addBackground(c *operation) {
 	_ = l.batches.add(c)
 }
 
@@ -370,7 +370,7 @@ type Stats struct {
 
 // Stats returns the counts. It looks through the table.
 func (l *Leases) Stats() Stats {
-	s := Stats{Calls: l.batches.calls.Load(), Trips: l.batches.trips.Load(), Stranded: l.stranded.Load(), Jumps: l.jumps.count()}
+	s := Stats{Calls: l.batches.calls.Load(), Trips: l.batches.pipelines.Load(), Stranded: l.stranded.Load(), Jumps: l.jumps.count()}
 	for i := range l.shards {
 		sh := &l.shards[i]
 		sh.mu.Lock()
@@ -379,7 +379,7 @@ func (l *Leases) Stats() Stats {
 		s.Reading += sh.served[fromReading]
 		s.Keys += len(sh.entries)
 		for _, e := range sh.entries {
-			s.Held += e.rest
+			s.Held += e.unspent
 		}
 		sh.mu.Unlock()
 	}

@@ -48,18 +48,18 @@ func (w *world) hold(l *Leases, windows []limits.Window, n int) {
 // untilRenewal spends the lease down to where the next spend has it renewed, and returns how many units are left.
 func untilRenewal(t *testing.T, l *Leases, windows []limits.Window) (rest int64) {
 	t.Helper()
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	e := l.shard("a").entries["a"]
-	for e.rest > e.low {
+	for e.unspent > e.renewBelow {
 		if !l.Try(spendOf(windows, 1), new(limits.Result)) {
 			t.Fatal("the lease does not serve")
 		}
-		l.batches.quiet(t.Context())
+		l.batches.drain(t.Context())
 	}
-	if e.low == 0 {
+	if e.renewBelow == 0 {
 		t.Fatal("the lease is not one that is renewed")
 	}
-	return e.rest
+	return e.unspent
 }
 
 // A busy key costs the store a call now and then; what is shown is as if each spend had been one.
@@ -99,14 +99,14 @@ func TestLeaseIsBounded(t *testing.T) {
 	}
 	w.at = w.at.Add(15 * time.Second)
 	w.hold(a, windows, 4) // they are leased, and the last renews
-	a.batches.quiet(t.Context())
+	a.batches.drain(t.Context())
 	if _, held := w.held(windows[0]); held != 12 {
 		t.Fatalf("%d held after six spends, want 12", held)
 	}
 	w.hold(a, windows, 11)
 	for range 7 {
 		w.hold(a, windows, 1)
-		a.batches.quiet(t.Context())
+		a.batches.drain(t.Context())
 	}
 	if _, held := w.held(windows[0]); held != 18 {
 		t.Fatalf("%d held, want 18: what was spent in the minute", held)
@@ -120,8 +120,8 @@ func TestLeaseIsBounded(t *testing.T) {
 	if spent, held := w.held(windows[0]); held > 200 {
 		t.Fatalf("both hold %d with %d spent", held, spent)
 	}
-	a.batches.quiet(t.Context())
-	b.batches.quiet(t.Context())
+	a.batches.drain(t.Context())
+	b.batches.drain(t.Context())
 	spent, _ = w.held(windows[0])
 	w.must(a, &limits.Spend{ID: "a", Windows: windows, Cost: 10_000 - spent - 150}, true)
 	w.hold(a, windows, 20)
@@ -149,7 +149,7 @@ func TestIdleLeaseGoesBack(t *testing.T) {
 		}
 		w.at = w.at.Add(c.after)
 		l.sweep()
-		l.batches.quiet(t.Context())
+		l.batches.drain(t.Context())
 		spent, held := w.held(windows[2])
 		if back := spent == int64(c.n) && held == 0; back != c.back || (l.Stats().Keys == 0) != c.back {
 			t.Errorf("%+v: %d spent, %d held, %+v", c, spent, held, l.Stats())
@@ -169,9 +169,9 @@ func TestSpendsOfTheLastMinute(t *testing.T) {
 		{150 * time.Second, 3, 5}, {240 * time.Second, 0, 0}, {240 * time.Second, 1, 1},
 	} {
 		if step.cost > 0 {
-			e.note(step.at, step.cost)
+			e.addSpend(step.at, step.cost)
 		}
-		if got := e.lately(step.at); got != step.want {
+		if got := e.recentSpend(step.at); got != step.want {
 			t.Errorf("at %v: %d, want %d", step.at, got, step.want)
 		}
 	}
@@ -190,25 +190,25 @@ func TestFewUnitsWait(t *testing.T) {
 	calls := w.calls
 	w.at = w.at.Add(20 * time.Second)
 	l.sweep()
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	w.hold(l, windows, 3)
 	if w.calls != calls {
 		t.Errorf("%d calls for units that were there", w.calls-calls)
 	}
 	w.at = w.at.Add(61 * time.Second)
 	l.sweep()
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	if spent, held := w.held(windows[2]); spent != 5 || held != 0 || l.Stats().Keys != 0 {
 		t.Errorf("%d spent, %d held", spent, held)
 	}
 	for range 5 {
 		w.hold(l, windows, 300)
-		l.batches.quiet(t.Context())
+		l.batches.drain(t.Context())
 		w.at = w.at.Add(12 * time.Second)
 		l.sweep() // what is left of many goes back
-		l.batches.quiet(t.Context())
+		l.batches.drain(t.Context())
 		w.hold(l, windows, 1)
-		if _, held := w.held(windows[2]); held > few {
+		if _, held := w.held(windows[2]); held > smallLease {
 			t.Fatalf("%d held of a key that was quiet", held)
 		}
 	}
@@ -234,7 +234,7 @@ func TestCrowdedTable(t *testing.T) {
 		add(step.add)
 		w.at = w.at.Add(11 * time.Second)
 		l.sweep()
-		l.batches.quiet(t.Context())
+		l.batches.drain(t.Context())
 		if n := l.Stats().Keys; n != step.want {
 			t.Errorf("of %d keys %d are left, want %d", keys, n, step.want)
 		}
@@ -269,7 +269,7 @@ func TestEverythingGoesBackAtTheEnd(t *testing.T) {
 	w.hold(l, windows, 200)
 	send := l.batches.send
 	inFlight, goOn := make(chan struct{}), make(chan struct{})
-	l.batches.send = func(ctx context.Context, calls []*call) {
+	l.batches.send = func(ctx context.Context, calls []*operation) {
 		if calls[0].want > 0 {
 			close(inFlight)
 			<-goOn
@@ -336,7 +336,7 @@ func TestStoreClockStepsForward(t *testing.T) {
 	windows := one(10_000, limits.Minute)
 	a, b := w.replica(time.Second, false), w.replica(-time.Second, false)
 	w.hold(a, windows, 900)
-	a.batches.quiet(t.Context())
+	a.batches.drain(t.Context())
 	_, held := w.held(windows[0])
 	if held < 50 || held > 200 {
 		t.Fatalf("%d held", held)
@@ -356,7 +356,7 @@ func TestStoreClockStepsForward(t *testing.T) {
 		t.Error("spent from the window before, which the store has said is over")
 	}
 	w.must(a, spendOf(windows, 1), false)
-	a.giveBack()
+	a.returnAll()
 	if spent, held := w.held(windows[0]); spent != 10_000 || held != 0 {
 		t.Errorf("%d spent, %d held in the new window", spent, held)
 	}
@@ -392,7 +392,7 @@ func TestTwoPlansTakeTurns(t *testing.T) {
 		t.Errorf("%d calls for %d spends", w.calls, spends)
 	}
 	for _, l := range replicas {
-		l.giveBack()
+		l.returnAll()
 	}
 	if spent, held := w.held(plans[0][0]); spent != allowed[0]+allowed[1] || held != 0 {
 		t.Errorf("%d spent, %d held, %v allowed", spent, held, allowed)
@@ -420,7 +420,7 @@ func TestLostTrip(t *testing.T) {
 		w.fault = func() fault { return fault{} }
 		w.at = w.at.Add(20 * time.Second)
 		l.sweep()
-		l.batches.quiet(t.Context())
+		l.batches.drain(t.Context())
 		if after, _ := w.held(windows[2]); lost == 1 && after != before {
 			t.Errorf("what was lost on the way came back: %d, then %d", before, after)
 		}
@@ -528,7 +528,7 @@ func TestTableIsBounded(t *testing.T) {
 	}
 	w.at = w.at.Add(2 * time.Minute)
 	l.sweep()
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	if n := l.Stats().Keys; n != 0 {
 		t.Errorf("%d keys after two minutes", n)
 	}
@@ -559,7 +559,7 @@ func TestNoStampede(t *testing.T) {
 		if n := l.Stats().Calls - before.Calls; n > callers*each/5 {
 			t.Errorf("%d calls for %d spends", n, callers*each)
 		}
-		l.giveBack()
+		l.returnAll()
 		value, err := b.client.HGet(t.Context(), "tg:v1:count:{a}", "minute:minute").Result()
 		if err != nil || !strings.HasSuffix(value, fmt.Sprint(":", 20+callers*each)) {
 			t.Errorf("stored: %q, %v", value, err)
@@ -648,7 +648,7 @@ func TestLeaseIsRenewed(t *testing.T) {
 	w.hold(l, windows, 200)
 	rest := untilRenewal(t, l, windows)
 	send, sent, goOn := l.batches.send, make(chan struct{}), make(chan struct{})
-	l.batches.send = func(ctx context.Context, calls []*call) {
+	l.batches.send = func(ctx context.Context, calls []*operation) {
 		close(sent)
 		<-goOn
 		send(ctx, calls)
@@ -666,7 +666,7 @@ func TestLeaseIsRenewed(t *testing.T) {
 		t.Fatal("more than the lease")
 	}
 	close(goOn)
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	if held := l.Stats().Held; held < 32 {
 		t.Errorf("%d held after the renewal", held)
 	}
@@ -679,7 +679,7 @@ func TestLeaseIsRenewed(t *testing.T) {
 		if !l.Try(spendOf(windows, 1), new(limits.Result)) {
 			t.Fatal("the rest does not serve after a renewal that failed")
 		}
-		l.batches.quiet(t.Context())
+		l.batches.drain(t.Context())
 	}
 	if held := l.Stats().Held; held != 0 || w.calls != calls+1 {
 		t.Errorf("%d held after %d calls", held, w.calls-calls)
@@ -696,9 +696,9 @@ func TestRenewalOverAnEdge(t *testing.T) {
 	if !l.Try(spendOf(windows, 1), new(limits.Result)) {
 		t.Fatal("the lease does not serve")
 	}
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	w.fault = func() fault { return fault{} }
-	l.giveBack()
+	l.returnAll()
 	if _, held := w.held(windows[2]); held != 0 {
 		t.Errorf("%d held", held)
 	}
@@ -728,8 +728,8 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 	l, windows := w.replica(0, false), three(1<<40, 1<<40, 1<<40)
 	w.hold(l, windows, 2)
 	before := w.calls
-	lane := l.batches.laneOf("a")
-	lane.runs = 1 // nothing is sent until all are there
+	lane := l.batches.queueOfID("a")
+	lane.senders = 1 // nothing is sent until all are there
 	for l.Try(spendOf(windows, 1), new(limits.Result)) {
 	}
 	var work sync.WaitGroup
@@ -743,7 +743,7 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 	}
 	for queued := 0; queued < callers; runtime.Gosched() {
 		l.batches.mu.Lock()
-		queued = len(lane.queue)
+		queued = len(lane.waiting)
 		l.batches.mu.Unlock()
 	}
 	l.batches.run(lane)

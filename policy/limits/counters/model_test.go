@@ -230,8 +230,8 @@ func TestBoundsAreTheScripts(t *testing.T) {
 		s, ctx := NewStore(b.client, b.now), context.Background()
 		verify := func(rt fatal, now time.Time) {
 			b.at(t, now)
-			c := &call{id: sp.ID, layout: layout, readOnly: true}
-			s.send(ctx, []*call{c})
+			c := &operation{id: sp.ID, layout: layout, readOnly: true}
+			s.send(ctx, []*operation{c})
 			if c.err != nil {
 				rt.Fatalf("%v", c.err)
 			}

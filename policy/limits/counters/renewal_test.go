@@ -16,7 +16,7 @@ func TestRenewalDoesNotWait(t *testing.T) {
 	w.hold(l, windows, 200)
 	send, sent, goOn := l.batches.send, make(chan struct{}), make(chan struct{})
 	first := true // trips of one lane follow each other
-	l.batches.send = func(ctx context.Context, calls []*call) {
+	l.batches.send = func(ctx context.Context, calls []*operation) {
 		if first {
 			first = false
 			sent <- struct{}{}
@@ -41,7 +41,7 @@ func TestRenewalDoesNotWait(t *testing.T) {
 	if err := <-other; err != nil {
 		t.Fatal(err)
 	}
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	if l.Stats().Held < 32 {
 		t.Errorf("%d units are held after the renewal", l.Stats().Held)
 	}
@@ -59,7 +59,7 @@ func TestLeaseOfTheNextWindow(t *testing.T) {
 		w := newWorld(t, noon().Add(55*time.Second))
 		l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
 		w.hold(l, windows, c.spends)
-		l.batches.quiet(t.Context())
+		l.batches.drain(t.Context())
 		calls := w.calls
 		w.at = w.at.Add(4*time.Second + 900*time.Millisecond) // 12:00:59.95
 		if next := l.sweep(); c.ahead && (next < 50*time.Millisecond || next > 60*time.Millisecond) {
@@ -67,7 +67,7 @@ func TestLeaseOfTheNextWindow(t *testing.T) {
 		}
 		w.at = w.at.Add(60 * time.Millisecond)
 		l.sweep()
-		l.batches.quiet(t.Context())
+		l.batches.drain(t.Context())
 		if got := w.calls - calls; (got == 1) != c.ahead || got > 1 {
 			t.Fatalf("%+v: %d calls", c, got)
 		}
@@ -99,7 +99,7 @@ func TestShardIsDueAtTheEndOfALease(t *testing.T) {
 	calls, looked := w.calls, l.shard(other.ID).due
 	w.at = w.at.Add(2*time.Second + 10*time.Millisecond) // 12:01:00.01
 	l.sweep()
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	if got := w.calls - calls; got != 1 || l.shard(other.ID).due != looked {
 		t.Errorf("%d calls at the end of the window; the other shard was due at %v and is at %v", got, looked, l.shard(other.ID).due)
 	}
@@ -117,8 +117,8 @@ func TestSpendOvertakesRenewal(t *testing.T) {
 	spent := int64(100)
 	held := l.Stats().Held
 	rest := untilRenewal(t, l, windows)
-	lane := l.batches.laneOf("a")
-	lane.runs = 1
+	lane := l.batches.queueOfID("a")
+	lane.senders = 1
 	calls := w.calls
 	for range rest {
 		l.Try(spendOf(windows, 1), new(limits.Result))
@@ -149,8 +149,8 @@ func TestRenewalThatIsSentIsNotOvertaken(t *testing.T) {
 	w.hold(l, windows, 2)
 	w.hold(l, windows, int(l.Stats().Held)-1)
 	spent := int64(2 + 3)
-	lane := l.batches.laneOf("a")
-	lane.runs = 1
+	lane := l.batches.queueOfID("a")
+	lane.senders = 1
 	var work sync.WaitGroup
 	for n := range 2 { // the first takes the last unit and has the lease renewed
 		work.Go(func() {
@@ -167,20 +167,20 @@ func TestRenewalThatIsSentIsNotOvertaken(t *testing.T) {
 	if n := w.calls - calls; n != 1 {
 		t.Errorf("%d calls, want the renewal alone", n)
 	}
-	l.giveBack()
+	l.returnAll()
 	if day, held := w.held(windows[2]); day != spent || held != 0 {
 		t.Errorf("%d spent and %d held in the store, want %d and none", day, held, spent)
 	}
 }
 
 // queueRenewal has the lease of a replica renewed, but the renewal not sent.
-func queueRenewal(t *testing.T, l *Leases, windows []limits.Window) *lane {
+func queueRenewal(t *testing.T, l *Leases, windows []limits.Window) *queue {
 	t.Helper()
 	untilRenewal(t, l, windows)
-	lane := l.batches.laneOf("a")
-	lane.runs = 1
-	if !l.Try(spendOf(windows, 1), new(limits.Result)) || len(lane.ahead) != 1 {
-		t.Fatalf("%d renewals are queued", len(lane.ahead))
+	lane := l.batches.queueOfID("a")
+	lane.senders = 1
+	if !l.Try(spendOf(windows, 1), new(limits.Result)) || len(lane.background) != 1 {
+		t.Fatalf("%d renewals are queued", len(lane.background))
 	}
 	return lane
 }
@@ -206,7 +206,7 @@ func TestSpendThatOvertakesGivesTheRestBack(t *testing.T) {
 	if !<-allowed {
 		t.Errorf("refused, with %d units held here", rest)
 	}
-	l.giveBack()
+	l.returnAll()
 	if spent, held := w.held(windows[0]); spent != 10_000 || held != 0 {
 		t.Errorf("%d spent, %d held", spent, held)
 	}
@@ -222,7 +222,7 @@ func TestQueuedRenewalIsWithdrawn(t *testing.T) {
 		spent, _ := w.held(windows[2])
 		spent -= l.Stats().Held
 		send := l.batches.send
-		l.batches.send = func(ctx context.Context, calls []*call) {
+		l.batches.send = func(ctx context.Context, calls []*operation) {
 			for _, c := range calls {
 				if c.want > 0 {
 					t.Errorf("ends %v: %d units are asked for", ends, c.want)
@@ -231,7 +231,7 @@ func TestQueuedRenewalIsWithdrawn(t *testing.T) {
 			send(ctx, calls)
 		}
 		if ends {
-			lane.runs = 0
+			lane.senders = 0
 		} else {
 			var work sync.WaitGroup
 			work.Go(func() {
@@ -244,7 +244,7 @@ func TestQueuedRenewalIsWithdrawn(t *testing.T) {
 			work.Wait()
 			spent++
 		}
-		l.giveBack()
+		l.returnAll()
 		if day, held := w.held(windows[2]); day != spent || held != 0 || l.Stats().Stranded != 0 {
 			t.Errorf("ends %v: %d spent, %d held, %d stranded, want %d", ends, day, held, l.Stats().Stranded, spent)
 		}
@@ -256,13 +256,13 @@ func TestExactLeasesNothingAhead(t *testing.T) {
 	w := newWorld(t, noon().Add(55*time.Second))
 	l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
 	w.hold(l, windows, 200)
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	exact := spendOf(windows, 1)
 	exact.Exact = true
 	w.must(l, exact, true)
 	w.at = w.at.Add(5 * time.Second)
 	l.sweep()
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	if _, held := w.held(windows[2]); held != 0 {
 		t.Errorf("%d held of an exact plan", held)
 	}
@@ -275,7 +275,7 @@ func TestQuietKeyIsNotLeasedFor(t *testing.T) {
 	windows := []limits.Window{{Name: "second", Limit: 250, Per: limits.Second}, {Name: "day", Limit: 1_000_000, Per: limits.Day}}
 	sweep := func() {
 		l.sweep()
-		l.batches.quiet(t.Context())
+		l.batches.drain(t.Context())
 	}
 	for range 20 {
 		w.hold(l, windows, 10)

@@ -18,16 +18,16 @@ const maxScript = 32
 
 // script is one run of spend.lua: calls that Redis judges in their order and in one step.
 type script struct {
-	calls   []*call
+	calls   []*operation
 	layouts []*layout // the plans of the arguments
 	command *redis.IntSliceCmd
 
 	// What is used again for the next run.
-	args   []any
-	offset offset
-	known  [maxScript]int64 // how the arguments refer to each of layouts
-	starts [][]int64        // of each of layouts, in the reply
-	judged []judgement      // of each of calls
+	args     []any
+	offset   offset
+	known    [maxScript]int64 // how the arguments refer to each of layouts
+	starts   [][]int64        // of each of layouts, in the reply
+	outcomes []outcome        // of each of calls
 }
 
 // offset is the first argument of a script. It notes that the script was sent, or began to be.
@@ -57,16 +57,16 @@ func (r *script) clear() {
 	clear(r.layouts)
 	clear(r.args)
 	clear(r.starts)
-	clear(r.judged)
+	clear(r.outcomes)
 }
 
 // send runs the calls in one round trip. Another one follows only for those that have run nothing: a Redis that has not
 // seen the script gets it, and one node of a cluster gets each call by itself. Each call then holds its answer or its
 // error.
-func (s *Store) send(ctx context.Context, calls []*call) {
+func (s *Store) send(ctx context.Context, calls []*operation) {
 	verb, source := any("evalsha"), s.sha
 	for range 3 {
-		unseen, unrun := s.trip(ctx, calls, verb, source)
+		unseen, unrun := s.roundTrip(ctx, calls, verb, source)
 		if len(unrun) == 0 {
 			return
 		}
@@ -77,11 +77,11 @@ func (s *Store) send(ctx context.Context, calls []*call) {
 	}
 }
 
-// trip is one round trip of send. It returns the calls that have run nothing but may if they are sent once more, and
+// roundTrip is one round trip of send. It returns the calls that have run nothing but may if they are sent once more, and
 // whether the script must go with them.
-func (s *Store) trip(ctx context.Context, calls []*call, verb, source any) (unseen bool, unrun []*call) {
+func (s *Store) roundTrip(ctx context.Context, calls []*operation, verb, source any) (unseen bool, unrun []*operation) {
 	most, offset := maxScript, s.offset().Milliseconds()
-	if s.apart.Load() {
+	if s.singly.Load() {
 		most = 1
 	}
 	var few [maxBatch / maxScript]*script
@@ -92,7 +92,7 @@ func (s *Store) trip(ctx context.Context, calls []*call, verb, source any) (unse
 			r = newScript()
 		}
 		n := min(len(calls), most)
-		r.lay(ctx, calls[:n], verb, source, offset)
+		r.encode(ctx, calls[:n], verb, source, offset)
 		calls = calls[n:]
 		scripts = append(scripts, r)
 	}
@@ -105,7 +105,7 @@ func (s *Store) trip(ctx context.Context, calls []*call, verb, source any) (unse
 			unseen = true
 			unrun = append(unrun, r.calls...)
 		case redis.HasErrorPrefix(err, "CROSSSLOT"):
-			s.apart.Store(true)
+			s.singly.Store(true)
 			unrun = append(unrun, r.calls...)
 		}
 		r.clear()
@@ -127,8 +127,8 @@ func (s *Store) process(ctx context.Context, scripts []*script) {
 	_, _ = p.Exec(ctx)
 }
 
-// lay makes the command as spend.lua reads it. verb and source are EVALSHA and the script's name, or EVAL and the script.
-func (r *script) lay(ctx context.Context, calls []*call, verb, source any, offset int64) {
+// encode makes the command as spend.lua reads it. verb and source are EVALSHA and the script's name, or EVAL and the script.
+func (r *script) encode(ctx context.Context, calls []*operation, verb, source any, offset int64) {
 	r.calls, r.layouts, r.offset.ms, r.offset.sent = calls, r.layouts[:0], offset, false
 	r.args = append(r.args[:0], verb, source, len(calls)) // a small number is no allocation
 	for _, c := range calls {
@@ -149,7 +149,7 @@ func (r *script) lay(ctx context.Context, calls []*call, verb, source any, offse
 }
 
 // alike returns how many of the first calls can share a group.
-func alike(calls []*call) int {
+func alike(calls []*operation) int {
 	first := calls[0]
 	for i, c := range calls {
 		if i > 0 && (c.layout != first.layout || c.cost != first.cost || c.mode != first.mode) || c.settle.units > 0 {
@@ -160,7 +160,7 @@ func alike(calls []*call) int {
 }
 
 // group adds the arguments of calls that are alike.
-func (r *script) group(calls []*call) {
+func (r *script) group(calls []*operation) {
 	c, size := calls[0], len(calls)
 	if c.settle.units > 0 {
 		size = 0
@@ -201,32 +201,32 @@ func (r *script) finish() error {
 // read hands the calls what the reply says of them.
 func (r *script) read(reply []int64) {
 	if err := r.split(reply); err != nil {
-		r.fail(foreignAnswer(err), false)
+		r.fail(badReply(err), false)
 		return
 	}
 	for i, c := range r.calls {
-		j := r.judged[i]
+		j := r.outcomes[i]
 		if j.broken != "" {
-			c.err, c.unrun = &limits.BrokenError{Err: spendError(errors.New(j.broken))}, true
+			c.err, c.notRun = &limits.BrokenError{Err: spendError(errors.New(j.broken))}, true
 		} else if err := c.read(j); err != nil {
-			c.err, c.unrun = foreignAnswer(err), false
+			c.err, c.notRun = badReply(err), false
 		}
 	}
 }
 
 func (r *script) fail(err error, unrun bool) {
 	for _, c := range r.calls {
-		c.err, c.unrun = err, unrun
+		c.err, c.notRun = err, unrun
 	}
 }
 
-func foreignAnswer(err error) error {
+func badReply(err error) error {
 	return &limits.BrokenError{Err: fmt.Errorf("limits: spend: the store's answer: %w", err)}
 }
 
 // split finds the judgements in a reply, which has exactly the form that spend.lua says.
 func (r *script) split(reply []int64) error {
-	r.judged, r.starts = r.judged[:0], r.starts[:0]
+	r.outcomes, r.starts = r.outcomes[:0], r.starts[:0]
 	rest := numbers(reply)
 	now := rest.next(1)
 	for _, c := range r.calls {
@@ -238,7 +238,7 @@ func (r *script) split(reply []int64) error {
 		if status == nil {
 			break
 		}
-		j := judgement{now: now[0], starts: r.starts[c.plan]}
+		j := outcome{now: now[0], starts: r.starts[c.plan]}
 		switch s := status[0]; {
 		case s < int64(-1-n):
 			return fmt.Errorf("status is %d", s)
@@ -252,7 +252,7 @@ func (r *script) split(reply []int64) error {
 				j.starts = rest.next(n)
 			}
 		}
-		r.judged = append(r.judged, j)
+		r.outcomes = append(r.outcomes, j)
 	}
 	if rest == nil {
 		return fmt.Errorf("%d values are too few", len(reply))

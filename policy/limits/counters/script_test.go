@@ -26,15 +26,15 @@ func TestSharedScriptIsOneByOne(t *testing.T) {
 			}
 			now := time.Date(2027, 12, 30, 23, 59, 50, 50_000_000, time.UTC)
 			layouts := drawLayouts(rt)
-			last := map[string]*call{} // the one that was answered last, by limit id and layout
+			last := map[string]*operation{} // the one that was answered last, by limit id and layout
 			for range rapid.IntRange(1, 5).Draw(rt, "batches") {
 				now = now.Add(rapid.SampledFrom([]time.Duration{0, 0, 0, time.Second, time.Minute, 40 * 24 * time.Hour, -time.Minute, -26 * time.Hour}).Draw(rt, "move"))
 				b.at(t, now)
 				spoil(rt, b, layouts)
-				var shared, alone []*call
+				var shared, alone []*operation
 				for range rapid.SampledFrom([]int{1, 2, 4, 7, 12}).Draw(rt, "calls") {
 					c := drawSharedCall(rt, layouts, last)
-					twin := &call{id: "alone-" + c.id, layout: c.layout, cost: c.cost, readOnly: c.readOnly, want: c.want, settle: c.settle}
+					twin := &operation{id: "alone-" + c.id, layout: c.layout, cost: c.cost, readOnly: c.readOnly, want: c.want, settle: c.settle}
 					shared, alone = append(shared, c), append(alone, twin)
 				}
 				s.send(t.Context(), shared)
@@ -66,8 +66,8 @@ func drawLayouts(rt *rapid.T) []*layout {
 	return layouts
 }
 
-func drawSharedCall(rt *rapid.T, layouts []*layout, last map[string]*call) *call {
-	c := &call{
+func drawSharedCall(rt *rapid.T, layouts []*layout, last map[string]*operation) *operation {
+	c := &operation{
 		id:       rapid.SampledFrom(sharedIDs()).Draw(rt, "id"),
 		layout:   layouts[rapid.SampledFrom([]int{0, 0, 0, 1, 2, 3}).Draw(rt, "layout")],
 		cost:     rapid.SampledFrom([]int64{1, 1, 1, 1, 0, 7, 300}).Draw(rt, "cost"),
@@ -101,7 +101,7 @@ func spoil(rt *rapid.T, b *backend, layouts []*layout) {
 	}
 }
 
-func sameAnswer(rt *rapid.T, c, alone *call) {
+func sameAnswer(rt *rapid.T, c, alone *operation) {
 	if fmt.Sprint(c.err) != fmt.Sprint(alone.err) {
 		rt.Fatalf("%s: %v, alone %v", c.id, c.err, alone.err)
 	}
@@ -133,13 +133,13 @@ func TestAlikeSpendsShare(t *testing.T) {
 	b := startRedis(t)
 	s := b.store(t)
 	plans := []*layout{newLayout(plan()), newLayout(plan()[:2])}
-	var calls []*call
+	var calls []*operation
 	for i := range maxScript {
-		calls = append(calls, &call{id: fmt.Sprint("key", i), layout: plans[0], cost: 1})
+		calls = append(calls, &operation{id: fmt.Sprint("key", i), layout: plans[0], cost: 1})
 	}
 	r := newScript()
 	lay := func() int {
-		r.lay(t.Context(), calls, "evalsha", s.sha, 0)
+		r.encode(t.Context(), calls, "evalsha", s.sha, 0)
 		return len(r.args) - 3 - len(calls) - 1
 	}
 	if n := lay(); n != 4+9 {
@@ -173,9 +173,9 @@ func TestManyScriptsInOneTrip(t *testing.T) {
 		trips := &roundTrips{}
 		client.AddHook(trips)
 		layout := newLayout(plan())
-		var calls []*call
+		var calls []*operation
 		for range maxBatch {
-			calls = append(calls, &call{id: "one", layout: layout, cost: 1})
+			calls = append(calls, &operation{id: "one", layout: layout, cost: 1})
 		}
 		s.send(t.Context(), calls)
 		for i, c := range calls {

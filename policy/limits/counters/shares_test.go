@@ -24,7 +24,7 @@ func newcomer(t *testing.T, replicas [3]*Leases, stalls bool, spend func(*Leases
 			}
 			for _, l := range replicas {
 				l.sweep()
-				l.batches.quiet(t.Context())
+				l.batches.drain(t.Context())
 			}
 		}
 	}
@@ -87,7 +87,7 @@ func TestSharesOfManyReplicas(t *testing.T) {
 						i := rng.IntN(n)
 						switch rng.IntN(12) {
 						case 0:
-							replicas[i].giveBack()
+							replicas[i].returnAll()
 							replicas[i] = w.replica(0, false)
 						case 1:
 							replicas[i] = w.replica(0, false) // crashed
@@ -109,7 +109,7 @@ func TestSharesOfManyReplicas(t *testing.T) {
 					}
 					for _, l := range replicas {
 						l.sweep()
-						l.batches.quiet(t.Context())
+						l.batches.drain(t.Context())
 					}
 				}
 				calls := float64(w.calls-asked) / float64(spends)

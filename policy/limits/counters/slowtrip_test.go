@@ -83,7 +83,7 @@ func spendFar(t *testing.T, ids, spends int, trip, deadline time.Duration) (sum 
 		var under sync.Map
 		twin := newTwin(time.Now)
 		var allowed, charged atomic.Int64
-		l.batches.send = func(_ context.Context, calls []*call) {
+		l.batches.send = func(_ context.Context, calls []*operation) {
 			for _, c := range calls {
 				if other, twice := under.LoadOrStore(c.id, &calls[0]); twice && other != &calls[0] {
 					t.Errorf("%s is in two pipelines at once", c.id)
@@ -120,7 +120,7 @@ func spendFar(t *testing.T, ids, spends int, trip, deadline time.Duration) (sum 
 			})
 		}
 		work.Wait()
-		l.batches.quiet(context.Background())
+		l.batches.drain(context.Background())
 		lost := charged.Load() - allowed.Load()
 		if stranded := l.Stats().Stranded; stranded != uint64(lost) {
 			t.Errorf("%d stranded, and %d were charged in vain", stranded, lost)
@@ -148,11 +148,11 @@ func TestPipelineBesideASlowOne(t *testing.T) {
 	b := startEmbedded(t)
 	l := b.leases(t, Options{Exact: true})
 	g := hold(l)
-	l.batches.slow = func(f func()) { go f() }
+	l.batches.afterSlow = func(f func()) { go f() }
 	var mu sync.Mutex
 	var sent [][]string
 	send := l.batches.send
-	l.batches.send = func(ctx context.Context, calls []*call) {
+	l.batches.send = func(ctx context.Context, calls []*operation) {
 		var ids []string
 		for _, c := range calls {
 			ids = append(ids, c.id)
@@ -189,11 +189,11 @@ func TestPipelinesUnderWayAreBounded(t *testing.T) {
 	b := startEmbedded(t)
 	l := b.leases(t, Options{Exact: true})
 	g := hold(l)
-	l.batches.slow = func(f func()) { go f() }
+	l.batches.afterSlow = func(f func()) { go f() }
 	var work sync.WaitGroup
-	for i := range maxUnderWay + 20 {
+	for i := range maxInFlight + 20 {
 		work.Go(func() { mustSpend(t, l, &limits.Spend{ID: fmt.Sprint(i), Windows: plan(), Cost: 1}) })
-		if i < maxUnderWay {
+		if i < maxInFlight {
 			<-g.sent
 		}
 	}
@@ -208,14 +208,14 @@ func TestPipelinesUnderWayAreBounded(t *testing.T) {
 // A call whose time is up, or less than a trip lasts, is not sent.
 func TestLateCallsAreNotSent(t *testing.T) {
 	l := newWorld(t, noon()).replica(0, true)
-	late := func(left time.Duration) *call {
-		return &call{id: "a", layout: newLayout(plan()), done: make(chan struct{}, 1), end: time.Now().Add(left)}
+	late := func(left time.Duration) *operation {
+		return &operation{id: "a", layout: newLayout(plan()), done: make(chan struct{}, 1), deadline: time.Now().Add(left)}
 	}
-	calls := []*call{late(-time.Millisecond), late(time.Minute), late(time.Hour), {id: "a", layout: newLayout(plan())}}
+	calls := []*operation{late(-time.Millisecond), late(time.Minute), late(time.Hour), {id: "a", layout: newLayout(plan())}}
 	if sent, _ := l.batches.pick(calls, nil, nil, 0); !slices.Equal(sent, calls[1:]) {
 		t.Errorf("sent %v", sent)
 	}
-	calls = []*call{late(time.Minute), late(time.Hour)}
+	calls = []*operation{late(time.Minute), late(time.Hour)}
 	if sent, _ := l.batches.pick(calls, nil, nil, 2*time.Minute); !slices.Equal(sent, calls[1:]) {
 		t.Errorf("sent %v", sent)
 	}
@@ -228,11 +228,11 @@ func TestExactSpendsOfAFarRedis(t *testing.T) {
 	b := startRedis(t)
 	client := b.far(t, trip)
 	l := NewLeases(NewStore(client, nil), Options{Exact: true, Timeout: 2 * trip})
-	l.batches.slow = func(f func()) { time.AfterFunc(8*slowTrip, f) }
+	l.batches.afterSlow = func(f func()) { time.AfterFunc(8*slowPipeline, f) }
 	windows := plan()
 	mustSpend(t, b.store(t), &limits.Spend{ID: "first", Windows: windows, Cost: 1}) // the script is known
 	var work sync.WaitGroup
-	for range maxUnderWay { // there are connections
+	for range maxInFlight { // there are connections
 		work.Go(func() { client.Ping(t.Context()) })
 	}
 	work.Wait()
@@ -253,7 +253,7 @@ func TestExactSpendsOfAFarRedis(t *testing.T) {
 		})
 	}
 	work.Wait()
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	var charged int64
 	for i := range took {
 		res, err := b.store(t).Spend(t.Context(), &limits.Spend{ID: fmt.Sprint("far", i), Windows: windows, ReadOnly: true})

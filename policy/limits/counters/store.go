@@ -32,7 +32,7 @@ type Store struct {
 	sha     any // the name by which Redis knows the script, as an argument
 	layouts layouts
 	scripts sync.Pool   // of *script
-	apart   atomic.Bool // each call is a script of its own
+	singly  atomic.Bool // each call is a script of its own
 	nodeOf  func(key string) string
 }
 
@@ -50,7 +50,7 @@ func NewStore(c redis.UniversalClient, offset func() time.Duration) *Store {
 	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:]), nodeOf: NodeOf(c)}
 	// A script may touch keys of one slot only. A client that is neither of one server nor Sentinel's spreads keys too.
 	_, whole := c.(*redis.Client)
-	s.apart.Store(!whole)
+	s.singly.Store(!whole)
 	return s
 }
 
@@ -76,8 +76,8 @@ func (s *Store) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, err
 	if len(sp.Windows) == 0 {
 		return s.unlimited(), nil
 	}
-	c := &call{id: sp.ID, layout: l, cost: sp.Cost, readOnly: sp.ReadOnly}
-	s.send(ctx, []*call{c})
+	c := &operation{id: sp.ID, layout: l, cost: sp.Cost, readOnly: sp.ReadOnly}
+	s.send(ctx, []*operation{c})
 	if c.err != nil {
 		return limits.Result{}, c.err
 	}

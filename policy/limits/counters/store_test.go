@@ -268,14 +268,14 @@ func TestStoreDown(t *testing.T) {
 func TestReadReply(t *testing.T) {
 	const start, now = int64(1768478400), int64(1768478400_050) // 2026-01-15T12:00:00Z
 	minute := newLayout([]limits.Window{{Name: "m", Limit: 5, Per: limits.Minute}})
-	spend := &call{layout: minute, cost: 2}
-	read := &call{layout: minute, cost: 2, readOnly: true}
-	lease := &call{layout: minute, cost: 2, want: 2}
-	month := &call{layout: newLayout([]limits.Window{{Name: "q", Limit: 5, Per: limits.Month}}), cost: 2}
-	dear := &call{layout: minute, cost: math.MaxInt64, want: 9}
+	spend := &operation{layout: minute, cost: 2}
+	read := &operation{layout: minute, cost: 2, readOnly: true}
+	lease := &operation{layout: minute, cost: 2, want: 2}
+	month := &operation{layout: newLayout([]limits.Window{{Name: "q", Limit: 5, Per: limits.Month}}), cost: 2}
+	dear := &operation{layout: minute, cost: math.MaxInt64, want: 9}
 	for _, c := range []struct {
 		about string
-		call  *call
+		call  *operation
 		reply []int64
 		ok    bool
 	}{
@@ -320,7 +320,7 @@ func TestReadReply(t *testing.T) {
 	} {
 		c.call.allowed, c.call.err = false, nil
 		r := newScript()
-		r.lay(t.Context(), []*call{c.call}, "evalsha", "", 0)
+		r.encode(t.Context(), []*operation{c.call}, "evalsha", "", 0)
 		r.read(c.reply)
 		var broken *limits.BrokenError
 		if err := c.call.err; (err == nil) != c.ok || c.call.allowed && !c.ok || !c.ok && !errors.As(err, &broken) {

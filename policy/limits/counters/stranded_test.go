@@ -33,7 +33,7 @@ func spendAll(t *testing.T, l *Leases, n int, windows []limits.Window) (allowed 
 		})
 	}
 	work.Wait()
-	l.batches.quiet(t.Context())
+	l.batches.drain(t.Context())
 	return allowed
 }
 

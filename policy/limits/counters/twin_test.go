@@ -38,7 +38,7 @@ func (r twinRecord) at(w limits.Window, known bool, now int64) twinRecord {
 
 func newTwin(now func() time.Time) *twin { return &twin{now, map[windowKey]twinRecord{}} }
 
-func (t *twin) run(c *call) judgement {
+func (t *twin) run(c *operation) outcome {
 	now := t.now()
 	windows := c.layout.windows
 	records := make([]twinRecord, len(windows))
@@ -73,7 +73,7 @@ func (t *twin) run(c *call) judgement {
 	if c.readOnly {
 		add = 0
 	}
-	j := judgement{allowed: allowed == 1, now: now.UnixMilli(), granted: grant}
+	j := outcome{allowed: allowed == 1, now: now.UnixMilli(), granted: grant}
 	for i, w := range windows {
 		records[i].spent += add + grant
 		records[i].held += grant
@@ -102,12 +102,12 @@ func TestTwinIsTheScript(t *testing.T) {
 				now = now.Add(rapid.SampledFrom([]time.Duration{0, 0, 0, 0, 0, time.Second, time.Minute, time.Hour, -time.Minute}).Draw(rt, "move"))
 				b.at(t, now)
 				c := drawCall(rt, last)
-				s.send(ctx, []*call{c})
+				s.send(ctx, []*operation{c})
 				if c.err != nil {
 					rt.Fatalf("%+v: %v", c.settle, c.err)
 				}
 				judged = time.UnixMilli(c.now).UTC()
-				want := &call{layout: c.layout, cost: c.cost, readOnly: c.readOnly, want: c.want}
+				want := &operation{layout: c.layout, cost: c.cost, readOnly: c.readOnly, want: c.want}
 				if err := want.read(twin.run(c)); err != nil {
 					rt.Fatal(err)
 				}
@@ -122,12 +122,12 @@ func TestTwinIsTheScript(t *testing.T) {
 	})
 }
 
-func drawCall(rt *rapid.T, last []limits.Count) *call {
+func drawCall(rt *rapid.T, last []limits.Count) *operation {
 	windows := []limits.Window{{Name: "m", Per: limits.Minute}, {Name: "h", Per: limits.Hour}, {Name: "q", Per: limits.Month, Anchor: 31}}
 	for i := range windows {
 		windows[i].Limit = rapid.SampledFrom([]int64{0, 90, 250, 250, 1000, 1000, 1000}).Draw(rt, "limit")
 	}
-	c := &call{
+	c := &operation{
 		id: "a", layout: newLayout(windows),
 		cost:     rapid.SampledFrom([]int64{0, 1, 1, 5, 40, 140, 300}).Draw(rt, "cost"),
 		want:     rapid.SampledFrom([]int64{0, 1, 3, 10, 1000}).Draw(rt, "want"),
@@ -182,13 +182,13 @@ func (w *world) replica(skew time.Duration, exact bool) *Leases {
 		Clock: func() time.Duration { return w.at.Sub(began) - w.steps + skew },
 		Wall:  func() time.Time { return w.at.Add(-w.steps) },
 	})
-	l.batches.later = func(f func()) {
+	l.batches.afterLinger = func(f func()) {
 		if !w.lazy {
 			go f()
 		}
 	}
-	l.batches.slow = func(func()) {} // nothing goes beside a trip
-	l.batches.send = func(_ context.Context, calls []*call) {
+	l.batches.afterSlow = func(func()) {} // nothing goes beside a trip
+	l.batches.send = func(_ context.Context, calls []*operation) {
 		w.calls += len(calls)
 		f := w.fault()
 		w.at = w.at.Add(f.before)
@@ -213,7 +213,7 @@ func (w *world) replica(skew time.Duration, exact bool) *Leases {
 	return l
 }
 
-func (w *world) charge(c *call) {
+func (w *world) charge(c *operation) {
 	if c.allowed && !c.readOnly {
 		for i, win := range c.layout.windows {
 			w.charged[windowID(c.id, win, c.counts[i].Start)] += c.cost
@@ -239,7 +239,7 @@ func (w *world) spend(l *Leases, s *limits.Spend, slack int64) (limits.Result, e
 	before, err := w.at, error(nil)
 	if l.Try(s, &res) {
 		if !w.lazy {
-			l.batches.quiet(context.Background()) // it may have had the lease renewed
+			l.batches.drain(context.Background()) // it may have had the lease renewed
 		}
 		for _, state := range res.States {
 			if !state.Reset.After(before) {
@@ -248,7 +248,7 @@ func (w *world) spend(l *Leases, s *limits.Spend, slack int64) (limits.Result, e
 		}
 	} else {
 		res, err = l.Spend(context.Background(), s)
-		l.batches.quiet(context.Background())
+		l.batches.drain(context.Background())
 	}
 	if err != nil {
 		return res, err
