@@ -12,7 +12,8 @@ type Counter struct {
 	Previous Count
 }
 
-// Advance returns the window in force now, and what is to be remembered of the one before: spend.lua says why.
+// Advance returns the window in force now, and what is to be remembered of the one before:
+// spend.lua says why.
 func (w Window) Advance(t Counter, known bool, now int64) Counter {
 	start, end := w.bounds(now)
 	next := Count{Start: start, End: end}

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// A clock that jumps and returns finds the window that it left, and what was spent meanwhile counts there too.
+// A clock that jumps and returns finds the window that it left, and what was spent meanwhile counts
+// there too.
 func TestCounterFollowsTheClock(t *testing.T) {
 	w := Window{Name: "m", Limit: 10, Per: Minute}
 	minute := func(n, spent int64) Count { return Count{Start: 60 * n, End: 60*n + 60, Spent: spent} }
@@ -55,7 +56,8 @@ func TestEndOf(t *testing.T) {
 	if _, err := minute.EndOf(120, 181); err == nil || !strings.Contains(err.Error(), `window "m"`) {
 		t.Error(err)
 	}
-	// A month that began by another anchor goes on until the next one that is at least 28 days after it.
+	// A month that began by another anchor goes on until the next one that is at least 28 days
+	// after it.
 	began := moment(t, "2026-01-10T00:00:00Z").Unix()
 	if end, err := month.EndOf(began, moment(t, "2026-01-20T00:00:00Z").Unix()); end != moment(t, "2026-02-15T00:00:00Z").Unix() || err != nil {
 		t.Errorf("%v, %v", time.Unix(end, 0).UTC(), err)

@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// Local counts in this process, for failure_mode: local: while Redis cannot be reached, each replica allows its share
-// of every limit, Limit ÷ replicas rounded down, but at least 1 of a limit that is not 0. It knows nothing of what was
-// spent in Redis. A clock that jumps and returns is met as Store meets it. It is safe for concurrent use.
+// Local counts in this process, for failure_mode: local: while Redis cannot be reached, each
+// replica allows its share of every limit, Limit ÷ replicas rounded down, but at least 1 of a limit
+// that is not 0. It knows nothing of what was spent in Redis. A clock that jumps and returns is met
+// as Store meets it. It is safe for concurrent use.
 type Local struct {
 	replicas int64
 	now      func() time.Time
@@ -25,8 +26,8 @@ type localKey struct {
 	per  Unit
 }
 
-// NewLocal returns counters for at most maxKeys limit ids. replicas is how many processes share the limits; less than 1
-// means 1. now is the clock; nil means time.Now.
+// NewLocal returns counters for at most maxKeys limit ids. replicas is how many processes share the
+// limits; less than 1 means 1. now is the clock; nil means time.Now.
 func NewLocal(replicas int, now func() time.Time, maxKeys int) *Local {
 	if now == nil {
 		now = time.Now
@@ -39,11 +40,11 @@ func NewLocal(replicas int, now func() time.Time, maxKeys int) *Local {
 	}
 }
 
-// Spend takes the cost from all windows or from none. The other replicas' shares are reported as spent, so that Denies,
-// Remaining, Tightest and RetryAfter are right for the States of the Result.
+// Spend takes the cost from all windows or from none. The other replicas' shares are reported as
+// spent, so that Denies, Remaining, Tightest and RetryAfter are right for the States of the Result.
 //
-// When maxKeys limit ids have windows in force, a further id is denied until one of them has ended: forgetting a
-// counter would hand out its limit again. An invalid Spend is denied.
+// When maxKeys limit ids have windows in force, a further id is denied until one of them has ended:
+// forgetting a counter would hand out its limit again. An invalid Spend is denied.
 func (l *Local) Spend(sp *Spend) Result {
 	now := l.now().UTC()
 	if sp.Validate() != nil {
@@ -88,8 +89,8 @@ func (l *Local) Spend(sp *Spend) Result {
 	return res
 }
 
-// hasRoom says whether one more id may be kept. A full table is searched for ended windows at most once a second,
-// because the search is as long as the table.
+// hasRoom says whether one more id may be kept. A full table is searched for ended windows at most
+// once a second, because the search is as long as the table.
 func (l *Local) hasRoom(now int64) bool {
 	if len(l.keys) < l.maxKeys {
 		return true
@@ -107,8 +108,8 @@ func (l *Local) hasRoom(now int64) bool {
 	return len(l.keys) < l.maxKeys
 }
 
-// dropEnded forgets the windows that have ended; renamed ones would stay for ever. So would those of a clock that was
-// ahead. A month has ended when it has by any anchor.
+// dropEnded forgets the windows that have ended; renamed ones would stay for ever. So would those
+// of a clock that was ahead. A month has ended when it has by any anchor.
 func dropEnded(counts map[localKey]Counter, now int64) {
 	for k, t := range counts {
 		end := t.Last.End

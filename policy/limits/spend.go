@@ -1,9 +1,7 @@
-// Package limits counts what an API key spends in clock-aligned windows, and says when a request no longer fits.
-//
-// Store counts exactly, for any number of replicas, in a Redis script. Leases stands in front of it: it answers most
-// requests from units that it took ahead or from refusals that it remembers, and groups the others, so that concurrent
-// ones share a trip and a script. Local counts in this process, for plans that choose failure_mode: local while Redis
-// cannot be reached. The arithmetic of windows (Window, Tightest, RetryAfter) is pure and needs none of them.
+// Package limits says what an API key may spend in clock-aligned windows, and when a request no
+// longer fits: the arithmetic of windows (Window, Tightest, RetryAfter), the step that a request
+// takes (Spend, Result), and Local, which counts in this process for plans with failure_mode local.
+// It does no I/O: the counters that replicas share are in package counters, below.
 package limits
 
 import (
@@ -12,10 +10,10 @@ import (
 	"time"
 )
 
-// Spend is one request's step: take Cost units from every one of Windows, or from none of them. ID is the limit id
-// whose counters it uses; it is never empty. Cost is 0 or more. ReadOnly spends nothing, and asks whether Cost would
-// be allowed now. No Windows means no limit. Exact forbids Leases to take units ahead. Nothing keeps a Spend or its
-// Windows after the call that it was given to.
+// Spend is one request's step: take Cost units from every one of Windows, or from none of them. ID
+// is the limit id whose counters it uses; it is never empty. Cost is 0 or more. ReadOnly spends
+// nothing, and asks whether Cost would be allowed now. No Windows means no limit. Exact forbids to
+// lease units. Nothing keeps a Spend or its Windows after the call that it was given to.
 type Spend struct {
 	ID       string
 	Windows  []Window
@@ -24,15 +22,17 @@ type Spend struct {
 	Exact    bool
 }
 
-// Result is the answer to a Spend. Now is the clock that judged it. States has one entry for each of Spend.Windows, in
-// their order: after the step if it was allowed, else (and for ReadOnly) unchanged.
+// Result is the answer to a Spend. Now is the clock that judged it. States has one entry for each
+// of Spend.Windows, in their order: after the step if it was allowed, else (and for ReadOnly)
+// unchanged.
 type Result struct {
 	Allowed bool
 	Now     time.Time
 	States  []State
 }
 
-// Validate returns what is wrong with the Spend. Nothing invalid is ever sent to the store, nor allowed.
+// Validate returns what is wrong with the Spend. Nothing invalid is ever sent to the store, nor
+// allowed.
 func (s *Spend) Validate() error {
 	if s.ID == "" {
 		return errors.New("limits: empty limit id")

@@ -1,7 +1,7 @@
 package limits
 
-// Unit is the length of a window: one clock unit in UTC. The zero value is no unit, so that a forgotten one is an
-// error and not a second.
+// Unit is the length of a window: one clock unit in UTC. The zero value is no unit, so that a
+// forgotten one is an error and not a second.
 type Unit uint8
 
 // The units a limit can be counted per.
@@ -13,7 +13,8 @@ const (
 	Month
 )
 
-// ParseUnit reads the word a policy file uses: second, minute, hour, day or month. ok is false for any other text.
+// ParseUnit reads the word a policy file uses: second, minute, hour, day or month. ok is false for
+// any other text.
 func ParseUnit(s string) (u Unit, ok bool) {
 	switch s {
 	case "second":

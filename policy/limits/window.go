@@ -7,10 +7,11 @@ import (
 const MaxLimit = 1<<53 - 1
 const secondsPerDay = 86400
 
-// Window is one limit of a plan: at most Limit units in each clock-aligned window of one Per. Name is unique within
-// its Per and is part of what is stored, so a renamed window starts empty. Limit is 0 (none allowed) to MaxLimit.
-// Anchor is used by Month only: the day, 1 to 31, on which a month begins, clamped to the month's last day; 0 means 1.
-// Quota is for the caller, who leaves such windows out where a key spends no quota; nothing here reads it.
+// Window is one limit of a plan: at most Limit units in each clock-aligned window of one Per. Name
+// is unique within its Per and is part of what is stored, so a renamed window starts empty. Limit
+// is 0 (none allowed) to MaxLimit. Anchor is used by Month only: the day, 1 to 31, on which a month
+// begins, clamped to the month's last day; 0 means 1. Quota is for the caller, who leaves such
+// windows out where a key spends no quota; nothing here reads it.
 type Window struct {
 	Name   string
 	Limit  int64
@@ -25,8 +26,8 @@ type State struct {
 	Reset time.Time
 }
 
-// Bounds returns the window that holds now: start is in it, end is the start of the next one. Both are whole seconds
-// in UTC. A window whose Per is no unit has no bounds: both are the zero time.
+// Bounds returns the window that holds now: start is in it, end is the start of the next one. Both
+// are whole seconds in UTC. A window whose Per is no unit has no bounds: both are the zero time.
 func (w Window) Bounds(now time.Time) (start, end time.Time) {
 	if w.Per < Second || w.Per > Month {
 		return time.Time{}, time.Time{}
@@ -50,12 +51,13 @@ func (w Window) bounds(now int64) (start, end int64) {
 		daysFrom(nextYear, next, w.anchorDay(nextYear, next)) * secondsPerDay
 }
 
-// leastMonth is the length of the shortest month. Of two that begin less than that apart, by different anchors, the second
-// is a part of the first: a changed anchor must not hand out a second quota.
+// leastMonth is the length of the shortest month. Of two that begin less than that apart, by
+// different anchors, the second is a part of the first: a changed anchor must not hand out a second
+// quota.
 const leastMonth = 28 * secondsPerDay
 
-// holds reports whether a window that began at start is the one in force now, and when it ends. A start of the future is
-// none: it was seen by a clock that was wrong.
+// holds reports whether a window that began at start is the one in force now, and when it ends. A
+// start of the future is none: it was seen by a clock that was wrong.
 func (w Window) holds(start, now int64) (end int64, ok bool) {
 	begin, end := w.bounds(now)
 	if w.Per != Month {
@@ -70,8 +72,8 @@ func (w Window) anchorDay(year, month int64) int64 {
 	return min(max(int64(w.Anchor), 1), daysIn(year, month))
 }
 
-// Denies says whether a request of this cost does not fit in what is left. A limit of 0 denies every request, one of
-// cost 0 too; a negative cost is always denied.
+// Denies says whether a request of this cost does not fit in what is left. A limit of 0 denies
+// every request, one of cost 0 too; a negative cost is always denied.
 func (w Window) Denies(s State, cost int64) bool {
 	if w.Limit <= 0 || cost < 0 || cost > w.Limit {
 		return true
@@ -80,10 +82,12 @@ func (w Window) Denies(s State, cost int64) bool {
 	return s.Spent > w.Limit-cost
 }
 
-// Fits says whether a request of this cost can be allowed at all: in a window of which nothing is spent.
+// Fits says whether a request of this cost can be allowed at all: in a window of which nothing is
+// spent.
 func (w Window) Fits(cost int64) bool { return !w.Denies(State{}, cost) }
 
-// Remaining returns how many units are left, 0 or more: a limit that was lowered below what is spent leaves 0.
+// Remaining returns how many units are left, 0 or more: a limit that was lowered below what is
+// spent leaves 0.
 func (w Window) Remaining(s State) int64 {
 	if s.Spent < 0 || s.Spent >= w.Limit {
 		return 0
@@ -91,8 +95,9 @@ func (w Window) Remaining(s State) int64 {
 	return w.Limit - s.Spent
 }
 
-// Tightest returns the index of the window with the fewest units remaining, of those with as few the one with the
-// later reset, and of those the first. ss[i] is the state of ws[i]. It returns -1 where there is no window.
+// Tightest returns the index of the window with the fewest units remaining, of those with as few
+// the one with the later reset, and of those the first. ss[i] is the state of ws[i]. It returns -1
+// where there is no window.
 func Tightest(ws []Window, ss []State) int {
 	best := -1
 	var fewest int64
@@ -105,8 +110,8 @@ func Tightest(ws []Window, ss []State) int {
 	return best
 }
 
-// RetryAfter returns the whole seconds, rounded up, from now until the latest reset of the windows that deny this
-// cost. It is at least 1, also where none denies. ss[i] is the state of ws[i].
+// RetryAfter returns the whole seconds, rounded up, from now until the latest reset of the windows
+// that deny this cost. It is at least 1, also where none denies. ss[i] is the state of ws[i].
 func RetryAfter(ws []Window, ss []State, cost int64, now time.Time) int64 {
 	seconds := int64(1)
 	for i := range min(len(ws), len(ss)) {
@@ -131,9 +136,9 @@ func floorDiv(a, b int64) int64 {
 	return q
 }
 
-// civil turns days since 1970-01-01 into a Gregorian date; the script holds the same arithmetic. Source: Howard
-// Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days: years begin in March, so that the leap day
-// is the last of its year.
+// civil turns days since 1970-01-01 into a Gregorian date; the script holds the same arithmetic.
+// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days: years
+// begin in March, so that the leap day is the last of its year.
 func civil(days int64) (year, month, day int64) {
 	z := days + 719468
 	era := floorDiv(z, 146097)
@@ -189,7 +194,8 @@ func nextMonth(year, month int64) (int64, int64) {
 	return year, month + 1
 }
 
-// EndOf returns the end of the window that starts at start, which must be one that is in force at this clock.
+// EndOf returns the end of the window that starts at start, which must be one that is in force at
+// this clock.
 func (w Window) EndOf(start, now int64) (int64, error) {
 	end, ok := w.holds(start, now)
 	if !ok {

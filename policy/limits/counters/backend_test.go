@@ -20,8 +20,9 @@ import (
 	"tollgate/policy/limits"
 )
 
-// backend is one store under test. Its Stores share a clock that stands where at has put it; on a real Redis it runs on
-// from there, so tests use fractions of .05 s and steps that a slow machine cannot carry over an edge.
+// backend is one store under test. Its Stores share a clock that stands where at has put it; on a
+// real Redis it runs on from there, so tests use fractions of .05 s and steps that a slow machine
+// cannot carry over an edge.
 type backend struct {
 	network, addr string
 	client        redis.UniversalClient // for the test's own commands: may do everything
@@ -134,8 +135,8 @@ func (b *backend) store(t testing.TB) *Store {
 
 func (b *backend) now() time.Duration { return time.Duration(b.offset.Load()) }
 
-// leases returns Leases with their own connections: another replica. Their clock goes forward with that of the store,
-// and never back.
+// leases returns Leases with their own connections: another replica. Their clock goes forward with
+// that of the store, and never back.
 func (b *backend) leases(t testing.TB, o Options) *Leases {
 	t.Helper()
 	o.Clock = b.monotonic

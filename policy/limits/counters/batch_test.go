@@ -13,14 +13,14 @@ import (
 	"tollgate/policy/limits"
 )
 
-// queueOfID returns where the calls of a limit id go.
+// queueOfID returns where the operations of a limit id go.
 func (b *batches) queueOfID(id string) *queue {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.queueOf(b.node(id))
 }
 
-// await waits until so many calls are queued for a limit id.
+// await waits until so many operations are queued for a limit id.
 func await(l *Leases, id string, n int) {
 	lane := l.batches.queueOfID(id)
 	for queued := -1; queued < n; runtime.Gosched() {
@@ -30,7 +30,7 @@ func await(l *Leases, id string, n int) {
 	}
 }
 
-// gate holds up the trips of Leases.
+// gate holds up the round trips of Leases.
 type gate struct{ sent, goOn chan struct{} }
 
 func hold(l *Leases) gate {
@@ -45,7 +45,7 @@ func hold(l *Leases) gate {
 	return g
 }
 
-// Spends that arrive while a trip is under way share the next one.
+// Spends that arrive while a round trip is under way share the next one.
 func TestSpendsShareATrip(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
@@ -75,7 +75,7 @@ func TestSpendsShareATrip(t *testing.T) {
 	})
 }
 
-// A Redis that has not seen the script gets it in a second trip, for those that ran nothing.
+// A Redis that has not seen the script gets it in a second round trip, for those that ran nothing.
 func TestPipelineOfAnUnseenScript(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
@@ -100,7 +100,7 @@ func TestPipelineOfAnUnseenScript(t *testing.T) {
 	})
 }
 
-// Each call has its own answer and its own error, and a broken record is left as it is.
+// Each operation has its own answer and its own error, and a broken record is left as it is.
 func TestOneBadCounterSpoilsNoOther(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
@@ -130,7 +130,8 @@ func TestOneBadCounterSpoilsNoOther(t *testing.T) {
 	})
 }
 
-// A caller whose time is up leaves at once. What was not sent then is not; what was goes on, and is counted.
+// A caller whose time is up leaves at once. What was not sent then is not; what was goes on, and is
+// counted.
 func TestCallersLeave(t *testing.T) {
 	b := startEmbedded(t)
 	b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
@@ -185,8 +186,8 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
-// Calls that nobody waits for go along where callers would fill each pipeline, and withdrawn ones do not hold them up.
-// Where all are waited for, as at the end, they fill pipelines.
+// Operations that nobody waits for go along where callers would fill each pipeline, and withdrawn
+// ones do not hold them up. Where all are waited for, as at the end, they fill pipelines.
 func TestAheadGoesAlong(t *testing.T) {
 	l := newWorld(t, noon()).replica(0, true)
 	var trips [][]*operation
@@ -226,8 +227,8 @@ func TestAheadGoesAlong(t *testing.T) {
 	}
 }
 
-// A store that is gone or silent is an error by the context's deadline, and the next caller is not held up by it for longer
-// than a trip may take.
+// A store that is gone or silent is an error by the context's deadline, and the next caller is not
+// held up by it for longer than a round trip may take.
 func TestLeasesWithoutAStore(t *testing.T) {
 	b := startRedis(t)
 	l := NewLeases(b.store(t), Options{Timeout: 100 * time.Millisecond})

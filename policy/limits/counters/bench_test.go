@@ -122,7 +122,8 @@ func BenchmarkBatch(b *testing.B) {
 	}
 }
 
-// BenchmarkZipf is 64 callers on 10,000 keys whose popularity falls with the rank to the power of 1.1.
+// BenchmarkZipf is 64 callers on 10,000 keys whose popularity falls with the rank to the power of
+// 1.1.
 func BenchmarkZipf(b *testing.B) {
 	for _, exact := range []bool{false, true} {
 		b.Run("exact="+strconv.FormatBool(exact), func(b *testing.B) {

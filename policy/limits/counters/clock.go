@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// leastJump is the least that counts as a jump of the store's clock: less is what clocks do that are being set right.
+	// leastJump is the least that counts as a jump of the store's clock: less is what clocks do
+	// that are being set right.
 	leastJump = 500 * time.Millisecond
 	// jumpsToldPerMinute bounds how often Options.Jumped is called.
 	jumpsToldPerMinute = 10
@@ -21,8 +22,9 @@ type storeClock struct {
 	low, high int64 // it is ahead by that much, ms
 }
 
-// observe takes in that the store's clock was at ms some time between asked and now, and returns how far it has jumped since
-// it was seen before, or 0. A trip that took long tells little, and is no reason to speak of a jump.
+// observe takes in that the store's clock was at ms some time between asked and now, and returns
+// how far it has jumped since it was seen before, or 0. A round trip that took long tells little,
+// and is no reason to speak of a jump.
 func (s *storeClock) observe(ms int64, asked, now time.Duration) time.Duration {
 	low, high := ms-now.Milliseconds()-1, ms-asked.Milliseconds()+1
 	s.mu.Lock()
@@ -80,8 +82,8 @@ func (l *Leases) watchClock(c *operation, asked, now time.Duration) {
 	}
 }
 
-// outOfWindow reports whether this process's own clock is in none of a window that the store says is in force. One of the two
-// clocks is wrong, maybe for a moment only.
+// outOfWindow reports whether this process's own clock is in none of a window that the store says
+// is in force. One of the two clocks is wrong, maybe for a moment only.
 func outOfWindow(counts []limits.Count, wall time.Time) bool {
 	at := wall.Unix()
 	for _, n := range counts {

@@ -22,7 +22,8 @@ func jumpLines() []timeline {
 			{n: 1, at: "2026-01-15T12:00:00.05Z", cost: 5, allowed: allow, left: "0", reset: "2026-01-15T12:00:01Z"},
 			{n: 2, at: "2027-02-19T12:00:00.05Z", cost: 5, allowed: allow, left: "0", reset: "2027-02-19T12:00:01Z"},
 			{n: 3, at: "2027-02-19T12:00:01.05Z", cost: 4, allowed: allow, left: "1", reset: "2027-02-19T12:00:02Z"},
-			// What was spent last is counted once, also by a request that is refused, and then it is over.
+			// What was spent last is counted once, also by a request that is refused, and then it
+			// is over.
 			{n: 4, at: "2026-01-15T12:00:02.05Z", cost: 2, allowed: deny, left: "1", reset: "2026-01-15T12:00:03Z", retry: 1},
 			{n: 5, at: "2026-01-15T12:00:02.05Z", cost: 1, allowed: allow, left: "0", reset: "2026-01-15T12:00:03Z"},
 			{n: 6, at: "2026-01-15T12:00:03.05Z", cost: 5, allowed: allow, left: "0", reset: "2026-01-15T12:00:04Z"},
@@ -111,8 +112,9 @@ func anchorLines() []timeline {
 	}
 }
 
-// A clock that jumps by any size for a while and returns, once and again, hands out each limit at most once more for each
-// jump, and is no reason to refuse anything one window later; two where it jumped from one wrong time to another.
+// A clock that jumps by any size for a while and returns, once and again, hands out each limit at
+// most once more for each jump, and is no reason to refuse anything one window later; two where it
+// jumped from one wrong time to another.
 func TestJumpCostsOneLimitAtMost(t *testing.T) {
 	sizes := []time.Duration{time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, time.Hour, 26 * time.Hour, 31 * 24 * time.Hour, 400 * 24 * time.Hour}
 	rapid.Check(t, func(rt *rapid.T) {
@@ -193,8 +195,8 @@ func (w *world) ask(l *Leases, s *limits.Spend) limits.Result {
 	return res
 }
 
-// Replicas that were in use before, during and after a jump are right again a second after the clock is: what they show,
-// and what they refuse.
+// Replicas that were in use before, during and after a jump are right again a second after the
+// clock is: what they show, and what they refuse.
 func TestWarmReplicasAfterAJump(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, size := range []time.Duration{time.Second, 61 * time.Second, time.Hour, 32 * day, 400 * day, -time.Second, -61 * time.Second, -time.Hour, -32 * day, -400 * day} {
@@ -310,8 +312,9 @@ func TestJumpsAreToldBounded(t *testing.T) {
 	}
 }
 
-// Each node of a cluster has its own clock. That two differ is no jump, that one of them jumps is, also after nobody has asked
-// it for a while; and an answer of a node that is not known says nothing.
+// Each node of a cluster has its own clock. That two differ is no jump, that one of them jumps is,
+// also after nobody has asked it for a while; and an answer of a node that is not known says
+// nothing.
 func TestJumpsOfNodes(t *testing.T) {
 	w := newWorld(t, noon())
 	l := w.replica(0, true)

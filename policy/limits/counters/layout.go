@@ -7,14 +7,15 @@ import (
 	"tollgate/policy/limits"
 )
 
-// layout is a set of windows in the form in which the script is told of them. It never changes, so that all Spends with
-// equal windows can share one.
+// layout is a set of windows in the form in which the script is told of them. It never changes, so
+// that all Spends with equal windows can share one.
 type layout struct {
 	windows []limits.Window
 	args    []any // as spend.lua reads them: the fields, then length and limit of each window
 }
 
-// newLayout copies the windows, which must be valid. A limit of 0 is -1 to the script, which so has one rule for all.
+// newLayout copies the windows, which must be valid. A limit of 0 is -1 to the script, which so has
+// one rule for all.
 func newLayout(windows []limits.Window) *layout {
 	n := len(windows)
 	l := &layout{windows: append([]limits.Window(nil), windows...), args: make([]any, 3*n)}
@@ -33,7 +34,8 @@ func newLayout(windows []limits.Window) *layout {
 	return l
 }
 
-// is reports whether the layout is that of the windows, by their values: a caller may use one slice again for others.
+// is reports whether the layout is that of the windows, by their values: a caller may use one slice
+// again for others.
 func (l *layout) is(windows []limits.Window) bool {
 	if len(l.windows) != len(windows) {
 		return false
@@ -46,8 +48,8 @@ func (l *layout) is(windows []limits.Window) bool {
 	return true
 }
 
-// layouts remembers the layouts of recent Spends. Two sets of windows that fall on one place take turns, which costs
-// time and nothing else.
+// layouts remembers the layouts of recent Spends. Two sets of windows that fall on one place take
+// turns, which costs time and nothing else.
 type layouts struct {
 	places [256]atomic.Pointer[layout]
 }
@@ -76,6 +78,6 @@ func windowsHash(windows []limits.Window) uint64 {
 	return h >> 32
 }
 
-// field names the counter of a window. The unit is part of it, because the counts of two units cannot be compared. The
-// anchor is not: a changed anchor goes on with what the month has counted.
+// field names the counter of a window. The unit is part of it, because the counts of two units
+// cannot be compared. The anchor is not: a changed anchor goes on with what the month has counted.
 func field(w limits.Window) string { return w.Per.String() + ":" + w.Name }

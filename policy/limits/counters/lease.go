@@ -6,46 +6,83 @@ import (
 	"tollgate/policy/limits"
 )
 
-// What bounds a lease. The script holds the other bounds: 2 % of what is left, and nothing of the last 100 units.
+// A lease, as one replica sees it
+//
+// An entry is what this process knows of one limit id: the counters that Redis returned last, the
+// units that it may spend without asking, and the cost that was refused last. Leased units are
+// charged to all windows in Redis when they are leased, so no limit is exceeded whatever becomes of
+// this process. Of them the entry has `unspent` left, and has spent `spent` that Redis does not
+// know of: the next operation about the limit id settles both. What belongs to a window that has
+// ended is `owed`.
+//
+//	 no entry ──first spend──▶ read ◀──── all spent, did not fit, or its window ended ───┐
+//	    ▲                       │ units granted                                         │
+//	    │                       ▼                                                       │
+//	    │                     leased ───────────────────────────────────────────────────┤
+//	    │   unspent            │  ▲                                                     │
+//	    │   < renewBelow       ▼  │ units granted                                       │
+//	    │                   renewing (spends go on) ────────────────────────────────────┘
+//	    └── idle, or spent for other windows: what is left goes back
+//
+// One operation at a time wants units for an entry (leasing). Beside a renewal, which nobody waits
+// for, spends that the units left can pay are answered at once; one that does not fit takes over
+// what a queued renewal was to do, and spends that the units on their way will pay wait for these.
+//
+// Who owns what: an entry and all its fields belong to the shard that holds it, and its lock
+// (leases.go) guards them, also those of an entry that is removed while an operation of it is under
+// way. The operation itself belongs to the batches from add until its answer (batch.go). A slice of
+// counts never changes once it is in an entry or an operation, so that both may refer to it. Redis
+// judges the operations about one limit id one after another, and update sees their answers in that
+// order.
+//
+// Times are of this process's monotonic clock. A lease ends with the first of its windows, counted
+// from before Redis was asked: here it never ends later than there.
+
+// What bounds a lease. The script holds the other bounds: 2 % of what is left, and nothing of the
+// last 100 units.
 const (
 	// rateSpan is the time whose spends a lease may be as large as.
 	rateSpan = time.Minute
-	// idleAfter is when units that are not spent go back: a key that is quiet so long is not likely to need them soon.
+	// idleAfter is when units that are not spent go back: a key that is quiet so long is not likely
+	// to need them soon.
 	idleAfter = 10 * time.Second
-	// smallLease units are not worth a call: they wait fewAfter to be spent. So a key that is used every quarter of a minute
-	// is not asked about each time.
+	// smallLease units are not worth an operation: they wait smallLeaseIdle to be spent. So a key
+	// that is used every quarter of a minute is not asked about each time.
 	smallLease     = 16
 	smallLeaseIdle = time.Minute
-	// afterWindowEnd is how long after the end of a lease Redis is asked for the next one: a lease ends early by what the call
-	// that took it lasted. If that was longer, Redis is still in the old window, and is asked once more at its end.
+	// afterWindowEnd is how long after the end of a lease Redis is asked for the next one: a lease
+	// ends early by what the operation that took it lasted. If that was longer, Redis is still in
+	// the old window, and is asked once more at its end.
 	afterWindowEnd = 10 * time.Millisecond
-	// recheck is how long counters that were read are shown, and how long a refusal of a window longer than a minute is
-	// believed at first; each time it proves true that doubles, up to recheckMost.
+	// recheck is how long counters that were read are shown, and how long a refusal of a window
+	// longer than a minute is believed at first; each time it proves true that doubles, up to
+	// recheckMost.
 	recheck     = time.Second
 	recheckMost = 8 * time.Second
 )
 
-// entry is what one replica knows and holds of one limit id. All times but those of counts are of this process's
-// monotonic clock. Whoever uses it holds the lock of its shard.
+// entry is what one replica knows and holds of one limit id. All times but those of counts are of
+// this process's monotonic clock. Whoever uses it holds the lock of its shard.
 type entry struct {
 	id     string
 	layout *layout
 
-	// What Redis said last, and when. It holds until the first window ends, counted from before Redis was asked, so that
-	// it ends here before it does there.
+	// What Redis said last, and when. It holds until the first window ends, counted from before
+	// Redis was asked, so that it ends here before it does there.
 	counts []limits.Count // nil before the first answer; a new slice with each
 	asked  time.Duration
 	until  time.Duration
 	clock  int64 // Redis' clock less the monotonic one, ns
 
-	// The lease: units that are charged to the windows of counts, and which Redis believes to be held.
-	unspent    int64 // not spent
-	spent      int64 // spent, which Redis does not know yet
+	// The lease: units that are charged to the windows of counts, and which Redis believes to be
+	// held.
+	unspent    int64 // of it
+	spent      int64 // of it, which Redis does not know yet
 	renewBelow int64 // renewed when less is left; 0: when too little is left
 	owed       *settlement
-	leasing    bool       // a call that wants units is queued or under way
-	unclaimed  int64      // of what that call wants, units that nobody waits for yet
-	renewing   *operation // that call, if nobody waits for it
+	leasing    bool       // an operation that wants units is queued or under way
+	unclaimed  int64      // of what that operation wants, units that nobody waits for yet
+	renewing   *operation // that operation, if nobody waits for it
 
 	refused      int64 // the least cost that was refused; -1: none
 	refusedUntil time.Duration
@@ -67,7 +104,8 @@ const (
 	fromReading
 )
 
-// answer takes the cost from the lease, or finds a refusal or a fresh reading. It changes nothing if it returns fromStore.
+// answer takes the cost from the lease, or finds a refusal or a fresh reading. It changes nothing
+// if it returns fromStore.
 func (e *entry) answer(cost int64, readOnly, exact bool, now time.Duration) source {
 	if e.counts == nil || now >= e.until || exact && e.unspent > 0 {
 		return fromStore
@@ -112,7 +150,7 @@ func (e *entry) write(into *limits.Result, from source, cost int64, now time.Dur
 	}
 }
 
-// addSpend counts a spend for lately.
+// addSpend counts a spend for recentSpend.
 func (e *entry) addSpend(now time.Duration, cost int64) {
 	span := int64(now / rateSpan)
 	switch span {
@@ -126,8 +164,8 @@ func (e *entry) addSpend(now time.Duration, cost int64) {
 	e.current += cost
 }
 
-// recentSpend returns about how much was spent in the rateSpan before now: of the whole one before the running one, the part
-// that is still within it.
+// recentSpend estimates what was spent in the last rateSpan: all of the running span, and of the
+// one before it the share that the last rateSpan still covers.
 func (e *entry) recentSpend(now time.Duration) int64 {
 	left := int64(rateSpan - now%rateSpan)
 	switch int64(now / rateSpan) {
@@ -139,8 +177,8 @@ func (e *entry) recentSpend(now time.Duration) int64 {
 	return 0
 }
 
-// wants returns how many units a call of this cost should lease. A key that was quiet leases few, or nothing: it may
-// stay so.
+// wants returns how many units an operation of this cost should lease. A key that was quiet has a
+// small lease, or none: it may stay quiet.
 func (e *entry) wants(now time.Duration, cost int64) int64 {
 	quiet := now - e.lastUsed
 	if e.counts == nil || quiet >= smallLeaseIdle {
@@ -153,8 +191,8 @@ func (e *entry) wants(now time.Duration, cost int64) int64 {
 	return max(min(2*spent, smallLease), min(spent, limits.MaxLimit/4))
 }
 
-// settlement takes what the next call has to settle: what is owed of an earlier lease, else the running one. keep leaves
-// what is not spent where it is, if the lease still runs.
+// settlement takes what the next operation has to settle: what is owed of an earlier lease, else
+// the running one. keep leaves what is not spent where it is, if the lease still runs.
 func (e *entry) settlement(now time.Duration, keep bool) settlement {
 	if e.owed != nil {
 		s := *e.owed
@@ -180,8 +218,9 @@ func (e *entry) pending() int64 {
 	return n
 }
 
-// update takes in the answer to a call that was sent at asked and answered at now; answers arrive in the order in which
-// Redis judged. It returns how many units it stranded: charged, and never given back.
+// update takes in the answer to an operation that was sent at asked and answered at now; answers
+// arrive in the order in which Redis judged. It returns how many units it stranded: charged, and
+// never given back.
 func (e *entry) update(c *operation, asked, now time.Duration) (stranded int64) {
 	if c.leasing {
 		e.leasing, e.unclaimed, e.renewing = false, 0, nil
@@ -219,7 +258,8 @@ func (e *entry) distrust() {
 	e.refusedUntil = min(e.refusedUntil, e.until)
 }
 
-// owe keeps units to settle for the next call. Where there are some already, those of this one are stranded.
+// owe keeps units to settle for the next operation. Where there are some already, those of this one
+// are stranded.
 func (e *entry) owe(s settlement) (stranded int64) {
 	if s.units == 0 {
 		return 0
@@ -240,8 +280,8 @@ func sameStarts(a, b []limits.Count) bool {
 	return true
 }
 
-// earliestEnd returns when the first window of the answer ends, by the monotonic clock, if Redis judged at asked. It
-// judged later; its clock is told in whole milliseconds, rounded down.
+// earliestEnd returns when the first window of the answer ends, by the monotonic clock, if Redis
+// judged at asked. It judged later; its clock is told in whole milliseconds, rounded down.
 func (c *operation) earliestEnd(asked time.Duration) time.Duration {
 	end := c.counts[0].End
 	for _, n := range c.counts[1:] {
@@ -251,9 +291,9 @@ func (c *operation) earliestEnd(asked time.Duration) time.Duration {
 	return asked + time.Duration(min(end*1000-c.now-1, longest))*time.Millisecond
 }
 
-// remember keeps or drops the refusal. A window of a minute or less that is spent stays so until it ends, but for what
-// other replicas give back, which is little. One that is longer is asked again, less often each time. Either ends with the
-// first of all windows, whose counter would be shown.
+// remember keeps or drops the refusal. A window of a minute or less that is spent stays so until it
+// ends, but for what other replicas give back, which is little. One that is longer is asked again,
+// less often each time. Either ends with the first of all windows, whose counter would be shown.
 func (e *entry) remember(c *operation, asked time.Duration) {
 	if e.refused >= 0 && !deniesAny(e.layout.windows, e.counts, e.refused) {
 		e.refused = -1
@@ -284,8 +324,8 @@ func deniesAny(windows []limits.Window, counts []limits.Count, cost int64) bool 
 	return false
 }
 
-// prepare decides what a call that goes to the store takes along. A lease that a spend does not fit in goes back in the
-// same step, so that the store judges by all that is left.
+// prepare decides what an operation that goes to the store takes along. A lease that a spend does
+// not fit in goes back in the same step, so that the store judges by all that is left.
 func (e *entry) prepare(c *operation, now time.Duration) action {
 	if c.exact {
 		e.renewBelow = 0 // nor is anything leased when the window ends
@@ -299,7 +339,7 @@ func (e *entry) prepare(c *operation, now time.Duration) action {
 			c.deferred = true
 			return sendNext
 		}
-		return sendNow // beside the call that wants units
+		return sendNow // beside the operation that wants units
 	}
 	if !c.exact && !c.readOnly {
 		c.want = e.wants(now, c.cost)
@@ -311,7 +351,7 @@ func (e *entry) prepare(c *operation, now time.Duration) action {
 	return sendNow
 }
 
-// renewal is a call that only leases, while what is left of the lease is spent.
+// renewal is an operation that only leases, while what is left of the lease is spent.
 func (e *entry) renewal(now time.Duration) *operation {
 	c := &operation{id: e.id, layout: e.layout, entry: e, leasing: true, want: e.wants(now, 0)}
 	e.leasing, e.unclaimed, e.renewing = true, c.want, c
@@ -319,7 +359,8 @@ func (e *entry) renewal(now time.Duration) *operation {
 	return c
 }
 
-// cancelRenewal returns the renewal if it is queued, and keeps it from being sent. Else it returns nil.
+// cancelRenewal returns the renewal if it is queued, and keeps it from being sent. Else it returns
+// nil.
 func (e *entry) cancelRenewal() *operation {
 	r := e.renewing
 	if r == nil || !r.state.CompareAndSwap(queued, gaveUp) {
@@ -329,8 +370,8 @@ func (e *entry) cancelRenewal() *operation {
 	return r
 }
 
-// replacesRenewal has a call do what a queued renewal was to do, and reports whether there was one. What was left to be spent
-// meanwhile goes back too: the call does not fit in it.
+// replacesRenewal has an operation do what a queued renewal was to do, and reports whether there
+// was one. What was left to be spent meanwhile goes back too: the operation does not fit in it.
 func (e *entry) replacesRenewal(c *operation, now time.Duration) bool {
 	r := e.cancelRenewal()
 	if r == nil {
@@ -345,8 +386,9 @@ func (e *entry) replacesRenewal(c *operation, now time.Duration) bool {
 	return true
 }
 
-// renewsAtWindowEnd reports whether the lease has ended with its window, and the key is so busy that it will need the next one:
-// that it is likely to spend twice before the first window ends again. One that was quiet for as long as that is not.
+// renewsAtWindowEnd reports whether the lease has ended with its window, and the key is so busy
+// that it will need the next one: that it is likely to spend twice before the first window ends
+// again. One that was quiet for as long as that is not.
 func (e *entry) renewsAtWindowEnd(now time.Duration) bool {
 	if e.counts == nil || e.renewBelow == 0 || e.leasing || now < e.until+afterWindowEnd {
 		return false
@@ -361,8 +403,9 @@ func (e *entry) renewsAtWindowEnd(now time.Duration) bool {
 	return float64(e.recentSpend(now))*min(1, float64(first)/rateSpan.Seconds()) >= 2
 }
 
-// strandedUnits is how many units may stay charged although nobody spends them: all that a call was about whose answer is lost, unless
-// it was not run; what it was to give back, if it was not; and its cost where the caller had left before the answer came.
+// strandedUnits is how many units may stay charged although nobody spends them: all that an
+// operation was about whose answer is lost, unless it was not run; what it was to give back, if it
+// was not; and its cost where the caller had left before the answer came.
 func (c *operation) strandedUnits() int64 {
 	var cost int64
 	if !c.readOnly {

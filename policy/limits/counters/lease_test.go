@@ -24,11 +24,12 @@ type simulation struct {
 	exact   bool
 	faults  bool
 	changes bool // of plans
-	gathers bool // calls that nobody waits for gather until there is another
+	gathers bool // operations that nobody waits for gather until there is another
 }
 
-// No interleaving of replicas, crashes, skewed clocks, window edges, slow and lost trips and changed plans exceeds a
-// limit; what is refused early is at most 2 % of a limit, and nothing in exact mode.
+// No interleaving of replicas, crashes, skewed clocks, window edges, slow and lost round trips and
+// changed plans exceeds a limit; what is refused early is at most 2 % of a limit, and nothing in
+// exact mode.
 func TestNeverOverAdmits(t *testing.T) {
 	for name, s := range map[string]simulation{
 		"auto":                {},
@@ -162,8 +163,8 @@ func TestLargestCost(t *testing.T) {
 	}
 }
 
-// A day of uneven traffic at five replicas, and at a sixth that crashes every half minute: each limit that was asked for
-// is used to 98 %, and to the unit in two hours of exact counting.
+// A day of uneven traffic at five replicas, and at a sixth that crashes every half minute: each
+// limit that was asked for is used to 98 %, and to the unit in two hours of exact counting.
 func TestDay(t *testing.T) {
 	for _, exact := range []bool{false, true} {
 		t.Run(fmt.Sprintf("exact=%v", exact), func(t *testing.T) {
@@ -240,7 +241,8 @@ func (w *world) used(t *testing.T, begin time.Time, plan []limits.Window, slack 
 	t.Logf("%d of %d allowed in the day, at least %d of %d in a minute; %d calls", day, plan[2].Limit, lowest, plan[0].Limit, w.calls)
 }
 
-// The same on the stores themselves, for a short while: what is counted is what was allowed, once all is given back.
+// The same on the stores themselves, for a short while: what is counted is what was allowed, once
+// all is given back.
 func TestReplicasOnRealStores(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))

@@ -13,20 +13,23 @@ import (
 
 // Options say how Leases work. The zero value leases.
 type Options struct {
-	// Exact forbids leases: each spend that is allowed is one of the store's own. Refusals are still remembered.
+	// Exact forbids leases: each spend that is allowed is one of the store's own. Refusals are
+	// still remembered.
 	Exact bool
-	// Keys bounds the limit ids that something is remembered of, about 300 bytes each; beyond them each spend is one of
-	// the store's own. 0 means 100,000, which is far more than are in use within a minute on one server.
+	// Keys bounds the limit ids that something is remembered of, about 300 bytes each; beyond them
+	// each spend is one of the store's own. 0 means 100,000, which is far more than are in use
+	// within a minute on one server.
 	Keys int
-	// Timeout bounds one trip to the store; callers leave at the end of their own context. 0 means a second.
+	// Timeout bounds one round trip to the store; callers leave at the end of their own context. 0
+	// means a second.
 	Timeout time.Duration
 	// Clock is the monotonic clock; nil means this process's. Only tests give another one.
 	Clock func() time.Duration
-	// Wall is the time of day by this process; nil means time.Now with the Store's offset. What the store says of a window
-	// that is not in force by it is believed for a second.
+	// Wall is the time of day by this process; nil means time.Now with the Store's offset. What the
+	// store says of a window that is not in force by it is believed for a second.
 	Wall func() time.Time
-	// Jumped is told by how much the store's clock has jumped, and how often it has so far. It is called ten times a
-	// minute at most, and must not wait for anything; nil tells nobody.
+	// Jumped is told by how much the store's clock has jumped, and how often it has so far. It is
+	// called ten times a minute at most, and must not wait for anything; nil tells nobody.
 	Jumped func(by time.Duration, total uint64)
 }
 
@@ -36,32 +39,36 @@ const (
 	// giveBackTime bounds what a server that ends takes to give back its leases.
 	giveBackTime = 1500 * time.Millisecond
 	shardCount   = 64
-	// sweepEvery is how often shards are asked whether they are due, sweepAgain how soon again at most. Where no lease ends
-	// before, a shard is due idleEvery after it was looked through, and what is idle goes back so much later: looking
-	// through all takes a hundredth of a second where there are 100,000 limit ids.
+	// A sweep gives back idle leases. It comes every sweepEvery and looks through the shards that
+	// are due: idleEvery after they were looked through last, because that takes 10 ms for all
+	// shards of 100,000 limit ids, or when a lease in them ends. Two sweeps are sweepAgain apart at
+	// least.
 	sweepEvery = time.Second
 	sweepAgain = 20 * time.Millisecond
 	idleEvery  = 4 * time.Second
 )
 
-// Leases spends limits for one replica, in front of a Store. Units that it has leased ahead, and refusals that it
-// remembers, answer at once; all else goes to the store, that of concurrent spends in one trip.
+// Leases spends limits for one replica, in front of a Store. Units that it has leased ahead, and
+// refusals that it remembers, answer at once; all else goes to the store, that of concurrent spends
+// in one round trip.
 //
-// A lease is charged to all windows when it is taken, so no limit is ever exceeded, over any number of replicas. What is
-// held and not spent can make a limit refuse early, by at most 2 % of it, all replicas together, crashed ones included.
-// With Options.Exact or Spend.Exact nothing is held. Leases end by the monotonic clock of this process: if Redis' clock is
-// set forward meanwhile, what is left of them, charged to the window before, can be spent in the new one until Redis is
-// asked again. Of a window that by this process's own clock is not the present one, nothing is believed for longer than a
-// second.
+// A lease is charged to all windows when it is taken, so no limit is ever exceeded, over any number
+// of replicas. What is held and not spent can make a limit refuse early, by at most 2 % of it, all
+// replicas together, crashed ones included. With Options.Exact or Spend.Exact nothing is held.
+// Leases end by the monotonic clock of this process: if Redis' clock is set forward meanwhile, what
+// is left of them, charged to the window before, can be spent in the new one until Redis is asked
+// again. Of a window that by this process's own clock is not the present one, nothing is believed
+// for longer than a second.
 //
-// A limit id has one lease, for one set of windows. Spends that alternate between two (keys of one line on two plans) drop
-// it each time: that costs calls, and is as exact as counting without leases.
+// A limit id has one lease, for one set of windows. Spends that alternate between two (keys that
+// share a limit id, on two plans) drop it each time: that costs operations, and is as exact as
+// counting without leases.
 type Leases struct {
 	store      *Store
 	options    Options
 	batches    *batches
 	closed     atomic.Bool
-	operations sync.Pool // of *call, which their callers have done with
+	operations sync.Pool // of *operation, which their callers have done with
 	seed       maphash.Seed
 	shards     [shardCount]shard
 
@@ -78,7 +85,8 @@ type shard struct {
 	_       [64]byte // keeps the locks of two shards out of one cache line
 }
 
-// NewLeases returns Leases on the store. Run must be called, else nothing that is idle is given back.
+// NewLeases returns Leases on the store. Run must be called, else nothing that is idle is given
+// back.
 func NewLeases(s *Store, o Options) *Leases {
 	if o.Keys == 0 {
 		o.Keys = defaultKeys
@@ -111,9 +119,10 @@ func (l *Leases) shard(id string) *shard {
 // Node returns the address of the server that counts for a limit id, "" where there is one only.
 func (l *Leases) Node(id string) string { return l.store.Node(id) }
 
-// Try answers a Spend at once, without asking the store, and reports whether it could: from units that are leased, from
-// a refusal that is remembered, or, if it is ReadOnly, from counters that were seen within the last second. If not, ask
-// Spend; into is then unchanged. The room of into.States is used again. An invalid Spend is left to Spend.
+// Try answers a Spend at once, without asking the store, and reports whether it could: from units
+// that are leased, from a refusal that is remembered, or, if it is ReadOnly, from counters that
+// were seen within the last second. If not, ask Spend; into is then unchanged. The room of
+// into.States is used again. An invalid Spend is left to Spend.
 func (l *Leases) Try(s *limits.Spend, into *limits.Result) bool {
 	if s.Cost < 0 || s.ID == "" {
 		return false
@@ -145,8 +154,9 @@ func (l *Leases) Try(s *limits.Spend, into *limits.Result) bool {
 	return true
 }
 
-// Spend takes the cost from all windows or from none, as Store.Spend does, and with the same errors, or ErrBusy. It may
-// lease units ahead in the same step. It returns at the end of ctx; it may have spent then.
+// Spend takes the cost from all windows or from none, as Store.Spend does, and with the same
+// errors, or ErrBusy. It may lease units ahead in the same step. It returns at the end of ctx; it
+// may have spent then.
 func (l *Leases) Spend(ctx context.Context, s *limits.Spend) (limits.Result, error) {
 	layout, err := l.store.layouts.of(s)
 	if err != nil {
@@ -164,7 +174,7 @@ func (l *Leases) Spend(ctx context.Context, s *limits.Spend) (limits.Result, err
 	}
 	c.id, c.layout, c.cost, c.readOnly, c.exact = s.ID, layout, s.Cost, s.ReadOnly, s.Exact || l.options.Exact
 	if err := l.batches.do(ctx, c); err != nil {
-		return limits.Result{}, spendError(err) // the batch may still use the call
+		return limits.Result{}, spendError(err) // the batch may still use the operation
 	}
 	res, err := c.result, c.err
 	c.reset()
@@ -172,7 +182,7 @@ func (l *Leases) Spend(ctx context.Context, s *limits.Spend) (limits.Result, err
 	return res, err
 }
 
-// begin decides what a call does beside its spend, when it is about to be sent.
+// begin decides what an operation does beside its spend, when it is about to be sent.
 func (l *Leases) begin(c *operation, add func(*operation)) action {
 	if c.done == nil {
 		return sendNow // made here, complete
@@ -205,7 +215,7 @@ func (l *Leases) begin(c *operation, add func(*operation)) action {
 	return e.prepare(c, now)
 }
 
-// addEntry makes an entry for the limit id of a call, if there is room.
+// addEntry makes an entry for the limit id of an operation, if there is room.
 func (l *Leases) addEntry(sh *shard, c *operation, now time.Duration) *entry {
 	if len(sh.entries) >= l.room() {
 		return nil
@@ -221,7 +231,7 @@ func (l *Leases) room() int {
 	return (l.options.Keys + shardCount - 1) / shardCount
 }
 
-// remove takes an entry out of the table. add gets the calls that give back what it holds.
+// remove takes an entry out of the table. add gets the operations that give back what it holds.
 func (l *Leases) remove(sh *shard, e *entry, add func(*operation)) {
 	delete(sh.entries, e.id)
 	e.removed = true
@@ -276,9 +286,9 @@ func (l *Leases) addStranded(units int64) {
 	}
 }
 
-// Run gives back what is idle, and leases anew for busy keys when a window ends, until ctx ends; then it gives back
-// everything, which takes 1.5 seconds at most, and leases nothing any more. End ctx after the last Spend, so that nothing
-// is leased anew.
+// Run gives back what is idle, and leases anew for busy keys when a window ends, until ctx ends;
+// then it gives back everything, which takes 1.5 seconds at most, and leases nothing any more. End
+// ctx after the last Spend, so that nothing is leased anew.
 func (l *Leases) Run(ctx context.Context) {
 	next := time.NewTimer(sweepEvery)
 	defer next.Stop()
@@ -293,8 +303,8 @@ func (l *Leases) Run(ctx context.Context) {
 	}
 }
 
-// sweep looks through the shards that are due. It returns when to come again: when the next one is, but not before
-// sweepAgain and not after sweepEvery.
+// sweep looks through the shards that are due. It returns when to come again: when the next one is,
+// but not before sweepAgain and not after sweepEvery.
 func (l *Leases) sweep() time.Duration {
 	now := l.options.Clock()
 	next := now + sweepEvery
@@ -310,8 +320,9 @@ func (l *Leases) sweep() time.Duration {
 	return max(next-now, sweepAgain)
 }
 
-// sweepShard gives back what is idle in a shard, and forgets it; where the table is more than half full, what is of few units does
-// not stay longer than the rest. It renews leases that ended with their window.
+// sweepShard gives back what is idle in a shard, and forgets it; where the table is more than half
+// full, what is of few units does not stay longer than the rest. It renews leases that ended with
+// their window.
 func (l *Leases) sweepShard(sh *shard, now time.Duration) {
 	sh.due = now + idleEvery
 	for _, e := range sh.entries {
@@ -353,7 +364,7 @@ func (l *Leases) returnAll() {
 	l.batches.drain(ctx)
 }
 
-// addBackground queues a call that nobody waits for; batches never refuses one.
+// addBackground queues an operation that nobody waits for; batches never refuses one.
 func (l *Leases) addBackground(c *operation) {
 	_ = l.batches.add(c)
 }

@@ -45,7 +45,8 @@ func (w *world) hold(l *Leases, windows []limits.Window, n int) {
 	}
 }
 
-// untilRenewal spends the lease down to where the next spend has it renewed, and returns how many units are left.
+// untilRenewal spends the lease down to where the next spend has it renewed, and returns how many
+// units are left.
 func untilRenewal(t *testing.T, l *Leases, windows []limits.Window) (rest int64) {
 	t.Helper()
 	l.batches.drain(t.Context())
@@ -62,7 +63,8 @@ func untilRenewal(t *testing.T, l *Leases, windows []limits.Window) (rest int64)
 	return e.unspent
 }
 
-// A busy key costs the store a call now and then; what is shown is as if each spend had been one.
+// A busy key costs the store an operation now and then; what is shown is as if each spend had been
+// one.
 func TestBusyKey(t *testing.T) {
 	w := newWorld(t, noon())
 	l := w.replica(0, false)
@@ -82,8 +84,9 @@ func TestBusyKey(t *testing.T) {
 	}
 }
 
-// A lease is no more than the spends of the last minute, or if it is of few units twice that, and no more than 2 % of what
-// is left less what all hold; nothing is leased of the last 100 units, nor to a key that is new.
+// A lease is no more than the spends of the last minute, or if it is of few units twice that, and
+// no more than 2 % of what is left less what all hold; nothing is leased of the last 100 units, nor
+// to a key that is new.
 func TestLeaseIsBounded(t *testing.T) {
 	w := newWorld(t, noon())
 	windows := one(10_000, limits.Minute)
@@ -130,8 +133,8 @@ func TestLeaseIsBounded(t *testing.T) {
 	}
 }
 
-// What is not spent goes back when the key is quiet for ten seconds; few units wait for a minute. A crashed
-// replica's stays charged until the window ends, and counts as held until then.
+// What is not spent goes back when the key is quiet for ten seconds; few units wait for a minute. A
+// crashed replica's stays charged until the window ends, and counts as held until then.
 func TestIdleLeaseGoesBack(t *testing.T) {
 	for _, c := range []struct {
 		n     int // spends, of which the last leases
@@ -177,7 +180,8 @@ func TestSpendsOfTheLastMinute(t *testing.T) {
 	}
 }
 
-// A key that is used now and then keeps its few units between its uses, and leases no more than few.
+// A key that is used now and then keeps its few units between its uses, and leases no more than
+// few.
 func TestFewUnitsWait(t *testing.T) {
 	w := newWorld(t, noon())
 	l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
@@ -241,7 +245,8 @@ func TestCrowdedTable(t *testing.T) {
 	}
 }
 
-// At the edge of a minute the rest goes back to the hour and the day in the call that spends anew.
+// At the edge of a minute the rest goes back to the hour and the day in the operation that spends
+// anew.
 func TestLeaseEndsWithItsWindow(t *testing.T) {
 	w := newWorld(t, noon().Add(50*time.Second))
 	l, windows := w.replica(-2*time.Second, false), three(100_000, 1_000_000, 1_000_000)
@@ -328,9 +333,10 @@ func TestChangedPlan(t *testing.T) {
 	}
 }
 
-// The store's clock is set forward while a lease runs. What is left of the lease is still spent: it was charged to the
-// window before, so no counter is exceeded, but in the new window that much more is allowed. The first answer of the
-// store ends it, and nothing of it comes back to the new window.
+// The store's clock is set forward while a lease runs. What is left of the lease is still spent: it
+// was charged to the window before, so no counter is exceeded, but in the new window that much more
+// is allowed. The first answer of the store ends it, and nothing of it comes back to the new
+// window.
 func TestStoreClockStepsForward(t *testing.T) {
 	w := newWorld(t, noon())
 	windows := one(10_000, limits.Minute)
@@ -362,8 +368,9 @@ func TestStoreClockStepsForward(t *testing.T) {
 	}
 }
 
-// Keys of one limit id on two plans, as after a rotation that changed the plan, take turns. Each turn drops the lease of
-// the other: that costs up to a call more, and neither plan's limit is exceeded by its own keys.
+// Keys of one limit id on two plans, as after a rotation that changed the plan, take turns. Each
+// turn drops the lease of the other: that costs up to an operation more, and neither plan's limit
+// is exceeded by its own keys.
 func TestTwoPlansTakeTurns(t *testing.T) {
 	w := newWorld(t, noon())
 	plans := [][]limits.Window{three(1500, 100_000, 100_000), {{Name: "minute", Limit: 900, Per: limits.Minute}, {Name: "day", Limit: 5_000, Per: limits.Day}}}
@@ -399,7 +406,7 @@ func TestTwoPlansTakeTurns(t *testing.T) {
 	}
 }
 
-// A trip that fails leaves nothing to spend, and what it gave back is never given back again.
+// A round trip that fails leaves nothing to spend, and what it gave back is never given back again.
 func TestLostTrip(t *testing.T) {
 	for _, lost := range []int{1, 2} {
 		w := newWorld(t, noon())
@@ -427,8 +434,8 @@ func TestLostTrip(t *testing.T) {
 	}
 }
 
-// A refusal by a minute is remembered until its end, one by a longer window for a second, and both answer as the store
-// would: what costs less is asked, another plan too.
+// A refusal by a minute is remembered until its end, one by a longer window for a second, and both
+// answer as the store would: what costs less is asked, another plan too.
 func TestRefusalIsRemembered(t *testing.T) {
 	for _, exact := range []bool{false, true} {
 		w := newWorld(t, noon())
@@ -458,8 +465,8 @@ func TestRefusalIsRemembered(t *testing.T) {
 	}
 }
 
-// A refusal by a longer window is asked again after one second, two, four, and each eight, and sees then what another
-// replica gave back.
+// A refusal by a longer window is asked again after one second, two, four, and each eight, and sees
+// then what another replica gave back.
 func TestLongRefusalIsAskedAgain(t *testing.T) {
 	w := newWorld(t, noon())
 	l, day := w.replica(0, false), one(10, limits.Day)
@@ -481,7 +488,8 @@ func TestLongRefusalIsAskedAgain(t *testing.T) {
 	w.must(l, spendOf(day, 1), true)
 }
 
-// A flood of refused requests of a known key reads the counters once a second, and shows what was spent meanwhile.
+// A flood of refused requests of a known key reads the counters once a second, and shows what was
+// spent meanwhile.
 func TestReadings(t *testing.T) {
 	w := newWorld(t, noon())
 	l, windows := w.replica(0, false), one(10, limits.Hour)
@@ -534,7 +542,8 @@ func TestTableIsBounded(t *testing.T) {
 	}
 }
 
-// Many callers of one key whose lease is empty make few calls: they wait for the one that asks.
+// Many callers of one key whose lease is empty make few operations: they wait for the one that
+// asks.
 func TestNoStampede(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
@@ -567,8 +576,8 @@ func TestNoStampede(t *testing.T) {
 	})
 }
 
-// Concurrent callers of several replicas, on one limit that runs out: exactly it where that was asked for, else 2 % less
-// at most.
+// Concurrent callers of several replicas, on one limit that runs out: exactly it where that was
+// asked for, else 2 % less at most.
 func TestRaceOfReplicas(t *testing.T) {
 	for _, exact := range []bool{false, true} {
 		t.Run(fmt.Sprintf("exact=%v", exact), func(t *testing.T) {
@@ -641,7 +650,8 @@ func (l timeline) goesBack(t *testing.T) bool {
 	return false
 }
 
-// A large lease is renewed before it is empty, by one spend that does not wait for it; until then the rest serves.
+// A large lease is renewed before it is empty, by one spend that does not wait for it; until then
+// the rest serves.
 func TestLeaseIsRenewed(t *testing.T) {
 	w := newWorld(t, noon())
 	l, windows := w.replica(0, false), three(1<<40, 1<<40, 1<<40)
@@ -686,7 +696,8 @@ func TestLeaseIsRenewed(t *testing.T) {
 	}
 }
 
-// The rest of a lease whose renewal arrives in the next minute goes back to the day with the call after it.
+// The rest of a lease whose renewal arrives in the next minute goes back to the day with the
+// operation after it.
 func TestRenewalOverAnEdge(t *testing.T) {
 	w := newWorld(t, noon().Add(59*time.Second))
 	l, windows := w.replica(0, false), three(1<<40, 1<<40, 1<<40)
@@ -722,7 +733,8 @@ func TestRefusalIsLifted(t *testing.T) {
 	w.must(l, spendOf(minute, 10), true)
 }
 
-// Callers who come while units are asked for wait for these, as many as there will be, and no longer than one trip.
+// Callers who come while units are asked for wait for these, as many as there will be, and no
+// longer than one round trip.
 func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 	w := newWorld(t, noon())
 	l, windows := w.replica(0, false), three(1<<40, 1<<40, 1<<40)
@@ -749,8 +761,8 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 	l.batches.run(lane)
 	work.Wait()
 	spent := int64(2 + 4 + callers)
-	// The first takes over the renewal, which asks for twelve units: six were spent in this minute. Twelve others wait for
-	// them, and the last of those has twenty leased. One goes beside.
+	// The first takes over the renewal, which asks for twelve units: six were spent in this minute.
+	// Twelve others wait for them, and the last of those has twenty leased. One goes beside.
 	if n := w.calls - before; n != 3 {
 		t.Errorf("%d calls, want 3", n)
 	}

@@ -12,11 +12,12 @@ import (
 	"tollgate/policy/limits"
 )
 
-// model is the plain truth: per key and window, what was spent since the start of the window seen last, and of the one before.
-// It uses the standard library's calendar.
+// model is the plain truth: per key and window, what was spent since the start of the window seen
+// last, and of the one before. It uses the standard library's calendar.
 type model struct {
 	counts map[string]modelCount
-	// ledger sums every allowed cost by key, window and reset, as the answers told it; nothing is ever reset there.
+	// ledger sums every allowed cost by key, window and reset, as the answers told it; nothing is
+	// ever reset there.
 	ledger map[string]int64
 	jumps  int64 // how often the clock went back
 	last   time.Time
@@ -41,7 +42,8 @@ func modelHolds(w limits.Window, start, now time.Time) (end time.Time, ok bool) 
 	return end, !start.After(now) && days < 28
 }
 
-// at returns the window of now: the one seen last, or the one before if the clock has gone back to it or forth.
+// at returns the window of now: the one seen last, or the one before if the clock has gone back to
+// it or forth.
 func (c modelCount) at(w limits.Window, now time.Time) modelCount {
 	start, _ := w.Bounds(now)
 	if c.start.IsZero() {
@@ -100,7 +102,8 @@ func (m *model) spend(sp *limits.Spend, now time.Time) (allowed bool, states []l
 	return allowed, states
 }
 
-// verify compares an answer with the model, and the sum of all that was ever allowed with the limit.
+// verify compares an answer with the model, and the sum of all that was ever allowed with the
+// limit.
 func (m *model) verify(t fatal, sp *limits.Spend, res limits.Result) {
 	allowed, states := m.spend(sp, res.Now)
 	same := slices.EqualFunc(res.States, states, func(a, b limits.State) bool { return a.Spent == b.Spent && a.Reset.Equal(b.Reset) })
@@ -144,7 +147,8 @@ func drawSpend(rt *rapid.T) *limits.Spend {
 	return sp
 }
 
-// drawMove draws how far the clock goes before a step, mostly nowhere. Whole seconds: the fraction stays far from an edge.
+// drawMove draws how far the clock goes before a step, mostly nowhere. Whole seconds: the fraction
+// stays far from an edge.
 func drawMove(rt *rapid.T) time.Duration {
 	const day = 24 * time.Hour
 	return rapid.SampledFrom([]time.Duration{
@@ -153,7 +157,8 @@ func drawMove(rt *rapid.T) time.Duration {
 	}).Draw(rt, "move")
 }
 
-// No interleaving of keys, costs, plans, times, replicas and restarts exceeds a limit or refuses below it.
+// No interleaving of keys, costs, plans, times, replicas and restarts exceeds a limit or refuses
+// below it.
 func TestSpendIsTheModel(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		ctx := context.Background()
@@ -186,7 +191,8 @@ func TestSpendIsTheModel(t *testing.T) {
 	})
 }
 
-// verifyCollected sees that every key has a TTL, and one that outlasts every window: only garbage is collected.
+// verifyCollected sees that every key has a TTL, and one that outlasts every window: only garbage
+// is collected.
 func verifyCollected(t fatal, b *backend) {
 	ctx := context.Background()
 	keys, err := b.client.Keys(ctx, "*").Result()
@@ -215,7 +221,8 @@ func TestLocalIsTheModel(t *testing.T) {
 	})
 }
 
-// The windows of the script begin where those of Bounds do. All units and anchors are asked in one step.
+// The windows of the script begin where those of Bounds do. All units and anchors are asked in one
+// step.
 func TestBoundsAreTheScripts(t *testing.T) {
 	var windows []limits.Window
 	for per := limits.Second; per < limits.Month; per++ {

@@ -9,13 +9,13 @@ import (
 	"tollgate/policy/limits"
 )
 
-// While another trip hangs, a lease that is due for renewal is spent to its last unit.
+// While another round trip hangs, a lease that is due for renewal is spent to its last unit.
 func TestRenewalDoesNotWait(t *testing.T) {
 	w := newWorld(t, noon())
 	l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
 	w.hold(l, windows, 200)
 	send, sent, goOn := l.batches.send, make(chan struct{}), make(chan struct{})
-	first := true // trips of one lane follow each other
+	first := true // round trips of one queue follow each other
 	l.batches.send = func(ctx context.Context, calls []*operation) {
 		if first {
 			first = false
@@ -49,8 +49,8 @@ func TestRenewalDoesNotWait(t *testing.T) {
 	w.must(l, &limits.Spend{ID: "a", Windows: windows, Cost: 1}, true)
 }
 
-// When a window ends, what is left of the lease of a busy key goes back to the longer windows and a new one is leased
-// before anybody asks; for a key that is hardly used, nothing is done.
+// When a window ends, what is left of the lease of a busy key goes back to the longer windows and a
+// new one is leased before anybody asks; for a key that is hardly used, nothing is done.
 func TestLeaseOfTheNextWindow(t *testing.T) {
 	for _, c := range []struct {
 		spends int
@@ -84,8 +84,8 @@ func TestLeaseOfTheNextWindow(t *testing.T) {
 	}
 }
 
-// A lease that is taken just after its shard was looked through is renewed at its end all the same, while shards without
-// leases wait for their turn.
+// A lease that is taken just after its shard was looked through is renewed at its end all the same,
+// while shards without leases wait for their turn.
 func TestShardIsDueAtTheEndOfALease(t *testing.T) {
 	w := newWorld(t, noon().Add(58*time.Second))
 	l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
@@ -185,7 +185,8 @@ func queueRenewal(t *testing.T, l *Leases, windows []limits.Window) *queue {
 	return lane
 }
 
-// A spend that does not fit in the rest of a lease whose renewal is queued is judged by all that is left.
+// A spend that does not fit in the rest of a lease whose renewal is queued is judged by all that is
+// left.
 func TestSpendThatOvertakesGivesTheRestBack(t *testing.T) {
 	w := newWorld(t, noon())
 	l, windows := w.replica(0, false), one(10_000, limits.Minute)

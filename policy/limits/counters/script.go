@@ -12,11 +12,12 @@ import (
 	"tollgate/policy/limits"
 )
 
-// maxScript bounds the calls of one run of the script, so that Redis serves others after a fraction of a millisecond.
-// More would save little: beyond 16, what they share is a small part of what each costs.
+// maxScript bounds the operations of one run of the script, so that Redis serves others after a
+// fraction of a millisecond. More would save little: beyond 16, what they share is a small part of
+// what each costs.
 const maxScript = 32
 
-// script is one run of spend.lua: calls that Redis judges in their order and in one step.
+// script is one run of spend.lua: operations that Redis judges in their order and in one step.
 type script struct {
 	calls   []*operation
 	layouts []*layout // the plans of the arguments
@@ -27,7 +28,7 @@ type script struct {
 	offset   offset
 	known    [maxScript]int64 // how the arguments refer to each of layouts
 	starts   [][]int64        // of each of layouts, in the reply
-	outcomes []outcome        // of each of calls
+	outcomes []outcome        // of each of operations
 }
 
 // offset is the first argument of a script. It notes that the script was sent, or began to be.
@@ -37,7 +38,8 @@ type offset struct {
 	text [20]byte
 }
 
-// MarshalBinary is called when the argument is written to a connection, which takes the bytes at once.
+// MarshalBinary is called when the argument is written to a connection, which takes the bytes at
+// once.
 func (o *offset) MarshalBinary() ([]byte, error) {
 	o.sent = true
 	return strconv.AppendInt(o.text[:0], o.ms, 10), nil
@@ -60,9 +62,9 @@ func (r *script) clear() {
 	clear(r.outcomes)
 }
 
-// send runs the calls in one round trip. Another one follows only for those that have run nothing: a Redis that has not
-// seen the script gets it, and one node of a cluster gets each call by itself. Each call then holds its answer or its
-// error.
+// send runs the operations in one round trip. Another one follows only for those that have run
+// nothing: a Redis that has not seen the script gets it, and one node of a cluster gets each
+// operation by itself. Each operation then holds its answer or its error.
 func (s *Store) send(ctx context.Context, calls []*operation) {
 	verb, source := any("evalsha"), s.sha
 	for range 3 {
@@ -77,8 +79,8 @@ func (s *Store) send(ctx context.Context, calls []*operation) {
 	}
 }
 
-// roundTrip is one round trip of send. It returns the calls that have run nothing but may if they are sent once more, and
-// whether the script must go with them.
+// roundTrip is one round trip of send. It returns the operations that have run nothing but may if
+// they are sent once more, and whether the script must go with them.
 func (s *Store) roundTrip(ctx context.Context, calls []*operation, verb, source any) (unseen bool, unrun []*operation) {
 	most, offset := maxScript, s.offset().Milliseconds()
 	if s.singly.Load() {
@@ -127,7 +129,8 @@ func (s *Store) process(ctx context.Context, scripts []*script) {
 	_, _ = p.Exec(ctx)
 }
 
-// encode makes the command as spend.lua reads it. verb and source are EVALSHA and the script's name, or EVAL and the script.
+// encode makes the command as spend.lua reads it. verb and source are EVALSHA and the script's
+// name, or EVAL and the script.
 func (r *script) encode(ctx context.Context, calls []*operation, verb, source any, offset int64) {
 	r.calls, r.layouts, r.offset.ms, r.offset.sent = calls, r.layouts[:0], offset, false
 	r.args = append(r.args[:0], verb, source, len(calls)) // a small number is no allocation
@@ -148,7 +151,7 @@ func (r *script) encode(ctx context.Context, calls []*operation, verb, source an
 	r.command.SetFirstKeyPos(3)
 }
 
-// alike returns how many of the first calls can share a group.
+// alike returns how many of the first operations can share a group.
 func alike(calls []*operation) int {
 	first := calls[0]
 	for i, c := range calls {
@@ -159,7 +162,7 @@ func alike(calls []*operation) int {
 	return len(calls)
 }
 
-// group adds the arguments of calls that are alike.
+// group adds the arguments of operations that are alike.
 func (r *script) group(calls []*operation) {
 	c, size := calls[0], len(calls)
 	if c.settle.units > 0 {
@@ -185,11 +188,13 @@ func (r *script) group(calls []*operation) {
 	}
 }
 
-// finish hands the calls their answers, or all of them the error of the command, which it returns.
+// finish hands the operations their answers, or all of them the error of the command, which it
+// returns.
 func (r *script) finish() error {
 	reply, err := r.command.Result()
 	if err != nil {
-		// An error reply says that it was not run: what can go wrong within it comes before the first write.
+		// An error reply says that it was not run: what can go wrong within it comes before the
+		// first write.
 		var refused redis.Error
 		r.fail(spendError(err), !r.offset.sent || errors.As(err, &refused))
 		return err
@@ -198,7 +203,7 @@ func (r *script) finish() error {
 	return nil
 }
 
-// read hands the calls what the reply says of them.
+// read hands the operations what the reply says of them.
 func (r *script) read(reply []int64) {
 	if err := r.split(reply); err != nil {
 		r.fail(badReply(err), false)
@@ -224,7 +229,7 @@ func badReply(err error) error {
 	return &limits.BrokenError{Err: fmt.Errorf("limits: spend: the store's answer: %w", err)}
 }
 
-// split finds the judgements in a reply, which has exactly the form that spend.lua says.
+// split finds the outcomes in a reply, which has exactly the form that spend.lua says.
 func (r *script) split(reply []int64) error {
 	r.outcomes, r.starts = r.outcomes[:0], r.starts[:0]
 	rest := numbers(reply)

@@ -15,8 +15,8 @@ import (
 	"tollgate/policy/limits"
 )
 
-// Spends that share a script do what the same spends do one by one, also where they meet on one limit id, where leases are
-// taken and settled between them, and where records are broken.
+// Spends that share a script do what the same spends do one by one, also where they meet on one
+// limit id, where leases are taken and settled between them, and where records are broken.
 func TestSharedScriptIsOneByOne(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		s := b.store(t)
@@ -85,7 +85,8 @@ func drawSharedCall(rt *rapid.T, layouts []*layout, last map[string]*operation) 
 	return c
 }
 
-// spoil breaks records now and then, or mends them: the same of a spend that shares its script and of one that does not.
+// spoil breaks records now and then, or mends them: the same of a spend that shares its script and
+// of one that does not.
 func spoil(rt *rapid.T, b *backend, layouts []*layout) {
 	ctx := context.Background()
 	b.client.Set(ctx, "tg:v1:count:{text}", "x", time.Hour*24*1000)
@@ -163,7 +164,8 @@ func TestAlikeSpendsShare(t *testing.T) {
 	}
 }
 
-// What is beyond one script goes in the next one of the same trip, and an order that spans both holds.
+// What is beyond one script goes in the next one of the same round trip, and an order that spans
+// both holds.
 func TestManyScriptsInOneTrip(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))

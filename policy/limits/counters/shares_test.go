@@ -9,8 +9,9 @@ import (
 	"tollgate/policy/limits"
 )
 
-// newcomer has two replicas spend 50 units a second each for half a minute, and then a third one too, which may have done so
-// before and stalled. spend carries out one, pass puts the clock forward.
+// newcomer has two replicas spend 50 units a second each for half a minute, and then a third one
+// too, which may have done so before and stalled. spend carries out one, pass puts the clock
+// forward.
 func newcomer(t *testing.T, replicas [3]*Leases, stalls bool, spend func(*Leases, *limits.Spend), pass func(time.Duration)) {
 	t.Helper()
 	s := spendOf(one(20_000, limits.Day), 1)
@@ -45,8 +46,8 @@ func newcomer(t *testing.T, replicas [3]*Leases, stalls bool, spend func(*Leases
 	}
 }
 
-// A replica that joins, or has stalled so long that it holds nothing any more, leases like those that were there, within
-// half a minute.
+// A replica that joins, or has stalled so long that it holds nothing any more, leases like those
+// that were there, within half a minute.
 func TestNewcomerLeases(t *testing.T) {
 	for _, stalls := range []bool{false, true} {
 		w := newWorld(t, time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC))
@@ -67,8 +68,8 @@ func TestNewcomerLeasesOnRealStores(t *testing.T) {
 	})
 }
 
-// Replicas that come, go, crash and stall, each asked at another rate: all lease, no limit is exceeded, and what is refused
-// early is 2 % of it at most (both held by world.spend).
+// Replicas that come, go, crash and stall, each asked at another rate: all lease, no limit is
+// exceeded, and what is refused early is 2 % of it at most (both held by world.spend).
 func TestSharesOfManyReplicas(t *testing.T) {
 	for _, n := range []int{2, 3, 5, 10, 20, 50} {
 		for _, limit := range []int64{1_000, 20_000, 500_000} {

@@ -74,8 +74,8 @@ func carry(to, from net.Conn, after time.Duration) {
 // fates is what became of spends.
 type fates struct{ undecided, charged float64 } // parts of all
 
-// spendFar simulates spends of so many limit ids, from a Redis that is trip away, each within deadline. As little as it
-// takes to be late, real machines take it.
+// spendFar simulates spends of so many limit ids, from a Redis that is round trip away, each within
+// deadline. As little as it takes to be late, real machines take it.
 func spendFar(t *testing.T, ids, spends int, trip, deadline time.Duration) (sum fates) {
 	synctest.Test(t, func(t *testing.T) {
 		l := NewLeases(NewStore(nil, nil), Options{Exact: true, Timeout: deadline})
@@ -130,9 +130,10 @@ func spendFar(t *testing.T, ids, spends int, trip, deadline time.Duration) (sum 
 	return sum
 }
 
-// Where a round trip takes half of the deadline, exact spends are decided in time, and what is not is hardly ever charged: a
-// call waits for no answers but those about its own limit id. Where many calls are about one, some come just after its last
-// pipeline has gone, and that is too late for the next; they are not charged either.
+// Where a round trip takes half of the deadline, exact spends are decided in time, and what is not
+// is hardly ever charged: a operation waits for no answers but those about its own limit id. Where
+// many operations are about one, some come just after its last pipeline has gone, and that is too
+// late for the next; they are not charged either.
 func TestExactSpendsFarAway(t *testing.T) {
 	for ids, most := range map[int]float64{2000: 0.01, 200: 0.01, 1: 0.15} {
 		sum := spendFar(t, ids, 10_000, 50*time.Millisecond, 100*time.Millisecond)
@@ -143,7 +144,8 @@ func TestExactSpendsFarAway(t *testing.T) {
 	}
 }
 
-// What is asked while a slow pipeline is under way goes beside it, but for calls about a limit id that is in it.
+// What is asked while a slow pipeline is under way goes beside it, but for operations about a limit
+// id that is in it.
 func TestPipelineBesideASlowOne(t *testing.T) {
 	b := startEmbedded(t)
 	l := b.leases(t, Options{Exact: true})
@@ -205,7 +207,7 @@ func TestPipelinesUnderWayAreBounded(t *testing.T) {
 	work.Wait()
 }
 
-// A call whose time is up, or less than a trip lasts, is not sent.
+// An operation whose time is up, or less than a round trip lasts, is not sent.
 func TestLateCallsAreNotSent(t *testing.T) {
 	l := newWorld(t, noon()).replica(0, true)
 	late := func(left time.Duration) *operation {
@@ -221,8 +223,9 @@ func TestLateCallsAreNotSent(t *testing.T) {
 	}
 }
 
-// The same with a real Redis, and eight times slower, so that a busy machine does not matter: less than a hundredth is undecided,
-// and half have their answers after little more than a trip. With one pipeline at a time they wait for one and a half.
+// The same with a real Redis, and eight times slower, so that a busy machine does not matter: less
+// than a hundredth is undecided, and half have their answers after little more than a round trip.
+// With one pipeline at a time they wait for one and a half.
 func TestExactSpendsOfAFarRedis(t *testing.T) {
 	const trip, spends = 400 * time.Millisecond, 300
 	b := startRedis(t)

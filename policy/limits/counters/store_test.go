@@ -25,7 +25,8 @@ func plan() []limits.Window {
 	}
 }
 
-// Eight clients of each of four replicas hammer one key: its monthly limit is what passes, to the unit.
+// Eight clients of each of four replicas hammer one key: its monthly limit is what passes, to the
+// unit.
 func TestRaceForOneKey(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		b.at(t, clock(t, "2026-01-15T12:00:00.05Z"))
@@ -106,7 +107,8 @@ func TestOneRoundTrip(t *testing.T) {
 	})
 }
 
-// What the script costs Redis: one HMGET, and only where something is spent one HSET; a PEXPIREAT only where a window begins.
+// What the script costs Redis: one HMGET, and only where something is spent one HSET; a PEXPIREAT
+// only where a window begins.
 func TestScriptCommands(t *testing.T) {
 	b := startRedis(t)
 	ctx := context.Background()
@@ -132,7 +134,7 @@ func TestScriptCommands(t *testing.T) {
 	}
 }
 
-// commandStat reads INFO commandstats: calls and µs per call.
+// commandStat reads INFO commandstats: operations and µs per operation.
 func commandStat(t testing.TB, b *backend, command string) (calls int, usec float64) {
 	t.Helper()
 	info, err := b.client.Info(context.Background(), "commandstats").Result()

@@ -50,7 +50,8 @@ func charged(t *testing.T, b *backend, n int, windows []limits.Window) (sum int6
 	return sum
 }
 
-// What Redis refuses is not charged, and so not stranded, however much was asked for: while it is full, and while it is away.
+// What Redis refuses is not charged, and so not stranded, however much was asked for: while it is
+// full, and while it is away.
 func TestNothingIsStrandedWhereNothingWasRun(t *testing.T) {
 	b := startRedis(t)
 	l := NewLeases(b.store(t), Options{Timeout: 2 * time.Second})
@@ -82,7 +83,8 @@ func TestNothingIsStrandedWhereNothingWasRun(t *testing.T) {
 	}
 }
 
-// What was sent and not answered in time may be charged, and it is counted, the spends themselves too.
+// What was sent and not answered in time may be charged, and it is counted, the spends themselves
+// too.
 func TestSpendsThatTimeOutAreStranded(t *testing.T) {
 	for _, exact := range []bool{true, false} {
 		b := startRedis(t)

@@ -14,8 +14,8 @@ const (
 	deny  = false
 )
 
-// step is one Spend on one key: at this time, this cost; then what must be answered. left and reset have one entry a
-// window, separated by spaces; retry is 0 where the step is allowed.
+// step is one Spend on one key: at this time, this cost; then what must be answered. left and reset
+// have one entry a window, separated by spaces; retry is 0 where the step is allowed.
 type step struct {
 	n       int
 	at      string
@@ -111,7 +111,8 @@ func months() []timeline {
 		}},
 		{"the anchor moves within a month", []limits.Window{{Name: "q", Limit: 9, Per: limits.Month, Anchor: 15}}, []step{
 			{n: 1, at: "2026-03-20T00:00:00.05Z", cost: 4, allowed: allow, left: "5", reset: "2026-04-15T00:00:00Z"},
-			// What was spent since the 15th still counts, until the first 1st that is a month later.
+			// What was spent since the 15th still counts, until the first 1st that is a month
+			// later.
 			{n: 2, at: "2026-03-21T00:00:00.05Z", cost: 1, allowed: allow, left: "4", reset: "2026-05-01T00:00:00Z",
 				plan: []limits.Window{{Name: "q", Limit: 9, Per: limits.Month, Anchor: 1}}},
 			{n: 3, at: "2026-04-01T00:00:00.05Z", cost: 1, allowed: allow, left: "3", reset: "2026-05-01T00:00:00Z"},
@@ -178,7 +179,8 @@ func changes() []timeline {
 	return []timeline{
 		{"the clock goes back", []limits.Window{{Name: "m", Limit: 3, Per: limits.Minute}, {Name: "q", Limit: 9, Per: limits.Month}}, []step{
 			{n: 1, at: "2026-02-01T00:00:30.05Z", cost: 2, allowed: allow, left: "1 7", reset: "2026-02-01T00:01:00Z 2026-03-01T00:00:00Z"},
-			// What the later windows counted counts here, and there when they come again: nothing is handed out twice.
+			// What the later windows counted counts here, and there when they come again: nothing
+			// is handed out twice.
 			{n: 2, at: "2026-01-31T23:59:30.05Z", cost: 1, allowed: allow, left: "0 6", reset: "2026-02-01T00:00:00Z 2026-02-01T00:00:00Z"},
 			{n: 3, at: "2026-01-31T23:59:30.05Z", cost: 1, allowed: deny, left: "0 6", reset: "2026-02-01T00:00:00Z 2026-02-01T00:00:00Z", retry: 30},
 			{n: 4, at: "2026-02-01T00:00:59.05Z", cost: 1, allowed: deny, left: "0 6", reset: "2026-02-01T00:01:00Z 2026-03-01T00:00:00Z", retry: 1},

@@ -12,8 +12,8 @@ import (
 	"tollgate/policy/limits"
 )
 
-// twin does what spend.lua does, in this process, so that days can be simulated in seconds. TestTwinIsTheScript holds
-// the two equal.
+// twin does what spend.lua does, in this process, so that days can be simulated in seconds.
+// TestTwinIsTheScript holds the two equal.
 type twin struct {
 	now     func() time.Time
 	records map[windowKey]twinRecord
@@ -85,7 +85,7 @@ func (t *twin) run(c *operation) outcome {
 	return j
 }
 
-// No call tells the twin from the script.
+// No operation tells the twin from the script.
 func TestTwinIsTheScript(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		ctx := context.Background()
@@ -152,19 +152,19 @@ type world struct {
 	at     time.Time     // Redis' clock
 	steps  time.Duration // by which that clock was set forward; all else of it is real time
 	twin   *twin
-	fault  func() fault // drawn for each trip
-	lazy   bool         // what nobody waits for is sent with the next call only
+	fault  func() fault // drawn for each round trip
+	lazy   bool         // what nobody waits for is sent with the next operation only
 	calls  int
-	direct int64 // units that calls spent themselves
+	direct int64 // units that operations spent themselves
 	// charged are units of which the store kept the cost and the caller heard nothing, by window.
 	charged, allowed map[windowKey]int64
 	most             map[windowKey]int64 // the highest limit that a window had
 }
 
-// fault is what happens to one trip.
+// fault is what happens to one round trip.
 type fault struct {
 	before, after time.Duration // on the way there and back
-	lost          int           // 1: the calls; 2: their answers
+	lost          int           // 1: the operations; 2: their answers
 }
 
 func newWorld(t fatal, at time.Time) *world {
@@ -187,7 +187,7 @@ func (w *world) replica(skew time.Duration, exact bool) *Leases {
 			go f()
 		}
 	}
-	l.batches.afterSlow = func(func()) {} // nothing goes beside a trip
+	l.batches.afterSlow = func(func()) {} // nothing goes beside a round trip
 	l.batches.send = func(_ context.Context, calls []*operation) {
 		w.calls += len(calls)
 		f := w.fault()
@@ -232,8 +232,8 @@ func windowID(id string, w limits.Window, start int64) windowKey {
 	return windowKey{id, w.Name, w.Per, start}
 }
 
-// spend spends on a replica and holds the answer to what must always be true. slack is how much of a limit, as one part
-// in so many, may be held back; 0: nothing.
+// spend spends on a replica and holds the answer to what must always be true. slack is how much of
+// a limit, as one part in so many, may be held back; 0: nothing.
 func (w *world) spend(l *Leases, s *limits.Spend, slack int64) (limits.Result, error) {
 	var res limits.Result
 	before, err := w.at, error(nil)

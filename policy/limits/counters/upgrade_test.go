@@ -10,7 +10,8 @@ import (
 	"tollgate/policy/limits"
 )
 
-// earlier returns a Store as the version before windows were remembered, which runs beside this one in an upgrade.
+// earlier returns a Store as the version before windows were remembered, which runs beside this one
+// in an upgrade.
 func (b *backend) earlier(t *testing.T) *Store {
 	t.Helper()
 	source, err := os.ReadFile("testdata/spend-before-jumps.lua")
@@ -26,7 +27,8 @@ func (b *backend) earlier(t *testing.T) *Store {
 	return s
 }
 
-// While both versions run, and no clock goes back nor anchor changes, they are as one: each reads what the other wrote.
+// While both versions run, and no clock goes back nor anchor changes, they are as one: each reads
+// what the other wrote.
 func TestVersionsShareCounters(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		stores := []*Store{b.earlier(t), b.store(t)}
@@ -51,8 +53,9 @@ func TestVersionsShareCounters(t *testing.T) {
 	})
 }
 
-// The clock jumps and returns while both versions run. What the earlier one counted there is counted once by this one, which
-// so unlocks the key for both: at most one limit more is allowed, as between servers of this version alone.
+// The clock jumps and returns while both versions run. What the earlier one counted there is
+// counted once by this one, which so unlocks the key for both: at most one limit more is allowed,
+// as between servers of this version alone.
 func TestJumpWhileVersionsShare(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		before, after := b.earlier(t), b.store(t)

@@ -13,8 +13,8 @@ import (
 	"tollgate/policy/limits"
 )
 
-// wrongClock is a real Redis whose own clock can be set wrong. The right time is that of its backend, which goes on from
-// there and is put forward by pass.
+// wrongClock is a real Redis whose own clock can be set wrong. The right time is that of its
+// backend, which goes on from there and is put forward by pass.
 type wrongClock struct {
 	*backend
 	file  string
@@ -58,9 +58,9 @@ func (c *wrongClock) set(t *testing.T, wrong time.Duration) {
 // right is the right time.
 func (c *wrongClock) right() time.Time { return time.Now().Add(c.now()).UTC() }
 
-// The clock of a real Redis is wrong for two seconds, by a second up to 400 days, while replicas use a limit and after: at
-// most one limit more is allowed, a second later all is shown and refused as if nothing had been, and the window after
-// is a new one.
+// The clock of a real Redis is wrong for two seconds, by a second up to 400 days, while replicas
+// use a limit and after: at most one limit more is allowed, a second later all is shown and refused
+// as if nothing had been, and the window after is a new one.
 func TestRedisClockJumps(t *testing.T) {
 	c := startWrongClock(t)
 	seen, err := c.client.Time(t.Context()).Result()

@@ -9,8 +9,8 @@ import (
 	"tollgate/policy/limits"
 )
 
-// operation is what the script judges in one step: a spend or a read, units leased ahead, units of a lease that are settled, or
-// several of these at once.
+// operation is what the script judges in one step: a spend or a read, units leased ahead, units of
+// a lease that are settled, or several of these at once.
 type operation struct {
 	id       string
 	layout   *layout
@@ -40,13 +40,13 @@ type operation struct {
 	abandoned bool          // the caller had left when the answer came
 	entry     *entry        // what remembers the answer; may be nil
 	leasing   bool          // the only lease of its entry that is under way
-	deferred  bool          // has waited for the lease of another call
+	deferred  bool          // has waited for the lease of another operation
 	result    limits.Result // for the caller, once there is no error
 	lane      *queue        // that has sent it
 }
 
-// States of a queued call. A caller who leaves before the batch takes the call keeps it from being sent; one who leaves
-// before it has landed gets no answer.
+// States of a queued operation. A caller who leaves before the batch takes the operation keeps it
+// from being sent; one who leaves before it has landed gets no answer.
 const (
 	queued int32 = iota
 	claimed
@@ -78,7 +78,8 @@ func (c *operation) signal() {
 	}
 }
 
-// reset makes a call that its caller has done with ready for another one. It keeps what costs allocations.
+// reset makes an operation that its caller has done with ready for another one. It keeps what costs
+// allocations.
 func (c *operation) reset() {
 	c.id, c.layout, c.cost, c.readOnly, c.exact, c.want, c.settle = "", nil, 0, false, false, 0, settlement{}
 	c.key, c.mode, c.plan = "", 0, 0
@@ -88,23 +89,23 @@ func (c *operation) reset() {
 	c.state.Store(queued)
 }
 
-// settlement says what became of units that were leased: units of them are no longer held, of which back were not spent.
-// They were charged to the windows that counts begins.
+// settlement says what became of units that were leased: units of them are no longer held, of which
+// back were not spent. They were charged to the windows that counts begins.
 type settlement struct {
 	units, back int64
 	counts      []limits.Count
 }
 
-// outcome is what the script says of one call.
+// outcome is what the script says of one operation.
 type outcome struct {
 	allowed        bool
-	now, granted   int64   // as in call
+	now, granted   int64   // as in operation
 	starts, spents []int64 // of each window, after this step
 	broken         string  // what is wrong with the stored record; nothing else is known then
 }
 
-// read takes in a judgement and checks everything in it that can be checked: what it allows must follow from the counters
-// it returns.
+// read takes in an outcome and checks everything in it that can be checked: what it allows must
+// follow from the counters it returns.
 func (c *operation) read(j outcome) error {
 	if j.granted < 0 || j.granted > c.want || j.granted > 0 && !j.allowed {
 		return fmt.Errorf("%d units leased of %d, allowed is %v", j.granted, c.want, j.allowed)
