@@ -250,11 +250,11 @@ func (b *batches) run(q *queue) {
 
 // observe takes in what a round trip lasted, 0 if it had no answer. The first of all has made a
 // connection, and brought the script.
-func (b *batches) observe(q *queue, trip time.Duration) {
+func (b *batches) observe(q *queue, took time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if trip > 0 && q.pipelines > 1 {
-		q.typical += (trip - q.typical) / 4
+	if took > 0 && q.pipelines > 1 {
+		q.typical += (took - q.typical) / 4
 	}
 }
 
@@ -340,7 +340,7 @@ func move(batch, list []*operation, room int, free func(*operation) bool, takes 
 // pick sorts out which operations of a batch are sent, and which wait for the next one. An
 // operation that has less time left than a round trip lasts is not sent: it would be charged, and
 // its caller gone.
-func (b *batches) pick(batch, sent, again []*operation, trip time.Duration) (_, _ []*operation) {
+func (b *batches) pick(batch, sent, again []*operation, took time.Duration) (_, _ []*operation) {
 	now := time.Now()
 	add := func(c *operation) {
 		c.state.Store(claimed)
@@ -350,7 +350,7 @@ func (b *batches) pick(batch, sent, again []*operation, trip time.Duration) (_, 
 		if !c.state.CompareAndSwap(queued, claimed) {
 			continue // its caller has left
 		}
-		if !c.deadline.IsZero() && c.deadline.Sub(now) <= trip {
+		if !c.deadline.IsZero() && c.deadline.Sub(now) <= took {
 			continue
 		}
 		switch b.begin(c, add) {
@@ -383,7 +383,7 @@ func (b *batches) roundTrip(q *queue, ops []*operation) (took time.Duration) {
 	}
 	for _, c := range ops {
 		c.deliver()
-		c.lane = q
+		c.queue = q
 		b.received(c, asked, now)
 		c.signal()
 	}

@@ -22,10 +22,10 @@ func (b *batches) queueOfID(id string) *queue {
 
 // await waits until so many operations are queued for a limit id.
 func await(l *Leases, id string, n int) {
-	lane := l.batches.queueOfID(id)
+	q := l.batches.queueOfID(id)
 	for queued := -1; queued < n; runtime.Gosched() {
 		l.batches.mu.Lock()
-		queued = len(lane.waiting)
+		queued = len(q.waiting)
 		l.batches.mu.Unlock()
 	}
 }
@@ -175,13 +175,13 @@ func TestQueueIsBounded(t *testing.T) {
 	b := startEmbedded(t)
 	l := b.leases(t, Options{Exact: true})
 	l.batches.afterSlow = func(func()) {}
-	lane := l.batches.queueOfID("a")
-	lane.senders = 1
-	lane.waiting = make([]*operation, maxQueue)
+	q := l.batches.queueOfID("a")
+	q.senders = 1
+	q.waiting = make([]*operation, maxQueue)
 	if _, err := l.Spend(t.Context(), spendOf(plan(), 1)); !errors.Is(err, ErrBusy) {
 		t.Errorf("%v, want ErrBusy", err)
 	}
-	if err := l.batches.add(&operation{id: "a"}); err != nil || len(lane.background) != 1 {
+	if err := l.batches.add(&operation{id: "a"}); err != nil || len(q.background) != 1 {
 		t.Errorf("what goes back is refused: %v", err)
 	}
 }
@@ -208,20 +208,20 @@ func TestAheadGoesAlong(t *testing.T) {
 			}
 		}
 	}
-	lane := l.batches.queueOfID("a")
-	lane.senders = 1
+	q := l.batches.queueOfID("a")
+	q.senders = 1
 	queue(2*maxBatch, true, queued)
 	queue(1000, false, gaveUp)
 	queue(1, false, queued)
-	l.batches.run(lane)
+	l.batches.run(q)
 	if n := len(trips[0]); n > maxBatch || trips[0][n-1].done != nil {
 		t.Errorf("%d calls in the first trip, and the one that nobody waits for is not among them", n)
 	}
 	trips = nil
-	lane.senders = 1
+	q.senders = 1
 	queue(2*maxBatch, false, queued)
-	lane.idle = append(lane.idle, make(chan struct{}))
-	l.batches.run(lane)
+	q.idle = append(q.idle, make(chan struct{}))
+	l.batches.run(q)
 	if len(trips) != 2 {
 		t.Errorf("%d trips for what two can take", len(trips))
 	}

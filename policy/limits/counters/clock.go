@@ -70,10 +70,10 @@ func (j *jumps) count() uint64 {
 
 // watchClock sees whether the clock of the store has jumped since an answer of the same node.
 func (l *Leases) watchClock(c *operation, asked, now time.Duration) {
-	if c.lane.node == "" && l.store.nodeOf != nil {
+	if c.queue.node == "" && l.store.nodeOf != nil {
 		return // one of several, and it is not known which
 	}
-	by := c.lane.clock.observe(c.now, asked, now)
+	by := c.queue.clock.observe(c.now, asked, now)
 	if by == 0 {
 		return
 	}

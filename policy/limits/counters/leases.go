@@ -48,7 +48,7 @@ const (
 	idleEvery  = 4 * time.Second
 )
 
-// Leases spends limits for one replica, in front of a Store. Units that it has leased ahead, and
+// Leases spends limits for one replica, in front of a Store. Units that it has leased, and
 // refusals that it remembers, answer at once; all else goes to the store, that of concurrent spends
 // in one round trip.
 //
@@ -155,7 +155,7 @@ func (l *Leases) Try(s *limits.Spend, into *limits.Result) bool {
 }
 
 // Spend takes the cost from all windows or from none, as Store.Spend does, and with the same
-// errors, or ErrBusy. It may lease units ahead in the same step. It returns at the end of ctx; it
+// errors, or ErrBusy. It may lease units in the same step. It returns at the end of ctx; it
 // may have spent then.
 func (l *Leases) Spend(ctx context.Context, s *limits.Spend) (limits.Result, error) {
 	layout, err := l.store.layouts.of(s)

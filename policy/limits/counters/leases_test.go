@@ -740,8 +740,8 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 	l, windows := w.replica(0, false), three(1<<40, 1<<40, 1<<40)
 	w.hold(l, windows, 2)
 	before := w.calls
-	lane := l.batches.queueOfID("a")
-	lane.senders = 1 // nothing is sent until all are there
+	q := l.batches.queueOfID("a")
+	q.senders = 1 // nothing is sent until all are there
 	for l.Try(spendOf(windows, 1), new(limits.Result)) {
 	}
 	var work sync.WaitGroup
@@ -755,10 +755,10 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 	}
 	for queued := 0; queued < callers; runtime.Gosched() {
 		l.batches.mu.Lock()
-		queued = len(lane.waiting)
+		queued = len(q.waiting)
 		l.batches.mu.Unlock()
 	}
-	l.batches.run(lane)
+	l.batches.run(q)
 	work.Wait()
 	spent := int64(2 + 4 + callers)
 	// The first takes over the renewal, which asks for twelve units: six were spent in this minute.

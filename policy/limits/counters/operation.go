@@ -9,7 +9,7 @@ import (
 	"tollgate/policy/limits"
 )
 
-// operation is what the script judges in one step: a spend or a read, units leased ahead, units of
+// operation is what the script judges in one step: a spend or a read, units leased, units of
 // a lease that are settled, or several of these at once.
 type operation struct {
 	id       string
@@ -42,11 +42,11 @@ type operation struct {
 	leasing   bool          // the only lease of its entry that is under way
 	deferred  bool          // has waited for the lease of another operation
 	result    limits.Result // for the caller, once there is no error
-	lane      *queue        // that has sent it
+	queue     *queue        // that has sent it
 }
 
 // States of a queued operation. A caller who leaves before the batch takes the operation keeps it
-// from being sent; one who leaves before it has landed gets no answer.
+// from being sent; one who leaves before it is delivered gets no answer.
 const (
 	queued int32 = iota
 	claimed
@@ -85,7 +85,7 @@ func (c *operation) reset() {
 	c.key, c.mode, c.plan = "", 0, 0
 	c.err, c.notRun, c.allowed, c.now, c.granted, c.counts = nil, false, false, 0, 0, nil
 	c.deadline, c.abandoned = time.Time{}, false
-	c.entry, c.leasing, c.deferred, c.result, c.lane = nil, false, false, limits.Result{}, nil
+	c.entry, c.leasing, c.deferred, c.result, c.queue = nil, false, false, limits.Result{}, nil
 	c.state.Store(queued)
 }
 

@@ -117,8 +117,8 @@ func TestSpendOvertakesRenewal(t *testing.T) {
 	spent := int64(100)
 	held := l.Stats().Held
 	rest := untilRenewal(t, l, windows)
-	lane := l.batches.queueOfID("a")
-	lane.senders = 1
+	q := l.batches.queueOfID("a")
+	q.senders = 1
 	calls := w.calls
 	for range rest {
 		l.Try(spendOf(windows, 1), new(limits.Result))
@@ -132,7 +132,7 @@ func TestSpendOvertakesRenewal(t *testing.T) {
 		res <- r
 	}()
 	await(l, "a", 1)
-	l.batches.run(lane)
+	l.batches.run(q)
 	if r := <-res; !r.Allowed || w.calls-calls != 1 || l.Stats().Held < 32 {
 		t.Errorf("%+v after %d calls, %d held", r, w.calls-calls, l.Stats().Held)
 	}
@@ -149,8 +149,8 @@ func TestRenewalThatIsSentIsNotOvertaken(t *testing.T) {
 	w.hold(l, windows, 2)
 	w.hold(l, windows, int(l.Stats().Held)-1)
 	spent := int64(2 + 3)
-	lane := l.batches.queueOfID("a")
-	lane.senders = 1
+	q := l.batches.queueOfID("a")
+	q.senders = 1
 	var work sync.WaitGroup
 	for n := range 2 { // the first takes the last unit and has the lease renewed
 		work.Go(func() {
@@ -161,7 +161,7 @@ func TestRenewalThatIsSentIsNotOvertaken(t *testing.T) {
 		await(l, "a", n+1)
 	}
 	calls := w.calls
-	l.batches.run(lane)
+	l.batches.run(q)
 	work.Wait()
 	spent += 2
 	if n := w.calls - calls; n != 1 {
@@ -177,12 +177,12 @@ func TestRenewalThatIsSentIsNotOvertaken(t *testing.T) {
 func queueRenewal(t *testing.T, l *Leases, windows []limits.Window) *queue {
 	t.Helper()
 	untilRenewal(t, l, windows)
-	lane := l.batches.queueOfID("a")
-	lane.senders = 1
-	if !l.Try(spendOf(windows, 1), new(limits.Result)) || len(lane.background) != 1 {
-		t.Fatalf("%d renewals are queued", len(lane.background))
+	q := l.batches.queueOfID("a")
+	q.senders = 1
+	if !l.Try(spendOf(windows, 1), new(limits.Result)) || len(q.background) != 1 {
+		t.Fatalf("%d renewals are queued", len(q.background))
 	}
-	return lane
+	return q
 }
 
 // A spend that does not fit in the rest of a lease whose renewal is queued is judged by all that is
@@ -191,7 +191,7 @@ func TestSpendThatOvertakesGivesTheRestBack(t *testing.T) {
 	w := newWorld(t, noon())
 	l, windows := w.replica(0, false), one(10_000, limits.Minute)
 	w.hold(l, windows, 900)
-	lane := queueRenewal(t, l, windows)
+	q := queueRenewal(t, l, windows)
 	spent, _ := w.held(windows[0])
 	rest := l.Stats().Held
 	if rest < 2 {
@@ -203,7 +203,7 @@ func TestSpendThatOvertakesGivesTheRestBack(t *testing.T) {
 		allowed <- err == nil && res.Allowed
 	}()
 	await(l, "a", 1)
-	l.batches.run(lane)
+	l.batches.run(q)
 	if !<-allowed {
 		t.Errorf("refused, with %d units held here", rest)
 	}
@@ -219,7 +219,7 @@ func TestQueuedRenewalIsWithdrawn(t *testing.T) {
 		w := newWorld(t, noon())
 		l, windows := w.replica(0, false), three(100_000, 1_000_000, 1_000_000)
 		w.hold(l, windows, 200)
-		lane := queueRenewal(t, l, windows)
+		q := queueRenewal(t, l, windows)
 		spent, _ := w.held(windows[2])
 		spent -= l.Stats().Held
 		send := l.batches.send
@@ -232,7 +232,7 @@ func TestQueuedRenewalIsWithdrawn(t *testing.T) {
 			send(ctx, calls)
 		}
 		if ends {
-			lane.senders = 0
+			q.senders = 0
 		} else {
 			var work sync.WaitGroup
 			work.Go(func() {
@@ -241,7 +241,7 @@ func TestQueuedRenewalIsWithdrawn(t *testing.T) {
 				}
 			})
 			await(l, "a", 1)
-			l.batches.run(lane)
+			l.batches.run(q)
 			work.Wait()
 			spent++
 		}

@@ -19,7 +19,7 @@ const maxScript = 32
 
 // script is one run of spend.lua: operations that Redis judges in their order and in one step.
 type script struct {
-	calls   []*operation
+	ops   []*operation
 	layouts []*layout // the plans of the arguments
 	command *redis.IntSliceCmd
 
@@ -55,7 +55,7 @@ func newScript() *script {
 
 // clear lets go of everything that is not used again.
 func (r *script) clear() {
-	r.calls, r.command = nil, nil
+	r.ops, r.command = nil, nil
 	clear(r.layouts)
 	clear(r.args)
 	clear(r.starts)
@@ -65,37 +65,37 @@ func (r *script) clear() {
 // send runs the operations in one round trip. Another one follows only for those that have run
 // nothing: a Redis that has not seen the script gets it, and one node of a cluster gets each
 // operation by itself. Each operation then holds its answer or its error.
-func (s *Store) send(ctx context.Context, calls []*operation) {
+func (s *Store) send(ctx context.Context, ops []*operation) {
 	verb, source := any("evalsha"), s.sha
 	for range 3 {
-		unseen, unrun := s.roundTrip(ctx, calls, verb, source)
+		unseen, unrun := s.roundTrip(ctx, ops, verb, source)
 		if len(unrun) == 0 {
 			return
 		}
 		if unseen {
 			verb, source = "eval", spendSource
 		}
-		calls = unrun
+		ops = unrun
 	}
 }
 
 // roundTrip is one round trip of send. It returns the operations that have run nothing but may if
 // they are sent once more, and whether the script must go with them.
-func (s *Store) roundTrip(ctx context.Context, calls []*operation, verb, source any) (unseen bool, unrun []*operation) {
+func (s *Store) roundTrip(ctx context.Context, ops []*operation, verb, source any) (unseen bool, unrun []*operation) {
 	most, offset := maxScript, s.offset().Milliseconds()
 	if s.singly.Load() {
 		most = 1
 	}
 	var few [maxBatch / maxScript]*script
 	scripts := few[:0]
-	for len(calls) > 0 {
+	for len(ops) > 0 {
 		r, _ := s.scripts.Get().(*script)
 		if r == nil {
 			r = newScript()
 		}
-		n := min(len(calls), most)
-		r.encode(ctx, calls[:n], verb, source, offset)
-		calls = calls[n:]
+		n := min(len(ops), most)
+		r.encode(ctx, ops[:n], verb, source, offset)
+		ops = ops[n:]
 		scripts = append(scripts, r)
 	}
 	s.process(ctx, scripts)
@@ -105,10 +105,10 @@ func (s *Store) roundTrip(ctx context.Context, calls []*operation, verb, source 
 		case err == nil:
 		case redis.HasErrorPrefix(err, "NOSCRIPT"):
 			unseen = true
-			unrun = append(unrun, r.calls...)
+			unrun = append(unrun, r.ops...)
 		case redis.HasErrorPrefix(err, "CROSSSLOT"):
 			s.singly.Store(true)
-			unrun = append(unrun, r.calls...)
+			unrun = append(unrun, r.ops...)
 		}
 		r.clear()
 		s.scripts.Put(r)
@@ -131,10 +131,10 @@ func (s *Store) process(ctx context.Context, scripts []*script) {
 
 // encode makes the command as spend.lua reads it. verb and source are EVALSHA and the script's
 // name, or EVAL and the script.
-func (r *script) encode(ctx context.Context, calls []*operation, verb, source any, offset int64) {
-	r.calls, r.layouts, r.offset.ms, r.offset.sent = calls, r.layouts[:0], offset, false
-	r.args = append(r.args[:0], verb, source, len(calls)) // a small number is no allocation
-	for _, c := range calls {
+func (r *script) encode(ctx context.Context, ops []*operation, verb, source any, offset int64) {
+	r.ops, r.layouts, r.offset.ms, r.offset.sent = ops, r.layouts[:0], offset, false
+	r.args = append(r.args[:0], verb, source, len(ops)) // a small number is no allocation
+	for _, c := range ops {
 		c.key, c.mode = countKey(c.id), c.want
 		if c.readOnly {
 			c.mode = -1
@@ -142,29 +142,29 @@ func (r *script) encode(ctx context.Context, calls []*operation, verb, source an
 		r.args = append(r.args, &c.key)
 	}
 	r.args = append(r.args, &r.offset)
-	for len(calls) > 0 {
-		n := alike(calls)
-		r.group(calls[:n])
-		calls = calls[n:]
+	for len(ops) > 0 {
+		n := alike(ops)
+		r.group(ops[:n])
+		ops = ops[n:]
 	}
 	r.command = redis.NewIntSliceCmd(ctx, r.args...)
 	r.command.SetFirstKeyPos(3)
 }
 
 // alike returns how many of the first operations can share a group.
-func alike(calls []*operation) int {
-	first := calls[0]
-	for i, c := range calls {
+func alike(ops []*operation) int {
+	first := ops[0]
+	for i, c := range ops {
 		if i > 0 && (c.layout != first.layout || c.cost != first.cost || c.mode != first.mode) || c.settle.units > 0 {
 			return max(i, 1)
 		}
 	}
-	return len(calls)
+	return len(ops)
 }
 
 // group adds the arguments of operations that are alike.
-func (r *script) group(calls []*operation) {
-	c, size := calls[0], len(calls)
+func (r *script) group(ops []*operation) {
+	c, size := ops[0], len(ops)
 	if c.settle.units > 0 {
 		size = 0
 	}
@@ -177,7 +177,7 @@ func (r *script) group(calls []*operation) {
 		r.args = append(r.args, size, len(c.layout.windows), &c.cost, &c.mode)
 		r.args = append(r.args, c.layout.args...)
 	}
-	for _, c := range calls {
+	for _, c := range ops {
 		c.plan = plan
 	}
 	if c.settle.units > 0 {
@@ -209,7 +209,7 @@ func (r *script) read(reply []int64) {
 		r.fail(badReply(err), false)
 		return
 	}
-	for i, c := range r.calls {
+	for i, c := range r.ops {
 		j := r.outcomes[i]
 		if j.broken != "" {
 			c.err, c.notRun = &limits.BrokenError{Err: spendError(errors.New(j.broken))}, true
@@ -220,7 +220,7 @@ func (r *script) read(reply []int64) {
 }
 
 func (r *script) fail(err error, unrun bool) {
-	for _, c := range r.calls {
+	for _, c := range r.ops {
 		c.err, c.notRun = err, unrun
 	}
 }
@@ -234,7 +234,7 @@ func (r *script) split(reply []int64) error {
 	r.outcomes, r.starts = r.outcomes[:0], r.starts[:0]
 	rest := numbers(reply)
 	now := rest.next(1)
-	for _, c := range r.calls {
+	for _, c := range r.ops {
 		n := len(c.layout.windows)
 		if c.plan == len(r.starts) {
 			r.starts = append(r.starts, rest.next(n))
