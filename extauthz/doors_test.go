@@ -40,7 +40,7 @@ func envoyDoors(t *testing.T, file policyfile.File, entries []keys.Entry, edit f
 	for _, version := range envoyVersions() {
 		s := newStack(t, nil, file)
 		s.use(t, newRedis(t, "embedded"), entries)
-		edges := map[string]*edge{"gRPC": startEnvoy(t, version, edit(bootstrap(t, "pixelmagic")), s.addr, s)}
+		edges := map[string]*edge{"gRPC": startEnvoy(t, version, edit(bootstrap(t)), s.addr, s)}
 		if version >= oldestOverHTTP {
 			edges["HTTP"] = startEnvoy(t, version, edit(overHTTP), serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), s)
 		}

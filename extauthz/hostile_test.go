@@ -348,7 +348,7 @@ func TestEnvoyWhenUndecided(t *testing.T) {
 	client := newRedis(t, "embedded")
 	secret, entries := smallKey()
 	s.use(t, client, entries)
-	e := startEnvoy(t, envoyVersions()[0], bootstrap(t, "pixelbyte"), s.addr, s)
+	e := startEnvoy(t, envoyVersions()[0], bootstrap(t), s.addr, s)
 	if err := client.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +364,7 @@ func TestBrowsers(t *testing.T) {
 	file, entries, _ := apiFiles(t, "pictify")
 	s := newStack(t, nil, file)
 	s.use(t, newRedis(t, "embedded"), entries)
-	e := startEnvoy(t, envoyVersions()[0], bootstrap(t, "pictify"), s.addr, s)
+	e := startEnvoy(t, envoyVersions()[0], bootstrap(t), s.addr, s)
 	from := netip.MustParseAddr("192.0.2.1")
 	origin := [2]string{"origin", "https://app.example.com"}
 	preflight := e.send(t, &envoytest.Request{Method: "OPTIONS", Target: "/image", Host: "api.pictify.io", Source: from,
@@ -397,7 +397,7 @@ func TestRawBytesInThePathAreRefused(t *testing.T) {
 	}
 	for _, version := range envoyVersions() {
 		t.Run(version, func(t *testing.T) {
-			e := startEnvoy(t, version, bootstrap(t, "pixelbyte"), s.addr, s)
+			e := startEnvoy(t, version, bootstrap(t), s.addr, s)
 			for target, status := range map[string]int{
 				"/v1/jobs/job!1": 200, // a mark that the client wrote
 				"/v1/jobs/\xc0\xae\xc0\xae\xc0\xafmodels": 403,

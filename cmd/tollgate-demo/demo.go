@@ -225,7 +225,7 @@ func (d *demo) addKeys(ctx context.Context, socket string) error {
 }
 
 func (d *demo) startEnvoy(ctx context.Context, binary, tollgate, upstream string) error {
-	bootstrap, err := envoy.Bootstrap("all")
+	bootstrap, err := envoy.Bootstrap()
 	if err != nil {
 		return err
 	}

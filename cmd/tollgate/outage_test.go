@@ -107,7 +107,7 @@ func (o outage) run(t *testing.T, binary string) {
 
 // What a server waits for at its end is what the shipped Envoy files do.
 func TestDrainDelayIsTwoHealthChecks(t *testing.T) {
-	cluster := clusterOf(t, "all").(map[string]any)
+	cluster := clusterOf(t).(map[string]any)
 	interval, err := time.ParseDuration(cluster["health_checks"].([]any)[0].(map[string]any)["interval"].(string))
 	if err != nil || defaultDrainDelay != 2*interval {
 		t.Errorf("--drain-delay is %s by default, and health is checked every %s (%v)", defaultDrainDelay, interval, err)
@@ -183,7 +183,7 @@ func (o outage) start(t *testing.T, binary string) (*envoytest.Envoy, []*replica
 // bootstrap returns a shipped file with this load balancing, where the application is Envoy itself.
 func (o outage) bootstrap(t *testing.T) []byte {
 	t.Helper()
-	file, err := envoy.Bootstrap("pixelmagic")
+	file, err := envoy.Bootstrap()
 	if o.overHTTP {
 		file, err = envoy.HTTPBootstrap()
 	}

@@ -370,10 +370,10 @@ func expand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(path, []byte(os.Expand(string(data), ts.Getenv)), 0o600))
 }
 
-// usage: envoy API. It starts a real Envoy with the bootstrap of a proof API in
+// usage: envoy. It starts a real Envoy with the shipped bootstrap in
 // front of the server that is ready, and an application behind it, for call.
-func startEnvoy(ts *testscript.TestScript, _ bool, args []string) {
-	bootstrap, err := envoy.Bootstrap(args[0])
+func startEnvoy(ts *testscript.TestScript, _ bool, _ []string) {
+	bootstrap, err := envoy.Bootstrap()
 	ts.Check(err)
 	upstream, err := envoytest.Serve("127.0.0.1:0")
 	ts.Check(err)

@@ -75,7 +75,7 @@ func edgeOverGRPC(t *testing.T) (*edge, object) {
 	return e, filter
 }
 
-// What is measured as shipped is a bootstrap for an API that reads what ours reads.
+// What is measured as shipped is the bootstrap with the headers that our policy reads.
 func TestEdgeShowsWhatThePolicyReads(t *testing.T) {
 	set, err := policyfile.Compile(policyfile.File{Name: "bench", Data: []byte(policyText())})
 	if err != nil {
