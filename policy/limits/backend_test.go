@@ -30,6 +30,7 @@ type backend struct {
 	began         time.Time
 	mini          *miniredis.Miniredis // nil on a real Redis
 	stop          func()
+	signal        func(os.Signal)
 }
 
 // eachBackend runs the same test body on the embedded store and on a real Redis.
@@ -100,6 +101,7 @@ func startRedis(t testing.TB, environ ...string) *backend {
 	}
 	go func() { _, _ = io.Copy(io.Discard, lines) }()
 	b := &backend{network: "unix", addr: socket, stop: stop, began: time.Now()}
+	b.signal = func(s os.Signal) { _ = cmd.Process.Signal(s) }
 	b.client = b.dial(t)
 	args := []any{"acl", "setuser", "server", "on", "nopass"}
 	for _, rule := range connect.ServerACL().Rules() {

@@ -22,6 +22,7 @@ type server struct {
 	dir       string
 	port, bus string // bus of a cluster's node
 	admin     *redis.Client
+	process   *os.Process
 }
 
 func (s *server) address() string { return "127.0.0.1:" + s.port }
@@ -64,6 +65,7 @@ func (s *server) try(t *testing.T, path string, args []string) bool {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	s.process = cmd.Process
 	ended := make(chan struct{})
 	go func() { cmd.Wait(); close(ended) }()
 	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
