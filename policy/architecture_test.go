@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -127,6 +128,51 @@ func TestPolicyIsFreeOfIO(t *testing.T) {
 			if slices.ContainsFunc(unwanted, func(prefix string) bool { return strings.HasPrefix(dep, prefix) }) {
 				t.Errorf("%s depends on %s", room, dep)
 			}
+		}
+	}
+}
+
+// CONTRIBUTING.md draws who imports whom. The drawing is the code's, and a package imports only
+// what stands below it.
+func TestDrawingOfImports(t *testing.T) {
+	page, err := os.ReadFile("../.github/CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, drawing, _ := strings.Cut(string(page), "```text\n")
+	drawing, _, _ = strings.Cut(drawing, "```")
+	drawn, place := map[string][]string{}, map[string]int{}
+	for line := range strings.Lines(drawing) {
+		name, imports, _ := strings.Cut(strings.TrimSpace(line), "->")
+		name = strings.TrimSpace(name)
+		drawn[name], place[name] = strings.Fields(imports), len(place)
+	}
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "tollgate/...", "tollgate/testdata").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		var ours []string
+		for _, path := range strings.Fields(line) {
+			if name, ok := strings.CutPrefix(path, "tollgate/"); ok {
+				ours = append(ours, name)
+			}
+		}
+		name, imports := ours[0], slices.Sorted(slices.Values(ours[1:]))
+		real[name] = true
+		if got, ok := drawn[name]; !ok || !slices.Equal(got, imports) {
+			t.Errorf("drawn: %s -> %v, want %v", name, got, imports)
+		}
+		for _, below := range imports {
+			if place[below] <= place[name] {
+				t.Errorf("the arrow from %s to %s points upwards", name, below)
+			}
+		}
+	}
+	for name := range drawn {
+		if !real[name] {
+			t.Errorf("drawn: %s, which is no package", name)
 		}
 	}
 }
