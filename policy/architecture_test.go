@@ -294,3 +294,21 @@ func constantVar(v *ast.ValueSpec) bool {
 	}
 	return false
 }
+
+// What starts servers for tests is imported by tests only.
+func TestOnlyTestsImportTestSupport(t *testing.T) {
+	_, files := goFiles(t)
+	for path, file := range files {
+		for _, spec := range file.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, support := range []string{"/redistest", "/tollgatetest"} {
+				if strings.HasPrefix(name, "tollgate/") && strings.HasSuffix(name, support) {
+					t.Errorf("%s imports %s", path, name)
+				}
+			}
+		}
+	}
+}
