@@ -48,7 +48,7 @@ type Spender interface {
 	Spend(ctx context.Context, s *limits.Spend) (limits.Result, error)
 }
 
-// nodes tells which server of the store counts for a limit id. limits.Leases is one.
+// nodes tells which server of the store counts for a limit id. counters.Leases is one.
 type nodes interface{ Node(limitID string) string }
 
 // envoyMargin is how long before Envoy's own deadline an answer has to be on its

@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -22,6 +20,7 @@ import (
 
 	"tollgate/extauthz"
 	"tollgate/policy"
+	"tollgate/policy/connect/redistest"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
@@ -67,42 +66,11 @@ func newRedis(t *testing.T, backend string) *redis.Client {
 		// Not its connection in memory: that has no buffer, and a long pipeline waits for itself.
 		options.Addr = miniredis.RunT(t).Addr()
 	case "redis":
-		options.Network, options.Addr = "unix", startRedis(t)
+		options.Network, options.Addr = "unix", redistest.Start(t, redistest.SocketOnly).Socket
 	}
 	client := redis.NewClient(options)
 	t.Cleanup(func() { client.Close() })
 	return client
-}
-
-// startRedis runs a Redis server of the test's own and returns its socket.
-func startRedis(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		require(t, "redis", "redis-server is not on PATH: apt-get install redis-server")
-	}
-	dir, err := os.MkdirTemp("", "tollgate") // t.TempDir is too long for a socket's path
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "redis.sock")
-	cmd := exec.Command(path, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", dir)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		os.RemoveAll(dir)
-	})
-	eventually(t, "redis-server listens", func() bool {
-		c, err := net.Dial("unix", socket)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
-	return socket
 }
 
 func eventually(t *testing.T, what string, ready func() bool) {

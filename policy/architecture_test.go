@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -48,7 +49,7 @@ func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 // room returns the part of the module that a file belongs to.
 func room(path string) string {
 	dir := filepath.ToSlash(filepath.Dir(path))
-	for _, r := range []string{"policy/keys", "policy/limits/counters", "policy/limits", "policy/usage", "policy/router", "policy/answer", "policy/policyfile", "policy", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+	for _, r := range []string{"policy/keys/smallfile", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/usage", "policy/router", "policy/answer", "policy/policyfile", "policy", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
 		if dir == r || strings.HasPrefix(dir, r+"/") {
 			return r
 		}
@@ -60,15 +61,17 @@ func room(path string) string {
 // Redis' in the rooms that store; cmd wires all of them.
 func TestImports(t *testing.T) {
 	inner := map[string][]string{
-		"policy/keys":            nil,
+		"policy/keys/smallfile":  nil,
+		"policy/connect":         {"policy/keys/smallfile"},
+		"policy/keys":            {"policy/connect", "policy/keys/smallfile"},
 		"policy/limits":          nil,
-		"policy/limits/counters": {"policy/limits"},
+		"policy/limits/counters": {"policy/limits", "policy/connect"},
 		"policy/usage":           nil,
 		"policy/router":          nil,
 		"policy/answer":          nil,
 		"policy":                 {"policy/keys", "policy/limits", "policy/router", "policy/answer"},
-		"policy/policyfile":      {"policy", "policy/keys", "policy/limits", "policy/router", "policy/answer"},
-		"extauthz":               {"policy", "policy/policyfile", "policy/keys", "policy/limits", "policy/limits/counters", "policy/usage"},
+		"policy/policyfile":      {"policy", "policy/keys/smallfile", "policy/keys", "policy/limits", "policy/router", "policy/answer"},
+		"extauthz":               {"policy", "policy/keys/smallfile", "policy/policyfile", "policy/keys", "policy/limits", "policy/limits/counters", "policy/usage"},
 		"envoy":                  {"testdata"},
 		"testdata":               {"testdata", "policy/keys"},
 		"k8s":                    nil,
@@ -76,11 +79,11 @@ func TestImports(t *testing.T) {
 	libraries := map[string][]string{
 		"github.com/envoyproxy/go-control-plane": {"extauthz"},
 		"google.golang.org/":                     {"extauthz", "cmd"},
-		"github.com/redis/":                      {"policy/keys", "policy/limits/counters", "policy/usage", "cmd"},
+		"github.com/redis/":                      {"policy/connect", "policy/keys", "policy/limits/counters", "policy/usage", "cmd"},
 		"github.com/alicebob/":                   {"cmd"},
 		"github.com/prometheus/":                 {"extauthz", "cmd"},
 		"github.com/spf13/":                      {"cmd"},
-		"log/slog":                               {"policy/keys", "extauthz", "cmd"},
+		"log/slog":                               {"policy/connect", "policy/keys", "extauthz", "cmd"},
 	}
 	_, files := goFiles(t)
 	for path, file := range files {
@@ -128,6 +131,51 @@ func TestPolicyIsFreeOfIO(t *testing.T) {
 			if slices.ContainsFunc(unwanted, func(prefix string) bool { return strings.HasPrefix(dep, prefix) }) {
 				t.Errorf("%s depends on %s", room, dep)
 			}
+		}
+	}
+}
+
+// CONTRIBUTING.md draws who imports whom. The drawing is the code's, and a package imports only
+// what stands below it.
+func TestDrawingOfImports(t *testing.T) {
+	page, err := os.ReadFile("../.github/CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, drawing, _ := strings.Cut(string(page), "```text\n")
+	drawing, _, _ = strings.Cut(drawing, "```")
+	drawn, place := map[string][]string{}, map[string]int{}
+	for line := range strings.Lines(drawing) {
+		name, imports, _ := strings.Cut(strings.TrimSpace(line), "->")
+		name = strings.TrimSpace(name)
+		drawn[name], place[name] = strings.Fields(imports), len(place)
+	}
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "tollgate/...", "tollgate/testdata").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		var ours []string
+		for _, path := range strings.Fields(line) {
+			if name, ok := strings.CutPrefix(path, "tollgate/"); ok {
+				ours = append(ours, name)
+			}
+		}
+		name, imports := ours[0], slices.Sorted(slices.Values(ours[1:]))
+		real[name] = true
+		if got, ok := drawn[name]; !ok || !slices.Equal(got, imports) {
+			t.Errorf("drawn: %s -> %v, want %v", name, got, imports)
+		}
+		for _, below := range imports {
+			if place[below] <= place[name] {
+				t.Errorf("the arrow from %s to %s points upwards", name, below)
+			}
+		}
+	}
+	for name := range drawn {
+		if !real[name] {
+			t.Errorf("drawn: %s, which is no package", name)
 		}
 	}
 }
@@ -248,4 +296,22 @@ func constantVar(v *ast.ValueSpec) bool {
 		return ok && array.Len != nil
 	}
 	return false
+}
+
+// What starts servers for tests is imported by tests only.
+func TestOnlyTestsImportTestSupport(t *testing.T) {
+	_, files := goFiles(t)
+	for path, file := range files {
+		for _, spec := range file.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, support := range []string{"/redistest", "/tollgatetest"} {
+				if strings.HasPrefix(name, "tollgate/") && strings.HasSuffix(name, support) {
+					t.Errorf("%s imports %s", path, name)
+				}
+			}
+		}
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"tollgate/envoy"
+	"tollgate/policy/connect/redistest"
 	"tollgate/policy/policyfile"
 )
 
@@ -211,7 +212,7 @@ func filterOf(t *testing.T, name any) map[string]any {
 // what is exported stays so.
 func TestPagesCommands(t *testing.T) {
 	dir, address := readmeFolder(t), loopbackPort(t)
-	replace := strings.NewReplacer("127.0.0.1:9002", address, "127.0.0.1:6379", ownRedis(t))
+	replace := strings.NewReplacer("127.0.0.1:9002", address, "127.0.0.1:6379", redistest.Start(t, redistest.Plain).Address())
 	stop := func() {}
 	defer func() { stop() }()
 	var exports strings.Builder
@@ -275,33 +276,6 @@ func runShell(t *testing.T, dir, script string) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-}
-
-// ownRedis starts a Redis server of the test's own and returns its address.
-func ownRedis(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		require(t, "redis", err, "redis-server is not on PATH (Debian: apt-get install redis-server)")
-	}
-	address := loopbackPort(t)
-	_, port, _ := strings.Cut(address, ":")
-	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	eventually(t, "redis-server listens", func() bool {
-		c, err := net.Dial("tcp", address)
-		if err == nil {
-			_ = c.Close()
-		}
-		return err == nil
-	})
-	return address
 }
 
 // background starts a server and waits until it is ready.

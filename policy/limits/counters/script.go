@@ -19,7 +19,7 @@ const maxScript = 32
 
 // script is one run of spend.lua: operations that Redis judges in their order and in one step.
 type script struct {
-	ops   []*operation
+	ops     []*operation
 	layouts []*layout // the plans of the arguments
 	command *redis.IntSliceCmd
 
@@ -281,3 +281,5 @@ func (r *numbers) next(n int) []int64 {
 	*r = (*r)[n:]
 	return taken
 }
+
+func countKey(id string) string { return "tg:v1:count:{" + id + "}" }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/limits"
 )
 
@@ -53,7 +54,7 @@ func NewStore(c redis.UniversalClient, offset func() time.Duration) *Store {
 		offset = func() time.Duration { return 0 }
 	}
 	sum := sha1.Sum([]byte(spendSource))
-	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:]), nodeOf: NodeOf(c)}
+	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:]), nodeOf: connect.NodeOf(c)}
 	// A script may touch keys of one slot only. A client that is neither of one server nor
 	// Sentinel's spreads keys too.
 	_, whole := c.(*redis.Client)

@@ -1,4 +1,4 @@
-package counters
+package connect
 
 import (
 	"context"
@@ -6,9 +6,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// NodeOf returns a function that tells the servers of a store apart: it gives the address of the
-// one that has a key, or "" where that is not known yet. It asks nobody. It is nil where there is
-// one server only.
+// NodeOf returns a function that tells the servers of a store apart: it gives the address of the one that has a key, or ""
+// where that is not known yet. It asks nobody. It is nil where there is one server only.
 func NodeOf(c redis.UniversalClient) func(key string) string {
 	cluster, ok := c.(*redis.ClusterClient)
 	if !ok {
@@ -24,5 +23,3 @@ func NodeOf(c redis.UniversalClient) func(key string) string {
 		return node.Options().Addr
 	}
 }
-
-func countKey(id string) string { return "tg:v1:count:{" + id + "}" }

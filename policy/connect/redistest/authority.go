@@ -1,4 +1,4 @@
-package connect
+package redistest
 
 import (
 	"crypto/ecdsa"
@@ -11,19 +11,19 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"testing"
 	"time"
 )
 
-// authority is a CA of one test's own.
-type authority struct {
+// Authority is a certificate authority of one test's own.
+type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(t *testing.T) *authority {
+// NewAuthority returns one that nobody else knows.
+func NewAuthority(t T) *Authority {
 	t.Helper()
-	a := &authority{}
+	a := &Authority{}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
@@ -31,31 +31,31 @@ func newAuthority(t *testing.T) *authority {
 	a.key = newPrivateKey(t)
 	der, err := x509.CreateCertificate(rand.Reader, template, template, a.key.Public(), a.key)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	if a.cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	return a
 }
 
-func newPrivateKey(t *testing.T) *ecdsa.PrivateKey {
+func newPrivateKey(t T) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	return key
 }
 
-// write puts the CA into a file.
-func (a *authority) write(t *testing.T, path string) {
+// Write puts its certificate into a file.
+func (a *Authority) Write(t T, path string) {
 	t.Helper()
 	writePEM(t, path, "CERTIFICATE", a.cert.Raw)
 }
 
-// issue writes a certificate and its key to dir/name.pem and dir/name.key. Without hosts it is a client's.
-func (a *authority) issue(t *testing.T, dir, name string, serial int64, hosts ...string) {
+// Issue writes a certificate and its key to dir/name.pem and dir/name.key. Without hosts it is a client's.
+func (a *Authority) Issue(t T, dir, name string, serial int64, hosts ...string) {
 	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name},
@@ -72,19 +72,19 @@ func (a *authority) issue(t *testing.T, dir, name string, serial int64, hosts ..
 	key := newPrivateKey(t)
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	secret, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	writePEM(t, filepath.Join(dir, name+".pem"), "CERTIFICATE", der)
 	writePEM(t, filepath.Join(dir, name+".key"), "PRIVATE KEY", secret)
 }
 
-func writePEM(t *testing.T, path, kind string, der []byte) {
+func writePEM(t T, path, kind string, der []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 }
