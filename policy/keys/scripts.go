@@ -16,15 +16,22 @@ var linkSource string
 //go:embed enlist.lua
 var enlistSource string
 
+//go:embed look.lua
+var lookSource string
+
+//go:embed accept.lua
+var acceptSource string
+
 // The two keys of one API key are in different slots of a cluster, so a script may touch only one of them.
 const unmakeSource = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
 
-type scripts struct{ change, link, enlist, unmake *redis.Script }
+type scripts struct{ change, link, enlist, unmake, look, accept *redis.Script }
 
 func newScripts() scripts {
 	return scripts{
 		change: redis.NewScript(changeSource), link: redis.NewScript(linkSource),
 		enlist: redis.NewScript(enlistSource), unmake: redis.NewScript(unmakeSource),
+		look: redis.NewScript(lookSource), accept: redis.NewScript(acceptSource),
 	}
 }
 

@@ -28,8 +28,8 @@ type user struct {
 
 func users() map[string]user {
 	return map[string]user{
-		"server": {acl: ServerACL(), do: []duty{checkPepper, exercise, spendOne, followChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
-		"cli":    {acl: CLIACL(), do: []duty{checkPepper, exercise, manageKeys, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
+		"server": {acl: ServerACL(), do: []duty{lookAtStore, exercise, spendOne, followChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
+		"cli":    {acl: CLIACL(), do: []duty{acceptEmpty, exercise, manageKeys, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
 	}
 }
 
@@ -38,10 +38,20 @@ func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
 	return hear(ctx, c, func(ctx context.Context) error { return c.Publish(ctx, changes, "news").Err() })
 }
 
-// checkPepper is what both do first.
-func checkPepper(ctx context.Context, c redis.UniversalClient, _ int) error {
-	_, err := keys.NewStore(c).CheckPepper(ctx, keys.NewHasher([]byte("pepper")), true)
-	return err
+// lookAtStore is what a server does first, and each second.
+func lookAtStore(ctx context.Context, c redis.UniversalClient, _ int) error {
+	standing := keys.NewStanding(keys.NewStore(c), keys.NewHasher([]byte("pepper")), keys.StandingOptions{Timeout: 5 * time.Second})
+	state, err := standing.Look(ctx)
+	return errors.Join(err, state.Unseen, standing.Vouch(ctx, keys.Digest{}))
+}
+
+// acceptEmpty is what makes a new store one for the commands, which look at its pepper first.
+func acceptEmpty(ctx context.Context, c redis.UniversalClient, n int) error {
+	store, h := keys.NewStore(c), keys.NewHasher([]byte("pepper"))
+	if err := store.AcceptEmpty(ctx, h); err != nil {
+		return err
+	}
+	return store.CheckPepper(ctx, h)
 }
 
 // changeFromServer is what a server writes besides its counters.
