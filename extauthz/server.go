@@ -111,11 +111,22 @@ func New(c Config) *Server {
 	s.authorizer = checks.authorizer
 	s.grpc.RegisterService(service(), checks)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
-	s.health.SetServingStatus(authv3.Authorization_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
+	s.SetReady(true)
 	if c.Reflection {
 		reflection.Register(s.grpc)
 	}
 	return s
+}
+
+// SetReady says in health whether requests with a key can be answered. From Shutdown on
+// it changes nothing.
+func (s *Server) SetReady(ready bool) {
+	status := healthv1.HealthCheckResponse_NOT_SERVING
+	if ready {
+		status = healthv1.HealthCheckResponse_SERVING
+	}
+	s.health.SetServingStatus("", status)
+	s.health.SetServingStatus(authv3.Authorization_ServiceDesc.ServiceName, status)
 }
 
 // Serve answers calls on the listener until Shutdown.

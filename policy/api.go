@@ -186,6 +186,26 @@ func (a *applied) override(own []limits.Window, o keys.Override) (known bool) {
 	return slices.Contains(a.unspent, o.Name)
 }
 
+// answersUncounted reports whether keys of some plan, in some environment, are let pass
+// while nothing can be counted.
+func (a *API) answersUncounted() bool {
+	for _, p := range a.plans {
+		if p.failureMode != failClosed {
+			return true
+		}
+		all := p.applied
+		if len(a.environments) == 0 {
+			all = []applied{p.every}
+		}
+		for _, has := range all {
+			if len(has.windows) == 0 {
+				return true
+			}
+		}
+	}
+	return len(a.plans) == 0
+}
+
 // environment returns the environment of a key: nil, true where the API has none.
 func (a *API) environment(name string) (_ *env, ok bool) {
 	if len(a.environments) == 0 {

@@ -71,7 +71,7 @@ func TestScripts(t *testing.T) {
 					return setup(env)
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"ready": ready, "page": page, "check": check, "hold": hold,
+					"ready": ready, "page": page, "check": check, "hold": hold, "unready": unready, "empty": emptyRedis,
 					"freeport": freePortCommand, "redis": startRedis, "replica": startReplica, "redis-cli": redisCommand,
 					"mode": mode, "term": terminate, "hash": hash, "expand": expand,
 					"envoy": startEnvoy, "call": call, "remember": remember,
@@ -236,6 +236,24 @@ func hold(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
+// usage: [!] unready. It waits until gRPC health says NOT_SERVING, or SERVING.
+func unready(ts *testscript.TestScript, neg bool, _ []string) {
+	conn := dialGRPC(ts)
+	defer conn.Close()
+	want := healthv1.HealthCheckResponse_NOT_SERVING
+	if neg {
+		want = healthv1.HealthCheckResponse_SERVING
+	}
+	for _, service := range []string{"", authv3.Authorization_ServiceDesc.ServiceName} {
+		if !within(context.Background(), limit, func() bool {
+			got, err := healthv1.NewHealthClient(conn).Check(context.Background(), &healthv1.HealthCheckRequest{Service: service})
+			return err == nil && got.GetStatus() == want
+		}) {
+			ts.Fatalf("health of %q is not %v", service, want)
+		}
+	}
+}
+
 // usage: freeport VARIABLE. No connection going out gets the port by chance before a server listens on it: those of Linux
 // begin at 32768.
 func freePortCommand(ts *testscript.TestScript, _ bool, args []string) {
@@ -267,6 +285,15 @@ func startRedis(ts *testscript.TestScript, _ bool, args []string) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+}
+
+// usage: empty PORT takes all data from a Redis, and its connections, as a restart without a file does.
+func emptyRedis(ts *testscript.TestScript, _ bool, args []string) {
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + args[0]})
+	defer client.Close()
+	ts.Check(client.FlushAll(context.Background()).Err())
+	ts.Check(client.Do(context.Background(), "client", "kill", "type", "pubsub").Err())
+	ts.Check(client.Do(context.Background(), "client", "kill", "type", "normal", "skipme", "yes").Err())
 }
 
 // usage: replica PORT PRIMARY-PORT. It waits until the replica follows, and sets
