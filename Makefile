@@ -9,15 +9,15 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build test test-envoys bench bench-short bench-envoy pgo check fuzz tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys bench bench-short bench-envoy pgo check fuzz tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
 
 # The last line is a single command, so make runs it without a shell between and passes signals on to it.
-run: ready-to-run build ## Tollgate, four APIs and a real Envoy, until Ctrl-C; ARGS=--once sends the requests itself
+run: ready-to-run build build-tools ## Tollgate, four APIs and a real Envoy, until Ctrl-C; ARGS=--once sends the requests itself
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
-	@bin/tollgate demo $(ARGS)
+	@bin/tollgate-demo $(ARGS)
 
 # The profile (default.pgo) makes checks cheaper and every first build a minute longer, so what only runs or tests does without.
 PGO ?= auto
@@ -26,10 +26,16 @@ run test bench-short: PGO = off
 build: ## bin/tollgate
 	@$(GO) build -trimpath -pgo=$(PGO) -o bin/tollgate ./cmd/tollgate
 
+# The benchmark is also the always-allow server that checks are compared with: without the server's profile that would be
+# slower than it need be, and our ratios would flatter.
+build-tools:
+	@$(GO) build -trimpath -pgo=$(if $(filter auto,$(PGO)),cmd/tollgate/default.pgo,$(PGO)) -o bin/ ./cmd/tollgate-bench ./cmd/tollgate-demo
+
 # -count=1: a result from before redis-server was installed would hide that its tests were skipped.
 # The server's own tests come last, so that the last lines are theirs.
 test: ready-to-test build ## every test, also those through a real Envoy and a real Redis
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh $(ENVOYS) || echo 'make: going on without all of Envoy $(ENVOYS)' >&2
+	@.ci/sdk || echo "make: going on without pictify's SDK" >&2
 	@.ci/test-k8s
 	@test -n "$(RACE)" || echo 'make: no C compiler, so NO RACE DETECTOR' >&2
 	@$(GO) test -count=1 -run 'Allocat|MemoryOf|^TestDigest' ./policy/keys ./policy/limits ./extauthz # what the race detector's own memory would hide
@@ -38,22 +44,22 @@ test: ready-to-test build ## every test, also those through a real Envoy and a r
 test-envoys: ## the tests through Envoy, with every version that is supported
 	@$(MAKE) --no-print-directory test ENVOYS="$(ALL_ENVOYS)" PACKAGES="./envoy/... ./extauthz ./cmd/..."
 
-bench: ready-to-bench build ## what a decision costs beside always-allow, some minutes; ARGS=--growth also to 1,000,000 keys
-	@bin/tollgate bench --chart bin/bench.svg $(ARGS)
+bench: ready-to-bench build build-tools ## what a decision costs beside always-allow, some minutes; ARGS=--growth also to 1,000,000 keys
+	@bin/tollgate-bench --chart bin/bench.svg $(ARGS)
 
 # The generated code is compared in the tests and in .ci/fuzz, too; here because it belongs to what makes checks cheap.
-bench-short: ready-to-bench build ## a moment of bench: allocations are judged, no time; and the codec against the generated one
-	@bin/tollgate bench --short --chart= $(ARGS)
+bench-short: ready-to-bench build build-tools ## a moment of bench: allocations are judged, no time; and the codec against the generated one
+	@bin/tollgate-bench --short --chart= $(ARGS)
 	@$(GO) test -count=1 -run 'FuzzDecode|TestDecodersAgree|TestKindsOfFields|TestRepliesAreThose' ./extauthz
 
-bench-envoy: ready-to-bench build ## what it adds through a real Envoy; ARGS=--settings: what Envoy's settings are worth
+bench-envoy: ready-to-bench build build-tools ## what it adds through a real Envoy; ARGS=--settings: what Envoy's settings are worth
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
-	@bin/tollgate bench envoy --chart bin/bench-envoy.svg $(ARGS)
+	@bin/tollgate-bench envoy --chart bin/bench-envoy.svg $(ARGS)
 
 # The profile is of a build without one, so that it does not follow from itself.
 pgo: ready-to-bench ## measure anew what the compiler optimises the binary for (cmd/tollgate/default.pgo)
-	@$(GO) build -pgo=off -trimpath -o bin/tollgate ./cmd/tollgate
-	@bin/tollgate bench --rounds 1 --unjudged --chart= --profile bin/default.pgo
+	@$(GO) build -pgo=off -trimpath -o bin/ ./cmd/tollgate ./cmd/tollgate-bench
+	@bin/tollgate-bench --rounds 1 --unjudged --chart= --profile bin/default.pgo
 	@mv bin/default.pgo cmd/tollgate/default.pgo
 
 check: ready-to-run ## formatting, vet, staticcheck, known vulnerabilities, go.mod, and in CI a clean tree

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -182,8 +183,9 @@ func (b *jsonBuilder) slot(s slot) { b.t = append(b.t, piece{slot: s}) }
 
 // texts are the templates of an answer's parts.
 type texts struct {
-	message template
-	details map[string]template
+	message    template
+	details    map[string]template
+	extensions map[string]template
 }
 
 // envelope builds {"success":false,"error":{"code","message","details"},"requestId"}.
@@ -195,19 +197,7 @@ func envelope(in *answerIn, t texts, requestID string) template {
 	b.text(t.message)
 	if len(t.details) > 0 {
 		b.raw(`,"details":{`)
-		names := make([]string, 0, len(t.details))
-		for name := range t.details {
-			names = append(names, name)
-		}
-		slices.Sort(names)
-		for i, name := range names {
-			if i > 0 {
-				b.raw(`,`)
-			}
-			b.literal(name)
-			b.raw(`:`)
-			b.detail(t.details[name])
-		}
+		b.members(t.details, "")
 		b.raw(`}`)
 	}
 	b.raw(`}`)
@@ -219,6 +209,18 @@ func envelope(in *answerIn, t texts, requestID string) template {
 	}
 	b.raw(`}`)
 	return b.t
+}
+
+// members writes named texts in the order of their names, each after the first, or
+// after what stands before it, behind a comma.
+func (b *jsonBuilder) members(texts map[string]template, comma string) {
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		b.raw(comma)
+		b.literal(name)
+		b.raw(`:`)
+		b.detail(texts[name])
+		comma = ","
+	}
 }
 
 // detail writes a value of details; the seconds to wait are a number.
@@ -258,6 +260,7 @@ func problem(in *answerIn, t texts) template {
 		b.raw(`,"instance":`)
 		b.text(template{{slot: slotInstance}})
 	}
+	b.members(t.extensions, ",")
 	b.raw(`}`)
 	return b.t
 }

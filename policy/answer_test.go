@@ -55,6 +55,12 @@ errors:
   - {on: [undecided], status: 500, type: "https://e/later", title: Later, message: "Later"}
 `
 
+// extended is problemErrors with extension members.
+func extended() string {
+	s := strings.Replace(problemErrors, `message: "No", instance: true`, `message: "No", instance: true, extensions: {error: "N\"o", code: "no"}`, 1)
+	return strings.Replace(s, `{retry_after} s", instance: true`, `{retry_after} s", instance: true, extensions: {retry_after: "{retry_after}", text: "{retry_after} of {limit}"}`, 1)
+}
+
 func TestBodies(t *testing.T) {
 	noKey := func(w *world) { w.request.Headers = []Header{{"x-request-id", "r\"1\x01"}} }
 	handle := keys.NewHasher([]byte("pepper")).Handle(secret("sk_live_"))
@@ -75,7 +81,8 @@ func TestBodies(t *testing.T) {
 			w.key.IPs, w.request.Peer = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, netip.MustParseAddr("::ffff:192.0.2.9")
 		}, 403, `{"success":false,"error":{"code":"ADDRESS","message":"Not from 192.0.2.9"},"requestId":"r-1"}`},
 		{"envelope scope", envelopeErrors, func(w *world) { w.request.Method = "POST" }, 403, `{"success":false,"error":{"code":"SCOPE","message":"Route add needs write"},"requestId":"r-1"}`},
-		{"envelope route, no request id", envelopeErrors, func(w *world) { w.request.Target = "/x"; w.request.Headers = w.request.Headers[:1] }, 403, `{"success":false,"error":{"code":"ROUTE","message":"No"},"requestId":""}`},
+		{"envelope route, no request id", envelopeErrors, func(w *world) { w.request.Target = "/x"; w.request.Headers = w.request.Headers[:1] }, 403, `{"success":false,"error":{"code":"ROUTE","message":"No"},"requestId":"req_DECISION"}`},
+		{"envelope route, empty request id", envelopeErrors, func(w *world) { w.request.Target = "/x"; w.request.Headers = []Header{{"x-request-id", ""}} }, 401, `{"success":false,"error":{"code":"NO_KEY","message":"No \"key\" \\ given – ü","details":{"b":"x","header":"Authorization"}},"requestId":"req_DECISION"}`},
 		{"envelope rate", envelopeErrors, func(w *world) { w.spent = 10 }, 429, `{"success":false,"error":{"code":"SLOW","message":"minute: wait 30 s","details":{"retry_after":30,"text":"30 s"}},"requestId":"r-1"}`},
 		{"envelope quota", envelopeErrors, func(w *world) { w.spent = 100 }, 429, `{"success":false,"error":{"code":"SLOW","message":"month: wait 1425570 s","details":{"retry_after":1425570,"text":"1425570 s"}},"requestId":"r-1"}`},
 		{"envelope undecided", envelopeErrors, func(w *world) { w.keyErr = errors.New("away") }, 503, `{"success":false,"error":{"code":"LATER","message":"Later"},"requestId":"r-1"}`},
@@ -86,13 +93,16 @@ func TestBodies(t *testing.T) {
 		{"problem missing", problemErrors, noKey, 401, `{"type":"https://e/bad","title":"Bad","status":401,"detail":"Bad key"}`},
 		{"problem route", problemErrors, func(w *world) { w.request.Target = "/é\"\xff/../?api_key=" + secret("sk_live_") }, 403, `{"type":"https://e/no","title":"N\u0007o","status":403,"detail":"No","instance":"/é\"�/../"}`},
 		{"problem rate", problemErrors, func(w *world) { w.spent, w.request.Target = 10, "/items?x=1" }, 429, `{"type":"https://e/slow","title":"Slow","status":429,"detail":"Wait 30 s","instance":"/items"}`},
+		{"problem extensions", extended(), func(w *world) { w.request.Method = "POST" }, 403, `{"type":"https://e/no","title":"N\u0007o","status":403,"detail":"No","instance":"/items","code":"no","error":"N\"o"}`},
+		{"problem extensions with a number", extended(), func(w *world) { w.spent = 10 }, 429, `{"type":"https://e/slow","title":"Slow","status":429,"detail":"Wait 30 s","instance":"/items","retry_after":30,"text":"30 of minute"}`},
+		{"problem without extensions", extended(), noKey, 401, `{"type":"https://e/bad","title":"Bad","status":401,"detail":"Bad key"}`},
 		{"unknown api", nestedErrors, func(w *world) { w.request.Host = "x" }, 403, `{"error":{"code":"unknown_api","message":"No API is configured for this host."}}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := goodWorld()
 			c.change(w)
 			d := w.decide(t, speaking(t, c.errors))
-			want := strings.ReplaceAll(c.body, `/é"`, `/é\"`)
+			want := strings.ReplaceAll(strings.ReplaceAll(c.body, `/é"`, `/é\"`), "DECISION", d.ID)
 			if string(d.Body) != want || d.Status != c.status {
 				t.Errorf("%d %s\nwant %d %s", d.Status, d.Body, c.status, want)
 			}
@@ -100,7 +110,7 @@ func TestBodies(t *testing.T) {
 				t.Error("not JSON")
 			}
 			kind := "application/json"
-			if c.errors == problemErrors {
+			if strings.Contains(c.errors, "dialect: problem") {
 				kind = "application/problem+json"
 			}
 			if got := header(d.Response, "content-type"); got != kind {
@@ -151,6 +161,7 @@ func TestChallenge(t *testing.T) {
 		{shop, func(w *world) { w.request.Headers = []Header{{"x-api-key", "x"}} }, `Bearer realm="shop", error="invalid_token"`},
 		{shop, func(w *world) { w.request.Method = "POST" }, ""},
 		{"realm: The shop" + shop, func(w *world) { w.request.Headers = nil }, `Bearer realm="The shop"`},
+		{strings.Replace(shop, "bearer, ", "{authorization: none}, {authorization: APIKEY}, ", 1), func(w *world) { w.request.Headers = nil }, `APIKEY realm="shop"`},
 		{strings.Replace(shop, "bearer, ", "", 1), func(w *world) { w.request.Headers = nil }, `ApiKey realm="shop"`},
 	} {
 		w := goodWorld()

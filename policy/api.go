@@ -42,7 +42,7 @@ func (a *API) StaleFor() time.Duration { return a.staleFor }
 // and what a denial repeats.
 func (a *API) reads() []string {
 	names := slices.Clone(a.places.headers)
-	if a.places.bearer {
+	if a.places.authorization() {
 		names = append(names, "authorization")
 	}
 	switch a.address.from {

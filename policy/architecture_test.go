@@ -121,6 +121,26 @@ func TestPolicyIsFreeOfGRPC(t *testing.T) {
 	}
 }
 
+// What shows and measures the server is never linked into it: neither a benchmark nor
+// demo keys are in the process that guards keys.
+func TestTheServerHoldsNoTools(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "tollgate/cmd/tollgate").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deps := strings.Fields(string(out))
+	if !slices.Contains(deps, "tollgate/extauthz") {
+		t.Fatalf("no list: %q", deps)
+	}
+	for _, dep := range deps {
+		for _, unwanted := range []string{"tollgate/testdata", "tollgate/envoy", "tollgate/cmd/tollgate-", "tollgate/extauthz/yardstick", "testing"} {
+			if strings.HasPrefix(dep, unwanted) {
+				t.Errorf("the server depends on %s", dep)
+			}
+		}
+	}
+}
+
 // The policy room uses net/http for its names and for ServeMux's judgement at
 // load, never to talk.
 func TestPolicyMakesNoCalls(t *testing.T) {

@@ -137,27 +137,43 @@ func (c *compiler) prefix(place, prefix string) {
 }
 
 func (c *compiler) credentials() {
-	p := &c.api.places
 	if len(c.doc.Credentials) == 0 {
 		c.fault("credentials", "no credentials: nothing could ever be allowed")
 	}
 	for i, in := range c.doc.Credentials {
 		place := at("credentials", i, "")
 		switch {
-		case in.Bearer:
-			if p.bearer {
-				c.fault(place, "duplicate credential bearer")
-			}
-			p.bearer = true
-		case in.Header != "" && in.Query != "":
-			c.fault(place, "one credential names both a header and a query key")
+		case moreThanOne(in.Authorization, in.Header, in.Query):
+			c.fault(place, "one credential names several places: want each in one of its own")
+		case in.Authorization != "":
+			c.credentialScheme(place+".authorization", in.Authorization)
 		case in.Header != "":
 			c.credentialHeader(place+".header", in.Header)
 		case in.Query != "":
 			c.credentialQuery(place+".query", in.Query)
 		default:
-			c.fault(place, "empty credential, want bearer, {header: NAME} or {query: NAME}")
+			c.fault(place, "empty credential, want %s", credentialForms)
 		}
+	}
+}
+
+func moreThanOne(names ...string) bool {
+	return len(slices.DeleteFunc(names, func(s string) bool { return s == "" })) > 1
+}
+
+// credentialScheme adds a scheme of Authorization (RFC 9110 section 11.1), or with
+// none a value without one.
+func (c *compiler) credentialScheme(place, scheme string) {
+	p := &c.api.places
+	switch {
+	case !regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._~-]{0,31}$`).MatchString(scheme):
+		c.fault(place, "bad scheme %q, want a word such as APIKEY, or none", scheme)
+	case p.scheme(scheme), p.bare && scheme == "none":
+		c.fault(place, "duplicate credential %s", strings.ToLower(scheme))
+	case scheme == "none":
+		p.bare = true
+	default:
+		p.schemes = append(p.schemes, scheme)
 	}
 }
 
@@ -168,7 +184,7 @@ func (c *compiler) credentialHeader(place, written string) {
 	case !token.MatchString(name):
 		c.fault(place, "bad header name %q, want letters, digits and -", written)
 	case name == "authorization":
-		c.fault(place, "header %q: use bearer", written)
+		c.fault(place, "header %q: use bearer, or {authorization: SCHEME or none}", written)
 	case transportHeader(name), identityHeader(name) || name == headerForwardedFor || name == headerExternalAddress || name == "x-request-id" || name == "content-type":
 		c.fault(place, "header %q has another meaning", written)
 	case slices.Contains(c.api.places.headers, name):

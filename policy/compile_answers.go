@@ -88,12 +88,15 @@ func (c *compiler) answerFields(place string, in *answerIn) {
 	if len(in.Details) > 0 && dialect != "envelope" {
 		c.fault(place+".details", "dialect %q has no details", dialect)
 	}
+	if len(in.Extensions) > 0 && !isProblem {
+		c.fault(place+".extensions", "dialect %q has no extensions", dialect)
+	}
 	if in.Instance && !isProblem {
 		c.fault(place+".instance", "dialect %q has no instance", dialect)
 	}
 }
 
-func detailRule() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`) }
+func memberRule() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`) }
 
 func (c *compiler) texts(place string, in *answerIn) (texts, bool) {
 	if in.Message == "" {
@@ -104,21 +107,37 @@ func (c *compiler) texts(place string, in *answerIn) (texts, bool) {
 	if strings.ContainsFunc(in.Message, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		c.fault(place+".message", "message %q is not one line", in.Message)
 	}
-	t := texts{details: map[string]template{}}
+	var t texts
 	var err error
 	if t.message, err = parseText(in.Message); err != nil {
 		c.fault(place+".message", "%v", err)
 	}
-	for _, name := range slices.Sorted(maps.Keys(in.Details)) {
-		if !detailRule().MatchString(name) {
-			c.fault(place+".details", "bad details name %q, want a letter, then letters, digits, _ and -", name)
-			continue
-		}
-		if t.details[name], err = parseText(in.Details[name]); err != nil {
-			c.fault(place+".details."+name, "%v", err)
+	t.details = c.members(place+".details", in.Details, "details", nil)
+	t.extensions = c.members(place+".extensions", in.Extensions, "extensions", problemMembers())
+	return t, len(c.src.faults) == before
+}
+
+// problemMembers are those that RFC 9457 section 3.1 defines.
+func problemMembers() []string { return []string{"type", "title", "status", "detail", "instance"} }
+
+// members reads the texts of an object's members, whose names must not be taken.
+func (c *compiler) members(place string, in map[string]string, kind string, taken []string) map[string]template {
+	out := make(map[string]template, len(in))
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		switch {
+		case !memberRule().MatchString(name):
+			c.fault(place, "bad %s name %q, want a letter, then letters, digits, _ and -", kind, name)
+		case slices.Contains(taken, name):
+			c.fault(place+"."+name, "%s name %q is a member of the body already", kind, name)
+		default:
+			text, err := parseText(in[name])
+			if err != nil {
+				c.fault(place+"."+name, "%v", err)
+			}
+			out[name] = text
 		}
 	}
-	return t, len(c.src.faults) == before
+	return out
 }
 
 // fits refuses a placeholder that would stay empty for a reason.
@@ -133,6 +152,9 @@ func (c *compiler) fits(place string, r Reason, t texts) {
 	check("message", t.message)
 	for _, name := range slices.Sorted(maps.Keys(t.details)) {
 		check("details."+name, t.details[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.extensions)) {
+		check("extensions."+name, t.extensions[name])
 	}
 }
 
@@ -166,8 +188,12 @@ func (c *compiler) answer(in *answerIn, r Reason, t texts) *answer {
 // challenge is the WWW-Authenticate that RFC 9110 section 15.5.2 asks of a 401,
 // in the form of RFC 6750 section 3 where the key is a bearer token.
 func (c *compiler) challenge(r Reason) string {
-	if !c.api.places.bearer {
+	schemes := c.api.places.schemes
+	switch {
+	case len(schemes) == 0:
 		return fmt.Sprintf("ApiKey realm=%q", c.api.realm)
+	case !c.api.places.scheme("Bearer"):
+		return fmt.Sprintf("%s realm=%q", schemes[0], c.api.realm)
 	}
 	if !r.presented() {
 		return fmt.Sprintf("Bearer realm=%q", c.api.realm)

@@ -7,10 +7,13 @@ const maxSecret = 512
 
 // places says where an API's keys may stand.
 type places struct {
-	bearer  bool
+	schemes []string // of Authorization, as the policy writes them
+	bare    bool     // the whole value of Authorization is a key
 	headers []string // lower case
 	queries []string
 }
+
+func (p *places) authorization() bool { return p.bare || len(p.schemes) > 0 }
 
 // credential is what a request presented, before anything is known about it.
 type credential struct {
@@ -35,17 +38,9 @@ const (
 // is one credential; two different ones are malformed. c is empty but for the
 // memory of its list.
 func (p *places) read(r *Request, c *credential) {
-	if p.bearer {
+	if p.authorization() {
 		if value, present := r.header("authorization"); present {
-			token, bearer := bearerToken(value)
-			switch {
-			case bearer:
-				c.strip = append(c.strip, "authorization")
-				c.add(token)
-			case joinedBearer(value):
-				c.strip = append(c.strip, "authorization")
-				c.add(value) // its comma makes it malformed
-			}
+			p.readAuthorization(strings.Trim(value, " \t"), c)
 		}
 	}
 	for _, name := range p.headers {
@@ -62,22 +57,57 @@ func (p *places) read(r *Request, c *credential) {
 	}
 }
 
-// bearerToken cuts an Authorization value at its scheme (RFC 9110 section 11.1:
-// case-insensitive). Another scheme is not a credential of ours.
-func bearerToken(value string) (token string, bearer bool) {
-	value = strings.Trim(value, " \t")
-	scheme, token := value, ""
-	if i := strings.IndexAny(value, " \t"); i >= 0 {
-		scheme, token = value[:i], strings.Trim(value[i:], " \t")
+// readAuthorization reads a value of Authorization. A scheme that the policy does
+// not name is no credential of ours.
+func (p *places) readAuthorization(value string, c *credential) {
+	scheme, token := cutScheme(value)
+	switch {
+	case p.scheme(scheme):
+		c.add(token)
+	case p.bare && token == "":
+		c.add(value)
+	case p.joined(value):
+		c.add(value) // its comma makes it malformed
+	default:
+		return
 	}
-	return token, strings.EqualFold(scheme, "bearer")
+	c.strip = append(c.strip, "authorization")
 }
 
-// joinedBearer reports whether a bearer token stands behind another scheme:
-// repeated Authorization headers arrive as one, joined with commas.
-func joinedBearer(value string) bool {
+// cutScheme cuts an Authorization value at its scheme (RFC 9110 section 11.4).
+func cutScheme(value string) (scheme, token string) {
+	if i := strings.IndexAny(value, " \t"); i >= 0 {
+		return value[:i], strings.Trim(value[i:], " \t")
+	}
+	return value, ""
+}
+
+// scheme reports whether a scheme is one of the policy's (RFC 9110 section 11.1:
+// case-insensitive).
+func (p *places) scheme(scheme string) bool {
+	for _, s := range p.schemes {
+		if strings.EqualFold(s, scheme) {
+			return true
+		}
+	}
+	return false
+}
+
+// joined reports whether a key stands behind another scheme: repeated Authorization
+// headers arrive as one, joined with commas. Without a scheme of its own a key is
+// told from the parameters of another scheme (name=value) by the alphabet of token68,
+// in which = only stands at the end (RFC 9110 section 11.2).
+func (p *places) joined(value string) bool {
+	if strings.IndexByte(value, ',') < 0 {
+		return false
+	}
 	for part := range strings.SplitSeq(value, ",") {
-		if token, bearer := bearerToken(part); bearer && token != "" {
+		part = strings.Trim(part, " \t")
+		scheme, token := cutScheme(part)
+		switch {
+		case token != "" && p.scheme(scheme):
+			return true
+		case p.bare && part != "" && token == "" && wellFormed(part) && !strings.Contains(strings.TrimRight(part, "="), "="):
 			return true
 		}
 	}
@@ -101,7 +131,8 @@ func (p *places) readQuery(target string, c *credential) {
 			continue
 		}
 		found = true
-		value, ok := queryDecode(rawValue)
+		// A key may hold + and never a space, so a raw + can only mean itself.
+		value, ok := queryDecode(strings.ReplaceAll(rawValue, "+", "%2B"))
 		if !ok {
 			value = rawValue // its bad escape makes it malformed
 		}

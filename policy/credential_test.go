@@ -8,7 +8,7 @@ import (
 )
 
 func somePlaces() *places {
-	return &places{bearer: true, headers: []string{"x-api-key", "x-other-key"}, queries: []string{"api_key", "key"}}
+	return &places{schemes: []string{"Bearer"}, headers: []string{"x-api-key", "x-other-key"}, queries: []string{"api_key", "key"}}
 }
 
 func TestCredential(t *testing.T) {
@@ -75,7 +75,7 @@ func TestCredential(t *testing.T) {
 		{"query key with brackets", nil, "/a?api_key[]=K", missing, "", "", ""},
 		{"query key with a bad escape", nil, "/a?%6pi_key=K", missing, "", "", ""},
 		{"query value escaped", nil, "/a?api_key=%4b", presented, "K", "", "/a"},
-		{"query value with plus", nil, "/a?api_key=K+L", malformed, "K L", "", "/a"},
+		{"query value with plus", nil, "/a?api_key=K+L", presented, "K+L", "", "/a"},
 		{"query value with escaped plus", nil, "/a?api_key=K%2BL", presented, "K+L", "", "/a"},
 		{"query value with =", nil, "/a?api_key=K=", presented, "K=", "", "/a"},
 		{"query value with a bad escape", nil, "/a?api_key=%zz", malformed, "%zz", "", "/a"},
@@ -107,6 +107,50 @@ func TestCredential(t *testing.T) {
 			}
 			if got.target != c.rest {
 				t.Errorf("target %q, want %q", got.target, c.rest)
+			}
+		})
+	}
+}
+
+func TestCredentialSchemes(t *testing.T) {
+	apiKey := places{schemes: []string{"APIKEY"}}
+	bare := places{bare: true}
+	all := places{schemes: []string{"Bearer", "APIKEY"}, bare: true}
+	for _, c := range []struct {
+		name   string
+		places places
+		value  string
+		state  credentialState
+		secret string
+	}{
+		{"scheme", apiKey, "APIKEY K", presented, "K"},
+		{"scheme in other case", apiKey, "ApiKey K", presented, "K"},
+		{"scheme without token", apiKey, "APIKEY", missing, ""},
+		{"bearer where only another scheme is named", apiKey, "Bearer K", missing, ""},
+		{"no scheme where one is named", apiKey, "K", missing, ""},
+		{"scheme behind basic", apiKey, "Basic dTpw, APIKEY K", malformed, "Basic dTpw, APIKEY K"},
+		{"scheme twice", apiKey, "APIKEY K,APIKEY K", malformed, "K,APIKEY K"},
+		{"bare", bare, " K\t", presented, "K"},
+		{"bare empty", bare, "", missing, ""},
+		{"bare, but a scheme", bare, "Basic dTpw", missing, ""},
+		{"bare, but digest", bare, `Digest username="x", qop=auth, realm="y"`, missing, ""},
+		{"bare joined", bare, "K,K", malformed, "K,K"},
+		{"bare behind basic", bare, "Basic dTpw, K", malformed, "Basic dTpw, K"},
+		{"bare with = at its end", bare, "Basic dTpw,K==", malformed, "Basic dTpw,K=="},
+		{"all, scheme", all, "apikey K", presented, "K"},
+		{"all, bearer", all, "Bearer K", presented, "K"},
+		{"all, bare", all, "K", presented, "K"},
+		{"all, a scheme alone is no key", all, "Bearer", missing, ""},
+		{"all, two unlike", all, "Bearer K, L", malformed, "K, L"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got credential
+			c.places.read(&Request{Headers: []Header{{"authorization", c.value}}, Target: "/a"}, &got)
+			if got.state != c.state || got.secret != c.secret {
+				t.Errorf("state %d secret %q, want %d %q", got.state, got.secret, c.state, c.secret)
+			}
+			if got.state != missing && !slices.Contains(got.strip, "authorization") {
+				t.Error("authorization would reach the application")
 			}
 		})
 	}

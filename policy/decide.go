@@ -437,7 +437,11 @@ func (c *Check) limitHeaders() {
 // values fills the placeholders of an answer.
 func (c *Check) values(r Reason) values {
 	v := values{path: c.path, keyID: c.keyID(), key: c.key}
-	v.requestID, _ = c.request.header("x-request-id")
+	if c.api != nil && c.api.requestID {
+		if v.requestID, _ = c.request.header("x-request-id"); v.requestID == "" {
+			v.requestID = "req_" + c.decisionID() // so that a caller can always name the request
+		}
+	}
 	if c.route != nil {
 		v.route, v.scope = c.route.name, c.route.scope
 	}
@@ -465,16 +469,23 @@ func (c *Check) keyID() string {
 	return c.handle
 }
 
+// decisionID returns the id of the decision, which is made when it is first asked for.
+func (c *Check) decisionID() string {
+	if c.decision.ID == "" {
+		c.decision.ID = newDecisionID(&c.text)
+	}
+	return c.decision.ID
+}
+
 // describe fills the metadata: of every decision, without any secret.
 func (c *Check) describe() {
 	d := &c.decision
-	d.ID = newDecisionID(&c.text)
 	add := func(name, value string) {
 		if value != "" {
 			d.Metadata = append(d.Metadata, Header{name, value})
 		}
 	}
-	add("decision_id", d.ID)
+	add("decision_id", c.decisionID())
 	add("reason", d.Reason.String())
 	if c.api != nil {
 		add("api", c.api.name)

@@ -14,7 +14,7 @@ type document struct {
 	API           string         `yaml:"api" jsonschema:"required,pattern=^[a-z][a-z0-9-]*$" jsonschema_description:"Name of the API. Envoy's context_extensions may name it."`
 	Realm         string         `yaml:"realm,omitempty" jsonschema_description:"Realm of WWW-Authenticate. Default: the API's name."`
 	Hosts         []string       `yaml:"hosts,omitempty" jsonschema_description:"Hosts of the API, lower case, without a port. May be empty where Envoy names the API."`
-	Credentials   []credentialIn `yaml:"credentials" jsonschema:"required,minItems=1" jsonschema_description:"Places where a key may stand: bearer, header: NAME, query: NAME."`
+	Credentials   []credentialIn `yaml:"credentials" jsonschema:"required,minItems=1" jsonschema_description:"Places where a key may stand: bearer, authorization: SCHEME or none, header: NAME, query: NAME."`
 	KeyFormat     keyFormatIn    `yaml:"key_format,omitempty" jsonschema_description:"What a key looks like. Anything else is refused without asking the store."`
 	Environments  []environment  `yaml:"environments,omitempty" jsonschema_description:"Environments, each with its key prefix and where its keys are accepted."`
 	ClientAddress addressIn      `yaml:"client_address,omitempty" jsonschema_description:"Which address a key's IP list is compared with."`
@@ -85,19 +85,20 @@ type limitIn struct {
 
 type errorsIn struct {
 	Dialect   string     `yaml:"dialect" jsonschema:"required,enum=envelope,enum=nested,enum=problem" jsonschema_description:"envelope: {success,error:{code,message,details},requestId}. nested: {error:{code,message,retry_after}}. problem: RFC 9457."`
-	RequestID string     `yaml:"request_id,omitempty" jsonschema_description:"envelope only: name of the field that carries x-request-id. Default: no such field."`
+	RequestID string     `yaml:"request_id,omitempty" jsonschema_description:"envelope only: name of the field that carries x-request-id, or req_ and the decision id where the request has none. Default: no such field."`
 	Answers   []answerIn `yaml:"answers" jsonschema:"required" jsonschema_description:"One answer for each reason, every reason exactly once."`
 }
 
 type answerIn struct {
-	On       []string          `yaml:"on" jsonschema:"required,minItems=1" jsonschema_description:"Reasons that are answered so."`
-	Status   int               `yaml:"status" jsonschema:"required,minimum=400,maximum=599" jsonschema_description:"HTTP status."`
-	Code     string            `yaml:"code,omitempty" jsonschema_description:"envelope, nested: error.code."`
-	Type     string            `yaml:"type,omitempty" jsonschema_description:"problem: type."`
-	Title    string            `yaml:"title,omitempty" jsonschema_description:"problem: title."`
-	Message  string            `yaml:"message" jsonschema:"required" jsonschema_description:"error.message, or detail of a problem. One line; may hold placeholders such as {retry_after}."`
-	Details  map[string]string `yaml:"details,omitempty" jsonschema_description:"envelope: error.details."`
-	Instance bool              `yaml:"instance,omitempty" jsonschema_description:"problem: add instance, the path without its query."`
+	On         []string          `yaml:"on" jsonschema:"required,minItems=1" jsonschema_description:"Reasons that are answered so."`
+	Status     int               `yaml:"status" jsonschema:"required,minimum=400,maximum=599" jsonschema_description:"HTTP status."`
+	Code       string            `yaml:"code,omitempty" jsonschema_description:"envelope, nested: error.code."`
+	Type       string            `yaml:"type,omitempty" jsonschema_description:"problem: type."`
+	Title      string            `yaml:"title,omitempty" jsonschema_description:"problem: title."`
+	Message    string            `yaml:"message" jsonschema:"required" jsonschema_description:"error.message, or detail of a problem. One line; may hold placeholders such as {retry_after}."`
+	Details    map[string]string `yaml:"details,omitempty" jsonschema_description:"envelope: error.details."`
+	Extensions map[string]string `yaml:"extensions,omitempty" jsonschema_description:"problem: further members (RFC 9457 section 3.2) for clients that read others. May hold placeholders; {retry_after} alone is a number."`
+	Instance   bool              `yaml:"instance,omitempty" jsonschema_description:"problem: add instance, the path without its query."`
 }
 
 type rateHeadersIn struct {
@@ -106,21 +107,23 @@ type rateHeadersIn struct {
 	IETF   bool   `yaml:"ietf,omitempty" jsonschema_description:"Add RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10)."`
 }
 
-// credentialIn is either the word bearer or a mapping with one key.
+const credentialForms = "bearer, {authorization: SCHEME}, {header: NAME} or {query: NAME}"
+
+// credentialIn is either the word bearer, short for {authorization: Bearer}, or a mapping with one key.
 type credentialIn struct {
-	Bearer bool   `yaml:"-"`
-	Header string `yaml:"header,omitempty"`
-	Query  string `yaml:"query,omitempty"`
+	Authorization string `yaml:"authorization,omitempty"` // a scheme, or none
+	Header        string `yaml:"header,omitempty"`
+	Query         string `yaml:"query,omitempty"`
 }
 
-// UnmarshalYAML reads both forms; compile refuses everything but the three
+// UnmarshalYAML reads both forms; compile refuses everything but the forms
 // that mean something.
 func (c *credentialIn) UnmarshalYAML(node ast.Node) error {
 	if word, ok := node.(*ast.StringNode); ok {
 		if word.Value != "bearer" {
-			return &yaml.SyntaxError{Token: word.GetToken(), Message: "unknown credential " + quote(word.Value) + ", want bearer, {header: NAME} or {query: NAME}"}
+			return &yaml.SyntaxError{Token: word.GetToken(), Message: "unknown credential " + quote(word.Value) + ", want " + credentialForms}
 		}
-		c.Bearer = true
+		c.Authorization = "Bearer"
 		return nil
 	}
 	type mapping credentialIn

@@ -40,6 +40,9 @@ func (r *router) add(pattern string, route *Route) error {
 	case method == http.MethodConnect:
 		return fmt.Errorf("pattern %q: CONNECT has no path to match", pattern)
 	}
+	if err := patternFault(method, path); err != nil {
+		return fmt.Errorf("pattern %q: %w", pattern, err)
+	}
 	if err := register(r.mux, pattern); err != nil {
 		return err
 	}

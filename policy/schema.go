@@ -34,7 +34,7 @@ func schemaOf(t reflect.Type) *jsonschema.Schema {
 			props.Set(field, &jsonschema.Schema{Type: "string"})
 			return &jsonschema.Schema{Type: "object", Properties: props, Required: []string{field}, AdditionalProperties: jsonschema.FalseSchema}
 		}
-		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Const: "bearer"}, named("header"), named("query")}}
+		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Const: "bearer"}, named("authorization"), named("header"), named("query")}}
 	case reflect.TypeFor[anchorIn]():
 		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Const: "key"}, {Type: "integer", Minimum: "1", Maximum: "31"}}}
 	}

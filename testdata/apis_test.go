@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/goccy/go-yaml"
 
 	"tollgate/policy/keys"
 )
@@ -102,6 +105,41 @@ func TestSecretsHaveTheirChecksum(t *testing.T) {
 				t.Errorf("%s: %s has no right checksum", api, id)
 			}
 		}
+	}
+}
+
+// The variant of pictify for its SDKs is its policy with extension members, and
+// nothing else.
+func TestTheSDKVariantOnlyAddsExtensions(t *testing.T) {
+	read := func(name string) (whole map[string]any, byReason map[string]any) {
+		data, err := File("pictify", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := yaml.Unmarshal(data, &whole); err != nil {
+			t.Fatal(err)
+		}
+		byReason = map[string]any{}
+		errors := whole["errors"].(map[string]any)
+		for _, entry := range errors["answers"].([]any) {
+			answer := entry.(map[string]any)
+			reasons := answer["on"].([]any)
+			if _, extended := answer["extensions"]; extended == (name == "policy.yaml") {
+				t.Errorf("%s: %v: extensions: %v", name, reasons, extended)
+			}
+			delete(answer, "on")
+			delete(answer, "extensions")
+			for _, reason := range reasons {
+				byReason[reason.(string)] = answer
+			}
+		}
+		delete(errors, "answers")
+		return whole, byReason
+	}
+	policy, answers := read("policy.yaml")
+	variant, variantAnswers := read("sdk.yaml")
+	if !reflect.DeepEqual(policy, variant) || !reflect.DeepEqual(answers, variantAnswers) {
+		t.Errorf("sdk.yaml is not policy.yaml with extensions:\n%v\n%v\n%v\n%v", policy, variant, answers, variantAnswers)
 	}
 }
 

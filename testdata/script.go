@@ -19,7 +19,7 @@ const defaultSource = "192.0.2.1"
 // A Block as parsed still holds ${…} references; Expand puts the secrets in.
 type Block struct {
 	Name   string     // what stands after "---", without [demo]; unique in its script
-	Demo   bool       // also sent by `tollgate demo`: true at any time and from any loopback address
+	Demo   bool       // also sent by `tollgate-demo`: true at any time and from any loopback address
 	Line   int        // 1-based line of the "---" line
 	At     time.Time  // the now to inject, UTC; carried on from the last `at` line
 	Source netip.Addr // the client's address as Envoy sees it; a v4-in-v6 form stays one

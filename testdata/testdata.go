@@ -2,7 +2,7 @@
 // file and a script of requests with the exact answers they must get. Beside them,
 // check holds requests that were recorded from a real Envoy, for measurements.
 //
-// The tests and `tollgate demo` read them from here, so what the demo shows is
+// The tests and `tollgate-demo` read them from here, so what the demo shows is
 // what the tests prove. The go tool leaves folders of this name out of ./...;
 // run the package's own tests with `go test tollgate/testdata`.
 package testdata
@@ -39,7 +39,7 @@ func File(api, name string) ([]byte, error) {
 // CheckRequest returns a CheckRequest as Envoy sent it, on the wire. name is
 // "shipped" for the filter as the bootstraps have it, whose allowed_headers let few
 // headers through, or "all-headers" for the same request without that setting. The
-// test of cmd/tollgate/bench compares both with what an Envoy sends now, and records
+// test of cmd/tollgate-bench/bench compares both with what an Envoy sends now, and records
 // them again with -record.
 func CheckRequest(name string) ([]byte, error) {
 	data, err := files.ReadFile("check/" + name + ".binpb")

@@ -3,11 +3,9 @@
 // whether its limits are spent.
 //
 //	tollgate serve --policy DIR --keys FILE    the service
-//	tollgate demo                              four APIs behind a real Envoy, to try
 //	tollgate keys create|rotate|revoke|…       the life of a key
 //	tollgate teams, members, audit             who may do that, and who did
 //	tollgate policy check FILE...              policy files, checked without a server
-//	tollgate bench                             what a decision costs, measured here
 //
 // It exits with 0, with 1 if something failed, with 2 if it was called or
 // configured wrongly, and with 3 if a key is revoked but no replica of the store
@@ -102,7 +100,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.Version = version()
-	root.AddCommand(newServe(), newKeys(), newTeams(), newMembers(), newAudit(), newStoreCommand(), newDemo(), newBench(), newPolicy(), newVersion())
+	root.AddCommand(newServe(), newKeys(), newTeams(), newMembers(), newAudit(), newStoreCommand(), newPolicy(), newVersion())
 	return root
 }
 

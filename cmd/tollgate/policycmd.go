@@ -18,7 +18,7 @@ func newPolicy() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = cmd.Help()
-			return errors.New("policy: a command is missing: check or schema")
+			return errors.New("policy: a command is missing: check, test or schema")
 		},
 	}
 	cmd.AddCommand(&cobra.Command{
@@ -30,6 +30,7 @@ standard error, and the exit code is 1.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: checkPolicies,
 	})
+	cmd.AddCommand(newPolicyTest())
 	cmd.AddCommand(&cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of a policy file, for editors",

@@ -63,6 +63,7 @@ func TestScripts(t *testing.T) {
 					env.Setenv("GORACE", os.Getenv("GORACE"))
 					env.Setenv("ENVOY_BIN", envoyBinary)
 					env.Setenv("REPO", repo)
+					env.Setenv("PICTIFY_PYTHON", filepath.Join(repo, "cmd/tollgate", pictifyPython))
 					shipped := pixelbyte(t, "policy.yaml")
 					write(t, filepath.Join(env.WorkDir, "policy.yaml"), shipped)
 					// The same without a key for the models.
@@ -85,6 +86,10 @@ func TestScripts(t *testing.T) {
 			if strings.HasPrefix(name, "envoy") {
 				require(t, "envoy", envoyErr, "no Envoy (make tools)")
 			}
+			if name == "envoy-sdk" {
+				_, err := os.Stat(pictifyPython)
+				require(t, "pictify", err, "no pictify SDK (.ci/sdk)")
+			}
 			run(t, func(*testscript.Env) error { return nil })
 		})
 		if !strings.HasPrefix(name, "keys") || name == "keys-input" { // which begins without a store
@@ -101,6 +106,9 @@ func TestScripts(t *testing.T) {
 		})
 	}
 }
+
+// pictifyPython is a Python that has pictify's own SDK; .ci/sdk makes it.
+const pictifyPython = "../../.tools/pictify-sdk-1.1.0/bin/python"
 
 // adminStore is the variable with the address of a Redis at which scripts may do
 // everything.

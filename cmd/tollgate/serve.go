@@ -20,6 +20,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
+	"tollgate/cmd/tollgate/memory"
 	"tollgate/extauthz"
 	"tollgate/policy"
 	"tollgate/policy/keys"
@@ -262,7 +263,7 @@ func (v *service) run(s *settings, stop, stopNow context.Context) error {
 	defer endServing()
 	defer endFollow()
 
-	work.Go(func() { tuneMemory(serving, s.cacheKeys) })
+	work.Go(func() { memory.Tune(serving, s.cacheKeys) })
 	work.Go(func() { v.cache.run(serving) })
 	work.Go(func() { v.leases.Run(serving) }) // gives back what is leased after the last call
 	ended := make(chan error, 3)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 
+	"tollgate/cmd/tollgate/memory"
 	"tollgate/extauthz"
 )
 
@@ -77,7 +78,7 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.socket, "store-socket", "", "unix socket of the memory store (default $XDG_RUNTIME_DIR/tollgate/store.sock, else below the temporary directory)")
 	f.StringVar(&s.pepperFile, "pepper-file", "", "file with the secret that keys are hashed with; or the secret itself in TOLLGATE_PEPPER")
 	f.StringVar(&s.olderPeppers, "older-peppers", "", "files with earlier peppers, joined with commas, the likeliest first; none = no pepper, sha256 = SHA-256 instead of HMAC; keys found by one are rehashed")
-	f.IntVar(&s.cacheKeys, "cache-keys", defaultCacheKeys, "keys held in memory at most, about 220 bytes each, up to 800 with the longest names, more with address lists of their own")
+	f.IntVar(&s.cacheKeys, "cache-keys", memory.DefaultKeys, "keys held in memory at most, about 220 bytes each, up to 800 with the longest names, more with address lists of their own")
 	f.DurationVar(&s.cacheTTL, "cache-ttl", 30*time.Second, "how old a key in memory gets before it is read again, one in use a quarter of that earlier; changes arrive at once unless their message is lost")
 	f.StringVar(&s.grpcAddress, "grpc-address", "127.0.0.1:9001", "address for Envoy: HOST:PORT or unix:PATH; port 0 picks one")
 	f.StringVar(&s.httpAddress, "http-address", "127.0.0.1:9002", "address of /livez, /readyz and /metrics: HOST:PORT; port 0 picks one")

@@ -94,13 +94,13 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
-// The table stands in README.md between these two lines.
+// The table stands in cmd/tollgate/README.md between these two lines.
 const (
 	tableBegin = "<!-- flags -->\n"
 	tableEnd   = "<!-- /flags -->\n"
 )
 
-// flagTable renders the configuration table of the README from the real flags.
+// flagTable renders the configuration table of the page from the real flags.
 func flagTable() string {
 	var b strings.Builder
 	b.WriteString("| flag | variable | default | what |\n| --- | --- | --- | --- |\n")
@@ -114,9 +114,9 @@ func flagTable() string {
 	return b.String()
 }
 
-// Run with -update to write the table into README.md.
-func TestFlagsInREADME(t *testing.T) {
-	const readme = "../../README.md"
+// Run with -update to write the table into the page.
+func TestFlagsOnThePage(t *testing.T) {
+	const readme = "README.md"
 	data, err := os.ReadFile(readme)
 	if err != nil {
 		t.Fatal(err)
@@ -124,14 +124,14 @@ func TestFlagsInREADME(t *testing.T) {
 	before, rest, ok := bytes.Cut(data, []byte(tableBegin))
 	table, after, end := bytes.Cut(rest, []byte(tableEnd))
 	if !ok || !end {
-		t.Fatalf("README.md needs the lines %q and %q, with the table of flags between them", tableBegin, tableEnd)
+		t.Fatalf("cmd/tollgate/README.md needs the lines %q and %q, with the table of flags between them", tableBegin, tableEnd)
 	}
 	want := flagTable()
 	if strings.TrimSpace(string(table)) == strings.TrimSpace(want) {
 		return
 	}
 	if flag.Lookup("update").Value.String() != "true" {
-		t.Fatalf("the table of flags in README.md is not the one of the binary; run: go test ./cmd/tollgate -run Flags -update\nwant:\n%s", want)
+		t.Fatalf("the table of flags in cmd/tollgate/README.md is not the one of the binary; run: go test ./cmd/tollgate -run Flags -update\nwant:\n%s", want)
 	}
 	if err := os.WriteFile(readme, fmt.Appendf(nil, "%s%s\n%s\n%s%s", before, tableBegin, want, tableEnd, after), 0o644); err != nil {
 		t.Fatal(err)
