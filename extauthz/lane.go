@@ -47,7 +47,6 @@ type LaneConfig struct {
 type Lane struct {
 	authorizer *authorizer
 	config     LaneConfig
-	log        *slog.Logger
 
 	work     sync.WaitGroup
 	draining atomic.Bool
@@ -62,7 +61,7 @@ func (s *Server) Lane(c LaneConfig) *Lane {
 	if c.TLS != nil {
 		c.TLS = laneTLS(c.TLS)
 	}
-	return &Lane{authorizer: s.authorizer, config: c, log: s.authorizer.log.log, conns: map[*laneConn]struct{}{}}
+	return &Lane{authorizer: s.authorizer, config: c, conns: map[*laneConn]struct{}{}}
 }
 
 // laneTLS is a configuration for HTTP/1.1, which a client that offers HTTP/2 alone
@@ -107,7 +106,7 @@ func (l *Lane) Serve(listener net.Listener) error {
 			if !temporary(err) {
 				return err
 			}
-			l.log.Warn("http lane: accept", slog.Any("error", err))
+			l.authorizer.log.trouble(context.Background(), "http lane: accept", slog.Any("error", err))
 			time.Sleep(10 * time.Millisecond) // out of file descriptors: some will come back
 		case !l.trusts(c.RemoteAddr()):
 			l.authorizer.metrics.laneRefused.WithLabelValues("peer").Inc()
@@ -200,7 +199,7 @@ func (l *Lane) authorize(ctx context.Context, start time.Time, set *policy.Set, 
 	a := l.authorizer
 	defer func() {
 		if p := recover(); p != nil {
-			_ = panicked(a.metrics, l.log, "http lane", p)
+			_ = panicked(a.metrics, a.log, "http lane", p)
 			d, ok = nil, false
 		}
 	}()

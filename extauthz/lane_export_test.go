@@ -58,11 +58,11 @@ func LaneDirectly(t testing.TB, file policy.File, store interface {
 		t.Fatal(err)
 	}
 	metrics := NewMetrics(prometheus.NewRegistry())
-	l := &Lane{log: slog.New(slog.DiscardHandler), authorizer: &authorizer{
+	l := &Lane{authorizer: &authorizer{
 		policies: FixedPolicies(set, metrics),
 		decider:  policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
 		keys:     store, limits: store, deadline: DefaultDeadline, metrics: metrics,
-		log: &decisionLog{log: slog.New(slog.DiscardHandler), which: LogNone},
+		log: newDecisionLog(slog.New(slog.DiscardHandler), LogNone),
 	}}
 	return func(sent []byte) []byte {
 		c := &scriptedConn{in: bytes.NewReader(sent)}
@@ -99,7 +99,7 @@ func (m *Metrics) LaneRefused(why string) prometheus.Counter {
 func HeldByLane(t testing.TB, file policy.File, s store, sent []byte) (texts []string) {
 	t.Helper()
 	service := directly(t, file, s)
-	c := &laneConn{lane: &Lane{log: service.log, authorizer: service.authorizer}}
+	c := &laneConn{lane: &Lane{authorizer: service.authorizer}}
 	c.conn = &scriptedConn{in: bytes.NewReader(sent), drained: func() {
 		texts = nil
 		for _, part := range []any{c.in, c.message, c.request, c.check} {
