@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys bench bench-short bench-envoy pgo check fuzz tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys test-outage test-scan bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -23,8 +23,11 @@ run: ready-to-run build build-tools ## Tollgate, four APIs and a real Envoy, unt
 PGO ?= auto
 run test bench-short: PGO = off
 
+# Which commit a binary is of, for tollgate version and the log.
+STAMP = $(shell git log -1 --format='-X main.commit=%H -X main.commitDate=%cI' 2>/dev/null)
+
 build: ## bin/tollgate
-	@$(GO) build -trimpath -pgo=$(PGO) -o bin/tollgate ./cmd/tollgate
+	@$(GO) build -trimpath -pgo=$(PGO) -ldflags "$(STAMP)" -o bin/tollgate ./cmd/tollgate
 
 # The benchmark is also the always-allow server that checks are compared with: without the server's profile that would be
 # slower than it need be, and our ratios would flatter.
@@ -44,6 +47,15 @@ test: ready-to-test build ## every test, also those through a real Envoy and a r
 test-envoys: ## the tests through Envoy, with every version that is supported
 	@$(MAKE) --no-print-directory test ENVOYS="$(ALL_ENVOYS)" PACKAGES="./envoy/... ./extauthz ./cmd/..."
 
+# How often each setting is measured. Each takes 13 to 18 seconds, and there are 8.
+RUNS ?= 10
+test-outage: ready-to-bench ## replicas that restart and die under 2,000 requests a second; RUNS=1 is a shorter look
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@$(GO) test -count=1 -pgo=off -timeout 60m -v -run TestReplicasLeave ./cmd/tollgate -args -outage $(RUNS) | grep -v '^=== '
+
+test-scan: ## first look-ups of keys beside 20,000 guesses a second, or half of what the machine can do
+	@TOLLGATE_SCAN=full $(GO) test -count=1 -v -run TestFirstLookUpsDuringAScan ./cmd/tollgate
+
 bench: ready-to-bench build build-tools ## what a decision costs beside always-allow, some minutes; ARGS=--growth also to 1,000,000 keys
 	@bin/tollgate-bench --chart bin/bench.svg $(ARGS)
 
@@ -52,7 +64,7 @@ bench-short: ready-to-bench build build-tools ## a moment of bench: allocations 
 	@bin/tollgate-bench --short --chart= $(ARGS)
 	@$(GO) test -count=1 -run 'FuzzDecode|TestDecodersAgree|TestKindsOfFields|TestRepliesAreThose' ./extauthz
 
-bench-envoy: ready-to-bench build build-tools ## what it adds through a real Envoy; ARGS=--settings: what Envoy's settings are worth
+bench-envoy: ready-to-bench build build-tools ## what it adds through a real Envoy
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
 	@bin/tollgate-bench envoy --chart bin/bench-envoy.svg $(ARGS)
 
@@ -68,7 +80,10 @@ check: ready-to-run ## formatting, vet, staticcheck, known vulnerabilities, go.m
 fuzz: ## each fuzz target, FUZZTIME (20s) or a quarter of it
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz
 
-tools: ready-to-run ## all Envoys and staticcheck, for working without a network later
+caddy: ready-to-run ## a Caddy newer than Debian's, for the tests behind other proxies; built from source, 2 minutes
+	@envoy/http/fetch-caddy.sh
+
+tools: ready-to-run caddy ## all Envoys, a new Caddy and staticcheck, for working without a network later
 	@envoy/fetch.sh $(ALL_ENVOYS)
 	@$(GO) tool -modfile=.ci/tools/go.mod staticcheck -version
 

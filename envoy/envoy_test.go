@@ -109,6 +109,10 @@ func reads(t *testing.T, apis []string, more ...string) []string {
 	return slices.Sorted(slices.Values(append(set.Headers(), more...)))
 }
 
+// forwarded is sent for policies behind a load balancer (client_address: {from: xff}), so that nobody who has one needs
+// another setting of Envoy, which would believe too much.
+const forwarded = "x-forwarded-for"
+
 // A header too many takes to Tollgate what is none of its business; one too few is a key or an address that nobody sees.
 func TestAllowedHeadersAreThoseThatThePoliciesRead(t *testing.T) {
 	for _, name := range envoy.Names() {
@@ -117,7 +121,7 @@ func TestAllowedHeadersAreThoseThatThePoliciesRead(t *testing.T) {
 			apis = testdata.APIs()
 		}
 		rest, _ := decode(t, name)
-		if got, want := takeAllowedHeaders(t, rest), reads(t, apis, ":path"); !slices.Equal(got, want) {
+		if got, want := takeAllowedHeaders(t, rest), reads(t, apis, ":path", forwarded); !slices.Equal(got, want) {
 			t.Errorf("%s.yaml: allowed_headers are %q, its policy reads %q", name, got, want)
 		}
 	}
@@ -129,7 +133,7 @@ func TestAllowedHeadersAreThoseThatThePoliciesRead(t *testing.T) {
 	if err := yaml.UnmarshalWithOptions(data, &http, yaml.Strict()); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := takeAllowedHeaders(t, http), reads(t, testdata.APIs(), "x-tollgate-place"); !slices.Equal(got, want) {
+	if got, want := takeAllowedHeaders(t, http), reads(t, testdata.APIs(), "x-tollgate-place", forwarded); !slices.Equal(got, want) {
 		t.Errorf("http/envoy.yaml: allowed_headers are %q, its policies and its place are %q", got, want)
 	}
 }
@@ -279,14 +283,83 @@ func TestComposeFitsTheBootstrap(t *testing.T) {
 	}
 }
 
+// retryPolicy returns how the filter of a decoded bootstrap tries again, and the timeout of a check.
+func retryPolicy(t *testing.T, root map[string]any) (policy map[string]any, timeout any) {
+	t.Helper()
+	filter := extAuthz(t, root)
+	if service, ok := filter["grpc_service"].(map[string]any); ok {
+		return service["retry_policy"].(map[string]any), service["timeout"]
+	}
+	return dig(filter, "http_service", "retry_policy").(map[string]any), dig(filter, "http_service", "server_uri", "timeout")
+}
+
+// Over HTTP no stream can be refused; else both doors try again in the same way.
+func TestBothDoorsTryAgainAlike(t *testing.T) {
+	grpc, _ := decode(t, "all")
+	var http map[string]any
+	data, err := envoy.HTTPBootstrap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.UnmarshalWithOptions(data, &http, yaml.Strict()); err != nil {
+		t.Fatal(err)
+	}
+	overGRPC, limit := retryPolicy(t, grpc)
+	overHTTP, limitHTTP := retryPolicy(t, http)
+	if overGRPC["retry_on"] != "connect-failure,refused-stream" || overHTTP["retry_on"] != "connect-failure" {
+		t.Errorf("tried again on %v, over HTTP on %v", overGRPC["retry_on"], overHTTP["retry_on"])
+	}
+	delete(overGRPC, "retry_on")
+	delete(overHTTP, "retry_on")
+	if !reflect.DeepEqual(overGRPC, overHTTP) || limit != limitHTTP {
+		t.Errorf("over gRPC within %v: %v\nover HTTP within %v: %v", limit, overGRPC, limitHTTP, overHTTP)
+	}
+}
+
 // Envoy takes max_interval of the back-off, or ten times base_interval without one, as the time limit of each try
 // (Http::Utility::convertCoreToRouteRetryPolicy): a smaller one would end slow checks long before the timeout.
 func TestNoTryEndsBeforeTheTimeout(t *testing.T) {
 	for _, name := range envoy.Names() {
 		rest, _ := decode(t, name)
-		service := extAuthz(t, rest)["grpc_service"]
-		if limit, try := dig(service, "timeout"), dig(service, "retry_policy", "retry_back_off", "max_interval"); limit != try {
+		policy, limit := retryPolicy(t, rest)
+		if try := dig(policy, "retry_back_off", "max_interval"); limit != try {
 			t.Errorf("%s.yaml: timeout %v, but each try ends after %v", name, limit, try)
+		}
+	}
+}
+
+// Bytes stay bytes: over HTTP Tollgate believes that only where the words of a place say it, and they say it everywhere.
+func TestBytesStayBytes(t *testing.T) {
+	shipped, err := envoy.HTTPBootstrap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	configs := map[string][]byte{"http": shipped}
+	for _, name := range envoy.Names() {
+		if configs[name], err = envoy.Bootstrap(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, config := range configs {
+		var root map[string]any
+		if err := yaml.UnmarshalWithOptions(config, &root, yaml.Strict()); err != nil {
+			t.Fatal(err)
+		}
+		filter := extAuthz(t, root)
+		if filter["encode_raw_headers"] != true {
+			t.Errorf("%s: encode_raw_headers is %v", name, filter["encode_raw_headers"])
+		}
+		if body, ok := filter["with_request_body"]; ok {
+			t.Errorf("%s: request bodies are sent: %v", name, body)
+		}
+	}
+	places := regexp.MustCompile(`key: x-tollgate-place, value: "([^"]*)"`).FindAllStringSubmatch(string(shipped), -1)
+	if len(places) < 6 {
+		t.Errorf("%d places in http/envoy.yaml", len(places))
+	}
+	for _, place := range places {
+		if !strings.HasSuffix(place[1], ",encoding=raw") {
+			t.Errorf("http/envoy.yaml: place %q does not say encoding=raw", place[1])
 		}
 	}
 }
@@ -313,7 +386,11 @@ func TestHTTPBootstrapDiffersOnlyWhereItMust(t *testing.T) {
 			case "envoy.filters.http.header_mutation":
 				config := dig(f, "typed_config", "mutations").(map[string]any)
 				config["request_mutations"] = slices.DeleteFunc(config["request_mutations"].([]any), func(m any) bool {
-					name, _ := m.(map[string]any)["remove"].(string)
+					mutation := m.(map[string]any)
+					name, _ := mutation["remove"].(string)
+					if set, ok := mutation["append"]; ok {
+						name = dig(set, "header", "key").(string)
+					}
 					return strings.HasPrefix(name, "x-tollgate-")
 				})
 				kept = append(kept, f)
@@ -353,6 +430,12 @@ func TestHTTPBootstrapDiffersOnlyWhereItMust(t *testing.T) {
 		tollgate := dig(root, "static_resources", "clusters", 0).(map[string]any)
 		delete(tollgate, "typed_extension_protocol_options")
 		delete(tollgate, "load_assignment")
+		health := dig(tollgate, "health_checks", 0).(map[string]any)
+		if health["http_health_check"] == nil && health["grpc_health_check"] == nil {
+			t.Errorf("the health check is neither over gRPC nor over HTTP: %v", health)
+		}
+		delete(health, "http_health_check")
+		delete(health, "grpc_health_check")
 	}
 	if !reflect.DeepEqual(grpc, http) {
 		t.Errorf("http/envoy.yaml:\n%v\nall.yaml:\n%v", http, grpc)

@@ -11,6 +11,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -29,10 +31,12 @@ type KeyFinder interface {
 }
 
 // KeyCache is a KeyFinder that can answer at once, as keys.Cache does: Find returns
-// keys.ErrNotCached when Lookup has to be asked.
+// keys.ErrNotCached when LookupFor has to be asked. That is Lookup for a caller, and
+// returns keys.ErrBusy when he has asked about too many unknown keys.
 type KeyCache interface {
 	KeyFinder
 	Find(d keys.Digest) (keys.Grant, error)
+	LookupFor(ctx context.Context, d keys.Digest, from keys.Caller) (keys.Grant, error)
 }
 
 // Spender spends or reads limits, all windows or none. Try answers at once or
@@ -60,6 +64,8 @@ type authorizer struct {
 	deadline time.Duration
 	metrics  *Metrics
 	log      *decisionLog
+
+	warned sync.Map // names of APIs, for unplaced
 }
 
 // check answers one request. What cannot be answered is an RPC error, which Envoy
@@ -88,13 +94,16 @@ func (a *authorizer) decide(ctx context.Context, start time.Time, set *policy.Se
 	for wait != policy.Done {
 		switch wait {
 		case policy.WaitKey:
-			wait = check.Found(fetch.key(check.Digest()))
+			wait = check.Found(fetch.key(check))
 		case policy.WaitLimits:
 			wait = check.Spent(fetch.limits(check.Spend(), check.Result()))
 		}
 	}
 	a.afterwards(check)
 	d := check.Decision()
+	if check.Unplaced() {
+		a.unplaced(ctx, check.API(), r)
+	}
 	a.metrics.decided(check.API(), d, time.Since(start))
 	a.log.decision(ctx, d)
 	return d
@@ -112,6 +121,17 @@ func (a *authorizer) afterwards(check *policy.Check) {
 	if id, from, to, ok := check.Rehash(); ok && a.rehash != nil {
 		a.rehash(id, from, to)
 	}
+}
+
+// unplaced warns, once for each API, that the proxy's configuration lets no key of it
+// in: each refusal by itself looks like a client's mistake.
+func (a *authorizer) unplaced(ctx context.Context, api *policy.API, r *policy.Request) {
+	if _, known := a.warned.LoadOrStore(api.Name(), true); known {
+		return
+	}
+	a.log.trouble(ctx, "every key is refused as wrong_environment: the proxy must say the environment, in context_extensions beside the api or by a host of the policy",
+		slog.String("api", api.Name()), slog.String("environments", strings.Join(api.Environments(), ",")),
+		slog.String("asked_environment", r.Environment.Value), slog.String("host", r.Host))
 }
 
 // fetch gets what one decision waits for. Its context has a deadline of our own,
@@ -144,13 +164,12 @@ func (f *fetch) end() {
 	}
 }
 
-func (f *fetch) key(d keys.Digest) (k keys.Grant, err error) {
-	err = keys.ErrNotCached
-	if f.cache != nil {
-		k, err = f.cache.Find(d)
-	}
-	if err == keys.ErrNotCached {
+func (f *fetch) key(check *policy.Check) (k keys.Grant, err error) {
+	d := check.Digest()
+	if f.cache == nil {
 		k, err = f.keys.Lookup(f.context(), d)
+	} else if k, err = f.cache.Find(d); err == keys.ErrNotCached {
+		k, err = f.cache.LookupFor(f.context(), d, check.Caller())
 	}
 	f.keyTrouble(f.parent, err)
 	return k, err

@@ -23,7 +23,7 @@ func RegisterCache(r prometheus.Registerer, c *keys.Cache, u *keys.Usage) {
 	}
 	r.MustRegister(&cacheCollector{
 		cache: c, usage: u,
-		lookups:    desc("tollgate_key_lookups_total", "Look-ups of keys by outcome: hit and refusal were answered from memory, miss and revalidation by the store, stale although the store did not answer, busy not at all.", "outcome"),
+		lookups:    desc("tollgate_key_lookups_total", "Look-ups of keys by outcome: hit and refusal were answered from memory, miss and revalidation by the store, stale although the store did not answer; busy were refused without asking it, because the caller had asked about too many unknown keys.", "outcome"),
 		refreshes:  desc("tollgate_key_refreshes_total", "Keys in use that were read again before they were too old. No check waited for it."),
 		overtaken:  desc("tollgate_key_readings_discarded_total", "Records read again because a change arrived meanwhile."),
 		evictions:  desc("tollgate_key_cache_evictions_total", "Keys dropped from memory for room."),

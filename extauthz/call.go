@@ -63,6 +63,8 @@ func handleCheck(server any, ctx context.Context, decode func(any) error, _ grpc
 	defer s.recover(&err)
 	if err = decode(c); err == nil {
 		err = s.authorizer.check(ctx, c)
+	} else {
+		s.unread(ctx, err)
 	}
 	if err != nil {
 		s.release(c)
@@ -87,6 +89,20 @@ func newCheckService(a *authorizer) *checkService {
 		shape:      checkRequest(),
 		others:     encoding.GetCodecV2(proto.Name),
 	}
+}
+
+// unread counts a check request that could not be read: Envoy takes the error for a
+// failure of ours, so with failure_mode_allow the request passes.
+func (s *checkService) unread(ctx context.Context, err error) {
+	why, message := "malformed", "a check request could not be read"
+	switch status.Code(err) {
+	case codes.Canceled, codes.DeadlineExceeded:
+		return // nobody waits for it
+	case codes.ResourceExhausted:
+		why, message = "too_large", "a check request is larger than the limit: Envoy must not send request bodies (with_request_body)"
+	}
+	s.authorizer.metrics.grpcRefused.WithLabelValues(why).Inc()
+	s.authorizer.log.trouble(ctx, message, slog.Int("limit_bytes", maxCheckRequest), slog.Any("error", err))
 }
 
 // release puts a call back for the next one. It keeps the memory of its lists and

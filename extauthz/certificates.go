@@ -7,8 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync/atomic"
+
+	"tollgate/policy/keys/smallfile"
 )
 
 // CertificateFiles names the PEM files of the gRPC port's TLS. ClientCA, if set,
@@ -48,20 +49,23 @@ func (c *Certificates) Config() *tls.Config {
 	}
 }
 
+// maxPEM is far above what a file with certificates has, in bytes.
+const maxPEM = 4 << 20
+
 // Refresh reads the files again if they changed. What cannot be read leaves the
 // old certificates in use.
 func (c *Certificates) Refresh() error {
-	cert, err := os.ReadFile(c.files.Certificate)
+	cert, err := smallfile.Read(c.files.Certificate, maxPEM)
 	if err != nil {
 		return fmt.Errorf("tls: %w", err)
 	}
-	key, err := os.ReadFile(c.files.Key)
+	key, err := smallfile.Read(c.files.Key, maxPEM)
 	if err != nil {
 		return fmt.Errorf("tls: %w", err)
 	}
 	var ca []byte
 	if c.files.ClientCA != "" {
-		if ca, err = os.ReadFile(c.files.ClientCA); err != nil {
+		if ca, err = smallfile.Read(c.files.ClientCA, maxPEM); err != nil {
 			return fmt.Errorf("tls: %w", err)
 		}
 	}

@@ -66,7 +66,8 @@ func newDecisionLog(log *slog.Logger, which Decisions) *decisionLog {
 }
 
 // decision logs a decision; under LogDenied those of a reason that come too many in
-// a second are only counted, in the next line, or when the flood is over.
+// a second are only counted, in the next line, or when the flood is over. Look-ups that
+// are refused come with a flood of guesses: they are only counted, a line a second.
 func (l *decisionLog) decision(ctx context.Context, d *policy.Decision) {
 	if l.due.Load() != 0 {
 		l.tellFloods()
@@ -78,9 +79,9 @@ func (l *decisionLog) decision(ctx context.Context, d *policy.Decision) {
 		return
 	}
 	var left int64
-	if l.which == LogDenied {
+	if counted := d.Reason == policy.LookupRefused; counted || l.which == LogDenied {
 		of := &l.reasons[d.Reason]
-		if now := l.now(); !of.limiter.AllowN(now, 1) {
+		if now := l.now(); counted || !of.limiter.AllowN(now, 1) {
 			of.left.Add(1)
 			of.latest.Store(now.UnixNano())
 			l.due.CompareAndSwap(0, now.Add(floodOver).UnixNano())
@@ -116,7 +117,7 @@ func (l *decisionLog) tellFloods() {
 		of := &l.reasons[i]
 		switch {
 		case of.left.Load() == 0:
-		case now < of.latest.Load()+int64(floodOver):
+		case now < of.latest.Load()+int64(floodOver) && policy.Reason(i) != policy.LookupRefused:
 			l.due.CompareAndSwap(0, now+int64(floodOver))
 		default:
 			l.tell(policy.Reason(i))

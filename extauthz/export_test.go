@@ -190,3 +190,11 @@ func textsIn(v reflect.Value) (list []string) {
 	}
 	return list
 }
+
+// FixedPolicies holds a set that never changes.
+func FixedPolicies(set *policy.Set, m *Metrics) *Policies {
+	p := &Policies{log: slog.New(slog.DiscardHandler), metrics: m, loaded: time.Now()}
+	p.current.Store(set)
+	m.policyAPIs.Set(float64(len(set.APIs())))
+	return p
+}

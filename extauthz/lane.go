@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -25,6 +26,15 @@ const (
 	// laneDeadlineStep is how old a connection's deadline may get before it is set
 	// anew, so that a busy connection does not set one for each request.
 	laneDeadlineStep = 30 * time.Second
+	// laneLast is how long a connection that waits for a request is served at the end: one
+	// may be on its way, above all on a connection that was just made.
+	laneLast = 100 * time.Millisecond
+	// laneEnd is how old a connection gets at most, as on the gRPC port: the certificate
+	// that its peer has shown may be one of a CA that is trusted no more. From laneAge on
+	// (10 % more or less, so that not all end at once) an answer is the last of its
+	// connection; by laneEnd a proxy has closed one that it has not used since.
+	laneEnd = maxConnectionAge + maxConnectionAgeGrace
+	laneAge = laneEnd - 150*time.Second
 )
 
 // LaneConfig says who may use the HTTP lane.
@@ -46,11 +56,15 @@ type LaneConfig struct {
 // lane exists to cost less CPU.
 type Lane struct {
 	authorizer *authorizer
+	readiness  *readiness
 	config     LaneConfig
+	age, end   time.Duration // laneAge and laneEnd
+	last       time.Duration // laneLast
 
 	work     sync.WaitGroup
-	draining atomic.Bool
+	draining atomic.Bool // answers are the last of their connections
 	mu       sync.Mutex
+	closing  bool // no connection is served that is not yet
 	listener net.Listener
 	conns    map[*laneConn]struct{}
 }
@@ -61,7 +75,8 @@ func (s *Server) Lane(c LaneConfig) *Lane {
 	if c.TLS != nil {
 		c.TLS = laneTLS(c.TLS)
 	}
-	return &Lane{authorizer: s.authorizer, config: c, conns: map[*laneConn]struct{}{}}
+	return &Lane{authorizer: s.authorizer, readiness: s.readiness, config: c,
+		age: laneAge, end: laneEnd, last: laneLast, conns: map[*laneConn]struct{}{}}
 }
 
 // laneTLS is a configuration for HTTP/1.1, which a client that offers HTTP/2 alone
@@ -97,10 +112,7 @@ func (l *Lane) Serve(listener net.Listener) error {
 	for {
 		c, err := listener.Accept()
 		switch {
-		case l.draining.Load():
-			if err == nil {
-				_ = c.Close()
-			}
+		case err != nil && l.draining.Load():
 			return nil
 		case err != nil:
 			if !temporary(err) {
@@ -142,10 +154,11 @@ func (l *Lane) start(c net.Conn) {
 	if l.config.TLS != nil {
 		c = tls.Server(c, l.config.TLS)
 	}
-	conn := &laneConn{lane: l, conn: c}
+	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.draining.Load() {
+	conn := &laneConn{lane: l, conn: c, last: now.Add(l.age*9/10 + rand.N(l.age/5+1)), end: now.Add(l.end)}
+	if l.closing {
 		_ = c.Close()
 		return
 	}
@@ -170,6 +183,16 @@ func (l *Lane) Shutdown(ctx context.Context) {
 	if l.listener != nil {
 		_ = l.listener.Close()
 	}
+	open, last := len(l.conns), l.last
+	l.mu.Unlock()
+	if open > 0 {
+		select {
+		case <-time.After(last):
+		case <-ctx.Done():
+		}
+	}
+	l.mu.Lock()
+	l.closing = true
 	for c := range l.conns {
 		c.closeIdle()
 	}

@@ -58,7 +58,7 @@ func LaneDirectly(t testing.TB, file policy.File, store interface {
 		t.Fatal(err)
 	}
 	metrics := NewMetrics(prometheus.NewRegistry())
-	l := &Lane{authorizer: &authorizer{
+	l := &Lane{readiness: newReadiness(), authorizer: &authorizer{
 		policies: FixedPolicies(set, metrics),
 		decider:  policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
 		keys:     store, limits: store, deadline: DefaultDeadline, metrics: metrics,
@@ -66,7 +66,7 @@ func LaneDirectly(t testing.TB, file policy.File, store interface {
 	}}
 	return func(sent []byte) []byte {
 		c := &scriptedConn{in: bytes.NewReader(sent)}
-		(&laneConn{lane: l, conn: c}).serve()
+		(&laneConn{lane: l, conn: c, last: time.Now().Add(laneAge), end: time.Now().Add(laneEnd)}).serve()
 		return c.out.Bytes()
 	}
 }
@@ -99,7 +99,7 @@ func (m *Metrics) LaneRefused(why string) prometheus.Counter {
 func HeldByLane(t testing.TB, file policy.File, s store, sent []byte) (texts []string) {
 	t.Helper()
 	service := directly(t, file, s)
-	c := &laneConn{lane: &Lane{authorizer: service.authorizer}}
+	c := &laneConn{lane: &Lane{authorizer: service.authorizer, readiness: newReadiness()}, last: time.Now().Add(laneAge), end: time.Now().Add(laneEnd)}
 	c.conn = &scriptedConn{in: bytes.NewReader(sent), drained: func() {
 		texts = nil
 		for _, part := range []any{c.in, c.message, c.request, c.check} {
@@ -108,4 +108,24 @@ func HeldByLane(t testing.TB, file policy.File, s store, sent []byte) (texts []s
 	}}
 	c.serve()
 	return texts
+}
+
+// SetAges gives the connections that are opened from now on other ages.
+func (l *Lane) SetAges(age, end time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.age, l.end = age, end
+}
+
+// SetLast sets for how long a connection that waits for a request is served at the end.
+func (l *Lane) SetLast(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = d
+}
+
+// LaneAges returns the shipped ages of the lane's connections, and how old those of
+// the gRPC port get.
+func LaneAges() (age, end, grpc time.Duration) {
+	return laneAge, laneEnd, maxConnectionAge + maxConnectionAgeGrace
 }

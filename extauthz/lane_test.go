@@ -75,6 +75,20 @@ func TestLaneTargets(t *testing.T) {
 		{403, "route_denied", []string{"GET /envoy/api=small/items/%zz HTTP/1.1", key}},
 		{403, "route_denied", []string{"GET /envoy/api=small/items/a\xff HTTP/1.1", key}},
 		{403, "route_denied", []string{"GET /envoy/api=small/items/a;b HTTP/1.1", key}},
+		// Without encoding=raw an exclamation mark may stand for any byte.
+		{403, "route_denied", []string{"GET /envoy/api=small/items/a!b HTTP/1.1", key}},
+		{200, "allowed", []string{"GET /envoy/api=small/items/a?b=! HTTP/1.1", key}},
+		{200, "allowed", []string{"GET /envoy/api=small,encoding=raw/items/a!b HTTP/1.1", key}},
+		{200, "allowed", []string{"GET /envoy/by=header/items/a!b HTTP/1.1", "x-tollgate-place: api=small,encoding=raw", key}},
+		{403, "route_denied", []string{"GET /envoy/api=small,encoding=raw/items/a\xff HTTP/1.1", key}},
+		{401, "malformed_credential", []string{"GET /envoy/api=small,target=rewritten/items/a?b=!&api_key=" + secret + " HTTP/1.1"}},
+		{200, "allowed", []string{"GET /envoy/api=small,target=rewritten,encoding=raw/items/a?b=!&api_key=" + secret + " HTTP/1.1"}},
+		{403, "unknown_api", []string{"GET /envoy/by=header,encoding=raw/items/a HTTP/1.1", "x-tollgate-place: api=small", key}},
+		{403, "unknown_api", []string{"GET /envoy/api=small,encoding=raw,encoding=raw/items/a HTTP/1.1", key}},
+		// Methods are not folded.
+		{403, "route_denied", []string{"delete /envoy/api=small/items/1 HTTP/1.1", key}},
+		{200, "allowed", []string{"DELETE /envoy/api=small/items/1 HTTP/1.1", key}},
+		{403, "route_denied", []string{"GET /nginx/api=small HTTP/1.1", "X-Original-Method: delete", "X-Original-URI: /items/1", key}},
 		// Without the slash there is no telling where they end.
 		{403, "unknown_api", []string{"GET /envoy/api=small HTTP/1.1", key}},
 		{403, "unknown_api", []string{"GET /envoy/api=small,route=open HTTP/1.1"}},

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"net/http"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,8 @@ const (
 	laneMaxHead = 256 << 10
 	// No proxy sends us a body that matters; a small one is read and dropped.
 	laneMaxBody = 64 << 10
+	// laneReady is the target of health checks. No proxy's place begins like this.
+	laneReady = "/readyz"
 )
 
 // The states of a connection. Only between two requests may somebody else close it.
@@ -42,6 +45,8 @@ type laneConn struct {
 	request policy.Request
 	check   policy.Check
 	limited time.Time // when the deadline was last set
+	last    time.Time // from when on an answer is the connection's last
+	end     time.Time // when it is closed
 }
 
 // closeIdle closes the connection unless it has a request to answer.
@@ -123,7 +128,11 @@ func (c *laneConn) readHead() ([]byte, error) {
 // limit sets the time by which reads and writes must have ended.
 func (c *laneConn) limit(now time.Time, d time.Duration) {
 	c.limited = now
-	_ = c.conn.SetDeadline(now.Add(d)) // a connection that has no deadlines any more is closed
+	until := now.Add(d)
+	if until.After(c.end) {
+		until = c.end
+	}
+	_ = c.conn.SetDeadline(until) // a connection that has no deadlines any more is closed
 }
 
 // answer answers one request and reports whether the connection can go on.
@@ -136,7 +145,13 @@ func (c *laneConn) answer(head []byte) (more bool) {
 	if !c.dropBody(len(head)) {
 		return false
 	}
-	more = c.message.keepAlive && !c.lane.draining.Load()
+	// A proxy that is told so sends its next request elsewhere; one whose connection is
+	// closed under its hands has lost the request.
+	leaving := c.lane.draining.Load() || c.lane.readiness.draining.Load() || start.After(c.last)
+	more = c.message.keepAlive && !leaving
+	if c.message.target == laneReady {
+		return c.ready(more) && more
+	}
 	set := c.lane.authorizer.policies.Current()
 	place := c.message.fill(&c.request, set)
 
@@ -155,6 +170,24 @@ func (c *laneConn) answer(head []byte) (more bool) {
 	_, err := c.conn.Write(c.out)
 	c.forget()
 	return err == nil && more
+}
+
+// ready answers a health check: whether the checks of proxies are wanted here.
+func (c *laneConn) ready(more bool) (sent bool) {
+	reply := laneReply{out: c.out[:0], head: c.message.method == "HEAD", close: !more}
+	text := "ok\n"
+	if c.lane.readiness.serving() {
+		reply.status(http.StatusOK)
+	} else {
+		text = "not ready\n"
+		reply.status(http.StatusServiceUnavailable)
+	}
+	reply.field("content-type", "text/plain")
+	reply.body([]byte(text))
+	c.out = reply.out
+	_, err := c.conn.Write(c.out)
+	c.forget()
+	return err == nil
 }
 
 // forget drops what the connection still holds of the request it has answered: it may
@@ -192,7 +225,11 @@ func (c *laneConn) dropBody(head int) bool {
 // refuse answers what is no request that the lane takes, and what comes after it
 // cannot be told from it: the connection ends.
 func (c *laneConn) refuse(f *laneFault) {
-	c.lane.authorizer.metrics.laneRefused.WithLabelValues("malformed").Inc()
+	why := "malformed"
+	if f.status == http.StatusRequestEntityTooLarge || f.status == http.StatusRequestHeaderFieldsTooLarge {
+		why = "too_large"
+	}
+	c.lane.authorizer.metrics.laneRefused.WithLabelValues(why).Inc()
 	out := append(c.out[:0], "HTTP/1.1 "...)
 	out = strconv.AppendInt(out, int64(f.status), 10)
 	out = append(out, " \r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: "...)

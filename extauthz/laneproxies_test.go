@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -18,13 +19,63 @@ import (
 	"tollgate/testdata"
 )
 
-// otherProxy is a real nginx or Caddy in front of a stack and an application.
+// otherProxy is a real nginx, Caddy or Traefik in front of a stack and an
+// application.
 type otherProxy struct {
 	name     string
 	addr     string
 	stack    *stack
-	upstream *envoytest.Upstream
-	protocol bool // it takes PROXY protocol, so requests can come from anywhere
+	protocol bool          // it takes PROXY protocol, so requests can come from anywhere
+	grpc     bool          // it asks over gRPC
+	end      func() string // ends it and returns all that it has logged
+
+	tollgate, application *fault // where the setup says faulty
+}
+
+// proxySetup says what stands around a proxy where it is not the usual: a stack and
+// an application that says what it received.
+type proxySetup struct {
+	tollgate    string                     // the address that is asked
+	application string                     // the address that allowed requests go to
+	edit        func(config string) string // what the operator changed in our file
+	environment []string
+	without     map[string]string // proxies that cannot do this, and why
+	faulty      bool              // something stands before both that can answer in their place
+	patient     bool              // a loaded test machine must not make answers late
+}
+
+// eachOtherProxy runs a test behind nginx, behind every Caddy that is here, which is
+// the one on PATH and those of envoy/http/fetch-caddy.sh, and behind Traefik.
+func eachOtherProxy(t *testing.T, setup proxySetup, test func(t *testing.T, p *otherProxy)) {
+	t.Helper()
+	run := func(label, path string, start func(*testing.T, string, *proxySetup) *otherProxy) {
+		t.Run(label, func(t *testing.T) {
+			own := setup
+			if why := setup.without[label]; why != "" {
+				t.Skip(why)
+			}
+			test(t, start(t, path, &own))
+		})
+	}
+	if path, ok := program(t, "nginx"); ok {
+		run("nginx", path, startNginx)
+	}
+	if path, ok := program(t, "caddy"); ok {
+		run("caddy", path, startCaddy)
+	}
+	fetched, err := filepath.Glob("../.tools/caddy-*/caddy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(fetched) == 0 && strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), "new-caddy") {
+		t.Fatal("no .tools/caddy-*/caddy: run `make caddy`")
+	}
+	for _, path := range fetched {
+		run(filepath.Base(filepath.Dir(path)), path, startCaddy)
+	}
+	if path, ok := program(t, "traefik"); ok {
+		run("traefik", path, startTraefik)
+	}
 }
 
 // differs says why a block cannot be compared behind this proxy, "" if it can. It is
@@ -48,11 +99,7 @@ func (p *otherProxy) differs(b *testdata.Block) string {
 // TestScriptBehindOtherProxies runs the script of the API with the most places for a
 // key through the configurations that we ship for nginx and Caddy.
 func TestScriptBehindOtherProxies(t *testing.T) {
-	for _, start := range []func(*testing.T) *otherProxy{startNginx, startCaddy, startTraefik} {
-		p := start(t)
-		if p == nil {
-			continue
-		}
+	eachOtherProxy(t, proxySetup{}, func(t *testing.T, p *otherProxy) {
 		_, entries, blocks := apiFiles(t, "pixelmagic")
 		kept := blocks[:0]
 		for _, b := range blocks {
@@ -69,80 +116,82 @@ func TestScriptBehindOtherProxies(t *testing.T) {
 			t.Errorf("%s: only %d of %d blocks", p.name, len(kept), len(blocks))
 		}
 		runScriptOn(t, "embedded", p.name, p.stack, entries, kept, p.ask)
-	}
+	})
 }
 
-// proxyStack is a stack with its lane and an application.
-func proxyStack(t *testing.T) (s *stack, lane string, upstream *envoytest.Upstream) {
+// stand builds what the setup does not bring: a stack with its lane, and an
+// application.
+func (p *otherProxy) stand(t *testing.T, setup *proxySetup) {
 	t.Helper()
 	file, _, _ := apiFiles(t, "pixelmagic")
-	s = newStack(t, nil, file)
-	upstream, err := envoytest.Serve("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	p.stack = newStack(t, nil, file)
+	lane := serveLane(t, p.stack, extauthz.LaneConfig{Trusted: loopback()})
+	if setup.tollgate == "" {
+		setup.tollgate, setup.patient = lane, true
+		if p.grpc {
+			setup.tollgate = p.stack.addr
+		}
 	}
-	t.Cleanup(func() { _ = upstream.Close() })
-	return s, serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), upstream
+	if setup.application == "" {
+		upstream, err := envoytest.Serve("127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = upstream.Close() })
+		setup.application = upstream.Addr()
+	}
+	if setup.faulty {
+		p.tollgate, p.application = newFault(t, setup.tollgate), newFault(t, setup.application)
+		setup.tollgate, setup.application = p.tollgate.addr, p.application.addr
+	}
+	if setup.edit == nil {
+		setup.edit = func(config string) string { return config }
+	}
 }
 
-func startNginx(t *testing.T) *otherProxy {
-	path, ok := program(t, "nginx")
-	if !ok {
-		return nil
-	}
+func startNginx(t *testing.T, path string, setup *proxySetup) *otherProxy {
 	p := &otherProxy{name: "nginx", protocol: true, addr: freeAddress(t)}
-	var lane string
-	p.stack, lane, p.upstream = proxyStack(t)
+	p.stand(t, setup)
 	dir := shortFolder(t)
-	config := shippedConfig(t, "nginx.conf", map[string]string{
-		"127.0.0.1:9003":   lane,
-		"127.0.0.1:8080":   p.upstream.Addr(),
+	if err := os.Chmod(dir, 0o755); err != nil { // its workers are another user, and write long bodies there
+		t.Fatal(err)
+	}
+	config := shippedConfig(t, "nginx.conf", setup, map[string]string{
 		"/run/nginx.pid":   dir + "/pid",
-		"/dev/stdout":      dir + "/access.log",
+		"/dev/stdout":      "/dev/stderr", // stdout cannot be opened again: it is a pipe of ours
 		"listen 10000;":    "listen " + p.addr + " proxy_protocol; set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol;",
 		"worker_processes": "daemon off; worker_processes",
 		"http {":           "http { client_body_temp_path " + dir + "/1; proxy_temp_path " + dir + "/2; fastcgi_temp_path " + dir + "/3; uwsgi_temp_path " + dir + "/4; scgi_temp_path " + dir + "/5;",
-		"read_timeout 1s":  "read_timeout 20s",
 	})
 	file := writeFile(t, filepath.Join(dir, "nginx.conf"), config)
 	p.run(t, exec.Command(path, "-p", dir, "-e", "stderr", "-c", file))
 	return p
 }
 
-func startCaddy(t *testing.T) *otherProxy {
-	path, ok := program(t, "caddy")
-	if !ok {
-		return nil
-	}
+func startCaddy(t *testing.T, path string, setup *proxySetup) *otherProxy {
 	p := &otherProxy{name: "caddy", addr: freeAddress(t)}
-	var lane string
-	p.stack, lane, p.upstream = proxyStack(t)
+	p.stand(t, setup)
 	dir := shortFolder(t)
-	config := shippedConfig(t, "Caddyfile", map[string]string{
-		"127.0.0.1:9003":                      lane,
-		"127.0.0.1:8080":                      p.upstream.Addr(),
+	config := shippedConfig(t, "Caddyfile", setup, map[string]string{
 		"http://api.pixelmagicai.com:10000 {": "http://api.pixelmagicai.com:" + p.addr[strings.LastIndexByte(p.addr, ':')+1:] + " {\n\tbind 127.0.0.1",
 	})
 	file := writeFile(t, filepath.Join(dir, "Caddyfile"), config)
 	cmd := exec.Command(path, "run", "--adapter", "caddyfile", "--config", file)
 	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "HOME="+dir)
+	cmd.Env = append(cmd.Env, setup.environment...)
 	p.run(t, cmd)
 	return p
 }
 
-func startTraefik(t *testing.T) *otherProxy {
-	path, ok := program(t, "traefik")
-	if !ok {
-		return nil
-	}
+func startTraefik(t *testing.T, path string, setup *proxySetup) *otherProxy {
 	p := &otherProxy{name: "traefik", protocol: true, addr: freeAddress(t)}
-	var lane string
-	p.stack, lane, p.upstream = proxyStack(t)
+	p.stand(t, setup)
 	dir := shortFolder(t)
-	config := shippedConfig(t, "traefik.yaml", map[string]string{"127.0.0.1:9003": lane, "127.0.0.1:8080": p.upstream.Addr()})
+	config := shippedConfig(t, "traefik.yaml", setup, nil)
 	file := writeFile(t, filepath.Join(dir, "traefik.yaml"), config)
 	p.run(t, exec.Command(path, "--entrypoints.web.address="+p.addr, "--entrypoints.web.proxyprotocol.trustedips=127.0.0.1",
-		"--providers.file.filename="+file, "--global.checknewversion=false", "--global.sendanonymoususage=false"))
+		"--providers.file.filename="+file, "--global.checknewversion=false", "--global.sendanonymoususage=false",
+		"--accesslog=true", "--accesslog.fields.names.RequestPath=drop", "--accesslog.fields.headers.defaultmode=drop"))
 	eventually(t, "traefik has its routes", func() bool {
 		r := &envoytest.Request{Method: "GET", Target: "/", Host: "api.pixelmagicai.com"}
 		return p.send(t, r).Status != 404
@@ -166,21 +215,32 @@ func program(t *testing.T, name string) (string, bool) {
 	return "", false
 }
 
-// shippedConfig returns a file of envoy/http with every one of these texts replaced.
-func shippedConfig(t *testing.T, name string, replace map[string]string) []byte {
+// shippedConfig returns a file of envoy/http with the setup's addresses, and with
+// every one of these texts replaced.
+func shippedConfig(t *testing.T, name string, setup *proxySetup, replace map[string]string) []byte {
 	t.Helper()
 	data, err := os.ReadFile("../envoy/http/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, text, _ := strings.Cut(string(data), "\n\n") // the head comment names the same addresses
-	for from, to := range replace {
+	exchange := func(from, to string) {
 		if !strings.Contains(text, from) {
 			t.Fatalf("%s has no %q", name, from)
 		}
 		text = strings.ReplaceAll(text, from, to)
 	}
-	return []byte(text)
+	for _, timeout := range []string{"proxy_read_timeout 1s", "response_header_timeout 1s"} {
+		if setup.patient {
+			text = strings.ReplaceAll(text, timeout, strings.TrimSuffix(timeout, "1s")+limit.String())
+		}
+	}
+	exchange("127.0.0.1:9003", setup.tollgate)
+	exchange("127.0.0.1:8080", setup.application)
+	for from, to := range replace {
+		exchange(from, to)
+	}
+	return []byte(setup.edit(text))
 }
 
 func freeAddress(t *testing.T) string {
@@ -206,19 +266,32 @@ func shortFolder(t *testing.T) string {
 // run starts the proxy and waits until it listens.
 func (p *otherProxy) run(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
+	output := &logs{}
+	cmd.Stdout, cmd.Stderr = output, output
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
 		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("%s said:\n%s", p.name, output.String())
+	}()
+	p.end = sync.OnceValue(func() string {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		<-ended
+		return output.String()
+	})
+	t.Cleanup(func() {
+		if log := p.end(); t.Failed() {
+			t.Logf("%s said:\n%s", p.name, log)
 		}
 	})
 	eventually(t, p.name+" listens", func() bool {
+		select {
+		case <-ended:
+			t.Fatalf("%s ended", p.name)
+		default:
+		}
 		c, err := net.Dial("tcp", p.addr)
 		if err == nil {
 			_ = c.Close()
@@ -291,11 +364,7 @@ func TestForgedWordsBehindOtherProxies(t *testing.T) {
 		{"X-Consumer-Plan", "forged"}, {"X-Real-IP", "198.51.100.7"}, {"X-Forwarded-For", "198.51.100.7"},
 		{"X-Envoy-External-Address", "198.51.100.7"}, {"X-Envoy-Auth-Failure-Mode-Allowed", "true"}, {"X_Consumer_Id", "forged"},
 	}
-	for _, start := range []func(*testing.T) *otherProxy{startNginx, startCaddy, startTraefik} {
-		p := start(t)
-		if p == nil {
-			continue
-		}
+	eachOtherProxy(t, proxySetup{}, func(t *testing.T, p *otherProxy) {
 		_, entries, _ := apiFiles(t, "pixelmagic")
 		p.stack.use(t, newRedis(t, "embedded"), entries)
 		r := &envoytest.Request{Method: "GET", Target: "/v1/models", Host: "api.pixelmagicai.com", Headers: forged}
@@ -313,16 +382,12 @@ func TestForgedWordsBehindOtherProxies(t *testing.T) {
 				t.Errorf("%s: %s: %s reached the application", p.name, h[0], h[1])
 			}
 		}
-	}
+	})
 }
 
 // Without Tollgate nobody passes.
 func TestOtherProxiesWithoutTollgate(t *testing.T) {
-	for _, start := range []func(*testing.T) *otherProxy{startNginx, startCaddy, startTraefik} {
-		p := start(t)
-		if p == nil {
-			continue
-		}
+	eachOtherProxy(t, proxySetup{}, func(t *testing.T, p *otherProxy) {
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		p.stack.lane.Shutdown(ctx)
 		cancel()
@@ -330,5 +395,5 @@ func TestOtherProxiesWithoutTollgate(t *testing.T) {
 		if resp.Status < 500 || bytes.Contains(resp.Body, []byte("method")) {
 			t.Errorf("%s: %d %s", p.name, resp.Status, resp.Body)
 		}
-	}
+	})
 }

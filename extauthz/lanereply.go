@@ -2,7 +2,9 @@ package extauthz
 
 import (
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 
 	"tollgate/policy"
 )
@@ -46,11 +48,59 @@ func (r *laneReply) allow(d *policy.Decision) {
 	r.fields(d.Request)
 	r.fields(d.Response)
 	if d.Target != "" {
-		r.field(headerTarget, d.Target)
+		r.target(d.Target)
 	}
 	r.remove(d.Remove)
 	r.metadata(d.Metadata)
 	r.body(nil)
+}
+
+// target says what the application is to get in place of what the client asked for.
+func (r *laneReply) target(target string) {
+	if r.place.proxy == proxyCaddy {
+		target = caddyTarget(target)
+	}
+	r.field(headerTarget, target)
+}
+
+// caddyTarget writes a target for Caddy's rewrite, which reads it in a way of its own
+// that differs from version to version: what stands in braces in the query is a
+// placeholder to be filled in, a second "=" ends a value, and some versions unescape
+// the path while 2.6 escapes it once more. So the path goes out unescaped, which is
+// one path to all of them, because an allowed one hides neither "?" nor "#" nor
+// further escapes; and in the query these bytes are escaped.
+func caddyTarget(target string) string {
+	path, query, _ := strings.Cut(target, "?")
+	if plain, err := url.PathUnescape(path); err == nil {
+		path = plain
+	}
+	out := append(make([]byte, 0, len(target)+16), path...)
+	separator := byte('?')
+	for pair := range strings.SplitSeq(query, "&") {
+		out = append(out, separator)
+		separator = '&'
+		key, value, ok := strings.Cut(pair, "=")
+		out = appendUnbraced(out, key)
+		if ok {
+			out = append(out, '=')
+			out = appendUnbraced(out, strings.ReplaceAll(value, "=", "%3D"))
+		}
+	}
+	return string(out)
+}
+
+func appendUnbraced(dst []byte, s string) []byte {
+	for i := range len(s) {
+		switch c := s[i]; c {
+		case '{':
+			dst = append(dst, "%7B"...)
+		case '}':
+			dst = append(dst, "%7D"...)
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return dst
 }
 
 // remove names the headers that the application must not get. nginx and Traefik

@@ -32,6 +32,9 @@ const (
 // names the API; or by=header (Envoy only), where the header X-Tollgate-Place holds
 // the words, and without that header the Host decides. target=rewritten says that
 // the proxy sends the request on with the target that X-Tollgate-Target names.
+// encoding=raw says that Envoy has encode_raw_headers: without that it shows bytes that
+// are not UTF-8 as exclamation marks, in the request line too, and the application gets
+// the bytes.
 //
 // Behind envoy the client's path follows, with the slash that every path begins
 // with; behind the others nothing does that means anything (Caddy adds the client's
@@ -44,7 +47,7 @@ type lanePlace struct {
 	proxy                   proxyKind
 	api, route, environment policy.Named
 	byHost, byHeader        bool
-	rewrites                bool
+	rewrites, raw           bool
 }
 
 // headerPlace holds the words of a place where by=header asks for them, for
@@ -104,6 +107,8 @@ func (p *lanePlace) words(s string) bool {
 			flag = &p.byHeader
 		case word == "target=rewritten":
 			flag = &p.rewrites
+		case word == "encoding=raw":
+			flag = &p.raw
 		case name == contextAPI:
 			named = &p.api
 		case name == contextRoute:
@@ -150,7 +155,7 @@ func (m *laneMessage) fill(r *policy.Request, set *policy.Set) lanePlace {
 	if place.byHeader && !place.header(m) {
 		place = lanePlace{}
 	}
-	r.HTTP, r.Exact, r.Fixed = true, true, !place.rewrites
+	r.HTTP, r.Exact, r.Fixed = true, place.raw || place.proxy != proxyEnvoy, !place.rewrites
 	r.API, r.Route, r.Environment = place.api, place.route, place.environment
 	switch place.proxy {
 	case proxyNone:

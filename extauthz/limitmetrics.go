@@ -11,7 +11,7 @@ import (
 type limitCollector struct {
 	leases *limits.Leases
 
-	spends, trips, held, stranded, entries *prometheus.Desc
+	spends, trips, held, stranded, jumps, entries *prometheus.Desc
 }
 
 // RegisterLimits registers the metrics of the leases.
@@ -25,6 +25,7 @@ func RegisterLimits(r prometheus.Registerer, l *limits.Leases) {
 		trips:    desc("tollgate_limit_trips_total", "Round trips to the store that the calls shared."),
 		held:     desc("tollgate_limit_units_held", "Units taken ahead and not spent yet."),
 		stranded: desc("tollgate_limit_units_stranded_total", "Units that may stay charged until their windows end although nothing spent them, because a reply of the store was lost."),
+		jumps:    desc("tollgate_limit_clock_jumps_total", "Jumps of the store's clock, there and back counted as two: half a second or more against the monotonic clock of this server."),
 		entries:  desc("tollgate_limit_entries", "Limit ids of which something is remembered."),
 	})
 }
@@ -44,6 +45,7 @@ func (c *limitCollector) Collect(out chan<- prometheus.Metric) {
 	counter(c.spends, s.Calls, "store")
 	counter(c.trips, s.Trips)
 	counter(c.stranded, s.Stranded)
+	counter(c.jumps, s.Jumps)
 	out <- prometheus.MustNewConstMetric(c.held, prometheus.GaugeValue, float64(s.Held))
 	out <- prometheus.MustNewConstMetric(c.entries, prometheus.GaugeValue, float64(s.Keys))
 }

@@ -29,7 +29,7 @@ func TestLimitMetrics(t *testing.T) {
 	st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/metrics", nil))
 	for _, line := range []string{
 		`tollgate_limit_spends_total{from="lease"} 2`, `tollgate_limit_spends_total{from="store"} 2`, `tollgate_limit_spends_total{from="refusal"} 0`,
-		`tollgate_limit_spends_total{from="reading"} 0`, "tollgate_limit_trips_total 2", "tollgate_limit_units_held 2", "tollgate_limit_units_stranded_total 0",
+		`tollgate_limit_spends_total{from="reading"} 0`, "tollgate_limit_trips_total 2", "tollgate_limit_units_held 2", "tollgate_limit_units_stranded_total 0", "tollgate_limit_clock_jumps_total 0",
 		"tollgate_limit_entries 1",
 	} {
 		if !strings.Contains(out.Body.String(), line+"\n") {

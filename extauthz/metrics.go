@@ -19,6 +19,7 @@ type Metrics struct {
 	storeErrors    *prometheus.CounterVec
 	corruptRecords prometheus.Counter
 	panics         prometheus.Counter
+	grpcRefused    *prometheus.CounterVec
 	laneRefused    *prometheus.CounterVec
 	policyLoads    *prometheus.CounterVec
 	policyRejected prometheus.Gauge
@@ -51,8 +52,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tollgate_panics_total", Help: "Calls that ended in a panic and were answered with an RPC error.",
 		}),
+		grpcRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_grpc_refused_total", Help: "Check requests over gRPC answered with an RPC error unread: too_large (over 9 MiB: Envoy sends request bodies), malformed.",
+		}, []string{"why"}),
 		laneRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tollgate_http_lane_refused_total", Help: "What the HTTP lane refused without a decision: peer (not trusted), malformed (no request).",
+			Name: "tollgate_http_lane_refused_total", Help: "What the HTTP lane refused without a decision: peer (not trusted), malformed (no request), too_large (a head over 256 KiB or a body).",
 		}, []string{"why"}),
 		policyLoads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_policy_loads_total", Help: "Policy loads by result: ok or rejected. Rejected files count at every look until they are fixed.",
@@ -71,7 +75,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "tollgate_store_breaker_open", Help: "1 while the store is not asked because it did not answer.",
 		}),
 	}
-	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.laneRefused,
+	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.grpcRefused, m.laneRefused,
 		m.policyLoads, m.policyRejected, m.policyAPIs, m.changeDelay, m.breakerOpen)
 	return m
 }

@@ -42,14 +42,6 @@ func LoadPolicies(path string, log *slog.Logger, m *Metrics) (*Policies, error) 
 	return p, nil
 }
 
-// FixedPolicies holds a set that never changes.
-func FixedPolicies(set *policy.Set, m *Metrics) *Policies {
-	p := &Policies{log: slog.New(slog.DiscardHandler), metrics: m, loaded: time.Now()}
-	p.current.Store(set)
-	m.policyAPIs.Set(float64(len(set.APIs())))
-	return p
-}
-
 // Current returns the set in force.
 func (p *Policies) Current() *policy.Set { return p.current.Load() }
 
@@ -62,6 +54,15 @@ func (p *Policies) StaleFor(api string) time.Duration {
 		}
 	}
 	return 0
+}
+
+// LongestStale returns the longest that a key of any API may be served while the
+// store is away.
+func (p *Policies) LongestStale() (longest time.Duration) {
+	for _, a := range p.Current().APIs() {
+		longest = max(longest, a.StaleFor())
+	}
+	return longest
 }
 
 // Status returns the moment of the last load and why the files now on disk are

@@ -3,14 +3,13 @@ package extauthz
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -69,7 +68,7 @@ type Config struct {
 // Server is the gRPC server: Authorization and grpc.health.v1.
 type Server struct {
 	grpc       *grpc.Server
-	health     *health.Server
+	readiness  *readiness
 	authorizer *authorizer // what the HTTP lane shares
 }
 
@@ -101,42 +100,47 @@ func New(c Config) *Server {
 		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: newDecisionLog(c.Log, c.Decisions),
 	})
+	ready := newReadiness()
 	options := append(TransportOptions(),
 		grpc.ForceServerCodecV2(checks),
-		grpc.UnaryInterceptor(recoverPanics(c.Metrics, checks.authorizer.log)))
+		grpc.UnaryInterceptor(recoverPanics(c.Metrics, checks.authorizer.log)),
+		grpc.StreamInterceptor(ready.endStreams))
 	if c.TLS != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(c.TLS)))
 	}
-	s := &Server{grpc: grpc.NewServer(options...), health: health.NewServer()}
+	s := &Server{grpc: grpc.NewServer(options...), readiness: ready}
 	s.authorizer = checks.authorizer
 	s.grpc.RegisterService(service(), checks)
-	healthv1.RegisterHealthServer(s.grpc, s.health)
-	s.SetReady(true)
+	healthv1.RegisterHealthServer(s.grpc, ready.health)
 	if c.Reflection {
 		reflection.Register(s.grpc)
 	}
 	return s
 }
 
-// SetReady says in health whether requests with a key can be answered. From Shutdown on
-// it changes nothing.
-func (s *Server) SetReady(ready bool) {
-	status := healthv1.HealthCheckResponse_NOT_SERVING
-	if ready {
-		status = healthv1.HealthCheckResponse_SERVING
+// Serve answers calls on the listener until Shutdown, and returns nil then, also where
+// Shutdown came first.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
+		return err
 	}
-	s.health.SetServingStatus("", status)
-	s.health.SetServingStatus(authv3.Authorization_ServiceDesc.ServiceName, status)
+	return nil
 }
 
-// Serve answers calls on the listener until Shutdown.
-func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+// SetReady says what health checks are told while the server runs; at first it is
+// ready. After Drain it has no effect.
+func (s *Server) SetReady(ready bool) { s.readiness.set(ready) }
 
-// Shutdown says NOT_SERVING, lets calls under way finish, and stops; when the
-// context ends first it stops at once.
+// Drain tells health checks, over gRPC and over HTTP, that this server is leaving, and
+// goes on serving: proxies need a moment to notice.
+func (s *Server) Drain() { s.readiness.drain() }
+
+// Shutdown says NOT_SERVING, ends streams, which have no end of their own, lets calls
+// under way finish, and stops; when the context ends first it stops at once.
 func (s *Server) Shutdown(ctx context.Context) {
 	defer s.authorizer.log.end()
-	s.health.Shutdown()
+	s.readiness.drain()
+	s.readiness.stop()
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)

@@ -68,22 +68,32 @@ func TestHealthThenDrainThenStop(t *testing.T) {
 		answered <- err
 	}()
 	<-entered
-	stopped := make(chan struct{})
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	go func() {
-		defer close(stopped)
-		s.server.Shutdown(ctx)
-	}()
+	s.server.Drain()
+	s.server.SetReady(true) // comes too late
 	if resp, err := watch.Recv(); err != nil || resp.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING {
 		t.Errorf("health while draining: %v, %v", resp, err)
+	}
+	if resp, err := authv3.NewAuthorizationClient(s.dial(t)).Check(within(t), get("/open", nil)); err != nil || resp.GetStatus().GetCode() != 0 {
+		t.Errorf("a check while proxies notice: %v, %v", resp, err)
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.server.Shutdown(within(t))
+	}()
+	// A watcher never ends by itself.
+	if resp, err := watch.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("a watch of a server that stops: %v, %v", resp, err)
+	}
+	select {
+	case <-stopped:
+		t.Error("stopped while a call was under way")
+	default:
 	}
 	close(release)
 	if err := <-answered; err != nil {
 		t.Errorf("the call under way: %v", err)
 	}
-	// A watcher never ends by itself; it must not hold the server up for good.
-	cancel()
 	<-stopped
 }
 

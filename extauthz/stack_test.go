@@ -138,8 +138,14 @@ type stores struct {
 	limits atomic.Pointer[limits.Leases]
 }
 
+var _ extauthz.KeyCache = (*stores)(nil)
+
 func (s *stores) Lookup(ctx context.Context, d keys.Digest) (keys.Grant, error) {
 	return s.keys.Load().Lookup(ctx, d)
+}
+
+func (s *stores) LookupFor(ctx context.Context, d keys.Digest, from keys.Caller) (keys.Grant, error) {
+	return s.keys.Load().LookupFor(ctx, d, from)
 }
 
 func (s *stores) Find(d keys.Digest) (keys.Grant, error) { return s.keys.Load().Find(d) }

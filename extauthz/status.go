@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,6 +22,9 @@ type Status struct {
 	Store string
 	// Standing tells how the server stands to the store.
 	Standing func() keys.StandingState
+	// Far measures how far away the store is, and says so if that is too far, "" if
+	// it is not; nil where nobody knows.
+	Far func(context.Context) string
 	// Stream tells whether changes of keys arrive; nil where no keys are cached.
 	Stream func() keys.StreamStatus
 	// Now is the clock; nil for the machine's.
@@ -44,7 +48,7 @@ func (s *Status) Handler() http.Handler {
 // ready is 200 while the server takes calls and some with a key can be answered. What
 // else is wrong, as a policy file that is refused, is said and does not make it
 // unready.
-func (s *Status) ready(w http.ResponseWriter, _ *http.Request) {
+func (s *Status) ready(w http.ResponseWriter, r *http.Request) {
 	if s.draining.Load() {
 		http.Error(w, "draining", http.StatusServiceUnavailable)
 		return
@@ -62,7 +66,13 @@ func (s *Status) ready(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprintf(w, "policy: the files on disk are refused, an older policy is in force:\n%v\n", refused)
 	}
 	_, _ = fmt.Fprintf(w, "store: %s\n", s.Store)
-	writeStanding(w, s.Standing(), s.now())
+	state := s.Standing()
+	writeStanding(w, state, s.now())
+	if s.Far != nil && state.Silent == nil {
+		if far := s.Far(r.Context()); far != "" {
+			_, _ = fmt.Fprintf(w, "store: far away: %s\n", far)
+		}
+	}
 	if s.Stream != nil {
 		writeStream(w, s.Stream())
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	mesh "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
 	istio "istio.io/api/security/v1beta1"
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
@@ -40,6 +41,20 @@ type istioSpec struct{ *istio.AuthorizationPolicy }
 func (s *istioSpec) UnmarshalJSON(data []byte) error {
 	s.AuthorizationPolicy = new(istio.AuthorizationPolicy)
 	return protojson.Unmarshal(data, s.AuthorizationPolicy)
+}
+
+// envoyFilter is likewise.
+type envoyFilter struct {
+	meta.TypeMeta   `json:",inline"`
+	meta.ObjectMeta `json:"metadata"`
+	Spec            envoyFilterSpec `json:"spec"`
+}
+
+type envoyFilterSpec struct{ *networking.EnvoyFilter }
+
+func (s *envoyFilterSpec) UnmarshalJSON(data []byte) error {
+	s.EnvoyFilter = new(networking.EnvoyFilter)
+	return protojson.Unmarshal(data, s.EnvoyFilter)
 }
 
 // newObject returns an empty object of the real Go type, nil for a kind that no sample may have.
@@ -73,6 +88,10 @@ func newObject(apiVersion, kind string) any {
 		return new(eg.SecurityPolicy)
 	case "gateway.envoyproxy.io/v1alpha1 ClientTrafficPolicy":
 		return new(eg.ClientTrafficPolicy)
+	case "gateway.envoyproxy.io/v1alpha1 EnvoyPatchPolicy":
+		return new(eg.EnvoyPatchPolicy)
+	case "networking.istio.io/v1alpha3 EnvoyFilter":
+		return new(envoyFilter)
 	case "security.istio.io/v1 AuthorizationPolicy":
 		return new(authorizationPolicy)
 	}

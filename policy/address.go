@@ -40,7 +40,7 @@ func (s *addressSource) of(r *Request) netip.Addr {
 		}
 		value = value[:cut]
 	}
-	return parseAddr(value[strings.LastIndexByte(value, ',')+1:])
+	return parseEntry(value[strings.LastIndexByte(value, ',')+1:])
 }
 
 func (s *addressSource) believes(peer netip.Addr) bool {
@@ -53,6 +53,15 @@ func (s *addressSource) believes(peer netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// parseEntry reads one entry of X-Forwarded-For. Some load balancers write the port
+// too, as IPv4:port or [IPv6]:port; every other text is no address, as with parseAddr.
+func parseEntry(s string) netip.Addr {
+	if withPort, err := netip.ParseAddrPort(strings.Trim(s, " \t")); err == nil {
+		return plainAddr(withPort.Addr())
+	}
+	return parseAddr(s)
 }
 
 // parseAddr reads one bare address. Ports, brackets, lists and anything else

@@ -20,6 +20,7 @@ type answer struct {
 	contentType string
 	challenge   string   // WWW-Authenticate, empty where HTTP does not ask for it
 	body        template // JSON
+	hopeless    template // the body of a limit's refusal where no retry can succeed
 	message     template // plain text, for gRPC clients
 }
 
@@ -188,6 +189,20 @@ type texts struct {
 	extensions map[string]template
 }
 
+// withoutRetry leaves out the members that say when to retry. Sentences stay as the
+// API documents them.
+func (t texts) withoutRetry() texts {
+	keeps := func(all map[string]template) map[string]template {
+		kept := maps.Clone(all)
+		maps.DeleteFunc(kept, func(_ string, t template) bool { return t.isRetry() })
+		return kept
+	}
+	return texts{message: t.message, details: keeps(t.details), extensions: keeps(t.extensions)}
+}
+
+// isRetry reports whether the text is the seconds to wait and nothing else.
+func (t template) isRetry() bool { return len(t) == 1 && t[0].slot == slotRetryAfter }
+
 // envelope builds {"success":false,"error":{"code","message","details"},"requestId"}.
 func envelope(in *answerIn, t texts, requestID string) template {
 	var b jsonBuilder
@@ -225,7 +240,7 @@ func (b *jsonBuilder) members(texts map[string]template, comma string) {
 
 // detail writes a value of details; the seconds to wait are a number.
 func (b *jsonBuilder) detail(t template) {
-	if len(t) == 1 && t[0].slot == slotRetryAfter {
+	if t.isRetry() {
 		b.slot(slotRetryAfter)
 		return
 	}

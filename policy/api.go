@@ -19,6 +19,10 @@ type API struct {
 	checksum     bool
 	environments []env
 	address      addressSource
+	addresses    int    // that a key's list may have
+	checksumAt   string // place of the file that says what keys look like
+	prefixesAt   string // likewise
+	preflights   bool   // those of CORS are public
 	scopes       map[string]bool
 	emptyIsAll   bool
 	routes       router
@@ -54,6 +58,9 @@ func (a *API) reads() []string {
 	if a.requestID {
 		names = append(names, "x-request-id")
 	}
+	if a.preflights {
+		names = append(names, headerOrigin, headerRequestedMethod)
+	}
 	return names
 }
 
@@ -70,12 +77,13 @@ type Route struct {
 func (r *Route) Name() string { return r.name }
 
 type env struct {
-	index   int // in plan.applied
-	name    string
-	prefix  string
-	hosts   []string
-	context string
-	quota   bool
+	index    int // in plan.applied
+	name     string
+	prefix   string
+	prefixAt string // its place in the file
+	hosts    []string
+	context  string
+	quota    bool
 }
 
 // accepts reports whether keys of the environment are accepted for a request:
@@ -219,7 +227,8 @@ func (a *API) environment(name string) (_ *env, ok bool) {
 	return nil, false
 }
 
-func (a *API) environmentNames() []string {
+// Environments returns the names of the API's environments, in the order of its file.
+func (a *API) Environments() []string {
 	names := make([]string, len(a.environments))
 	for i := range a.environments {
 		names[i] = a.environments[i].name

@@ -1,12 +1,14 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 )
 
@@ -185,7 +187,8 @@ func (c *compiler) credentialHeader(place, written string) {
 		c.fault(place, "bad header name %q, want letters, digits and -", written)
 	case name == "authorization":
 		c.fault(place, "header %q: use bearer, or {authorization: SCHEME or none}", written)
-	case transportHeader(name), identityHeader(name) || name == headerForwardedFor || name == headerExternalAddress || name == "x-request-id" || name == "content-type":
+	case transportHeader(name), withheld(name) || name == headerForwardedFor || name == headerExternalAddress || name == "x-request-id" || name == "content-type",
+		name == headerOrigin, name == headerRequestedMethod:
 		c.fault(place, "header %q has another meaning", written)
 	case slices.Contains(c.api.places.headers, name):
 		c.fault(place, "duplicate header %q", written)
@@ -216,6 +219,14 @@ func (c *compiler) credentialQuery(place, name string) {
 
 func (c *compiler) keyFormat() {
 	in := c.doc.KeyFormat
+	place := func(path string) string {
+		f := c.src.faultAt(c.src.token(path), "")
+		return fmt.Sprintf("%s:%d:%d", f.File, f.Line, f.Column)
+	}
+	c.api.checksumAt, c.api.prefixesAt = place("key_format.checksum"), place("key_format.prefixes")
+	for i := range c.api.environments {
+		c.api.environments[i].prefixAt = place(at("environments", i, "prefix"))
+	}
 	c.api.checksum = c.choice("key_format.checksum", in.Checksum, "required", "optional") == "required"
 	if len(c.doc.Environments) > 0 && len(in.Prefixes) > 0 {
 		c.fault("key_format.prefixes", "prefixes belong to the environments here")
@@ -237,11 +248,22 @@ func (c *compiler) choice(place, value string, words ...string) string {
 	return value
 }
 
+// maxAddresses bounds what a record takes in the store and in the memory of each
+// server.
+const maxAddresses = 10_000
+
 func (c *compiler) address() {
 	in := c.doc.ClientAddress
 	a := &c.api.address
 	a.from = c.choice("client_address.from", in.From, fromPeer, fromExternal, fromXFF)
 	a.hops = in.TrustedHops
+	c.api.addresses = keys.MaxAddresses
+	if in.MaxAddresses != nil {
+		c.api.addresses = *in.MaxAddresses
+		if n := *in.MaxAddresses; n < 1 || n > maxAddresses {
+			c.fault("client_address.max_addresses", "max_addresses %d: want 1 to %d", n, maxAddresses)
+		}
+	}
 	if in.TrustedHops < 0 || in.TrustedHops > 0 && a.from != fromXFF {
 		c.fault("client_address.trusted_hops", "trusted_hops %d: want 0 or more, and only with from: xff", in.TrustedHops)
 	}
@@ -337,6 +359,7 @@ func (c *compiler) routes() {
 	}
 	r.mux = nil
 	c.api.routes = *r
+	c.api.preflights = c.choice("preflight", c.doc.Preflight, "check", "public") == "public"
 }
 
 func (c *compiler) routeScope(i int, in routeIn, route *Route) {
@@ -438,7 +461,7 @@ func (c *compiler) limitEnvironments(place string, in limitIn) []env {
 		e, known := c.api.environment(name)
 		switch {
 		case !known:
-			c.fault(at(place, i, ""), "unknown environment %q%s", name, suggest(name, c.api.environmentNames()))
+			c.fault(at(place, i, ""), "unknown environment %q%s", name, suggest(name, c.api.Environments()))
 		case slices.Contains((*in.Environments)[:i], name):
 			c.fault(at(place, i, ""), "duplicate environment %q of limit %q", name, in.Name)
 		case in.Quota && !e.quota:
@@ -467,7 +490,7 @@ func (c *compiler) keyCaps(place string, caps []keyCapIn, p *plan) {
 		case !known && in.Environment == "":
 			c.fault(at(place, i, ""), "key cap without an environment")
 		case !known:
-			c.fault(at(place, i, "environment"), "unknown environment %q%s", in.Environment, suggest(in.Environment, c.api.environmentNames()))
+			c.fault(at(place, i, "environment"), "unknown environment %q%s", in.Environment, suggest(in.Environment, c.api.Environments()))
 		case twice:
 			c.fault(at(place, i, ""), "duplicate key cap of environment %q", in.Environment)
 		}
@@ -540,9 +563,10 @@ func (c *compiler) failures() {
 func (c *compiler) rateHeaders() {
 	in := c.doc.RateHeaders
 	c.api.headers = rateHeaders{
-		trio:  c.choice("rate_headers.family", in.Family, "none", "x-ratelimit") == "x-ratelimit",
-		epoch: c.choice("rate_headers.reset", in.Reset, "epoch", "seconds") == "epoch",
-		ietf:  in.IETF,
+		trio:   c.choice("rate_headers.family", in.Family, "none", "x-ratelimit") == "x-ratelimit",
+		epoch:  c.choice("rate_headers.reset", in.Reset, "epoch", "seconds") == "epoch",
+		ietf:   in.IETF,
+		usable: c.choice("rate_headers.on", in.On, "known", "usable") == "usable",
 	}
 }
 

@@ -36,6 +36,7 @@ func (c *compiler) answers() {
 		}
 	}
 	c.api.answers[CorruptKey] = c.api.answers[Undecided]
+	c.api.answers[LookupRefused] = c.api.answers[Undecided]
 }
 
 func (c *compiler) answersOf(i int, in *answerIn) {
@@ -169,20 +170,32 @@ func slotName(s slot) string {
 
 func (c *compiler) answer(in *answerIn, r Reason, t texts) *answer {
 	a := &answer{status: in.Status, contentType: "application/json", message: t.message}
-	switch c.doc.Errors.Dialect {
-	case "envelope":
-		a.body = envelope(in, t, c.doc.Errors.RequestID)
-	case "nested":
-		a.body = nested(in, t, r.limited())
-	case "problem":
-		a.body = problem(in, t)
+	if c.doc.Errors.Dialect == "problem" {
 		a.contentType = "application/problem+json"
 	}
-	a.body = slices.Clip(a.body)
+	a.body = c.body(in, t, r.limited())
+	if r.limited() {
+		a.hopeless = c.body(in, t.withoutRetry(), false)
+	}
 	if in.Status == 401 {
 		a.challenge = c.challenge(r)
 	}
 	return a
+}
+
+// body is an answer's body in the dialect of the API. retry says whether the client
+// is told when to come again.
+func (c *compiler) body(in *answerIn, t texts, retry bool) template {
+	var body template
+	switch c.doc.Errors.Dialect {
+	case "envelope":
+		body = envelope(in, t, c.doc.Errors.RequestID)
+	case "nested":
+		body = nested(in, t, retry)
+	case "problem":
+		body = problem(in, t)
+	}
+	return slices.Clip(body)
 }
 
 // challenge is the WWW-Authenticate that RFC 9110 section 15.5.2 asks of a 401,

@@ -58,6 +58,7 @@ type Check struct {
 	path   string
 	query  string
 	route  *Route // nil: no route, or a path that no route may match
+	asked  bool   // the request is a preflight, and the route that of what it asks about
 	cred   credential
 	digest keys.Digest
 	handle string      // of a secret that is no known key's; "" until it is asked for
@@ -117,6 +118,16 @@ func (c *Check) reset() {
 // Digest returns what the store knows the presented secret by.
 func (c *Check) Digest() keys.Digest { return c.digest }
 
+// Caller returns who presented the secret, as far as that is known before its key is.
+// Where the client's address is not known, the peer's still tells some callers apart.
+func (c *Check) Caller() keys.Caller {
+	address := c.api.address.of(c.request)
+	if !address.IsValid() {
+		address = plainAddr(c.request.Peer)
+	}
+	return keys.Caller{API: c.api.name, Address: address, More: c.older < c.decider.hasher.Older()}
+}
+
 // Spend returns what to spend, or with ReadOnly to read, of the key's limits.
 func (c *Check) Spend() *limits.Spend { return &c.spend }
 
@@ -150,7 +161,7 @@ func (c *Check) identify() Wait {
 	if c.cred.target != "" && (c.request.Fixed || !c.request.exact(c.query)) {
 		return c.deny(MalformedCredential) // it would reach the application, or another query would
 	}
-	if c.route != nil && c.route.public {
+	if c.route != nil && (c.route.public || c.asked) {
 		return c.allow()
 	}
 	switch {
@@ -169,17 +180,31 @@ func (c *Check) identify() Wait {
 func (c *Check) findRoute() *Route {
 	var buf [16]string
 	segs, ok := segments(c.path, buf[:0])
-	if !ok || !c.request.exact(c.path) || !plainQuery(c.query) || c.request.Method == "" || c.request.Method == "CONNECT" {
+	if !ok || !c.request.exact(c.path) || !plainQuery(c.query) {
 		return nil
 	}
-	if c.request.Route.Given {
+	if method, ok := c.preflight(); ok {
+		if route := c.routeOf(method, segs); route != nil {
+			c.asked = true
+			return route
+		}
+	}
+	return c.routeOf(c.request.Method, segs)
+}
+
+func (c *Check) routeOf(method string, segs []string) *Route {
+	switch {
+	case !plainMethod(method) || method == "CONNECT":
+		return nil
+	case c.request.Route.Given:
 		return c.api.routeNames[c.request.Route.Value]
 	}
-	return c.api.routes.find(c.request.Method, segs)
+	return c.api.routes.find(method, segs)
 }
 
 // Found continues with the outcome of the key look-up: steps 4 to 6. err is
-// keys.ErrUnknown, a *keys.CorruptError, or says that the store did not answer; a
+// keys.ErrUnknown, a *keys.CorruptError, keys.ErrBusy, or says that the store did
+// not answer; a
 // Grant of no key is taken for that.
 func (c *Check) Found(k keys.Grant, err error) Wait {
 	if err != nil || k.Profile == nil {
@@ -191,7 +216,7 @@ func (c *Check) Found(k keys.Grant, err error) Wait {
 		return c.deny(c.verdict)
 	}
 	refused := c.verdict != Allowed
-	if len(c.spend.Windows) == 0 || refused && !c.api.headers.any() {
+	if len(c.spend.Windows) == 0 || refused && !c.api.headers.refused(c.verdict) {
 		return c.conclude()
 	}
 	// A refused request of a known key reads the counters for its headers.
@@ -211,6 +236,8 @@ func (c *Check) notFound(err error) Wait {
 		return c.tryOlder()
 	case errors.As(err, &corrupt):
 		return c.deny(CorruptKey)
+	case errors.Is(err, keys.ErrBusy):
+		return c.deny(LookupRefused)
 	default:
 		return c.deny(Undecided)
 	}
@@ -339,8 +366,7 @@ func (c *Check) conclude() Wait {
 	return c.allow()
 }
 
-// exceeded tells a spent quota from a spent rate limit by the denying window
-// that takes longest to open again, the one that Retry-After speaks of.
+// exceeded tells a spent quota from a spent rate limit by the denying window.
 func (c *Check) exceeded() Reason {
 	if w := c.denying(); w >= 0 && c.spend.Windows[w].Quota {
 		return QuotaExceeded
@@ -348,15 +374,27 @@ func (c *Check) exceeded() Reason {
 	return RateLimited
 }
 
+// denying returns the window that denies; of several one that does so for ever,
+// else the one that takes longest to open again, which Retry-After speaks of.
 func (c *Check) denying() int {
-	last := -1
+	last, ever := -1, true
 	for i, w := range c.spend.Windows {
-		state := c.result.States[i]
-		if w.Denies(state, c.spend.Cost) && (last < 0 || state.Reset.After(c.result.States[last].Reset)) {
-			last = i
+		state, fits := c.result.States[i], w.Fits(c.spend.Cost)
+		if !w.Denies(state, c.spend.Cost) || last >= 0 && fits && !ever {
+			continue
+		}
+		if last < 0 || ever && !fits || state.Reset.After(c.result.States[last].Reset) {
+			last, ever = i, fits
 		}
 	}
 	return last
+}
+
+// hopeless reports whether no retry can succeed, because the request costs more
+// than a limit of the key is. The client is then not told when to come again.
+func (c *Check) hopeless() bool {
+	w := c.denying()
+	return w >= 0 && !c.spend.Windows[w].Fits(c.spend.Cost)
 }
 
 // allow lets the request through, without its credential and with what the
@@ -382,9 +420,9 @@ func (c *Check) allow() Wait {
 	set(headerCredentialID, id)
 	set(headerPlan, plan)
 	set(headerScope, scope)
-	set(headerFailureMode, "")
+	d.Remove = append(d.Remove, headerFailureMode, headerMethodOverride, headerHTTPMethod, headerShortOverride)
 	for _, h := range c.request.Headers {
-		if identityAlias(h.Name) {
+		if withheldAlias(h.Name) {
 			d.Remove = append(d.Remove, h.Name)
 		}
 	}
@@ -407,20 +445,24 @@ func (c *Check) deny(r Reason) Wait {
 		a = c.api.answers[r]
 	}
 	v := c.values(r)
+	body, retry := a.body, r.limited()
+	if retry && c.hopeless() {
+		body, retry = a.hopeless, false
+	}
 	d.Status = a.status
 	contentType, _ := c.request.header("content-type")
 	if grpcRequest(contentType) {
 		d.Body = a.message.render(d.Body, &v)
 		d.Response = append(d.Response, Header{"content-type", "application/grpc"}, Header{"grpc-status", grpcStatus(a.status)})
 	} else {
-		d.Body = a.body.render(d.Body, &v)
+		d.Body = body.render(d.Body, &v)
 		d.Response = append(d.Response, Header{"content-type", a.contentType})
 	}
 	d.Response = append(d.Response, Header{"cache-control", "no-store"})
 	if a.challenge != "" {
 		d.Response = append(d.Response, Header{"www-authenticate", a.challenge})
 	}
-	if r.limited() {
+	if retry {
 		d.Response = append(d.Response, Header{"retry-after", putInt(&c.text, v.retryAfter)})
 	}
 	c.limitHeaders()
@@ -428,10 +470,17 @@ func (c *Check) deny(r Reason) Wait {
 	return Done
 }
 
+// limitHeaders shows the limit with the fewest requests remaining, or the one that
+// has refused the request.
 func (c *Check) limitHeaders() {
-	if c.looked && c.key != nil {
-		c.decision.Response = c.api.headers.append(c.decision.Response, &c.text, c.spend.Windows, &c.result)
+	if !c.looked || c.key == nil {
+		return
 	}
+	shown := limits.Tightest(c.spend.Windows, c.result.States)
+	if c.decision.Reason.limited() {
+		shown = c.denying()
+	}
+	c.decision.Response = c.api.headers.append(c.decision.Response, &c.text, c.spend.Windows, &c.result, shown)
 }
 
 // values fills the placeholders of an answer.
@@ -501,6 +550,12 @@ func (c *Check) describe() {
 		add("environment", c.key.Environment)
 	}
 	add("failure_mode", c.failure)
+	if c.asked {
+		add("preflight", "true")
+	}
+	if d.Reason == UnknownAPI || d.Reason == WrongEnvironment {
+		c.describePlace(add)
+	}
 }
 
 // newDecisionID returns 16 hexadecimal digits. They need be unlike, not secret.

@@ -179,6 +179,7 @@ func steps() []step {
 		{"no credential", func(w *world) { w.request.Headers = nil }, MissingCredential, false},
 		{"not a key", func(w *world) { w.request.Headers = []Header{{"x-api-key", "sk_live_short"}} }, MalformedCredential, false},
 		{"store away", func(w *world) { w.keyErr = errors.New("away") }, Undecided, false},
+		{"too many unknown", func(w *world) { w.keyErr = fmt.Errorf("find: %w", keys.ErrBusy) }, LookupRefused, false},
 		{"unreadable record", func(w *world) { w.keyErr = fmt.Errorf("found: %w", &keys.CorruptError{ID: "key_0001"}) }, CorruptKey, false},
 		{"unknown", func(w *world) { w.keyErr = fmt.Errorf("find: %w", keys.ErrUnknown) }, UnknownKey, false},
 		{"of another API", func(w *world) { w.key.API = "other" }, UnknownKey, false},
@@ -283,7 +284,7 @@ func TestAllowed(t *testing.T) {
 	if !slices.Equal(d.Request, want) {
 		t.Errorf("request headers %v", d.Request)
 	}
-	if want := []string{"authorization", "x-envoy-auth-failure-mode-allowed", "x_consumer_id", "x-consumer_plan", "x_envoy_auth_failure_mode_allowed"}; !slices.Equal(d.Remove, want) {
+	if want := []string{"authorization", "x-envoy-auth-failure-mode-allowed", "x-http-method-override", "x-http-method", "x-method-override", "x_consumer_id", "x-consumer_plan", "x_envoy_auth_failure_mode_allowed"}; !slices.Equal(d.Remove, want) {
 		t.Errorf("removed %v", d.Remove)
 	}
 	if want := []Header{
@@ -612,6 +613,11 @@ func TestUndecided(t *testing.T) {
 	w.keyErr = &keys.CorruptError{ID: "key_0001"}
 	if d := w.decide(t, set); d.FailRPC || d.Status != 503 || d.Reason != CorruptKey {
 		t.Errorf("a corrupt record is handed to Envoy's failure policy: %+v", d)
+	}
+	w = goodWorld()
+	w.keyErr = keys.ErrBusy
+	if d := w.decide(t, set); d.FailRPC || d.Status != 503 || d.Meta("reason") != "lookup_refused" {
+		t.Errorf("guesses open Envoy's failure policy: %+v", d)
 	}
 	w = goodWorld()
 	w.key.Status, w.spendErr = keys.Inactive, errors.New("away")

@@ -18,6 +18,7 @@ type document struct {
 	KeyFormat     keyFormatIn    `yaml:"key_format,omitempty" jsonschema_description:"What a key looks like. Anything else is refused without asking the store."`
 	Environments  []environment  `yaml:"environments,omitempty" jsonschema_description:"Environments, each with its key prefix and where its keys are accepted."`
 	ClientAddress addressIn      `yaml:"client_address,omitempty" jsonschema_description:"Which address a key's IP list is compared with."`
+	Preflight     string         `yaml:"preflight,omitempty" jsonschema:"enum=check,enum=public" jsonschema_description:"What becomes of CORS preflights (OPTIONS with Origin and Access-Control-Request-Method). check: they need a key as every request does. public: they pass without one where the request that they ask about has a route; the application, or a proxy before Tollgate, answers them. Default: check."`
 	Scopes        []scopeIn      `yaml:"scopes,omitempty" jsonschema_description:"Scopes that keys may hold and routes may ask for."`
 	EmptyScopes   string         `yaml:"empty_scopes,omitempty" jsonschema:"enum=all,enum=none" jsonschema_description:"What a key without scopes may do. Default: none."`
 	Routes        []routeIn      `yaml:"routes" jsonschema:"required,minItems=1" jsonschema_description:"Routes in Go ServeMux syntax. What no route matches is denied."`
@@ -45,6 +46,7 @@ type environment struct {
 type addressIn struct {
 	From           string   `yaml:"from,omitempty" jsonschema:"enum=peer,enum=external-address,enum=xff" jsonschema_description:"peer: the connection's address. external-address: x-envoy-external-address. xff: X-Forwarded-For. Default: peer."`
 	TrustedHops    int      `yaml:"trusted_hops,omitempty" jsonschema:"minimum=0" jsonschema_description:"xff only: how many entries from the right are proxies of yours; the next one is the client."`
+	MaxAddresses   *int     `yaml:"max_addresses,omitempty" jsonschema:"minimum=1,maximum=10000" jsonschema_description:"Entries that a key's IP list may have. Default: 1000."`
 	TrustedProxies []string `yaml:"trusted_proxies,omitempty" jsonschema_description:"Peers whose headers are believed. From any other peer the client is the peer itself. Default: every peer."`
 }
 
@@ -102,8 +104,9 @@ type answerIn struct {
 }
 
 type rateHeadersIn struct {
-	Family string `yaml:"family,omitempty" jsonschema:"enum=x-ratelimit,enum=none" jsonschema_description:"x-ratelimit: X-RateLimit-Limit, -Remaining, -Reset on every answer to a known key. Default: none."`
+	Family string `yaml:"family,omitempty" jsonschema:"enum=x-ratelimit,enum=none" jsonschema_description:"x-ratelimit: X-RateLimit-Limit, -Remaining, -Reset on the answers that on says. Default: none."`
 	Reset  string `yaml:"reset,omitempty" jsonschema:"enum=epoch,enum=seconds" jsonschema_description:"Reset as Unix time or as seconds to wait. Default: epoch."`
+	On     string `yaml:"on,omitempty" jsonschema:"enum=known,enum=usable" jsonschema_description:"known: on every answer to a known key. usable: not on the refusal of an inactive or expired one, which then looks like that of an unknown one. Default: known."`
 	IETF   bool   `yaml:"ietf,omitempty" jsonschema_description:"Add RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10)."`
 }
 

@@ -17,16 +17,47 @@ const (
 // unchecked; a client's own copy would tell the application the same.
 const headerFailureMode = "x-envoy-auth-failure-mode-allowed"
 
-func identityHeader(name string) bool {
+// The headers by which an application may take another method than the one that was
+// checked.
+const (
+	headerMethodOverride = "x-http-method-override"
+	headerHTTPMethod     = "x-http-method"
+	headerShortOverride  = "x-method-override"
+)
+
+// withheld reports whether a header never reaches the application as the client sent
+// it.
+func withheld(name string) bool {
 	switch name {
-	case headerConsumerID, headerConsumerName, headerCredentialID, headerScope, headerPlan, headerFailureMode:
+	case headerConsumerID, headerConsumerName, headerCredentialID, headerScope, headerPlan,
+		headerFailureMode, headerMethodOverride, headerHTTPMethod, headerShortOverride:
 		return true
 	}
 	return false
 }
 
-// identityAlias reports whether an inbound header is one that applications take
-// for an identity header because they read _ as -.
-func identityAlias(name string) bool {
-	return strings.IndexByte(name, '_') >= 0 && identityHeader(strings.ReplaceAll(name, "_", "-"))
+// withheldAlias reports whether an inbound header is one that applications take for a
+// withheld one, because they read whatever is no letter and no digit alike, as CGI
+// does: its name is HTTP_X_CONSUMER_ID, whether a _, a . or a - was sent.
+func withheldAlias(name string) bool {
+	if plainName(name) {
+		return false
+	}
+	return withheld(strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r >= 0x80 {
+			return r
+		}
+		return '-'
+	}, name))
+}
+
+// plainName reports whether a header's name has nothing that could make it another
+// form of one that counts: capitals, or what is no letter, digit or hyphen.
+func plainName[T string | []byte](name T) bool {
+	for i := range len(name) {
+		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return true
 }

@@ -34,6 +34,48 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 	return nil
 }
 
+// ValidateLimits refuses an override by which a route that the key may use could
+// never be allowed: the client would try again for ever. What the plan itself says
+// is meant. The key is one that ValidateKey takes.
+func (s *Set) ValidateLimits(k *keys.Key) error {
+	api, e, err := s.environmentOf(k.API, k.Environment)
+	if err != nil {
+		return err
+	}
+	p, _ := api.plan(k.Plan)
+	if p == nil {
+		return nil
+	}
+	for _, o := range k.Limits {
+		for _, w := range p.in(e).windows {
+			if w.Name != o.Name || w.Limit == o.Requests {
+				continue
+			}
+			if err := api.hopeless(k, o); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// hopeless is about the first route by name that an override leaves no room for.
+func (a *API) hopeless(k *keys.Key, o keys.Override) error {
+	held := &keys.Grant{Profile: &keys.Profile{Scopes: k.Scopes}}
+	for _, name := range slices.Sorted(maps.Keys(a.routeNames)) {
+		route := a.routeNames[name]
+		switch {
+		case route.public || route.cost <= o.Requests || !a.permits(held, route):
+		case o.Requests == 0:
+			return fmt.Errorf("limit %q of 0 would refuse every request, whenever it is tried; deactivate the key instead", o.Name)
+		default:
+			return fmt.Errorf("limit %q of %d is under the cost of route %q, which is %d: no request of it could ever be allowed",
+				o.Name, o.Requests, name, route.cost)
+		}
+	}
+	return nil
+}
+
 // environmentOf returns an API and the environment of its keys that is named so,
 // which is nil where the API has none.
 func (s *Set) environmentOf(api, environment string) (*API, *env, error) {
@@ -43,7 +85,7 @@ func (s *Set) environmentOf(api, environment string) (*API, *env, error) {
 	}
 	e, ok := a.environment(environment)
 	if !ok || e == nil && environment != "" {
-		return nil, nil, fmt.Errorf("unknown environment %q of api %q%s", environment, api, suggest(environment, a.environmentNames()))
+		return nil, nil, fmt.Errorf("unknown environment %q of api %q%s", environment, api, suggest(environment, a.Environments()))
 	}
 	return a, e, nil
 }

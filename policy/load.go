@@ -13,9 +13,10 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"tollgate/policy/keys/smallfile"
+	"tollgate/policy/keys/strictyaml"
 )
 
 // Fault is one thing wrong in a policy file.
@@ -39,7 +40,16 @@ type File struct {
 // ReadFiles reads the YAML files at path: the file itself, or every *.yaml and
 // *.yml of the directory, sorted by name. Sub-directories and dot files are left
 // out, so that a Kubernetes ConfigMap volume works as it is mounted.
-func ReadFiles(path string) ([]File, error) {
+func ReadFiles(path string) ([]File, error) { return readFiles(path, maxFile) }
+
+// maxFiles is how many bytes the files of a directory may have together, and a
+// file of keys.
+const maxFiles = 64 << 20
+
+// ReadKeyFiles is ReadFiles for keys files, which are larger than policies.
+func ReadKeyFiles(path string) ([]File, error) { return readFiles(path, maxFiles) }
+
+func readFiles(path string, most int64) ([]File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -52,10 +62,14 @@ func ReadFiles(path string) ([]File, error) {
 		}
 	}
 	files := make([]File, 0, len(names))
+	left := int64(maxFiles)
 	for _, name := range names {
-		data, err := readFile(name)
+		data, err := readFile(name, most)
 		if err != nil {
 			return nil, err
+		}
+		if left -= int64(len(data)); left < 0 {
+			return nil, fmt.Errorf("%s: its files are larger than %d bytes together", path, maxFiles)
 		}
 		files = append(files, File{Name: name, Data: data})
 	}
@@ -63,8 +77,8 @@ func ReadFiles(path string) ([]File, error) {
 }
 
 // readFile reads a regular file: a pipe or a device could hold its reader up for
-// good.
-func readFile(name string) ([]byte, error) {
+// good. Its size is judged before it is read.
+func readFile(name string, most int64) ([]byte, error) {
 	info, err := os.Stat(name)
 	if err != nil {
 		return nil, err
@@ -72,7 +86,7 @@ func readFile(name string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", name)
 	}
-	return os.ReadFile(name)
+	return smallfile.Read(name, most)
 }
 
 func policyNames(dir string) ([]string, error) {
@@ -166,13 +180,9 @@ func (s *source) decode(data []byte) (*document, *Fault) {
 	if fault != nil {
 		return nil, fault
 	}
-	tokens := lexer.Tokenize(text)
-	if fault := s.plainTokens(tokens); fault != nil {
-		return nil, fault
-	}
-	file, err := parser.Parse(tokens, 0)
-	if err != nil {
-		return nil, s.yamlFault(err)
+	file, bad := strictyaml.Parse(text, 1, strictyaml.Bounds{Depth: maxDepth, Plain: true})
+	if bad != nil {
+		return nil, &Fault{File: s.name, Line: bad.Line, Column: bad.Column, Message: bad.Message}
 	}
 	for _, d := range file.Docs {
 		if d.Body == nil || d.Body.Type() == ast.NullType || d.Body.Type() == ast.CommentType {

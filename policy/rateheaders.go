@@ -9,18 +9,21 @@ import (
 
 // rateHeaders says which rate-limit headers an API sends.
 type rateHeaders struct {
-	trio  bool // X-RateLimit-Limit, -Remaining, -Reset
-	epoch bool // Reset is Unix time, else seconds to wait
-	ietf  bool // RateLimit and RateLimit-Policy
+	trio   bool // X-RateLimit-Limit, -Remaining, -Reset
+	epoch  bool // Reset is Unix time, else seconds to wait
+	ietf   bool // RateLimit and RateLimit-Policy
+	usable bool // not for a key that is inactive or expired
 }
 
-func (h *rateHeaders) any() bool { return h.trio || h.ietf }
+// refused reports whether the refusal of a known key for r has any.
+func (h *rateHeaders) refused(r Reason) bool {
+	return (h.trio || h.ietf) && !(h.usable && (r == InactiveKey || r == ExpiredKey))
+}
 
-// append adds the headers of one look at the windows; the texts that it makes are
-// put into text. The trio shows the limit with the fewest requests remaining. The
+// append adds the headers of one look at the windows, of which they show the one
+// with number i, if there is one; the texts that it makes are put into text. The
 // RateLimit fields follow draft-ietf-httpapi-ratelimit-headers-10.
-func (h *rateHeaders) append(dst []Header, text *strings.Builder, ws []limits.Window, res *limits.Result) []Header {
-	i := limits.Tightest(ws, res.States)
+func (h *rateHeaders) append(dst []Header, text *strings.Builder, ws []limits.Window, res *limits.Result, i int) []Header {
 	if i < 0 {
 		return dst
 	}

@@ -46,6 +46,10 @@ const (
 	// a plan or limit that the policy does not have). Answered like Undecided,
 	// never handed to Envoy's failure policy.
 	CorruptKey
+	// LookupRefused: the store was not asked about the key, because the caller
+	// had used up his part of look-ups of unknown ones. Answered like Undecided,
+	// never handed to Envoy's failure policy: guesses would open it.
+	LookupRefused
 	// Undecided: the store could not be asked in time.
 	Undecided
 
@@ -68,6 +72,7 @@ var reasonNames = [reasonCount]string{
 	RateLimited:         "rate_limited",
 	QuotaExceeded:       "quota_exceeded",
 	CorruptKey:          "corrupt_key",
+	LookupRefused:       "lookup_refused",
 	Undecided:           "undecided",
 }
 
@@ -91,7 +96,7 @@ func Reasons() []Reason {
 // answered reports whether a policy file says how the reason is answered.
 func (r Reason) answered() bool {
 	switch r {
-	case Allowed, UnknownAPI, CorruptKey:
+	case Allowed, UnknownAPI, CorruptKey, LookupRefused:
 		return false
 	default:
 		return r < reasonCount

@@ -45,6 +45,9 @@ func TestOlderMethods(t *testing.T) {
 			if check.Digest() != digests[asked] {
 				t.Fatalf("%s: question %d has another digest", test.name, asked)
 			}
+			if from := check.Caller(); from.More != (asked < 2) || from.API != "shop" || from.Address != w.request.Peer {
+				t.Errorf("%s: question %d is for %+v", test.name, asked, from)
+			}
 			switch {
 			case asked == test.stored:
 				wait = check.Found(*keys.NewGrant(&w.key), nil)

@@ -56,6 +56,19 @@ func (r *Request) header(name string) (value string, present bool) {
 	return value, present
 }
 
+// plainMethod reports whether a method is one that every parser reads alike: a token
+// (RFC 9110 section 9.1) without the letters that some servers raise.
+func plainMethod(method string) bool {
+	for i := range len(method) {
+		switch c := method[i]; {
+		case c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return method != ""
+}
+
 // exact reports whether a path is known byte for byte.
 func (r *Request) exact(path string) bool {
 	return r.Exact || strings.IndexByte(path, '!') < 0

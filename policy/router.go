@@ -37,6 +37,8 @@ func (r *router) add(pattern string, route *Route) error {
 	switch {
 	case !ok || !strings.HasPrefix(path, "/"):
 		return fmt.Errorf("pattern %q: want [METHOD ]/path; hosts belong under hosts", pattern)
+	case strings.ToUpper(method) != method:
+		return fmt.Errorf("pattern %q: methods are upper case, want %q", pattern, strings.ToUpper(method)+pattern[len(method):])
 	case method == http.MethodConnect:
 		return fmt.Errorf("pattern %q: CONNECT has no path to match", pattern)
 	}

@@ -104,7 +104,7 @@ func TestRouterIsServeMux(t *testing.T) {
 
 func TestRouterRefuses(t *testing.T) {
 	for _, c := range [][]string{
-		{""}, {"GET"}, {"GET "}, {" /a"}, {"a"}, {"host/a"}, {"GET host/a"}, {"CONNECT /a"}, {"G@T /a"},
+		{""}, {"GET"}, {"GET "}, {" /a"}, {"a"}, {"host/a"}, {"GET host/a"}, {"CONNECT /a"}, {"G@T /a"}, {"get /a"}, {"Get /a"}, {"GEt\t/a"},
 		{"/{"}, {"/{}"}, {"/{x"}, {"/x{y}"}, {"/{x}y"}, {"/{x...}/a"}, {"/{$}/a"}, {"/{x}/{x}"}, {"/{1}"},
 		{"/a//b"}, {"GET /a//b"}, {"//"}, {"/a/./b"}, {"/a/../b"}, {"/a;b"}, {"/a%3Bb"}, {"/a%2Fb"}, {"/%2e"}, {"/a\\b"}, {"/%zz"}, {"/%2541"}, {"/%ff"}, {"/a?b"}, {"/a#b"},
 		{"/a", "/a"}, {"/a/{x}", "/a/{y}"}, {"/a/", "/a/{x...}"}, {"GET /a/{x...}", "/a/b"}, {"/{x}/b", "/a/{y}"}, {"/a", "/%61"},

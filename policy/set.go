@@ -2,12 +2,9 @@ package policy
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
-
-	"tollgate/policy/keys"
 )
 
 // Set is all APIs that one server enforces. It never changes after Compile, so
@@ -72,25 +69,14 @@ func (s *Set) HeaderName(name []byte) string {
 	if known, ok := s.headers[string(name)]; ok {
 		return known
 	}
-	if plainName(name) {
+	if plainName(name) || len(name) > 0 && name[0] == ':' {
 		return ""
 	}
 	lower := strings.ToLower(string(name))
-	if known, ok := s.headers[lower]; ok || identityAlias(lower) {
+	if known, ok := s.headers[lower]; ok || withheldAlias(lower) {
 		return cmp.Or(known, lower)
 	}
 	return ""
-}
-
-// plainName reports whether a name has neither the capitals nor the underscores that
-// could make it another form of one that counts.
-func plainName(name []byte) bool {
-	for _, c := range name {
-		if c == '_' || c >= 'A' && c <= 'Z' || c >= 0x80 {
-			return false
-		}
-	}
-	return true
 }
 
 // find returns the API of a request. A name given by Envoy decides alone.
@@ -103,23 +89,6 @@ func (s *Set) find(r *Request) (api *API, host string) {
 		return nil, ""
 	}
 	return s.byHost[host], host
-}
-
-// ValidateSecret reports whether a secret could ever be accepted as that of a key:
-// it has the form of its API's keys and the prefix of its environment. Errors do
-// not show it.
-func (s *Set) ValidateSecret(k *keys.Key, secret string) error {
-	api := s.byName[k.API]
-	if api == nil {
-		return s.ValidateKey(k)
-	}
-	if !api.resembles(secret) {
-		return fmt.Errorf("the secret has not the form of the keys of api %q", k.API)
-	}
-	if e, _ := api.environment(k.Environment); e != nil && !strings.HasPrefix(secret, e.prefix) {
-		return fmt.Errorf("the secret has not the prefix %q of environment %q", e.prefix, e.name)
-	}
-	return nil
 }
 
 // normalHost lower-cases a Host, cuts its port and final dot, and refuses what

@@ -9,14 +9,13 @@ import (
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/token"
 )
 
 const (
 	// maxFile is what a Kubernetes ConfigMap can hold, in bytes.
 	maxFile = 1 << 20
 	// maxDepth is far above what a document nests; the parser recurses.
-	maxDepth = 16
+	maxDepth = 17
 )
 
 // text refuses what is no text and drops the byte order mark of some editors.
@@ -38,31 +37,6 @@ func (s *source) text(data []byte) (string, *Fault) {
 		rest = rest[size:]
 	}
 	return string(data), nil
-}
-
-// plainTokens refuses the parts of YAML by which a short file grows without bound
-// or a fault has no one place, and nesting that no document has.
-func (s *source) plainTokens(tokens token.Tokens) *Fault {
-	depth, dashes := 0, 0
-	for _, t := range tokens {
-		if t.Type != token.SequenceEntryType {
-			dashes = 0
-		}
-		switch t.Type {
-		case token.AnchorType, token.AliasType, token.TagType, token.MergeKeyType, token.MappingKeyType, token.DirectiveType:
-			return s.faultAt(t, fmt.Sprintf("%q: anchors, aliases, tags, merges, directives and complex keys are not part of a policy file", t.Value))
-		case token.SequenceStartType, token.MappingStartType:
-			depth++
-		case token.SequenceEndType, token.MappingEndType:
-			depth--
-		case token.SequenceEntryType:
-			dashes++
-		}
-		if depth+dashes > maxDepth {
-			return s.faultAt(t, "nested too deep")
-		}
-	}
-	return nil
 }
 
 // strict refuses what the decoder would take in silence: a key that is no text,

@@ -99,7 +99,7 @@ func (a *API) trialKey(t Trial, r *Request) (*keys.Grant, error) {
 	}
 	e, ok := a.environment(k.Environment)
 	if !ok || e == nil && t.Environment != "" {
-		return nil, fmt.Errorf("unknown environment %q of api %q%s", k.Environment, a.name, suggest(k.Environment, a.environmentNames()))
+		return nil, fmt.Errorf("unknown environment %q of api %q%s", k.Environment, a.name, suggest(k.Environment, a.Environments()))
 	}
 	prefix := ""
 	switch {

@@ -15,7 +15,7 @@ func TestTrialsOfTheFourAPIs(t *testing.T) {
 			t.Fatal(err)
 		}
 		api := set.APIs()[0]
-		environments := append([]string{""}, api.environmentNames()...)
+		environments := append([]string{""}, api.Environments()...)
 		for _, environment := range environments {
 			for request, route := range api.routes.examples() {
 				method, path, _ := strings.Cut(request, " ")

@@ -62,7 +62,7 @@ It needs Linux and some minutes in which the machine does nothing else.`,
 	}
 	f.add(cmd, "tollgate-bench.svg")
 	flags := cmd.Flags()
-	flags.StringVar(&f.Request, "request", "all-headers", "recorded request: all-headers, as Envoy sends it by default (15 headers), or shipped, with the allowed_headers of a bootstrap of ours (4)")
+	flags.StringVar(&f.Request, "request", "all-headers", "recorded request: all-headers, as Envoy sends it by default (15 headers), or shipped, with the allowed_headers of a bootstrap of ours (5)")
 	flags.BoolVar(&f.Growth, "growth", false, "also measure growth from 1 to 1,000,000 keys and from 1 to 6 windows, and memory")
 	flags.StringVar(&f.Profile, "profile", "", "file for a CPU profile of the leased server")
 	cmd.CompletionOptions.HiddenDefaultCmd = true
@@ -72,25 +72,22 @@ It needs Linux and some minutes in which the machine does nothing else.`,
 
 // newEnvoy measures the same through Envoy.
 func newEnvoy() *cobra.Command {
-	f, settings := &benchFlags{latencies: 1}, false
+	f := &benchFlags{latencies: 1}
 	cmd := &cobra.Command{
 		Use:   "envoy [flags]",
 		Short: "Measure what a decision adds to a request through a real Envoy",
 		Long: `Measure what a check adds to a request through a real Envoy: CPU time of Envoy,
 the server and Redis at full load, and latency at a fixed rate, half of what
 always-allow over gRPC can do. Envoy has one worker and answers allowed requests
-itself. It is ENVOY_BIN, else .tools/envoy, else envoy on PATH.
-
-With --settings, measure instead what single settings of Envoy are worth.`,
+itself. It is ENVOY_BIN, else .tools/envoy, else envoy on PATH.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.run(cmd, func(ctx context.Context, o bench.Options) (report, error) { return bench.RunEnvoy(ctx, o, settings) })
+			return f.run(cmd, func(ctx context.Context, o bench.Options) (report, error) { return bench.RunEnvoy(ctx, o) })
 		},
 	}
 	f.Request = "shipped" // for the first check alone; the others are Envoy's
 	f.add(cmd, "tollgate-bench-envoy.svg")
 	cmd.Flags().StringSliceVar(&f.Rows, "rows", nil, "measure only these rows, by the ids in the table")
-	cmd.Flags().BoolVar(&settings, "settings", false, "measure the settings of Envoy")
 	return cmd
 }
 
@@ -174,9 +171,7 @@ func (f *benchFlags) find(progress io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("%s version: %w", f.Binary, err)
 	}
-	if words := strings.Fields(string(out)); len(words) > 1 {
-		f.Version = words[1]
-	}
+	f.Version, _, _ = strings.Cut(strings.TrimPrefix(string(out), "tollgate "), " go") // with its commit and date
 	return nil
 }
 

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
@@ -36,7 +35,7 @@ func newLoad() *cobra.Command {
 
 // newYardstick is the server that bench compares with.
 func newYardstick() *cobra.Command {
-	var reply, addresses, address string
+	var reply, addresses string
 	var floor bool
 	cmd := &cobra.Command{
 		Use: "yardstick", Short: "Serve always-allow, which checks are compared with", Hidden: true, Args: cobra.NoArgs,
@@ -52,21 +51,20 @@ func newYardstick() *cobra.Command {
 			} else if server, err = yardstick.New(data); err != nil {
 				return err
 			}
-			return serveYardstick(cmd.Context(), server, address, addresses)
+			return serveYardstick(cmd.Context(), server, addresses)
 		},
 	}
 	cmd.Flags().StringVar(&reply, "reply", "", "file with the CheckResponse to answer")
 	cmd.Flags().BoolVar(&floor, "floor", false, "decode nothing")
-	cmd.Flags().StringVar(&address, "grpc-address", "127.0.0.1:0", "address: HOST:PORT or unix:PATH")
 	cmd.Flags().StringVar(&addresses, "addresses-file", "", "file that gets the chosen addresses as JSON")
 	return cmd
 }
 
 // serveYardstick serves until a signal, with /metrics as tollgate serve has them.
-func serveYardstick(ctx context.Context, server *grpc.Server, address, file string) error {
+func serveYardstick(ctx context.Context, server *grpc.Server, file string) error {
 	stop, release := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer release()
-	grpcListener, err := listen(address)
+	grpcListener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
@@ -83,7 +81,7 @@ func serveYardstick(ctx context.Context, server *grpc.Server, address, file stri
 	ended := make(chan error, 2)
 	go func() { ended <- server.Serve(grpcListener) }()
 	go func() { ended <- status.Serve(httpListener) }()
-	text := fmt.Sprintf("{\"grpc\":%q,\"http\":\"%s\"}\n", printAddress(grpcListener), httpListener.Addr())
+	text := fmt.Sprintf("{\"grpc\":\"%s\",\"http\":\"%s\"}\n", grpcListener.Addr(), httpListener.Addr())
 	if err = writeFile(file, text); err == nil {
 		select {
 		case <-stop.Done():
@@ -92,22 +90,6 @@ func serveYardstick(ctx context.Context, server *grpc.Server, address, file stri
 	}
 	server.Stop()
 	return errors.Join(err, status.Close())
-}
-
-// listen listens on HOST:PORT or unix:PATH.
-func listen(address string) (net.Listener, error) {
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		return net.Listen("unix", path)
-	}
-	return net.Listen("tcp", address)
-}
-
-// printAddress returns the address of a listener in the form that listen takes.
-func printAddress(l net.Listener) string {
-	if l.Addr().Network() == "unix" {
-		return "unix:" + l.Addr().String()
-	}
-	return l.Addr().String()
 }
 
 // writeFile writes a file so that nobody ever reads half of it.

@@ -206,6 +206,9 @@ func (d *demo) load() error {
 type noRules struct{}
 
 func (noRules) ValidateKey(*keys.Key) error                { return nil }
+func (noRules) ValidateLimits(*keys.Key) error             { return nil }
+func (noRules) ValidateSecret(*keys.Key, string) error     { return nil }
+func (noRules) MaxAddresses(string) int                    { return 0 }
 func (noRules) HoldsSecret(string, string) bool            { return false }
 func (noRules) Limit(string, string, string) (int64, bool) { return 0, false }
 func (noRules) Cap(string, string, string) (int, bool)     { return 0, false }

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,24 +14,6 @@ import (
 	"tollgate/envoy/envoytest"
 	"tollgate/testdata"
 )
-
-// screen is an output that can be read while it is written.
-type screen struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
 
 func require(t *testing.T, what string, err error, how string) {
 	t.Helper()
@@ -69,7 +50,7 @@ func TestDemoLines(t *testing.T) {
 	t.Setenv("TMPDIR", tmp)
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	out, stderr := &screen{}, &screen{}
+	out, stderr := &tollgatetest.Screen{}, &tollgatetest.Screen{}
 	code := make(chan int, 1)
 	go func() { code <- run(ctx, []string{"--port", "0", "--binary", binary}, out, stderr) }()
 	// The demo bounds each part of its start by itself, and says which one took too long. This wait is longer than all of them.

@@ -23,6 +23,7 @@ import (
 
 	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/smallfile"
 )
 
 // tokenVariable holds a member's token; there is no flag, because command lines
@@ -169,6 +170,9 @@ func (noRules) ValidateKey(*keys.Key) error                { return errNoRules }
 func (noRules) HoldsSecret(string, string) bool            { return false }
 func (noRules) Limit(string, string, string) (int64, bool) { return 0, false }
 func (noRules) Cap(string, string, string) (int, bool)     { return 0, false }
+func (noRules) ValidateLimits(*keys.Key) error             { return errNoRules }
+func (noRules) ValidateSecret(*keys.Key, string) error     { return errNoRules }
+func (noRules) MaxAddresses(string) int                    { return 0 }
 func (noRules) Prefix(string, string) (string, error)      { return "", errNoRules }
 
 // reach makes the client for the store.
@@ -220,7 +224,7 @@ func (a *access) token() (string, error) {
 	case a.tokenFile == "":
 		return "", nil
 	}
-	data, err := os.ReadFile(a.tokenFile)
+	data, err := smallfile.Read(a.tokenFile, maxSmall)
 	if err != nil {
 		return "", fmt.Errorf("--token-file: %w", err)
 	}

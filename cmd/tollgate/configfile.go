@@ -3,33 +3,36 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 	"github.com/spf13/pflag"
+
+	"tollgate/policy/keys/smallfile"
+	"tollgate/policy/keys/strictyaml"
 )
+
+// maxSmall is far above what a config file, a pepper or a token has, in bytes.
+const maxSmall = 1 << 20
+
+// maxConfigDepth is what a mapping of scalars needs, and some more for a clear
+// message.
+const maxConfigDepth = 16
 
 // readConfig reads a config file: a YAML mapping from names of flags to values of
 // their types. What it does not know or cannot read is an error
 // "file:line:col: what", all of them joined.
 func readConfig(file string, flags *pflag.FlagSet) (map[string]any, error) {
-	data, err := os.ReadFile(file)
+	data, err := smallfile.Read(file, maxSmall)
 	if err != nil {
 		return nil, fmt.Errorf("--config: %w", err)
 	}
-	parsed, err := parser.ParseBytes(data, 0)
-	if err != nil {
-		var y yaml.Error
-		if errors.As(err, &y) {
-			return nil, configFault(file, y.GetToken(), y.GetMessage())
-		}
-		return nil, fmt.Errorf("%s: %w", file, err)
+	parsed, bad := strictyaml.Parse(string(data), 1, strictyaml.Bounds{Depth: maxConfigDepth})
+	if bad != nil {
+		return nil, fmt.Errorf("%s:%d:%d: %w", file, bad.Line, bad.Column, bad)
 	}
 	values := map[string]any{}
 	var faults []error

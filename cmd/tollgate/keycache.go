@@ -15,6 +15,7 @@ import (
 
 	"tollgate/extauthz"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/smallfile"
 )
 
 // Words of --older-peppers that are no files.
@@ -44,6 +45,8 @@ func newKeyCache(client redis.UniversalClient, o keys.CacheOptions, older bool, 
 		log.Info("the store answers again")
 	})
 	o.Breaker, o.StaleFor, o.Changed, o.Log = c.breaker, policies.StaleFor, m.KeyChanged, log
+	o.Server = serverName()
+	o.Longest = func() time.Duration { return max(policies.LongestStale(), o.TTL) }
 	c.cache = keys.NewCache(store, o)
 	c.usage = keys.NewUsage(store, o.Keys, time.Now)
 	if older {
@@ -51,6 +54,15 @@ func newKeyCache(client redis.UniversalClient, o keys.CacheOptions, older bool, 
 	}
 	extauthz.RegisterCache(registry, c.cache, c.usage)
 	return c
+}
+
+// serverName tells this server from others, for people. One that is started again in the same container has the same name.
+func serverName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return fmt.Sprintf("%s (process %d)", host, os.Getpid())
 }
 
 // rehash returns what a server tells of keys found by an older method, or nil.
@@ -96,7 +108,7 @@ func (s *settings) olderMethods() ([]keys.Method, error) {
 		case plainSHA256:
 			methods = append(methods, keys.Method{Algorithm: keys.AlgorithmSHA256})
 		default:
-			data, err := os.ReadFile(name)
+			data, err := smallfile.Read(name, maxSmall)
 			if err != nil {
 				return nil, fmt.Errorf("--older-peppers: %w", err)
 			}

@@ -25,7 +25,7 @@ made.`)
 	a.flags(cmd)
 	cmd.AddCommand(newCreate(a), newGet(a), newList(a), newUpdate(a), newRotate(a),
 		newChange(a, change{"revoke", "End keys for good, at once and everywhere",
-			"It waits for a replica of the store, if that has or has had any in the last 30 days,\nand exits with 3 if none has confirmed the change within a second: revoke again then.", storeOnly, (*keys.Manager).Revoke}),
+			"It waits for a replica of the store, if that has or has had any in the last 30 days,\nand exits with 3 if none has confirmed the change within a second: revoke again then.\nIt also waits a second for every server to hear of the change, names those that have\nnot with the time until which they may serve the key, and exits with 3 then, too.", storeOnly, (*keys.Manager).Revoke}),
 		newChange(a, change{"deactivate", "Switch keys off until activate", "", storeOnly, (*keys.Manager).Deactivate}),
 		newChange(a, change{"activate", "Switch keys on again", "", storeAndPolicy, (*keys.Manager).Activate}),
 		newChange(a, change{"delete", "Remove revoked keys", "Only revoked keys can be deleted. Their ids are never used again.", storeOnly, (*keys.Manager).Delete}),
@@ -43,13 +43,7 @@ func group(name, short, long string) *cobra.Command {
 			if len(args) == 0 {
 				_ = cmd.Help()
 			}
-			var names []string
-			for _, c := range cmd.Commands() {
-				if c.IsAvailableCommand() {
-					names = append(names, c.Name())
-				}
-			}
-			return fmt.Errorf("%s: want one of %s", cmd.CommandPath(), strings.Join(names, ", "))
+			return unknownCommand(cmd, args)
 		},
 	}
 }
@@ -83,6 +77,10 @@ func newCreate(a *access) *cobra.Command {
 				return err
 			}
 			return a.run(cmd, storeAndPolicy|thePepper, func(ctx context.Context) error {
+				if err := a.choose(&key); err != nil {
+					return err
+				}
+				k.sayExpiry(cmd, key.ExpiresAt)
 				made, secret, err := a.manager.Create(ctx, key, k.force)
 				return a.showSecret(cmd, made, secret, "", err)
 			})
@@ -110,6 +108,9 @@ func newUpdate(a *access) *cobra.Command {
 				return err
 			}
 			return a.run(cmd, storeAndPolicy, func(ctx context.Context) error {
+				if patch.ExpiresAt != nil {
+					k.sayExpiry(cmd, *patch.ExpiresAt)
+				}
 				key, err := a.manager.Update(ctx, args[0], patch)
 				return a.showChanged(cmd, key, err)
 			})
@@ -266,7 +267,7 @@ func explained(err error) error {
 		return nil
 	}
 	f := &failure{err: plainError{err}}
-	if errors.Is(err, keys.ErrUnconfirmed) {
+	if errors.Is(err, keys.ErrUnconfirmed) || errors.Is(err, keys.ErrUnheard) {
 		f.code = exitUnconfirmed
 	}
 	return f

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,14 +32,23 @@ func TestMoments(t *testing.T) {
 }
 
 func TestLimitsAndAddresses(t *testing.T) {
-	for _, text := range []string{"minute", "minute=", "=5", "minute=many", "minute=1.5"} {
-		if got, err := parseLimits([]string{text}); err == nil {
+	for _, text := range []string{"minute", "minute=", "=5", "minute=many", "minute=1.5", "", "=none"} {
+		if got, _, err := parseLimits([]string{text}); err == nil {
 			t.Errorf("--limit %q is taken as %v", text, got)
 		}
 	}
-	got, err := parseLimits([]string{"minute=10", "", "day=0"})
-	if err != nil || len(got) != 2 || got[0] != (keys.Override{Name: "minute", Requests: 10}) {
+	for _, texts := range [][]string{{"minute=10", ""}, {"minute=10", "none"}, {"minute=10", "minute=none"}} {
+		if got, _, err := parseLimits(texts); err == nil {
+			t.Errorf("--limit %q is taken as %v", texts, got)
+		}
+	}
+	got, none, err := parseLimits([]string{"minute=10", "day=none"})
+	want := []keys.LimitChange{{Override: keys.Override{Name: "minute", Requests: 10}}, {Override: keys.Override{Name: "day"}, Remove: true}}
+	if err != nil || none || !slices.Equal(got, want) {
 		t.Errorf("got %v, %v", got, err)
+	}
+	if got, none, err := parseLimits([]string{"none"}); len(got) > 0 || !none || err != nil {
+		t.Errorf("none: %v, %v, %v", got, none, err)
 	}
 	for text, want := range map[string]string{
 		"192.0.2.1": "192.0.2.1/32", "::ffff:192.0.2.1": "192.0.2.1/32", "10.0.0.0/8": "10.0.0.0/8", " 2001:db8::/32 ": "2001:db8::/32",

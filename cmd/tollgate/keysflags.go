@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"tollgate/policy/keys"
@@ -34,8 +35,8 @@ func (k *keyFlags) common(f *pflag.FlagSet) {
 	f.StringVar(&k.plan, "plan", "", "plan of the API's policy")
 	f.StringSliceVar(&k.scopes, "scopes", nil, "scopes, joined with commas; none for no list")
 	f.StringSliceVar(&k.ips, "ips", nil, "addresses and CIDRs that the key may be used from, joined with commas; none for every address")
-	f.StringArrayVar(&k.limits, "limit", nil, "NAME=REQUESTS: another size for one limit of the plan; repeat for more")
-	f.StringVar(&k.expiresAt, "expires-at", "", "when the key stops: 2026-12-31T23:59:59Z, or never")
+	f.StringArrayVar(&k.limits, "limit", nil, "NAME=REQUESTS: another size for one limit of the plan; repeat for more. With update, limits that are not named stay, NAME=none takes one away, and none alone all of them")
+	f.StringVar(&k.expiresAt, "expires-at", "", "when the key stops: 2026-12-31T23:59:59Z, 2026-12-31 for the end of that day in UTC, or never")
 	f.Var(&k.expiresIn, "expires-in", "after how long the key stops: 90d, 12h")
 	f.BoolVar(&k.force, "force", false, "take an expiry in the past")
 }
@@ -54,10 +55,20 @@ func (k *keyFlags) expiry(f *pflag.FlagSet, now time.Time) (at time.Time, given 
 	case k.expiresAt == never:
 		return time.Time{}, true, nil
 	}
+	if day, err := time.Parse(time.DateOnly, k.expiresAt); err == nil {
+		return day.AddDate(0, 0, 1).Add(-time.Second), true, nil // the end of that day in UTC
+	}
 	if at, err = time.Parse(time.RFC3339, k.expiresAt); err != nil {
-		return time.Time{}, false, fmt.Errorf("--expires-at: %q is not a time like 2026-12-31T23:59:59Z, and not %s", k.expiresAt, never)
+		return time.Time{}, false, fmt.Errorf("--expires-at: %q is not a time like 2026-12-31T23:59:59Z, not a day like 2026-12-31, and not %s", k.expiresAt, never)
 	}
 	return at.UTC(), true, nil
+}
+
+// sayExpiry says how a day was taken.
+func (k *keyFlags) sayExpiry(cmd *cobra.Command, at time.Time) {
+	if len(k.expiresAt) == len(time.DateOnly) {
+		cmd.PrintErrf("--expires-at: taken as %s, the end of that day in UTC\n", at.Format(time.RFC3339))
+	}
 }
 
 // key is the key that create is asked for.
@@ -73,9 +84,16 @@ func (k *keyFlags) key(f *pflag.FlagSet, now time.Time) (keys.Key, error) {
 	if err != nil {
 		return keys.Key{}, err
 	}
-	limits, err := parseLimits(k.limits)
+	changes, _, err := parseLimits(k.limits)
 	if err != nil {
 		return keys.Key{}, err
+	}
+	var limits []keys.Override
+	for _, c := range changes {
+		if c.Remove {
+			return keys.Key{}, fmt.Errorf("--limit: %s=none: a new key has nothing to take away", c.Name)
+		}
+		limits = append(limits, c.Override)
 	}
 	key := keys.Key{
 		API: k.api, Team: k.team, Environment: k.environment, Name: k.name, Note: k.note, Plan: k.plan,
@@ -114,11 +132,14 @@ func (k *keyFlags) patch(f *pflag.FlagSet, now time.Time) (keys.Patch, error) {
 	if err != nil {
 		return keys.Patch{}, err
 	}
-	limits, err := parseLimits(k.limits)
+	changes, none, err := parseLimits(k.limits)
 	if err != nil {
 		return keys.Patch{}, err
 	}
-	p.IPs, p.Limits = ifGiven(f, "ips", ips), ifGiven(f, "limit", limits)
+	p.IPs, p.Overrides = ifGiven(f, "ips", ips), changes
+	if none {
+		p.Limits = &[]keys.Override{}
+	}
 	at, given, err := k.expiry(f, now)
 	if err != nil {
 		return keys.Patch{}, err
@@ -126,7 +147,7 @@ func (k *keyFlags) patch(f *pflag.FlagSet, now time.Time) (keys.Patch, error) {
 	if given {
 		p.ExpiresAt = &at
 	}
-	if p.Name == nil && p.Note == nil && p.Plan == nil && p.Scopes == nil && p.IPs == nil && p.Limits == nil && p.ExpiresAt == nil {
+	if p.Name == nil && p.Note == nil && p.Plan == nil && p.Scopes == nil && p.IPs == nil && !f.Changed("limit") && p.ExpiresAt == nil {
 		return keys.Patch{}, fmt.Errorf("nothing to update: give one of --name, --note, --plan, --scopes, --ips, --limit, --expires-at, --expires-in")
 	}
 	return p, nil
@@ -159,21 +180,31 @@ func parseIPs(texts []string) ([]netip.Prefix, error) {
 	return all, nil
 }
 
-// parseLimits reads NAME=REQUESTS; an empty text is none.
-func parseLimits(texts []string) ([]keys.Override, error) {
-	var all []keys.Override
+// parseLimits reads NAME=REQUESTS and NAME=none, each name once; the word none
+// alone is for all limits.
+func parseLimits(texts []string) (all []keys.LimitChange, none bool, err error) {
 	for _, text := range texts {
-		if text == "" {
-			continue
-		}
 		name, number, ok := strings.Cut(text, "=")
 		requests, err := strconv.ParseInt(number, 10, 64)
-		if !ok || name == "" || err != nil {
-			return nil, fmt.Errorf("--limit: %q is not NAME=REQUESTS, such as minute=120", text)
+		same := func(c keys.LimitChange) bool { return c.Name == name }
+		switch {
+		case text == "":
+			return nil, false, fmt.Errorf("--limit is empty; give NAME=none to take one away, or none for all")
+		case text == "none" && len(texts) == 1:
+			return nil, true, nil
+		case text == "none":
+			return nil, false, fmt.Errorf("--limit: none takes all away; give it alone")
+		case slices.ContainsFunc(all, same):
+			return nil, false, fmt.Errorf("--limit: %q is given twice", name)
+		case ok && name != "" && number == "none":
+			all = append(all, keys.LimitChange{Override: keys.Override{Name: name}, Remove: true})
+		case !ok || name == "" || err != nil:
+			return nil, false, fmt.Errorf("--limit: %q is not NAME=REQUESTS, such as minute=120", text)
+		default:
+			all = append(all, keys.LimitChange{Override: keys.Override{Name: name, Requests: requests}})
 		}
-		all = append(all, keys.Override{Name: name, Requests: requests})
 	}
-	return all, nil
+	return all, false, nil
 }
 
 // filterFlags say which keys a command is about.

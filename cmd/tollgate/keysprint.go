@@ -265,6 +265,9 @@ func (l *listing) print(ctx context.Context, cmd *cobra.Command, a *access, filt
 			break
 		}
 	}
+	if err := a.knownNames(filter, l.printed); err != nil {
+		return err
+	}
 	return failed(l.end(out, cmd.ErrOrStderr(), a.output, cursor))
 }
 

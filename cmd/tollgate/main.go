@@ -18,8 +18,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 )
@@ -28,7 +26,7 @@ const (
 	exitOK = iota
 	exitFailure
 	exitUsage
-	exitUnconfirmed // revoked, but no replica of the store has confirmed it
+	exitUnconfirmed // revoked, but no replica of the store has confirmed it, or a server has not heard of it
 )
 
 func main() {
@@ -36,7 +34,7 @@ func main() {
 }
 
 // run is main as a function: it prints every error once and returns the exit
-// code. The end of ctx does what SIGTERM does.
+// code. The end of ctx does what SIGINT does.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
@@ -87,10 +85,13 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "tollgate",
 		Short:         "API keys and rate limits for Envoy (ext_authz v3)",
-		Args:          cobra.NoArgs,
+		Args:          cobra.ArbitraryArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), meant(cmd, args))
+			}
 			_ = cmd.Help()
 			return errors.New("a command is missing")
 		},
@@ -102,26 +103,4 @@ func newRoot() *cobra.Command {
 	root.Version = version()
 	root.AddCommand(newServe(), newKeys(), newTeams(), newMembers(), newAudit(), newStoreCommand(), newPolicy(), newVersion())
 	return root
-}
-
-func newVersion() *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tollgate %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			return failed(err)
-		},
-	}
-}
-
-// version returns what the go tool has written into the binary: a tag, or the
-// revision that it was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(unknown)"
-	}
-	return info.Main.Version
 }

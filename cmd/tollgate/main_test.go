@@ -12,6 +12,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	flag.Int("outage", 0, "how often TestReplicasLeave measures each of its settings; 0 is a short look at some")
 	flag.Bool("update", false, "write the flag table of cmd/tollgate/README.md instead of comparing it")
 	// With the race detector each command would wait a second at its end.
 	_ = os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0"))
@@ -57,6 +58,7 @@ func TestUsageMistakesAreSaidOnce(t *testing.T) {
 		{[]string{"serve", "--policy", "p", "--deadline", "0s"}, "--deadline: 0s is not more than 0"},
 		{[]string{"serve", "--policy", "p", "--reload-interval", "-1s"}, "--reload-interval: -1s is not more than 0"},
 		{[]string{"serve", "--policy", "p", "--drain-timeout", "-1s"}, "--drain-timeout: -1s is less than 0"},
+		{[]string{"serve", "--policy", "p", "--drain-delay", "-1s"}, "--drain-delay: -1s is less than 0"},
 		{[]string{"serve", "--policy", "p", "--replicas", "0"}, "--replicas: 0 is less than 1"},
 		{[]string{"serve", "--policy", "p", "--log-level", "loud"}, `--log-level: unknown value "loud"`},
 		{[]string{"serve", "--policy", "p", "--log-format", "xml"}, `--log-format: unknown value "xml"`},
@@ -97,7 +99,7 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
-// The end of the context does what SIGTERM does, and nothing stays behind.
+// The end of the context does what SIGINT does, and nothing stays behind.
 func TestRunEndsWithItsContext(t *testing.T) {
 	before := leaks()
 	start(t).end(t)

@@ -73,8 +73,9 @@ func TestPagesAreListed(t *testing.T) {
 // TestLinksOfPages follows every link to a file, and to a heading in it.
 func TestLinksOfPages(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	code := regexp.MustCompile("(?ms)^```.*?^```$")
 	for _, name := range append([]string{".github/CONTRIBUTING.md", ".github/RATIONALE.md"}, pages...) {
-		for _, m := range link.FindAllStringSubmatch(pageText(t, name), -1) {
+		for _, m := range link.FindAllStringSubmatch(code.ReplaceAllString(pageText(t, name), ""), -1) {
 			target, heading, _ := strings.Cut(m[1], "#")
 			if strings.Contains(m[1], "://") {
 				continue
@@ -114,14 +115,25 @@ func TestPagesShowTheRealFiles(t *testing.T) {
 				t.Errorf("%s does not show %s as it is (%v)", b.page, name, err)
 			}
 		case "filter":
-			shown, shipped := any(nil), filterOf(t, strings.TrimSuffix(filepath.Base(name), ".yaml"))
+			var shown map[string]any
+			if err := yaml.Unmarshal([]byte(b.code), &shown); err != nil {
+				t.Fatal(err)
+			}
+			if shipped := filterOf(t, strings.TrimSuffix(filepath.Base(name), ".yaml"), shown["name"]); !reflect.DeepEqual(shown, shipped) {
+				t.Errorf("%s does not show the filter of %s:\n%v\n%v", b.page, name, shown, shipped)
+			}
+			if shown["name"] == "envoy.filters.http.ext_authz" {
+				checkAllowedHeaders(t, b.code)
+			}
+		case "cluster":
+			shown, shipped := any(nil), clusterOf(t, strings.TrimSuffix(filepath.Base(name), ".yaml"))
 			if err := yaml.Unmarshal([]byte(b.code), &shown); err != nil {
 				t.Fatal(err)
 			}
 			if !reflect.DeepEqual(shown, shipped) {
-				t.Errorf("%s does not show the filter of %s:\n%v\n%v", b.page, name, shown, shipped)
+				t.Errorf("%s does not show the cluster of %s:\n%v\n%v", b.page, name, shown, shipped)
 			}
-			checkAllowedHeaders(t, b.code)
+		case "websocket": // the tests of extauthz put it into a real Envoy
 		default:
 			t.Errorf("a YAML block of %s is bound to nothing: %q", b.page, b.above)
 		}
@@ -144,12 +156,30 @@ func checkAllowedHeaders(t *testing.T, filter string) {
 		t.Fatal(err)
 	}
 	slices.Sort(allowed)
-	if want := slices.Sorted(slices.Values(append(set.Headers(), ":path", "x-envoy-external-address"))); !slices.Equal(allowed, want) {
-		t.Errorf("the page allows the headers %q, small.yaml reads, beside the address, %q", allowed, want)
+	if want := slices.Sorted(slices.Values(append(set.Headers(), ":path", "x-envoy-external-address", "x-forwarded-for"))); !slices.Equal(allowed, want) {
+		t.Errorf("the page allows the headers %q, small.yaml reads, beside the addresses, %q", allowed, want)
 	}
 }
 
-func filterOf(t *testing.T, bootstrap string) any {
+// clusterOf returns the cluster of Tollgate in a shipped bootstrap.
+func clusterOf(t *testing.T, bootstrap string) any {
+	t.Helper()
+	data, err := envoy.Bootstrap(bootstrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := yaml.PathString("$.static_resources.clusters[0]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cluster any
+	if err := path.Read(strings.NewReader(string(data)), &cluster); err != nil {
+		t.Fatal(err)
+	}
+	return cluster
+}
+
+func filterOf(t *testing.T, bootstrap string, name any) map[string]any {
 	t.Helper()
 	data, err := envoy.Bootstrap(bootstrap)
 	if err != nil {
@@ -164,11 +194,11 @@ func filterOf(t *testing.T, bootstrap string) any {
 		t.Fatal(err)
 	}
 	for _, f := range filters {
-		if f["name"] == "envoy.filters.http.ext_authz" {
+		if f["name"] == name {
 			return f
 		}
 	}
-	t.Fatalf("%s.yaml has no ext_authz filter", bootstrap)
+	t.Fatalf("%s.yaml has no filter %q", bootstrap, name)
 	return nil
 }
 

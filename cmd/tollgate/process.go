@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,10 +11,15 @@ import (
 	"syscall"
 )
 
-// untilSignal returns two contexts: stop ends at the first SIGTERM or SIGINT and
-// with ctx, stopNow at the second signal. release gives the signals back.
+// errTerminated is the cause of an end by SIGTERM, which whoever runs servers sends;
+// SIGINT comes from a keyboard.
+var errTerminated = errors.New("SIGTERM")
+
+// untilSignal returns two contexts: stop ends at the first SIGTERM (its cause is
+// errTerminated) or SIGINT and with ctx, stopNow at the second signal. release gives
+// the signals back.
 func untilSignal(ctx context.Context) (stop, stopNow context.Context, release func()) {
-	stop, endStop := context.WithCancel(ctx)
+	stop, endStop := context.WithCancelCause(ctx)
 	// The end of ctx is the wish to stop, not the wish to hurry.
 	stopNow, endNow := context.WithCancel(context.WithoutCancel(ctx))
 	signals := make(chan os.Signal, 2)
@@ -22,10 +28,14 @@ func untilSignal(ctx context.Context) (stop, stopNow context.Context, release fu
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		for _, end := range []context.CancelFunc{endStop, endNow} {
+		for _, end := range []context.CancelCauseFunc{endStop, func(error) { endNow() }} {
 			select {
-			case <-signals:
-				end()
+			case s := <-signals:
+				if s == syscall.SIGTERM {
+					end(errTerminated)
+				} else {
+					end(nil)
+				}
 			case <-released:
 				return
 			}
@@ -35,7 +45,7 @@ func untilSignal(ctx context.Context) (stop, stopNow context.Context, release fu
 		signal.Stop(signals)
 		close(released)
 		<-gone
-		endStop()
+		endStop(nil)
 		endNow()
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,14 +21,15 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
 )
 
 const (
 	fleetReplicas = 3
-	fleetTTL      = time.Second // of the caches: far above what a message takes
-	fleetKeys     = 200         // that are revoked
-	loadKeys      = 100         // that are only used
+	fleetTTL      = 3 * time.Second // of the caches: far above what a message takes, and what a command waits for servers
+	fleetKeys     = 200             // that are revoked
+	loadKeys      = 100             // that are only used
 	loadPause     = 10 * time.Millisecond
 	probePause    = 2 * time.Millisecond
 	// pushed is what the p99 of a revocation may take.
@@ -42,9 +42,13 @@ type fleet struct {
 	socket   string
 	http     []string
 	replicas []authv3.AuthorizationClient
+	log      *tollgatetest.Screen // of the latest
 }
 
-func startFleet(t *testing.T) *fleet {
+func startFleet(t *testing.T) *fleet { return startServers(t, fleetReplicas) }
+
+// startServers starts so many servers with these further arguments.
+func startServers(t *testing.T, n int, args ...string) *fleet {
 	t.Helper()
 	_, err := exec.LookPath("redis-server")
 	require(t, "redis", err, "redis-server is not on PATH (Debian: apt-get install redis-server)")
@@ -53,20 +57,20 @@ func startFleet(t *testing.T) *fleet {
 	f.admin = redis.NewClient(&redis.Options{Network: "unix", Addr: f.socket})
 	t.Cleanup(func() { _ = f.admin.Close() })
 	write(t, filepath.Join(dir, "policy.yaml"), pixelbyte(t, "policy.yaml"))
-	for i := range fleetReplicas {
-		f.start(t, dir, fmt.Sprint("addresses", i))
+	for i := range n {
+		f.start(t, dir, fmt.Sprint("addresses", i), args...)
 	}
 	return f
 }
 
 // start starts one server and waits until it hears of changes.
-func (f *fleet) start(t *testing.T, dir, addresses string) {
+func (f *fleet) start(t *testing.T, dir, addresses string, args ...string) {
 	t.Helper()
-	cmd := exec.Command("tollgate", "serve", "--policy", filepath.Join(dir, "policy.yaml"), "--store", f.url("server"),
+	cmd := exec.Command("tollgate", append([]string{"serve", "--policy", filepath.Join(dir, "policy.yaml"), "--store", f.url("server"),
 		"--cache-ttl", fleetTTL.String(), "--deadline", "5s", "--log-decisions", "none",
-		"--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--addresses-file", filepath.Join(dir, addresses))
-	var log bytes.Buffer
-	cmd.Stderr = &log
+		"--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--addresses-file", filepath.Join(dir, addresses)}, args...)...)
+	log := &tollgatetest.Screen{}
+	cmd.Stderr, f.log = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -174,8 +178,8 @@ func (f *fleet) load(t *testing.T) (stop func() (answers int)) {
 }
 
 // revoke revokes a key that all servers have in memory with the command, and returns how long after its end the slowest
-// of them still allowed it.
-func (f *fleet) revoke(t *testing.T, id, secret string) time.Duration {
+// of them still allowed it. The command says if they have not heard of it.
+func (f *fleet) revoke(t *testing.T, id, secret string, heard bool) time.Duration {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -210,8 +214,11 @@ func (f *fleet) revoke(t *testing.T, id, secret string) time.Duration {
 	warm.Wait()
 	code, _, stderr := command(t, "keys", "revoke", id, "--store", f.url("cli"))
 	ended := time.Now()
-	if code != exitOK {
+	if want := map[bool]int{true: exitOK, false: exitUnconfirmed}[heard]; code != want {
 		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	if named := strings.Count(stderr, "may serve the key until"); !heard && named != len(f.replicas) {
+		t.Errorf("%d servers that have not heard are named:\n%s", named, stderr)
 	}
 	probes.Wait()
 	slowest := slices.MaxFunc(refused, time.Time.Compare)
@@ -228,7 +235,7 @@ func (f *fleet) round(t *testing.T) time.Duration {
 	ids, secrets := f.create(t, fleetKeys)
 	var took []time.Duration
 	for i, id := range ids {
-		took = append(took, f.revoke(t, id, secrets[i]))
+		took = append(took, f.revoke(t, id, secrets[i], true))
 	}
 	slices.Sort(took)
 	p99, spent := took[len(took)*99/100-1], time.Since(began)
@@ -268,7 +275,7 @@ func TestRevocationReachesEveryServer(t *testing.T) {
 	ids, secrets := f.create(t, 3)
 	late := 0
 	for i, id := range ids {
-		after := f.revoke(t, id, secrets[i])
+		after := f.revoke(t, id, secrets[i], false)
 		if after > fleetTTL+pushed {
 			t.Errorf("without messages: refused %v after the command, want at most the TTL of %v", after, fleetTTL)
 		}
@@ -286,7 +293,7 @@ func TestRevocationReachesEveryServer(t *testing.T) {
 	}
 	must("acl", "log", "reset")
 	ids, secrets = f.create(t, 1)
-	if after := f.revoke(t, ids[0], secrets[0]); after > fleetTTL/2 {
+	if after := f.revoke(t, ids[0], secrets[0], true); after > fleetTTL/2 {
 		t.Errorf("with messages again: %v", after)
 	}
 }

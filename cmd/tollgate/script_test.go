@@ -63,6 +63,7 @@ func TestScripts(t *testing.T) {
 					env.Setenv("GORACE", os.Getenv("GORACE"))
 					env.Setenv("ENVOY_BIN", envoyBinary)
 					env.Setenv("REPO", repo)
+					env.Setenv("TOLLGATE_DRAIN_DELAY", "0s") // no proxies need to notice, but in drain.txt
 					env.Setenv("PICTIFY_PYTHON", filepath.Join(repo, "cmd/tollgate", pictifyPython))
 					shipped := pixelbyte(t, "policy.yaml")
 					write(t, filepath.Join(env.WorkDir, "policy.yaml"), shipped)
@@ -72,7 +73,7 @@ func TestScripts(t *testing.T) {
 					return setup(env)
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"ready": ready, "page": page, "check": check, "hold": hold, "unready": unready, "empty": emptyRedis,
+					"ready": ready, "page": page, "check": check, "hold": hold, "watch": watch, "health": health, "empty": emptyRedis,
 					"freeport": freePortCommand, "redis": startRedis, "replica": startReplica, "redis-cli": redisCommand,
 					"mode": mode, "term": terminate, "hash": hash, "expand": expand,
 					"envoy": startEnvoy, "call": call, "remember": remember,
@@ -230,9 +231,21 @@ func check(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// usage: hold. It starts a call that ends with the script only, and waits until
-// the server says SERVING on it.
+// usage: hold. It starts a check whose request never ends, and waits until the server
+// has it.
 func hold(ts *testscript.TestScript, _ bool, _ []string) {
+	conn := dialGRPC(ts)
+	ts.Defer(func() { conn.Close() })
+	_, err := conn.NewStream(context.Background(), &grpc.StreamDesc{ClientStreams: true}, authv3.Authorization_Check_FullMethodName)
+	ts.Check(err)
+	// What the server answers on the same connection was sent after it.
+	_, err = healthv1.NewHealthClient(conn).Check(context.Background(), &healthv1.HealthCheckRequest{})
+	ts.Check(err)
+}
+
+// usage: watch. It watches the health of the server until the script ends, and waits
+// until the server says SERVING.
+func watch(ts *testscript.TestScript, _ bool, _ []string) {
 	conn := dialGRPC(ts)
 	ts.Defer(func() { conn.Close() })
 	stream, err := healthv1.NewHealthClient(conn).Watch(context.Background(), &healthv1.HealthCheckRequest{})
@@ -244,21 +257,17 @@ func hold(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
-// usage: [!] unready. It waits until gRPC health says NOT_SERVING, or SERVING.
-func unready(ts *testscript.TestScript, neg bool, _ []string) {
+// usage: health SERVING|NOT_SERVING. It waits until the gRPC port says so.
+func health(ts *testscript.TestScript, _ bool, args []string) {
 	conn := dialGRPC(ts)
 	defer conn.Close()
-	want := healthv1.HealthCheckResponse_NOT_SERVING
-	if neg {
-		want = healthv1.HealthCheckResponse_SERVING
-	}
-	for _, service := range []string{"", authv3.Authorization_ServiceDesc.ServiceName} {
-		if !within(context.Background(), limit, func() bool {
-			got, err := healthv1.NewHealthClient(conn).Check(context.Background(), &healthv1.HealthCheckRequest{Service: service})
-			return err == nil && got.GetStatus() == want
-		}) {
-			ts.Fatalf("health of %q is not %v", service, want)
-		}
+	var last string
+	if !within(context.Background(), limit, func() bool {
+		response, err := healthv1.NewHealthClient(conn).Check(context.Background(), &healthv1.HealthCheckRequest{})
+		last = fmt.Sprint(response, err)
+		return response.GetStatus().String() == args[0] && err == nil
+	}) {
+		ts.Fatalf("health is %s, want %s", last, args[0])
 	}
 }
 

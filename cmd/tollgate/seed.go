@@ -16,6 +16,7 @@ import (
 
 	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/smallfile"
 )
 
 const (
@@ -32,7 +33,7 @@ const (
 // key against the policies. Errors name file and line.
 func readKeys(path string, set *policy.Set, plaintext bool) ([]keys.Entry, keys.SeedSource, error) {
 	from := keys.SeedSource{Source: path}
-	files, err := policy.ReadFiles(path)
+	files, err := policy.ReadKeyFiles(path)
 	if err != nil {
 		return nil, from, fmt.Errorf("--keys: %w", err)
 	}
@@ -65,6 +66,9 @@ func readKeys(path string, set *policy.Set, plaintext bool) ([]keys.Entry, keys.
 
 func keyFaults(file policy.File, i int, e keys.Entry, set *policy.Set, plaintext bool) (faults []error) {
 	if err := set.ValidateKey(&e.Key); err != nil {
+		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
+	}
+	if err := keys.CheckSize(&e.Key, set); err != nil {
 		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
 	}
 	if e.Plaintext() {
@@ -226,7 +230,7 @@ func (s *settings) pepper() ([]byte, error) {
 	if s.pepperFile == "" {
 		return []byte(s.pepperText), nil
 	}
-	data, err := os.ReadFile(s.pepperFile)
+	data, err := smallfile.Read(s.pepperFile, maxSmall)
 	if err != nil {
 		return nil, fmt.Errorf("--pepper-file: %w", err)
 	}

@@ -34,6 +34,8 @@ const (
 	// The HTTP port answers short questions from inside the cluster.
 	httpHeaderTimeout = 5 * time.Second
 	httpTimeout       = 30 * time.Second
+	// defaultDrainDelay is two of the health checks that the shipped Envoy files make.
+	defaultDrainDelay = 2 * time.Second
 	// endTimeout bounds the wait for background work at the end.
 	endTimeout = 2 * time.Second
 )
@@ -52,9 +54,10 @@ Each flag can also be a variable, TOLLGATE_ and its name in capitals
 (grpc-address: "127.0.0.1:9001"). A flag wins over a variable, a variable over
 the file. A key that the file should not have is an error; a variable is not.
 
-SIGTERM and SIGINT drain: /readyz and health say no, calls under way end, then
-the server stops. A second signal stops it at once.`,
-		Args: cobra.NoArgs,
+SIGTERM and SIGINT drain: /readyz and health say no, and after --drain-delay, in
+which proxies notice and new checks are still answered, the ports close, calls
+under way end, and the server stops. A second signal stops it at once.`,
+		Args: noFile("policy"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.fill(cmd.Flags()); err != nil {
 				return err
@@ -124,6 +127,7 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	if err := v.seeder.start(stop); err != nil {
 		return fmt.Errorf("--keys %s: %w", s.keys, err)
 	}
+	v.reachStore(stop, s.deadline)
 	v.build(s)
 	if err := v.listen(s); err != nil {
 		return err
@@ -196,7 +200,9 @@ func (v *service) build(s *settings) {
 	cached := s.cacheOptions()
 	cached.Vouch = v.standing.Vouch
 	v.cache = newKeyCache(v.store.client, cached, v.older, v.policies, v.registry, v.metrics, v.log)
-	v.leases = limits.NewLeases(limits.NewStore(v.store.client, nil), limits.Options{Exact: s.limits == limitsExact, Timeout: s.deadline})
+	v.leases = limits.NewLeases(limits.NewStore(v.store.client, nil), limits.Options{
+		Exact: s.limits == limitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
+	})
 	extauthz.RegisterLimits(v.registry, v.leases)
 	v.grpc = extauthz.New(extauthz.Config{
 		Policies:   v.policies,
@@ -213,7 +219,10 @@ func (v *service) build(s *settings) {
 		TLS:        config,
 		Reflection: s.reflection,
 	})
-	v.status = &extauthz.Status{Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Standing: v.standing.State, Stream: v.cache.cache.Stream}
+	v.status = &extauthz.Status{
+		Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Standing: v.standing.State, Stream: v.cache.cache.Stream,
+		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) },
+	}
 	extauthz.RegisterStanding(v.registry, v.status)
 	v.grpc.SetReady(v.status.Unready() == "")
 	v.http = &http.Server{
@@ -276,15 +285,17 @@ func (v *service) run(s *settings, stop, stopNow context.Context) error {
 	}
 	work.Go(func() { v.seeder.follow(follow, func() { v.grpc.SetReady(v.status.Unready() == "") }) })
 	err := v.announce(s)
+	delay := time.Duration(0)
 	if err == nil {
 		select {
 		case <-stop.Done():
-			v.log.Info("draining", slog.Duration("at_most", s.drainTimeout))
+			delay = s.delayAfter(context.Cause(stop))
+			v.log.Info("draining", slog.Duration("delay", delay), slog.Duration("at_most", s.drainTimeout))
 		case err = <-ended: // a port that no longer accepts
 		}
 	}
 	endFollow()
-	drained := v.shutDown(s, stopNow)
+	drained := v.shutDown(s, delay, stopNow)
 	if err == nil {
 		err = drained
 	}
@@ -306,11 +317,26 @@ func (v *service) waitFor(work *sync.WaitGroup) {
 	}
 }
 
-// shutDown says no to new work first, then ends the old.
-func (v *service) shutDown(s *settings, stopNow context.Context) error {
+// delayAfter returns how long to go on serving for the cause of the end: who presses
+// Ctrl-C has no proxies that need to notice.
+func (s *settings) delayAfter(cause error) time.Duration {
+	if s.drainDelayed || errors.Is(cause, errTerminated) {
+		return s.drainDelay
+	}
+	return 0
+}
+
+// shutDown says no to whoever asks for it, goes on serving for the delay, in which
+// they notice, then says no to new work and ends the old.
+func (v *service) shutDown(s *settings, delay time.Duration, stopNow context.Context) error {
+	v.status.Drain()
+	v.grpc.Drain()
+	select {
+	case <-time.After(delay):
+	case <-stopNow.Done():
+	}
 	ctx, cancel := context.WithTimeout(stopNow, s.drainTimeout)
 	defer cancel()
-	v.status.Drain()
 	var lane sync.WaitGroup
 	lane.Go(func() { v.shutDownLane(ctx) })
 	v.grpc.Shutdown(ctx)

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
 )
 
@@ -37,7 +38,7 @@ type running struct {
 	file   string // of the addresses
 	stop   context.CancelFunc
 	code   chan int
-	stderr *screen
+	stderr *tollgatetest.Screen
 }
 
 // addresses returns the addresses file.
@@ -56,7 +57,7 @@ func start(t *testing.T, args ...string) *running {
 	dir := shortDir(t)
 	write(t, dir+"/policy.yaml", pixelbyte(t, "policy.yaml"))
 	ctx, stop := context.WithCancel(t.Context())
-	r := &running{file: dir + "/a", stop: stop, code: make(chan int, 1), stderr: &screen{}}
+	r := &running{file: dir + "/a", stop: stop, code: make(chan int, 1), stderr: &tollgatetest.Screen{}}
 	args = append([]string{"serve", "--policy", dir, "--store-socket", dir + "/s", "--grpc-address", "127.0.0.1:0",
 		"--http-address", "127.0.0.1:0", "--addresses-file", dir + "/a"}, args...)
 	go func() { r.code <- run(ctx, args, strings.NewReader(""), &bytes.Buffer{}, r.stderr) }()

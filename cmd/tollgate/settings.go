@@ -56,6 +56,8 @@ type settings struct {
 	tlsCert, tlsKey, tlsClientCA string
 
 	deadline       time.Duration // of one decision
+	drainDelay     time.Duration
+	drainDelayed   bool // somebody has set drainDelay
 	drainTimeout   time.Duration
 	reloadInterval time.Duration
 	replicas       int
@@ -90,7 +92,8 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.tlsKey, "tls-key", "", "PEM key of --tls-cert")
 	f.StringVar(&s.tlsClientCA, "tls-client-ca", "", "PEM certificates of the CA whose clients alone are served (mTLS)")
 	f.DurationVar(&s.deadline, "deadline", extauthz.DefaultDeadline, "time for one decision, the store included")
-	f.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "time that calls under way have to end after SIGTERM")
+	f.DurationVar(&s.drainDelay, "drain-delay", defaultDrainDelay, "how long health checks and /readyz say no at the end before the ports close, so that proxies notice; unless it is set, SIGINT does not wait")
+	f.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "time that calls under way have to end after that")
 	f.DurationVar(&s.reloadInterval, "reload-interval", 2*time.Second, "how often policy and certificate files are looked at")
 	f.IntVar(&s.replicas, "replicas", 1, "how many servers share the limits, for plans with failure_mode local")
 	f.StringVar(&s.limits, "limits", limitsAuto, "auto or exact: exact counts each request in the store, whatever the plans say; auto lets servers take up to 2 % of what is left ahead")
@@ -139,6 +142,7 @@ func (s *settings) fill(flags *pflag.FlagSet) error {
 		s.store = "" // the variables of Envoy's rate-limit service say where it is
 	}
 	s.pepperText = v.GetString("pepper")
+	s.drainDelayed = flags.Changed("drain-delay")
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
@@ -167,8 +171,10 @@ func (s *settings) check() error {
 			return fmt.Errorf("--%s: %s is not more than 0", flag, d)
 		}
 	}
-	if s.drainTimeout < 0 {
-		return fmt.Errorf("--drain-timeout: %s is less than 0", s.drainTimeout)
+	for flag, d := range map[string]time.Duration{"drain-delay": s.drainDelay, "drain-timeout": s.drainTimeout} {
+		if d < 0 {
+			return fmt.Errorf("--%s: %s is less than 0", flag, d)
+		}
 	}
 	for flag, n := range map[string]int{"replicas": s.replicas, "cache-keys": s.cacheKeys} {
 		if n < 1 {

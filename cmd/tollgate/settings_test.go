@@ -21,7 +21,7 @@ func samples() map[string]string {
 		"grpc-address": "unix:g.sock", "http-address": "0.0.0.0:80", "addresses-file": "a.json", "pprof-address": "[::1]:6060",
 		"authz-http-address": "0.0.0.0:81", "authz-http-trusted": "10.0.0.0/8,192.0.2.1",
 		"tls-cert": "c.pem", "tls-key": "k.pem", "tls-client-ca": "ca.pem",
-		"deadline": "50ms", "drain-timeout": "1m0s", "reload-interval": "10s", "replicas": "3", "limits": "exact",
+		"deadline": "50ms", "drain-delay": "7s", "drain-timeout": "1m0s", "reload-interval": "10s", "replicas": "3", "limits": "exact",
 		"log-format": "json", "log-level": "debug", "log-decisions": "all", "reflection": "true",
 	}
 }

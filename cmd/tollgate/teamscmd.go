@@ -129,6 +129,9 @@ func newTeamList(a *access) *cobra.Command {
 				if err != nil {
 					return explained(err)
 				}
+				if err := a.knownNames(keys.Filter{API: api}, len(teams)); err != nil {
+					return err
+				}
 				return failed(a.printTeams(cmd, teams, next))
 			})
 		},
@@ -194,7 +197,12 @@ func newMembers() *cobra.Command {
 	cmd := group("members", "Add, list, change and remove the members of a team",
 		`Add, list, change and remove the members of a team. Each has a token, shown once,
 and acts with it through TOLLGATE_TOKEN or --token-file. An admin may do everything
-with the keys and members of the own team; editors and viewers may read usage.`)
+with the keys and members of the own team; editors and viewers see no key.
+
+A token binds a portal: a program that holds the store's URL, the pepper and the
+policy, and acts for members with their tokens. It does not bind a person who holds
+these three, because without the token, or with another policy, the same commands
+act as the operator. Give members the portal, never the store.`)
 	a.flags(cmd)
 	cmd.PersistentFlags().StringVar(&p.api, "api", "", "API of the team; default: that of the member who acts")
 	cmd.PersistentFlags().StringVar(&p.team, "team", "", "the team; default: that of the member who acts")

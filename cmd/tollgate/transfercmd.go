@@ -21,6 +21,8 @@ import (
 type source struct {
 	format   string
 	labels   map[string]string
+	groups   map[string]string
+	drop     []string
 	defaults keys.Defaults
 
 	kind    transfer.Format
@@ -37,6 +39,8 @@ func (s *source) flags(f *pflag.FlagSet) {
 	f.StringVar(&s.defaults.Plan, "plan", "", "plan of the keys, where the file does not say")
 	f.StringSliceVar(&s.defaults.Scopes, "scopes", nil, "scopes of the keys, where the file does not say")
 	f.StringToStringVar(&s.labels, "label", nil, "FIELD=LABEL: which label or annotation of Authorino's Secrets holds team, plan, environment, scopes, name or note")
+	f.StringToStringVar(&s.groups, "group", nil, "GROUP=SCOPE: which scopes, joined with |, an ACL group of Kong's stands for; a key in another group is refused")
+	f.StringSliceVar(&s.drop, "drop-plugin", nil, "plugins of Kong's that keys lose, because the policy does what they did; joined with commas. Without it a key is refused that one narrows in a way that no key of ours can be")
 }
 
 // open reads the file once, to know its size and hash, and goes back to its
@@ -53,7 +57,7 @@ func (s *source) open(path string) (err error) {
 		err = fmt.Errorf("%s is not a file that can be read twice", path)
 	}
 	if err == nil {
-		s.options = transfer.Options{AsOf: info.ModTime(), Labels: s.labels}
+		s.options = transfer.Options{AsOf: info.ModTime(), Labels: s.labels, Groups: s.groups, Drop: s.drop, API: s.defaults.API}
 		s.summary, err = transfer.Survey(s.kind, s.file)
 	}
 	if err == nil {
@@ -63,6 +67,27 @@ func (s *source) open(path string) (err error) {
 		return errors.Join(err, s.file.Close())
 	}
 	return nil
+}
+
+// holdsKeys reports whether the file has a record, be it a broken one, and goes
+// back to its start.
+func (s *source) holdsKeys() (some bool, err error) {
+	for _, err := range transfer.Read(s.kind, s.file, s.options) {
+		var ignored *keys.IgnoredError
+		if !errors.As(err, &ignored) {
+			some = true
+			break
+		}
+	}
+	_, err = s.file.Seek(0, io.SeekStart)
+	return some, err
+}
+
+func emptyFile(prune bool) error {
+	if prune {
+		return errors.New("apply: the file names no key; with --prune it would delete all of them")
+	}
+	return errors.New("apply: the file names no key")
 }
 
 func (s *source) guess(path string) (transfer.Format, error) {
@@ -87,7 +112,10 @@ func newImport(a *access) *cobra.Command {
 		Long: `Take over keys from a file: the keys file (yaml), JSON Lines, CSV, Kubernetes Secrets
 of Authorino or Envoy Gateway, or Kong's declarative configuration. Plain secrets are
 hashed at once. What cannot be taken is refused by itself, with a reason; the same
-import again goes on where it was interrupted. Exits with 1 if a record was refused.`,
+import again goes on where it was interrupted. What narrows a key elsewhere in the
+file (Kong's plugins and ACL groups, AuthConfigs, SecurityPolicies) becomes the key's
+own restriction or refuses the key. Exits with 1 if a record was refused, or if the
+file holds no key.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := s.open(args[0]); err != nil {
@@ -121,6 +149,9 @@ func (a *access) importKeys(ctx context.Context, cmd *cobra.Command, s *source, 
 		defer bar.end()
 	}
 	report, err := a.manager.Import(ctx, transfer.Read(s.kind, s.file, s.options), o)
+	if err == nil && report.Read == 0 {
+		err = fmt.Errorf("%s holds no key as the format %s has them", s.file.Name(), s.kind)
+	}
 	return errors.Join(explained(err), failed(a.printImport(cmd, report, refused)), refusals(report.Refused))
 }
 
@@ -137,6 +168,9 @@ func (a *access) printImport(cmd *cobra.Command, r keys.ImportReport, refused st
 	}
 	for _, f := range r.First {
 		cmd.PrintErrf("line %d: %s\n", f.Line, strings.TrimSpace(f.ID+" "+f.Reason))
+	}
+	for _, f := range r.FirstIgnored {
+		cmd.PrintErrf("line %d: ignored: %s\n", f.Line, f.Reason)
 	}
 	if more := r.Refused - len(r.First); more > 0 {
 		where := "; give --refused FILE to have them all"
@@ -208,7 +242,10 @@ func newExport(a *access) *cobra.Command {
 				return fmt.Errorf("--format: %q is not yaml or jsonl", form)
 			}
 			return a.run(cmd, storeOnly, func(ctx context.Context) error {
-				_, err := a.manager.Export(ctx, cmd.OutOrStdout(), keys.ExportFormat(form), filter)
+				n, err := a.manager.Export(ctx, cmd.OutOrStdout(), keys.ExportFormat(form), filter)
+				if err == nil {
+					return a.knownNames(filter, n)
+				}
 				return explained(err)
 			})
 		},
@@ -230,7 +267,7 @@ teams that the file has keys of are touched, and the one that --api and --team n
 --api API --all-teams means every team of the API. Run again, it changes nothing. A
 key that is revoked, deleted or corrupt in the store is left out and named; the
 others are changed, and the exit code is 1.`,
-		Args: noArguments,
+		Args: noKeysFile,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
 				return errors.New("apply: which file? give -f FILE")
@@ -243,8 +280,8 @@ others are changed, and the exit code is 1.`,
 			if o.AllTeams && (o.API == "" || o.Team != "") {
 				return errors.New("apply: --all-teams needs --api, and no --team")
 			}
-			if o.Prune && s.summary.Records == 0 {
-				return errors.New("apply: the file names no key; with --prune it would delete all of them")
+			if some, err := s.holdsKeys(); err != nil || !some {
+				return errors.Join(err, emptyFile(o.Prune))
 			}
 			return a.run(cmd, storeAndPolicy|thePepper, func(ctx context.Context) error {
 				diff, err := a.manager.Apply(ctx, transfer.Read(s.kind, s.file, s.options), o)
@@ -260,6 +297,14 @@ others are changed, and the exit code is 1.`,
 	cmd.Flags().BoolVar(&o.Prune, "prune", false, "revoke and delete keys that the file does not name")
 	s.flags(cmd.Flags())
 	return cmd
+}
+
+// noKeysFile is noArguments with a word about the flag.
+func noKeysFile(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s: takes flags only; did you mean -f FILE?", cmd.CommandPath())
+	}
+	return nil
 }
 
 func (a *access) printDiff(cmd *cobra.Command, d *keys.Diff) error {

@@ -57,7 +57,7 @@ func rewrite(s *Settings) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("bootstrap: cluster: %w", err)
 		}
-		if err := setEndpoint(cluster, name, address); err != nil {
+		if err := setEndpoints(cluster, name, address); err != nil {
 			return nil, fmt.Errorf("bootstrap: cluster %s: %w", name, err)
 		}
 	}
@@ -80,36 +80,47 @@ func socketAddress(host string, port int) object {
 	return object{"socket_address": object{"address": host, "port_value": port}}
 }
 
-// setEndpoint makes address (host:port or unix:PATH) the only endpoint of the cluster. An empty address leaves
-// the shipped one.
-func setEndpoint(cluster object, name, address string) error {
-	if address == "" {
+// setEndpoints makes the addresses (host:port or unix:PATH, joined with commas) the endpoints of the cluster. An empty
+// text leaves the shipped one.
+func setEndpoints(cluster object, name, addresses string) error {
+	if addresses == "" {
 		return nil
 	}
-	var target object
+	var endpoints []any
 	kind := "STATIC"
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		target = object{"pipe": object{"path": path}}
-	} else {
-		host, text, err := net.SplitHostPort(address)
+	for address := range strings.SplitSeq(addresses, ",") {
+		target, named, err := endpoint(address)
 		if err != nil {
 			return err
 		}
-		port, err := strconv.ParseUint(text, 10, 16)
-		if err != nil {
-			return fmt.Errorf("address %s: the port is no number", address)
-		}
-		if _, err := netip.ParseAddr(host); err != nil {
+		if named {
 			kind = "STRICT_DNS" // only this type takes names
 		}
-		target = socketAddress(host, int(port))
+		endpoints = append(endpoints, object{"endpoint": object{"address": target}})
 	}
 	cluster["type"] = kind
 	cluster["load_assignment"] = object{
 		"cluster_name": name,
-		"endpoints":    []any{object{"lb_endpoints": []any{object{"endpoint": object{"address": target}}}}},
+		"endpoints":    []any{object{"lb_endpoints": endpoints}},
 	}
 	return nil
+}
+
+// endpoint returns Envoy's form of host:port or unix:PATH, and whether the host is a name.
+func endpoint(address string) (target object, named bool, err error) {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		return object{"pipe": object{"path": path}}, false, nil
+	}
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, false, err
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return nil, false, fmt.Errorf("address %s: the port is no number", address)
+	}
+	_, notAddress := netip.ParseAddr(host)
+	return socketAddress(host, int(port)), notAddress != nil, nil
 }
 
 // manager returns the configuration of the listener's HTTP connection manager.

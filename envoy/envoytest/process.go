@@ -1,6 +1,7 @@
 package envoytest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,12 +33,14 @@ type Settings struct {
 	// Bootstrap is one of the shipped bootstraps (envoy.Bootstrap). Required.
 	Bootstrap []byte
 	// Tollgate and Upstream are the addresses of the two clusters: host:port, or unix:PATH with an absolute
-	// PATH. "" leaves the shipped address.
+	// PATH, or several of one kind joined with commas. "" leaves the shipped address.
 	Tollgate, Upstream string
 	// ProxyProtocol makes the listener take, and insist on, a PROXY protocol header on each connection.
 	ProxyProtocol bool
 	// CheckTimeout replaces the shipped time limit of a check, which a loaded test machine may exceed; 0 keeps it.
 	CheckTimeout time.Duration
+	// LogLevel is Envoy's --log-level; "" is warning, less than Envoy's own default, info.
+	LogLevel string
 	// AccessLog is the file for the access log; "" keeps Envoy's standard output, which is part of Log.
 	AccessLog string
 	// ListenPort is the listener's port on 127.0.0.1; 0 picks a free one.
@@ -88,7 +91,7 @@ func Start(ctx context.Context, s Settings) (*Envoy, error) {
 	if err := os.WriteFile(e.path("envoy.json"), config, 0o600); err != nil {
 		return nil, errors.Join(err, e.Stop())
 	}
-	if err := e.run(s.Binary); err != nil {
+	if err := e.run(&s); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", s.Binary, err), e.Stop())
 	}
 	if err := e.awaitReady(ctx); err != nil {
@@ -101,7 +104,7 @@ func Start(ctx context.Context, s Settings) (*Envoy, error) {
 
 // run starts the process. The goroutine that starts it keeps its thread until the process has ended, because the
 // parent-death signal is sent when that thread ends, not the whole of our process.
-func (e *Envoy) run(binary string) error {
+func (e *Envoy) run(s *Settings) error {
 	// A file of an earlier run in the same Dir would name an address that nobody listens on.
 	if err := os.Remove(e.path("admin")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -110,13 +113,13 @@ func (e *Envoy) run(binary string) error {
 	if err != nil {
 		return err
 	}
-	e.cmd = exec.Command(binary,
+	e.cmd = exec.Command(s.Binary,
 		"--config-path", e.path("envoy.json"),
 		"--admin-address-path", e.path("admin"),
 		"--concurrency", "1",
 		"--disable-hot-restart", // no shared memory, so any number of Envoys run side by side
 		"--file-flush-interval-msec", "5",
-		"--log-level", "warning",
+		"--log-level", cmp.Or(s.LogLevel, "warning"),
 	)
 	e.cmd.Stdout, e.cmd.Stderr = log, log
 	e.cmd.SysProcAttr = attributes()

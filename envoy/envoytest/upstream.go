@@ -33,7 +33,11 @@ type Received struct {
 // there was any.
 func (r *Received) Value(name string) (string, bool) { return value(r.Headers, name) }
 
-// Upstream is an HTTP/1.1 server that answers every request with 200 and the JSON of Received.
+// Page is the origin of the page that an Upstream, like the shipped bootstraps, lets read its answers.
+const Page = "https://app.example.com"
+
+// Upstream is an HTTP/1.1 server that answers every request with 200 and the JSON of Received. It lets the page
+// of one origin, Page, read that, and answers its preflights likewise, as an application does that knows CORS.
 type Upstream struct {
 	server *http.Server
 	addr   string
@@ -84,6 +88,11 @@ func echo(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if origin := r.Header.Get("Origin"); origin == Page {
+		w.Header().Set("Access-Control-Allow-Origin", origin)
+		w.Header().Set("Access-Control-Allow-Methods", r.Header.Get("Access-Control-Request-Method"))
+		w.Header().Set("Access-Control-Allow-Headers", r.Header.Get("Access-Control-Request-Headers"))
+	}
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	_ = encoder.Encode(&received) // as above

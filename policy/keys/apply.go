@@ -123,7 +123,8 @@ func (d *Diff) String() string {
 // ErrRefused. A key that is revoked or deleted for good, or whose record is corrupt, stays as it is while the others go on,
 // and the error is an ErrSkipped then. Deletions come first, so that caps count what will be there. Changes that fail, for example with
 // ErrConflict because somebody else changed the key after the comparison, have Change.Failed set, the others go on,
-// and the error joins them all; the next Apply tries again. Each change is audited for itself. Other errors: those of
+// and the error joins them all; the next Apply tries again. A file without any key is
+// taken at its word: with o.Prune it deletes all of them. Each change is audited for itself. Other errors: those of
 // Import.
 func (m *Manager) Apply(ctx context.Context, records iter.Seq2[Record, error], o ApplyOptions) (*Diff, error) {
 	if err := m.who.Check(ActionImport, o.API, ""); err != nil {
@@ -188,6 +189,10 @@ func (a *applier) read(records iter.Seq2[Record, error]) error {
 	for record, err := range records {
 		if errors.Is(err, ErrSource) {
 			return err
+		}
+		var ignored *IgnoredError
+		if errors.As(err, &ignored) {
+			continue
 		}
 		c, err := a.im.take(record, err)
 		if err != nil {
@@ -303,6 +308,7 @@ func (a *applier) others(ctx context.Context, wanted []*candidate) error {
 
 // comparison fills the diff.
 func (a *applier) comparison() {
+	a.im.standing = a.present
 	var updates, creates []Change
 	for _, c := range a.wanted {
 		old := a.present[c.key.ID]

@@ -10,15 +10,14 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
-	"golang.org/x/time/rate"
 )
 
 // What the cache says instead of an answer about a key. Test with errors.Is.
 var (
 	// ErrNotCached says that Find does not know: Lookup has to be asked.
 	ErrNotCached = errors.New("keys: not cached")
-	// ErrBusy says that the store was not asked about a secret that was never seen here, because too many unknown
-	// ones were asked about in the last second.
+	// ErrBusy says that the store was not asked about a secret that was never seen here, because the caller, or all
+	// callers together, asked about too many unknown ones in the last second.
 	ErrBusy = errors.New("keys: too many look-ups of unknown secrets")
 )
 
@@ -27,10 +26,11 @@ type CacheOptions struct {
 	Keys    int           // grants at most; default 1,000,000
 	Unknown int           // refused secrets at most, kept apart from grants; default 100,000
 	TTL     time.Duration // how long a lost message can go unnoticed; default 30 s
-	// StaleFor says how long after it was last read a key of an API may be served while the store does not answer;
-	// default 5 min.
+	// StaleFor says how long a key of an API may be served while the store does not answer, from when it was last known
+	// to be valid: read, or not changed by any message up to the last one heard; default 5 min.
 	StaleFor func(api string) time.Duration
-	// UnknownLookups is how many secrets that prove unknown the store is asked about in a second; default 2,000.
+	// UnknownLookups is how many secrets that prove unknown the store is asked about in a second; default 2,000. Each
+	// caller may have a twentieth of it for himself, also when others have used up the whole.
 	UnknownLookups int
 	// Timeout bounds the reading of a record; default 80 ms. Keep it below the deadline of a decision, so that a key
 	// that may be served stale still is.
@@ -40,6 +40,10 @@ type CacheOptions struct {
 	// Changed is told of each change of a key that arrives, with the time since it was made by the clock of the
 	// store. It must not block.
 	Changed func(delay time.Duration)
+	// Server is the name under which this server confirms the changes that it has heard of; "" to confirm none. Longest
+	// says how long it may serve at most what it knows without the store.
+	Server  string
+	Longest func() time.Duration
 	Log     *slog.Logger // tells when the change stream is lost and back; default: nowhere
 	// Vouch is asked before the store is believed that a secret is no key's; nil believes it. Its error is what a look-up
 	// returns then, as if the store had not answered.
@@ -64,6 +68,9 @@ func (o *CacheOptions) setDefaults() {
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 80 * time.Millisecond
+	}
+	if o.Longest == nil {
+		o.Longest = func() time.Duration { return 5 * time.Minute }
 	}
 	if o.Changed == nil {
 		o.Changed = func(time.Duration) {}
@@ -97,7 +104,7 @@ type Cache struct {
 	profiles *clock[*Profile, alone] // by what profileSum says of them
 	flights  singleflight.Group
 	trips    *trips
-	unknown  unknownCap
+	callers  *callers
 	// fences order the end of a reading against the messages about the same digest.
 	fences [256]fence
 
@@ -112,7 +119,7 @@ type Cache struct {
 
 // rejection is what the store said of a secret that is of no use.
 type rejection struct {
-	err        error // ErrUnknown or a *CorruptError
+	err        error // ErrUnknown, a *CorruptError, or ErrNotCached for a key's that has to be read again
 	at         int64
 	generation uint32
 }
@@ -145,7 +152,7 @@ func NewCache(s *Store, o CacheOptions) *Cache {
 	c.profiles = newClock(maxProfiles, moveAlone[*Profile])
 	c.trips = newTrips(s, o.Breaker, o.Timeout)
 	c.gather = func(f func()) { time.AfterFunc(refreshGather, f) }
-	c.unknown.limiter = rate.NewLimiter(rate.Limit(o.UnknownLookups), o.UnknownLookups)
+	c.callers = newCallers(o.UnknownLookups)
 	return c
 }
 
@@ -171,7 +178,7 @@ func (c *Cache) Find(d Digest) (Grant, error) {
 		c.counts.aged.Add(1)
 		return Grant{}, ErrNotCached
 	}
-	if r, _ := c.refusals.get(d); r != nil {
+	if r, _ := c.refusals.get(d); r != nil && r.err != ErrNotCached {
 		ttl := c.options.TTL
 		if r.err != ErrUnknown {
 			ttl = corruptTTL
@@ -188,21 +195,32 @@ func (c *Cache) fresh(at int64, generation uint32, ttl time.Duration) bool {
 	return generation == c.stream.generation.Load() && c.now()-at < int64(ttl)
 }
 
-// Lookup is Find that asks the store when it has to, once for all that ask at the same time. It waits for that no longer
+// Lookup is LookupFor a caller about whom nothing is known.
+func (c *Cache) Lookup(ctx context.Context, d Digest) (Grant, error) {
+	return c.LookupFor(ctx, d, Caller{})
+}
+
+// LookupFor is Find that asks the store when it has to, once for all that ask at the same time. It waits for that no longer
 // than Timeout, nor past the deadline of ctx; one that is cancelled meanwhile may wait for the reading's end. Errors:
 // ErrUnknown; a *CorruptError; any other, among them ErrBusy and ErrStoreDown, says that the store did not answer and that
 // the key cannot be served without it.
-func (c *Cache) Lookup(ctx context.Context, d Digest) (Grant, error) {
+func (c *Cache) LookupFor(ctx context.Context, d Digest, from Caller) (Grant, error) {
 	g, err := c.Find(d)
 	if err != ErrNotCached {
 		return g, err
 	}
-	if g, err = c.fly(ctx, d); err == nil || refused(err) {
+	// Only secrets that are not known to be a key's are subject to the cap, so that a scan cannot keep a customer's key
+	// from being read again.
+	if !c.ours(d) && !c.callers.may(from, c.now()) {
+		c.counts.busy.Add(1)
+		return Grant{}, ErrBusy
+	}
+	if g, err = c.fly(ctx, d, from); err == nil || refused(err) {
 		return g, err
 	}
 	// Not the grant that was there before the wait: a message may have taken it away since.
 	if e, common := c.grants.peek(d); e != nil {
-		if old := e.grant(common); c.now()-e.at.Load() < int64(c.options.StaleFor(old.API)) {
+		if old := e.grant(common); !c.stale(e, c.options.StaleFor(old.API)) {
 			c.counts.stale.Add(1)
 			return old, nil
 		}
@@ -212,8 +230,8 @@ func (c *Cache) Lookup(ctx context.Context, d Digest) (Grant, error) {
 
 // fly calls load, once for all that ask at the same time. Where it ends before ctx does, which is the rule, the first of
 // them calls it himself: a goroutine for each costs more than the reading, if many share a trip.
-func (c *Cache) fly(ctx context.Context, d Digest) (Grant, error) {
-	load := func() (any, error) { return c.load(d) }
+func (c *Cache) fly(ctx context.Context, d Digest, from Caller) (Grant, error) {
+	load := func() (any, error) { return c.load(d, from) }
 	if end, ok := ctx.Deadline(); ctx.Err() == nil && (!ok || time.Until(end) > c.options.Timeout) {
 		g, err, _ := c.flights.Do(string(d[:]), load)
 		return g.(Grant), err
@@ -226,9 +244,17 @@ func (c *Cache) fly(ctx context.Context, d Digest) (Grant, error) {
 	}
 }
 
-// load reads a record and keeps what it says. It takes no longer than the time of a reading. Only secrets that are not known
-// here are subject to the cap, so that a scan cannot keep a customer's key from being revalidated.
-func (c *Cache) load(d Digest) (g Grant, err error) {
+// ours reports whether a secret is known to be a key's, or was until a change of the key.
+func (c *Cache) ours(d Digest) bool {
+	if e, _ := c.grants.peek(d); e != nil {
+		return true
+	}
+	r, _ := c.refusals.peek(d)
+	return r != nil && r.err == ErrNotCached
+}
+
+// load reads a record for a caller and keeps what it says. It takes no longer than the time of a reading.
+func (c *Cache) load(d Digest, from Caller) (g Grant, err error) {
 	// The reading that the caller just missed may have ended meanwhile.
 	if g, err = c.Find(d); err != ErrNotCached {
 		return g, err
@@ -237,11 +263,11 @@ func (c *Cache) load(d Digest) (g Grant, err error) {
 		c.counts.revalidations.Add(1)
 	} else {
 		c.counts.misses.Add(1)
-		if !c.unknown.enter(c.start.Add(time.Duration(c.now()))) {
-			c.counts.busy.Add(1)
-			return Grant{}, ErrBusy
-		}
-		defer func() { c.unknown.leave(c.start.Add(time.Duration(c.now())), errors.Is(err, ErrUnknown)) }()
+		defer func() {
+			if errors.Is(err, ErrUnknown) {
+				c.callers.vain(from, c.now())
+			}
+		}()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
@@ -345,8 +371,12 @@ func (c *Cache) forget(d Digest) {
 	f := c.fence(d)
 	f.mu.Lock()
 	f.changes++
-	c.grants.delete(d)
-	c.refusals.delete(d)
+	if c.ours(d) {
+		c.grants.delete(d)
+		c.refusals.put(d, func(kept *rejection, _ *alone) { kept.err = ErrNotCached })
+	} else {
+		c.refusals.delete(d)
+	}
 	f.mu.Unlock()
 	c.flights.Forget(string(d[:]))
 }
@@ -358,34 +388,6 @@ func (f *fence) current() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.changes
-}
-
-// unknownCap bounds how many secrets the store is asked about in vain. Nobody knows before whether a secret is
-// unknown, so what is being asked about counts until the answer, and then only if it was in vain: the keys of customers cost nothing,
-// also when they all come at once to a new replica.
-type unknownCap struct {
-	mu      sync.Mutex
-	limiter *rate.Limiter
-	asking  int
-}
-
-func (u *unknownCap) enter(now time.Time) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.limiter.TokensAt(now) < float64(u.asking+1) {
-		return false
-	}
-	u.asking++
-	return true
-}
-
-func (u *unknownCap) leave(now time.Time, unknown bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.asking--
-	if unknown {
-		u.limiter.AllowN(now, 1)
-	}
 }
 
 // CacheStats are the counts of a Cache since it was made, and its state.

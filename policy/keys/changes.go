@@ -40,12 +40,15 @@ type stream struct {
 	listening  atomic.Bool
 	heard      atomic.Int64           // cache time of the last message
 	problem    atomic.Pointer[string] // why it is lost; nil at first and while it is not
+	beats      beats
+	latest     atomic.Int64  // of the changes heard of: when it was made, in Unix ms by the clock of the store
+	news       chan struct{} // that latest may be another
 
 	ticks func() (<-chan time.Time, func()) // one each glance, until it is stopped
 }
 
 func newStream() stream {
-	return stream{ticks: func() (<-chan time.Time, func()) {
+	return stream{news: make(chan struct{}, 1), ticks: func() (<-chan time.Time, func()) {
 		t := time.NewTicker(glance)
 		return t.C, t.Stop
 	}}
@@ -71,6 +74,7 @@ func (c *Cache) Stream() StreamStatus {
 func (c *Cache) Run(ctx context.Context) {
 	ticks, stop := c.stream.ticks()
 	defer stop()
+	defer c.leave(ctx)
 	for {
 		began := c.now()
 		err := c.listen(ctx, ticks)
@@ -100,6 +104,8 @@ func (c *Cache) lost(err error) {
 
 // listen subscribes once and stays until the stream is lost or ctx ends.
 func (c *Cache) listen(ctx context.Context, ticks <-chan time.Time) error {
+	// What was changed before is read again, so that it is as good as heard of.
+	before := c.storeTime(ctx)
 	sub := c.store.client.Subscribe(ctx)
 	var reader sync.WaitGroup
 	defer reader.Wait()
@@ -110,9 +116,10 @@ func (c *Cache) listen(ctx context.Context, ticks <-chan time.Time) error {
 	if c.stream.problem.Swap(nil) != nil {
 		c.options.Log.Info("the stream of key changes is back")
 	}
-	c.stream.heard.Store(c.now())
 	// What was read before could have changed without a message; what is read from now on cannot.
 	c.newGeneration()
+	c.hear()
+	c.hearOf(before)
 	c.stream.listening.Store(true)
 	defer c.newGeneration()
 	defer c.stream.listening.Store(false)
@@ -121,13 +128,17 @@ func (c *Cache) listen(ctx context.Context, ticks <-chan time.Time) error {
 	// The reader does nothing but read and apply. The embedded store waits for its subscribers, so one that
 	// published and waited for the reply would wait for itself.
 	reader.Go(func() { ended <- c.receive(ctx, sub) })
+	var said confirming
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case err := <-ended:
 			return err
+		case <-c.stream.news:
+			c.confirm(ctx, &said)
 		case <-ticks:
+			c.confirm(ctx, &said)
 			quiet := time.Duration(c.now() - c.stream.heard.Load())
 			if quiet >= silence {
 				return fmt.Errorf("keys: nothing was heard for %v", quiet)
@@ -167,7 +178,7 @@ func (c *Cache) receive(ctx context.Context, sub *redis.PubSub) error {
 		case *redis.Subscription:
 			c.newGeneration() // the client has connected again by itself
 		case *redis.Message:
-			c.stream.heard.Store(c.now())
+			c.hear()
 			c.apply(m.Payload)
 		}
 	}
@@ -192,6 +203,7 @@ func (c *Cache) apply(message string) {
 		return
 	}
 	c.forget(d)
+	c.hearOf(made)
 	wall := time.Now
 	if c.options.Now != nil {
 		wall = c.options.Now

@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
+
+	"tollgate/policy/keys/strictyaml"
 )
 
 // Fields is a key in the words of the keys file, of which JSON Lines, CSV and Export use the same. What is empty is not
@@ -214,13 +214,9 @@ func (p *fileReader) items(text string, line int) ([]ast.Node, *fileError) {
 	if at, bad := firstInvalid(text); bad {
 		return nil, &fileError{at: place{at.line + line - 1, at.col}, what: "not UTF-8"}
 	}
-	tokens := lexer.Tokenize(text)
-	for _, t := range tokens {
-		t.Position.Line += line - 1
-	}
-	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
-	if err != nil {
-		p.syntaxError(err)
+	file, fault := strictyaml.Parse(text, line, fileBounds(text))
+	if fault != nil {
+		p.syntaxError(fault)
 		return nil, p.errs[0].(*fileError)
 	}
 	if len(file.Docs) == 0 || file.Docs[0].Body == nil {

@@ -10,8 +10,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"tollgate/policy/keys/strictyaml"
 )
 
 // maxFileErrors ends the reading of a file in which nothing fits.
@@ -93,9 +94,9 @@ func (p *fileReader) read(text string) {
 		return
 	}
 	// Fields named twice are looked for in fields, where the message cannot hold a secret.
-	file, err := parser.ParseBytes([]byte(text), 0, parser.AllowDuplicateMapKey())
-	if err != nil {
-		p.syntaxError(err)
+	file, fault := strictyaml.Parse(text, 1, fileBounds(text))
+	if fault != nil {
+		p.syntaxError(fault)
 		return
 	}
 	if len(file.Docs) == 0 || file.Docs[0].Body == nil {
@@ -123,21 +124,23 @@ func (p *fileReader) read(text string) {
 	p.each(list, "keys", func(_ int, v ast.Node) { p.entry(v) })
 }
 
-// syntaxError takes only place and message from the parser: its own text quotes lines of the file.
-func (p *fileReader) syntaxError(err error) {
-	var at interface {
-		GetToken() *token.Token
-		GetMessage() string
-	}
-	if !errors.As(err, &at) {
-		p.fail(place{1, 1}, "not YAML")
-		return
-	}
-	message := at.GetMessage()
-	if couldHoldSecret(message) || strings.Contains(message, `"`) { // a part of the file, cut anywhere
+// fileBounds is what a keys file, or a part of one, may have: no key nests deeper than its limits, and a word or sign is
+// some bytes long.
+func fileBounds(text string) strictyaml.Bounds {
+	const depth, most = 16, 2 << 20
+	return strictyaml.Bounds{Bytes: maxFileBytes, Depth: depth, Tokens: min(100_000+len(text)/4, most), Twice: true}
+}
+
+// maxFileBytes is the largest keys file that is read as a whole.
+const maxFileBytes = 64 << 20
+
+// syntaxError leaves out a message of the parser that could hold a part of the file.
+func (p *fileReader) syntaxError(fault *strictyaml.Fault) {
+	message := fault.Message
+	if fault.Quotes && (couldHoldSecret(message) || strings.Contains(message, `"`)) { // cut anywhere
 		message = "the text here does not fit"
 	}
-	p.fail(tokenPlace(at.GetToken()), "not YAML: %s", message)
+	p.fail(place{fault.Line, fault.Column}, "not YAML: %s", message)
 }
 
 // fields calls set for each field of the mapping n; set says whether it knows the field.

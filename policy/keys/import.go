@@ -35,7 +35,15 @@ var ErrSource = errors.New("keys: the source cannot be read on")
 type Record struct {
 	Line int // of the source, from 1
 	Entry
+	Narrowed bool // the source said elsewhere what narrows the key, and that was taken over
 }
+
+// IgnoredError is what a reader of records says of a part of its source that is no key and narrows none: it is counted,
+// and nothing else is done.
+type IgnoredError struct{ What string }
+
+// Error says what is passed over. It holds no secret.
+func (e *IgnoredError) Error() string { return e.What }
 
 // Defaults is what a record gets where its source says nothing.
 type Defaults struct {
@@ -75,16 +83,27 @@ type ImportReport struct {
 	Skipped int       `json:"skipped"` // stood in the store just so
 	Refused int       `json:"refused"`
 	First   []Refusal `json:"first,omitempty"` // the first 20 refused ones
+
+	Narrowed     int       `json:"narrowed,omitempty"` // of those created or already there: with restrictions that the source keeps elsewhere
+	Ignored      int       `json:"ignored,omitempty"`  // parts of the source that are no keys and narrow none
+	FirstIgnored []Refusal `json:"first_ignored,omitempty"`
 }
 
-// String gives the four counts.
+// String gives the counts; those of what not every source has only where there are some.
 func (r ImportReport) String() string {
-	return fmt.Sprintf("read %d: created %d, already there %d, refused %d", r.Read, r.Created, r.Skipped, r.Refused)
+	s := fmt.Sprintf("read %d: created %d, already there %d, refused %d", r.Read, r.Created, r.Skipped, r.Refused)
+	if r.Narrowed > 0 {
+		s += fmt.Sprintf(", narrowed %d", r.Narrowed)
+	}
+	if r.Ignored > 0 {
+		s += fmt.Sprintf(", ignored %d", r.Ignored)
+	}
+	return s
 }
 
 // Import creates the keys that records describe, and changes none that stands. Plain secrets are hashed at once. A
 // record is refused, and the others go on, if it is broken, if Rules does not know its plan, scopes and so on, if its
-// secret or id belongs to another record or key, or if its secret is so weak that its hash could be guessed and there
+// secret or id belongs to another record or key, if Rules would never accept its secret, or if that is so weak that its hash could be guessed and there
 // is no pepper. An id that is missing is derived from the secret's hash, so that the same source gives the same ids;
 // a name that is missing is the id. A record with a version is one of Export and gets no date or maker. Caps are not looked at: an import takes over what exists. The same import again
 // skips what stands and completes what was interrupted. When ctx ends, the batch under way is finished, and the report
@@ -123,10 +142,11 @@ type importer struct {
 	peppered bool // the hasher
 	report   ImportReport
 	began    time.Time
-	ids      map[string]int // line on which each id was first seen
-	digests  map[Digest]int // likewise for secrets
-	refused  []Refusal      // of the batch under way
-	resuming bool           // some keys stand already
+	ids      map[string]int  // line on which each id was first seen
+	digests  map[Digest]int  // likewise for secrets
+	refused  []Refusal       // of the batch under way
+	resuming bool            // some keys stand already
+	standing map[string]*Key // of an Apply: what the store has
 }
 
 func newImporter(m *Manager, o ImportOptions) *importer {
@@ -138,9 +158,10 @@ func newImporter(m *Manager, o ImportOptions) *importer {
 
 // candidate is a record on its way into the store.
 type candidate struct {
-	line  int
-	key   *Key
-	older []Digest // of the same secret, by older methods
+	line     int
+	key      *Key
+	older    []Digest // of the same secret, by older methods
+	narrowed bool     // by what the source says elsewhere
 
 	dated, updated bool // the record said when the key was made, and changed
 	versioned      bool // it said version
@@ -156,7 +177,10 @@ func (im *importer) run(ctx context.Context, records iter.Seq2[Record, error]) e
 		if errors.Is(err, ErrSource) {
 			return errors.Join(im.write(ctx, batch), err)
 		}
-		if c, err := im.take(record, err); err != nil {
+		var ignored *IgnoredError
+		if errors.As(err, &ignored) {
+			im.ignore(record.Line, ignored)
+		} else if c, err := im.take(record, err); err != nil {
 			im.refuse(record.Line, record.Key.ID, err)
 		} else {
 			batch = append(batch, c)
@@ -170,6 +194,13 @@ func (im *importer) run(ctx context.Context, records iter.Seq2[Record, error]) e
 		batch = batch[:0]
 	}
 	return im.write(ctx, batch)
+}
+
+func (im *importer) ignore(line int, what *IgnoredError) {
+	r := &im.report
+	if r.Ignored++; len(r.FirstIgnored) < maxShown {
+		r.FirstIgnored = append(r.FirstIgnored, Refusal{Line: line, Reason: what.What})
+	}
 }
 
 func (im *importer) refuse(line int, id string, why error) {
@@ -188,14 +219,18 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 	c := &candidate{
 		line: r.Line, key: &k, dated: !k.CreatedAt.IsZero(),
 		updated: !k.UpdatedAt.IsZero(), versioned: k.Version > 0, anchored: k.AnchorDay != 0, signed: k.CreatedBy != "",
-		counted: k.LimitID != "", state: k.Status != "",
+		counted: k.LimitID != "", state: k.Status != "", narrowed: r.Narrowed,
 	}
 	if c.versioned { // an export, which leaves out only what is empty
 		c.dated, c.updated, c.anchored, c.signed = true, true, true, true
 	}
 	if r.Plaintext() {
-		// Of foreign secrets nobody knows the form, and from here on nobody knows the secret.
+		// From here on nobody knows the secret.
 		if err := textSecret(anyText{}, nil, &k, r.Secret); err != nil {
+			return nil, err
+		}
+		of := &Key{API: cmp.Or(k.API, im.o.API), Environment: cmp.Or(k.Environment, im.o.Environment)}
+		if err := im.m.rules.ValidateSecret(of, r.Secret); err != nil {
 			return nil, err
 		}
 		bits := EntropyBits(r.Secret)
@@ -282,6 +317,7 @@ func (im *importer) create(ctx context.Context, batch []*candidate) error {
 		switch c := batch[i]; {
 		case err == nil:
 			im.report.Created++
+			im.report.Narrowed += c.count()
 		case errors.Is(err, ErrExists), errors.Is(err, ErrSecretTaken):
 			standing = append(standing, c)
 		case errors.As(err, &field):
@@ -359,6 +395,14 @@ func (c *candidate) follow() {
 	}
 }
 
+// count is 1 for a key that the source narrows.
+func (c *candidate) count() int {
+	if c.narrowed {
+		return 1
+	}
+	return 0
+}
+
 // derivedID is always the same for a secret under the same pepper, and tells nothing of its hash.
 func derivedID(d Digest) string {
 	mac := hmac.New(sha256.New, []byte("tollgate imported key id v1"))
@@ -384,8 +428,16 @@ func (im *importer) check(c *candidate) error {
 	if err := k.Validate(); err != nil {
 		return err
 	}
+	if err := grows(im.standing[k.ID], k, im.m.rules); err != nil {
+		return err
+	}
 	if err := im.m.rules.ValidateKey(k); err != nil {
 		return err
+	}
+	if !sameLimits(im.standing[k.ID], k) {
+		if err := im.m.rules.ValidateLimits(k); err != nil {
+			return err
+		}
 	}
 	if err := textSecret(im.m.rules, nil, k, ""); err != nil {
 		return err
@@ -404,6 +456,11 @@ func (im *importer) check(c *candidate) error {
 	}
 	im.ids[k.ID] = c.line
 	return nil
+}
+
+// sameLimits reports whether nothing about the limits of a standing key changes; old is nil for a new one.
+func sameLimits(old, next *Key) bool {
+	return old != nil && old.Plan == next.Plan && slices.Equal(old.Scopes, next.Scopes) && slices.Equal(old.Limits, next.Limits)
 }
 
 // successors refuses keys whose predecessor is in the store and has not been rotated to them: an import does not change that
@@ -468,6 +525,7 @@ func (im *importer) settle(ctx context.Context, batch []*candidate, tried bool) 
 			im.refuse(c.line, c.key.ID, why)
 		} else {
 			im.report.Skipped++
+			im.report.Narrowed += c.count()
 		}
 	}
 	return left, nil

@@ -157,10 +157,14 @@ func (k *Key) listProblems(note func(field, problem string)) {
 			note(fmt.Sprintf("%s[%d]%s", list, i, part), problem)
 		}
 	}
+	scopes, limits := firstOf(len(k.Scopes)), firstOf(len(k.Limits))
 	for i, scope := range k.Scopes {
 		item("scopes", i, "", scopeProblem(scope))
-		if slices.Contains(k.Scopes[:i], scope) {
+		if scopes != nil && scopes[scope] || scopes == nil && slices.Contains(k.Scopes[:i], scope) {
 			item("scopes", i, "", show(scope)+" is named twice")
+		}
+		if scopes != nil {
+			scopes[scope] = true
 		}
 	}
 	for i, prefix := range k.IPs {
@@ -169,13 +173,25 @@ func (k *Key) listProblems(note func(field, problem string)) {
 	for i, o := range k.Limits {
 		item("limits", i, ".name", needed(o.Name, textProblem(o.Name, maxNameBytes)))
 		same := func(other Override) bool { return other.Name == o.Name }
-		if o.Name != "" && slices.ContainsFunc(k.Limits[:i], same) {
+		if o.Name != "" && (limits != nil && limits[o.Name] || limits == nil && slices.ContainsFunc(k.Limits[:i], same)) {
 			item("limits", i, ".name", show(o.Name)+" is named twice")
+		}
+		if limits != nil {
+			limits[o.Name] = true
 		}
 		if o.Requests < 0 || o.Requests > maxRequests {
 			item("limits", i, ".requests", fmt.Sprintf("%d is not 0 to %d", o.Requests, int64(maxRequests)))
 		}
 	}
+}
+
+// firstOf is where the names of a long list are noted, so that it is not compared with itself; nil for a short one,
+// which needs no memory.
+func firstOf(n int) map[string]bool {
+	if n <= 32 {
+		return nil
+	}
+	return make(map[string]bool, n)
 }
 
 // Allows reports whether the key may be used from a. A key without a list may be used from everywhere, even from an

@@ -59,6 +59,12 @@ func (r plainRules) Cap(_, plan, environment string) (int, bool) {
 func (plainRules) HoldsSecret(_, text string) bool { return HoldsSecret(text, "pk_live_") }
 
 // Limit knows one limit of each plan, by the length of the plan's name.
+func (plainRules) ValidateLimits(*Key) error { return nil }
+
+func (plainRules) ValidateSecret(*Key, string) error { return nil }
+
+func (plainRules) MaxAddresses(api string) int { return map[string]int{"wide": 2000}[api] }
+
 func (plainRules) Limit(_, plan, name string) (int64, bool) {
 	return int64(10 * len(plan)), plan != "" && name == "minute"
 }

@@ -23,6 +23,12 @@ type Rules interface {
 	HoldsSecret(api, text string) bool
 	// Limit returns the size of a limit of a plan; known is false for a plan or limit that there is not.
 	Limit(api, plan, name string) (requests int64, known bool)
+	// ValidateLimits reports an override with which a request of the key could never be allowed.
+	ValidateLimits(k *Key) error
+	// ValidateSecret reports why a secret could never be accepted as that of a key, without showing it.
+	ValidateSecret(k *Key, secret string) error
+	// MaxAddresses returns how many addresses a key's list may have; less than MaxAddresses means that.
+	MaxAddresses(api string) int
 	// Prefix returns what secrets of the environment start with; "" where the policy names no prefix.
 	Prefix(api, environment string) (prefix string, err error)
 }
@@ -79,10 +85,17 @@ type Patch struct {
 	Plan      *string
 	Scopes    *[]string
 	IPs       *[]netip.Prefix
-	Limits    *[]Override
-	ExpiresAt *time.Time // zero = never
-	Force     bool       // allows an expiry in the past
-	Version   int64      // the key's version that the change is meant for; 0 = whichever stands
+	Limits    *[]Override   // all of them
+	Overrides []LimitChange // single ones, after Limits
+	ExpiresAt *time.Time    // zero = never
+	Force     bool          // allows an expiry in the past
+	Version   int64         // the key's version that the change is meant for; 0 = whichever stands
+}
+
+// LimitChange says what one limit of a plan is for a key.
+type LimitChange struct {
+	Override
+	Remove bool // takes the override away: the plan's own size counts
 }
 
 // Create makes a key and returns it with its secret, which is nowhere kept. Of k these are taken: API, Team, Name, Note,
@@ -163,10 +176,16 @@ func (m *Manager) check(old, next *Key, force bool) error {
 	if !next.ExpiresAt.IsZero() && !force && (old == nil || !old.ExpiresAt.Equal(next.ExpiresAt)) && !next.ExpiresAt.After(m.now()) {
 		return &FieldError{"expires_at", next.ExpiresAt.UTC().Format(time.RFC3339) + " is in the past; force it if that is meant"}
 	}
-	if old != nil && old.Plan == next.Plan && slices.Equal(old.Scopes, next.Scopes) && slices.Equal(old.Limits, next.Limits) {
+	if err := grows(old, next, m.rules); err != nil {
+		return err
+	}
+	if sameLimits(old, next) {
 		return nil
 	}
-	return m.rules.ValidateKey(next)
+	if err := m.rules.ValidateKey(next); err != nil {
+		return err
+	}
+	return m.rules.ValidateLimits(next)
 }
 
 // capOf returns the cap that k is under, if it counts.
@@ -312,13 +331,12 @@ func (m *Manager) Update(ctx context.Context, id string, p Patch) (*Key, error) 
 			if k.Status == Revoked {
 				return ErrFinal
 			}
-			p.apply(k)
-			return nil
+			return p.apply(k)
 		},
 	})
 }
 
-func (p *Patch) apply(k *Key) {
+func (p *Patch) apply(k *Key) error {
 	set(&k.Name, p.Name)
 	set(&k.Note, p.Note)
 	set(&k.Plan, p.Plan)
@@ -334,6 +352,27 @@ func (p *Patch) apply(k *Key) {
 	if p.ExpiresAt != nil && !k.ExpiresAt.Equal(*p.ExpiresAt) {
 		k.ExpiresAt = p.ExpiresAt.UTC()
 	}
+	for _, c := range p.Overrides {
+		if err := c.apply(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *LimitChange) apply(k *Key) error {
+	i := slices.IndexFunc(k.Limits, func(o Override) bool { return o.Name == c.Name })
+	switch {
+	case c.Remove && i < 0:
+		return &FieldError{"limits", "the key has none of its own for " + show(c.Name)}
+	case c.Remove:
+		k.Limits = slices.Delete(k.Limits, i, i+1)
+	case i < 0:
+		k.Limits = append(k.Limits, c.Override)
+	default:
+		k.Limits[i] = c.Override
+	}
+	return nil
 }
 
 func set[T any](field, value *T) {
@@ -342,8 +381,9 @@ func set[T any](field, value *T) {
 	}
 }
 
-// Revoke ends a key for good, and publishes that. Revoking again does it again. An ErrUnconfirmed comes with the key:
-// the change is made, but could be lost if the store's primary is lost now.
+// Revoke ends a key for good, publishes that, and waits until every server has heard of it. Revoking again does it again. An
+// ErrUnconfirmed comes with the key: the change is made, but could be lost if the store's primary is lost now. So does an
+// ErrUnheard: the change is made, but servers that are cut off can still serve the key for a while.
 func (m *Manager) Revoke(ctx context.Context, id string) (*Key, error) {
 	var unconfirmed error
 	k, err := m.edit(ctx, id, edit{
@@ -354,8 +394,8 @@ func (m *Manager) Revoke(ctx context.Context, id string) (*Key, error) {
 			return k, err
 		},
 	})
-	if k != nil && unconfirmed != nil {
-		err = errors.Join(unconfirmed, err)
+	if k != nil {
+		err = errors.Join(unconfirmed, m.store.AwaitServers(ctx, id, m.wait), err)
 	}
 	return k, err
 }

@@ -365,6 +365,9 @@ func (anyRules) ValidateKey(*Key) error                        { return nil }
 func (anyRules) HoldsSecret(string, string) bool               { return false }
 func (anyRules) Limit(string, string, string) (int64, bool)    { return 0, false }
 func (anyRules) Cap(_, _, _ string) (most int, capped bool)    { return 0, false }
+func (anyRules) ValidateLimits(*Key) error                     { return nil }
+func (anyRules) ValidateSecret(*Key, string) error             { return nil }
+func (anyRules) MaxAddresses(string) int                       { return 0 }
 func (anyRules) Prefix(_, _ string) (prefix string, err error) { return "pk_live_", nil }
 
 // Only admins of the own team can create, view, change and delete keys.

@@ -48,6 +48,10 @@ func encodeRecord(k *Key) ([]byte, error) {
 	if err := k.Validate(); err != nil {
 		return nil, err
 	}
+	return json.Marshal(recordOf(k))
+}
+
+func recordOf(k *Key) record {
 	r := record{
 		ID: k.ID, API: k.API, Team: k.Team, Name: k.Name, Note: k.Note, Environment: k.Environment, Plan: k.Plan,
 		LimitID: k.LimitID, CreatedBy: k.CreatedBy, RotatedFrom: k.RotatedFrom, RotatedTo: k.RotatedTo,
@@ -67,7 +71,7 @@ func encodeRecord(k *Key) ([]byte, error) {
 	for _, o := range k.Limits {
 		r.Limits = append(r.Limits, recordLimit(o))
 	}
-	return json.Marshal(r)
+	return r
 }
 
 func hashText(k *Key) string { return k.Algorithm + ":" + k.Digest.hex() }

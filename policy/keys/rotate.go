@@ -16,7 +16,7 @@ const maxGrace = 90 * 24 * time.Hour
 
 // Rotate makes a successor with the same rights, expiry and counters, and returns it with its secret. The key itself
 // stops after grace, or at its own expiry if that is sooner. Errors beside the common: a *FieldError for a negative
-// grace; ErrFinal, ErrInactive, ErrExpired; a *RotatedError; a *CapError if an earlier key of the same line is still in its grace
+// grace, and for a key that is larger than a new one may be; ErrFinal, ErrInactive, ErrExpired; a *RotatedError; a *CapError if an earlier key of the same line is still in its grace
 // and the cap has no room for three; ErrConflict if others change the key without end. A key and a secret beside an error
 // are made and good.
 func (m *Manager) Rotate(ctx context.Context, id string, grace time.Duration) (successor *Key, secret string, err error) {
@@ -46,6 +46,9 @@ func (m *Manager) rotate(ctx context.Context, id string, grace time.Duration) (s
 	secret = NewSecret(prefix)
 	next := m.draft(old, secret)
 	next.LimitID, next.RotatedFrom = old.LimitID, old.ID
+	if err := grows(nil, next, m.rules); err != nil {
+		return nil, "", err
+	}
 	var limit *Cap
 	if next.Team != "" {
 		if limit, err = m.capOf(next); err != nil {

@@ -26,7 +26,7 @@ var acceptSource string
 const unmakeSource = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
 
 type scripts struct {
-	change, link, enlist, unmake, look, accept *redis.Script
+	change, link, enlist, unmake, present, mark, look, accept *redis.Script
 
 	full map[*redis.Script]*redis.Script // of those that may take rights away: what a full Redis runs too
 }
@@ -35,6 +35,7 @@ func newScripts() scripts {
 	s := scripts{
 		change: redis.NewScript(changeSource), link: redis.NewScript(linkSource),
 		enlist: redis.NewScript(enlistSource), unmake: redis.NewScript(unmakeSource),
+		present: redis.NewScript(presentSource), mark: redis.NewScript(markSource),
 		look: redis.NewScript(lookSource), accept: redis.NewScript(acceptSource),
 	}
 	s.full = map[*redis.Script]*redis.Script{

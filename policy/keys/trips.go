@@ -14,13 +14,13 @@ import (
 const (
 	// maxTrip bounds the readings that share a round trip.
 	maxTrip = 128
-	// slowTrip is how long a reading waits for the trip of others. A connection that does not answer so holds up no more
-	// than those who are under way on it.
+	// slowTrip is how long a reading waits for the trip of others. Then all that wait go together, on another connection: one
+	// that does not answer holds up no more than those who are under way on it, and a store that is far away needs few.
 	slowTrip = 5 * time.Millisecond
 )
 
 // trips lets readings share round trips: one that is asked for while none is under way goes at once, and those that are
-// asked for meanwhile go together when it returns, or alone if that takes long.
+// asked for meanwhile go together when it returns, or before if that takes long.
 type trips struct {
 	store   *Store
 	breaker *Breaker      // around each trip; nil for none
@@ -75,9 +75,7 @@ func (t *trips) fetch(ctx context.Context, gets []*redis.StringCmd) error {
 		case <-e.done:
 			return e.err
 		case <-slow.C:
-			if t.leave(e) {
-				return t.trip(ctx, gets)
-			}
+			t.pass(e)
 		case <-ctx.Done():
 			t.leave(e)
 			return fmt.Errorf("keys: store: %w", ctx.Err())
@@ -122,6 +120,18 @@ func (t *trips) next() {
 func (t *trips) run() {
 	for batch := t.take(); len(batch) > 0; batch = t.take() {
 		t.send(batch)
+	}
+}
+
+// pass has an errand that is still in the queue sent now, with what came after it.
+func (t *trips) pass(e *errand) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i := slices.Index(t.queue, e); i >= 0 {
+		end := min(i+maxTrip, len(t.queue))
+		batch := slices.Clone(t.queue[i:end])
+		t.queue = slices.Delete(t.queue, i, end)
+		go t.send(batch)
 	}
 }
 

@@ -46,13 +46,17 @@ func startEmbedded(t testing.TB) *backend {
 	}
 	t.Cleanup(m.Close)
 	// Its own clock is neither the wall's nor the tests': only TIME + offset may count.
-	m.SetTime(time.Date(2031, 5, 5, 5, 5, 5, 5000, time.UTC))
+	m.SetTime(embeddedClock())
 	b := &backend{network: "tcp", addr: m.Addr(), mini: m, stop: m.Close}
 	b.client = b.dial(t)
 	return b
 }
 
-func startRedis(t testing.TB) *backend {
+// embeddedClock is where the clock of the embedded store stands.
+func embeddedClock() time.Time { return time.Date(2031, 5, 5, 5, 5, 5, 5000, time.UTC) }
+
+// startRedis starts a Redis with these additions to its environment.
+func startRedis(t testing.TB, environ ...string) *backend {
 	t.Helper()
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -69,6 +73,7 @@ func startRedis(t testing.TB) *backend {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "redis.sock")
 	cmd := exec.Command(path, "--port", "0", "--unixsocket", socket, "--dir", dir, "--save", "", "--appendonly", "no")
+	cmd.Env = append(os.Environ(), environ...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -132,6 +137,12 @@ func (b *backend) leases(t testing.TB, o Options) *Leases {
 	t.Helper()
 	o.Clock = b.monotonic
 	o.Timeout = 20 * time.Second
+	o.Wall = func() time.Time {
+		if b.mini != nil {
+			return embeddedClock().Add(b.now())
+		}
+		return time.Now().Add(b.now())
+	}
 	return NewLeases(b.store(t), o)
 }
 
@@ -150,10 +161,16 @@ func (b *backend) at(t testing.TB, now time.Time) {
 		t.Fatal(err)
 	}
 	if b.mini != nil {
-		redisNow = time.Date(2031, 5, 5, 5, 5, 5, 5000, time.UTC)
+		redisNow = embeddedClock()
 	}
 	offset := int64(now.Sub(redisNow))
 	b.steps.Add(max(offset-b.offset.Swap(offset), 0))
+}
+
+// pass puts all clocks forward.
+func (b *backend) pass(d time.Duration) {
+	b.offset.Add(int64(d))
+	b.steps.Add(int64(d))
 }
 
 // fatal is what *testing.T, *testing.B and *rapid.T share.

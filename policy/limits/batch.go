@@ -67,6 +67,7 @@ type lane struct {
 	ahead     []*call // that nobody waits for
 	running   bool
 	gathering bool            // run is to be called in a moment
+	clock     storeClock      // of the node
 	idle      []chan struct{} // closed when nothing is queued and nothing is under way
 }
 

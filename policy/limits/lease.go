@@ -209,6 +209,12 @@ func (e *entry) landed(c *call, asked, now time.Duration) (stranded int64) {
 	return stranded
 }
 
+// doubt has the store asked again in a second.
+func (e *entry) doubt() {
+	e.until = min(e.until, e.asked+recheck)
+	e.refusedUntil = min(e.refusedUntil, e.until)
+}
+
 // owe keeps units to settle for the next call. Where there are some already, those of this one are stranded.
 func (e *entry) owe(s settlement) (stranded int64) {
 	if s.units == 0 {

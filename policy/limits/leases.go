@@ -20,6 +20,12 @@ type Options struct {
 	Timeout time.Duration
 	// Clock is the monotonic clock; nil means this process's. Only tests give another one.
 	Clock func() time.Duration
+	// Wall is the time of day by this process; nil means time.Now with the Store's offset. What the store says of a window
+	// that is not in force by it is believed for a second.
+	Wall func() time.Time
+	// Jumped is told by how much the store's clock has jumped, and how often it has so far. It is called ten times a
+	// minute at most, and must not wait for anything; nil tells nobody.
+	Jumped func(by time.Duration, total uint64)
 }
 
 const (
@@ -43,7 +49,8 @@ const (
 // held and not spent can make a limit refuse early, by at most 2 % of it, all replicas together, crashed ones included.
 // With Options.Exact or Spend.Exact nothing is held. Leases end by the monotonic clock of this process: if Redis' clock is
 // set forward meanwhile, what is left of them, charged to the window before, can be spent in the new one until Redis is
-// asked again.
+// asked again. Of a window that by this process's own clock is not the present one, nothing is believed for longer than a
+// second.
 //
 // A limit id has one lease, for one set of windows. Spends that alternate between two (keys of one line on two plans) drop
 // it each time: that costs calls, and is as exact as counting without leases.
@@ -57,6 +64,7 @@ type Leases struct {
 	shards  [shardCount]shard
 
 	stranded atomic.Uint64
+	jumps    jumps
 }
 
 // shard is a part of the table.
@@ -79,6 +87,9 @@ func NewLeases(s *Store, o Options) *Leases {
 	if o.Clock == nil {
 		began := time.Now()
 		o.Clock = func() time.Duration { return time.Since(began) }
+	}
+	if o.Wall == nil {
+		o.Wall = func() time.Time { return time.Now().Add(s.offset()) }
 	}
 	l := &Leases{store: s, options: o, seed: maphash.MakeSeed()}
 	for i := range l.shards {
@@ -219,6 +230,9 @@ func (l *Leases) drop(sh *shard, e *entry, add func(*call)) {
 
 // landed takes in an answer of the store.
 func (l *Leases) landed(c *call, asked, now time.Duration) {
+	if c.err == nil {
+		l.watchClock(c, asked, now)
+	}
 	if c.entry == nil && c.err == nil && !c.allowed && c.exact && c.done != nil {
 		sh := l.shard(c.id)
 		sh.mu.Lock()
@@ -239,6 +253,9 @@ func (l *Leases) landed(c *call, asked, now time.Duration) {
 	defer sh.mu.Unlock()
 	e := c.entry
 	l.noteStranded(e.landed(c, asked, now))
+	if c.err == nil && doubtful(c.counts, l.options.Wall()) {
+		e.doubt()
+	}
 	sh.awaits(e, now)
 	if c.err == nil && c.done != nil {
 		c.result = c.resultOf(e.rest)
@@ -341,13 +358,14 @@ type Stats struct {
 	Lease, Refusal, Reading uint64 // answers from leased units, remembered refusals, counters read lately
 	Calls, Trips            uint64 // what the store was asked, and the round trips for it
 	Stranded                uint64 // units that may stay charged and unspent, because a reply of the store was lost
+	Jumps                   uint64 // of the store's clock
 	Keys                    int    // limit ids of which something is remembered
 	Held                    int64  // units leased and not spent
 }
 
 // Stats returns the counts. It looks through the table.
 func (l *Leases) Stats() Stats {
-	s := Stats{Calls: l.batches.calls.Load(), Trips: l.batches.trips.Load(), Stranded: l.stranded.Load()}
+	s := Stats{Calls: l.batches.calls.Load(), Trips: l.batches.trips.Load(), Stranded: l.stranded.Load(), Jumps: l.jumps.count()}
 	for i := range l.shards {
 		sh := &l.shards[i]
 		sh.mu.Lock()

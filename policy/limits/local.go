@@ -8,14 +8,14 @@ import (
 
 // Local counts in this process, for failure_mode: local: while Redis cannot be reached, each replica allows its share
 // of every limit, Limit ÷ replicas rounded down, but at least 1 of a limit that is not 0. It knows nothing of what was
-// spent in Redis. A clock that is set back finds the windows of the same Spend as they were. It is safe for concurrent use.
+// spent in Redis. A clock that jumps and returns is met as Store meets it. It is safe for concurrent use.
 type Local struct {
 	replicas int64
 	now      func() time.Time
 	maxKeys  int
 
 	mu    sync.Mutex
-	keys  map[string]map[counter]count
+	keys  map[string]map[counter]tally
 	swept int64
 }
 
@@ -31,6 +31,9 @@ type count struct {
 	spent      int64
 }
 
+// tally is the window that was in force last, and the one before it: none if that has no end.
+type tally struct{ count, previous count }
+
 // NewLocal returns counters for at most maxKeys limit ids. replicas is how many processes share the limits; less than 1
 // means 1. now is the clock; nil means time.Now.
 func NewLocal(replicas int, now func() time.Time, maxKeys int) *Local {
@@ -41,7 +44,7 @@ func NewLocal(replicas int, now func() time.Time, maxKeys int) *Local {
 		replicas: int64(max(replicas, 1)),
 		now:      now,
 		maxKeys:  maxKeys,
-		keys:     make(map[string]map[counter]count),
+		keys:     make(map[string]map[counter]tally),
 	}
 }
 
@@ -63,28 +66,33 @@ func (l *Local) Spend(sp *Spend) Result {
 	defer l.mu.Unlock()
 	counts := l.keys[sp.ID]
 	full := counts == nil && !l.hasRoom(now.Unix())
-	next := make([]count, len(sp.Windows))
+	next, returned := make([]tally, len(sp.Windows)), false
 	for i, w := range sp.Windows {
 		kept, known := counts[counter{w.Name, w.Per}]
+		returned = returned || kept.count.start > now.Unix()
 		next[i] = w.advance(kept, known, now.Unix())
 		if full {
-			next[i].spent = w.share(l.replicas)
+			next[i].count.spent = w.share(l.replicas)
 		}
-		res.States[i] = w.localState(next[i], l.replicas)
+		res.States[i] = w.localState(next[i].count, l.replicas)
 		res.Allowed = res.Allowed && !full && !w.Denies(res.States[i], sp.Cost)
 	}
-	if !res.Allowed || sp.ReadOnly || sp.Cost == 0 {
+	cost := sp.Cost
+	if !res.Allowed || sp.ReadOnly {
+		cost = 0
+	}
+	if cost == 0 && !returned {
 		return res
 	}
 	if counts == nil {
-		counts = make(map[counter]count, len(sp.Windows))
+		counts = make(map[counter]tally, len(sp.Windows))
 		l.keys[strings.Clone(sp.ID)] = counts // an id may be part of a larger text, which it would keep
 	}
 	dropEnded(counts, now.Unix())
 	for i, w := range sp.Windows {
-		next[i].spent += sp.Cost
+		next[i].count.spent += cost
 		counts[counter{w.Name, w.Per}] = next[i]
-		res.States[i] = w.localState(next[i], l.replicas)
+		res.States[i] = w.localState(next[i].count, l.replicas)
 	}
 	return res
 }
@@ -108,23 +116,53 @@ func (l *Local) hasRoom(now int64) bool {
 	return len(l.keys) < l.maxKeys
 }
 
-// dropEnded forgets the windows that have ended; renamed ones would stay for ever.
-func dropEnded(counts map[counter]count, now int64) {
-	for k, c := range counts {
-		if c.end <= now {
+// dropEnded forgets the windows that have ended; renamed ones would stay for ever. So would those of a clock that was
+// ahead. A month has ended when it has by any anchor.
+func dropEnded(counts map[counter]tally, now int64) {
+	for k, t := range counts {
+		end := t.count.end
+		if k.per == Month {
+			end = t.count.start + leastMonth + 31*secondsPerDay
+		}
+		if end <= now || t.count.start > now {
 			delete(counts, k)
 		}
 	}
 }
 
-// advance returns the window in force now: c itself, also if its start is later than the clock's, or a new empty one.
-func (w Window) advance(c count, known bool, now int64) count {
+// advance returns the window in force now, and what is to be remembered of the one before: spend.lua says why.
+func (w Window) advance(t tally, known bool, now int64) tally {
 	start, end := w.bounds(now)
-	if !known || c.start < start {
-		return count{start: start, end: end}
+	next := count{start: start, end: end}
+	if !known {
+		return tally{count: next}
 	}
-	_, c.end = w.bounds(c.start)
-	return c
+	last := t.count
+	if end, ok := w.holds(last.start, now); ok {
+		last.end = end
+		return tally{last, t.previous}
+	}
+	remembered := t.previous.end != 0
+	end, found := w.holds(t.previous.start, now)
+	if found = found && remembered; found {
+		next = count{start: t.previous.start, end: end}
+	}
+	keeps := true
+	switch {
+	case last.start > now:
+		next.spent = last.spent
+		if found {
+			next.spent += t.previous.spent
+		}
+		keeps = !remembered || t.previous.start > now
+	case found:
+		next.spent = max(last.spent, t.previous.spent)
+	}
+	next.spent = min(next.spent, MaxLimit)
+	if keeps {
+		return tally{next, last}
+	}
+	return tally{next, t.previous}
 }
 
 // share is one replica's part of the limit.

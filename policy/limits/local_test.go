@@ -92,7 +92,7 @@ func TestLocalSweepsSeldom(t *testing.T) {
 	second := []Window{{Name: "s", Limit: 1, Per: Second}}
 	l.Spend(&Spend{ID: "a", Windows: second, Cost: 1})
 	l.Spend(&Spend{ID: "b", Windows: second, Cost: 1})
-	l.keys["a"][counter{"s", Second}] = count{} // ended, but not looked at again in this second
+	l.keys["a"][counter{"s", Second}] = tally{} // ended, but not looked at again in this second
 	if l.Spend(&Spend{ID: "b", Windows: second, Cost: 1}).Allowed {
 		t.Error("searched twice in one second")
 	}

@@ -68,5 +68,5 @@ func (w Window) validate() error {
 }
 
 // field names the window's counter. The unit is part of it, because the counts of two units cannot be compared. The
-// anchor is not: a changed anchor must not hand out a second quota in the month it is changed.
+// anchor is not: a changed anchor goes on with what the month has counted (Window.holds).
 func (w Window) field() string { return w.Per.String() + ":" + w.Name }

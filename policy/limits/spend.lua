@@ -7,7 +7,8 @@
 --
 -- KEYS[1 .. m]  of each spend, the hash of its limit id: one field a window, value "START:SPENT" or "START:SPENT:HELD"
 --               (Unix seconds, units). SPENT includes HELD, which is what replicas have leased and not yet said to be
---               spent.
+--               spent. Field "previous:" .. field is the window that was in force before, "START:SPENT": a clock that
+--               jumps and returns finds it there. Versions without it read and write the other fields alone.
 -- ARGV[1]       offset of the clock in ms, 0 outside tests
 -- then, until each key has had its turn, groups of spends that differ in nothing but the key:
 --   how many they are; or 0 for a single one, which settles units of a lease
@@ -21,7 +22,7 @@
 -- Reply: now in ms; then, in the order of the arguments, of each plan the START of its windows by the clock; of each
 -- spend a status and, unless that is negative, SPENT of each window after this step. The status is -1 where the key holds
 -- no hash, -1-i where the value of window i is no counter, both of which are left as they are; else a sum of: 1 if it is
--- allowed; 2 if a window is in force that begins later than by the clock, and START of each window follows; 4 for each
+-- allowed; 2 if a month is in force that did not begin when the clock says, and START of each window follows; 4 for each
 -- unit leased.
 
 local offset = ARGV[1] + 0
@@ -32,12 +33,12 @@ local now = (ms - ms % 1000) / 1000
 local call, pcall, match, format = redis.call, redis.pcall, string.match, string.format
 local keys, argv = KEYS, ARGV
 local reply, size = {ms, nil, nil, nil, nil, nil, nil, nil}, 1
-local key, last, at = 0, #keys, 2
+local key, total, at = 0, #keys, 2
 local plans -- once there can be a second
 local n, first, starts, limits -- of the windows in use: how many, where their fields are, by the clock, their limits
 local set = {nil, nil, nil, nil, nil, nil}
 
-while key < last do
+while key < total do
   local count, cost, most = argv[at] + 0, argv[at + 2] + 0, argv[at + 3] + 0
   n = argv[at + 1] + 0
   at = at + 4
@@ -84,7 +85,7 @@ while key < last do
       reply[size + i] = start
     end
     size = size + n
-    if key + count < last then
+    if key + count < total then
       if not plans then plans = {} end
       plans[#plans + 1] = {n, first, starts, limits}
     end
@@ -102,8 +103,8 @@ while key < last do
     local stored = pcall('HMGET', keys[k], unpack(argv, first, first + n - 1))
     local status, grant = 1, most
     local held, own -- of each window, if any
+    local last = 2 * n -- of what is to be written: the windows, then what is to be remembered
     local begun, changed = false, false
-    local latest = now
     size = size + 1
     if stored.err then
       if not string.find(stored.err, 'WRONGTYPE', 1, true) then return stored end
@@ -126,21 +127,53 @@ while key < last do
             status = -1 - i
             break
           end
-          -- Time never goes back for a window: a later start than the clock's stays in force.
-          if from > start then
-            local length = argv[first + n + 2 * i - 2] + 0
-            if from % (length > 0 and length or 86400) ~= 0 then
+          if from == start then
+            spent, ahead = units, leased
+          else
+            -- A month that began less than 28 days before this one, by another anchor, is this one.
+            local earliest, grid = start, argv[first + n + 2 * i - 2] + 0
+            if grid < 0 then earliest, grid = start - 2419199, 86400 end
+            if from >= earliest and from % grid ~= 0 then
               status = -1 - i
               break
             end
-            start = from
-            if not own then own = {nil, nil, nil} end
-            own[i] = start
-            if start > latest then latest = start end
+            if from >= earliest and from <= now then
+              start, spent, ahead = from, units, leased
+            else
+              begun = true
+              local field = 'previous:' .. argv[first + i - 1]
+              local other, counted = match(call('HMGET', keys[k], field)[1] or '', '^(%-?%d+):(%d+)$')
+              if other then other, counted = other + 0, counted + 0 end
+              -- Not by and/or: the embedded store takes "x = not a and b" wrong.
+              local found, keeps = false, true
+              if other and other >= earliest and other <= now and other % grid == 0 then
+                start, found = other, true
+              end
+              if from > now then
+                -- The clock has come back from there. This window counts both, once, hence is written at any rate. Where
+                -- it is the one before, or that is over, it was a jump and nothing is left of it; else the clock may be
+                -- wrong now and return to where it was.
+                changed, spent = true, units
+                if found then spent = spent + counted end
+                if other and other <= now then keeps = false end
+              elseif found then
+                spent = units -- carried over when the clock left this window
+                if counted > spent then spent = counted end
+              end
+              if spent > 9007199254740991 then spent = 9007199254740991 end
+              if keeps then
+                set[last + 1], set[last + 2] = field, format('%d:%d', from, units)
+                last = last + 2
+              end
+            end
+            if start ~= starts[i] then
+              if not own then own = {nil, nil, nil} end
+              own[i] = start
+            end
           end
-          if from == start then spent, ahead = units, leased end
+        else
+          begun = true
         end
-        if from ~= start then begun = true end
 
         -- A record that does not hold the lease has lost it: nothing comes back then.
         if settled > 0 and ahead >= settled and start == argv[leasedIn + i] + 0 then
@@ -151,9 +184,13 @@ while key < last do
         local room = limits[i] - cost - spent
         if room < 0 then status = 0 end
         if grant > 0 then
-          -- Of the last 100 units nothing is leased; above, all leases together are at most 2 % of what is left.
+          -- Of the last 100 units nothing is leased; above, all leases together are at most 2 % of what is left. Of what is
+          -- free of these, half: who asks next, or joins, finds some too.
           local share = 0
-          if room >= 100 then share = (room - room % 50) / 50 - ahead end
+          if room >= 100 then
+            share = (room - room % 50) / 50 - ahead
+            share = (share - share % 2) / 2
+          end
           if share < grant then grant = share end
         end
         if ahead > 0 then
@@ -186,10 +223,10 @@ while key < last do
             set[2 * i] = format('%d:%d', start, spent)
           end
         end
-        call('HSET', keys[k], unpack(set, 1, 2 * n))
+        call('HSET', keys[k], unpack(set, 1, last))
         -- 64 days outlast any window that is in force now, also one that this plan does not have; a later spend in the
         -- same windows needs no later end. In Redis' own clock, hence without the offset.
-        if begun then call('PEXPIREAT', keys[k], latest * 1000 - offset + 5529600000) end
+        if begun then call('PEXPIREAT', keys[k], now * 1000 - offset + 5529600000) end
       end
       status = status + 4 * grant
       reply[size] = status

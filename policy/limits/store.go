@@ -13,19 +13,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// latestStart bounds a stored start, in Unix seconds (the year 33658), so that its milliseconds stay exact doubles. The
-// script holds the same number.
-const latestStart = 1_000_000_000_000
-
 //go:embed spend.lua
 var spendSource string
 
 // Store counts in Redis: hash `tg:v1:count:{<limit id>}`, one field `<unit>:<name>` a window, whose value holds the
-// window's start, what is spent, and how much of that replicas hold in leases. Several Stores on one Redis, in any number of processes, share the counters. It is
-// safe for concurrent use.
+// window's start, what is spent, and how much of that replicas hold in leases; field `previous:<unit>:<name>` keeps start and
+// spent of the window before. Several Stores on one Redis, in any number of processes, share the counters. It is safe for
+// concurrent use.
 //
-// A stored start later than the clock's stays in force, so that a clock that is set back hands out nothing twice. The
-// key's TTL only collects garbage. Redis must run with maxmemory-policy noeviction: an evicted counter is a spent limit
+// A Redis clock that jumps and returns finds the window that it left: what was spent in both is counted there, so each jump
+// hands out a limit once more at most, and locks nobody out for longer than a window. The key's TTL only collects garbage. Redis must run with maxmemory-policy noeviction: an evicted counter is a spent limit
 // that is handed out again.
 type Store struct {
 	client  redis.UniversalClient
@@ -94,17 +91,11 @@ func (e *BrokenError) Unwrap() error { return e.Err }
 // spendError is the error of a store that cannot be reached or does not serve.
 func spendError(err error) error { return fmt.Errorf("limits: spend: %w", err) }
 
-// endOf returns the end of the window that starts at start. The start must be a start: the window's own at this clock
-// or a later one, on the grid. A month may begin on another day than its anchor, where that was changed meanwhile.
+// endOf returns the end of the window that starts at start, which must be one that is in force at this clock.
 func (w Window) endOf(start, now int64) (int64, error) {
-	expected, _ := w.bounds(now)
-	grid := w.Per.seconds()
-	if grid == 0 {
-		grid = secondsPerDay
-	}
-	if start < expected || start > latestStart || start%grid != 0 {
+	end, ok := w.holds(start, now)
+	if !ok {
 		return 0, fmt.Errorf("window %q: start is %d at %d", w.Name, start, now)
 	}
-	_, end := w.bounds(start)
 	return end, nil
 }

@@ -36,6 +36,8 @@ func timelines() []timeline {
 	all := fixedUnits()
 	all = append(all, months()...)
 	all = append(all, severalWindows()...)
+	all = append(all, jumpLines()...)
+	all = append(all, anchorLines()...)
 	return append(all, changes()...)
 }
 
@@ -107,10 +109,11 @@ func months() []timeline {
 		}},
 		{"the anchor moves within a month", []Window{{Name: "q", Limit: 9, Per: Month, Anchor: 15}}, []step{
 			{n: 1, at: "2026-03-20T00:00:00.05Z", cost: 4, allowed: allow, left: "5", reset: "2026-04-15T00:00:00Z"},
-			// What was spent since the 15th still counts, now until the 1st.
-			{n: 2, at: "2026-03-21T00:00:00.05Z", cost: 1, allowed: allow, left: "4", reset: "2026-04-01T00:00:00Z",
+			// What was spent since the 15th still counts, until the first 1st that is a month later.
+			{n: 2, at: "2026-03-21T00:00:00.05Z", cost: 1, allowed: allow, left: "4", reset: "2026-05-01T00:00:00Z",
 				plan: []Window{{Name: "q", Limit: 9, Per: Month, Anchor: 1}}},
-			{n: 3, at: "2026-04-01T00:00:00.05Z", cost: 1, allowed: allow, left: "8", reset: "2026-05-01T00:00:00Z"},
+			{n: 3, at: "2026-04-01T00:00:00.05Z", cost: 1, allowed: allow, left: "3", reset: "2026-05-01T00:00:00Z"},
+			{n: 4, at: "2026-05-01T00:00:00.05Z", cost: 1, allowed: allow, left: "8", reset: "2026-06-01T00:00:00Z"},
 		}},
 	}
 }
@@ -171,16 +174,17 @@ func changes() []timeline {
 	return []timeline{
 		{"the clock goes back", []Window{{Name: "m", Limit: 3, Per: Minute}, {Name: "q", Limit: 9, Per: Month}}, []step{
 			{n: 1, at: "2026-02-01T00:00:30.05Z", cost: 2, allowed: allow, left: "1 7", reset: "2026-02-01T00:01:00Z 2026-03-01T00:00:00Z"},
-			// The later windows stay in force: nothing is handed out twice.
-			{n: 2, at: "2026-01-31T23:59:30.05Z", cost: 1, allowed: allow, left: "0 6", reset: "2026-02-01T00:01:00Z 2026-03-01T00:00:00Z"},
-			{n: 3, at: "2026-01-31T23:59:30.05Z", cost: 1, allowed: deny, left: "0 6", reset: "2026-02-01T00:01:00Z 2026-03-01T00:00:00Z", retry: 90},
+			// What the later windows counted counts here, and there when they come again: nothing is handed out twice.
+			{n: 2, at: "2026-01-31T23:59:30.05Z", cost: 1, allowed: allow, left: "0 6", reset: "2026-02-01T00:00:00Z 2026-02-01T00:00:00Z"},
+			{n: 3, at: "2026-01-31T23:59:30.05Z", cost: 1, allowed: deny, left: "0 6", reset: "2026-02-01T00:00:00Z 2026-02-01T00:00:00Z", retry: 30},
 			{n: 4, at: "2026-02-01T00:00:59.05Z", cost: 1, allowed: deny, left: "0 6", reset: "2026-02-01T00:01:00Z 2026-03-01T00:00:00Z", retry: 1},
 			{n: 5, at: "2026-02-01T00:01:00.05Z", cost: 1, allowed: allow, left: "2 5", reset: "2026-02-01T00:02:00Z 2026-03-01T00:00:00Z"},
 		}},
 		{"a clock that went far ahead", minute(2), []step{
 			{n: 1, at: "2026-01-15T12:00:00.05Z", cost: 2, allowed: allow, left: "0", reset: "2026-01-15T12:01:00Z"},
 			{n: 2, at: "2027-01-15T12:00:00.05Z", cost: 1, allowed: allow, left: "1", reset: "2027-01-15T12:01:00Z"},
-			{n: 3, at: "2026-01-15T12:00:00.05Z", cost: 2, allowed: deny, left: "1", reset: "2027-01-15T12:01:00Z", retry: 365*86400 + 60},
+			{n: 3, at: "2026-01-15T12:00:00.05Z", cost: 2, allowed: deny, left: "0", reset: "2026-01-15T12:01:00Z", retry: 60},
+			{n: 4, at: "2026-01-15T12:01:00.05Z", cost: 1, allowed: allow, left: "1", reset: "2026-01-15T12:02:00Z"},
 		}},
 		{"the limit is lowered, then raised", minute(5), []step{
 			{n: 1, at: "2026-01-15T12:00:00.05Z", cost: 4, allowed: allow, left: "1", reset: "2026-01-15T12:01:00Z"},

@@ -17,7 +17,22 @@ type twin struct {
 	records map[windowKey]twinRecord
 }
 
-type twinRecord struct{ start, spent, held int64 }
+// twinRecord is a window: what is counted, what of that is held, and what is remembered.
+type twinRecord struct {
+	start, spent, held int64
+	previous           count
+}
+
+// at returns the record in force at now.
+func (r twinRecord) at(w Window, known bool, now int64) twinRecord {
+	_, end := w.bounds(r.start)
+	t := w.advance(tally{count{r.start, end, r.spent}, r.previous}, known, now)
+	next := twinRecord{start: t.count.start, spent: t.count.spent, previous: t.previous}
+	if known && next.start == r.start {
+		next.held = r.held
+	}
+	return next
+}
 
 func newTwin(now func() time.Time) *twin { return &twin{now, map[windowKey]twinRecord{}} }
 
@@ -30,11 +45,9 @@ func (t *twin) run(c *call) judgement {
 		grant = 0
 	}
 	for i, w := range windows {
-		start, _ := w.bounds(now.Unix())
 		r, known := t.records[windowID(c.id, w, 0)]
-		if !known || r.start < start {
-			r = twinRecord{start: start}
-		}
+		changed = changed || r.start > now.Unix()
+		r = r.at(w, known, now.Unix())
 		if c.settle.units > 0 && r.held >= c.settle.units && r.start == c.settle.counts[i].start {
 			r.held -= c.settle.units
 			r.spent -= c.settle.back
@@ -47,7 +60,7 @@ func (t *twin) run(c *call) judgement {
 		if grant > 0 {
 			most := int64(0)
 			if room >= 100 {
-				most = room/50 - r.held
+				most = (room/50 - r.held) / 2
 			}
 			grant = min(grant, most)
 		}
@@ -162,7 +175,11 @@ func newWorld(t fatal, at time.Time) *world {
 // replica returns Leases whose clock differs from that of Redis by skew.
 func (w *world) replica(skew time.Duration, exact bool) *Leases {
 	began := w.at
-	l := NewLeases(NewStore(nil, func() time.Duration { return 0 }), Options{Exact: exact, Clock: func() time.Duration { return w.at.Sub(began) - w.steps + skew }})
+	l := NewLeases(NewStore(nil, func() time.Duration { return 0 }), Options{
+		Exact: exact,
+		Clock: func() time.Duration { return w.at.Sub(began) - w.steps + skew },
+		Wall:  func() time.Time { return w.at.Add(-w.steps) },
+	})
 	l.batches.later = func(f func()) {
 		if !w.lazy {
 			go f()

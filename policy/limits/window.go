@@ -52,6 +52,21 @@ func (w Window) bounds(now int64) (start, end int64) {
 		daysFrom(nextYear, next, w.anchorDay(nextYear, next)) * secondsPerDay
 }
 
+// leastMonth is the length of the shortest month. Of two that begin less than that apart, by different anchors, the second
+// is a part of the first: a changed anchor must not hand out a second quota.
+const leastMonth = 28 * secondsPerDay
+
+// holds reports whether a window that began at start is the one in force now, and when it ends. A start of the future is
+// none: it was seen by a clock that was wrong.
+func (w Window) holds(start, now int64) (end int64, ok bool) {
+	begin, end := w.bounds(now)
+	if w.Per != Month {
+		return end, start == begin
+	}
+	_, end = w.bounds(start + leastMonth - 1)
+	return end, start <= now && begin-start < leastMonth && floorDiv(start, secondsPerDay)*secondsPerDay == start
+}
+
 // anchorDay is the day on which the window of this month begins.
 func (w Window) anchorDay(year, month int64) int64 {
 	return min(max(int64(w.Anchor), 1), daysIn(year, month))
@@ -66,6 +81,9 @@ func (w Window) Denies(s State, cost int64) bool {
 	// Not Spent+cost > Limit: that sum can overflow.
 	return s.Spent > w.Limit-cost
 }
+
+// Fits says whether a request of this cost can be allowed at all: in a window of which nothing is spent.
+func (w Window) Fits(cost int64) bool { return !w.Denies(State{}, cost) }
 
 // Remaining returns how many units are left, 0 or more: a limit that was lowered below what is spent leaves 0.
 func (w Window) Remaining(s State) int64 {

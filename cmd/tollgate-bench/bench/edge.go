@@ -33,7 +33,7 @@ func newEdge(lane bool) (*edge, error) {
 	api := [2]string{"{api: genapi}", "{api: bench}"}
 	if lane {
 		shipped, err = envoy.HTTPBootstrap()
-		api = [2]string{`"api=genapi"`, `"api=bench"`}
+		api = [2]string{`"api=genapi,encoding=raw"`, `"api=bench,encoding=raw"`}
 	}
 	if err != nil {
 		return nil, err
@@ -115,17 +115,6 @@ func (e *edge) replace(with ...any) error {
 func (e *edge) hosts() []any {
 	hosts, _ := at(e.manager, "route_config", "virtual_hosts").([]any)
 	return hosts
-}
-
-// cluster returns the settings of the cluster of the authorization server.
-func (e *edge) cluster() (object, error) {
-	clusters, _ := at(e.root, "static_resources", "clusters").([]any)
-	for _, c := range clusters {
-		if at(c, "name") == "tollgate" {
-			return c.(object), nil
-		}
-	}
-	return nil, errors.New("bootstrap: no cluster tollgate")
 }
 
 // forMeasuring makes Envoy answer by itself what is allowed, so that no

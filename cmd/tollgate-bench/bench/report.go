@@ -34,6 +34,7 @@ type Row struct {
 	CPU         Stat    `json:"server_cpu_us"`
 	Ratio       Stat    `json:"ratio"` // of server CPU to case a of the same round
 	RedisCPU    Stat    `json:"redis_cpu_us"`
+	RedisRatio  Stat    `json:"redis_ratio"` // of Redis CPU to the server CPU of case a
 	P50         Stat    `json:"p50_us"`
 	P99         Stat    `json:"p99_us"`
 	P999        Stat    `json:"p999_us"`

@@ -41,7 +41,10 @@ func TestStat(t *testing.T) {
 // The ratio is that of the rounds, not of the medians.
 func TestRowComparesWithinARound(t *testing.T) {
 	base := []sample{{cpu: 10}, {cpu: 20}, {cpu: 40}}
-	row := newRow(testCase{id: "b"}, []sample{{cpu: 5, checks: 1, p99: 3}, {cpu: 8, checks: 2, p99: 1}, {cpu: 40, checks: 3, p99: 2}}, base)
+	row := newRow(testCase{id: "b"}, []sample{{cpu: 5, redis: 1, checks: 1, p99: 3}, {cpu: 8, redis: 6, checks: 2, p99: 1}, {cpu: 40, redis: 10, checks: 3, p99: 2}}, base)
+	if row.RedisRatio != (Stat{.25, .1, .3}) || row.RedisCPU.Median != 6 {
+		t.Errorf("Redis: %+v", row)
+	}
 	if row.Ratio != (Stat{.5, .4, 1}) || row.CPU != (Stat{8, 5, 40}) || row.P99.Median != 2 || row.Checks != 6 {
 		t.Errorf("%+v", row)
 	}
@@ -92,15 +95,15 @@ func TestLines(t *testing.T) {
 		}
 	}
 	base := &Row{Allocations: Stat{Median: 50}, Bytes: Stat{Median: 4000}}
-	row := &Row{Ratio: Stat{Median: .9}, RedisCPU: Stat{Median: 2}, Allocations: Stat{Median: 52}, Bytes: Stat{Median: 6000}, Lookups: Stat{Median: .5}}
+	row := &Row{Ratio: Stat{Median: .9}, RedisRatio: Stat{Median: .2}, Allocations: Stat{Median: 52}, Bytes: Stat{Median: 6000}, Lookups: Stat{Median: .5}}
 	want := map[string][]Line{
 		"a": nil,
-		"b": {{"b", "server CPU, ratio to (a)", .70, .9, true, 0, false}, {"b", "Redis CPU per check, µs", 3, 2, false, 0, true},
+		"b": {{"b", "server CPU, ratio to (a)", .70, .9, true, 0, false}, {"b", "Redis CPU, ratio to (a)", .07, .2, false, 0, true},
 			{"b", "allocations per check beyond grpc-go's", 3, 2, true, 0, true}, {"b", "bytes allocated per check beyond grpc-go's", 1024, 2000, true, 0, true}},
-		"c": {{"c", "server CPU, ratio to (a)", 1, .9, true, 0, false}, {"c", "Redis CPU per check, µs", 12, 2, false, 0, true}},
+		"c": {{"c", "server CPU, ratio to (a)", 1, .9, true, 0, false}, {"c", "Redis CPU, ratio to (a)", .32, .2, false, 0, true}},
 		"d": {{"d", "server CPU, ratio to (a)", .75, .9, true, 0, false}, {"d", "look-ups per key, replica and second", 1, .5, false, 0, true}},
-		"e": {{"e", "server CPU, ratio to (a)", .75, .9, true, 0, false}, {"e", "Redis CPU per check, µs", 1, 2, false, 0, true}},
-		"f": {{"f", "server CPU, ratio to (a)", .65, .9, true, 0, false}, {"f", "Redis CPU per check, µs (none)", noRedis, 2, false, 0, true}},
+		"e": {{"e", "server CPU, ratio to (a)", .75, .9, true, 0, false}, {"e", "Redis CPU, ratio to (a)", .02, .2, false, 0, true}},
+		"f": {{"f", "server CPU, ratio to (a)", .65, .9, true, 0, false}, {"f", "Redis CPU, ratio to (a) (none)", noRedis, .2, false, 0, true}},
 		"g": nil,
 	}
 	for _, c := range cases() {
@@ -135,12 +138,12 @@ func reports(t *testing.T) (*Report, *EdgeReport) {
 	r := &Report{Version: "v", Date: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Machine: "a <CPU> & more", CPUs: 2, Go: "go", Load: "load", Rounds: 7, Seconds: 2,
 		OpenLoop: &OpenLoop{1000, 14, stat, stat, stat, stat, stat}, Growth: []Growth{{"server CPU by keys", 10, stat, "µs", 1.5}}}
 	for _, c := range cases() {
-		r.Rows = append(r.Rows, Row{c.id, c.name, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, 5})
+		r.Rows = append(r.Rows, Row{c.id, c.name, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, 5})
 	}
 	r.Lines = []Line{{"b", "what", 1, 2, true, 0, true}}
 	e := &EdgeReport{Version: "v", Date: r.Date, Machine: r.Machine, CPUs: 2, Go: "go", Envoy: "1.40.0", Load: "load", Rounds: 7, Seconds: 2, PerSecond: 9, Base: "a", Lines: r.Lines}
-	compared, settings := comparison(), settingsStudy()
-	for _, s := range append(compared.all(), settings.all()...) {
+	compared := comparison()
+	for _, s := range compared.all() {
 		e.Rows = append(e.Rows, EdgeRow{s.id, s.name, stat, stat, stat, stat, Stat{-1, -2, 3}, stat, stat, stat, stat, stat, stat, stat})
 	}
 	return r, e
@@ -227,7 +230,7 @@ func TestTableAndChart(t *testing.T) {
 		bars         int
 	}{
 		{r.WriteTable, r.WriteChart, []string{"(b)", "2.00", "1.00–3.00", "open loop at 1000 checks/s, 14 rounds", "MISSED", "growth"}, len(cases())},
-		{e.WriteTable, e.WriteChart, []string{"no filter", "-1.00", "MISSED", "Envoy 1.40.0"}, len(e.Rows) - 2}, // both lists have a row without a filter
+		{e.WriteTable, e.WriteChart, []string{"no filter", "-1.00", "MISSED", "Envoy 1.40.0"}, len(e.Rows) - 1}, // one row is without a filter
 	} {
 		var b bytes.Buffer
 		if err := c.table(&b); err != nil {

@@ -204,7 +204,9 @@ func (b *bench) startServe(ctx context.Context, name string, more []string, sets
 		// A line for each denial is for people; the three cases with denials would measure the log.
 		"--log-decisions", "none",
 		// Where 64 callers keep both CPUs busy all the time, a decision may wait.
-		"--deadline", "2s"}, more...)
+		"--deadline", "2s",
+		// No proxy has to notice the end.
+		"--drain-delay", "0s"}, more...)
 	s, err := startSubject(b.Binary, b.dir, name, redis, args...)
 	if err != nil {
 		return err

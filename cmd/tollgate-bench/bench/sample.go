@@ -98,13 +98,15 @@ func pick(from []sample, figure func(sample) float64) []float64 {
 
 func cpuOf(s sample) float64 { return s.cpu }
 
+func redisOf(s sample) float64 { return s.redis }
+
 // newRow summarizes the samples of a case; base are those of case a.
 func newRow(c testCase, samples, base []sample) Row {
 	stat := func(figure func(sample) float64) Stat { return newStat(pick(samples, figure)) }
 	row := Row{
 		Case: c.id, Name: c.name, CPU: stat(cpuOf), Ratio: newStat(ratios(pick(samples, cpuOf), pick(base, cpuOf))),
-		RedisCPU: stat(func(s sample) float64 { return s.redis }),
-		P50:      stat(func(s sample) float64 { return s.p50 }), P99: stat(func(s sample) float64 { return s.p99 }),
+		RedisCPU: stat(redisOf), RedisRatio: newStat(ratios(pick(samples, redisOf), pick(base, cpuOf))),
+		P50: stat(func(s sample) float64 { return s.p50 }), P99: stat(func(s sample) float64 { return s.p99 }),
 		P999:        stat(func(s sample) float64 { return s.p999 }),
 		Allocations: stat(func(s sample) float64 { return s.allocations }), Bytes: stat(func(s sample) float64 { return s.bytes }),
 		RSS: stat(func(s sample) float64 { return s.rss }), PerSecond: stat(func(s sample) float64 { return s.perSecond }),

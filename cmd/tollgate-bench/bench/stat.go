@@ -117,13 +117,16 @@ func (l Line) verdict() string {
 	return "missed"
 }
 
-// number prints a figure with three digits, or more before the point.
+// number prints a figure with three digits, or more before the point and less of what
+// is small.
 func number(v float64) string {
 	switch {
 	case v >= 99.95:
 		return fmt.Sprintf("%.0f", v)
 	case v >= 9.995:
 		return fmt.Sprintf("%.1f", v)
+	case v > 0 && v < .0995:
+		return fmt.Sprintf("%.3f", v)
 	}
 	return fmt.Sprintf("%.2f", v)
 }

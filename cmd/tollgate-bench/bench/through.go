@@ -26,9 +26,6 @@ type setup struct {
 	line float64
 }
 
-// overUnix is the leased server on a unix socket.
-const overUnix = "leased-unix"
-
 // The rows that the others of a table are compared with.
 const (
 	withoutFilter = "none"
@@ -58,57 +55,6 @@ func comparison() study {
 		{id: "c", name: "gRPC, exact", server: exact},
 		{id: "h", name: "HTTP lane, leased", server: leased, lane: true, line: .70},
 	}}
-}
-
-// settingsStudy is the study of --settings: one setting of Envoy each, changed from
-// what is shipped.
-func settingsStudy() study {
-	filter := func(change func(object)) func(*edge) error {
-		return func(e *edge) error {
-			f, err := e.filter()
-			if err == nil {
-				change(f)
-			}
-			return err
-		}
-	}
-	unlisted := []any{"accept", "accept-encoding", "accept-language", "cache-control", "cookie", "idempotency-key", "origin", "referer",
-		"traceparent", "tracestate", "user-agent", "x-client-version", "x-forwarded-proto"}
-	return study{noFilter(), setup{id: "shipped", name: "leased, as shipped", server: leased}, []setup{
-		{id: "unix", name: "over a unix socket", server: overUnix},
-		{id: "all", name: "without allowed_headers", server: leased, change: filter(func(f object) { delete(f, "allowed_headers") })},
-		{id: "disallowed", name: "disallowed_headers instead", server: leased, change: filter(func(f object) {
-			delete(f, "allowed_headers")
-			f["disallowed_headers"] = patterns(unlisted)
-		})},
-		{id: "more", name: "allowed_headers: three that this policy does not read", server: leased, change: filter(func(f object) {
-			f["allowed_headers"] = patterns([]any{"authorization", ":path", "x-api-key", "content-type", "x-request-id", "x-forwarded-for",
-				"x-envoy-external-address"})
-		})},
-		{id: "not-raw", name: "without encode_raw_headers", server: leased, change: filter(func(f object) { delete(f, "encode_raw_headers") })},
-		{id: "not-validated", name: "without validate_mutations", server: leased, change: filter(func(f object) { delete(f, "validate_mutations") })},
-		{id: "connections", name: "16 streams a connection", server: leased, change: func(e *edge) error {
-			cluster, err := e.cluster()
-			if err != nil {
-				return err
-			}
-			options, ok := at(cluster, "typed_extension_protocol_options", "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-				"explicit_http_config", "http2_protocol_options").(object)
-			if !ok {
-				return errors.New("bootstrap: the cluster has no http2_protocol_options")
-			}
-			options["max_concurrent_streams"] = 16
-			return nil
-		}},
-	}}
-}
-
-func patterns(names []any) object {
-	list := make([]any, len(names))
-	for i, name := range names {
-		list[i] = object{"exact": name}
-	}
-	return object{"patterns": list}
 }
 
 // defaultFilter leaves of the filter's settings those without which there is no
@@ -166,14 +112,10 @@ type through struct {
 	delays  map[string]*beside // at the fixed rate
 }
 
-// RunEnvoy measures through real Envoys, or, with settings, what single settings of
-// Envoy are worth.
-func RunEnvoy(ctx context.Context, o Options, settings bool) (report *EdgeReport, err error) {
+// RunEnvoy measures through real Envoys.
+func RunEnvoy(ctx context.Context, o Options) (report *EdgeReport, err error) {
 	b := &through{bench: bench{Options: o, sets: keySets(o.Keys), subjects: map[string]*subject{}}, study: comparison(),
 		envoys: map[string]*envoytest.Envoy{}, samples: map[string]*beside{}, delays: map[string]*beside{}}
-	if settings {
-		b.study = settingsStudy()
-	}
 	if err := b.study.keep(o.Rows); err != nil {
 		return nil, err
 	}
@@ -185,7 +127,7 @@ func RunEnvoy(ctx context.Context, o Options, settings bool) (report *EdgeReport
 	if err != nil {
 		return nil, err
 	}
-	if err := b.start(ctx, binary, settings); err != nil {
+	if err := b.start(ctx, binary); err != nil {
 		return nil, err
 	}
 	if err := b.calibrate(ctx); err != nil {
@@ -221,7 +163,7 @@ func (s *study) keep(ids []string) error {
 }
 
 // start starts the servers and an Envoy for each setup.
-func (b *through) start(ctx context.Context, binary string, settings bool) error {
+func (b *through) start(ctx context.Context, binary string) error {
 	if err := b.files(); err != nil {
 		return err
 	}
@@ -229,9 +171,6 @@ func (b *through) start(ctx context.Context, binary string, settings bool) error
 		return err
 	}
 	servers := map[string][]string{leased: {"--authz-http-address", "127.0.0.1:0"}, exact: nil}
-	if settings {
-		servers = map[string][]string{leased: nil, overUnix: {"--grpc-address", "unix:" + b.file("grpc")}}
-	}
 	for server, more := range servers {
 		if err := b.startServe(ctx, server, append(more, limitsOf(server)...), b.sets[known]); err != nil {
 			return err

@@ -1,4 +1,4 @@
-// Package tollgatetest gives the tests of other programs the server's binary.
+// Package tollgatetest is what the tests of the programs share.
 package tollgatetest
 
 import (

@@ -28,8 +28,8 @@ type user struct {
 
 func users() map[string]user {
 	return map[string]user{
-		"server": {acl: ServerACL(), do: []duty{lookAtStore, exercise, spendOne, followChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
-		"cli":    {acl: CLIACL(), do: []duty{acceptEmpty, exercise, manageKeys, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
+		"server": {acl: ServerACL(), do: []duty{lookAtStore, exercise, spendOne, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
+		"cli":    {acl: CLIACL(), do: []duty{acceptEmpty, exercise, manageKeys, awaitServers, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
 	}
 }
 
@@ -52,6 +52,21 @@ func acceptEmpty(ctx context.Context, c redis.UniversalClient, n int) error {
 		return err
 	}
 	return store.CheckPepper(ctx, h)
+}
+
+// confirmChanges is how a server says which changes it has heard of.
+func confirmChanges(ctx context.Context, c redis.UniversalClient, n int) error {
+	return keys.NewStore(c).ConfirmChanges(ctx, fmt.Sprint("server ", n), 1, time.Second, true)
+}
+
+// awaitServers is the end of a revocation, which no server hears here.
+func awaitServers(ctx context.Context, c redis.UniversalClient, n int) error {
+	var unheard *keys.UnheardError
+	err := keys.NewStore(c).AwaitServers(ctx, newKey(n).ID, time.Millisecond)
+	if errors.As(err, &unheard) && unheard.Err == nil {
+		return nil
+	}
+	return err
 }
 
 // changeFromServer is what a server writes besides its counters.
@@ -282,6 +297,6 @@ func TestACLKnowsEveryCommand(t *testing.T) {
 func spelled() map[string]string {
 	return map[string]string{
 		"SetArgs": "set", "SetNX": "set", "HSetNX": "hsetnx", "ZRangeArgs": "zrange", "ZRangeByLex": "zrangebylex",
-		"XRangeN": "xrange", "XRevRangeN": "xrevrange", "Exec": "", "Close": "", "Pipelined": "", "Watch": "", "Process": "", "MasterForKey": "", "ForEachMaster": "",
+		"XRangeN": "xrange", "XRevRangeN": "xrevrange", "Exec": "", "Close": "", "Pipelined": "", "Watch": "", "Process": "", "LookupFor": "", "MasterForKey": "", "ForEachMaster": "",
 	}
 }

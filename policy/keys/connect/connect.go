@@ -55,6 +55,9 @@ const (
 	// dialTimeout may be longer than a decision's deadline: go-redis dials in the background, the decision stops waiting
 	// at its own deadline, and a TLS handshake over a slow network still completes for the next one.
 	dialTimeout = time.Second
+	// onePool has pipelines use the connections that are there. go-redis would make ten for them alone, which are neither
+	// counted by pool_size nor greeted before they are needed.
+	onePool = -1
 	// clusterReload bounds how long a replica that was promoted in silence stays unknown.
 	clusterReload = 10 * time.Second
 )
@@ -93,7 +96,9 @@ func Open(o Options) (client redis.UniversalClient, description string, err erro
 func InProcess(dial func(context.Context, string, string) (net.Conn, error), deadline time.Duration) *redis.Client {
 	s := newSettings(&target{network: "tcp", addresses: []string{"memory"}}, deadline)
 	s.dial = dial
-	return redis.NewClient(s.single())
+	o := s.single()
+	o.PipelinePoolSize = 0 // a connection without a buffer of its own needs those of go-redis' pipelines
+	return redis.NewClient(o)
 }
 
 // target parses what the options name.
@@ -168,7 +173,7 @@ func (s *settings) single() *redis.Options {
 		Username: s.user, Password: s.password, DB: s.db,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
 		DialTimeout: s.dialTimeout, ReadTimeout: s.readTimeout, WriteTimeout: s.writeTimeout, PoolTimeout: s.poolTimeout,
-		PoolSize: s.poolSize, MinIdleConns: s.minIdle, ConnMaxIdleTime: s.maxIdleTime, ConnMaxLifetime: s.maxLifetime,
+		PoolSize: s.poolSize, PipelinePoolSize: onePool, MinIdleConns: s.minIdle, ConnMaxIdleTime: s.maxIdleTime, ConnMaxLifetime: s.maxLifetime,
 		DisableIdentity: true, MaintNotificationsConfig: s.maintenance,
 	}
 }
@@ -180,7 +185,7 @@ func (s *settings) failover() *redis.FailoverOptions {
 		Username: s.user, Password: s.password, DB: s.db,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
 		DialTimeout: s.dialTimeout, ReadTimeout: s.readTimeout, WriteTimeout: s.writeTimeout, PoolTimeout: s.poolTimeout,
-		PoolSize: s.poolSize, MinIdleConns: s.minIdle, ConnMaxIdleTime: s.maxIdleTime, ConnMaxLifetime: s.maxLifetime,
+		PoolSize: s.poolSize, PipelinePoolSize: onePool, MinIdleConns: s.minIdle, ConnMaxIdleTime: s.maxIdleTime, ConnMaxLifetime: s.maxLifetime,
 		DisableIdentity: true,
 	}
 }
@@ -191,7 +196,7 @@ func (s *settings) cluster() *redis.ClusterOptions {
 		Username: s.user, Password: s.password,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
 		DialTimeout: s.dialTimeout, ReadTimeout: s.readTimeout, WriteTimeout: s.writeTimeout, PoolTimeout: s.poolTimeout,
-		PoolSize: s.poolSize, MinIdleConns: s.minIdle, ConnMaxIdleTime: s.maxIdleTime, ConnMaxLifetime: s.maxLifetime,
+		PoolSize: s.poolSize, PipelinePoolSize: onePool, MinIdleConns: s.minIdle, ConnMaxIdleTime: s.maxIdleTime, ConnMaxLifetime: s.maxLifetime,
 		DisableIdentity: true, MaintNotificationsConfig: s.maintenance,
 		ClusterStateReloadInterval: clusterReload,
 		// Every command here has its keys in one slot. The policies would ask for COMMAND first, and spread

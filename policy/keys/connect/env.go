@@ -88,7 +88,7 @@ func envTarget(env func(string) string) (*target, error) {
 	}
 	t := &target{network: "tcp"}
 	hosts := raw
-	switch kind {
+	switch strings.ToUpper(kind) {
 	case "", "SINGLE":
 	case "CLUSTER":
 		t.kind = cluster

@@ -9,10 +9,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"time"
+
+	"tollgate/policy/keys/smallfile"
 )
 
 // tlsFiles are the TLS settings of a target.
@@ -72,6 +73,9 @@ func (c *certificates) current() *tls.Config {
 	return c.config
 }
 
+// maxPEM is far above what a file with certificates has, in bytes.
+const maxPEM = 4 << 20
+
 // read builds config from the files.
 func (c *certificates) read() error {
 	var pem [3][]byte
@@ -80,7 +84,7 @@ func (c *certificates) read() error {
 			continue
 		}
 		var err error
-		if pem[i], err = os.ReadFile(path); err != nil {
+		if pem[i], err = smallfile.Read(path, maxPEM); err != nil {
 			return fmt.Errorf("TLS: %w", err)
 		}
 	}
@@ -133,8 +137,28 @@ func (c *certificates) dialer(timeout time.Duration, home string) dialFunc {
 		}
 		config := c.current().Clone()
 		config.ServerName = cmp.Or(c.files.serverName, host)
-		return (&tls.Dialer{Config: config}).DialContext(ctx, network, net.JoinHostPort(host, port))
+		address = net.JoinHostPort(host, port)
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		secure := tls.Client(conn, config)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, handshakeError(address, err)
+		}
+		return secure, nil
 	}
+}
+
+// handshakeError says what a server without TLS does: it waits for the rest of what it takes for a command, or answers
+// with something else.
+func handshakeError(address string, err error) error {
+	var other tls.RecordHeaderError
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &other) {
+		return fmt.Errorf("TLS: %s does not answer the handshake; for a port without TLS write redis:// in place of rediss://: %w", address, err)
+	}
+	return fmt.Errorf("TLS: %s: %w", address, err)
 }
 
 // plainDialer is dialer without TLS.

@@ -100,9 +100,9 @@ func set(f *keys.Fields, name, text string) error {
 	var err error
 	switch name {
 	case "scopes":
-		f.Scopes = list(text)
+		f.Scopes, err = cell(name, text)
 	case "ips":
-		f.IPs = list(text)
+		f.IPs, err = cell(name, text)
 	case "limits":
 		f.Limits, err = limits(text)
 	case "anchor_day":
@@ -133,6 +133,15 @@ func texts(f *keys.Fields) map[string]*string {
 	}
 }
 
+// cell is list for a text that must hold an item if it holds anything: signs alone would be lost.
+func cell(name, text string) ([]string, error) {
+	out := list(text)
+	if out == nil && strings.TrimSpace(text) != "" {
+		return nil, &keys.FieldError{Field: name, Problem: "holds no item"}
+	}
+	return out, nil
+}
+
 // list cuts a text at | or, where there is none, at spaces; nil if there is nothing.
 func list(text string) []string {
 	parts := strings.Fields(text)
@@ -151,7 +160,8 @@ func list(text string) []string {
 // limits reads "minute=60|day=1000".
 func limits(text string) ([]keys.Limit, error) {
 	var out []keys.Limit
-	for i, part := range list(text) {
+	all, err := cell("limits", text)
+	for i, part := range all {
 		at := fmt.Sprintf("limits[%d]", i)
 		name, requests, ok := strings.Cut(part, "=")
 		if !ok {
@@ -163,7 +173,7 @@ func limits(text string) ([]keys.Limit, error) {
 		}
 		out = append(out, keys.Limit{Name: name, Requests: n})
 	}
-	return out, nil
+	return out, err
 }
 
 func number[N int | int64](field, text string) (N, error) {

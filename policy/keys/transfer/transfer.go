@@ -67,13 +67,18 @@ type Options struct {
 	// environment, scopes, name or note. Where it has no entry for team and plan, they are Kuadrant's
 	// secret.kuadrant.io/user-id and secret.kuadrant.io/plan-id; an empty name is none.
 	Labels map[string]string
+	// Groups says which scopes an ACL group of Kong's stands for, joined with |. A key whose consumer is in a group that is
+	// not here is refused.
+	Groups map[string]string
+	// Drop names plugins of Kong's that keys lose, because the policy does what they did. Without that, a key that a plugin
+	// narrows in a way that no key of ours can be narrowed in is refused.
+	Drop []string
+	// API keeps the counters apart that the keys of one consumer of Kong's share.
+	API string
 }
 
-// The largest sources, in bytes.
-const (
-	maxLine = 1 << 20   // a line, or an item of the keys file
-	maxTree = 256 << 20 // a file that is read as a whole
-)
+// maxLine is the longest line or item of the keys file, in bytes.
+const maxLine = 1 << 20
 
 // Read returns the keys of a source in its order, each with its line, counted from 1. The error of a record concerns
 // that record alone, unless it is a keys.ErrSource, which is the last. No error holds a secret. The records can be read

@@ -15,10 +15,15 @@ import (
 // secret returns a strong secret that is easy to tell from others.
 func secret(n int) string { return keys.Seal("pk_", fmt.Sprintf("q7Zr%023d", n)) }
 
-// says reads a source and writes each record as one line: its line, then the error or what the key says.
+// says reads a source and writes each record as one line: its line, then the error or what the key says. What is
+// ignored is left out.
 func says(f Format, text string, o Options) string {
 	var b strings.Builder
 	for r, err := range Read(f, strings.NewReader(text), o) {
+		var ignored *keys.IgnoredError
+		if errors.As(err, &ignored) {
+			continue
+		}
 		fmt.Fprintf(&b, "%d ", r.Line)
 		if err != nil {
 			fmt.Fprintf(&b, "! %v\n", err)
@@ -44,6 +49,15 @@ func says(f Format, text string, o Options) string {
 		}
 		for _, l := range k.Limits {
 			fmt.Fprintf(&b, " %s=%d", l.Name, l.Requests)
+		}
+		if k.LimitID != "" {
+			fmt.Fprintf(&b, " counts as %s", k.LimitID)
+		}
+		if k.Status != "" {
+			fmt.Fprintf(&b, " %s", k.Status)
+		}
+		if r.Narrowed {
+			b.WriteString(" narrowed")
 		}
 		for _, t := range []time.Time{k.CreatedAt, k.ExpiresAt} {
 			if !t.IsZero() {
@@ -224,6 +238,7 @@ items:
   stringData: {api_key: "$3\n"}
 `, Options{Labels: map[string]string{"environment": "env", "scopes": "scopes"}}, `20 ! not YAML
 1 ,,orbit,alice,gold,live,Secret apps/alice, secret 1 scopes [read write] 2026-01-02T03:04:05Z
+22 ,,,tls,,,Secret tls, secret 3
 29 ,,,bob,,,Secret bob, secret 2
 32 ! secret: the Secret has no entry api_key
 34 ! secret: is not base64
@@ -353,7 +368,11 @@ func TestTreesThatCannotBeRead(t *testing.T) {
 		check(t, f, "a: b\n...\nc: d\n", Options{}, "1 ! not YAML: a second document without a line of ---\n")
 		check(t, f, "--- # nothing\n---\n", Options{}, "")
 		check(t, f, "text", Options{}, "")
-		check(t, f, "{\"kind\": 1, \"consumers\": {\"a\": true}}", Options{}, "")
+		want := ""
+		if f == Kong {
+			want = "1 ! " + keys.ErrSource.Error() + ": line 1: consumers: must be a list\n"
+		}
+		check(t, f, "{\"kind\": 1, \"consumers\": {\"a\": true}}", Options{}, want)
 	}
 }
 

@@ -1,0 +1,88 @@
+package limits
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// leastJump is the least that counts as a jump of the store's clock: less is what clocks do that are being set right.
+	leastJump = 500 * time.Millisecond
+	// jumpsToldPerMinute bounds how often Options.Jumped is called.
+	jumpsToldPerMinute = 10
+)
+
+// storeClock follows the clock of one node of the store by the monotonic one of this process.
+type storeClock struct {
+	mu        sync.Mutex
+	known     bool
+	low, high int64 // it is ahead by that much, ms
+}
+
+// saw takes in that the store's clock was at ms some time between asked and now, and returns how far it has jumped since
+// it was seen before, or 0. A trip that took long tells little, and is no reason to speak of a jump.
+func (s *storeClock) saw(ms int64, asked, now time.Duration) time.Duration {
+	low, high := ms-now.Milliseconds()-1, ms-asked.Milliseconds()+1
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	by := int64(0)
+	switch least := leastJump.Milliseconds(); {
+	case !s.known:
+	case low > s.high+least || high < s.low-least:
+		by = (low+high)/2 - (s.low+s.high)/2
+	case high-low > least && high-low > s.high-s.low:
+		return 0
+	}
+	s.known, s.low, s.high = true, low, high
+	const longest = int64(1 << 42) // ms, some 139 years
+	return time.Duration(min(max(by, -longest), longest)) * time.Millisecond
+}
+
+// jumps counts the jumps of the store's clocks, and says which are told.
+type jumps struct {
+	mu     sync.Mutex
+	total  uint64
+	minute time.Duration // since when told counts
+	told   int
+}
+
+// note counts one, and reports whether it is told: at most jumpsToldPerMinute are.
+func (j *jumps) note(now time.Duration) (total uint64, tell bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.total++
+	if j.told == 0 || now-j.minute >= time.Minute {
+		j.minute, j.told = now, 0
+	}
+	j.told++
+	return j.total, j.told <= jumpsToldPerMinute
+}
+
+func (j *jumps) count() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.total
+}
+
+// watchClock sees whether the clock of the store has jumped since an answer of the same node.
+func (l *Leases) watchClock(c *call, asked, now time.Duration) {
+	by := l.batches.laneOf(c.id).clock.saw(c.now, asked, now)
+	if by == 0 {
+		return
+	}
+	if total, tell := l.jumps.note(now); tell && l.options.Jumped != nil {
+		l.options.Jumped(by, total)
+	}
+}
+
+// doubtful reports whether this process's own clock is in none of a window that the store says is in force. One of the two
+// clocks is wrong, maybe for a moment only.
+func doubtful(counts []count, wall time.Time) bool {
+	at := wall.Unix()
+	for _, n := range counts {
+		if at < n.start || at >= n.end {
+			return true
+		}
+	}
+	return false
+}
