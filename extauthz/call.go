@@ -9,6 +9,7 @@ import (
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
@@ -80,6 +81,7 @@ type checkService struct {
 	calls      *sync.Pool // of *call
 	shape      *shape
 	others     encoding.CodecV2 // of the other services of the server
+	refusals   rate.Sometimes   // bounds the lines about requests that could not be read
 }
 
 func newCheckService(a *authorizer) *checkService {
@@ -88,6 +90,7 @@ func newCheckService(a *authorizer) *checkService {
 		calls:      &sync.Pool{New: func() any { return &call{} }},
 		shape:      checkRequest(),
 		others:     encoding.GetCodecV2(proto.Name),
+		refusals:   rate.Sometimes{Interval: time.Second},
 	}
 }
 
@@ -102,7 +105,9 @@ func (s *checkService) unread(ctx context.Context, err error) {
 		why, message = "too_large", "a check request is larger than the limit: Envoy must not send request bodies (with_request_body)"
 	}
 	s.authorizer.metrics.grpcRefused.WithLabelValues(why).Inc()
-	s.authorizer.log.trouble(ctx, message, slog.Int("limit_bytes", maxCheckRequest), slog.Any("error", err))
+	s.refusals.Do(func() {
+		s.authorizer.log.trouble(ctx, message, slog.Int("limit_bytes", maxCheckRequest), slog.Any("error", err))
+	})
 }
 
 // release puts a call back for the next one. It keeps the memory of its lists and

@@ -47,7 +47,7 @@ type AuditEntry struct {
 	API     string          `json:"api,omitempty"`      // which the changed thing belongs to
 	Team    string          `json:"team,omitempty"`     // likewise
 	IDs     []string        `json:"ids,omitempty"`      // of the keys, members or teams; none for a bulk change
-	MoreIDs int             `json:"more_ids,omitempty"` // how many there are beyond the IDs, of which an entry has 100 at most
+	MoreIDs int             `json:"more_ids,omitempty"` // how many there are beyond the IDs, of which an entry has 1,000 at most
 	Before  json.RawMessage `json:"before,omitempty"`   // the record without its hash, and its long lists and texts cut; none for a thing that is new
 	After   json.RawMessage `json:"after,omitempty"`    // likewise, as it will be; or the counts of a bulk change
 

@@ -10,7 +10,7 @@ import (
 )
 
 // The stream is bounded by its entries, so an entry is bounded by its bytes: long lists of addresses in some changes must not
-// fill the store. 100,000 entries of the usual size take about 50 MB, the largest there can be less than 300 MB.
+// fill the store. 100,000 entries of the usual size take about 50 MB, with the largest sides less than 300 MB.
 const (
 	// maxSideBytes is what the record before a change may take, and the one after it. One that is longer loses what its
 	// long lists and texts have beyond keptItems and keptText, and in its place has the size and a sum of the whole, so
@@ -18,7 +18,8 @@ const (
 	maxSideBytes = 1024
 	keptItems    = 4
 	keptText     = 64
-	maxAuditIDs  = 100
+
+	maxAuditIDs = maxRehashes // what is done to as many at once is rare
 )
 
 // fit returns e within the bounds.

@@ -153,7 +153,7 @@ func TestAuditSides(t *testing.T) {
 			t.Errorf("%s: %s", what, short)
 		}
 	}
-	ids := make([]string, 250)
+	ids := make([]string, maxAuditIDs+150)
 	if e := (AuditEntry{IDs: ids}).fit(); len(e.IDs) != maxAuditIDs || e.MoreIDs != 150 {
 		t.Errorf("%d ids and %d more", len(e.IDs), e.MoreIDs)
 	}
