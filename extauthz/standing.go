@@ -19,24 +19,18 @@ func (s *Status) Unready() string {
 	switch {
 	case !state.Reached:
 		return "the store has not been reached since the start"
+	case !state.Fits && state.Pepper == nil:
+		return "the store is new, and takes no writes"
 	case !state.Fits:
 		return "the pepper is not that of the keys in the store"
 	case state.Emptied:
 		return "the store was emptied"
-	case state.Silent != nil && s.now().Sub(state.Answered) >= s.Policies.longestStale():
+	case state.Silent != nil && s.now().Sub(state.Answered) >= s.Policies.LongestStale():
 		return "the store has been away for longer than any key is served without it"
 	case state.Refuses && !s.Policies.Current().AnswersUncounted():
 		return "the store takes no writes, and by every plan a request must be counted"
 	}
 	return ""
-}
-
-// longestStale is the longest stale_for of the policies in force.
-func (p *Policies) longestStale() (longest time.Duration) {
-	for _, a := range p.Current().APIs() {
-		longest = max(longest, a.StaleFor())
-	}
-	return longest
 }
 
 // writeStanding says what is not as it should be.

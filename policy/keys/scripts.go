@@ -28,7 +28,7 @@ const unmakeSource = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis
 type scripts struct {
 	change, link, enlist, unmake, present, mark, look, accept *redis.Script
 
-	full map[*redis.Script]*redis.Script // of those that may take rights away: what a full Redis runs too
+	full map[*redis.Script]*redis.Script // of those that may take rights away, or confirm that: what a full Redis runs too
 }
 
 func newScripts() scripts {
@@ -39,7 +39,8 @@ func newScripts() scripts {
 		look: redis.NewScript(lookSource), accept: redis.NewScript(acceptSource),
 	}
 	s.full = map[*redis.Script]*redis.Script{
-		s.change: redis.NewScript(inFull + changeSource), s.link: redis.NewScript(inFull + linkSource), s.enlist: redis.NewScript(inFull + enlistSource),
+		s.change: redis.NewScript(inFull + changeSource), s.link: redis.NewScript(inFull + linkSource),
+		s.enlist: redis.NewScript(inFull + enlistSource), s.present: redis.NewScript(inFull + presentSource),
 	}
 	return s
 }

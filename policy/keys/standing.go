@@ -16,7 +16,7 @@ import (
 var (
 	ErrUnvouched  = errors.New("keys: the store cannot say now that there is no such key")
 	ErrEmptied    = fmt.Errorf("%w: it was emptied", ErrUnvouched)
-	errNotReached = fmt.Errorf("%w: this server has not reached it since it started", ErrUnvouched)
+	errNotReached = fmt.Errorf("%w: this server has not got to know it since it started", ErrUnvouched)
 )
 
 const (
@@ -33,7 +33,7 @@ const (
 // StandingState is what a server knows of its store at a moment.
 type StandingState struct {
 	Reached  bool      // since the start of this server
-	Fits     bool      // its pepper is that of the keys, or was at an earlier moment
+	Fits     bool      // its pepper is that of the keys, or was at an earlier moment; neither this nor Pepper: the store is new and takes no writes
 	Adopted  bool      // the store had one of its older peppers at first, and now has its current one
 	Answered time.Time // when the store, or a part of it, last did; zero: never
 	Silent   error     // why the store, or a part of it, does not answer; nil while all does
@@ -51,7 +51,7 @@ func (s StandingState) Ready() bool { return s.Reached && s.Fits && !s.Emptied }
 // unvouched is why the store's word that there is no such key does not count.
 func (s StandingState) unvouched() error {
 	switch {
-	case !s.Reached:
+	case !s.Reached, !s.Fits && s.Pepper == nil:
 		return errNotReached
 	case s.Pepper != nil:
 		return fmt.Errorf("%w: %w", ErrUnvouched, s.Pepper)
@@ -139,6 +139,7 @@ func (w *Standing) Look(ctx context.Context) (StandingState, error) {
 func (w *Standing) look(ctx context.Context) (StandingState, error) {
 	before := w.State()
 	next := before
+	next.Writes = nil
 	err := w.lookAtPepper(ctx, &next)
 	if next.Fits {
 		err = errors.Join(err, w.lookAtMarks(ctx, &next))
@@ -147,6 +148,10 @@ func (w *Standing) look(ctx context.Context) (StandingState, error) {
 		w.lookAtEviction(ctx, &next)
 	}
 	next.Silent = err
+	if err != nil && next.Writes == nil {
+		next.Writes = before.Writes // it is not silent because it would take them again
+	}
+	next.Refuses = next.Writes != nil && w.options.Now().Sub(w.writable) >= writesGrace
 	if next.Emptied && !before.Emptied {
 		w.options.Emptied()
 	}
@@ -170,7 +175,12 @@ func (w *Standing) lookAtPepper(ctx context.Context, next *StandingState) error 
 		next.Answered = w.options.Now()
 		return nil
 	case !found:
-		if text, err = w.claimPepper(ctx, !next.Fits); err != nil {
+		text, err = w.claimPepper(ctx, !next.Fits)
+		if refusesWrites(err) {
+			next.Reached, next.Answered, next.Writes = true, w.options.Now(), err
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -193,7 +203,9 @@ func (w *Standing) lookAtPepper(ctx context.Context, next *StandingState) error 
 		return nil
 	}
 	text = newPepperCheck(w.hasher)
-	if err := w.store.client.Set(ctx, pepperKey, text, 0).Err(); err != nil {
+	if err := w.store.client.Set(ctx, pepperKey, text, 0).Err(); refusesWrites(err) {
+		return nil // the marks tell of it
+	} else if err != nil {
 		return fmt.Errorf("keys: note the pepper: %w", readError(ctx, "", err))
 	}
 	w.pepper, w.adopt, next.Adopted = text, false, true
@@ -247,7 +259,7 @@ func (w *Standing) waitForOthers(ctx context.Context) error {
 func (w *Standing) lookAtMarks(ctx context.Context, next *StandingState) error {
 	var errs []error
 	answered := false
-	next.Emptied, next.Unseen, next.Writes = false, w.unseen, nil
+	next.Emptied, next.Unseen = false, w.unseen
 	for i, s := range w.store.lookAt(ctx, w.marks) {
 		if s.err == nil && w.known[i].id == "" && !s.there {
 			s = w.store.claim(ctx, w.marks[i])
@@ -277,7 +289,6 @@ func (w *Standing) lookAtMarks(ctx context.Context, next *StandingState) error {
 	if answered && next.Writes == nil {
 		w.writable = now
 	}
-	next.Refuses = next.Writes != nil && now.Sub(w.writable) >= writesGrace
 	return errors.Join(errs...)
 }
 

@@ -416,6 +416,48 @@ func TestStoreThatTakesNoWrites(t *testing.T) {
 	}
 }
 
+// Nobody has said what the keys of a store are that takes no writes and was never used: it is neither ready nor believed, and
+// it is told apart from one that is away.
+func TestNewStoreThatTakesNoWrites(t *testing.T) {
+	c := newServer(t)
+	c.Do(t.Context(), "replicaof", "127.0.0.1", "1")
+	w, state := standing(t, NewStore(c), pepper("a"))
+	if state.Ready() || !state.Reached || state.Pepper != nil || !redis.HasErrorPrefix(state.Writes, "READONLY") {
+		t.Errorf("%+v", state)
+	}
+	if err := w.Vouch(t.Context(), Digest{1}); !errors.Is(err, ErrUnvouched) {
+		t.Errorf("it is believed: %v", err)
+	}
+	c.Do(t.Context(), "replicaof", "no", "one")
+	w.expect(t, "it takes them", true, false)
+	// A change of the pepper waits until it can be noted.
+	c.Do(t.Context(), "replicaof", "127.0.0.1", "1")
+	w, state = standing(t, NewStore(c), NewHasher([]byte("b"), Method{Pepper: []byte("a")}))
+	if !state.Ready() || state.Adopted || !redis.HasErrorPrefix(state.Writes, "READONLY") {
+		t.Errorf("%+v", state)
+	}
+	c.Do(t.Context(), "replicaof", "no", "one")
+	w.expect(t, "noted", true, false)
+	if !w.State().Adopted {
+		t.Error("the new pepper is not noted")
+	}
+}
+
+// What a store that has gone silent would take is not known to have changed.
+func TestSilentStoreTakesNoWrites(t *testing.T) {
+	c := newServer(t)
+	w, _ := standing(t, NewStore(c), pepper("a"))
+	if err := c.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t, "full", true, false)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if state, err := w.Look(ended); err == nil || state.Writes == nil || state.Silent == nil {
+		t.Errorf("%v, %+v", err, state)
+	}
+}
+
 // A full store is one that drops keys, unless it is told not to.
 func TestStoreThatEvicts(t *testing.T) {
 	for _, make := range []func(*testing.T) redis.UniversalClient{newServer, func(t *testing.T) redis.UniversalClient { return newClusterAs(t, connect.ServerACL()) }} {
