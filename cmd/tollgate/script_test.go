@@ -302,6 +302,12 @@ func startRedis(ts *testscript.TestScript, _ bool, args []string) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+	if !within(context.Background(), limit, func() bool {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+args[0])
+		return err == nil && conn.Close() == nil
+	}) {
+		ts.Fatalf("redis-server does not start:\n%s", &log)
+	}
 }
 
 // usage: empty PORT takes all data from a Redis, and its connections, as a restart without a file does.
@@ -336,8 +342,11 @@ func startReplica(ts *testscript.TestScript, _ bool, args []string) {
 
 // usage: redis-cli URL COMMAND... prints the reply.
 func redisCommand(ts *testscript.TestScript, _ bool, args []string) {
-	address, _ := strings.CutPrefix(args[0], unixPrefix)
-	client := redis.NewClient(&redis.Options{Network: "unix", Addr: address})
+	options := &redis.Options{Addr: "127.0.0.1:" + args[0]}
+	if address, ok := strings.CutPrefix(args[0], unixPrefix); ok {
+		options = &redis.Options{Network: "unix", Addr: address}
+	}
+	client := redis.NewClient(options)
 	defer client.Close()
 	words := make([]any, 0, len(args))
 	for _, a := range args[1:] {
