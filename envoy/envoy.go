@@ -1,17 +1,15 @@
-// Package envoy holds the Envoy bootstraps that Tollgate ships, one for each API and one for all of them,
-// and the one Envoy version that everything here is pinned to. The files are embedded, so the binary can
-// start an Envoy without the repository.
+// Package envoy holds the Envoy bootstraps that Tollgate ships, one that asks Tollgate over gRPC and one that asks over
+// HTTP, and the one Envoy version that everything here is pinned to. The files are embedded, so a binary can start an
+// Envoy without the repository.
 package envoy
 
 import (
 	"embed"
-	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 )
 
-//go:embed VERSION http/envoy.yaml all.yaml genapi.yaml pictify.yaml pixelbyte.yaml pixelmagic.yaml
+//go:embed VERSION envoy.yaml http/envoy.yaml
 var files embed.FS
 
 // Version returns the pinned Envoy version, such as "1.40.0": the one that fetch.sh gets by default and
@@ -24,19 +22,8 @@ func Version() string {
 	return strings.TrimSpace(string(b))
 }
 
-// Names returns the names that Bootstrap knows, sorted.
-func Names() []string {
-	return []string{"all", "genapi", "pictify", "pixelbyte", "pixelmagic"}
-}
-
-// Bootstrap returns the shipped bootstrap (YAML, comments included) for one API, or for "all" of them.
-// The error of an unknown name lists the known ones.
-func Bootstrap(name string) ([]byte, error) {
-	if !slices.Contains(Names(), name) {
-		return nil, fmt.Errorf("no Envoy bootstrap named %q; there are %s", name, strings.Join(Names(), ", "))
-	}
-	return files.ReadFile(name + ".yaml")
-}
+// Bootstrap returns the shipped bootstrap (YAML, comments included). It has a virtual host for each API.
+func Bootstrap() ([]byte, error) { return files.ReadFile("envoy.yaml") }
 
 // HTTPBootstrap returns the shipped bootstrap for all APIs whose Envoy asks Tollgate over HTTP. It needs Envoy 1.38
 // or later.

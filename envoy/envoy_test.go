@@ -1,6 +1,7 @@
 package envoy_test
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,36 +14,34 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"tollgate/envoy"
-	"tollgate/policy"
+	"tollgate/policy/policyfile"
 	"tollgate/testdata"
 )
 
-// decode returns a shipped bootstrap and, taken out of it, its virtual hosts by name.
-func decode(t *testing.T, name string) (rest map[string]any, hosts map[string]any) {
+// decode returns the shipped bootstrap and, taken out of it, its virtual hosts by name.
+func decode(t *testing.T) (rest map[string]any, hosts map[string]any) {
 	t.Helper()
-	shipped, err := envoy.Bootstrap(name)
+	shipped, err := envoy.Bootstrap()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := yaml.UnmarshalWithOptions(shipped, &rest, yaml.Strict()); err != nil {
-		t.Fatalf("%s.yaml: %v", name, err)
-	}
-	path, err := yaml.PathString("$.static_resources.listeners[0].filter_chains[0].filters[0].typed_config.route_config")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var route struct {
-		VirtualHosts []map[string]any `yaml:"virtual_hosts"`
-	}
-	if err := path.Read(strings.NewReader(string(shipped)), &route); err != nil {
-		t.Fatalf("%s.yaml: %v", name, err)
-	}
+	rest = decodeFile(t, shipped)
+	route := dig(rest, "static_resources", "listeners", 0, "filter_chains", 0, "filters", 0, "typed_config", "route_config").(map[string]any)
 	hosts = map[string]any{}
-	for _, h := range route.VirtualHosts {
-		hosts[h["name"].(string)] = h
+	for _, h := range route["virtual_hosts"].([]any) {
+		hosts[dig(h, "name").(string)] = h
 	}
-	dig(rest, "static_resources", "listeners", 0, "filter_chains", 0, "filters", 0, "typed_config", "route_config").(map[string]any)["virtual_hosts"] = nil
+	route["virtual_hosts"] = nil
 	return rest, hosts
+}
+
+// decodeFile reads YAML strictly.
+func decodeFile(t *testing.T, data []byte) (root map[string]any) {
+	t.Helper()
+	if err := yaml.UnmarshalWithOptions(data, &root, yaml.Strict()); err != nil {
+		t.Fatal(err)
+	}
+	return root
 }
 
 // dig walks down a decoded document by keys and indexes.
@@ -94,15 +93,15 @@ func takeAllowedHeaders(t *testing.T, root map[string]any) (names []string) {
 // reads returns the headers that the policies of APIs read, and some more, sorted.
 func reads(t *testing.T, apis []string, more ...string) []string {
 	t.Helper()
-	var files []policy.File
+	var files []policyfile.File
 	for _, api := range apis {
 		data, err := testdata.File(api, "policy.yaml")
 		if err != nil {
 			t.Fatal(err)
 		}
-		files = append(files, policy.File{Name: api, Data: data})
+		files = append(files, policyfile.File{Name: api, Data: data})
 	}
-	set, err := policy.Compile(files...)
+	set, err := policyfile.Compile(files...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,74 +112,63 @@ func reads(t *testing.T, apis []string, more ...string) []string {
 // another setting of Envoy, which would believe too much.
 const forwarded = "x-forwarded-for"
 
+// ownHeader is a header that only one API reads, as the bootstraps mark it.
+var ownHeader = regexp.MustCompile(`(?m)^ *- exact: (\S+) # (\S+)\n`)
+
 // A header too many takes to Tollgate what is none of its business; one too few is a key or an address that nobody sees.
 func TestAllowedHeadersAreThoseThatThePoliciesRead(t *testing.T) {
-	for _, name := range envoy.Names() {
-		apis := []string{name}
-		if name == "all" {
-			apis = testdata.APIs()
+	for _, door := range []struct {
+		name string
+		file func() ([]byte, error)
+		more string
+	}{{"envoy.yaml", envoy.Bootstrap, ":path"}, {"http/envoy.yaml", envoy.HTTPBootstrap, "x-tollgate-place"}} {
+		shipped, err := door.file()
+		if err != nil {
+			t.Fatal(err)
 		}
-		rest, _ := decode(t, name)
-		if got, want := takeAllowedHeaders(t, rest), reads(t, apis, ":path", forwarded); !slices.Equal(got, want) {
-			t.Errorf("%s.yaml: allowed_headers are %q, its policy reads %q", name, got, want)
+		root := decodeFile(t, shipped)
+		if got, want := takeAllowedHeaders(t, root), reads(t, testdata.APIs(), door.more, forwarded); !slices.Equal(got, want) {
+			t.Errorf("%s: allowed_headers are %q, its policies read %q", door.name, got, want)
 		}
-	}
-	data, err := envoy.HTTPBootstrap()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var http map[string]any
-	if err := yaml.UnmarshalWithOptions(data, &http, yaml.Strict()); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := takeAllowedHeaders(t, http), reads(t, testdata.APIs(), "x-tollgate-place", forwarded); !slices.Equal(got, want) {
-		t.Errorf("http/envoy.yaml: allowed_headers are %q, its policies and its place are %q", got, want)
-	}
-}
-
-func TestBootstrapsDifferOnlyInTheirHostsAndHeaders(t *testing.T) {
-	all, allHosts := decode(t, "all")
-	takeAllowedHeaders(t, all)
-	seen := map[string]bool{}
-	for _, name := range envoy.Names() {
-		rest, hosts := decode(t, name)
-		takeAllowedHeaders(t, rest)
-		if !reflect.DeepEqual(rest, all) {
-			t.Errorf("%s.yaml differs from all.yaml outside of virtual_hosts and allowed_headers", name)
-		}
-		if _, ok := hosts["other"]; !ok {
-			t.Errorf("%s.yaml has no virtual host for other names", name)
-		}
-		for host, config := range hosts {
-			if !reflect.DeepEqual(config, allHosts[host]) {
-				t.Errorf("virtual host %s in %s.yaml is not the one of all.yaml", host, name)
-			}
-			if name != "all" {
-				seen[host] = true
+		for _, api := range testdata.APIs() {
+			alone := ownHeader.ReplaceAllFunc(shipped, func(line []byte) []byte {
+				if string(ownHeader.FindSubmatch(line)[2]) == api {
+					return line
+				}
+				return nil
+			})
+			got, want := takeAllowedHeaders(t, decodeFile(t, alone)), reads(t, []string{api}, door.more, forwarded)
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: allowed_headers for %s are %q, its policy reads %q", door.name, api, got, want)
 			}
 		}
 	}
-	if len(seen) != len(allHosts) || len(seen) != 6 {
-		t.Errorf("the APIs' files have %d virtual hosts, all.yaml has %d, want 6", len(seen), len(allHosts))
-	}
 }
 
-func TestBootstrapNamesAreTheFiles(t *testing.T) {
-	files, err := filepath.Glob("*.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, f := range files {
-		if f != "docker-compose.yaml" {
-			names = append(names, strings.TrimSuffix(f, ".yaml"))
+// What differs from one API to the next, beside the headers that it reads.
+func TestEachAPIHasItsHosts(t *testing.T) {
+	_, hosts := decode(t)
+	got := map[string]string{}
+	for name, host := range hosts {
+		context := any("none")
+		if per, ok := host.(map[string]any)["typed_per_filter_config"]; ok {
+			context = dig(per, "envoy.filters.http.ext_authz", "check_settings", "context_extensions")
+			if dig(per, "envoy.filters.http.cors", "max_age") != "600" {
+				t.Errorf("virtual host %s has no CORS policy: %v", name, per)
+			}
 		}
+		got[name] = fmt.Sprintf("%v %v", dig(host, "domains"), context)
 	}
-	if !slices.Equal(names, envoy.Names()) {
-		t.Errorf("Names() = %q, the folder has %q", envoy.Names(), names)
+	want := map[string]string{
+		"genapi":       "[api.example.com] map[api:genapi]",
+		"pictify-live": "[api.pictify.io] map[api:pictify environment:live]",
+		"pictify-test": "[sandbox.pictify.io] map[api:pictify environment:test]",
+		"pixelbyte":    "[api.pixelbyte.io] map[api:pixelbyte]",
+		"pixelmagic":   "[api.pixelmagicai.com] map[api:pixelmagic]",
+		"other":        "[*] none",
 	}
-	if _, err := envoy.Bootstrap("nothing"); err == nil || !strings.Contains(err.Error(), "all, genapi, pictify") {
-		t.Errorf("an unknown name: %v", err)
+	if !maps.Equal(got, want) {
+		t.Errorf("virtual hosts:\n%v\nwant\n%v", got, want)
 	}
 }
 
@@ -268,7 +256,7 @@ func TestComposeNamesFilesThatExist(t *testing.T) {
 
 func TestComposeFitsTheBootstrap(t *testing.T) {
 	c := readCompose(t)
-	rest, _ := decode(t, "all")
+	rest, _ := decode(t)
 	for i, want := range []struct{ service, flag string }{
 		{"tollgate", "--grpc-address=127.0.0.1:"}, {"upstream", "--port="},
 	} {
@@ -295,7 +283,7 @@ func retryPolicy(t *testing.T, root map[string]any) (policy map[string]any, time
 
 // Over HTTP no stream can be refused; else both doors try again in the same way.
 func TestBothDoorsTryAgainAlike(t *testing.T) {
-	grpc, _ := decode(t, "all")
+	grpc, _ := decode(t)
 	var http map[string]any
 	data, err := envoy.HTTPBootstrap()
 	if err != nil {
@@ -319,12 +307,10 @@ func TestBothDoorsTryAgainAlike(t *testing.T) {
 // Envoy takes max_interval of the back-off, or ten times base_interval without one, as the time limit of each try
 // (Http::Utility::convertCoreToRouteRetryPolicy): a smaller one would end slow checks long before the timeout.
 func TestNoTryEndsBeforeTheTimeout(t *testing.T) {
-	for _, name := range envoy.Names() {
-		rest, _ := decode(t, name)
-		policy, limit := retryPolicy(t, rest)
-		if try := dig(policy, "retry_back_off", "max_interval"); limit != try {
-			t.Errorf("%s.yaml: timeout %v, but each try ends after %v", name, limit, try)
-		}
+	rest, _ := decode(t)
+	policy, limit := retryPolicy(t, rest)
+	if try := dig(policy, "retry_back_off", "max_interval"); limit != try {
+		t.Errorf("timeout %v, but each try ends after %v", limit, try)
 	}
 }
 
@@ -334,13 +320,11 @@ func TestBytesStayBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	configs := map[string][]byte{"http": shipped}
-	for _, name := range envoy.Names() {
-		if configs[name], err = envoy.Bootstrap(name); err != nil {
-			t.Fatal(err)
-		}
+	overGRPC, err := envoy.Bootstrap()
+	if err != nil {
+		t.Fatal(err)
 	}
-	for name, config := range configs {
+	for name, config := range map[string][]byte{"http/envoy.yaml": shipped, "envoy.yaml": overGRPC} {
 		var root map[string]any
 		if err := yaml.UnmarshalWithOptions(config, &root, yaml.Strict()); err != nil {
 			t.Fatal(err)
@@ -367,7 +351,7 @@ func TestBytesStayBytes(t *testing.T) {
 // What gRPC's bootstrap protects, the one over HTTP protects too: they differ in the filter, in how a virtual host names
 // its API, and in what HTTP needs around that.
 func TestHTTPBootstrapDiffersOnlyWhereItMust(t *testing.T) {
-	grpc, hosts := decode(t, "all")
+	grpc, hosts := decode(t)
 	var http map[string]any
 	data, err := envoy.HTTPBootstrap()
 	if err != nil {
@@ -438,6 +422,6 @@ func TestHTTPBootstrapDiffersOnlyWhereItMust(t *testing.T) {
 		delete(health, "grpc_health_check")
 	}
 	if !reflect.DeepEqual(grpc, http) {
-		t.Errorf("http/envoy.yaml:\n%v\nall.yaml:\n%v", http, grpc)
+		t.Errorf("http/envoy.yaml:\n%v\nenvoy.yaml:\n%v", http, grpc)
 	}
 }

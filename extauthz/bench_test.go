@@ -10,9 +10,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"tollgate/extauthz"
-	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/policyfile"
 )
 
 // atOnce is a store that has every answer in memory.
@@ -40,7 +40,7 @@ func (s atOnce) Spend(context.Context, *limits.Spend) (limits.Result, error) {
 }
 
 // pictify is the largest of the four APIs: three windows, the headers of all of them.
-func pictify(t testing.TB) (policy.File, *keys.Grant, []byte) {
+func pictify(t testing.TB) (policyfile.File, *keys.Grant, []byte) {
 	t.Helper()
 	file, entries, _ := apiFiles(t, "pictify")
 	for i := range entries {
@@ -95,7 +95,7 @@ func BenchmarkCheck(b *testing.B) {
 
 func BenchmarkDecode(b *testing.B) {
 	file, _, req := pictify(b)
-	set, err := policy.Compile(file)
+	set, err := policyfile.Compile(file)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"tollgate/envoy/envoytest"
-	"tollgate/policy"
+	"tollgate/policy/policyfile"
 )
 
 // page is a page of an origin that a browser shows. What it may do and read is what
@@ -69,7 +69,7 @@ func lists(resp *envoytest.Response, header, word string) bool {
 }
 
 // corsPolicy is the pixelmagic policy with this said about preflights.
-func corsPolicy(t *testing.T, preflight string) policy.File {
+func corsPolicy(t *testing.T, preflight string) policyfile.File {
 	t.Helper()
 	file, _, _ := apiFiles(t, "pixelmagic")
 	file.Data = []byte(strings.Replace(string(file.Data), "credentials:", preflight+"\ncredentials:", 1))
@@ -157,7 +157,7 @@ func TestBrowserWhereTheApplicationAnswers(t *testing.T) {
 // eachPlainDoor runs a test at the doors at which nobody but Tollgate and the
 // application knows of CORS: at those of nginx and Caddy with the lines of our page that
 // let pages read refusals.
-func eachPlainDoor(t *testing.T, file policy.File, test func(t *testing.T, d door)) {
+func eachPlainDoor(t *testing.T, file policyfile.File, test func(t *testing.T, d door)) {
 	t.Helper()
 	_, entries, _ := apiFiles(t, "pixelmagic")
 	for _, d := range envoyDoors(t, file, entries, func(bootstrap []byte) []byte { return withoutCORS(t, bootstrap) }) {

@@ -200,7 +200,7 @@ func (d *decoder) fill(r *policy.Request) {
 	for _, h := range d.headers {
 		value := d.string(h.value)
 		if h.name == pathHeader {
-			r.Target, r.Exact = value, true
+			r.Target, r.TargetVerbatim = value, true
 			continue
 		}
 		r.Headers = append(r.Headers, policy.Header{Name: h.name, Value: value})

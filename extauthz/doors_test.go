@@ -13,8 +13,8 @@ import (
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
 	"tollgate/extauthz"
-	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/policyfile"
 )
 
 // door is a way to the pixelmagic API: a real proxy as we ship its configuration, with
@@ -28,7 +28,7 @@ type door struct {
 // envoyDoors starts the Envoys that are tested, each asking over gRPC and, where that
 // is supported, over HTTP, with each version of HTTP on the client's side. edit, if not
 // nil, is what an operator changed in a bootstrap.
-func envoyDoors(t *testing.T, file policy.File, entries []keys.Entry, edit func(bootstrap []byte) []byte) (doors []door) {
+func envoyDoors(t *testing.T, file policyfile.File, entries []keys.Entry, edit func(bootstrap []byte) []byte) (doors []door) {
 	t.Helper()
 	overHTTP, err := envoy.HTTPBootstrap()
 	if err != nil {
@@ -40,7 +40,7 @@ func envoyDoors(t *testing.T, file policy.File, entries []keys.Entry, edit func(
 	for _, version := range envoyVersions() {
 		s := newStack(t, nil, file)
 		s.use(t, newRedis(t, "embedded"), entries)
-		edges := map[string]*edge{"gRPC": startEnvoy(t, version, edit(bootstrap(t, "pixelmagic")), s.addr, s)}
+		edges := map[string]*edge{"gRPC": startEnvoy(t, version, edit(bootstrap(t)), s.addr, s)}
 		if version >= oldestOverHTTP {
 			edges["HTTP"] = startEnvoy(t, version, edit(overHTTP), serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), s)
 		}
@@ -59,7 +59,7 @@ func envoyDoors(t *testing.T, file policy.File, entries []keys.Entry, edit func(
 
 // eachDoor runs a test at every door to an API of the name pixelmagic. edit, if not
 // nil, is what an operator changed in the file of a proxy that is not Envoy.
-func eachDoor(t *testing.T, file policy.File, entries []keys.Entry, edit func(config string) string, test func(t *testing.T, d door)) {
+func eachDoor(t *testing.T, file policyfile.File, entries []keys.Entry, edit func(config string) string, test func(t *testing.T, d door)) {
 	t.Helper()
 	for _, d := range envoyDoors(t, file, entries, nil) {
 		t.Run(d.name, func(t *testing.T) { test(t, d) })
@@ -68,7 +68,7 @@ func eachDoor(t *testing.T, file policy.File, entries []keys.Entry, edit func(co
 }
 
 // eachOtherDoor is eachDoor without Envoys.
-func eachOtherDoor(t *testing.T, file policy.File, entries []keys.Entry, edit func(config string) string, test func(t *testing.T, d door)) {
+func eachOtherDoor(t *testing.T, file policyfile.File, entries []keys.Entry, edit func(config string) string, test func(t *testing.T, d door)) {
 	t.Helper()
 	s := newStack(t, nil, file)
 	s.use(t, newRedis(t, "embedded"), entries)

@@ -17,6 +17,7 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/policyfile"
 )
 
 // Clean lets tests see what a header value becomes.
@@ -74,9 +75,9 @@ type store interface {
 	Spender
 }
 
-func directly(t testing.TB, file policy.File, s store) *checkService {
+func directly(t testing.TB, file policyfile.File, s store) *checkService {
 	t.Helper()
-	set, err := policy.Compile(file)
+	set, err := policyfile.Compile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +93,7 @@ func directly(t testing.TB, file policy.File, s store) *checkService {
 }
 
 // Decide returns the decision about the bytes of a check request.
-func Decide(t testing.TB, file policy.File, s store, req []byte) *policy.Decision {
+func Decide(t testing.TB, file policyfile.File, s store, req []byte) *policy.Decision {
 	t.Helper()
 	service := directly(t, file, s)
 	c := &call{}
@@ -104,7 +105,7 @@ func Decide(t testing.TB, file policy.File, s store, req []byte) *policy.Decisio
 
 // CheckBytes returns the method Check from bytes to bytes, without what gRPC does
 // around it. The reply is void at the next call.
-func CheckBytes(t testing.TB, file policy.File, s store) func([]byte) []byte {
+func CheckBytes(t testing.TB, file policyfile.File, s store) func([]byte) []byte {
 	t.Helper()
 	service := directly(t, file, s)
 	ctx := context.Background()
@@ -125,7 +126,7 @@ func CheckBytes(t testing.TB, file policy.File, s store) func([]byte) []byte {
 
 // CheckDirectly returns the Check method itself, for what no client can send or
 // see: a finished context, and many calls in little time.
-func CheckDirectly(t testing.TB, file policy.File, from store) func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+func CheckDirectly(t testing.TB, file policyfile.File, from store) func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 	t.Helper()
 	s := directly(t, file, from)
 	return func(ctx context.Context, req *authv3.CheckRequest) (*authv3.CheckResponse, error) {
@@ -152,7 +153,7 @@ func CheckDirectly(t testing.TB, file policy.File, from store) func(context.Cont
 
 // HeldAfterCheck returns the texts that a call holds, the memory of its lists
 // included, when it waits for the next one.
-func HeldAfterCheck(t testing.TB, file policy.File, s store, req []byte) []string {
+func HeldAfterCheck(t testing.TB, file policyfile.File, s store, req []byte) []string {
 	t.Helper()
 	service := directly(t, file, s)
 	var held *call

@@ -17,9 +17,9 @@ import (
 
 	"tollgate/envoy/envoytest"
 	"tollgate/extauthz"
-	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/policyfile"
 )
 
 // small is one API with a key in front of every path below /items.
@@ -43,8 +43,8 @@ errors:
   - {on: [undecided], status: 500, code: internal_error, message: Our fault.}
 `
 
-func smallFile(changes ...string) policy.File {
-	return policy.File{Name: "small.yaml", Data: []byte(strings.NewReplacer(changes...).Replace(small))}
+func smallFile(changes ...string) policyfile.File {
+	return policyfile.File{Name: "small.yaml", Data: []byte(strings.NewReplacer(changes...).Replace(small))}
 }
 
 func smallKey() (secret string, entries []keys.Entry) {
@@ -185,7 +185,7 @@ func found(context.Context) (keys.Grant, error) {
 	return *keys.NewGrant(&entries[0].Key), nil
 }
 
-func askBroken(t *testing.T, file policy.File, b brokenStore, change func(*extauthz.Config)) (*stack, *authv3.CheckResponse, error) {
+func askBroken(t *testing.T, file policyfile.File, b brokenStore, change func(*extauthz.Config)) (*stack, *authv3.CheckResponse, error) {
 	t.Helper()
 	s := newStack(t, func(c *extauthz.Config) {
 		c.Keys, c.Limits = b, b
@@ -348,7 +348,7 @@ func TestEnvoyWhenUndecided(t *testing.T) {
 	client := newRedis(t, "embedded")
 	secret, entries := smallKey()
 	s.use(t, client, entries)
-	e := startEnvoy(t, envoyVersions()[0], bootstrap(t, "pixelbyte"), s.addr, s)
+	e := startEnvoy(t, envoyVersions()[0], bootstrap(t), s.addr, s)
 	if err := client.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +364,7 @@ func TestBrowsers(t *testing.T) {
 	file, entries, _ := apiFiles(t, "pictify")
 	s := newStack(t, nil, file)
 	s.use(t, newRedis(t, "embedded"), entries)
-	e := startEnvoy(t, envoyVersions()[0], bootstrap(t, "pictify"), s.addr, s)
+	e := startEnvoy(t, envoyVersions()[0], bootstrap(t), s.addr, s)
 	from := netip.MustParseAddr("192.0.2.1")
 	origin := [2]string{"origin", "https://app.example.com"}
 	preflight := e.send(t, &envoytest.Request{Method: "OPTIONS", Target: "/image", Host: "api.pictify.io", Source: from,
@@ -397,7 +397,7 @@ func TestRawBytesInThePathAreRefused(t *testing.T) {
 	}
 	for _, version := range envoyVersions() {
 		t.Run(version, func(t *testing.T) {
-			e := startEnvoy(t, version, bootstrap(t, "pixelbyte"), s.addr, s)
+			e := startEnvoy(t, version, bootstrap(t), s.addr, s)
 			for target, status := range map[string]int{
 				"/v1/jobs/job!1": 200, // a mark that the client wrote
 				"/v1/jobs/\xc0\xae\xc0\xae\xc0\xafmodels": 403,

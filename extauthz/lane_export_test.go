@@ -14,6 +14,7 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/policyfile"
 )
 
 // LaneMessage is what the lane reads of the head of a request.
@@ -32,9 +33,9 @@ func ParseLaneMessage(head []byte) (LaneMessage, error) {
 }
 
 // LaneRequest returns what the policy is asked about a request to the lane.
-func LaneRequest(t testing.TB, file policy.File, head string) policy.Request {
+func LaneRequest(t testing.TB, file policyfile.File, head string) policy.Request {
 	t.Helper()
-	set, err := policy.Compile(file)
+	set, err := policyfile.Compile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,12 +49,12 @@ func LaneRequest(t testing.TB, file policy.File, head string) policy.Request {
 }
 
 // LaneDirectly returns what a connection of the lane answers to these bytes.
-func LaneDirectly(t testing.TB, file policy.File, store interface {
+func LaneDirectly(t testing.TB, file policyfile.File, store interface {
 	KeyFinder
 	Spender
 }) func(sent []byte) []byte {
 	t.Helper()
-	set, err := policy.Compile(file)
+	set, err := policyfile.Compile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +97,7 @@ func (m *Metrics) LaneRefused(why string) prometheus.Counter {
 
 // HeldByLane returns the texts that a connection of the lane holds when it has
 // answered these bytes and waits for more.
-func HeldByLane(t testing.TB, file policy.File, s store, sent []byte) (texts []string) {
+func HeldByLane(t testing.TB, file policyfile.File, s store, sent []byte) (texts []string) {
 	t.Helper()
 	service := directly(t, file, s)
 	c := &laneConn{lane: &Lane{authorizer: service.authorizer, readiness: newReadiness()}, last: time.Now().Add(laneAge), end: time.Now().Add(laneEnd)}

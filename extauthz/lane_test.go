@@ -26,6 +26,7 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/policyfile"
 )
 
 // allowing is a store that knows every key and refuses nothing.
@@ -251,7 +252,7 @@ func TestLaneWhenUndecided(t *testing.T) {
 	caddyLine := "GET /caddy/api=small HTTP/1.1"
 	other := []string{"x-original-method: GET", "x-original-uri: /items/1", "x-forwarded-method: GET", "x-forwarded-uri: /items/1", key}
 	for _, c := range []struct {
-		file             policy.File
+		file             policyfile.File
 		store            brokenStore
 		line             string
 		status           int

@@ -155,7 +155,7 @@ func (m *laneMessage) fill(r *policy.Request, set *policy.Set) lanePlace {
 	if place.byHeader && !place.header(m) {
 		place = lanePlace{}
 	}
-	r.HTTP, r.Exact, r.Fixed = true, place.raw || place.proxy != proxyEnvoy, !place.rewrites
+	r.HTTP, r.TargetVerbatim, r.TargetImmutable = true, place.raw || place.proxy != proxyEnvoy, !place.rewrites
 	r.API, r.Route, r.Environment = place.api, place.route, place.environment
 	switch place.proxy {
 	case proxyNone:

@@ -254,7 +254,7 @@ func startEnvoyAs(t *testing.T, name string, setup *proxySetup) *otherProxy {
 	p.stand(t, setup)
 	shipped, err := envoy.HTTPBootstrap()
 	if p.grpc {
-		shipped, err = envoy.Bootstrap("pixelmagic")
+		shipped, err = envoy.Bootstrap()
 	}
 	if err != nil {
 		t.Fatal(err)

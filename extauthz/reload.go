@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tollgate/policy"
+	"tollgate/policy/policyfile"
 )
 
 // Policies holds the policy set in force and follows its files. A reload builds
@@ -93,7 +94,7 @@ const repeatComplaint = time.Minute
 // seen, and keeps complaining about files that are refused. It is called by one
 // goroutine at a time; readers never wait for it.
 func (p *Policies) Refresh(now time.Time) {
-	files, err := policy.ReadFiles(p.path)
+	files, err := policyfile.ReadFiles(p.path)
 	if err != nil {
 		p.seen = nil
 		p.refuse(err, now)
@@ -122,13 +123,13 @@ func (p *Policies) Refresh(now time.Time) {
 
 // compile turns a panic into a refusal: a file that meets a bug of ours must not
 // end a server that has a policy in force.
-func compile(files []policy.File) (set *policy.Set, err error) {
+func compile(files []policyfile.File) (set *policy.Set, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			set, err = nil, fmt.Errorf("policy: internal error: %v", p)
 		}
 	}()
-	return policy.Compile(files...)
+	return policyfile.Compile(files...)
 }
 
 func (p *Policies) refuse(err error, now time.Time) {
@@ -152,7 +153,7 @@ func (p *Policies) setStatus(loaded time.Time, refused error) {
 	p.loaded, p.refused = loaded, refused
 }
 
-func digest(files []policy.File) []byte {
+func digest(files []policyfile.File) []byte {
 	h := sha256.New()
 	for _, f := range files {
 		sum := sha256.Sum256(f.Data)

@@ -44,7 +44,7 @@ func TestScripts(t *testing.T) {
 			for _, version := range envoyVersions() {
 				t.Run("envoy-"+version, func(t *testing.T) {
 					s := newStack(t, nil, file)
-					e := startEnvoy(t, version, bootstrap(t, api), s.addr, s)
+					e := startEnvoy(t, version, bootstrap(t), s.addr, s)
 					for _, protocol := range []string{"h1", "h2"} {
 						runScript(t, protocol, s, entries, blocks, func(t *testing.T, b *testdata.Block) *answer {
 							return e.ask(t, b, protocol)
@@ -309,10 +309,10 @@ type edge struct {
 	accessLog string
 }
 
-// bootstrap returns a shipped Envoy configuration.
-func bootstrap(t *testing.T, name string) []byte {
+// bootstrap returns the shipped Envoy configuration.
+func bootstrap(t *testing.T) []byte {
 	t.Helper()
-	shipped, err := envoy.Bootstrap(name)
+	shipped, err := envoy.Bootstrap()
 	if err != nil {
 		t.Fatal(err)
 	}

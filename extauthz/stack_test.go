@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -23,7 +21,9 @@ import (
 	"tollgate/extauthz"
 	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/connect/redistest"
 	"tollgate/policy/limits"
+	"tollgate/policy/policyfile"
 	"tollgate/testdata"
 )
 
@@ -65,42 +65,11 @@ func newRedis(t *testing.T, backend string) *redis.Client {
 		// Not its connection in memory: that has no buffer, and a long pipeline waits for itself.
 		options.Addr = miniredis.RunT(t).Addr()
 	case "redis":
-		options.Network, options.Addr = "unix", startRedis(t)
+		options.Network, options.Addr = "unix", redistest.Start(t, redistest.SocketOnly).Socket
 	}
 	client := redis.NewClient(options)
 	t.Cleanup(func() { client.Close() })
 	return client
-}
-
-// startRedis runs a Redis server of the test's own and returns its socket.
-func startRedis(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		require(t, "redis", "redis-server is not on PATH: apt-get install redis-server")
-	}
-	dir, err := os.MkdirTemp("", "tollgate") // t.TempDir is too long for a socket's path
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "redis.sock")
-	cmd := exec.Command(path, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", dir)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		os.RemoveAll(dir)
-	})
-	eventually(t, "redis-server listens", func() bool {
-		c, err := net.Dial("unix", socket)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
-	return socket
 }
 
 func eventually(t *testing.T, what string, ready func() bool) {
@@ -159,9 +128,9 @@ func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, er
 }
 
 // newStack serves policy files on a free port of the loopback.
-func newStack(t *testing.T, change func(*extauthz.Config), files ...policy.File) *stack {
+func newStack(t *testing.T, change func(*extauthz.Config), files ...policyfile.File) *stack {
 	t.Helper()
-	set, err := policy.Compile(files...)
+	set, err := policyfile.Compile(files...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +204,7 @@ func (s *stack) dial(t *testing.T) *grpc.ClientConn {
 }
 
 // apiFiles reads one of the four APIs.
-func apiFiles(t testing.TB, api string) (policy.File, []keys.Entry, []testdata.Block) {
+func apiFiles(t testing.TB, api string) (policyfile.File, []keys.Entry, []testdata.Block) {
 	t.Helper()
 	text, err := testdata.File(api, "policy.yaml")
 	if err != nil {
@@ -249,5 +218,5 @@ func apiFiles(t testing.TB, api string) (policy.File, []keys.Entry, []testdata.B
 	if err != nil {
 		t.Fatal(err)
 	}
-	return policy.File{Name: api + "/policy.yaml", Data: text}, entries, blocks
+	return policyfile.File{Name: api + "/policy.yaml", Data: text}, entries, blocks
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"tollgate/extauthz"
-	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/policyfile"
 )
 
 // well is a store with which nothing is wrong.
@@ -47,7 +47,7 @@ func TestReadyzTellsOfTheStore(t *testing.T) {
 		if c.policy == "open" {
 			file = smallFile("errors:", "stale_for: 7m\nerrors:", "{name: basic, ", "{name: basic, failure_mode: open, ")
 		}
-		set, err := policy.Compile(file)
+		set, err := policyfile.Compile(file)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,6 +21,7 @@ import (
 
 	"tollgate/extauthz"
 	"tollgate/policy"
+	"tollgate/policy/policyfile"
 )
 
 // byGeneratedCode is what decoding has to find, said with the generated types.
@@ -53,7 +54,7 @@ func byGeneratedCode(b []byte, set *policy.Set) (*policy.Request, error) {
 			value = string(raw)
 		}
 		if h.GetKey() == ":path" {
-			r.Target, r.Exact = value, true
+			r.Target, r.TargetVerbatim = value, true
 		}
 		keep(h.GetKey(), value)
 	}
@@ -70,7 +71,7 @@ func sameRequest(a, b *policy.Request) bool {
 	x, y := *a, *b
 	x.Headers, y.Headers = nil, nil
 	return x.API == y.API && x.Route == y.Route && x.Environment == y.Environment && x.HTTP == y.HTTP && x.Method == y.Method &&
-		x.Host == y.Host && x.Target == y.Target && x.Exact == y.Exact && x.Peer == y.Peer && slices.Equal(sorted(a), sorted(b))
+		x.Host == y.Host && x.Target == y.Target && x.TargetVerbatim == y.TargetVerbatim && x.Peer == y.Peer && slices.Equal(sorted(a), sorted(b))
 }
 
 func compareDecoders(t interface{ Fatalf(string, ...any) }, set *policy.Set, b []byte) {
@@ -87,7 +88,7 @@ func compareDecoders(t interface{ Fatalf(string, ...any) }, set *policy.Set, b [
 // fuzzSet wants headers of every kind.
 func fuzzSet(t testing.TB) *policy.Set {
 	t.Helper()
-	set, err := policy.Compile(smallFile("credentials: [bearer, ", "client_address: {from: external-address}\ncredentials: [bearer, {header: k}, {header: x-api-key}, "))
+	set, err := policyfile.Compile(smallFile("credentials: [bearer, ", "client_address: {from: external-address}\ncredentials: [bearer, {header: k}, {header: x-api-key}, "))
 	if err != nil {
 		t.Fatal(err)
 	}

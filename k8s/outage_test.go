@@ -16,7 +16,7 @@ import (
 // object is a decoded mapping.
 type object = map[string]any
 
-// whenReplicasLeave are the settings of ../envoy/all.yaml that keep requests when a replica leaves or dies. The tests of
+// whenReplicasLeave are the settings of ../envoy/envoy.yaml that keep requests when a replica leaves or dies. The tests of
 // the server run them in an Envoy; what is here must say the same.
 type whenReplicasLeave struct {
 	retry                   object
@@ -27,7 +27,7 @@ type whenReplicasLeave struct {
 func readBootstrap(t *testing.T) (w whenReplicasLeave) {
 	t.Helper()
 	var root any
-	if err := yaml.Unmarshal(readFile(t, "../envoy/all.yaml"), &root); err != nil {
+	if err := yaml.Unmarshal(readFile(t, "../envoy/envoy.yaml"), &root); err != nil {
 		t.Fatal(err)
 	}
 	cluster := dig(root, "static_resources", "clusters", 0)
@@ -39,7 +39,7 @@ func readBootstrap(t *testing.T) (w whenReplicasLeave) {
 		}
 	}
 	if dig(cluster, "name") != "tollgate" || w.retry == nil || w.health == nil || w.outliers == nil || w.panic == nil {
-		t.Fatalf("../envoy/all.yaml: %+v", w)
+		t.Fatalf("../envoy/envoy.yaml: %+v", w)
 	}
 	return w
 }
@@ -80,11 +80,11 @@ func TestIstioLosesNoRequestWithAReplica(t *testing.T) {
 			}
 			got := whenReplicasLeave{want.retry, value["health_checks"], value["outlier_detection"], value["common_lb_config"], value["connect_timeout"]}
 			if !reflect.DeepEqual(got, want) || len(value) != 4 {
-				t.Errorf("cluster:\n%v\nin all.yaml:\n%v", got, want)
+				t.Errorf("cluster:\n%v\nin envoy.yaml:\n%v", got, want)
 			}
 		case "HTTP_FILTER":
 			if got := dig(value, "typed_config", "grpc_service", "retry_policy"); !reflect.DeepEqual(got, any(want.retry)) || len(value) != 1 {
-				t.Errorf("retries:\n%v\nin all.yaml:\n%v", got, want.retry)
+				t.Errorf("retries:\n%v\nin envoy.yaml:\n%v", got, want.retry)
 			}
 		default:
 			t.Errorf("applies to %s", p.GetApplyTo())
@@ -144,7 +144,7 @@ func TestEnvoyGatewayLosesNoRequestWithAReplica(t *testing.T) {
 			retry[name] = value
 		}
 		if !reflect.DeepEqual(retry, want.retry) {
-			t.Errorf("%s: retries:\n%v\nin all.yaml:\n%v", p.Name, retry, want.retry)
+			t.Errorf("%s: retries:\n%v\nin envoy.yaml:\n%v", p.Name, retry, want.retry)
 		}
 		active, passive := s.HealthCheck.Active, s.HealthCheck.Passive
 		if active.Type != eg.ActiveHealthCheckerTypeGRPC || active.GRPC == nil {
@@ -156,7 +156,7 @@ func TestEnvoyGatewayLosesNoRequestWithAReplica(t *testing.T) {
 			"unhealthy_threshold": float64(*active.UnhealthyThreshold), "healthy_threshold": float64(*active.HealthyThreshold), "grpc_health_check": object{},
 		}}
 		if !reflect.DeepEqual(any(health), want.health) {
-			t.Errorf("%s: health checks:\n%v\nin all.yaml:\n%v", p.Name, health, want.health)
+			t.Errorf("%s: health checks:\n%v\nin envoy.yaml:\n%v", p.Name, health, want.health)
 		}
 		if !*passive.SplitExternalLocalOriginErrors || float64(*passive.ConsecutiveLocalOriginFailures) != dig(want.outliers, "consecutive_local_origin_failure") ||
 			seconds(t, passive.BaseEjectionTime) != dig(want.outliers, "base_ejection_time") || *passive.MaxEjectionPercent != 100 || *passive.Consecutive5xxErrors < 1_000_000 {

@@ -1,4 +1,4 @@
-package policy
+package policy_test
 
 import (
 	"encoding/json"
@@ -8,15 +8,13 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
-	"pgregory.net/rapid"
-
+	"tollgate/policy"
 	"tollgate/policy/keys"
 )
 
 // speaking is shop with another errors section; answers not named are in it too.
-func speaking(t testing.TB, errorsSection string) *Set {
+func speaking(t testing.TB, errorsSection string) *policy.Set {
 	t.Helper()
 	return compiled(t, shop+errorsSection)
 }
@@ -63,7 +61,7 @@ func extended() string {
 }
 
 func TestBodies(t *testing.T) {
-	noKey := func(w *world) { w.request.Headers = []Header{{"x-request-id", "r\"1\x01"}} }
+	noKey := func(w *world) { w.request.Headers = []policy.Header{{"x-request-id", "r\"1\x01"}} }
 	handle := keys.NewHasher([]byte("pepper")).Handle(secret("sk_live_"))
 	for _, c := range []struct {
 		name, errors string
@@ -83,7 +81,7 @@ func TestBodies(t *testing.T) {
 		}, 403, `{"success":false,"error":{"code":"ADDRESS","message":"Not from 192.0.2.9"},"requestId":"r-1"}`},
 		{"envelope scope", envelopeErrors, func(w *world) { w.request.Method = "POST" }, 403, `{"success":false,"error":{"code":"SCOPE","message":"Route add needs write"},"requestId":"r-1"}`},
 		{"envelope route, no request id", envelopeErrors, func(w *world) { w.request.Target = "/x"; w.request.Headers = w.request.Headers[:1] }, 403, `{"success":false,"error":{"code":"ROUTE","message":"No"},"requestId":"req_DECISION"}`},
-		{"envelope route, empty request id", envelopeErrors, func(w *world) { w.request.Target = "/x"; w.request.Headers = []Header{{"x-request-id", ""}} }, 401, `{"success":false,"error":{"code":"NO_KEY","message":"No \"key\" \\ given – ü","details":{"b":"x","header":"Authorization"}},"requestId":"req_DECISION"}`},
+		{"envelope route, empty request id", envelopeErrors, func(w *world) { w.request.Target = "/x"; w.request.Headers = []policy.Header{{"x-request-id", ""}} }, 401, `{"success":false,"error":{"code":"NO_KEY","message":"No \"key\" \\ given – ü","details":{"b":"x","header":"Authorization"}},"requestId":"req_DECISION"}`},
 		{"envelope rate", envelopeErrors, func(w *world) { w.spent = 10 }, 429, `{"success":false,"error":{"code":"SLOW","message":"minute: wait 30 s","details":{"retry_after":30,"text":"30 s"}},"requestId":"r-1"}`},
 		{"envelope quota", envelopeErrors, func(w *world) { w.spent = 100 }, 429, `{"success":false,"error":{"code":"SLOW","message":"month: wait 1425570 s","details":{"retry_after":1425570,"text":"1425570 s"}},"requestId":"r-1"}`},
 		{"envelope undecided", envelopeErrors, func(w *world) { w.keyErr = errors.New("away") }, 503, `{"success":false,"error":{"code":"LATER","message":"Later"},"requestId":"r-1"}`},
@@ -139,7 +137,7 @@ func TestGRPCAnswers(t *testing.T) {
 		{"application/json", func(w *world) { w.spent = 10 }, "", `{"error":{"code":"slow","message":"Wait 30 s","retry_after":30}}`},
 	} {
 		w := goodWorld()
-		w.request.Headers = append(w.request.Headers, Header{"content-type", c.contentType})
+		w.request.Headers = append(w.request.Headers, policy.Header{"content-type", c.contentType})
 		c.change(w)
 		d := w.decide(t, speaking(t, nestedErrors))
 		if got := header(d.Response, "grpc-status"); got != c.status || string(d.Body) != c.message {
@@ -159,7 +157,7 @@ func TestChallenge(t *testing.T) {
 	}{
 		{shop, func(w *world) { w.request.Headers = nil }, `Bearer realm="shop"`},
 		{shop, func(w *world) { w.keyErr = keys.ErrUnknown }, `Bearer realm="shop", error="invalid_token"`},
-		{shop, func(w *world) { w.request.Headers = []Header{{"x-api-key", "x"}} }, `Bearer realm="shop", error="invalid_token"`},
+		{shop, func(w *world) { w.request.Headers = []policy.Header{{"x-api-key", "x"}} }, `Bearer realm="shop", error="invalid_token"`},
 		{shop, func(w *world) { w.request.Method = "POST" }, ""},
 		{"realm: The shop" + shop, func(w *world) { w.request.Headers = nil }, `Bearer realm="The shop"`},
 		{strings.Replace(shop, "bearer, ", "{authorization: none}, {authorization: APIKEY}, ", 1), func(w *world) { w.request.Headers = nil }, `APIKEY realm="shop"`},
@@ -173,48 +171,16 @@ func TestChallenge(t *testing.T) {
 	}
 }
 
-// Whatever stands in a slot, the body is JSON and holds it.
-func TestJSONRoundTrip(t *testing.T) {
-	text := rapid.OneOf(rapid.String(), rapid.StringMatching(`["\\/<>&\x00-\x1f\x7f\x{2028}]*`), rapid.Custom(func(t *rapid.T) string {
-		return string(rapid.SliceOf(rapid.Byte()).Draw(t, "bytes"))
-	}))
-	rapid.Check(t, func(t *rapid.T) {
-		v := values{requestID: text.Draw(t, "id"), path: text.Draw(t, "path"), keyID: text.Draw(t, "key"), retryAfter: rapid.Int64().Draw(t, "wait")}
-		before, after := text.Draw(t, "before"), text.Draw(t, "after")
-		var b jsonBuilder
-		b.raw(`{"a":`)
-		b.text(template{{text: before}, {slot: slotKeyID}, {text: after}, {slot: slotInstance}})
-		b.raw(`,"n":`)
-		b.detail(template{{slot: slotRetryAfter}})
-		b.raw(`,"r":`)
-		b.text(template{{slot: slotRequestID}})
-		b.raw(`}`)
-		var got struct {
-			A, R string
-			N    int64
-		}
-		body := b.t.render(nil, &v)
-		if err := json.Unmarshal(body, &got); err != nil || !utf8.Valid(body) {
-			t.Fatalf("%v: %q", err, body)
-		}
-		// Bytes that are not UTF-8 become U+FFFD, as in encoding/json.
-		want := string([]rune(before)) + string([]rune(v.keyID)) + string([]rune(after)) + string([]rune(v.path))
-		if got.A != want || got.R != string([]rune(v.requestID)) || got.N != v.retryAfter {
-			t.Fatalf("%q, want %q", body, want)
-		}
-	})
-}
-
 func TestReasonNames(t *testing.T) {
-	for _, r := range Reasons() {
-		if got, ok := parseReason(r.String()); !ok || got != r {
+	for _, r := range policy.Reasons() {
+		if got, ok := policy.ParseReason(r.String()); !ok || got != r {
 			t.Errorf("%v is read as %v", r, got)
 		}
 	}
-	if got := reasonCount.String(); got != fmt.Sprintf("reason(%d)", len(Reasons())) {
+	if got := policy.Reason(len(policy.Reasons())).String(); got != fmt.Sprintf("reason(%d)", len(policy.Reasons())) {
 		t.Error(got)
 	}
-	if _, ok := parseReason("banned"); ok {
+	if _, ok := policy.ParseReason("banned"); ok {
 		t.Error("an unknown reason has a value")
 	}
 }

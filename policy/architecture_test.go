@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -13,8 +14,7 @@ import (
 	"testing"
 )
 
-// goFiles parses every file of the module that is not a test, by path below the
-// module's root.
+// goFiles parses every file of the module that is not a test, by path below the module's root.
 func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 	t.Helper()
 	fset, files := token.NewFileSet(), map[string]*ast.File{}
@@ -49,7 +49,7 @@ func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 // room returns the part of the module that a file belongs to.
 func room(path string) string {
 	dir := filepath.ToSlash(filepath.Dir(path))
-	for _, r := range []string{"policy/keys", "policy/limits", "policy/usage", "policy", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+	for _, r := range []string{"policy/keys", "policy/limits/counters", "policy/limits", "policy/usage", "policy/router", "policy/answer", "policy/policyfile", "policy", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
 		if dir == r || strings.HasPrefix(dir, r+"/") {
 			return r
 		}
@@ -57,23 +57,27 @@ func room(path string) string {
 	return dir
 }
 
-// Data flows one way: cmd → extauthz → policy → keys, limits. Envoy's types stay
-// in extauthz, Redis' in the rooms that store; cmd wires all of them.
+// Data flows one way: cmd → extauthz → policy → keys, limits. Envoy's types stay in extauthz,
+// Redis' in the rooms that store; cmd wires all of them.
 func TestImports(t *testing.T) {
 	inner := map[string][]string{
-		"policy/keys":   nil,
-		"policy/limits": nil,
-		"policy/usage":  nil,
-		"policy":        {"policy/keys", "policy/limits"},
-		"extauthz":      {"policy", "policy/keys", "policy/limits", "policy/usage"},
-		"envoy":         {"testdata"},
-		"testdata":      {"testdata", "policy/keys"},
-		"k8s":           nil,
+		"policy/keys":            nil,
+		"policy/limits":          nil,
+		"policy/limits/counters": {"policy/limits"},
+		"policy/usage":           nil,
+		"policy/router":          nil,
+		"policy/answer":          nil,
+		"policy":                 {"policy/keys", "policy/limits", "policy/router", "policy/answer"},
+		"policy/policyfile":      {"policy", "policy/keys", "policy/limits", "policy/router", "policy/answer"},
+		"extauthz":               {"policy", "policy/policyfile", "policy/keys", "policy/limits", "policy/limits/counters", "policy/usage"},
+		"envoy":                  {"testdata"},
+		"testdata":               {"testdata", "policy/keys"},
+		"k8s":                    nil,
 	}
 	libraries := map[string][]string{
 		"github.com/envoyproxy/go-control-plane": {"extauthz"},
 		"google.golang.org/":                     {"extauthz", "cmd"},
-		"github.com/redis/":                      {"policy/keys", "policy/limits", "policy/usage", "cmd"},
+		"github.com/redis/":                      {"policy/keys", "policy/limits", "policy/limits/counters", "policy/usage", "cmd"},
 		"github.com/alicebob/":                   {"cmd"},
 		"github.com/prometheus/":                 {"extauthz", "cmd"},
 		"github.com/spf13/":                      {"cmd"},
@@ -101,28 +105,80 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// A decision could run inside another host: nothing below policy knows gRPC or
-// protocol buffers, not even through a library.
-func TestPolicyIsFreeOfGRPC(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", "tollgate/policy").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	deps := strings.Fields(string(out))
-	if !slices.Contains(deps, "tollgate/policy/limits") {
-		t.Fatalf("no list: %q", deps)
-	}
-	for _, dep := range deps {
-		for _, unwanted := range []string{"google.golang.org/", "github.com/envoyproxy/", "github.com/golang/protobuf", "github.com/planetscale/", "tollgate/extauthz"} {
-			if strings.HasPrefix(dep, unwanted) {
-				t.Errorf("policy depends on %s", dep)
+// A decision could run inside another host: nothing below policy, nor what compiles its files, knows
+// gRPC or protocol buffers, not even through a library, and what only computes knows no Redis.
+func TestPolicyIsFreeOfIO(t *testing.T) {
+	grpc := []string{"google.golang.org/", "github.com/envoyproxy/", "github.com/golang/protobuf", "github.com/planetscale/", "tollgate/extauthz"}
+	redis := []string{"github.com/redis/", "github.com/alicebob/", "github.com/sony/gobreaker"}
+	for room, unwanted := range map[string][]string{
+		"tollgate/policy":            grpc,
+		"tollgate/policy/policyfile": grpc,
+		"tollgate/policy/router":     append(redis, grpc...),
+		"tollgate/policy/answer":     append(redis, grpc...),
+	} {
+		out, err := exec.Command("go", "list", "-deps", room).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		deps := strings.Fields(string(out))
+		if !slices.Contains(deps, room) || len(deps) < 20 {
+			t.Fatalf("no list: %q", deps)
+		}
+		for _, dep := range deps {
+			if slices.ContainsFunc(unwanted, func(prefix string) bool { return strings.HasPrefix(dep, prefix) }) {
+				t.Errorf("%s depends on %s", room, dep)
 			}
 		}
 	}
 }
 
-// What shows and measures the server is never linked into it: neither a benchmark nor
-// demo keys are in the process that guards keys.
+// CONTRIBUTING.md draws who imports whom. The drawing is the code's, and a package imports only
+// what stands below it.
+func TestDrawingOfImports(t *testing.T) {
+	page, err := os.ReadFile("../.github/CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, drawing, _ := strings.Cut(string(page), "```text\n")
+	drawing, _, _ = strings.Cut(drawing, "```")
+	drawn, place := map[string][]string{}, map[string]int{}
+	for line := range strings.Lines(drawing) {
+		name, imports, _ := strings.Cut(strings.TrimSpace(line), "->")
+		name = strings.TrimSpace(name)
+		drawn[name], place[name] = strings.Fields(imports), len(place)
+	}
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "tollgate/...", "tollgate/testdata").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		var ours []string
+		for _, path := range strings.Fields(line) {
+			if name, ok := strings.CutPrefix(path, "tollgate/"); ok {
+				ours = append(ours, name)
+			}
+		}
+		name, imports := ours[0], slices.Sorted(slices.Values(ours[1:]))
+		real[name] = true
+		if got, ok := drawn[name]; !ok || !slices.Equal(got, imports) {
+			t.Errorf("drawn: %s -> %v, want %v", name, got, imports)
+		}
+		for _, below := range imports {
+			if place[below] <= place[name] {
+				t.Errorf("the arrow from %s to %s points upwards", name, below)
+			}
+		}
+	}
+	for name := range drawn {
+		if !real[name] {
+			t.Errorf("drawn: %s, which is no package", name)
+		}
+	}
+}
+
+// What shows and measures the server is never linked into it: neither a benchmark nor demo keys are
+// in the process that guards keys.
 func TestTheServerHoldsNoTools(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "tollgate/cmd/tollgate").Output()
 	if err != nil {
@@ -141,12 +197,11 @@ func TestTheServerHoldsNoTools(t *testing.T) {
 	}
 }
 
-// The policy room uses net/http for its names and for ServeMux's judgement at
-// load, never to talk.
+// The policy room uses net/http for its names and for ServeMux's judgement at load, never to talk.
 func TestPolicyMakesNoCalls(t *testing.T) {
 	_, files := goFiles(t)
 	for path, file := range files {
-		if room(path) != "policy" {
+		if !slices.Contains([]string{"policy", "policy/policyfile", "policy/router", "policy/answer"}, room(path)) {
 			continue
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
@@ -184,9 +239,8 @@ func TestFunctionsAreShort(t *testing.T) {
 	}
 }
 
-// There is no state outside of values: no init, and no package variable but error
-// sentinels, embedded files, what the linker sets (-X), interface checks, scripts and
-// tables nobody writes.
+// There is no state outside of values: no init, and no package variable but error sentinels,
+// embedded files, what the linker sets (-X), interface checks, scripts and tables nobody writes.
 func TestNoGlobals(t *testing.T) {
 	fset, files := goFiles(t)
 	for _, file := range files {
@@ -239,4 +293,22 @@ func constantVar(v *ast.ValueSpec) bool {
 		return ok && array.Len != nil
 	}
 	return false
+}
+
+// What starts servers for tests is imported by tests only.
+func TestOnlyTestsImportTestSupport(t *testing.T) {
+	_, files := goFiles(t)
+	for path, file := range files {
+		for _, spec := range file.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, support := range []string{"/redistest", "/tollgatetest"} {
+				if strings.HasPrefix(name, "tollgate/") && strings.HasSuffix(name, support) {
+					t.Errorf("%s imports %s", path, name)
+				}
+			}
+		}
+	}
 }

@@ -1,8 +1,9 @@
-package policy
+package policy_test
 
 import (
 	"testing"
 
+	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 )
@@ -11,15 +12,15 @@ import (
 func BenchmarkDecide(b *testing.B) {
 	set := shopSet(b)
 	w := goodWorld()
-	decider := NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, clock, 10), clock)
+	decider := policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, clock, 10), clock)
 	grant := keys.NewGrant(&w.key)
-	var check Check
+	var check policy.Check
 	b.ReportAllocs()
 	for b.Loop() {
-		if wait := decider.Begin(&check, set, &w.request); wait != WaitKey {
+		if wait := decider.Begin(&check, set, &w.request); wait != policy.WaitKey {
 			b.Fatal(wait)
 		}
-		if wait := check.Found(*grant, nil); wait != WaitLimits {
+		if wait := check.Found(*grant, nil); wait != policy.WaitLimits {
 			b.Fatal(wait)
 		}
 		w.spend = check.Spend()

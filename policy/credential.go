@@ -1,19 +1,23 @@
 package policy
 
-import "strings"
+import (
+	"strings"
+
+	"tollgate/policy/router"
+)
 
 // maxSecret is the longest credential that is looked at, in bytes.
 const maxSecret = 512
 
-// places says where an API's keys may stand.
-type places struct {
-	schemes []string // of Authorization, as the policy writes them
-	bare    bool     // the whole value of Authorization is a key
-	headers []string // lower case
-	queries []string
+// CredentialPlaces says where an API's keys may stand.
+type CredentialPlaces struct {
+	Schemes []string // of Authorization, as the policy writes them
+	Bare    bool     // the whole value of Authorization is a key
+	Headers []string // lower case
+	Queries []string
 }
 
-func (p *places) authorization() bool { return p.bare || len(p.schemes) > 0 }
+func (p *CredentialPlaces) authorization() bool { return p.Bare || len(p.Schemes) > 0 }
 
 // credential is what a request presented, before anything is known about it.
 type credential struct {
@@ -21,8 +25,7 @@ type credential struct {
 	state  credentialState
 	// strip lists the headers that held it.
 	strip []string
-	// target is the request target without the query keys that held it; empty
-	// when none did.
+	// target is the request target without the query keys that held it; empty when none did.
 	target string
 }
 
@@ -34,37 +37,36 @@ const (
 	malformed
 )
 
-// read gathers the credential from every place. The same value in several places
-// is one credential; two different ones are malformed. c is empty but for the
-// memory of its list.
-func (p *places) read(r *Request, c *credential) {
+// read gathers the credential from every place. The same value in several places is one credential;
+// two different ones are malformed. c is empty but for the memory of its list.
+func (p *CredentialPlaces) read(r *Request, c *credential) {
 	if p.authorization() {
 		if value, present := r.header("authorization"); present {
 			p.readAuthorization(strings.Trim(value, " \t"), c)
 		}
 	}
-	for _, name := range p.headers {
+	for _, name := range p.Headers {
 		if value, present := r.header(name); present {
 			c.strip = append(c.strip, name)
 			c.add(strings.Trim(value, " \t"))
 		}
 	}
-	if len(p.queries) > 0 {
+	if len(p.Queries) > 0 {
 		p.readQuery(r.Target, c)
 	}
-	if c.state == presented && !wellFormed(c.secret) {
+	if c.state == presented && !WellFormed(c.secret) {
 		c.state = malformed
 	}
 }
 
-// readAuthorization reads a value of Authorization. A scheme that the policy does
-// not name is no credential of ours.
-func (p *places) readAuthorization(value string, c *credential) {
+// readAuthorization reads a value of Authorization. A scheme that the policy does not name is no
+// credential of ours.
+func (p *CredentialPlaces) readAuthorization(value string, c *credential) {
 	scheme, token := cutScheme(value)
 	switch {
-	case p.scheme(scheme):
+	case p.HasScheme(scheme):
 		c.add(token)
-	case p.bare && token == "":
+	case p.Bare && token == "":
 		c.add(value)
 	case p.joined(value):
 		c.add(value) // its comma makes it malformed
@@ -82,10 +84,10 @@ func cutScheme(value string) (scheme, token string) {
 	return value, ""
 }
 
-// scheme reports whether a scheme is one of the policy's (RFC 9110 section 11.1:
+// HasScheme reports whether a scheme is one of the policy's (RFC 9110 section 11.1:
 // case-insensitive).
-func (p *places) scheme(scheme string) bool {
-	for _, s := range p.schemes {
+func (p *CredentialPlaces) HasScheme(scheme string) bool {
+	for _, s := range p.Schemes {
 		if strings.EqualFold(s, scheme) {
 			return true
 		}
@@ -93,11 +95,11 @@ func (p *places) scheme(scheme string) bool {
 	return false
 }
 
-// joined reports whether a key stands behind another scheme: repeated Authorization
-// headers arrive as one, joined with commas. Without a scheme of its own a key is
-// told from the parameters of another scheme (name=value) by the alphabet of token68,
-// in which = only stands at the end (RFC 9110 section 11.2).
-func (p *places) joined(value string) bool {
+// joined reports whether a key stands behind another scheme: repeated Authorization headers arrive
+// as one, joined with commas. Without a scheme of its own a key is told from the parameters of
+// another scheme (name=value) by the alphabet of token68, in which = only stands at the end (RFC
+// 9110 section 11.2).
+func (p *CredentialPlaces) joined(value string) bool {
 	if strings.IndexByte(value, ',') < 0 {
 		return false
 	}
@@ -105,19 +107,18 @@ func (p *places) joined(value string) bool {
 		part = strings.Trim(part, " \t")
 		scheme, token := cutScheme(part)
 		switch {
-		case token != "" && p.scheme(scheme):
+		case token != "" && p.HasScheme(scheme):
 			return true
-		case p.bare && part != "" && token == "" && wellFormed(part) && !strings.Contains(strings.TrimRight(part, "="), "="):
+		case p.Bare && part != "" && token == "" && WellFormed(part) && !strings.Contains(strings.TrimRight(part, "="), "="):
 			return true
 		}
 	}
 	return false
 }
 
-// readQuery takes the credential's keys out of the query and leaves every other
-// byte where it was.
-func (p *places) readQuery(target string, c *credential) {
-	path, query, _ := splitTarget(target)
+// readQuery takes the credential's keys out of the query and leaves every other byte where it was.
+func (p *CredentialPlaces) readQuery(target string, c *credential) {
+	path, query, _ := router.SplitTarget(target)
 	if query == "" {
 		return
 	}
@@ -125,14 +126,14 @@ func (p *places) readQuery(target string, c *credential) {
 	found := false
 	for pair := range strings.SplitSeq(query, "&") {
 		rawKey, rawValue, _ := strings.Cut(pair, "=")
-		key, ok := queryDecode(rawKey)
+		key, ok := router.DecodeQuery(rawKey)
 		if !ok || !p.queryKey(key) {
 			kept = append(kept, pair)
 			continue
 		}
 		found = true
 		// A key may hold + and never a space, so a raw + can only mean itself.
-		value, ok := queryDecode(strings.ReplaceAll(rawValue, "+", "%2B"))
+		value, ok := router.DecodeQuery(strings.ReplaceAll(rawValue, "+", "%2B"))
 		if !ok {
 			value = rawValue // its bad escape makes it malformed
 		}
@@ -147,8 +148,8 @@ func (p *places) readQuery(target string, c *credential) {
 	}
 }
 
-func (p *places) queryKey(name string) bool {
-	for _, q := range p.queries {
+func (p *CredentialPlaces) queryKey(name string) bool {
+	for _, q := range p.Queries {
 		if q == name {
 			return true
 		}
@@ -166,10 +167,9 @@ func (c *credential) add(value string) {
 	}
 }
 
-// wellFormed reports whether s can be a key at all: at most maxSecret bytes of
-// the token68 alphabet (RFC 9110 section 11.2). A comma, which joins repeated
-// headers, is outside of it.
-func wellFormed(s string) bool {
+// WellFormed reports whether s can be a key at all: at most maxSecret bytes of the token68 alphabet
+// (RFC 9110 section 11.2). A comma, which joins repeated headers, is outside of it.
+func WellFormed(s string) bool {
 	if len(s) > maxSecret {
 		return false
 	}

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-func somePlaces() *places {
-	return &places{schemes: []string{"Bearer"}, headers: []string{"x-api-key", "x-other-key"}, queries: []string{"api_key", "key"}}
+func somePlaces() *CredentialPlaces {
+	return &CredentialPlaces{Schemes: []string{"Bearer"}, Headers: []string{"x-api-key", "x-other-key"}, Queries: []string{"api_key", "key"}}
 }
 
 func TestCredential(t *testing.T) {
@@ -113,12 +113,12 @@ func TestCredential(t *testing.T) {
 }
 
 func TestCredentialSchemes(t *testing.T) {
-	apiKey := places{schemes: []string{"APIKEY"}}
-	bare := places{bare: true}
-	all := places{schemes: []string{"Bearer", "APIKEY"}, bare: true}
+	apiKey := CredentialPlaces{Schemes: []string{"APIKEY"}}
+	bare := CredentialPlaces{Bare: true}
+	all := CredentialPlaces{Schemes: []string{"Bearer", "APIKEY"}, Bare: true}
 	for _, c := range []struct {
 		name   string
-		places places
+		places CredentialPlaces
 		value  string
 		state  credentialState
 		secret string
@@ -160,7 +160,7 @@ func TestCredentialSchemes(t *testing.T) {
 func TestCredentialOnlyWherePolicySays(t *testing.T) {
 	r := &Request{Headers: []Header{{"authorization", "Bearer K"}, {"x-api-key", "K"}}, Target: "/a?api_key=K"}
 	var got credential
-	(&places{headers: []string{"x-else"}}).read(r, &got)
+	(&CredentialPlaces{Headers: []string{"x-else"}}).read(r, &got)
 	if got.state != missing || len(got.strip) != 0 || got.target != "" {
 		t.Errorf("%+v", got)
 	}

@@ -1,9 +1,8 @@
-// Package policy decides about requests: it compiles policy files into an
-// immutable Set, and Check takes one request through it.
-//
-// The package knows neither Envoy nor Redis, and it never blocks: a decision
-// completes at once or says what it waits for, and its host (extauthz) fetches
-// that. The whole decision reads top-down in this file.
+// Package policy decides about requests: a Set holds compiled policies and never changes, a Check
+// takes one request through it. Nothing here knows Envoy, Redis or files, and nothing blocks: a
+// decision completes at once or says what it waits for, and its host (extauthz) fetches that. So it
+// can run in other hosts too. The whole decision reads top-down in this file; package policyfile
+// makes the Set.
 package policy
 
 import (
@@ -15,8 +14,10 @@ import (
 	"strings"
 	"time"
 
+	"tollgate/policy/answer"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/router"
 )
 
 // Decider holds what all decisions of a server share.
@@ -26,8 +27,8 @@ type Decider struct {
 	now    func() time.Time
 }
 
-// NewDecider returns a Decider. hasher turns secrets into look-up digests, local
-// counts for plans with failure_mode local, now is the server's clock.
+// NewDecider returns a Decider. hasher turns secrets into look-up digests, local counts for plans
+// with failure_mode local, now is the server's clock.
 func NewDecider(hasher *keys.Hasher, local *limits.Local, now func() time.Time) *Decider {
 	return &Decider{hasher: hasher, local: local, now: now}
 }
@@ -38,51 +39,50 @@ type Wait uint8
 const (
 	// Done: Decision returns the answer.
 	Done Wait = iota
-	// WaitKey: look up Digest and hand the outcome to Found. It can follow on
-	// itself, with another Digest.
+	// WaitKey: look up Digest and hand the outcome to Found. It can follow on itself, with another
+	// Digest.
 	WaitKey
 	// WaitLimits: carry out Spend and hand the outcome to Spent.
 	WaitLimits
 )
 
-// Check is one decision under way. It is used by one goroutine. Its zero value is
-// ready for Begin, and a host may use it again for the next decision, which then
-// costs nearly no new memory.
+// Check is one decision under way. It is used by one goroutine. Its zero value is ready for Begin,
+// and a host may use it again for the next decision, which then costs nearly no new memory.
 type Check struct {
 	decider *Decider
 	set     *Set
 	request *Request
 
-	api    *API
-	host   string
-	path   string
-	query  string
-	route  *Route // nil: no route, or a path that no route may match
-	asked  bool   // the request is a preflight, and the route that of what it asks about
-	cred   credential
-	digest keys.Digest
-	handle string      // of a secret that is no known key's; "" until it is asked for
-	older  int         // older methods of hashing that the store was asked by
-	grant  keys.Grant  // as the store said
-	key    *keys.Grant // grant, once the key is known to this API and environment
-	env    *env
-	plan   *plan
-	spend  limits.Spend
-	result limits.Result
-	looked bool // result is what the limits said
-	now    time.Time
+	api         *API
+	host        string
+	path        string
+	query       string
+	route       *Route // nil: no route, or a path that no route may match
+	isPreflight bool   // the request is a preflight, and the route that of what it asks about
+	cred        credential
+	digest      keys.Digest
+	handle      string      // of a secret that is no known key's; "" until it is asked for
+	olderHashes int         // older methods of hashing that the store was asked by
+	grant       keys.Grant  // as the store said
+	key         *keys.Grant // grant, once the key is known to this API and environment
+	env         *Environment
+	plan        *Plan
+	spend       limits.Spend
+	result      limits.Result
+	counted     bool // result is what the limits said
+	now         time.Time
 
-	// verdict is what steps 2 to 6 found; limits come after it.
-	verdict Reason
-	failure string // failure_mode that let the request pass
+	// access is what steps 2 to 6 found; limits come after it.
+	access      Reason
+	failureMode string // failure_mode that let the request pass
 
-	decision Decision
-	text     strings.Builder // of the texts that are made for this decision
-	own      []limits.Window // room for the windows of a key with overrides
+	decision   Decision
+	texts      strings.Builder // of the texts that are made for this decision
+	ownWindows []limits.Window // room for the windows of a key with overrides
 }
 
-// Begin starts the decision of c about r and takes it as far as it goes without
-// waiting. What an earlier decision of c returned is void from now on.
+// Begin starts the decision of c about r and takes it as far as it goes without waiting. What an
+// earlier decision of c returned is void from now on.
 func (d *Decider) Begin(c *Check, set *Set, r *Request) Wait {
 	if c.decider != nil { // else Forget has done it, or nothing was decided yet
 		c.reset()
@@ -91,8 +91,8 @@ func (d *Decider) Begin(c *Check, set *Set, r *Request) Wait {
 	return c.identify()
 }
 
-// Forget drops all that c still refers to of its last decision, the secret first of
-// all, for a host that keeps c for later. What the decision returned is void.
+// Forget drops all that c still refers to of its last decision, the secret first of all, for a host
+// that keeps c for later. What the decision returned is void.
 func (c *Check) Forget() {
 	d := &c.decision
 	clear(d.Response)
@@ -105,9 +105,9 @@ func (c *Check) Forget() {
 // reset empties c but for the memory of its lists.
 func (c *Check) reset() {
 	*c = Check{
-		cred:   credential{strip: c.cred.strip[:0]},
-		result: limits.Result{States: c.result.States[:0]},
-		own:    c.own[:0],
+		cred:       credential{strip: c.cred.strip[:0]},
+		result:     limits.Result{States: c.result.States[:0]},
+		ownWindows: c.ownWindows[:0],
 		decision: Decision{
 			Body: c.decision.Body[:0], Response: c.decision.Response[:0], Request: c.decision.Request[:0],
 			Remove: c.decision.Remove[:0], Metadata: c.decision.Metadata[:0],
@@ -118,36 +118,35 @@ func (c *Check) reset() {
 // Digest returns what the store knows the presented secret by.
 func (c *Check) Digest() keys.Digest { return c.digest }
 
-// Caller returns who presented the secret, as far as that is known before its key is.
-// Where the client's address is not known, the peer's still tells some callers apart.
+// Caller returns who presented the secret, as far as that is known before its key is. Where the
+// client's address is not known, the peer's still tells some callers apart.
 func (c *Check) Caller() keys.Caller {
-	address := c.api.address.of(c.request)
+	address := c.api.spec.Address.of(c.request)
 	if !address.IsValid() {
 		address = plainAddr(c.request.Peer)
 	}
-	return keys.Caller{API: c.api.name, Address: address, More: c.older < c.decider.hasher.Older()}
+	return keys.Caller{API: c.api.spec.Name, Address: address, More: c.olderHashes < c.decider.hasher.Older()}
 }
 
 // Spend returns what to spend, or with ReadOnly to read, of the key's limits.
 func (c *Check) Spend() *limits.Spend { return &c.spend }
 
-// Result returns where the outcome of Spend is put before Spent. Its States have
-// room from earlier decisions.
+// Result returns where the outcome of Spend is put before Spent. Its States have room from earlier
+// decisions.
 func (c *Check) Result() *limits.Result { return &c.result }
 
-// Decision returns the answer once the Check is Done. It is void, with all that it
-// refers to but texts, when c begins another one.
+// Decision returns the answer once the Check is Done. It is void, with all that it refers to but
+// texts, when c begins another one.
 func (c *Check) Decision() *Decision { return &c.decision }
 
-// Key returns the key of the request once it is known to the API and environment,
-// else nil.
+// Key returns the key of the request once it is known to the API and environment, else nil.
 func (c *Check) Key() *keys.Grant { return c.key }
 
 // API returns the API of the request, nil when there is none.
 func (c *Check) API() *API { return c.api }
 
-// identify is steps 1 to 3: API, route, credential. Nothing is known yet about
-// the key, and the store has not been asked.
+// identify is steps 1 to 3: API, route, credential. Nothing is known yet about the key, and the
+// store has not been asked.
 func (c *Check) identify() Wait {
 	if c.request.HTTP {
 		c.api, c.host = c.set.find(c.request)
@@ -155,13 +154,13 @@ func (c *Check) identify() Wait {
 	if c.api == nil {
 		return c.deny(UnknownAPI)
 	}
-	c.path, c.query, _ = splitTarget(c.request.Target)
+	c.path, c.query, _ = router.SplitTarget(c.request.Target)
 	c.route = c.findRoute()
-	c.api.places.read(c.request, &c.cred)
-	if c.cred.target != "" && (c.request.Fixed || !c.request.exact(c.query)) {
+	c.api.spec.Credentials.read(c.request, &c.cred)
+	if c.cred.target != "" && (c.request.TargetImmutable || !c.request.verbatim(c.query)) {
 		return c.deny(MalformedCredential) // it would reach the application, or another query would
 	}
-	if c.route != nil && (c.route.public || c.asked) {
+	if c.route != nil && (c.route.Public || c.isPreflight) {
 		return c.allow()
 	}
 	switch {
@@ -174,18 +173,18 @@ func (c *Check) identify() Wait {
 	return WaitKey
 }
 
-// findRoute matches method and path, or takes the route that the proxy named.
-// Odd paths are refused even then, because the application behind would still
-// read them in its own way, and so is CONNECT, whose tunnel nobody could check.
+// findRoute matches method and path, or takes the route that the proxy named. Odd paths are refused
+// even then, because the application behind would still read them in its own way, and so is
+// CONNECT, whose tunnel nobody could check.
 func (c *Check) findRoute() *Route {
 	var buf [16]string
-	segs, ok := segments(c.path, buf[:0])
-	if !ok || !c.request.exact(c.path) || !plainQuery(c.query) {
+	segs, ok := router.Segments(c.path, buf[:0])
+	if !ok || !c.request.verbatim(c.path) || !router.PlainQuery(c.query) {
 		return nil
 	}
 	if method, ok := c.preflight(); ok {
 		if route := c.routeOf(method, segs); route != nil {
-			c.asked = true
+			c.isPreflight = true
 			return route
 		}
 	}
@@ -197,33 +196,32 @@ func (c *Check) routeOf(method string, segs []string) *Route {
 	case !plainMethod(method) || method == "CONNECT":
 		return nil
 	case c.request.Route.Given:
-		return c.api.routeNames[c.request.Route.Value]
+		return c.api.spec.Routes[c.request.Route.Value]
 	}
-	return c.api.routes.find(method, segs)
+	return c.api.spec.Router.Find(method, segs)
 }
 
-// Found continues with the outcome of the key look-up: steps 4 to 6. err is
-// keys.ErrUnknown, a *keys.CorruptError, keys.ErrBusy, or says that the store did
-// not answer; a
-// Grant of no key is taken for that.
+// Found continues with the outcome of the key look-up: steps 4 to 6. err is keys.ErrUnknown, a
+// *keys.CorruptError, keys.ErrBusy, or says that the store did not answer; a Grant of no key is
+// taken for that.
 func (c *Check) Found(k keys.Grant, err error) Wait {
 	if err != nil || k.Profile == nil {
 		return c.notFound(err)
 	}
 	c.grant = k
-	c.verdict = c.judge(&c.grant)
+	c.access = c.judge(&c.grant)
 	if c.key == nil {
-		return c.deny(c.verdict)
+		return c.deny(c.access)
 	}
-	refused := c.verdict != Allowed
-	if len(c.spend.Windows) == 0 || refused && !c.api.headers.refused(c.verdict) {
+	refused := c.access != Allowed
+	if len(c.spend.Windows) == 0 || refused && !c.api.spec.RateHeaders.refused(c.access) {
 		return c.conclude()
 	}
 	// A refused request of a known key reads the counters for its headers.
-	c.spend.ID, c.spend.ReadOnly, c.spend.Exact = c.key.LimitID(), refused, c.plan.exact
+	c.spend.ID, c.spend.ReadOnly, c.spend.Exact = c.key.LimitID(), refused, c.plan.Exact
 	c.spend.Cost = 1
 	if c.route != nil {
-		c.spend.Cost = c.route.cost
+		c.spend.Cost = c.route.Cost
 	}
 	return WaitLimits
 }
@@ -245,38 +243,37 @@ func (c *Check) notFound(err error) Wait {
 
 // tryOlder asks for the secret by the next older method of hashing.
 func (c *Check) tryOlder() Wait {
-	if c.older == c.decider.hasher.Older() {
+	if c.olderHashes == c.decider.hasher.Older() {
 		return c.deny(UnknownKey)
 	}
-	c.digest = c.decider.hasher.OlderDigest(c.older, c.cred.secret)
-	c.older++
+	c.digest = c.decider.hasher.OlderDigest(c.olderHashes, c.cred.secret)
+	c.olderHashes++
 	return WaitKey
 }
 
-// Rehash says, of an allowed request whose key was found by an older method of
-// hashing, which key's digest should be replaced, and by which. The host does
-// that when the request no longer waits.
+// Rehash says, of an allowed request whose key was found by an older method of hashing, which key's
+// digest should be replaced, and by which. The host does that when the request no longer waits.
 func (c *Check) Rehash() (id string, from, to keys.Digest, ok bool) {
-	if c.older == 0 || c.key == nil || !c.decision.Allow {
+	if c.olderHashes == 0 || c.key == nil || !c.decision.Allow {
 		return "", keys.Digest{}, keys.Digest{}, false
 	}
 	return c.key.ID(), c.digest, c.decider.hasher.Digest(c.cred.secret), true
 }
 
-// judge is the order of steps 4 to 6. It sets c.key as soon as the key is known:
-// a record of this API and environment that is not revoked.
+// judge is the order of steps 4 to 6. It sets c.key as soon as the key is known: a record of this
+// API and environment that is not revoked.
 func (c *Check) judge(k *keys.Grant) Reason {
 	switch {
-	case k.API != c.api.name || k.Status == keys.Deleted:
+	case k.API != c.api.spec.Name || k.Status == keys.Deleted:
 		return UnknownKey
 	case k.Status == keys.Revoked:
 		return RevokedKey
 	}
-	e, ok := c.api.environment(k.Environment)
+	e, ok := c.api.spec.Environment(k.Environment)
 	switch {
 	case !ok:
 		return CorruptKey
-	case !c.accepts(e) || e != nil && !strings.HasPrefix(c.cred.secret, e.prefix):
+	case !c.accepts(e) || e != nil && !strings.HasPrefix(c.cred.secret, e.Prefix):
 		return WrongEnvironment
 	}
 	c.key, c.env = k, e
@@ -288,7 +285,7 @@ func (c *Check) judge(k *keys.Grant) Reason {
 		return ExpiredKey
 	case !limited:
 		return CorruptKey
-	case !k.Allows(c.api.address.of(c.request)):
+	case !k.Allows(c.api.spec.Address.of(c.request)):
 		return AddressDenied
 	case c.route == nil:
 		return RouteDenied
@@ -298,36 +295,35 @@ func (c *Check) judge(k *keys.Grant) Reason {
 	return Allowed
 }
 
-// findWindows finds what the key spends. It reports false for a key whose plan or
-// limits the policy does not know.
+// findWindows finds what the key spends. It reports false for a key whose plan or limits the policy
+// does not know.
 func (c *Check) findWindows() (ok bool) {
 	if c.plan, ok = c.api.plan(c.key.Plan); ok {
-		c.spend.Windows, ok = c.plan.windowsFor(c.env, c.key.Limits, int(c.key.AnchorDay), &c.own)
+		c.spend.Windows, ok = c.plan.windowsFor(c.env, c.key.Limits, int(c.key.AnchorDay), &c.ownWindows)
 	}
 	return ok
 }
 
-// accepts reports whether the environment's keys are accepted here. An
-// environment that Envoy names and the policy does not know is a denial.
-func (c *Check) accepts(e *env) bool {
+// accepts reports whether the environment's keys are accepted here. An environment that Envoy names
+// and the policy does not know is a denial.
+func (c *Check) accepts(e *Environment) bool {
 	if e != nil {
 		return e.accepts(c.request, c.host)
 	}
 	return !c.request.Environment.Given
 }
 
-// Spent continues with the outcome of the limits, which is in Result if err is nil:
-// step 7.
+// Spent continues with the outcome of the limits, which is in Result if err is nil: step 7.
 func (c *Check) Spent(err error) Wait {
 	switch {
 	case err == nil && len(c.result.States) == len(c.spend.Windows):
-		c.looked = true
+		c.counted = true
 	case c.spend.ReadOnly:
 		// Only the headers were wanted; the refusal stands without them.
 	case err == nil || broken(err):
 		return c.deny(CorruptKey) // failure_mode is for a store that is away
 	default:
-		return c.unspent()
+		return c.withoutLimits()
 	}
 	return c.conclude()
 }
@@ -338,17 +334,17 @@ func broken(err error) bool {
 	return errors.As(err, &broken)
 }
 
-// unspent is what the plan's failure_mode makes of limits that cannot be asked.
-func (c *Check) unspent() Wait {
-	switch c.plan.failureMode {
-	case failOpen:
-		c.failure = failOpen.String()
-	case failLocal:
+// withoutLimits is what the plan's failure_mode makes of limits that cannot be asked.
+func (c *Check) withoutLimits() Wait {
+	switch c.plan.FailureMode {
+	case FailOpen:
+		c.failureMode = FailOpen.String()
+	case FailLocal:
 		res := c.decider.local.Spend(&c.spend)
 		if len(res.States) != len(c.spend.Windows) {
 			return c.deny(CorruptKey) // a spend that cannot be carried out
 		}
-		c.result, c.looked, c.failure = res, true, failLocal.String()
+		c.result, c.counted, c.failureMode = res, true, FailLocal.String()
 	default:
 		return c.deny(Undecided)
 	}
@@ -358,9 +354,9 @@ func (c *Check) unspent() Wait {
 // conclude answers once everything that was asked for is there.
 func (c *Check) conclude() Wait {
 	switch {
-	case c.verdict != Allowed:
-		return c.deny(c.verdict)
-	case c.looked && !c.result.Allowed:
+	case c.access != Allowed:
+		return c.deny(c.access)
+	case c.counted && !c.result.Allowed:
 		return c.deny(c.exceeded())
 	}
 	return c.allow()
@@ -374,8 +370,8 @@ func (c *Check) exceeded() Reason {
 	return RateLimited
 }
 
-// denying returns the window that denies; of several one that does so for ever,
-// else the one that takes longest to open again, which Retry-After speaks of.
+// denying returns the window that denies; of several one that does so for ever, else the one that
+// takes longest to open again, which Retry-After speaks of.
 func (c *Check) denying() int {
 	last, ever := -1, true
 	for i, w := range c.spend.Windows {
@@ -390,15 +386,15 @@ func (c *Check) denying() int {
 	return last
 }
 
-// hopeless reports whether no retry can succeed, because the request costs more
-// than a limit of the key is. The client is then not told when to come again.
-func (c *Check) hopeless() bool {
+// neverFits reports whether no retry can succeed, because the request costs more than a limit of
+// the key is. The client is then not told when to come again.
+func (c *Check) neverFits() bool {
 	w := c.denying()
 	return w >= 0 && !c.spend.Windows[w].Fits(c.spend.Cost)
 }
 
-// allow lets the request through, without its credential and with what the
-// application needs to know of the caller.
+// allow lets the request through, without its credential and with what the application needs to
+// know of the caller.
 func (c *Check) allow() Wait {
 	d := &c.decision
 	d.Reason, d.Allow = Allowed, true
@@ -413,7 +409,7 @@ func (c *Check) allow() Wait {
 	}
 	var team, name, id, plan, scope string
 	if k := c.key; k != nil {
-		team, name, id, plan, scope = k.Team(), k.Name(), k.ID(), k.Plan, c.route.scope
+		team, name, id, plan, scope = k.Team(), k.Name(), k.ID(), k.Plan, c.route.Scope
 	}
 	set(headerConsumerID, team)
 	set(headerConsumerName, name)
@@ -435,79 +431,82 @@ func (c *Check) allow() Wait {
 func (c *Check) deny(r Reason) Wait {
 	d := &c.decision
 	d.Reason = r
-	if r == Undecided && c.api.rpcUndecided {
+	if r == Undecided && c.api.spec.UndecidedRPC {
 		d.FailRPC = true
 		c.describe()
 		return Done
 	}
 	a := c.set.unknown
 	if c.api != nil {
-		a = c.api.answers[r]
+		a = c.api.spec.Answers[r]
 	}
 	v := c.values(r)
-	body, retry := a.body, r.limited()
-	if retry && c.hopeless() {
-		body, retry = a.hopeless, false
+	body, retry := a.Body, r.Limited()
+	if retry && c.neverFits() {
+		body, retry = a.NoRetry, false
 	}
-	d.Status = a.status
+	d.Status = a.Status
 	contentType, _ := c.request.header("content-type")
-	if grpcRequest(contentType) {
-		d.Body = a.message.render(d.Body, &v)
-		d.Response = append(d.Response, Header{"content-type", "application/grpc"}, Header{"grpc-status", grpcStatus(a.status)})
+	if answer.IsGRPC(contentType) {
+		d.Body = a.Message.Render(d.Body, &v)
+		d.Response = append(d.Response, Header{"content-type", "application/grpc"}, Header{"grpc-status", answer.GRPCStatus(a.Status)})
 	} else {
-		d.Body = body.render(d.Body, &v)
-		d.Response = append(d.Response, Header{"content-type", a.contentType})
+		d.Body = body.Render(d.Body, &v)
+		d.Response = append(d.Response, Header{"content-type", a.ContentType})
 	}
 	d.Response = append(d.Response, Header{"cache-control", "no-store"})
-	if a.challenge != "" {
-		d.Response = append(d.Response, Header{"www-authenticate", a.challenge})
+	if a.Challenge != "" {
+		d.Response = append(d.Response, Header{"www-authenticate", a.Challenge})
 	}
 	if retry {
-		d.Response = append(d.Response, Header{"retry-after", putInt(&c.text, v.retryAfter)})
+		d.Response = append(d.Response, Header{"retry-after", putInt(&c.texts, v.RetryAfter)})
 	}
 	c.limitHeaders()
 	c.describe()
 	return Done
 }
 
-// limitHeaders shows the limit with the fewest requests remaining, or the one that
-// has refused the request.
+// limitHeaders shows the limit with the fewest requests remaining, or the one that has refused the
+// request.
 func (c *Check) limitHeaders() {
-	if !c.looked || c.key == nil {
+	if !c.counted || c.key == nil {
 		return
 	}
 	shown := limits.Tightest(c.spend.Windows, c.result.States)
-	if c.decision.Reason.limited() {
+	if c.decision.Reason.Limited() {
 		shown = c.denying()
 	}
-	c.decision.Response = c.api.headers.append(c.decision.Response, &c.text, c.spend.Windows, &c.result, shown)
+	c.decision.Response = c.api.spec.RateHeaders.append(c.decision.Response, &c.texts, c.spend.Windows, &c.result, shown)
 }
 
-// values fills the placeholders of an answer.
-func (c *Check) values(r Reason) values {
-	v := values{path: c.path, keyID: c.keyID(), key: c.key}
-	if c.api != nil && c.api.requestID {
-		if v.requestID, _ = c.request.header("x-request-id"); v.requestID == "" {
-			v.requestID = "req_" + c.decisionID() // so that a caller can always name the request
+// values fills the slots of an answer.
+func (c *Check) values(r Reason) answer.Values {
+	v := answer.Values{Path: c.path, KeyID: c.keyID()}
+	if c.key != nil {
+		v.ExpiredAt = c.key.End()
+	}
+	if c.api != nil && c.api.spec.RequestID {
+		if v.RequestID, _ = c.request.header("x-request-id"); v.RequestID == "" {
+			v.RequestID = "req_" + c.decisionID() // so that a caller can always name the request
 		}
 	}
 	if c.route != nil {
-		v.route, v.scope = c.route.name, c.route.scope
+		v.Route, v.Scope = c.route.Name, c.route.Scope
 	}
 	if c.api != nil {
-		v.address = c.api.address.of(c.request)
+		v.Address = c.api.spec.Address.of(c.request)
 	}
-	if r.limited() {
-		v.retryAfter = limits.RetryAfter(c.spend.Windows, c.result.States, c.spend.Cost, c.result.Now)
+	if r.Limited() {
+		v.RetryAfter = limits.RetryAfter(c.spend.Windows, c.result.States, c.spend.Cost, c.result.Now)
 		if w := c.denying(); w >= 0 {
-			v.limit = c.spend.Windows[w].Name
+			v.Limit = c.spend.Windows[w].Name
 		}
 	}
 	return v
 }
 
-// keyID is the id of a known key, else a handle by which the caller and the logs
-// can speak of the same unknown secret.
+// keyID is the id of a known key, else a handle by which the caller and the logs can speak of the
+// same unknown secret.
 func (c *Check) keyID() string {
 	switch {
 	case c.key != nil:
@@ -521,7 +520,7 @@ func (c *Check) keyID() string {
 // decisionID returns the id of the decision, which is made when it is first asked for.
 func (c *Check) decisionID() string {
 	if c.decision.ID == "" {
-		c.decision.ID = newDecisionID(&c.text)
+		c.decision.ID = newDecisionID(&c.texts)
 	}
 	return c.decision.ID
 }
@@ -537,11 +536,11 @@ func (c *Check) describe() {
 	add("decision_id", c.decisionID())
 	add("reason", d.Reason.String())
 	if c.api != nil {
-		add("api", c.api.name)
+		add("api", c.api.spec.Name)
 	}
 	if c.route != nil {
-		add("route", c.route.name)
-		add("scope", c.route.scope)
+		add("route", c.route.Name)
+		add("scope", c.route.Scope)
 	}
 	add("key_id", c.keyID())
 	if c.key != nil {
@@ -549,8 +548,8 @@ func (c *Check) describe() {
 		add("plan", c.key.Plan)
 		add("environment", c.key.Environment)
 	}
-	add("failure_mode", c.failure)
-	if c.asked {
+	add("failure_mode", c.failureMode)
+	if c.isPreflight {
 		add("preflight", "true")
 	}
 	if d.Reason == UnknownAPI || d.Reason == WrongEnvironment {
@@ -558,7 +557,7 @@ func (c *Check) describe() {
 	}
 }
 
-// newDecisionID returns 16 hexadecimal digits. They need be unlike, not secret.
+// newDecisionID returns 16 hexadecimal digits, which must be unique but may be guessed.
 func newDecisionID(text *strings.Builder) string {
 	var b [8]byte
 	var digits [16]byte
@@ -570,15 +569,15 @@ func newDecisionID(text *strings.Builder) string {
 // put appends a text to those of a decision, which share their memory.
 func put(text *strings.Builder, b []byte) string {
 	if text.Len() == 0 {
-		text.Grow(textRoom)
+		text.Grow(textsSize)
 	}
 	start := text.Len()
 	text.Write(b)
 	return text.String()[start:]
 }
 
-// textRoom is enough for the texts of most decisions: an id and three numbers.
-const textRoom = 64
+// textsSize is enough for the texts of most decisions: an id and three numbers.
+const textsSize = 64
 
 // putInt is put of a number in decimal digits.
 func putInt(text *strings.Builder, n int64) string {

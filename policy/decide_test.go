@@ -1,4 +1,4 @@
-package policy
+package policy_test
 
 import (
 	"errors"
@@ -12,12 +12,12 @@ import (
 
 	"pgregory.net/rapid"
 
+	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 )
 
-// shop is a policy that uses every part of the language; %s is where a test adds
-// its own lines.
+// shop is a policy that uses every part of the language; %s is where a test adds its own lines.
 const shop = `
 api: shop
 hosts: [shop.example.com]
@@ -45,16 +45,16 @@ rate_headers: {family: x-ratelimit, ietf: true}
 func shopAnswers() string {
 	var b strings.Builder
 	b.WriteString("errors:\n  dialect: envelope\n  request_id: requestId\n  answers:\n")
-	for _, r := range Reasons() {
+	for _, r := range policy.Reasons() {
 		status := 401
 		switch {
-		case !r.answered():
+		case !r.Answered():
 			continue
-		case r == AddressDenied, r == ScopeDenied, r == RouteDenied:
+		case r == policy.AddressDenied, r == policy.ScopeDenied, r == policy.RouteDenied:
 			status = 403
-		case r.limited():
+		case r.Limited():
 			status = 429
-		case r == Undecided:
+		case r == policy.Undecided:
 			status = 503
 		}
 		fmt.Fprintf(&b, "  - {on: [%s], status: %d, code: %s, message: is %s}\n", r, status, r, r)
@@ -62,7 +62,7 @@ func shopAnswers() string {
 	return b.String()
 }
 
-func shopSet(t testing.TB, extra ...string) *Set {
+func shopSet(t testing.TB, extra ...string) *policy.Set {
 	t.Helper()
 	return compiled(t, shop+strings.Join(extra, "\n")+"\n"+shopAnswers())
 }
@@ -73,7 +73,7 @@ func clock() time.Time { return time.Date(2026, 1, 15, 12, 0, 30, 5e8, time.UTC)
 
 // world is one request and what the store would say to it.
 type world struct {
-	request  Request
+	request  policy.Request
 	key      keys.Key
 	keyErr   error
 	spent    int64 // of every window
@@ -82,15 +82,15 @@ type world struct {
 	looked int
 	spend  *limits.Spend
 	local  *limits.Local
-	check  *Check // to use again; nil for a new one
+	check  *policy.Check // to use again; nil for a new one
 }
 
 // goodWorld is a request that is allowed.
 func goodWorld() *world {
 	return &world{
-		request: Request{
+		request: policy.Request{
 			HTTP: true, Method: "GET", Host: "shop.example.com", Target: "/items",
-			Headers: []Header{{"authorization", "Bearer " + secret("sk_live_")}, {"x-request-id", "r-1"}},
+			Headers: []policy.Header{{"authorization", "Bearer " + secret("sk_live_")}, {"x-request-id", "r-1"}},
 			Peer:    netip.MustParseAddr("192.0.2.1"),
 		},
 		key: keys.Key{
@@ -102,16 +102,16 @@ func goodWorld() *world {
 }
 
 // decide runs a decision as its host does, with a store that counts.
-func (w *world) decide(t interface{ Fatalf(string, ...any) }, set *Set) *Decision {
-	decider := NewDecider(keys.NewHasher([]byte("pepper")), w.local, clock)
+func (w *world) decide(t interface{ Fatalf(string, ...any) }, set *policy.Set) *policy.Decision {
+	decider := policy.NewDecider(keys.NewHasher([]byte("pepper")), w.local, clock)
 	check := w.check
 	if check == nil {
-		check = &Check{}
+		check = &policy.Check{}
 	}
 	wait := decider.Begin(check, set, &w.request)
-	for wait != Done {
+	for wait != policy.Done {
 		switch wait {
-		case WaitKey:
+		case policy.WaitKey:
 			if check.Digest() != keys.NewHasher([]byte("pepper")).Digest(secret("sk_live_")) && check.API().Name() == "shop" && w.key.Environment != "test" {
 				t.Fatalf("asks for another key")
 			}
@@ -120,10 +120,10 @@ func (w *world) decide(t interface{ Fatalf(string, ...any) }, set *Set) *Decisio
 			}
 			k := w.key
 			wait = check.Found(*keys.NewGrant(&k), w.keyErr)
-			if w.keyErr != nil && wait != Done {
+			if w.keyErr != nil && wait != policy.Done {
 				t.Fatalf("goes on without a key")
 			}
-		case WaitLimits:
+		case policy.WaitLimits:
 			if w.spend != nil {
 				t.Fatalf("spent twice")
 			}
@@ -154,7 +154,7 @@ func (w *world) answer() limits.Result {
 	return res
 }
 
-func header(list []Header, name string) string {
+func header(list []policy.Header, name string) string {
 	for _, h := range list {
 		if h.Name == name {
 			return h.Value
@@ -167,38 +167,38 @@ func header(list []Header, name string) string {
 type step struct {
 	name   string
 	wrong  func(*world)
-	reason Reason
+	reason policy.Reason
 	headed bool // the key is known: rate headers, its id in the metadata
 }
 
 // steps are in the order of the decision: each wins over all that follow.
 func steps() []step {
 	return []step{
-		{"no HTTP", func(w *world) { w.request.HTTP = false }, UnknownAPI, false},
-		{"unknown host", func(w *world) { w.request.Host = "nowhere.example.com" }, UnknownAPI, false},
-		{"no credential", func(w *world) { w.request.Headers = nil }, MissingCredential, false},
-		{"not a key", func(w *world) { w.request.Headers = []Header{{"x-api-key", "sk_live_short"}} }, MalformedCredential, false},
-		{"store away", func(w *world) { w.keyErr = errors.New("away") }, Undecided, false},
-		{"too many unknown", func(w *world) { w.keyErr = fmt.Errorf("find: %w", keys.ErrBusy) }, LookupRefused, false},
-		{"unreadable record", func(w *world) { w.keyErr = fmt.Errorf("found: %w", &keys.CorruptError{ID: "key_0001"}) }, CorruptKey, false},
-		{"unknown", func(w *world) { w.keyErr = fmt.Errorf("find: %w", keys.ErrUnknown) }, UnknownKey, false},
-		{"of another API", func(w *world) { w.key.API = "other" }, UnknownKey, false},
-		{"deleted", func(w *world) { w.key.Status = keys.Deleted }, UnknownKey, false},
-		{"revoked", func(w *world) { w.key.Status = keys.Revoked }, RevokedKey, false},
-		{"unknown environment", func(w *world) { w.key.Environment = "gone" }, CorruptKey, false},
-		{"wrong environment", func(w *world) { w.key.Environment = "test" }, WrongEnvironment, false},
-		{"inactive", func(w *world) { w.key.Status = keys.Inactive }, InactiveKey, true},
-		{"unknown status", func(w *world) { w.key.Status = "odd" }, InactiveKey, true},
-		{"expired", func(w *world) { w.key.ExpiresAt = clock() }, ExpiredKey, true},
-		{"retired", func(w *world) { w.key.RetiresAt = clock().Add(-time.Second) }, ExpiredKey, true},
-		{"unknown plan", func(w *world) { w.key.Plan = "gone" }, CorruptKey, false},
-		{"override of an unknown limit", func(w *world) { w.key.Limits = []keys.Override{{Name: "gone", Requests: 1}} }, CorruptKey, false},
-		{"address", func(w *world) { w.key.IPs = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")} }, AddressDenied, true},
-		{"no route", func(w *world) { w.request.Target = "/nothing" }, RouteDenied, true},
-		{"scope", func(w *world) { w.key.Scopes = nil }, ScopeDenied, true},
-		{"limits away", func(w *world) { w.spendErr = errors.New("away") }, Undecided, false},
-		{"quota", func(w *world) { w.spent = 100 }, QuotaExceeded, true},
-		{"rate", func(w *world) { w.spent = 10 }, RateLimited, true},
+		{"no HTTP", func(w *world) { w.request.HTTP = false }, policy.UnknownAPI, false},
+		{"unknown host", func(w *world) { w.request.Host = "nowhere.example.com" }, policy.UnknownAPI, false},
+		{"no credential", func(w *world) { w.request.Headers = nil }, policy.MissingCredential, false},
+		{"not a key", func(w *world) { w.request.Headers = []policy.Header{{"x-api-key", "sk_live_short"}} }, policy.MalformedCredential, false},
+		{"store away", func(w *world) { w.keyErr = errors.New("away") }, policy.Undecided, false},
+		{"too many unknown", func(w *world) { w.keyErr = fmt.Errorf("find: %w", keys.ErrBusy) }, policy.LookupRefused, false},
+		{"unreadable record", func(w *world) { w.keyErr = fmt.Errorf("found: %w", &keys.CorruptError{ID: "key_0001"}) }, policy.CorruptKey, false},
+		{"unknown", func(w *world) { w.keyErr = fmt.Errorf("find: %w", keys.ErrUnknown) }, policy.UnknownKey, false},
+		{"of another API", func(w *world) { w.key.API = "other" }, policy.UnknownKey, false},
+		{"deleted", func(w *world) { w.key.Status = keys.Deleted }, policy.UnknownKey, false},
+		{"revoked", func(w *world) { w.key.Status = keys.Revoked }, policy.RevokedKey, false},
+		{"unknown environment", func(w *world) { w.key.Environment = "gone" }, policy.CorruptKey, false},
+		{"wrong environment", func(w *world) { w.key.Environment = "test" }, policy.WrongEnvironment, false},
+		{"inactive", func(w *world) { w.key.Status = keys.Inactive }, policy.InactiveKey, true},
+		{"unknown status", func(w *world) { w.key.Status = "odd" }, policy.InactiveKey, true},
+		{"expired", func(w *world) { w.key.ExpiresAt = clock() }, policy.ExpiredKey, true},
+		{"retired", func(w *world) { w.key.RetiresAt = clock().Add(-time.Second) }, policy.ExpiredKey, true},
+		{"unknown plan", func(w *world) { w.key.Plan = "gone" }, policy.CorruptKey, false},
+		{"override of an unknown limit", func(w *world) { w.key.Limits = []keys.Override{{Name: "gone", Requests: 1}} }, policy.CorruptKey, false},
+		{"address", func(w *world) { w.key.IPs = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")} }, policy.AddressDenied, true},
+		{"no route", func(w *world) { w.request.Target = "/nothing" }, policy.RouteDenied, true},
+		{"scope", func(w *world) { w.key.Scopes = nil }, policy.ScopeDenied, true},
+		{"limits away", func(w *world) { w.spendErr = errors.New("away") }, policy.Undecided, false},
+		{"quota", func(w *world) { w.spent = 100 }, policy.QuotaExceeded, true},
+		{"rate", func(w *world) { w.spent = 10 }, policy.RateLimited, true},
 	}
 }
 
@@ -223,7 +223,7 @@ func TestTheFirstFaultIsTheAnswer(t *testing.T) {
 // One thing alone is wrong.
 func TestOneFaultDenies(t *testing.T) {
 	set := shopSet(t)
-	if d := goodWorld().decide(t, set); !d.Allow || d.Reason != Allowed {
+	if d := goodWorld().decide(t, set); !d.Allow || d.Reason != policy.Allowed {
 		t.Fatalf("the good one is %s", d.Reason)
 	}
 	for _, s := range steps() {
@@ -241,10 +241,10 @@ func TestOneFaultDenies(t *testing.T) {
 			if got := header(d.Response, "x-ratelimit-limit") != ""; got != wantHeaders {
 				t.Errorf("rate headers %v, want %v: %v", got, wantHeaders, d.Response)
 			}
-			if w.spend != nil && !w.spend.ReadOnly && !s.reason.limited() && s.name != "limits away" {
+			if w.spend != nil && !w.spend.ReadOnly && !s.reason.Limited() && s.name != "limits away" {
 				t.Errorf("a refused request spends")
 			}
-			if s.headed && !s.reason.limited() && (w.spend == nil || !w.spend.ReadOnly) {
+			if s.headed && !s.reason.Limited() && (w.spend == nil || !w.spend.ReadOnly) {
 				t.Errorf("the counters were not read: %+v", w.spend)
 			}
 			if s.headed && d.Meta("key_id") != "key_0001" {
@@ -256,7 +256,7 @@ func TestOneFaultDenies(t *testing.T) {
 			if got := header(d.Response, "www-authenticate") != ""; got != (d.Status == 401) {
 				t.Errorf("status %d with challenge %v", d.Status, got)
 			}
-			if got := header(d.Response, "retry-after") != ""; got != s.reason.limited() {
+			if got := header(d.Response, "retry-after") != ""; got != s.reason.Limited() {
 				t.Errorf("Retry-After %v for %s", got, s.reason)
 			}
 			if d.Meta("reason") != s.reason.String() || len(d.Meta("decision_id")) != 16 {
@@ -272,12 +272,12 @@ func TestAllowed(t *testing.T) {
 	w.spent = 3
 	w.request.Target = "/items?a=1&api_key=" + secret("sk_live_") + "&b=%20"
 	w.request.Headers = append(w.request.Headers,
-		Header{"x_consumer_id", "forged"}, Header{"x-consumer_plan", "forged"}, Header{"x-consumer-id", "forged"}, Header{"x_envoy_auth_failure_mode_allowed", "true"}, Header{"x_other", "kept"})
+		policy.Header{"x_consumer_id", "forged"}, policy.Header{"x-consumer_plan", "forged"}, policy.Header{"x-consumer-id", "forged"}, policy.Header{"x_envoy_auth_failure_mode_allowed", "true"}, policy.Header{"x_other", "kept"})
 	d := w.decide(t, set)
 	if !d.Allow || d.Target != "/items?a=1&b=%20" {
 		t.Errorf("allow %v, target %q", d.Allow, d.Target)
 	}
-	want := []Header{
+	want := []policy.Header{
 		{"x-consumer-id", "team_a"}, {"x-consumer-username", "ci"}, {"x-credential-identifier", "key_0001"},
 		{"x-consumer-plan", "closed"}, {"x-authenticated-scope", "read"},
 	}
@@ -287,13 +287,13 @@ func TestAllowed(t *testing.T) {
 	if want := []string{"authorization", "x-envoy-auth-failure-mode-allowed", "x-http-method-override", "x-http-method", "x-method-override", "x_consumer_id", "x-consumer_plan", "x_envoy_auth_failure_mode_allowed"}; !slices.Equal(d.Remove, want) {
 		t.Errorf("removed %v", d.Remove)
 	}
-	if want := []Header{
+	if want := []policy.Header{
 		{"x-ratelimit-limit", "10"}, {"x-ratelimit-remaining", "6"}, {"x-ratelimit-reset", strconv.FormatInt(clock().Truncate(time.Minute).Unix()+60, 10)},
 		{"ratelimit-policy", `"minute";q=10;w=60, "month";q=100;w=2678400`}, {"ratelimit", `"minute";r=6;t=30`},
 	}; !slices.Equal(d.Response, want) {
 		t.Errorf("response headers %v", d.Response)
 	}
-	if want := []Header{
+	if want := []policy.Header{
 		{"decision_id", d.ID}, {"reason", "allowed"}, {"api", "shop"}, {"route", "list"}, {"scope", "read"},
 		{"key_id", "key_0001"}, {"team", "team_a"}, {"plan", "closed"}, {"environment", "live"},
 	}; !slices.Equal(d.Metadata, want) {
@@ -312,7 +312,7 @@ func TestIdentityWithoutValueIsRemoved(t *testing.T) {
 	if !d.Allow || w.spend.Cost != 0 {
 		t.Fatalf("%s %+v", d.Reason, w.spend)
 	}
-	for _, name := range []string{headerConsumerID, headerScope, headerFailureMode} {
+	for _, name := range []string{"x-consumer-id", "x-authenticated-scope", "x-envoy-auth-failure-mode-allowed"} {
 		if !slices.Contains(d.Remove, name) || header(d.Request, name) != "" {
 			t.Errorf("%s is not removed", name)
 		}
@@ -320,7 +320,7 @@ func TestIdentityWithoutValueIsRemoved(t *testing.T) {
 }
 
 func TestPublicRoute(t *testing.T) {
-	for name, headers := range map[string][]Header{
+	for name, headers := range map[string][]policy.Header{
 		"no key":    nil,
 		"a key":     {{"authorization", "Bearer " + secret("sk_live_")}},
 		"a bad key": {{"authorization", "Bearer , "}},
@@ -336,7 +336,7 @@ func TestPublicRoute(t *testing.T) {
 			if len(d.Request) != 0 || d.Target != "/health?y=1" || len(d.Response) != 0 {
 				t.Errorf("%+v", d)
 			}
-			want := []string{headerConsumerID, headerConsumerName, headerCredentialID, headerScope, headerPlan, headerFailureMode}
+			want := []string{"x-consumer-id", "x-consumer-username", "x-credential-identifier", "x-authenticated-scope", "x-consumer-plan", "x-envoy-auth-failure-mode-allowed"}
 			for _, h := range headers {
 				if h.Name == "authorization" || h.Name == "x_consumer_id" {
 					want = append(want, h.Name)
@@ -359,49 +359,49 @@ func TestPublicRoute(t *testing.T) {
 }
 
 func TestNamedByTheProxy(t *testing.T) {
-	given := func(s string) Named { return Named{Value: s, Given: true} }
+	given := func(s string) policy.Named { return policy.Named{Value: s, Given: true} }
 	for _, c := range []struct {
 		name string
-		set  func(*Request)
-		want Reason
+		set  func(*policy.Request)
+		want policy.Reason
 	}{
-		{"api", func(r *Request) { r.API, r.Host, r.Environment = given("shop"), "a,b", given("live") }, Allowed},
-		{"api, host elsewhere, no environment", func(r *Request) { r.API, r.Host = given("shop"), "elsewhere" }, WrongEnvironment},
-		{"unknown api", func(r *Request) { r.API = given("nope") }, UnknownAPI},
-		{"empty api", func(r *Request) { r.API = given("") }, UnknownAPI},
-		{"route", func(r *Request) { r.Route, r.Target = given("list"), "/renamed" }, Allowed},
-		{"route, scope counts", func(r *Request) { r.Route = given("add") }, ScopeDenied},
-		{"unknown route", func(r *Request) { r.Route = given("nope") }, RouteDenied},
-		{"empty route", func(r *Request) { r.Route = given("") }, RouteDenied},
-		{"odd path, named route", func(r *Request) { r.Route, r.Target = given("list"), "/items/../admin" }, RouteDenied},
-		{"odd path, public route named", func(r *Request) { r.Route, r.Target = given("health"), "//health" }, RouteDenied},
-		{"fragment in query, named route", func(r *Request) { r.Route, r.Target = given("list"), "/items?a#b" }, RouteDenied},
-		{"CONNECT, named route", func(r *Request) { r.Route, r.Method = given("list"), "CONNECT" }, RouteDenied},
-		{"no path, named route", func(r *Request) { r.Route, r.Target = given("list"), "" }, RouteDenied},
-		{"environment", func(r *Request) { r.Environment = given("live") }, Allowed},
-		{"other environment", func(r *Request) { r.Environment = given("test") }, WrongEnvironment},
-		{"unknown environment", func(r *Request) { r.Environment = given("nope") }, WrongEnvironment},
-		{"empty environment", func(r *Request) { r.Environment = given("") }, WrongEnvironment},
-		{"host of the other environment", func(r *Request) { r.Host = "sandbox.example.com" }, WrongEnvironment},
-		{"environment wins over host", func(r *Request) { r.Host, r.Environment = "sandbox.example.com", given("live") }, Allowed},
-		{"host in capitals, port, dot", func(r *Request) { r.Host = "SHOP.example.com.:443" }, Allowed},
-		{"two hosts", func(r *Request) { r.Host = "shop.example.com,shop.example.com" }, UnknownAPI},
-		{"no host", func(r *Request) { r.Host = "" }, UnknownAPI},
-		{"user in host", func(r *Request) { r.Host = "x@shop.example.com" }, UnknownAPI},
-		{"no path", func(r *Request) { r.Target = "" }, RouteDenied},
-		{"only a query", func(r *Request) { r.Target = "?a" }, RouteDenied},
-		{"OPTIONS *", func(r *Request) { r.Method, r.Target = "OPTIONS", "*" }, RouteDenied},
-		{"CONNECT", func(r *Request) { r.Method, r.Target = "CONNECT", "shop.example.com:443" }, RouteDenied},
-		{"CONNECT with a path", func(r *Request) { r.Method, r.Target = "CONNECT", "/any/x" }, RouteDenied},
-		{"no method", func(r *Request) { r.Method, r.Target = "", "/any/x" }, RouteDenied},
-		{"absolute form", func(r *Request) { r.Target = "http://shop.example.com/items" }, RouteDenied},
-		{"HEAD", func(r *Request) { r.Method = "HEAD" }, Allowed},
-		{"other method", func(r *Request) { r.Method = "PUT" }, RouteDenied},
+		{"api", func(r *policy.Request) { r.API, r.Host, r.Environment = given("shop"), "a,b", given("live") }, policy.Allowed},
+		{"api, host elsewhere, no environment", func(r *policy.Request) { r.API, r.Host = given("shop"), "elsewhere" }, policy.WrongEnvironment},
+		{"unknown api", func(r *policy.Request) { r.API = given("nope") }, policy.UnknownAPI},
+		{"empty api", func(r *policy.Request) { r.API = given("") }, policy.UnknownAPI},
+		{"route", func(r *policy.Request) { r.Route, r.Target = given("list"), "/renamed" }, policy.Allowed},
+		{"route, scope counts", func(r *policy.Request) { r.Route = given("add") }, policy.ScopeDenied},
+		{"unknown route", func(r *policy.Request) { r.Route = given("nope") }, policy.RouteDenied},
+		{"empty route", func(r *policy.Request) { r.Route = given("") }, policy.RouteDenied},
+		{"odd path, named route", func(r *policy.Request) { r.Route, r.Target = given("list"), "/items/../admin" }, policy.RouteDenied},
+		{"odd path, public route named", func(r *policy.Request) { r.Route, r.Target = given("health"), "//health" }, policy.RouteDenied},
+		{"fragment in query, named route", func(r *policy.Request) { r.Route, r.Target = given("list"), "/items?a#b" }, policy.RouteDenied},
+		{"CONNECT, named route", func(r *policy.Request) { r.Route, r.Method = given("list"), "CONNECT" }, policy.RouteDenied},
+		{"no path, named route", func(r *policy.Request) { r.Route, r.Target = given("list"), "" }, policy.RouteDenied},
+		{"environment", func(r *policy.Request) { r.Environment = given("live") }, policy.Allowed},
+		{"other environment", func(r *policy.Request) { r.Environment = given("test") }, policy.WrongEnvironment},
+		{"unknown environment", func(r *policy.Request) { r.Environment = given("nope") }, policy.WrongEnvironment},
+		{"empty environment", func(r *policy.Request) { r.Environment = given("") }, policy.WrongEnvironment},
+		{"host of the other environment", func(r *policy.Request) { r.Host = "sandbox.example.com" }, policy.WrongEnvironment},
+		{"environment wins over host", func(r *policy.Request) { r.Host, r.Environment = "sandbox.example.com", given("live") }, policy.Allowed},
+		{"host in capitals, port, dot", func(r *policy.Request) { r.Host = "SHOP.example.com.:443" }, policy.Allowed},
+		{"two hosts", func(r *policy.Request) { r.Host = "shop.example.com,shop.example.com" }, policy.UnknownAPI},
+		{"no host", func(r *policy.Request) { r.Host = "" }, policy.UnknownAPI},
+		{"user in host", func(r *policy.Request) { r.Host = "x@shop.example.com" }, policy.UnknownAPI},
+		{"no path", func(r *policy.Request) { r.Target = "" }, policy.RouteDenied},
+		{"only a query", func(r *policy.Request) { r.Target = "?a" }, policy.RouteDenied},
+		{"OPTIONS *", func(r *policy.Request) { r.Method, r.Target = "OPTIONS", "*" }, policy.RouteDenied},
+		{"CONNECT", func(r *policy.Request) { r.Method, r.Target = "CONNECT", "shop.example.com:443" }, policy.RouteDenied},
+		{"CONNECT with a path", func(r *policy.Request) { r.Method, r.Target = "CONNECT", "/any/x" }, policy.RouteDenied},
+		{"no method", func(r *policy.Request) { r.Method, r.Target = "", "/any/x" }, policy.RouteDenied},
+		{"absolute form", func(r *policy.Request) { r.Target = "http://shop.example.com/items" }, policy.RouteDenied},
+		{"HEAD", func(r *policy.Request) { r.Method = "HEAD" }, policy.Allowed},
+		{"other method", func(r *policy.Request) { r.Method = "PUT" }, policy.RouteDenied},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := goodWorld()
 			c.set(&w.request)
-			if d := w.decide(t, shopSet(t)); d.Reason != c.want || d.Allow != (c.want == Allowed) {
+			if d := w.decide(t, shopSet(t)); d.Reason != c.want || d.Allow != (c.want == policy.Allowed) {
 				t.Errorf("%s, want %s", d.Reason, c.want)
 			}
 		})
@@ -411,7 +411,7 @@ func TestNamedByTheProxy(t *testing.T) {
 func TestEnvironments(t *testing.T) {
 	w := goodWorld()
 	w.request.Host = "sandbox.example.com"
-	w.request.Headers = []Header{{"x-api-key", secret("sk_test_")}}
+	w.request.Headers = []policy.Header{{"x-api-key", secret("sk_test_")}}
 	w.key.Environment = "test"
 	w.key.Limits = []keys.Override{{Name: "month", Requests: 1}, {Name: "minute", Requests: 20}}
 	d := w.decide(t, shopSet(t))
@@ -419,27 +419,27 @@ func TestEnvironments(t *testing.T) {
 		t.Errorf("%s, spends %+v, want no quota", d.Reason, w.spend)
 	}
 	// Without environments none may be named, by key or proxy.
-	plain := compiled(t, small(t))
+	plain := compiled(t, changed(t))
 	w = goodWorld()
-	w.request.Host, w.request.Target, w.request.Headers = "jobs.example.com", "/v1/jobs/1", []Header{{"x-api-key", secret("jb_")}}
+	w.request.Host, w.request.Target, w.request.Headers = "jobs.example.com", "/v1/jobs/1", []policy.Header{{"x-api-key", secret("jb_")}}
 	w.key.API, w.key.Environment, w.key.Plan = "jobs", "", "free"
 	if d := w.decide(t, plain); !d.Allow {
 		t.Errorf("%s", d.Reason)
 	}
-	w.request.Environment = Named{"live", true}
+	w.request.Environment = policy.Named{"live", true}
 	w.looked, w.spend = 0, nil
-	if d := w.decide(t, plain); d.Reason != WrongEnvironment {
+	if d := w.decide(t, plain); d.Reason != policy.WrongEnvironment {
 		t.Errorf("%s, want wrong_environment", d.Reason)
 	}
 	// An environment without hosts and context is accepted everywhere.
 	anywhere := compiled(t, changed(t, "key_format: {prefixes: [jb_]}", "environments: [{name: live, prefix: jb_}, {name: ctx, prefix: jc_, context: c}]"))
 	for _, c := range []struct {
 		env   string
-		named Named
-		want  Reason
+		named policy.Named
+		want  policy.Reason
 	}{
-		{"live", Named{}, Allowed}, {"live", Named{"x", true}, Allowed},
-		{"ctx", Named{}, WrongEnvironment}, {"ctx", Named{"c", true}, Allowed}, {"ctx", Named{"d", true}, WrongEnvironment},
+		{"live", policy.Named{}, policy.Allowed}, {"live", policy.Named{"x", true}, policy.Allowed},
+		{"ctx", policy.Named{}, policy.WrongEnvironment}, {"ctx", policy.Named{"c", true}, policy.Allowed}, {"ctx", policy.Named{"d", true}, policy.WrongEnvironment},
 	} {
 		w.looked, w.spend = 0, nil
 		w.key.Environment, w.request.Environment = c.env, c.named
@@ -507,9 +507,9 @@ rate_headers:`
 	}
 	// Where there are no environments, a record that names one is under every limit.
 	w := goodWorld()
-	w.request.Host, w.request.Target, w.request.Headers = "jobs.example.com", "/v1/jobs/1", []Header{{"x-api-key", secret("jb_")}}
+	w.request.Host, w.request.Target, w.request.Headers = "jobs.example.com", "/v1/jobs/1", []policy.Header{{"x-api-key", secret("jb_")}}
 	w.key.API, w.key.Environment, w.key.Plan = "jobs", "live", "free"
-	if d := w.decide(t, compiled(t, small(t))); !d.Allow || len(w.spend.Windows) != 2 {
+	if d := w.decide(t, compiled(t, changed(t))); !d.Allow || len(w.spend.Windows) != 2 {
 		t.Errorf("%s, spends %+v", d.Reason, w.spend)
 	}
 }
@@ -518,59 +518,59 @@ rate_headers:`
 func TestPrefixOfAnotherEnvironment(t *testing.T) {
 	w := goodWorld()
 	w.request.Host, w.key.Environment = "sandbox.example.com", "test"
-	if d := w.decide(t, shopSet(t)); d.Reason != WrongEnvironment {
+	if d := w.decide(t, shopSet(t)); d.Reason != policy.WrongEnvironment {
 		t.Errorf("%s, want wrong_environment", d.Reason)
 	}
 }
 
 func TestFailureModes(t *testing.T) {
 	set := shopSet(t)
-	for plan, want := range map[string]Reason{"closed": Undecided, "open": Allowed, "local": Allowed} {
+	for plan, want := range map[string]policy.Reason{"closed": policy.Undecided, "open": policy.Allowed, "local": policy.Allowed} {
 		w := goodWorld()
 		w.key.Plan, w.spendErr = plan, errors.New("away")
 		d := w.decide(t, set)
 		if d.Reason != want {
 			t.Errorf("%s: %s, want %s", plan, d.Reason, want)
 		}
-		if mode := d.Meta("failure_mode"); (mode == plan) != (want == Allowed) {
+		if mode := d.Meta("failure_mode"); (mode == plan) != (want == policy.Allowed) {
 			t.Errorf("%s: metadata %v", plan, d.Metadata)
 		}
 	}
 	// local: 10 over two replicas.
 	w := goodWorld()
 	w.key.Plan, w.spendErr = "local", errors.New("away")
-	var d *Decision
+	var d *policy.Decision
 	for range 6 {
 		w.looked, w.spend = 0, nil
 		d = w.decide(t, set)
 	}
-	if d.Reason != RateLimited || header(d.Response, "x-ratelimit-remaining") != "0" || header(d.Response, "retry-after") != "30" {
+	if d.Reason != policy.RateLimited || header(d.Response, "x-ratelimit-remaining") != "0" || header(d.Response, "retry-after") != "30" {
 		t.Errorf("%s %v", d.Reason, d.Response)
 	}
 	// A spend that cannot be carried out is no spend: no panic, no allow.
 	w = goodWorld()
 	w.key.Plan, w.spendErr, w.key.LimitID = "local", errors.New("away"), ""
-	if d := w.decide(t, set); d.Reason != CorruptKey {
+	if d := w.decide(t, set); d.Reason != policy.CorruptKey {
 		t.Errorf("empty limit id: %s", d.Reason)
 	}
 	// Nor are limits that are broken a store that is away.
 	w = goodWorld()
 	w.key.Plan, w.spendErr = "open", fmt.Errorf("spend: %w", &limits.BrokenError{Err: errors.New("no counter")})
-	if d := w.decide(t, set); d.Reason != CorruptKey {
+	if d := w.decide(t, set); d.Reason != policy.CorruptKey {
 		t.Errorf("broken limits: %s", d.Reason)
 	}
 }
 
-// A key in a query that stays as it is would reach the application: it is refused before anything is asked or spent,
-// on a public route too.
+// A key in a query that stays as it is would reach the application: it is refused before anything
+// is asked or spent, on a public route too.
 func TestFixedTarget(t *testing.T) {
 	set := shopSet(t)
-	for target, want := range map[string]Reason{
-		"/items?x=1": Allowed, "/health?api_key=k": MalformedCredential, "/items?api_key=" + secret("sk_live_"): MalformedCredential,
+	for target, want := range map[string]policy.Reason{
+		"/items?x=1": policy.Allowed, "/health?api_key=k": policy.MalformedCredential, "/items?api_key=" + secret("sk_live_"): policy.MalformedCredential,
 	} {
 		w := goodWorld()
-		w.request.Target, w.request.Fixed = target, true
-		if d := w.decide(t, set); d.Reason != want || want != Allowed && (w.looked > 0 || w.spend != nil) {
+		w.request.Target, w.request.TargetImmutable = target, true
+		if d := w.decide(t, set); d.Reason != want || want != policy.Allowed && (w.looked > 0 || w.spend != nil) {
 			t.Errorf("%s: %s", target, d.Reason)
 		}
 	}
@@ -581,22 +581,22 @@ func TestResultWithoutStates(t *testing.T) {
 	set := shopSet(t)
 	for _, res := range []limits.Result{{}, {Allowed: true}, {Allowed: true, States: make([]limits.State, 1)}, {States: make([]limits.State, 3)}} {
 		w := goodWorld()
-		var check Check
-		NewDecider(keys.NewHasher(nil), w.local, clock).Begin(&check, set, &w.request)
-		if wait := check.Found(*keys.NewGrant(&w.key), nil); wait != WaitLimits {
+		var check policy.Check
+		policy.NewDecider(keys.NewHasher(nil), w.local, clock).Begin(&check, set, &w.request)
+		if wait := check.Found(*keys.NewGrant(&w.key), nil); wait != policy.WaitLimits {
 			t.Fatal(wait)
 		}
 		*check.Result() = res
 		check.Spent(nil)
-		if d := check.Decision(); d.Allow || d.Reason != CorruptKey {
+		if d := check.Decision(); d.Allow || d.Reason != policy.CorruptKey {
 			t.Errorf("%+v: %s", res, d.Reason)
 		}
 	}
 	w := goodWorld()
-	var check Check
-	NewDecider(keys.NewHasher(nil), w.local, clock).Begin(&check, set, &w.request)
+	var check policy.Check
+	policy.NewDecider(keys.NewHasher(nil), w.local, clock).Begin(&check, set, &w.request)
 	check.Found(keys.Grant{}, nil)
-	if d := check.Decision(); d.Reason != Undecided {
+	if d := check.Decision(); d.Reason != policy.Undecided {
 		t.Errorf("no key and no error: %s", d.Reason)
 	}
 }
@@ -611,7 +611,7 @@ func TestUndecided(t *testing.T) {
 	}
 	w = goodWorld()
 	w.keyErr = &keys.CorruptError{ID: "key_0001"}
-	if d := w.decide(t, set); d.FailRPC || d.Status != 503 || d.Reason != CorruptKey {
+	if d := w.decide(t, set); d.FailRPC || d.Status != 503 || d.Reason != policy.CorruptKey {
 		t.Errorf("a corrupt record is handed to Envoy's failure policy: %+v", d)
 	}
 	w = goodWorld()
@@ -621,7 +621,7 @@ func TestUndecided(t *testing.T) {
 	}
 	w = goodWorld()
 	w.key.Status, w.spendErr = keys.Inactive, errors.New("away")
-	if d := w.decide(t, set); d.Reason != InactiveKey || header(d.Response, "x-ratelimit-limit") != "" {
+	if d := w.decide(t, set); d.Reason != policy.InactiveKey || header(d.Response, "x-ratelimit-limit") != "" {
 		t.Errorf("a refusal needs no counters: %s %v", d.Reason, d.Response)
 	}
 }
@@ -634,7 +634,7 @@ func TestWindows(t *testing.T) {
 	if len(w.spend.Windows) != 1 || w.spend.Windows[0].Anchor != 20 {
 		t.Errorf("month_anchor key: %+v", w.spend)
 	}
-	if set.APIs()[0].plans["own"].every.windows[0].Anchor != 1 {
+	if policy.PlanWindows(set.APIs()[0], "own")[0].Anchor != 1 {
 		t.Error("the plan itself was changed")
 	}
 	w = goodWorld()
@@ -644,12 +644,12 @@ func TestWindows(t *testing.T) {
 	}
 	w = goodWorld()
 	w.key.Limits, w.spent = []keys.Override{{Name: "minute", Requests: 5}}, 5
-	if d := w.decide(t, set); d.Reason != RateLimited || header(d.Response, "x-ratelimit-limit") != "5" {
+	if d := w.decide(t, set); d.Reason != policy.RateLimited || header(d.Response, "x-ratelimit-limit") != "5" {
 		t.Errorf("override: %s %v", d.Reason, d.Response)
 	}
 	w = goodWorld()
 	w.key.Scopes, w.request.Method = []string{"admin"}, "POST"
-	if d := w.decide(t, set); !d.Allow || w.spend.Cost != 2 || header(d.Request, headerScope) != "write" {
+	if d := w.decide(t, set); !d.Allow || w.spend.Cost != 2 || header(d.Request, "x-authenticated-scope") != "write" {
 		t.Errorf("%s %+v", d.Reason, w.spend)
 	}
 	// Without plans nothing is limited, and an override has nothing to override.
@@ -660,7 +660,7 @@ func TestWindows(t *testing.T) {
 		t.Errorf("no plans: %s", d.Reason)
 	}
 	w.looked, w.key.Limits = 0, []keys.Override{{Name: "minute", Requests: 5}}
-	if d := w.decide(t, none); d.Reason != CorruptKey {
+	if d := w.decide(t, none); d.Reason != policy.CorruptKey {
 		t.Errorf("no plans, override: %s", d.Reason)
 	}
 }
@@ -669,7 +669,7 @@ func TestRefusalWithoutHeadersAsksNothing(t *testing.T) {
 	set := compiled(t, strings.Replace(shop, "{family: x-ratelimit, ietf: true}", "{family: none}", 1)+shopAnswers())
 	w := goodWorld()
 	w.key.Status = keys.Inactive
-	if d := w.decide(t, set); d.Reason != InactiveKey || w.spend != nil {
+	if d := w.decide(t, set); d.Reason != policy.InactiveKey || w.spend != nil {
 		t.Errorf("%s, spend %+v", d.Reason, w.spend)
 	}
 	seconds := compiled(t, strings.Replace(shop, "{family: x-ratelimit, ietf: true}", "{family: x-ratelimit, reset: seconds}", 1)+shopAnswers())
@@ -703,7 +703,7 @@ func TestNormalHost(t *testing.T) {
 		"a.com": "a.com", "A.Com.": "a.com", "a.com:80": "a.com", "a.com:": "a.com", "a_b": "a_b", "[::1]": "[::1]", "[2001:DB8::1]:8443": "[2001:db8::1]",
 		"": "", ":80": "", ".": "", "a,b": "", "a b": "", "a.com:8x": "", "a:1:2": "", "[::1": "", "[]": "", "[::1]x": "", "u@a.com": "", "a/b": "", "é": "", "a\x00": "", "a%2eb": "",
 	} {
-		got, ok := normalHost(in)
+		got, ok := policy.NormalHost(in)
 		if !ok {
 			got = ""
 		}
@@ -717,14 +717,14 @@ func TestKeyForm(t *testing.T) {
 	optional := compiled(t, changed(t, "prefixes: [jb_]", "prefixes: [jb_], checksum: optional")).APIs()[0]
 	bare := compiled(t, changed(t, "key_format: {prefixes: [jb_]}\n", "")).APIs()[0]
 	for _, c := range []struct {
-		api    *API
+		api    *policy.API
 		secret string
 		want   bool
 	}{
 		{optional, "jb_legacy", true}, {optional, "jb_", false}, {optional, "xx_legacy", false},
 		{bare, secret(""), true}, {bare, "legacy", false}, {bare, secret("jb_"), false},
 	} {
-		if got := c.api.resembles(c.secret); got != c.want {
+		if got := policy.Resembles(c.api, c.secret); got != c.want {
 			t.Errorf("%q: %v", c.secret, got)
 		}
 	}
@@ -791,7 +791,7 @@ func lawful(w *world, mode string) bool {
 }
 
 // shown prints a decision without what differs between two equal ones.
-func shown(d *Decision) string {
+func shown(d *policy.Decision) string {
 	text := fmt.Sprintf("%v %v %v %d %q %q %q %q %q %q", d.Reason, d.Allow, d.FailRPC, d.Status, d.Body, d.Response, d.Request, d.Remove, d.Target, d.Metadata)
 	return strings.ReplaceAll(text, d.ID, "ID")
 }
@@ -800,7 +800,7 @@ func shown(d *Decision) string {
 func TestAllowMeansLawful(t *testing.T) {
 	set := shopSet(t)
 	counts := map[bool]int{}
-	var again Check
+	var again policy.Check
 	pick := func(t *rapid.T, name string, good, bad any) any {
 		if rapid.IntRange(0, 11).Draw(t, name) == 0 {
 			return bad
@@ -811,9 +811,9 @@ func TestAllowMeansLawful(t *testing.T) {
 		w := goodWorld()
 		mode := rapid.SampledFrom([]string{"closed", "open", "local"}).Draw(t, "mode")
 		token := pick(t, "token", secret("sk_live_"), rapid.SampledFrom([]string{"", "x", secret("pk_"), "sk_live_" + strings.Repeat("0", 33)}).Draw(t, "bad token")).(string)
-		w.request.Headers = []Header{{"authorization", "Bearer " + token}}
+		w.request.Headers = []policy.Header{{"authorization", "Bearer " + token}}
 		if pick(t, "doubled", false, true).(bool) {
-			w.request.Headers = append(w.request.Headers, Header{"x-api-key", "other-secret"})
+			w.request.Headers = append(w.request.Headers, policy.Header{"x-api-key", "other-secret"})
 		}
 		w.request.HTTP = pick(t, "http", true, false).(bool)
 		w.request.Host = pick(t, "host", w.request.Host, "sandbox.example.com").(string)
@@ -846,7 +846,7 @@ func TestAllowMeansLawful(t *testing.T) {
 		if d.Allow != want {
 			t.Fatalf("allow %v (%s), want %v", d.Allow, d.Reason, want)
 		}
-		if d.Allow != (d.Reason == Allowed) || !d.Allow && d.Status < 400 {
+		if d.Allow != (d.Reason == policy.Allowed) || !d.Allow && d.Status < 400 {
 			t.Fatalf("%+v", d)
 		}
 		if len(token) > 1 && strings.Contains(fmt.Sprintf("%+v %s", d, d.Body), token) {
@@ -858,7 +858,8 @@ func TestAllowMeansLawful(t *testing.T) {
 			}
 		}
 	}
-	// About one case in seven is allowed: a hundred cases, which is one run, can hold fewer than ten of them.
+	// About one case in seven is allowed: a hundred cases, which is one run, can hold fewer than
+	// ten of them.
 	for range 4 {
 		rapid.Check(t, property)
 	}

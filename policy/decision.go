@@ -7,19 +7,18 @@ type Decision struct {
 	Reason Reason
 	// Allow is true only where every step of the decision said so.
 	Allow bool
-	// FailRPC is set where the policy hands what is undecided to the proxy's own
-	// failure policy (undecided: rpc). Everything below but Metadata is then
-	// unset.
+	// FailRPC is set where the policy hands what is undecided to the proxy's own failure policy
+	// (undecided: rpc). Everything below but Metadata is then unset.
 	FailRPC bool
 
-	// Status, Body and Response answer a denied request; Response also goes on the
-	// upstream's response to an allowed one.
+	// Status, Body and Response answer a denied request; Response also goes on the upstream's
+	// response to an allowed one.
 	Status   int
 	Body     []byte
 	Response []Header
 
-	// Request headers are set, replacing the client's, on an allowed request;
-	// then those named by Remove are taken away. No name is in both.
+	// Request headers are set, replacing the client's, on an allowed request; then those named by
+	// Remove are taken away. No name is in both.
 	Request []Header
 	Remove  []string
 	// Target replaces the request target of an allowed request; empty leaves it.

@@ -1,25 +1,26 @@
-package policy
+package policy_test
 
 import (
 	"slices"
 	"strings"
 	"testing"
+	"tollgate/policy"
 )
 
-// Envoy hands a method on as the client wrote it, and servers then show the
-// application its upper-case form: what is not in that form has no route here.
+// Envoy hands a method on as the client wrote it, and servers then show the application its
+// upper-case form: what is not in that form has no route here.
 func TestMethodsAreNotFolded(t *testing.T) {
 	routes := shop + "" // the method-less route is /any/
-	for method, want := range map[string]Reason{
-		"GET": Allowed, "DELETE": Allowed, "M-SEARCH": Allowed, "X1!#$%&'*+-.^_`|~": Allowed,
-		"delete": RouteDenied, "Delete": RouteDenied, "DELETe": RouteDenied, "get": RouteDenied,
-		"G ET": RouteDenied, "GET,POST": RouteDenied, "G\u00c9T": RouteDenied, "G\x00": RouteDenied, "\u0130": RouteDenied, "G\u017fT": RouteDenied,
+	for method, want := range map[string]policy.Reason{
+		"GET": policy.Allowed, "DELETE": policy.Allowed, "M-SEARCH": policy.Allowed, "X1!#$%&'*+-.^_`|~": policy.Allowed,
+		"delete": policy.RouteDenied, "Delete": policy.RouteDenied, "DELETe": policy.RouteDenied, "get": policy.RouteDenied,
+		"G ET": policy.RouteDenied, "GET,POST": policy.RouteDenied, "G\u00c9T": policy.RouteDenied, "G\x00": policy.RouteDenied, "\u0130": policy.RouteDenied, "G\u017fT": policy.RouteDenied,
 	} {
 		for _, named := range []bool{false, true} {
 			w := goodWorld()
 			w.request.Method, w.request.Target = method, "/any/x"
 			if named {
-				w.request.Route = Named{Value: "wide", Given: true}
+				w.request.Route = policy.Named{Value: "wide", Given: true}
 			}
 			if d := w.decide(t, compiled(t, routes+shopAnswers())); d.Reason != want {
 				t.Errorf("%q, route named %v: %s, want %s", method, named, d.Reason, want)
@@ -28,8 +29,8 @@ func TestMethodsAreNotFolded(t *testing.T) {
 	}
 }
 
-// What a CGI-like application reads as the name of a header that only we may set is
-// removed, whatever stands between its words; a name that only begins like one stays.
+// What a CGI-like application reads as the name of a header that only we may set is removed,
+// whatever stands between its words; a name that only begins like one stays.
 func TestAliasesOfHeadersAreRemoved(t *testing.T) {
 	names := []string{
 		"x-consumer-id", "x-consumer-username", "x-credential-identifier", "x-authenticated-scope", "x-consumer-plan",
@@ -49,7 +50,7 @@ func TestAliasesOfHeadersAreRemoved(t *testing.T) {
 		w.request.Target = target
 		for _, name := range append(slices.Clone(sent), stay...) {
 			if known := set.HeaderName([]byte(strings.ToUpper(name))); known != "" {
-				w.request.Headers = append(w.request.Headers, Header{known, "forged"})
+				w.request.Headers = append(w.request.Headers, policy.Header{known, "forged"})
 			}
 		}
 		d := w.decide(t, set)

@@ -2,9 +2,8 @@ package policy
 
 import "strings"
 
-// The headers that tell the application who called, with the names that Kong and
-// APISIX users know. Those without a value are removed from every allowed
-// request, so that a client can never set one.
+// The headers that tell the application who called, with the names that Kong and APISIX users know.
+// Those without a value are removed from every allowed request, so that a client can never set one.
 const (
 	headerConsumerID   = "x-consumer-id"           // the key's team
 	headerConsumerName = "x-consumer-username"     // the key's name
@@ -13,20 +12,18 @@ const (
 	headerPlan         = "x-consumer-plan"         // the key's plan
 )
 
-// headerFailureMode is what Envoy itself adds when it lets a request pass
-// unchecked; a client's own copy would tell the application the same.
+// headerFailureMode is what Envoy itself adds when it lets a request pass unchecked; a client's own
+// copy would tell the application the same.
 const headerFailureMode = "x-envoy-auth-failure-mode-allowed"
 
-// The headers by which an application may take another method than the one that was
-// checked.
+// The headers by which an application may take another method than the one that was checked.
 const (
 	headerMethodOverride = "x-http-method-override"
 	headerHTTPMethod     = "x-http-method"
 	headerShortOverride  = "x-method-override"
 )
 
-// withheld reports whether a header never reaches the application as the client sent
-// it.
+// withheld reports whether a header never reaches the application as the client sent it.
 func withheld(name string) bool {
 	switch name {
 	case headerConsumerID, headerConsumerName, headerCredentialID, headerScope, headerPlan,
@@ -36,9 +33,20 @@ func withheld(name string) bool {
 	return false
 }
 
-// withheldAlias reports whether an inbound header is one that applications take for a
-// withheld one, because they read whatever is no letter and no digit alike, as CGI
-// does: its name is HTTP_X_CONSUMER_ID, whether a _, a . or a - was sent.
+// ReservedHeader reports whether a header has a meaning already, so that no key may stand in it:
+// one of ours, of the proxy's, or what HTTP itself and browsers use, and Envoy may rewrite.
+func ReservedHeader(name string) bool {
+	switch name {
+	case "host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive", "expect", "cookie", "date", "via",
+		headerForwardedFor, headerExternalAddress, "x-request-id", "content-type", headerOrigin, headerRequestedMethod:
+		return true
+	}
+	return withheld(name)
+}
+
+// withheldAlias reports whether an inbound header is one that applications take for a withheld one,
+// because they read whatever is no letter and no digit alike, as CGI does: its name is
+// HTTP_X_CONSUMER_ID, whether a _, a . or a - was sent.
 func withheldAlias(name string) bool {
 	if plainName(name) {
 		return false
@@ -51,8 +59,8 @@ func withheldAlias(name string) bool {
 	}, name))
 }
 
-// plainName reports whether a header's name has nothing that could make it another
-// form of one that counts: capitals, or what is no letter, digit or hyphen.
+// plainName reports whether a header's name has nothing that could make it another form of one that
+// counts: capitals, or what is no letter, digit or hyphen.
 func plainName[T string | []byte](name T) bool {
 	for i := range len(name) {
 		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {

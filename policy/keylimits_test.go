@@ -1,4 +1,4 @@
-package policy
+package policy_test
 
 import (
 	"path/filepath"
@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/policyfile"
 )
 
 // With some overrides a request could never be allowed, whenever it is tried.
 func TestOverridesThatNoRequestPasses(t *testing.T) {
-	set, err := Load(filepath.Join("..", "testdata", "small.yaml")) // submit costs 5 and needs a scope
+	set, err := policyfile.Load(filepath.Join("..", "testdata", "small.yaml")) // submit costs 5 and needs a scope
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +38,7 @@ func TestOverridesThatNoRequestPasses(t *testing.T) {
 		}
 	}
 	// What the plan says itself is meant.
-	closed, err := Compile(File{Name: "f", Data: []byte(strings.Replace(small(t), "requests: 60", "requests: 0", 1))})
+	closed, err := policyfile.Compile(policyfile.File{Name: "f", Data: []byte(strings.Replace(changed(t), "requests: 60", "requests: 0", 1))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +49,7 @@ func TestOverridesThatNoRequestPasses(t *testing.T) {
 
 // A secret that could never be accepted is refused with the place of the policy that says so.
 func TestSecretsOfAnotherForm(t *testing.T) {
-	set, err := Compile(File{Name: "f.yaml", Data: []byte(small(t))})
+	set, err := policyfile.Compile(policyfile.File{Name: "f.yaml", Data: []byte(changed(t))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +76,7 @@ func TestSecretsOfAnotherForm(t *testing.T) {
 	if n := set.MaxAddresses("jobs"); n != keys.MaxAddresses {
 		t.Error(n)
 	}
-	more, err := Compile(File{Name: "f", Data: []byte(strings.Replace(small(t), "api: jobs", "api: jobs\nclient_address: {max_addresses: 3000}", 1))})
+	more, err := policyfile.Compile(policyfile.File{Name: "f", Data: []byte(strings.Replace(changed(t), "api: jobs", "api: jobs\nclient_address: {max_addresses: 3000}", 1))})
 	if err != nil || more.MaxAddresses("jobs") != 3000 || more.MaxAddresses("other") != keys.MaxAddresses {
 		t.Errorf("%v, %v", more, err)
 	}

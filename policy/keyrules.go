@@ -11,22 +11,21 @@ import (
 // Set is what a keys.Manager asks about keys.
 var _ keys.Rules = (*Set)(nil)
 
-// ValidateKey reports what in a key the policies do not know: its API,
-// environment, plan, scopes or limits, with the nearest name that they know. Such
-// a key would be refused at every request.
+// ValidateKey reports what in a key the policies do not know: its API, environment, plan, scopes or
+// limits, with the nearest name that they know. Such a key would be refused at every request.
 func (s *Set) ValidateKey(k *keys.Key) error {
 	api, e, err := s.environmentOf(k.API, k.Environment)
 	if err != nil {
 		return err
 	}
 	for _, scope := range k.Scopes {
-		if !api.scopes[scope] {
-			return fmt.Errorf("unknown scope %q of api %q%s", scope, k.API, suggest(scope, slices.Collect(maps.Keys(api.scopes))))
+		if !api.spec.Scopes[scope] {
+			return fmt.Errorf("unknown scope %q of api %q%s", scope, k.API, Suggest(scope, slices.Collect(maps.Keys(api.spec.Scopes))))
 		}
 	}
 	p, ok := api.plan(k.Plan)
 	if !ok {
-		return fmt.Errorf("unknown plan %q of api %q%s", k.Plan, k.API, suggest(k.Plan, slices.Collect(maps.Keys(api.plans))))
+		return fmt.Errorf("unknown plan %q of api %q%s", k.Plan, k.API, Suggest(k.Plan, slices.Collect(maps.Keys(api.spec.Plans))))
 	}
 	if _, ok := p.windowsFor(e, k.Limits, k.AnchorDay, nil); !ok {
 		return p.overrideError(e, k)
@@ -34,9 +33,9 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 	return nil
 }
 
-// ValidateLimits refuses an override by which a route that the key may use could
-// never be allowed: the client would try again for ever. What the plan itself says
-// is meant. The key is one that ValidateKey takes.
+// ValidateLimits refuses an override by which a route that the key may use could never be allowed:
+// the client would try again for ever. What the plan itself says is meant. The key is one that
+// ValidateKey takes.
 func (s *Set) ValidateLimits(k *keys.Key) error {
 	api, e, err := s.environmentOf(k.API, k.Environment)
 	if err != nil {
@@ -47,11 +46,11 @@ func (s *Set) ValidateLimits(k *keys.Key) error {
 		return nil
 	}
 	for _, o := range k.Limits {
-		for _, w := range p.in(e).windows {
+		for _, w := range p.in(e).Windows {
 			if w.Name != o.Name || w.Limit == o.Requests {
 				continue
 			}
-			if err := api.hopeless(k, o); err != nil {
+			if err := api.neverFits(k, o); err != nil {
 				return err
 			}
 		}
@@ -59,87 +58,87 @@ func (s *Set) ValidateLimits(k *keys.Key) error {
 	return nil
 }
 
-// hopeless is about the first route by name that an override leaves no room for.
-func (a *API) hopeless(k *keys.Key, o keys.Override) error {
+// neverFits is about the first route by name that an override leaves no room for.
+func (a *API) neverFits(k *keys.Key, o keys.Override) error {
 	held := &keys.Grant{Profile: &keys.Profile{Scopes: k.Scopes}}
-	for _, name := range slices.Sorted(maps.Keys(a.routeNames)) {
-		route := a.routeNames[name]
+	for _, name := range slices.Sorted(maps.Keys(a.spec.Routes)) {
+		route := a.spec.Routes[name]
 		switch {
-		case route.public || route.cost <= o.Requests || !a.permits(held, route):
+		case route.Public || route.Cost <= o.Requests || !a.permits(held, route):
 		case o.Requests == 0:
 			return fmt.Errorf("limit %q of 0 would refuse every request, whenever it is tried; deactivate the key instead", o.Name)
 		default:
 			return fmt.Errorf("limit %q of %d is under the cost of route %q, which is %d: no request of it could ever be allowed",
-				o.Name, o.Requests, name, route.cost)
+				o.Name, o.Requests, name, route.Cost)
 		}
 	}
 	return nil
 }
 
-// environmentOf returns an API and the environment of its keys that is named so,
-// which is nil where the API has none.
-func (s *Set) environmentOf(api, environment string) (*API, *env, error) {
+// environmentOf returns an API and the environment of its keys that is named so, which is nil where
+// the API has none.
+func (s *Set) environmentOf(api, environment string) (*API, *Environment, error) {
 	a := s.byName[api]
 	if a == nil {
-		return nil, nil, fmt.Errorf("unknown api %q%s", api, suggest(api, slices.Collect(maps.Keys(s.byName))))
+		return nil, nil, fmt.Errorf("unknown api %q%s", api, Suggest(api, slices.Collect(maps.Keys(s.byName))))
 	}
-	e, ok := a.environment(environment)
+	e, ok := a.spec.Environment(environment)
 	if !ok || e == nil && environment != "" {
-		return nil, nil, fmt.Errorf("unknown environment %q of api %q%s", environment, api, suggest(environment, a.Environments()))
+		return nil, nil, fmt.Errorf("unknown environment %q of api %q%s", environment, api, Suggest(environment, a.Environments()))
 	}
 	return a, e, nil
 }
 
-// overrideError is about the first override of a key that names no limit which the
-// plan has for keys of the environment. p is nil where the API has no plans.
-func (p *plan) overrideError(e *env, k *keys.Key) error {
+// overrideError is about the first override of a key that names no limit which the plan has for
+// keys of the environment. p is nil where the API has no plans.
+func (p *Plan) overrideError(e *Environment, k *keys.Key) error {
 	var all, has, unspent []string
 	if p != nil {
-		all, has, unspent = p.every.names(), p.in(e).names(), p.in(e).unspent
+		all, has, unspent = p.All.names(), p.in(e).names(), p.in(e).Exempt
 	}
 	for _, o := range k.Limits {
 		switch {
 		case slices.Contains(has, o.Name) || slices.Contains(unspent, o.Name):
 		case slices.Contains(all, o.Name):
-			return fmt.Errorf("limit %q of plan %q of api %q is not for keys of environment %q%s", o.Name, k.Plan, k.API, k.Environment, suggest(o.Name, has))
+			return fmt.Errorf("limit %q of plan %q of api %q is not for keys of environment %q%s", o.Name, k.Plan, k.API, k.Environment, Suggest(o.Name, has))
 		default:
-			return fmt.Errorf("limits name one that plan %q of api %q does not have: %q%s", k.Plan, k.API, o.Name, suggest(o.Name, has))
+			return fmt.Errorf("limits name one that plan %q of api %q does not have: %q%s", k.Plan, k.API, o.Name, Suggest(o.Name, has))
 		}
 	}
 	return nil
 }
 
-func (a *applied) names() []string {
-	names := make([]string, len(a.windows))
-	for i := range a.windows {
-		names[i] = a.windows[i].Name
+func (a *PlanLimits) names() []string {
+	names := make([]string, len(a.Windows))
+	for i := range a.Windows {
+		names[i] = a.Windows[i].Name
 	}
 	return names
 }
 
-// Cap returns the most active keys of an environment that a team may have on a
-// plan; capped is false where the policy sets no such cap.
+// Cap returns the most active keys of an environment that a team may have on a plan; capped is
+// false where the policy sets no such cap.
 func (s *Set) Cap(api, plan, environment string) (most int, capped bool) {
 	a := s.byName[api]
 	if a == nil {
 		return 0, false
 	}
-	p := a.plans[plan]
+	p := a.spec.Plans[plan]
 	if p == nil {
 		return 0, false
 	}
-	most, capped = p.keyCaps[environment]
+	most, capped = p.KeyCaps[environment]
 	return most, capped
 }
 
-// Limit returns the size of a limit of a plan; known is false for a plan or a limit
-// that there is not.
+// Limit returns the size of a limit of a plan; known is false for a plan or a limit that there is
+// not.
 func (s *Set) Limit(api, plan, name string) (requests int64, known bool) {
 	a := s.byName[api]
-	if a == nil || a.plans[plan] == nil {
+	if a == nil || a.spec.Plans[plan] == nil {
 		return 0, false
 	}
-	for _, w := range a.plans[plan].every.windows {
+	for _, w := range a.spec.Plans[plan].All.Windows {
 		if w.Name == name {
 			return w.Limit, true
 		}
@@ -147,51 +146,49 @@ func (s *Set) Limit(api, plan, name string) (requests int64, known bool) {
 	return 0, false
 }
 
-// HoldsSecret reports whether a text holds something of the form of a key of the
-// API.
+// HoldsSecret reports whether a text holds something of the form of a key of the API.
 func (s *Set) HoldsSecret(api, text string) bool {
 	a := s.byName[api]
 	if a == nil {
 		return false
 	}
-	for _, e := range a.environments {
-		if keys.HoldsSecret(text, e.prefix) {
+	for _, e := range a.spec.Environments {
+		if keys.HoldsSecret(text, e.Prefix) {
 			return true
 		}
 	}
-	for _, prefix := range a.prefixes {
+	for _, prefix := range a.spec.Prefixes {
 		if keys.HoldsSecret(text, prefix) {
 			return true
 		}
 	}
-	return len(a.environments)+len(a.prefixes) == 0 && keys.HoldsSecret(text, "")
+	return len(a.spec.Environments)+len(a.spec.Prefixes) == 0 && keys.HoldsSecret(text, "")
 }
 
-// KnowsPlan reports what is wrong with a plan that a team shall have, with the
-// nearest name that the API knows.
+// KnowsPlan reports what is wrong with a plan that a team shall have, with the nearest name that
+// the API knows.
 func (s *Set) KnowsPlan(api, plan string) error {
 	a := s.byName[api]
 	if a == nil {
-		return fmt.Errorf("unknown api %q%s", api, suggest(api, slices.Collect(maps.Keys(s.byName))))
+		return fmt.Errorf("unknown api %q%s", api, Suggest(api, slices.Collect(maps.Keys(s.byName))))
 	}
-	if a.plans[plan] == nil {
-		return fmt.Errorf("unknown plan %q of api %q%s", plan, api, suggest(plan, slices.Collect(maps.Keys(a.plans))))
+	if a.spec.Plans[plan] == nil {
+		return fmt.Errorf("unknown plan %q of api %q%s", plan, api, Suggest(plan, slices.Collect(maps.Keys(a.spec.Plans))))
 	}
 	return nil
 }
 
-// Prefix returns what new secrets of an environment start with: the prefix of the
-// environment, else the first of the API, else "". The error names the nearest API
-// or environment.
+// Prefix returns what new secrets of an environment start with: the prefix of the environment, else
+// the first of the API, else "". The error names the nearest API or environment.
 func (s *Set) Prefix(api, environment string) (string, error) {
 	a, e, err := s.environmentOf(api, environment)
 	switch {
 	case err != nil:
 		return "", err
 	case e != nil:
-		return e.prefix, nil
-	case len(a.prefixes) > 0:
-		return a.prefixes[0], nil
+		return e.Prefix, nil
+	case len(a.spec.Prefixes) > 0:
+		return a.spec.Prefixes[0], nil
 	}
 	return "", nil
 }

@@ -6,23 +6,23 @@ import (
 	"slices"
 )
 
-// Choices returns the plans and environments that keys of an API may have, in
-// order; none for an API that there is not.
+// Choices returns the plans and environments that keys of an API may have, in order; none for an
+// API that there is not.
 func (s *Set) Choices(api string) (plans, environments []string) {
 	a := s.byName[api]
 	if a == nil {
 		return nil, nil
 	}
-	return slices.Sorted(maps.Keys(a.plans)), a.Environments()
+	return slices.Sorted(maps.Keys(a.spec.Plans)), a.Environments()
 }
 
-// KnowsNames reports the first of the names of an API, a plan and an environment
-// that no policy has, with the one that was probably meant. An empty name is any;
-// without an API, the plan or environment of any API is known.
+// KnowsNames reports the first of the names of an API, a plan and an environment that no policy
+// has, with the one that was probably meant. An empty name is any; without an API, the plan or
+// environment of any API is known.
 func (s *Set) KnowsNames(api, plan, environment string) error {
 	all := slices.Sorted(maps.Keys(s.byName))
 	if api != "" && s.byName[api] == nil {
-		return fmt.Errorf("unknown api %q%s", api, suggest(api, all))
+		return fmt.Errorf("unknown api %q%s", api, Suggest(api, all))
 	}
 	of := ""
 	if api != "" {
@@ -39,7 +39,7 @@ func (s *Set) KnowsNames(api, plan, environment string) error {
 	}{{"plan", plan, plans}, {"environment", environment, environments}} {
 		if n.name != "" && !slices.Contains(n.known, n.name) {
 			slices.Sort(n.known)
-			return fmt.Errorf("unknown %s %q%s%s", n.kind, n.name, of, suggest(n.name, slices.Compact(n.known)))
+			return fmt.Errorf("unknown %s %q%s%s", n.kind, n.name, of, Suggest(n.name, slices.Compact(n.known)))
 		}
 	}
 	return nil

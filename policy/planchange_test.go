@@ -1,4 +1,4 @@
-package policy
+package policy_test
 
 import (
 	"testing"
@@ -6,11 +6,13 @@ import (
 
 	"pgregory.net/rapid"
 
+	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 )
 
-// changing has plans that count a month and a day of the same names, in months of different anchors.
+// changing has plans that count a month and a day of the same names, in months of different
+// anchors.
 const changing = `
 api: shop
 hosts: [shop.example.com, sandbox.example.com]
@@ -27,14 +29,15 @@ plans:
 - {name: without, limits: [{name: day, requests: 8, per: day}]}
 `
 
-// Whatever is changed in mid-window (plan, anchor, override, environment), a month of the same name is handed out once in
-// 28 days at most, a day once a day, and what is not used for two months is there again.
+// Whatever is changed in mid-window (plan, anchor, override, environment), a month of the same name
+// is handed out once in 28 days at most, a day once a day, and what is not used for two months is
+// there again.
 func TestChangesHandOutNothingTwice(t *testing.T) {
 	set := compiled(t, changing+shopAnswers())
 	rapid.Check(t, func(rt *rapid.T) {
 		now := time.Date(2027, 1, rapid.IntRange(1, 31).Draw(rt, "day"), 12, 0, 0, 0, time.UTC)
 		local := limits.NewLocal(1, func() time.Time { return now }, 10)
-		decider := NewDecider(keys.NewHasher(nil), local, func() time.Time { return now })
+		decider := policy.NewDecider(keys.NewHasher(nil), local, func() time.Time { return now })
 		key := goodWorld().key
 		key.Plan = "first"
 		const largest, mostADay = 10, 8 // of all plans and overrides
@@ -89,27 +92,28 @@ func TestChangesHandOutNothingTwice(t *testing.T) {
 	})
 }
 
-// decideLocally runs one decision for the key, its limits counted by local, and returns what was spent too.
-func decideLocally(t *rapid.T, decider *Decider, set *Set, key *keys.Key, local *limits.Local, path string) (*Decision, limits.Spend) {
+// decideLocally runs one decision for the key, its limits counted by local, and returns what was
+// spent too.
+func decideLocally(t *rapid.T, decider *policy.Decider, set *policy.Set, key *keys.Key, local *limits.Local, path string) (*policy.Decision, limits.Spend) {
 	request := goodWorld().request
 	request.Target = path
 	if key.Environment == "test" {
 		request.Host = "sandbox.example.com"
-		request.Headers = []Header{{"authorization", "Bearer " + secret("sk_test_")}}
+		request.Headers = []policy.Header{{"authorization", "Bearer " + secret("sk_test_")}}
 	}
-	check := &Check{}
+	check := &policy.Check{}
 	wait := decider.Begin(check, set, &request)
-	for wait != Done {
+	for wait != policy.Done {
 		switch wait {
-		case WaitKey:
+		case policy.WaitKey:
 			k := *key
 			wait = check.Found(*keys.NewGrant(&k), nil)
-		case WaitLimits:
+		case policy.WaitLimits:
 			*check.Result() = local.Spend(check.Spend())
 			wait = check.Spent(nil)
 		}
 	}
-	if d := check.Decision(); !d.Allow && !d.Reason.limited() {
+	if d := check.Decision(); !d.Allow && !d.Reason.Limited() {
 		t.Fatalf("%s", d.Reason)
 	}
 	return check.Decision(), *check.Spend()

@@ -7,11 +7,11 @@ const (
 	headerRequestedMethod = "access-control-request-method"
 )
 
-// preflight returns the method of the request that a CORS preflight asks about. It is
-// no preflight to us, but an ordinary request, where the policy does not make them
-// public. A browser sends no key with it, and the page cannot make it send one.
+// preflight returns the method of the request that a CORS preflight asks about. It is no preflight
+// to us, but an ordinary request, where the policy does not make them public. A browser sends no
+// key with it, and the page cannot make it send one.
 func (c *Check) preflight() (method string, ok bool) {
-	if !c.api.preflights || c.request.Method != "OPTIONS" {
+	if !c.api.spec.PublicPreflights || c.request.Method != "OPTIONS" {
 		return "", false
 	}
 	origin, _ := c.request.header(headerOrigin)

@@ -7,32 +7,32 @@ import (
 	"tollgate/policy/limits"
 )
 
-// rateHeaders says which rate-limit headers an API sends.
-type rateHeaders struct {
-	trio   bool // X-RateLimit-Limit, -Remaining, -Reset
-	epoch  bool // Reset is Unix time, else seconds to wait
-	ietf   bool // RateLimit and RateLimit-Policy
-	usable bool // not for a key that is inactive or expired
+// RateHeaders says which rate-limit headers an API sends.
+type RateHeaders struct {
+	XRateLimit bool // X-RateLimit-Limit, -Remaining, -Reset
+	Epoch      bool // Reset is Unix time, else seconds to wait
+	IETF       bool // RateLimit and RateLimit-Policy
+	Usable     bool // not for a key that is inactive or expired
 }
 
 // refused reports whether the refusal of a known key for r has any.
-func (h *rateHeaders) refused(r Reason) bool {
-	return (h.trio || h.ietf) && !(h.usable && (r == InactiveKey || r == ExpiredKey))
+func (h *RateHeaders) refused(r Reason) bool {
+	return (h.XRateLimit || h.IETF) && !(h.Usable && (r == InactiveKey || r == ExpiredKey))
 }
 
-// append adds the headers of one look at the windows, of which they show the one
-// with number i, if there is one; the texts that it makes are put into text. The
-// RateLimit fields follow draft-ietf-httpapi-ratelimit-headers-10.
-func (h *rateHeaders) append(dst []Header, text *strings.Builder, ws []limits.Window, res *limits.Result, i int) []Header {
+// append adds the headers of one look at the windows, of which they show the one with number i, if
+// there is one; the texts that it makes are put into text. The RateLimit fields follow
+// draft-ietf-httpapi-ratelimit-headers-10.
+func (h *RateHeaders) append(dst []Header, text *strings.Builder, ws []limits.Window, res *limits.Result, i int) []Header {
 	if i < 0 {
 		return dst
 	}
 	w, state := ws[i], res.States[i]
 	remaining := putInt(text, w.Remaining(state))
 	reset := wholeSeconds(state.Reset.Sub(res.Now))
-	if h.trio {
+	if h.XRateLimit {
 		shown := reset
-		if h.epoch {
+		if h.Epoch {
 			shown = state.Reset.Unix()
 		}
 		dst = append(dst,
@@ -40,7 +40,7 @@ func (h *rateHeaders) append(dst []Header, text *strings.Builder, ws []limits.Wi
 			Header{"x-ratelimit-remaining", remaining},
 			Header{"x-ratelimit-reset", putInt(text, shown)})
 	}
-	if h.ietf {
+	if h.IETF {
 		dst = append(dst,
 			Header{"ratelimit-policy", putPolicy(text, ws, res.Now)},
 			Header{"ratelimit", putLimit(text, w.Name, remaining, reset)})

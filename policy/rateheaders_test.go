@@ -1,4 +1,4 @@
-package policy
+package policy_test
 
 import (
 	"reflect"
@@ -6,16 +6,17 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy"
 	"tollgate/policy/keys"
 )
 
-// With rate_headers on usable, the 401 of a key that is inactive or expired is that of an unknown one, and costs no question
-// to the store; other answers have the headers.
+// With rate_headers on usable, the 401 of a key that is inactive or expired is that of an unknown
+// one, and costs no question to the store; other answers have the headers.
 func TestRateHeadersOfUsableKeys(t *testing.T) {
 	const line = "rate_headers: {family: x-ratelimit, ietf: true}"
 	same := strings.NewReplacer(line, "rate_headers: {family: x-ratelimit, ietf: true, on: usable}").Replace(shop + nestedErrors)
 	set := compiled(t, same)
-	answer := func(change func(*world)) *Decision {
+	answer := func(change func(*world)) *policy.Decision {
 		w := goodWorld()
 		change(w)
 		d := w.decide(t, set)

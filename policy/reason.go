@@ -2,25 +2,24 @@ package policy
 
 import "fmt"
 
-// Reason says why a request was answered as it was. Its text form is stable:
-// it stands in policy files, dynamic metadata, metrics and log lines.
+// Reason says why a request was answered as it was. Its text form is stable: it stands in policy
+// files, dynamic metadata, metrics and log lines.
 type Reason uint8
 
 // The reasons in the order in which a decision can reach them.
 const (
-	// Allowed does not imply that a key was presented: public routes allow
-	// without one.
+	// Allowed does not imply that a key was presented: public routes allow without one.
 	Allowed Reason = iota
-	// UnknownAPI means that neither context_extensions nor the host named an
-	// API. It is answered by Tollgate itself, not by a policy.
+	// UnknownAPI means that neither context_extensions nor the host named an API. It is answered by
+	// Tollgate itself, not by a policy.
 	UnknownAPI
 	// MissingCredential: no configured place holds anything that could be a key.
 	MissingCredential
-	// MalformedCredential: something was presented that cannot be a key, or a key
-	// in a query that no proxy can take out of it. The store was not asked.
+	// MalformedCredential: something was presented that cannot be a key, or a key in a query that
+	// no proxy can take out of it. The store was not asked.
 	MalformedCredential
-	// UnknownKey covers keys that never existed, were deleted, or belong to
-	// another API. The three are not told apart on purpose.
+	// UnknownKey covers keys that never existed, were deleted, or belong to another API. The three
+	// are not told apart on purpose.
 	UnknownKey
 	// RevokedKey is final; InactiveKey is not.
 	RevokedKey
@@ -30,25 +29,24 @@ const (
 	InactiveKey
 	// ExpiredKey: past its expiry, or retired by a rotation after its grace.
 	ExpiredKey
-	// AddressDenied: the client's address is not on the key's list, or could not
-	// be established.
+	// AddressDenied: the client's address is not on the key's list, or could not be established.
 	AddressDenied
 	// ScopeDenied: the key lacks the scope of the route.
 	ScopeDenied
-	// RouteDenied: no route of the policy matches, or the path is not one that
-	// every HTTP parser reads alike.
+	// RouteDenied: no route of the policy matches, or the path is not one that every HTTP parser
+	// reads alike.
 	RouteDenied
 	// RateLimited: a window of the plan is spent.
 	RateLimited
 	// QuotaExceeded: a window marked as quota is spent.
 	QuotaExceeded
-	// CorruptKey: the record exists and cannot be used (unreadable, or it names
-	// a plan or limit that the policy does not have). Answered like Undecided,
-	// never handed to Envoy's failure policy.
+	// CorruptKey: the record exists and cannot be used (unreadable, or it names a plan or limit
+	// that the policy does not have). Answered like Undecided, never handed to Envoy's failure
+	// policy.
 	CorruptKey
-	// LookupRefused: the store was not asked about the key, because the caller
-	// had used up his part of look-ups of unknown ones. Answered like Undecided,
-	// never handed to Envoy's failure policy: guesses would open it.
+	// LookupRefused: the store was not asked about the key, because the caller had used up his part
+	// of look-ups of unknown ones. Answered like Undecided, never handed to Envoy's failure policy:
+	// guesses would open it.
 	LookupRefused
 	// Undecided: the store could not be asked in time.
 	Undecided
@@ -93,8 +91,8 @@ func Reasons() []Reason {
 	return all
 }
 
-// answered reports whether a policy file says how the reason is answered.
-func (r Reason) answered() bool {
+// Answered reports whether a policy file says how the reason is answered.
+func (r Reason) Answered() bool {
 	switch r {
 	case Allowed, UnknownAPI, CorruptKey, LookupRefused:
 		return false
@@ -103,14 +101,15 @@ func (r Reason) answered() bool {
 	}
 }
 
-// presented reports whether a denial for r follows a credential that was
-// presented, which RFC 6750 section 3.1 calls an invalid_token.
-func (r Reason) presented() bool { return r != MissingCredential }
+// Presented reports whether a denial for r follows a credential that was presented, which RFC 6750
+// section 3.1 calls an invalid_token.
+func (r Reason) Presented() bool { return r != MissingCredential }
 
-// limited reports whether r is the refusal of a limit.
-func (r Reason) limited() bool { return r == RateLimited || r == QuotaExceeded }
+// Limited reports whether r is the refusal of a limit.
+func (r Reason) Limited() bool { return r == RateLimited || r == QuotaExceeded }
 
-func parseReason(name string) (Reason, bool) {
+// ParseReason returns the reason of a name.
+func ParseReason(name string) (Reason, bool) {
 	for r, n := range reasonNames {
 		if n == name {
 			return Reason(r), true

@@ -1,4 +1,4 @@
-package policy
+package policy_test
 
 import (
 	"encoding/json"
@@ -8,12 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 )
 
-// A refusal shows the window that refuses, of several the one that Retry-After speaks of; one that refuses for ever is
-// shown before all others, and no time to retry is told then.
+// A refusal shows the window that refuses, of several the one that Retry-After speaks of; one that
+// refuses for ever is shown before all others, and no time to retry is told then.
 func TestRefusalShowsWhatRefuses(t *testing.T) {
 	set := shopSet(t)
 	minute, month := clock().Truncate(time.Minute).Add(time.Minute), time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)
@@ -25,21 +26,21 @@ func TestRefusalShowsWhatRefuses(t *testing.T) {
 		limits           []keys.Override // of minute (10) and month (100, a quota)
 		cost             int64           // 0, 1 or 2
 		spent            int64           // of both
-		reason           Reason
+		reason           policy.Reason
 		limit, remaining string
 		reset            time.Time
 		retry            string // of Retry-After; empty: none
 		ietf             string
 	}{
-		{"one refuses", nil, 1, 10, RateLimited, "10", "0", minute, "30", `"minute";r=0;t=30`},
-		{"two refuse, and the one with more left for longer", override("month", 11), 2, 10, QuotaExceeded, "11", "1", month, "1425570", `"month";r=1;t=1425570`},
-		{"one refuses that has as little left as another", override("minute", 5), 0, 100, RateLimited, "5", "0", minute, "30", `"minute";r=0;t=30`},
-		{"one below the cost", override("minute", 1), 2, 0, RateLimited, "1", "1", minute, "", `"minute";r=1;t=30`},
-		{"a quota below the cost", override("month", 1), 2, 0, QuotaExceeded, "1", "1", month, "", `"month";r=1;t=1425570`},
-		{"a limit of none", override("minute", 0), 1, 0, RateLimited, "0", "0", minute, "", `"minute";r=0;t=30`},
-		{"a limit of none and no cost", override("minute", 0), 0, 0, RateLimited, "0", "0", minute, "", `"minute";r=0;t=30`},
-		{"one below the cost, and another for longer", override("minute", 1), 2, 100, RateLimited, "1", "0", minute, "", `"minute";r=0;t=30`},
-		{"one for longer that is below the cost", override("month", 1), 2, 10, QuotaExceeded, "1", "0", month, "", `"month";r=0;t=1425570`},
+		{"one refuses", nil, 1, 10, policy.RateLimited, "10", "0", minute, "30", `"minute";r=0;t=30`},
+		{"two refuse, and the one with more left for longer", override("month", 11), 2, 10, policy.QuotaExceeded, "11", "1", month, "1425570", `"month";r=1;t=1425570`},
+		{"one refuses that has as little left as another", override("minute", 5), 0, 100, policy.RateLimited, "5", "0", minute, "30", `"minute";r=0;t=30`},
+		{"one below the cost", override("minute", 1), 2, 0, policy.RateLimited, "1", "1", minute, "", `"minute";r=1;t=30`},
+		{"a quota below the cost", override("month", 1), 2, 0, policy.QuotaExceeded, "1", "1", month, "", `"month";r=1;t=1425570`},
+		{"a limit of none", override("minute", 0), 1, 0, policy.RateLimited, "0", "0", minute, "", `"minute";r=0;t=30`},
+		{"a limit of none and no cost", override("minute", 0), 0, 0, policy.RateLimited, "0", "0", minute, "", `"minute";r=0;t=30`},
+		{"one below the cost, and another for longer", override("minute", 1), 2, 100, policy.RateLimited, "1", "0", minute, "", `"minute";r=0;t=30`},
+		{"one for longer that is below the cost", override("month", 1), 2, 10, policy.QuotaExceeded, "1", "0", month, "", `"month";r=0;t=1425570`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := goodWorld()
@@ -82,12 +83,13 @@ func TestHopelessBodies(t *testing.T) {
 	}
 }
 
-// With failure_mode local, too, a limit that lets nothing through is one that no retry helps against.
+// With failure_mode local, too, a limit that lets nothing through is one that no retry helps
+// against.
 func TestHopelessLocally(t *testing.T) {
 	w := goodWorld()
 	w.key.Plan, w.key.Limits, w.spendErr = "local", []keys.Override{{Name: "minute", Requests: 0}}, errors.New("away")
 	d := w.decide(t, shopSet(t))
-	if d.Reason != RateLimited || header(d.Response, "retry-after") != "" || header(d.Response, "x-ratelimit-limit") != "0" {
+	if d.Reason != policy.RateLimited || header(d.Response, "retry-after") != "" || header(d.Response, "x-ratelimit-limit") != "0" {
 		t.Errorf("%s: %v", d.Reason, d.Response)
 	}
 }

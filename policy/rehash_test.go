@@ -1,14 +1,15 @@
-package policy
+package policy_test
 
 import (
 	"errors"
 	"testing"
 
+	"tollgate/policy"
 	"tollgate/policy/keys"
 )
 
-// A key that is stored under an older pepper is asked for by each method in turn,
-// and the host is told what to store it under.
+// A key that is stored under an older pepper is asked for by each method in turn, and the host is
+// told what to store it under.
 func TestOlderMethods(t *testing.T) {
 	set := shopSet(t)
 	hasher := keys.NewHasher([]byte("pepper"), keys.Method{Pepper: []byte("older")}, keys.Method{Algorithm: keys.AlgorithmSHA256})
@@ -21,27 +22,27 @@ func TestOlderMethods(t *testing.T) {
 		stored int // the method that the store knows the secret by; 3 = none
 		wrong  func(*world)
 		err    error // of the first older method
-		reason Reason
+		reason policy.Reason
 		rehash bool
 	}{
-		{"the current one", 0, nil, nil, Allowed, false},
-		{"an older one", 1, nil, nil, Allowed, true},
-		{"the oldest", 2, nil, nil, Allowed, true},
-		{"none", 3, nil, nil, UnknownKey, false},
-		{"denied", 1, func(w *world) { w.key.Scopes = nil }, nil, ScopeDenied, false},
-		{"of another API", 1, func(w *world) { w.key.API = "other" }, nil, UnknownKey, false},
-		{"store away meanwhile", 2, nil, away, Undecided, false},
-		{"corrupt", 2, nil, &keys.CorruptError{}, CorruptKey, false},
+		{"the current one", 0, nil, nil, policy.Allowed, false},
+		{"an older one", 1, nil, nil, policy.Allowed, true},
+		{"the oldest", 2, nil, nil, policy.Allowed, true},
+		{"none", 3, nil, nil, policy.UnknownKey, false},
+		{"denied", 1, func(w *world) { w.key.Scopes = nil }, nil, policy.ScopeDenied, false},
+		{"of another API", 1, func(w *world) { w.key.API = "other" }, nil, policy.UnknownKey, false},
+		{"store away meanwhile", 2, nil, away, policy.Undecided, false},
+		{"corrupt", 2, nil, &keys.CorruptError{}, policy.CorruptKey, false},
 	} {
 		w := goodWorld()
 		w.key.Plan = "unlimited"
 		if test.wrong != nil {
 			test.wrong(w)
 		}
-		var check Check
-		wait := NewDecider(hasher, w.local, clock).Begin(&check, set, &w.request)
+		var check policy.Check
+		wait := policy.NewDecider(hasher, w.local, clock).Begin(&check, set, &w.request)
 		asked := 0
-		for wait == WaitKey {
+		for wait == policy.WaitKey {
 			if check.Digest() != digests[asked] {
 				t.Fatalf("%s: question %d has another digest", test.name, asked)
 			}

@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// Request is what a decision needs to know of a request. It holds plain text as
-// the client sent it; nothing in it is trusted but the Named values and Peer.
+// Request is what a decision needs to know of a request. It holds plain text as the client sent it;
+// nothing in it is trusted but the Named values and Peer.
 type Request struct {
-	// API, Route and Environment are the names that the proxy's own
-	// configuration gave the request (Envoy: context_extensions).
+	// API, Route and Environment are the names that the proxy's own configuration gave the request
+	// (Envoy: context_extensions).
 	API, Route, Environment Named
 	// HTTP is false for a connection that carries no HTTP request.
 	HTTP   bool
@@ -17,21 +17,21 @@ type Request struct {
 	Host   string
 	// Target is the path with its query, undecoded.
 	Target string
-	// Exact says that Target is what the client sent, byte for byte. Else each of
-	// its exclamation marks may stand for a byte that is not UTF-8, as Envoy
-	// writes them, while the application gets the byte itself.
-	Exact bool
-	// Fixed says that the target cannot be changed on its way to the application, so
-	// that a key in its query is refused.
-	Fixed bool
+	// TargetVerbatim says that Target is what the client sent, byte for byte. Else each of its
+	// exclamation marks may stand for a byte that is not UTF-8, as Envoy writes them, while the
+	// application gets the byte itself.
+	TargetVerbatim bool
+	// TargetImmutable says that the target cannot be changed on its way to the application, so that
+	// a key in its query is refused.
+	TargetImmutable bool
 	// Headers holds those that Set.HeaderName names, with lower-case names, in order.
 	Headers []Header
 	// Peer is the address of the connection's other end; invalid when unknown.
 	Peer netip.Addr
 }
 
-// Named is a name that may be given or not. A name that is given and unknown is
-// a denial, never a fallback, so the empty text is not the absent one.
+// Named is a name that may be given or not. A name that is given and unknown is a denial, never a
+// fallback, so the empty text is not the absent one.
 type Named struct {
 	Value string
 	Given bool
@@ -40,8 +40,8 @@ type Named struct {
 // Header is a header field, or a field of the dynamic metadata.
 type Header struct{ Name, Value string }
 
-// header returns the values of a header joined with commas, as Envoy joins
-// them, and whether the header is there at all.
+// header returns the values of a header joined with commas, as Envoy joins them, and whether the
+// header is there at all.
 func (r *Request) header(name string) (value string, present bool) {
 	for _, h := range r.Headers {
 		if h.Name != name {
@@ -56,8 +56,8 @@ func (r *Request) header(name string) (value string, present bool) {
 	return value, present
 }
 
-// plainMethod reports whether a method is one that every parser reads alike: a token
-// (RFC 9110 section 9.1) without the letters that some servers raise.
+// plainMethod reports whether a method is one that every parser reads alike: a token (RFC 9110
+// section 9.1) without the letters that some servers raise.
 func plainMethod(method string) bool {
 	for i := range len(method) {
 		switch c := method[i]; {
@@ -69,7 +69,7 @@ func plainMethod(method string) bool {
 	return method != ""
 }
 
-// exact reports whether a path is known byte for byte.
-func (r *Request) exact(path string) bool {
-	return r.Exact || strings.IndexByte(path, '!') < 0
+// verbatim reports whether a path is known byte for byte.
+func (r *Request) verbatim(path string) bool {
+	return r.TargetVerbatim || strings.IndexByte(path, '!') < 0
 }

@@ -5,66 +5,56 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"tollgate/policy/answer"
 )
 
-// Set is all APIs that one server enforces. It never changes after Compile, so
-// that a reload swaps one pointer.
+// Set is all APIs that one server enforces. It never changes, so that a reload swaps one pointer.
 type Set struct {
 	apis    []*API
 	byName  map[string]*API
 	byHost  map[string]*API
 	headers map[string]string // by themselves, lower case
-	unknown *answer
+	unknown *answer.Answer
 }
 
-func newSet() *Set {
-	// A denial has a form for gRPC also where no API is known.
-	headers := map[string]string{"content-type": "content-type"}
-	return &Set{byName: map[string]*API{}, byHost: map[string]*API{}, headers: headers, unknown: unknownAPI()}
-}
-
-// add takes an API into the set. Names and hosts are unique over all files.
-func (s *Set) add(api *API, src *source) []error {
-	before := len(src.faults)
-	if other := s.byName[api.name]; other != nil {
-		src.fault("api", "duplicate api %q, which %s defines", api.name, other.file)
+// New returns the set of some APIs, whose names and hosts must be unique over all of them.
+func New(specs ...Spec) *Set {
+	s := &Set{
+		byName: map[string]*API{}, byHost: map[string]*API{}, unknown: answer.UnknownAPI(),
+		// A denial has a form for gRPC also where no API is known.
+		headers: map[string]string{"content-type": "content-type"},
 	}
-	for _, host := range api.hosts {
-		if other := s.byHost[host]; other != nil {
-			src.fault(src.hosts[host], "host %q belongs to api %q already", host, other.name)
+	for _, spec := range specs {
+		api := &API{spec}
+		s.apis = append(s.apis, api)
+		s.byName[spec.Name] = api
+		for _, host := range spec.Hosts {
+			s.byHost[host] = api
+		}
+		for _, name := range api.reads() {
+			s.headers[name] = name
 		}
 	}
-	if len(src.faults) > before {
-		return src.faults[before:]
-	}
-	s.apis = append(s.apis, api)
-	s.byName[api.name] = api
-	for _, host := range api.hosts {
-		s.byHost[host] = api
-	}
-	for _, name := range api.reads() {
-		s.headers[name] = name
-	}
-	return nil
+	return s
 }
 
 // APIs returns the APIs in the order of their files.
 func (s *Set) APIs() []*API { return s.apis }
 
-// AnswersUncounted reports whether some plan lets requests pass while nothing can be
-// counted.
+// AnswersUncounted reports whether some plan lets requests pass while nothing can be counted.
 func (s *Set) AnswersUncounted() bool {
 	return slices.ContainsFunc(s.apis, (*API).answersUncounted)
 }
 
-// Headers returns the names of the headers that decisions read, in lower case and
-// sorted: what a proxy must show of a request, beside its method, path and host.
-// Others are at most removed without having been read.
+// Headers returns the names of the headers that decisions read, in lower case and sorted: what a
+// proxy must show of a request, beside its method, path and host. Others are at most removed
+// without having been read.
 func (s *Set) Headers() []string { return slices.Sorted(maps.Keys(s.headers)) }
 
-// HeaderName returns the lower-case form of the name of a header that a decision may
-// need, and "" for any other header, which a host need not copy into a Request. It
-// does not allocate for the names that a policy expects, written in lower case.
+// HeaderName returns the lower-case form of the name of a header that a decision may need, and ""
+// for any other header, which a host need not copy into a Request. It does not allocate for the
+// names that a policy expects, written in lower case.
 func (s *Set) HeaderName(name []byte) string {
 	if known, ok := s.headers[string(name)]; ok {
 		return known
@@ -81,7 +71,7 @@ func (s *Set) HeaderName(name []byte) string {
 
 // find returns the API of a request. A name given by Envoy decides alone.
 func (s *Set) find(r *Request) (api *API, host string) {
-	host, ok := normalHost(r.Host)
+	host, ok := NormalHost(r.Host)
 	if r.API.Given {
 		return s.byName[r.API.Value], host
 	}
@@ -91,10 +81,9 @@ func (s *Set) find(r *Request) (api *API, host string) {
 	return s.byHost[host], host
 }
 
-// normalHost lower-cases a Host, cuts its port and final dot, and refuses what
-// is not one plain host: empty, a list (two Host headers arrive as "a,b"), user
-// information.
-func normalHost(host string) (string, bool) {
+// NormalHost lower-cases a Host, cuts its port and final dot, and refuses what is not one plain
+// host: empty, a list (two Host headers arrive as "a,b"), user information.
+func NormalHost(host string) (string, bool) {
 	if strings.HasPrefix(host, "[") {
 		end := strings.IndexByte(host, ']')
 		if end < 0 || !portSuffix(host[end+1:]) {

@@ -11,16 +11,16 @@ import (
 	"tollgate/policy/keys"
 )
 
-// Trial is a request that policies are tried with, without a proxy, a store or
-// limits, and the key that it comes with.
+// Trial is a request that policies are tried with, without a proxy, a store or limits, and the key
+// that it comes with.
 type Trial struct {
 	Method, Target string
 	// Host names the API, or API does; with one API in the set neither is needed.
 	Host, API string
 	// Keyless: the request comes without a key.
 	Keyless bool
-	// Environment of the key, which also is where the request arrives unless Host says
-	// so. Default: the API's first.
+	// Environment of the key, which also is where the request arrives unless Host says so. Default:
+	// the API's first.
 	Environment string
 	// Scopes of the key; nil is all that the API has.
 	Scopes []string
@@ -33,14 +33,14 @@ type Outcome struct {
 	Reason            Reason
 }
 
-// Try decides about a trial as about a request that comes with a good key of its
-// own. An error says what the trial itself names and the policies do not have.
+// Try decides about a trial as about a request that comes with a good key of its own. An error says
+// what the trial itself names and the policies do not have.
 func (s *Set) Try(t Trial) (Outcome, error) {
-	r := &Request{HTTP: true, Method: t.Method, Host: t.Host, Target: t.Target, Exact: true}
+	r := &Request{HTTP: true, Method: t.Method, Host: t.Host, Target: t.Target, TargetVerbatim: true}
 	if t.API != "" || t.Host == "" {
 		r.API = Named{t.API, true}
 		if t.API == "" && len(s.apis) == 1 {
-			r.API.Value = s.apis[0].name
+			r.API.Value = s.apis[0].spec.Name
 		}
 	}
 	api, _ := s.find(r)
@@ -48,7 +48,7 @@ func (s *Set) Try(t Trial) (Outcome, error) {
 	case api == nil && r.API.Given && r.API.Value == "":
 		return Outcome{}, fmt.Errorf("want host=HOST or api=API: there are %d APIs", len(s.apis))
 	case api == nil && r.API.Given:
-		return Outcome{}, fmt.Errorf("unknown api %q%s", r.API.Value, suggest(r.API.Value, slices.Collect(maps.Keys(s.byName))))
+		return Outcome{}, fmt.Errorf("unknown api %q%s", r.API.Value, Suggest(r.API.Value, slices.Collect(maps.Keys(s.byName))))
 	case api == nil:
 		return Outcome{Reason: UnknownAPI}, nil
 	}
@@ -66,80 +66,79 @@ func (a *API) try(s *Set, r *Request, key *keys.Grant) Outcome {
 	if wait == WaitKey {
 		wait = c.Found(*key, nil)
 	}
-	out := Outcome{API: a.name, Reason: c.decision.Reason}
+	out := Outcome{API: a.spec.Name, Reason: c.decision.Reason}
 	if wait == WaitLimits {
-		out.Reason = c.verdict
+		out.Reason = c.access
 	}
 	if c.route != nil {
-		out.Route, out.Scope, out.Cost = c.route.name, c.route.scope, c.route.cost
+		out.Route, out.Scope, out.Cost = c.route.Name, c.route.Scope, c.route.Cost
 	}
-	if c.route != nil && c.route.public {
+	if c.route != nil && c.route.Public {
 		out.Cost = 0
 	}
 	return out
 }
 
-// trialKey makes a key of the API, on any of its plans, and puts its secret into the
-// request.
+// trialKey makes a key of the API, on any of its plans, and puts its secret into the request.
 func (a *API) trialKey(t Trial, r *Request) (*keys.Grant, error) {
-	k := &keys.Key{ID: "trial", LimitID: "trial", API: a.name, Status: keys.Active, Scopes: t.Scopes, Environment: t.Environment}
+	k := &keys.Key{ID: "trial", LimitID: "trial", API: a.spec.Name, Status: keys.Active, Scopes: t.Scopes, Environment: t.Environment}
 	for _, scope := range t.Scopes {
-		if !a.scopes[scope] {
-			return nil, fmt.Errorf("unknown scope %q of api %q%s", scope, a.name, suggest(scope, slices.Collect(maps.Keys(a.scopes))))
+		if !a.spec.Scopes[scope] {
+			return nil, fmt.Errorf("unknown scope %q of api %q%s", scope, a.spec.Name, Suggest(scope, slices.Collect(maps.Keys(a.spec.Scopes))))
 		}
 	}
 	if t.Scopes == nil {
-		k.Scopes = slices.Sorted(maps.Keys(a.scopes))
+		k.Scopes = slices.Sorted(maps.Keys(a.spec.Scopes))
 	}
-	if plans := slices.Sorted(maps.Keys(a.plans)); len(plans) > 0 {
+	if plans := slices.Sorted(maps.Keys(a.spec.Plans)); len(plans) > 0 {
 		k.Plan = plans[0]
 	}
-	if len(a.environments) > 0 && k.Environment == "" {
-		k.Environment = a.environments[0].name
+	if len(a.spec.Environments) > 0 && k.Environment == "" {
+		k.Environment = a.spec.Environments[0].Name
 	}
-	e, ok := a.environment(k.Environment)
+	e, ok := a.spec.Environment(k.Environment)
 	if !ok || e == nil && t.Environment != "" {
-		return nil, fmt.Errorf("unknown environment %q of api %q%s", k.Environment, a.name, suggest(k.Environment, a.Environments()))
+		return nil, fmt.Errorf("unknown environment %q of api %q%s", k.Environment, a.spec.Name, Suggest(k.Environment, a.Environments()))
 	}
 	prefix := ""
 	switch {
 	case e != nil:
-		prefix = e.prefix
+		prefix = e.Prefix
 		if t.Host == "" {
 			e.arrives(r)
 		}
-	case len(a.prefixes) > 0:
-		prefix = a.prefixes[0]
+	case len(a.spec.Prefixes) > 0:
+		prefix = a.spec.Prefixes[0]
 	}
 	if !t.Keyless {
-		a.places.put(r, keys.NewSecret(prefix))
+		a.spec.Credentials.put(r, keys.NewSecret(prefix))
 	}
 	return keys.NewGrant(k), nil
 }
 
 // arrives makes the request one that the environment's keys are accepted for.
-func (e *env) arrives(r *Request) {
-	if e.context != "" {
-		r.Environment = Named{e.context, true}
-	} else if len(e.hosts) > 0 {
-		r.Host = e.hosts[0]
+func (e *Environment) arrives(r *Request) {
+	if e.Context != "" {
+		r.Environment = Named{e.Context, true}
+	} else if len(e.Hosts) > 0 {
+		r.Host = e.Hosts[0]
 	}
 }
 
 // put writes a secret into the first place that may hold one.
-func (p *places) put(r *Request, secret string) {
+func (p *CredentialPlaces) put(r *Request, secret string) {
 	switch {
-	case len(p.schemes) > 0:
-		r.Headers = append(r.Headers, Header{"authorization", p.schemes[0] + " " + secret})
-	case p.bare:
+	case len(p.Schemes) > 0:
+		r.Headers = append(r.Headers, Header{"authorization", p.Schemes[0] + " " + secret})
+	case p.Bare:
 		r.Headers = append(r.Headers, Header{"authorization", secret})
-	case len(p.headers) > 0:
-		r.Headers = append(r.Headers, Header{p.headers[0], secret})
+	case len(p.Headers) > 0:
+		r.Headers = append(r.Headers, Header{p.Headers[0], secret})
 	default:
 		join := "?"
 		if strings.Contains(r.Target, "?") {
 			join = "&"
 		}
-		r.Target += join + p.queries[0] + "=" + url.QueryEscape(secret)
+		r.Target += join + p.Queries[0] + "=" + url.QueryEscape(secret)
 	}
 }

@@ -18,31 +18,18 @@ import (
 	"tollgate/cmd/tollgate-bench/bench"
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy/envoytest"
+	"tollgate/policy/keys/connect/redistest"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"tollgate-bench": main})
 }
 
-// needsPart skips a test whose real part is missing, loudly, or fails it where CI says
-// that the part must be there.
-func needsPart(t *testing.T, part string, err error) {
-	t.Helper()
-	if err == nil {
-		return
-	}
-	if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), part) {
-		t.Fatal(err)
-	}
-	t.Skipf("SKIPPED, NOT TESTED: %v", err)
-}
-
 // benchmark runs the binary, because the load is the binary too, and returns
 // its JSON and its exit code.
 func benchmark(t *testing.T, into any, args ...string) (code int) {
 	t.Helper()
-	_, err := exec.LookPath("redis-server")
-	needsPart(t, "redis", err)
+	redistest.Need(t)
 	chart := t.TempDir() + "/chart.svg"
 	cmd := exec.CommandContext(t.Context(), "tollgate-bench", append(args, "--binary", tollgatetest.Build(t), "-o", "json", "--chart", chart)...)
 	var stdout, stderr bytes.Buffer
@@ -161,7 +148,7 @@ func TestBenchExitsByItsLines(t *testing.T) {
 
 func TestBenchEnvoyShort(t *testing.T) {
 	_, err := envoytest.Find()
-	needsPart(t, "envoy", err)
+	tollgatetest.Require(t, "envoy", err, "no Envoy (make tools)")
 	var r bench.EdgeReport
 	if code := benchmark(t, &r, "envoy", "--short", "--keys", "100"); code != 0 {
 		t.Fatalf("exit %d", code)

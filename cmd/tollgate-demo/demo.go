@@ -21,8 +21,8 @@ import (
 
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
-	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/policyfile"
 	"tollgate/testdata"
 )
 
@@ -91,7 +91,7 @@ type demo struct {
 	binary string
 	out    io.Writer
 
-	policies []policy.File
+	policies []policyfile.File
 	entries  []keys.Entry
 	shots    []shot
 	hasher   *keys.Hasher
@@ -170,7 +170,7 @@ func (d *demo) load() error {
 		if err != nil {
 			return err
 		}
-		d.policies = append(d.policies, policy.File{Name: api + ".yaml", Data: policyFile})
+		d.policies = append(d.policies, policyfile.File{Name: api + ".yaml", Data: policyFile})
 		entries, err := testdata.Keys(api)
 		if err != nil {
 			return err
@@ -225,7 +225,7 @@ func (d *demo) addKeys(ctx context.Context, socket string) error {
 }
 
 func (d *demo) startEnvoy(ctx context.Context, binary, tollgate, upstream string) error {
-	bootstrap, err := envoy.Bootstrap("all")
+	bootstrap, err := envoy.Bootstrap()
 	if err != nil {
 		return err
 	}

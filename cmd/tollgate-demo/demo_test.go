@@ -8,44 +8,17 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy/envoytest"
 	"tollgate/testdata"
 )
 
-func require(t *testing.T, what string, err error, how string) {
-	t.Helper()
-	if err == nil {
-		return
-	}
-	if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), what) {
-		t.Fatalf("%s is required: %s: %v", what, how, err)
-	}
-	t.Skipf("SKIPPED, NOT TESTED: %s: %v", how, err)
-}
-
-func within(ctx context.Context, limit time.Duration, ready func() bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ready() {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-		}
-	}
-	return true
-}
-
 // Every printed line, pasted into a shell, is answered with the status above it,
 // and Ctrl-C leaves nothing behind.
 func TestDemoLines(t *testing.T) {
 	_, err := envoytest.Find()
-	require(t, "envoy", err, "no Envoy (make tools)")
+	tollgatetest.Require(t, "envoy", err, "no Envoy (make tools)")
 	tmp, binary := t.TempDir(), tollgatetest.Build(t)
 	t.Setenv("TMPDIR", tmp)
 	ctx, interrupt := context.WithCancel(t.Context())
@@ -55,7 +28,7 @@ func TestDemoLines(t *testing.T) {
 	go func() { code <- run(ctx, []string{"--port", "0", "--binary", binary}, out, stderr) }()
 	// The demo bounds each part of its start by itself, and says which one took too long. This wait is longer than all of them.
 	ended := false
-	shown := within(ctx, 2*(serverStart+demoStart+shotTimeout), func() bool {
+	shown := tollgatetest.Within(ctx, 2*(serverStart+demoStart+shotTimeout), func() bool {
 		ended = len(code) > 0
 		return ended || strings.Contains(out.String(), "# 500 internal-error")
 	})
@@ -92,7 +65,7 @@ func TestDemoLines(t *testing.T) {
 // Every answer of the four APIs is right.
 func TestDemoOnce(t *testing.T) {
 	_, err := envoytest.Find()
-	require(t, "envoy", err, "no Envoy (make tools)")
+	tollgatetest.Require(t, "envoy", err, "no Envoy (make tools)")
 	var out, stderr bytes.Buffer
 	code := run(t.Context(), []string{"--once", "--port", "0", "--binary", tollgatetest.Build(t)}, &out, &stderr)
 	text := out.String()

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"tollgate/policy"
+	"tollgate/policy/policyfile"
 )
 
 const (
@@ -35,7 +35,7 @@ func (s *server) store() string { return filepath.Join(s.dir, "store.sock") }
 func (s *server) grpc() string  { return "unix:" + filepath.Join(s.dir, "grpc.sock") }
 
 // startServer starts the binary with these policies and waits until it is ready.
-func startServer(ctx context.Context, binary, dir string, policies []policy.File) (*server, error) {
+func startServer(ctx context.Context, binary, dir string, policies []policyfile.File) (*server, error) {
 	binary, err := findBinary(binary)
 	if err != nil {
 		return nil, err

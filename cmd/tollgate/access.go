@@ -24,6 +24,7 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/smallfile"
+	"tollgate/policy/policyfile"
 )
 
 // tokenVariable holds a member's token; there is no flag, because command lines
@@ -108,6 +109,9 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 	a.hasher = keys.NewHasher(pepper, older...)
 	a.manager = keys.NewManager(keys.NewStore(a.store.client), a.hasher, rules,
 		keys.NewAudit(a.store.client, 0), a.who, time.Now)
+	if a.settings.store == embeddedStore {
+		a.manager.AllowUnpeppered()
+	}
 	if n&thePepper != 0 {
 		if err := keys.NewStore(a.store.client).CheckPepper(ctx, a.hasher); err != nil {
 			return errors.Join(explained(err), failed(a.store.close()))
@@ -151,11 +155,11 @@ func (a *access) readRules(n needs) (keys.Rules, error) {
 	if a.policy == "" {
 		return nil, fmt.Errorf("no policy, which says what a key may have: give --policy FILE|DIR or %s, the same as the server's", variable("policy"))
 	}
-	files, err := policy.ReadFiles(a.policy)
+	files, err := policyfile.ReadFiles(a.policy)
 	if err != nil {
 		return nil, fmt.Errorf("--policy: %w", err)
 	}
-	if a.rules, err = policy.Compile(files...); err != nil {
+	if a.rules, err = policyfile.Compile(files...); err != nil {
 		return nil, fmt.Errorf("--policy:\n%w", err)
 	}
 	return a.rules, nil

@@ -1,13 +1,13 @@
 package main
 
 import (
-	"context"
 	"os"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/testdata"
 )
 
@@ -17,25 +17,9 @@ const limit = 20 * time.Second
 // eventually waits until ready says so.
 func eventually(t *testing.T, what string, ready func() bool) {
 	t.Helper()
-	if !within(t.Context(), limit, ready) {
+	if !tollgatetest.Within(t.Context(), limit, ready) {
 		t.Fatalf("waited %s for: %s", limit, what)
 	}
-}
-
-// within reports whether ready said so in time.
-func within(ctx context.Context, limit time.Duration, ready func() bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ready() {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-		}
-	}
-	return true
 }
 
 // shortDir returns a directory whose path leaves room for a unix socket's name.

@@ -6,12 +6,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +23,7 @@ import (
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/connect/redistest"
 )
 
 // outage is one setting in which replicas leave and come back under load.
@@ -45,9 +43,8 @@ func (o outage) String() string {
 // -outage N (make test-outage) N times for each setting, at 2,000 requests a second and with the shipped timeouts.
 func TestReplicasLeave(t *testing.T) {
 	binary, err := envoytest.Find()
-	require(t, "envoy", err, "no Envoy (make tools)")
-	_, err = exec.LookPath("redis-server")
-	require(t, "redis", err, "redis-server is not on PATH (Debian: apt-get install redis-server)")
+	tollgatetest.Require(t, "envoy", err, "no Envoy (make tools)")
+	redistest.Need(t)
 	runs, err := strconv.Atoi(flag.Lookup("outage").Value.String())
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +104,7 @@ func (o outage) run(t *testing.T, binary string) {
 
 // What a server waits for at its end is what the shipped Envoy files do.
 func TestDrainDelayIsTwoHealthChecks(t *testing.T) {
-	cluster := clusterOf(t, "all").(map[string]any)
+	cluster := clusterOf(t).(map[string]any)
 	interval, err := time.ParseDuration(cluster["health_checks"].([]any)[0].(map[string]any)["interval"].(string))
 	if err != nil || defaultDrainDelay != 2*interval {
 		t.Errorf("--drain-delay is %s by default, and health is checked every %s (%v)", defaultDrainDelay, interval, err)
@@ -117,9 +114,8 @@ func TestDrainDelayIsTwoHealthChecks(t *testing.T) {
 // A single replica is in nobody's place, and what is there for several must not keep requests from it.
 func TestOneReplicaRestarts(t *testing.T) {
 	binary, err := envoytest.Find()
-	require(t, "envoy", err, "no Envoy (make tools)")
-	_, err = exec.LookPath("redis-server")
-	require(t, "redis", err, "redis-server is not on PATH (Debian: apt-get install redis-server)")
+	tollgatetest.Require(t, "envoy", err, "no Envoy (make tools)")
+	redistest.Need(t)
 	for _, overHTTP := range []bool{false, true} {
 		o := outage{overHTTP: overHTTP, replicas: 1, balance: "ROUND_ROBIN", rate: 200, patient: true}
 		t.Run(o.String(), func(t *testing.T) {
@@ -146,8 +142,8 @@ func TestOneReplicaRestarts(t *testing.T) {
 func (o outage) start(t *testing.T, binary string) (*envoytest.Envoy, []*replica) {
 	t.Helper()
 	dir := shortDir(t)
-	store := "unix://" + plainRedis(t, dir)
-	seedOutage(t, dir)
+	store := redistest.Start(t, redistest.SocketOnly)
+	seedOutage(t, store.Admin)
 	policy := bytes.Replace(readFile(t, "../../testdata/small.yaml"), []byte("api: jobs"), []byte("api: pixelmagic"), 1)
 	policy = bytes.ReplaceAll(bytes.ReplaceAll(policy, []byte("requests: 60,"), []byte("requests: 100000000,")),
 		[]byte("requests: 1000,"), []byte("requests: 100000000,"))
@@ -155,12 +151,12 @@ func (o outage) start(t *testing.T, binary string) (*envoytest.Envoy, []*replica
 	var replicas []*replica
 	var addresses []string
 	for i := range o.replicas {
-		r := &replica{file: fmt.Sprint(dir, "/addresses-", i), authz: freePort(t)}
+		r := &replica{file: fmt.Sprint(dir, "/addresses-", i), authz: "127.0.0.1:" + redistest.FreePort(t)}
 		grpcAddress, more := r.authz, []string{}
 		if o.overHTTP {
 			grpcAddress, more = "127.0.0.1:0", []string{"--authz-http-address", r.authz}
 		}
-		r.args = append([]string{"serve", "--policy", dir + "/policy.yaml", "--store", store, "--addresses-file", r.file,
+		r.args = append([]string{"serve", "--policy", dir + "/policy.yaml", "--store", "unix://" + store.Socket, "--addresses-file", r.file,
 			"--grpc-address", grpcAddress, "--http-address", "127.0.0.1:0", "--log-level", "error"}, more...)
 		if o.patient {
 			r.args = append(r.args, "--deadline", "4s")
@@ -183,7 +179,7 @@ func (o outage) start(t *testing.T, binary string) (*envoytest.Envoy, []*replica
 // bootstrap returns a shipped file with this load balancing, where the application is Envoy itself.
 func (o outage) bootstrap(t *testing.T) []byte {
 	t.Helper()
-	file, err := envoy.Bootstrap("pixelmagic")
+	file, err := envoy.Bootstrap()
 	if o.overHTTP {
 		file, err = envoy.HTTPBootstrap()
 	}
@@ -238,7 +234,7 @@ func (r *replica) start(t *testing.T) {
 	cmd, done := r.cmd, r.done
 	go func() { done <- cmd.Wait() }()
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	if !within(t.Context(), limit, func() bool {
+	if !tollgatetest.Within(t.Context(), limit, func() bool {
 		_, err := os.Stat(r.file)
 		return err == nil
 	}) {
@@ -367,49 +363,14 @@ func (v *volley) stop() (requests int, failed []loss) {
 // outageKey is the key of testdata/small-keys.yaml.
 const outageKey = "jb_ExampleKeyForTheReadme000012xpAFa"
 
-// seedOutage puts the key of the load into the Redis of dir.
-func seedOutage(t *testing.T, dir string) {
+// seedOutage puts the key of the load into a store.
+func seedOutage(t *testing.T, client *redis.Client) {
 	t.Helper()
-	client := redis.NewClient(&redis.Options{Network: "unix", Addr: dir + "/redis.sock"})
-	defer client.Close()
 	key := keys.Key{ID: "key_outage", API: "pixelmagic", Name: "outage", Plan: "free", LimitID: "key_outage", Scopes: []string{"read"},
 		Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
 	if _, err := keys.NewStore(client).Seed(t.Context(), []keys.Entry{{Key: key, Secret: outageKey}}, keys.NewHasher(nil)); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// plainRedis starts a Redis on a unix socket in dir and returns the socket.
-func plainRedis(t *testing.T, dir string) string {
-	t.Helper()
-	socket := filepath.Join(dir, "redis.sock")
-	cmd := exec.Command("redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", dir)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	client := redis.NewClient(&redis.Options{Network: "unix", Addr: socket})
-	t.Cleanup(func() {
-		_ = client.Close()
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	eventually(t, "redis-server", func() bool { return client.Ping(t.Context()).Err() == nil })
-	return socket
-}
-
-// freePort returns an address that a server which is started later, and again, can have: Linux gives no port below 32768
-// to connections that go out.
-func freePort(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(10_000+rand.IntN(20_000))))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 func readFile(t *testing.T, name string) []byte {

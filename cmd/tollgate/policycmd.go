@@ -8,7 +8,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
-	"tollgate/policy"
+	"tollgate/policy/policyfile"
 )
 
 func newPolicy() *cobra.Command {
@@ -39,7 +39,7 @@ standard error, and the exit code is 1.`,
 		Short: "Print the JSON Schema of a policy file, for editors",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			schema, err := policy.Schema()
+			schema, err := policyfile.Schema()
 			if err != nil {
 				return failed(err)
 			}
@@ -55,11 +55,11 @@ func checkPolicies(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = policy.Compile(files...)
+	_, err = policyfile.Compile(files...)
 	faults := faultsOf(err)
 	bad := map[string]bool{}
 	for _, f := range faults {
-		var fault *policy.Fault
+		var fault *policyfile.Fault
 		if errors.As(f, &fault) {
 			bad[fault.File] = true
 		}
@@ -84,11 +84,11 @@ func checkPolicies(cmd *cobra.Command, args []string) error {
 }
 
 // readPolicies reads all files of the arguments, each once.
-func readPolicies(args []string) ([]policy.File, error) {
-	var all []policy.File
+func readPolicies(args []string) ([]policyfile.File, error) {
+	var all []policyfile.File
 	seen := map[string]bool{}
 	for _, arg := range args {
-		files, err := policy.ReadFiles(arg)
+		files, err := policyfile.ReadFiles(arg)
 		if err != nil {
 			return nil, err
 		}
@@ -114,7 +114,7 @@ func faultsOf(err error) []error {
 }
 
 // summarize says in a line what a good policy file holds.
-func summarize(f policy.File) (string, error) {
+func summarize(f policyfile.File) (string, error) {
 	var doc struct {
 		API    string `yaml:"api"`
 		Routes []any  `yaml:"routes"`

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/policy"
+	"tollgate/policy/policyfile"
 )
 
 // maxTrials is the largest file of requests that is read, in bytes.
@@ -47,7 +48,7 @@ if that is not what was expected of one. Limits are not spent.`,
 				}
 				name = file
 			}
-			set, err := policy.Load(policies)
+			set, err := policyfile.Load(policies)
 			if err != nil {
 				return failed(err)
 			}

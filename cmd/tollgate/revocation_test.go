@@ -50,10 +50,8 @@ func startFleet(t *testing.T) *fleet { return startServers(t, fleetReplicas) }
 // startServers starts so many servers with these further arguments.
 func startServers(t *testing.T, n int, args ...string) *fleet {
 	t.Helper()
-	_, err := exec.LookPath("redis-server")
-	require(t, "redis", err, "redis-server is not on PATH (Debian: apt-get install redis-server)")
 	dir := shortDir(t)
-	f := &fleet{socket: startUsers(t, dir)}
+	f := &fleet{socket: startUsers(t)}
 	f.admin = redis.NewClient(&redis.Options{Network: "unix", Addr: f.socket})
 	t.Cleanup(func() { _ = f.admin.Close() })
 	write(t, filepath.Join(dir, "policy.yaml"), pixelbyte(t, "policy.yaml"))

@@ -8,14 +8,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -32,9 +28,11 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
 	"tollgate/policy/keys/connect"
+	"tollgate/policy/keys/connect/redistest"
 )
 
 // TestScripts runs the scripts of testdata/script against the real command. A
@@ -45,7 +43,6 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	envoyBinary, envoyErr := envoytest.Find()
-	_, redisErr := exec.LookPath("redis-server")
 	scripts, err := filepath.Glob("testdata/script/*.txt")
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("no scripts: %v", err)
@@ -82,14 +79,14 @@ func TestScripts(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			if strings.HasPrefix(name, "redis") {
-				require(t, "redis", redisErr, "redis-server is not on PATH (Debian: apt-get install redis-server)")
+				redistest.Need(t)
 			}
 			if strings.HasPrefix(name, "envoy") {
-				require(t, "envoy", envoyErr, "no Envoy (make tools)")
+				tollgatetest.Require(t, "envoy", envoyErr, "no Envoy (make tools)")
 			}
 			if name == "envoy-sdk" {
 				_, err := os.Stat(pictifyPython)
-				require(t, "pictify", err, "no pictify SDK (.ci/sdk)")
+				tollgatetest.Require(t, "pictify", err, "no pictify SDK (.ci/sdk)")
 			}
 			run(t, func(*testscript.Env) error { return nil })
 		})
@@ -97,9 +94,9 @@ func TestScripts(t *testing.T) {
 			continue
 		}
 		t.Run(name+"-as-users", func(t *testing.T) {
-			require(t, "redis", redisErr, "redis-server is not on PATH (Debian: apt-get install redis-server)")
+			redistest.Need(t)
 			run(t, func(env *testscript.Env) error {
-				socket := startUsers(t, env.WorkDir)
+				socket := startUsers(t)
 				env.Setenv(usersStore, "unix://%[1]s:%[1]s@"+socket)
 				env.Setenv(adminStore, unixPrefix+socket)
 				return nil
@@ -118,55 +115,20 @@ const adminStore = "ADMIN_STORE"
 // startUsers starts a Redis with the two users of tollgate, who may do what
 // tollgate store acl says, and returns its socket. At the end nothing must have
 // been refused to them.
-func startUsers(t *testing.T, dir string) (socket string) {
+func startUsers(t *testing.T) (socket string) {
 	t.Helper()
-	socket = filepath.Join(dir, "redis.sock")
-	cmd := exec.Command("redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", dir)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	admin := redis.NewClient(&redis.Options{Network: "unix", Addr: socket})
-	t.Cleanup(func() {
-		if log, err := admin.Do(context.Background(), "acl", "log").Slice(); err != nil || len(log) > 0 {
-			t.Errorf("refused to the users, or %v: %v", err, log)
-		}
-		_ = admin.Close()
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	if !within(t.Context(), limit, func() bool { return admin.Ping(t.Context()).Err() == nil }) {
-		t.Fatal("redis-server does not answer")
-	}
-	for user, acl := range map[string]connect.ACL{"server": connect.ServerACL(), "cli": connect.CLIACL()} {
-		args := []any{"acl", "setuser", user, "on", ">" + user}
-		for _, rule := range acl.Rules() {
-			args = append(args, rule)
-		}
-		if err := admin.Do(t.Context(), args...).Err(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return socket
-}
-
-// require skips the test loudly where something is missing, or fails it where CI
-// says that it must be there.
-func require(t *testing.T, what string, err error, how string) {
-	t.Helper()
-	if err == nil {
-		return
-	}
-	if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), what) {
-		t.Fatalf("%s is required: %s: %v", what, how, err)
-	}
-	t.Skipf("SKIPPED, NOT TESTED: %s: %v", how, err)
+	s := redistest.Start(t, redistest.SocketOnly)
+	s.RefusesNothing(t)
+	s.AddUser(t, "server", connect.ServerACL().Rules())
+	s.AddUser(t, "cli", connect.CLIACL().Rules())
+	return s.Socket
 }
 
 // usage: ready FILE. It waits for the addresses file and sets GRPC, HTTP and STORE.
 func ready(ts *testscript.TestScript, _ bool, args []string) {
 	var addresses struct{ GRPC, HTTP, Store string }
 	path := ts.MkAbs(args[0])
-	if !within(context.Background(), limit, func() bool {
+	if !tollgatetest.Within(context.Background(), limit, func() bool {
 		data, err := os.ReadFile(path)
 		return err == nil && json.Unmarshal(data, &addresses) == nil
 	}) {
@@ -180,7 +142,7 @@ func ready(ts *testscript.TestScript, _ bool, args []string) {
 // usage: page PATH STATUS [REGEXP]. It waits until the HTTP port answers so.
 func page(ts *testscript.TestScript, _ bool, args []string) {
 	want, last := regexp.MustCompile(strings.Join(args[2:], "")), ""
-	if !within(context.Background(), limit, func() bool {
+	if !tollgatetest.Within(context.Background(), limit, func() bool {
 		res, err := http.Get("http://" + ts.Getenv("HTTP") + args[0])
 		if err != nil {
 			last = err.Error()
@@ -216,7 +178,7 @@ func check(ts *testscript.TestScript, _ bool, args []string) {
 		}},
 	}}
 	last := ""
-	if !within(context.Background(), limit, func() bool {
+	if !tollgatetest.Within(context.Background(), limit, func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		response, err := authv3.NewAuthorizationClient(conn).Check(ctx, request)
@@ -262,7 +224,7 @@ func health(ts *testscript.TestScript, _ bool, args []string) {
 	conn := dialGRPC(ts)
 	defer conn.Close()
 	var last string
-	if !within(context.Background(), limit, func() bool {
+	if !tollgatetest.Within(context.Background(), limit, func() bool {
 		response, err := healthv1.NewHealthClient(conn).Check(context.Background(), &healthv1.HealthCheckRequest{})
 		last = fmt.Sprint(response, err)
 		return response.GetStatus().String() == args[0] && err == nil
@@ -271,43 +233,27 @@ func health(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// usage: freeport VARIABLE. No connection going out gets the port by chance before a server listens on it: those of Linux
-// begin at 32768.
+// commandT lets a script's command use what is made for tests.
+type commandT struct{ *testscript.TestScript }
+
+func (t commandT) Helper()                           {}
+func (t commandT) Cleanup(f func())                  { t.Defer(f) }
+func (t commandT) Context() context.Context          { return context.Background() }
+func (t commandT) Errorf(format string, args ...any) { t.Fatalf(format, args...) }
+func (t commandT) Skipf(format string, args ...any)  { t.Fatalf(format, args...) }
+
+// usage: freeport VARIABLE
 func freePortCommand(ts *testscript.TestScript, _ bool, args []string) {
-	for {
-		port := strconv.Itoa(10_000 + rand.IntN(20_000))
-		l, err := net.Listen("tcp", "127.0.0.1:"+port)
-		if err == nil {
-			ts.Check(l.Close())
-			ts.Setenv(args[0], port)
-			return
-		}
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			ts.Fatalf("%v", err)
-		}
-	}
+	ts.Setenv(args[0], redistest.FreePort(commandT{ts}))
 }
 
 // usage: redis PORT [PASSWORD]. The server ends with the script.
 func startRedis(ts *testscript.TestScript, _ bool, args []string) {
-	options := []string{"--port", args[0], "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", ts.Getenv("WORK")}
+	options := []string{"--port", args[0]}
 	if len(args) > 1 {
 		options = append(options, "--requirepass", args[1])
 	}
-	cmd := exec.Command("redis-server", options...)
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	ts.Check(cmd.Start())
-	ts.Defer(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	if !within(context.Background(), limit, func() bool {
-		conn, err := net.Dial("tcp", "127.0.0.1:"+args[0])
-		return err == nil && conn.Close() == nil
-	}) {
-		ts.Fatalf("redis-server does not start:\n%s", &log)
-	}
+	redistest.Start(commandT{ts}, func(*redistest.Server) []string { return options })
 }
 
 // usage: empty PORT takes all data from a Redis, and its connections, as a restart without a file does.
@@ -322,22 +268,16 @@ func emptyRedis(ts *testscript.TestScript, _ bool, args []string) {
 // usage: replica PORT PRIMARY-PORT. It waits until the replica follows, and sets
 // REPLICA to its process.
 func startReplica(ts *testscript.TestScript, _ bool, args []string) {
-	cmd := exec.Command("redis-server", "--port", args[0], "--bind", "127.0.0.1", "--save", "", "--dir", ts.Getenv("WORK"),
-		"--replicaof", "127.0.0.1 "+args[1])
-	ts.Check(cmd.Start())
-	ts.Defer(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+	replica := redistest.Start(commandT{ts}, func(*redistest.Server) []string {
+		return []string{"--port", args[0], "--replicaof", "127.0.0.1 " + args[1]}
 	})
-	ts.Setenv("REPLICA", strconv.Itoa(cmd.Process.Pid))
+	ts.Setenv("REPLICA", strconv.Itoa(replica.Process.Pid))
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + args[1]})
 	defer client.Close()
-	if !within(context.Background(), limit, func() bool {
-		n, err := client.Do(context.Background(), "WAIT", 1, 1).Int()
+	redistest.Await(commandT{ts}, "the replica follows", func(ctx context.Context) bool {
+		n, err := client.Do(ctx, "WAIT", 1, 1).Int()
 		return err == nil && n == 1
-	}) {
-		ts.Fatalf("the replica does not follow")
-	}
+	})
 }
 
 // usage: redis-cli URL COMMAND... prints the reply.
@@ -388,10 +328,10 @@ func expand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(path, []byte(os.Expand(string(data), ts.Getenv)), 0o600))
 }
 
-// usage: envoy API. It starts a real Envoy with the bootstrap of a proof API in
+// usage: envoy. It starts a real Envoy with the shipped bootstrap in
 // front of the server that is ready, and an application behind it, for call.
-func startEnvoy(ts *testscript.TestScript, _ bool, args []string) {
-	bootstrap, err := envoy.Bootstrap(args[0])
+func startEnvoy(ts *testscript.TestScript, _ bool, _ []string) {
+	bootstrap, err := envoy.Bootstrap()
 	ts.Check(err)
 	upstream, err := envoytest.Serve("127.0.0.1:0")
 	ts.Check(err)
@@ -416,7 +356,7 @@ func call(ts *testscript.TestScript, _ bool, args []string) {
 		Method: args[1], Target: "/" + target, Host: host,
 		Headers: [][2]string{{"authorization", "Bearer " + args[3]}},
 	}
-	if !within(context.Background(), limit, func() bool {
+	if !tollgatetest.Within(context.Background(), limit, func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		response, err := request.SendH1(ctx, ts.Getenv("ENVOY"), false)

@@ -17,6 +17,7 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/smallfile"
+	"tollgate/policy/policyfile"
 )
 
 const (
@@ -33,7 +34,7 @@ const (
 // key against the policies. Errors name file and line.
 func readKeys(path string, set *policy.Set, plaintext bool) ([]keys.Entry, keys.SeedSource, error) {
 	from := keys.SeedSource{Source: path}
-	files, err := policy.ReadKeyFiles(path)
+	files, err := policyfile.ReadKeyFiles(path)
 	if err != nil {
 		return nil, from, fmt.Errorf("--keys: %w", err)
 	}
@@ -64,7 +65,7 @@ func readKeys(path string, set *policy.Set, plaintext bool) ([]keys.Entry, keys.
 	return all, from, nil
 }
 
-func keyFaults(file policy.File, i int, e keys.Entry, set *policy.Set, plaintext bool) (faults []error) {
+func keyFaults(file policyfile.File, i int, e keys.Entry, set *policy.Set, plaintext bool) (faults []error) {
 	if err := set.ValidateKey(&e.Key); err != nil {
 		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
 	}
@@ -89,7 +90,7 @@ func keyFaults(file policy.File, i int, e keys.Entry, set *policy.Set, plaintext
 }
 
 // placeOfKey returns file:line:col of a field of the i-th key, or the file alone.
-func placeOfKey(file policy.File, i int, field string) string {
+func placeOfKey(file policyfile.File, i int, field string) string {
 	parsed, err := parser.ParseBytes(file.Data, 0)
 	if err != nil {
 		return file.Name

@@ -24,6 +24,7 @@ import (
 
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/connect/redistest"
 )
 
 const statesPolicy = `
@@ -73,7 +74,7 @@ func states() map[string]standingState {
 	return map[string]standingState{
 		"answers":                              {readyz: "key changes: listening"},
 		"has not been reached since the start": {before: away, readyz: "the store has not been reached since the start"},
-		"is not what the URL says":             {before: func(s *stateServer) { s.url = "redis+cluster://" + s.address }, readyz: "cluster support disabled"},
+		"is not what the URL says":             {before: func(s *stateServer) { s.url = "redis+cluster://127.0.0.1:" + s.port }, readyz: "cluster support disabled"},
 		"has keys with another pepper than this server was started with": {pepper: "other", readyz: "hashed with another pepper"},
 		"has got the check of another pepper since this server started":  {after: pepper, readyz: "what it does not find is undecided"},
 		"was emptied": {after: func(s *stateServer) { s.must(s.redis.FlushAll(s.Context()).Err()) }, readyz: "accept-empty"},
@@ -95,8 +96,7 @@ func states() map[string]standingState {
 
 // Every cell of the table in the page is what a server does.
 func TestStatesOfTheStore(t *testing.T) {
-	_, err := exec.LookPath("redis-server")
-	require(t, "redis", err, "redis-server is not on PATH (Debian: apt-get install redis-server)")
+	redistest.Need(t)
 	page, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -169,18 +169,16 @@ func (c standingState) check(t *testing.T, cells []string) {
 // stateServer is a server and its Redis.
 type stateServer struct {
 	*testing.T
-	dir, address, url string
-	redis             *redis.Client
-	cmd               *exec.Cmd
-	conn              *grpc.ClientConn
-	http              string
+	dir, port, url string
+	redis          *redis.Client
+	cmd            *exec.Cmd
+	conn           *grpc.ClientConn
+	http           string
 }
 
 func newStateServer(t *testing.T) *stateServer {
-	s := &stateServer{T: t, dir: shortDir(t), address: freePort(t)}
-	s.url = "redis://" + s.address
-	s.redis = redis.NewClient(&redis.Options{Addr: s.address})
-	t.Cleanup(func() { _ = s.redis.Close() })
+	s := &stateServer{T: t, dir: shortDir(t), port: redistest.FreePort(t)}
+	s.url = "redis://127.0.0.1:" + s.port
 	s.startRedis()
 	return s
 }
@@ -193,14 +191,7 @@ func (s *stateServer) must(err error) {
 }
 
 func (s *stateServer) startRedis() {
-	_, port, _ := strings.Cut(s.address, ":")
-	cmd := exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.dir)
-	s.must(cmd.Start())
-	s.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	eventually(s.T, "redis-server", func() bool { return s.redis.Ping(s.Context()).Err() == nil })
+	s.redis = redistest.Start(s.T, func(*redistest.Server) []string { return []string{"--port", s.port} }).Admin
 }
 
 // seed makes the store one of servers with the pepper, with two keys of each plan.

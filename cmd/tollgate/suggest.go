@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/policyfile"
 )
 
 // unknownCommand does not repeat what it does not know: that could be a secret.
@@ -52,11 +52,11 @@ func (a *access) knownNames(filter keys.Filter, found int) error {
 	if found > 0 || a.policy == "" {
 		return nil
 	}
-	files, err := policy.ReadFiles(a.policy)
+	files, err := policyfile.ReadFiles(a.policy)
 	if err != nil {
 		return nil
 	}
-	set, err := policy.Compile(files...)
+	set, err := policyfile.Compile(files...)
 	if err != nil {
 		return nil
 	}

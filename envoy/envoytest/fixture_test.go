@@ -135,16 +135,16 @@ type edge struct {
 	proxy     bool
 }
 
-// newEdge starts an Envoy with a shipped bootstrap between an authority and an Upstream, and ends all three with the
+// newEdge starts an Envoy with the shipped bootstrap between an authority and an Upstream, and ends all three with the
 // test. change may adjust the settings.
-func newEdge(t *testing.T, binary, bootstrap string, change func(*Settings)) *edge {
+func newEdge(t *testing.T, binary string, change func(*Settings)) *edge {
 	t.Helper()
 	upstream, err := Serve("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = upstream.Close() })
-	shipped, err := envoy.Bootstrap(bootstrap)
+	shipped, err := envoy.Bootstrap()
 	if err != nil {
 		t.Fatal(err)
 	}

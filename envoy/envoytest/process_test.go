@@ -17,42 +17,32 @@ import (
 )
 
 func TestShippedBootstrapsLoad(t *testing.T) {
-	eachEnvoy(t, func(t *testing.T, binary string) {
-		for _, name := range envoy.Names() {
-			t.Run(name, func(t *testing.T) {
-				out, err := exec.Command(binary, "--mode", "validate", "--log-level", "warning",
-					"--config-path", filepath.Join("..", name+".yaml")).CombinedOutput()
-				if err != nil {
-					t.Errorf("validate: %v\n%s", err, out)
-				}
-				e := newEdge(t, binary, name, nil)
-				if log := e.envoy.Log(); strings.Contains(log, "[warning]") || strings.Contains(log, "deprecated") {
-					t.Errorf("Envoy warns about %s.yaml:\n%s", name, log)
-				}
-				for _, host := range hostsOf(name) {
-					checkContext(t, e, host)
-				}
-			})
-		}
-	})
-}
-
-// hostsOf returns the hosts that a bootstrap has virtual hosts for.
-func hostsOf(bootstrap string) []string {
 	hosts := map[string][]string{
 		"genapi":     {"api.example.com"},
 		"pictify":    {"api.pictify.io", "sandbox.pictify.io"},
 		"pixelbyte":  {"api.pixelbyte.io"},
 		"pixelmagic": {"api.pixelmagicai.com"},
 	}
-	if list, ok := hosts[bootstrap]; ok {
-		return list
-	}
-	var all []string
-	for _, list := range hosts {
-		all = append(all, list...)
-	}
-	return all
+	eachEnvoy(t, func(t *testing.T, binary string) {
+		for _, file := range []string{"envoy.yaml", "http/envoy.yaml"} {
+			out, err := exec.Command(binary, "--mode", "validate", "--log-level", "warning",
+				"--config-path", filepath.Join("..", file)).CombinedOutput()
+			if err != nil {
+				t.Errorf("validate %s: %v\n%s", file, err, out)
+			}
+		}
+		e := newEdge(t, binary, nil)
+		if log := e.envoy.Log(); strings.Contains(log, "[warning]") || strings.Contains(log, "deprecated") {
+			t.Errorf("Envoy warns about envoy.yaml:\n%s", log)
+		}
+		for api, names := range hosts {
+			t.Run(api, func(t *testing.T) {
+				for _, host := range names {
+					checkContext(t, e, host)
+				}
+			})
+		}
+	})
 }
 
 // checkContext checks that a host, with and without a port, carries the context that names its API, and that an
@@ -82,7 +72,7 @@ func checkContext(t *testing.T, e *edge, host string) {
 
 func TestStopLeavesNoProcess(t *testing.T) {
 	eachEnvoy(t, func(t *testing.T, binary string) {
-		shipped, err := envoy.Bootstrap("all")
+		shipped, err := envoy.Bootstrap()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +105,7 @@ func TestStopLeavesNoProcess(t *testing.T) {
 }
 
 func TestStopReportsAnEarlierEnd(t *testing.T) {
-	shipped, err := envoy.Bootstrap("all")
+	shipped, err := envoy.Bootstrap()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +124,7 @@ func TestStopReportsAnEarlierEnd(t *testing.T) {
 
 func TestStartNamesTheReason(t *testing.T) {
 	binary := requireEnvoy(t, Find)
-	shipped, err := envoy.Bootstrap("all")
+	shipped, err := envoy.Bootstrap()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +174,7 @@ func TestEnvoyDiesWithItsParent(t *testing.T) {
 		t.Skip("only Linux has a parent-death signal")
 	}
 	if binary := os.Getenv(childMark); binary != "" {
-		shipped, _ := envoy.Bootstrap("all")
+		shipped, _ := envoy.Bootstrap()
 		e, err := Start(deadline(t), Settings{Binary: binary, Bootstrap: shipped, Dir: os.Getenv(childMark + "_DIR")})
 		fmt.Printf("\nadmin=%s err=%v\n", e.Admin(), err)
 		os.Exit(3) // no Stop, as after a panic

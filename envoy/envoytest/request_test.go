@@ -26,7 +26,7 @@ func received(t *testing.T, r *Response) *Received {
 
 func TestRoundTripIsByteForByte(t *testing.T) {
 	eachEnvoy(t, func(t *testing.T, binary string) {
-		e := newEdge(t, binary, "all", nil)
+		e := newEdge(t, binary, nil)
 		for _, protocol := range []string{"h1", "h2"} {
 			t.Run(protocol, func(t *testing.T) {
 				target := "/a//b/../%2f;x/%61?flag&y=%20z&y=1&q=%zz"
@@ -62,7 +62,7 @@ func TestRoundTripIsByteForByte(t *testing.T) {
 }
 
 func TestOddRequestsAreAnswered(t *testing.T) {
-	e := newEdge(t, requireEnvoy(t, Find), "all", nil)
+	e := newEdge(t, requireEnvoy(t, Find), nil)
 	host := "api.pixelbyte.io"
 	long := [2]string{"x-long", strings.Repeat("a", 70_000)}
 	fits := [2]string{"x-long", strings.Repeat("a", 50_000)}
@@ -104,7 +104,7 @@ func TestOddRequestsAreAnswered(t *testing.T) {
 }
 
 func TestHeadAndGRPCAnswers(t *testing.T) {
-	e := newEdge(t, requireEnvoy(t, Find), "all", nil)
+	e := newEdge(t, requireEnvoy(t, Find), nil)
 	for _, protocol := range []string{"h1", "h2"} {
 		head, err := e.send(t, protocol, &Request{Method: "HEAD", Target: "/denied", Host: "api.pictify.io"})
 		if err != nil {
@@ -126,7 +126,7 @@ func TestHeadAndGRPCAnswers(t *testing.T) {
 
 func TestForgedAddressesAndIdentitiesAreGone(t *testing.T) {
 	eachEnvoy(t, func(t *testing.T, binary string) {
-		e := newEdge(t, binary, "all", func(s *Settings) { s.ProxyProtocol = true })
+		e := newEdge(t, binary, func(s *Settings) { s.ProxyProtocol = true })
 		for _, source := range []string{"198.51.100.7", "2001:db8::7", "::ffff:198.51.100.7", ""} {
 			for _, protocol := range []string{"h1", "h2"} {
 				request := get("api.genapi.test", "/", [2]string{"x-envoy-external-address", "6.6.6.6"},
@@ -167,7 +167,7 @@ func TestForgedAddressesAndIdentitiesAreGone(t *testing.T) {
 
 func TestBrowsers(t *testing.T) {
 	eachEnvoy(t, func(t *testing.T, binary string) {
-		e := newEdge(t, binary, "all", nil)
+		e := newEdge(t, binary, nil)
 		origin := [2]string{"Origin", "https://app.example.com"}
 		preflight := func(origin [2]string) *Request {
 			return &Request{Method: "OPTIONS", Target: "/v1/jobs", Host: "api.pixelbyte.io", Headers: [][2]string{origin,
@@ -205,7 +205,7 @@ func TestBrowsers(t *testing.T) {
 
 func TestAccessLogHoldsNoQuery(t *testing.T) {
 	eachEnvoy(t, func(t *testing.T, binary string) {
-		e := newEdge(t, binary, "all", nil)
+		e := newEdge(t, binary, nil)
 		for _, target := range []string{"/v1/x", "/denied"} {
 			if err := os.Truncate(e.accessLog, 0); err != nil {
 				t.Fatal(err)
@@ -242,7 +242,7 @@ func TestAccessLogHoldsNoQuery(t *testing.T) {
 
 func TestTollgateGone(t *testing.T) {
 	eachEnvoy(t, func(t *testing.T, binary string) {
-		e := newEdge(t, binary, "all", func(s *Settings) { s.Tollgate = "unix:" + filepath.Join(t.TempDir(), "none") })
+		e := newEdge(t, binary, func(s *Settings) { s.Tollgate = "unix:" + filepath.Join(t.TempDir(), "none") })
 		response, err := e.send(t, "h1", get("api.pictify.io", "/"))
 		if err != nil || response.Status != 503 || len(response.Body) != 0 {
 			t.Errorf("%+v, %v, want an empty 503", response, err)
@@ -262,7 +262,7 @@ func TestUpstreamOnUnixSocketAndFixedPort(t *testing.T) {
 	}
 	port := probe.Addr().(*net.TCPAddr).Port
 	_ = probe.Close()
-	e := newEdge(t, requireEnvoy(t, Find), "all", func(s *Settings) {
+	e := newEdge(t, requireEnvoy(t, Find), func(s *Settings) {
 		s.Upstream, s.ListenPort, s.AccessLog = upstream.Addr(), port, ""
 	})
 	if got := e.envoy.Addr(); !strings.HasSuffix(got, ":"+strings.TrimPrefix(probe.Addr().String(), "127.0.0.1:")) {

@@ -153,7 +153,7 @@ func TestNoCheckIsSentTwice(t *testing.T) {
 				t.Parallel()
 				broken, well := &standIn{fault: f}, &standIn{fault: none}
 				addresses := broken.serve(t) + "," + well.serve(t)
-				e := newEdge(t, binary, "all", func(s *Settings) { s.Tollgate = addresses })
+				e := newEdge(t, binary, func(s *Settings) { s.Tollgate = addresses })
 				failed := 0
 				for range requests {
 					r, err := e.send(t, "h1", get("api.pixelbyte.io", "/"))
@@ -207,7 +207,7 @@ func TestNoCheckOverHTTPIsSentTwice(t *testing.T) {
 		return l.Addr().String()
 	}
 	addresses := door(true) + "," + door(false)
-	e := newEdge(t, requireEnvoy(t, Find), "all", func(s *Settings) { s.Bootstrap, s.Tollgate = shipped, addresses })
+	e := newEdge(t, requireEnvoy(t, Find), func(s *Settings) { s.Bootstrap, s.Tollgate = shipped, addresses })
 	failed := 0
 	for range requests {
 		r, err := e.send(t, "h1", get("api.pixelbyte.io", "/"))

@@ -114,7 +114,7 @@ func (d *Diff) String() string {
 //
 // What the file does not say of a key is empty, with these exceptions, which stay as they are in the store: status
 // (a key that was switched off or revoked is not switched on by a file that does not mention it), limit_id,
-// anchor_day, retires_at, created_at, created_by, rotated_from and rotated_to. Version, updated_at and weak are the
+// anchor_day, retires_at, created_at, created_by, rotated_from and rotated_to. Version and updated_at are the
 // store's own. Keys that the file does not name stay unless o.Prune is set; successors by rotation of keys that it
 // names stay in any case.
 //

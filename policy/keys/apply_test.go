@@ -124,7 +124,7 @@ func TestApplyRefuses(t *testing.T) {
 		"id: key_new1, team: acme, hash: " + hashOf("new"):                                "belongs to pictify/acme, not to pictify/orbit",
 		"id: key_new1, api: genapi, hash: " + hashOf("new"):                               "belongs to genapi/orbit, not to pictify/orbit",
 		"id: nokey, hash: " + hashOf("new"):                                               `id: "nokey" is not key_`,
-		"id: key_new1, secret: correct-horse-battery":                                     "secret: holds about",
+		"id: key_new1, secret: correct-horse":                                             "secret: is shorter than",
 		"id: key_new1, nam: x, hash: " + hashOf("new"):                                    `unknown field "nam"`,
 		"id: key_new1, hash: " + hashOf("a") + "}\n- {id: key_new1, hash: " + hashOf("b"): "again, first on line 2",
 		"id: key_new1, hash: " + hashOf("a") + "}\n- {id: key_new2, hash: " + hashOf("a"): "the same secret as on line 2",

@@ -3,52 +3,32 @@ package keys
 import (
 	"context"
 	"errors"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/keys/connect/redistest"
 )
 
-// withReplica returns a client of a server that has a replica, and the replica's process.
-func withReplica(t *testing.T) (primary *redis.Client, replica *replicaServer) {
-	port := freePort(t)
-	startRedis(t, "--port", port, "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0")
+// withReplica returns a client of a server that has a replica, and the replica.
+func withReplica(t *testing.T) (primary *redis.Client, replica *redistest.Server) {
+	server := redistest.Start(t, func(s *redistest.Server) []string {
+		return append(redistest.Plain(s), "--repl-diskless-sync-delay", "0")
+	})
 	// Each command takes another connection, unless it keeps its own.
-	primary = redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + port, MaxRetries: -1, ContextTimeoutEnabled: true, MinIdleConns: 4, PoolFIFO: true})
+	primary = redis.NewClient(&redis.Options{Addr: server.Address(), MaxRetries: -1, ContextTimeoutEnabled: true, MinIdleConns: 4, PoolFIFO: true})
 	t.Cleanup(func() { primary.Close() })
-	await(t, "the primary answers", func(ctx context.Context) bool { return primary.Ping(ctx).Err() == nil })
-	replica = startReplica(t, port)
+	replica = redistest.Start(t, func(*redistest.Server) []string {
+		return []string{"--port", "0", "--replicaof", "127.0.0.1 " + server.Port}
+	})
 	await(t, "the replica is there", func(ctx context.Context) bool {
 		r, err := NewStore(primary).Replication(ctx, "key_any")
 		return err == nil && r.Online == 1
 	})
 	return primary, replica
-}
-
-type replicaServer struct {
-	cmd    *exec.Cmd
-	client *redis.Client
-}
-
-func startReplica(t *testing.T, port string) *replicaServer {
-	dir := t.TempDir()
-	cmd := exec.Command("redis-server", "--dir", dir, "--save", "", "--port", "0", "--unixsocket", "r", "--replicaof", "127.0.0.1 "+port)
-	cmd.Dir = dir
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	r := &replicaServer{cmd: cmd, client: redis.NewClient(&redis.Options{Network: "unix", Addr: filepath.Join(dir, "r")})}
-	t.Cleanup(func() {
-		r.client.Close()
-		cmd.Process.Signal(syscall.SIGCONT)
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	return r
 }
 
 func TestRevokeWaitsForAReplica(t *testing.T) {
@@ -60,7 +40,7 @@ func TestRevokeWaitsForAReplica(t *testing.T) {
 		t.Fatalf("with a replica: %v", err)
 	}
 	// Confirmed means that the replica has it now.
-	data, err := replica.client.Get(ctx, recordKey(k.ID)).Bytes()
+	data, err := replica.Admin.Get(ctx, recordKey(k.ID)).Bytes()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +58,7 @@ func TestRevokeWaitsForAReplica(t *testing.T) {
 		n, err := c.Wait(ctx, 1, 10*time.Millisecond).Result()
 		return err == nil && n == 1
 	})
-	if err := replica.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	if err := replica.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	// First a write whose connection has nothing else to wait for: to wait on another one would confirm it.
@@ -106,7 +86,7 @@ func TestRevokeWaitsForAReplica(t *testing.T) {
 		t.Errorf("none wanted: %v", err)
 	}
 	// So does one that is dead, although the primary no longer names it.
-	if err := replica.cmd.Process.Kill(); err != nil {
+	if err := replica.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	state := func(what string, ok func(Replication) bool) {

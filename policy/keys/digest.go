@@ -19,7 +19,7 @@ import (
 const redacted = "[redacted]"
 
 // Digest is the HMAC-SHA-256 of a secret: what the store knows a key by. It redacts itself wherever it is printed or
-// encoded, because the digest of a weak secret can be guessed back.
+// encoded, because without a pepper the digest of a short secret can be guessed back.
 type Digest [sha256.Size]byte
 
 // String returns a fixed text instead of the digest.
@@ -143,6 +143,13 @@ func (m Method) hash() hash.Hash {
 		return sha256.New()
 	}
 	return hmac.New(sha256.New, m.Pepper)
+}
+
+// Peppered reports whether the digests need a pepper: without one everybody can compute them.
+func (h *Hasher) Peppered() bool {
+	bare := hmac.New(sha256.New, nil)
+	d := h.Digest("")
+	return !hmac.Equal(d[:], bare.Sum(nil))
 }
 
 // Older returns the number of older methods.

@@ -22,33 +22,16 @@ const (
 	ExportYAML      ExportFormat = "yaml"  // a keys file
 )
 
-// ErrWeak is what every *WeakError is.
-var ErrWeak = errors.New("keys: weak secrets without a pepper")
-
-// WeakError names keys that were left out of an export: their secrets came from elsewhere, hold too little entropy, and
-// could be guessed back from their hashes.
-type WeakError struct{ IDs []string }
-
-// Error names the first keys and what to do.
-func (e *WeakError) Error() string {
-	shown := e.IDs[:min(len(e.IDs), maxShown)]
-	return fmt.Sprintf("%v: %s left out, because their hashes could be guessed back; "+
-		"give the pepper they were hashed with: %s", ErrWeak, count(len(e.IDs), "key"), strings.Join(shown, " "))
-}
-
-// Is makes errors.Is find ErrWeak.
-func (e *WeakError) Is(target error) bool { return target == ErrWeak }
-
 // Export writes the keys that the filter takes, with hashes and without secrets, in the order of API and id, and
 // returns how many. Tombstones, earlier hashes and the time of the last use are not part of an export. Nothing is kept in memory but
-// a page of keys. Errors: a *ForbiddenError for all but the operator; a *WeakError, and *CorruptErrors, beside
+// a page of keys. Errors: a *ForbiddenError for all but the operator; *CorruptErrors, beside
 // everything else being written; an error of w; any other means that the store did not answer, and what is written is
 // not all.
 func (m *Manager) Export(ctx context.Context, w io.Writer, format ExportFormat, f Filter) (n int, err error) {
 	if err := m.who.Check(ActionExport, f.API, ""); err != nil {
 		return 0, err
 	}
-	e := &exporter{w: bufio.NewWriterSize(w, 64<<10), format: format, peppered: m.hasher.Peppered()}
+	e := &exporter{w: bufio.NewWriterSize(w, 64<<10), format: format}
 	if format != ExportJSONLines && format != ExportYAML {
 		return 0, &FieldError{"format", show(string(format)) + " is not jsonl or yaml"}
 	}
@@ -68,12 +51,10 @@ func (m *Manager) Export(ctx context.Context, w io.Writer, format ExportFormat, 
 }
 
 type exporter struct {
-	w        *bufio.Writer
-	format   ExportFormat
-	peppered bool
-	n        int
-	weak     []string
-	corrupt  []error
+	w       *bufio.Writer
+	format  ExportFormat
+	n       int
+	corrupt []error
 }
 
 // note keeps errors of single records, and returns others.
@@ -90,10 +71,6 @@ func (e *exporter) note(err error) error {
 }
 
 func (e *exporter) key(k *Key) error {
-	if k.Weak && !e.peppered {
-		e.weak = append(e.weak, k.ID)
-		return nil
-	}
 	f := FieldsOf(k)
 	var text []byte
 	if e.format == ExportJSONLines {
@@ -118,9 +95,6 @@ func (e *exporter) finish() error {
 		e.w.WriteString("keys: []\n")
 	}
 	err := e.w.Flush()
-	if len(e.weak) > 0 {
-		err = errors.Join(err, &WeakError{e.weak})
-	}
 	return errors.Join(append(e.corrupt, err)...)
 }
 
@@ -170,9 +144,6 @@ func (f *Fields) appendYAML(to []byte) []byte {
 	field("updated_at", yamlText(f.UpdatedAt))
 	field("anchor_day", yamlNumber(int64(f.AnchorDay)))
 	field("version", yamlNumber(f.Version))
-	if f.Weak {
-		field("weak", "true")
-	}
 	field("secret", yamlText(f.Secret))
 	field("hash", yamlText(f.Hash))
 	return to

@@ -37,7 +37,7 @@ func anyKey(t *rapid.T, i int) *Key {
 		Status:    rapid.SampledFrom([]Status{Active, Inactive, Revoked}).Draw(t, "status"),
 		ExpiresAt: at("expires"), RetiresAt: at("retires"), CreatedAt: at("created"), UpdatedAt: at("updated"),
 		AnchorDay: rapid.IntRange(1, 31).Draw(t, "day"), Version: rapid.Int64Range(1, 1<<40).Draw(t, "version"),
-		Algorithm: AlgorithmHMACSHA256, Weak: rapid.Bool().Draw(t, "weak"), Digest: NewHasher(nil).Digest(id),
+		Algorithm: AlgorithmHMACSHA256, Digest: NewHasher(nil).Digest(id),
 	}
 	if n := rapid.IntRange(0, 2).Draw(t, "ips"); n > 0 {
 		withIPs([]string{"10.0.0.0/8", "2001:db8::1"}[:n]...)(k)

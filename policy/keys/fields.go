@@ -40,7 +40,7 @@ type Fields struct {
 	UpdatedAt   string   `json:"updated_at,omitempty"`
 	AnchorDay   int      `json:"anchor_day,omitempty"`
 	Version     int64    `json:"version,omitempty"`
-	Weak        bool     `json:"weak,omitempty"`
+	Weak        bool     `json:"weak,omitempty"`   // of earlier exports; read and ignored
 	Secret      string   `json:"secret,omitempty"` // one of these two
 	Hash        string   `json:"hash,omitempty"`
 }
@@ -65,7 +65,7 @@ func FieldsOf(k *Key) Fields {
 	f := Fields{
 		ID: k.ID, API: k.API, Team: k.Team, Name: k.Name, Note: k.Note, Environment: k.Environment, Plan: k.Plan,
 		LimitID: k.LimitID, CreatedBy: k.CreatedBy, RotatedFrom: k.RotatedFrom, RotatedTo: k.RotatedTo,
-		Scopes: k.Scopes, Status: string(k.Status), AnchorDay: k.AnchorDay, Version: k.Version, Weak: k.Weak,
+		Scopes: k.Scopes, Status: string(k.Status), AnchorDay: k.AnchorDay, Version: k.Version,
 		ExpiresAt: timeText(k.ExpiresAt), RetiresAt: timeText(k.RetiresAt),
 		CreatedAt: timeText(k.CreatedAt), UpdatedAt: timeText(k.UpdatedAt),
 		Hash: k.Algorithm + ":" + k.Digest.hex(),
@@ -132,7 +132,7 @@ func (f *Fields) Entry() (Entry, error) {
 	k := Key{
 		ID: f.ID, API: f.API, Team: f.Team, Name: f.Name, Note: f.Note, Environment: f.Environment, Plan: f.Plan,
 		LimitID: f.LimitID, CreatedBy: f.CreatedBy, RotatedFrom: f.RotatedFrom, RotatedTo: f.RotatedTo,
-		Scopes: f.Scopes, Status: Status(f.Status), AnchorDay: f.AnchorDay, Version: f.Version, Weak: f.Weak,
+		Scopes: f.Scopes, Status: Status(f.Status), AnchorDay: f.AnchorDay, Version: f.Version,
 	}
 	for _, t := range []struct {
 		field, text string

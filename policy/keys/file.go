@@ -242,7 +242,7 @@ func (d *draft) set(field string, v ast.Node) bool {
 	case field == "version":
 		d.number(field, v, &k.Version)
 	case field == "weak":
-		k.Weak = d.flag(field, v)
+		d.flag(field, v) // of earlier exports
 	case field == "scopes":
 		d.texts(field, v, func(_, scope string) { k.Scopes = append(k.Scopes, scope) })
 	case field == "ips":
@@ -301,13 +301,10 @@ func (d *draft) number(field string, v ast.Node, into *int64) bool {
 	return false
 }
 
-func (d *draft) flag(field string, v ast.Node) bool {
-	b, ok := v.(*ast.BoolNode)
-	if !ok {
+func (d *draft) flag(field string, v ast.Node) {
+	if _, ok := v.(*ast.BoolNode); !ok {
 		d.fail(field, "must be true or false, not %s", kind(v))
-		return false
 	}
-	return b.Value
 }
 
 func (d *draft) texts(field string, v ast.Node, take func(field, s string)) {

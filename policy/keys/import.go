@@ -103,8 +103,8 @@ func (r ImportReport) String() string {
 
 // Import creates the keys that records describe, and changes none that stands. Plain secrets are hashed at once. A
 // record is refused, and the others go on, if it is broken, if Rules does not know its plan, scopes and so on, if its
-// secret or id belongs to another record or key, if Rules would never accept its secret, or if that is so weak that its hash could be guessed and there
-// is no pepper. An id that is missing is derived from the secret's hash, so that the same source gives the same ids;
+// secret or id belongs to another record or key, if Rules would never accept its secret, or if that is plain and
+// there is no pepper, unless AllowUnpeppered. An id that is missing is derived from the secret's hash, so that the same source gives the same ids;
 // a name that is missing is the id. A record with a version is one of Export and gets no date or maker. Caps are not looked at: an import takes over what exists. The same import again
 // skips what stands and completes what was interrupted. When ctx ends, the batch under way is finished, and the report
 // and ctx's error are returned. Other errors: a *ForbiddenError for all but the operator; ErrNotAudited; an ErrSource;
@@ -139,7 +139,7 @@ type importer struct {
 	o        ImportOptions
 	size     int  // of a batch
 	older    int  // methods of the hasher
-	peppered bool // the hasher
+	plain    bool // plain secrets may come
 	report   ImportReport
 	began    time.Time
 	ids      map[string]int  // line on which each id was first seen
@@ -151,7 +151,7 @@ type importer struct {
 
 func newImporter(m *Manager, o ImportOptions) *importer {
 	return &importer{
-		m: m, o: o, size: importBatch, older: m.hasher.Older(), peppered: m.hasher.Peppered(), began: m.now(),
+		m: m, o: o, size: importBatch, older: m.hasher.Older(), plain: m.bare || m.hasher.Peppered(), began: m.now(),
 		ids: map[string]int{}, digests: map[Digest]int{},
 	}
 }
@@ -225,6 +225,9 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 		c.dated, c.updated, c.anchored, c.signed = true, true, true, true
 	}
 	if r.Plaintext() {
+		if !im.plain {
+			return nil, &FieldError{"secret", "is plain and needs a pepper: without one its hash could be guessed back"}
+		}
 		// From here on nobody knows the secret.
 		if err := textSecret(anyText{}, nil, &k, r.Secret); err != nil {
 			return nil, err
@@ -233,19 +236,10 @@ func (im *importer) take(r Record, broken error) (*candidate, error) {
 		if err := im.m.rules.ValidateSecret(of, r.Secret); err != nil {
 			return nil, err
 		}
-		bits := EntropyBits(r.Secret)
-		k.Weak = bits < StrongBits
-		if k.Weak && !im.peppered {
-			return nil, &FieldError{"secret", fmt.Sprintf("holds about %.0f bits of entropy, fewer than %d: "+
-				"its hash could be guessed back, so it needs a pepper", bits, StrongBits)}
-		}
 		k.Algorithm, k.Digest = AlgorithmHMACSHA256, im.m.hasher.Digest(r.Secret)
 		for i := range im.older {
 			c.older = append(c.older, im.m.hasher.OlderDigest(i, r.Secret))
 		}
-	}
-	if k.Weak && (!im.peppered || k.Algorithm == AlgorithmSHA256) {
-		return nil, &FieldError{"hash", "is that of a weak secret and could be guessed back, so it needs a pepper"}
 	}
 	return c, nil
 }

@@ -50,7 +50,9 @@ func (r transferRules) Prefix(api, environment string) (string, error) { return 
 // transferManager is the operator's, at noon of one day.
 func transferManager(c redis.UniversalClient, h *Hasher) *Manager {
 	now := func() time.Time { return time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC) }
-	return NewManager(NewStore(c), h, transferRules{}, NewAudit(c, 0), Actor{Name: "ada", Operator: true}, now)
+	m := NewManager(NewStore(c), h, transferRules{}, NewAudit(c, 0), Actor{Name: "ada", Operator: true}, now)
+	m.AllowUnpeppered()
+	return m
 }
 
 func operator(api string) ImportOptions {
@@ -163,7 +165,7 @@ func TestImport(t *testing.T) {
 			`{"secret":"` + taken + `"}`,
 			`{"id":"key_gone","secret":"` + NewSecret("") + `"}`,
 			`{"id":"key_taken","secret":"` + NewSecret("") + `"}`,
-			`{"secret":"correct-horse-battery"}`,
+			`{"secret":"correct-horse"}`,
 			`{"secret":"` + NewSecret("") + `","plan":5}`,
 			`{"secret":"` + NewSecret("") + `","api":"UPPER"}`,
 			`{"secret":"` + NewSecret("") + `","status":"deleted"}`,
@@ -188,7 +190,7 @@ func TestImport(t *testing.T) {
 {"line":6,"reason":"the secret belongs to \"key_taken\", which is in the store"}
 {"line":7,"id":"key_gone","reason":"id: \"key_gone\" was deleted, and an id is never used again"}
 {"line":8,"id":"key_taken","reason":"id: \"key_taken\" is in use by a key with another secret"}
-{"line":9,"reason":"secret: holds about`
+{"line":9,"reason":"secret: is shorter than`
 		got := hideDerived(refused.String())
 		if n := strings.Count(got, `the secret was that of \"key_gone\", which was deleted`); n != 1 || !strings.Contains(got, `"line":16,"id":"key_again","reason":"the same secret as on line 15"`) {
 			t.Errorf("the secret of a deleted key:\n%s", got)
@@ -196,7 +198,7 @@ func TestImport(t *testing.T) {
 		if !strings.HasPrefix(got, want) {
 			t.Errorf("refused\n%s\nwant\n%s…", got, want)
 		}
-		if couldHoldSecret(strings.ReplaceAll(refused.String(), "its hash could be guessed back", "")) {
+		if couldHoldSecret(refused.String()) {
 			t.Errorf("a secret in\n%s", refused.String())
 		}
 		checkImported(t, m, a, b)
@@ -219,7 +221,7 @@ func checkImported(t *testing.T, m *Manager, a, b string) {
 	}
 	at := time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC)
 	if k.ID != derivedID(k.Digest) || k.Name != k.ID || k.LimitID != k.ID || k.API != "pictify" || k.Plan != "free" ||
-		k.Team != "orbit" || k.Status != Active || !k.CreatedAt.Equal(at) || k.AnchorDay != 15 || k.CreatedBy != "ada" || k.Weak {
+		k.Team != "orbit" || k.Status != Active || !k.CreatedAt.Equal(at) || k.AnchorDay != 15 || k.CreatedBy != "ada" {
 		t.Errorf("%+v", k)
 	}
 	if k, err = m.store.Lookup(t.Context(), m.hasher.Digest(b)); err != nil || k.ID != "key_given" || k.Plan != "pro" || k.AnchorDay != 29 ||
@@ -248,11 +250,7 @@ func TestImportKnowsOlderPeppers(t *testing.T) {
 	for _, method := range []Method{{Pepper: []byte("old")}, {Algorithm: AlgorithmSHA256}, {}} {
 		c := newEmbedded(t)
 		h := NewHasher([]byte("new"), method)
-		// Not any secrets of ours: the estimate takes 1 in 18,000 of them for weak, and those are refused here.
-		secret, named := "pk_FuGtxCo3WqLhNe8Vd05sPzKyXb71Rma42Jq", "pk_0Zr6TbXw29LkUvNyGd5PfCqMhs83EJaVot1"
-		if EntropyBits(secret) < StrongBits || EntropyBits(named) < StrongBits || EntropyBits(named+"x") < StrongBits {
-			t.Fatal("weak secrets")
-		}
+		secret, named := NewSecret("pk_"), NewSecret("pk_")
 		k := sample(func(k *Key) {
 			k.API, k.Plan, k.Team, k.Digest = "pictify", "free", "", h.OlderDigest(0, secret)
 			k.Algorithm = cmpOr(method.Algorithm, AlgorithmHMACSHA256)
@@ -402,43 +400,6 @@ func cmpOr(a, b string) string {
 		return a
 	}
 	return b
-}
-
-func TestImportOfWeakSecretsNeedsPepper(t *testing.T) {
-	c := newEmbedded(t)
-	const secret = "mobile-api-key-123"
-	text := `{"secret":"` + secret + `"}`
-	bare := transferManager(c, NewHasher(nil))
-	report, err := bare.Import(t.Context(), fromLines(text), operator("pictify"))
-	if err != nil || report.Refused != 1 || len(dump(t, c)) != 0 {
-		t.Fatalf("without a pepper: %+v, %v", report, err)
-	}
-	m := transferManager(c, NewHasher([]byte("pepper")))
-	if report, err = m.Import(t.Context(), fromLines(text), operator("pictify")); err != nil || report.Created != 1 {
-		t.Fatalf("with a pepper: %+v, %v", report, err)
-	}
-	if k, err := m.store.Lookup(t.Context(), m.hasher.Digest(secret)); err != nil || !k.Weak {
-		t.Fatalf("%+v, %v", k, err)
-	}
-	var out bytes.Buffer
-	var weak *WeakError
-	n, err := bare.Export(t.Context(), &out, ExportJSONLines, Filter{})
-	if n != 0 || !errors.As(err, &weak) || !errors.Is(err, ErrWeak) || len(weak.IDs) != 1 || out.Len() != 0 {
-		t.Errorf("export without a pepper: %d, %v: %s", n, err, out.String())
-	}
-	if n, err = m.Export(t.Context(), &out, ExportJSONLines, Filter{}); n != 1 || err != nil {
-		t.Fatal(n, err)
-	}
-	if report, err = bare.Import(t.Context(), fromLines(out.String()), ImportOptions{}); err != nil || report.Refused != 1 {
-		t.Errorf("import of the export without a pepper: %+v, %v", report, err)
-	}
-	if report, err = m.Import(t.Context(), fromLines(out.String()), ImportOptions{}); err != nil || report.Skipped != 1 {
-		t.Errorf("import of the export: %+v, %v", report, err)
-	}
-	plain := `{"id":"key_plain","name":"n","weak":true,"hash":"sha256:` + strings.Repeat("ab", 32) + `"}`
-	if report, err = m.Import(t.Context(), fromLines(plain), operator("pictify")); err != nil || report.Refused != 1 {
-		t.Errorf("a weak hash that no pepper protects: %+v, %v", report, err)
-	}
 }
 
 func TestImportStopsBetweenBatches(t *testing.T) {

@@ -73,7 +73,6 @@ type Key struct {
 	AnchorDay int    // 1 to 31, the day on which the key's own month starts; 0 means 1
 	Version   int64  // counts changes, from 1
 	Algorithm string // what Digest was made with
-	Weak      bool   // the secret came from elsewhere and could be guessed from its hash without the pepper
 	Digest    Digest // of the secret
 	Other     Digest // leads to the key too, while Rehash replaces Digest; zero = none
 }

@@ -64,12 +64,17 @@ type Manager struct {
 	replicas int
 	wait     time.Duration
 	noted    sync.Once // whether the store has replicas
+	bare     bool      // plain secrets of files need no pepper
 }
 
 // NewManager returns a Manager for who. None of the arguments may be nil.
 func NewManager(s *Store, h *Hasher, rules Rules, audit *Audit, who Actor, now func() time.Time) *Manager {
 	return &Manager{store: s, hasher: h, rules: rules, audit: audit, who: who, now: now, replicas: AnyReplica, wait: time.Second}
 }
+
+// AllowUnpeppered lets Import and Apply take plain secrets without a pepper. It is for the embedded store alone, whose
+// hashes end with its process; elsewhere whoever gets hold of a copy could guess the secrets back.
+func (m *Manager) AllowUnpeppered() { m.bare = true }
 
 // AnyReplica waits for one replica where the store has some, or should have.
 const AnyReplica = -1
@@ -144,7 +149,7 @@ func (m *Manager) draft(k *Key, secret string) *Key {
 	next.ID = newID()
 	next.LimitID, next.CreatedBy, next.RotatedFrom, next.RotatedTo = next.ID, m.who.Who(), "", ""
 	next.CreatedAt, next.UpdatedAt, next.RetiresAt, next.LastUsed = now, now, time.Time{}, time.Time{}
-	next.Version, next.Weak, next.Other = 1, false, Digest{}
+	next.Version, next.Other = 1, Digest{}
 	next.Algorithm, next.Digest = AlgorithmHMACSHA256, m.hasher.Digest(secret)
 	if next.Status == "" {
 		next.Status = Active

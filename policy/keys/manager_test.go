@@ -21,7 +21,7 @@ func testManager(t *testing.T, c redis.UniversalClient) {
 	k, secret := mustCreate(t, m, withIPs("10.0.0.0/8"), func(k *Key) {
 		// All that is not the caller's to say.
 		k.ID, k.LimitID, k.CreatedBy, k.RotatedFrom, k.RotatedTo = "key_mine", "key_mine", "eve", "key_aaaa", "key_bbbb"
-		k.RetiresAt, k.Version, k.Digest, k.Other, k.Algorithm, k.Weak = lifeNoon(), 9, Digest{1}, Digest{2}, "x", true
+		k.RetiresAt, k.Version, k.Digest, k.Other, k.Algorithm = lifeNoon(), 9, Digest{1}, Digest{2}, "x"
 	})
 	if !HasChecksum(secret, "pk_live_") {
 		t.Error("the secret has another form")

@@ -35,7 +35,7 @@ type record struct {
 	Version     int64         `json:"version"`
 	Hash        string        `json:"hash,omitempty"`
 	OtherHash   string        `json:"other_hash,omitempty"`
-	Weak        bool          `json:"weak,omitempty"`
+	Weak        bool          `json:"weak,omitempty"` // of earlier versions; read and ignored
 }
 
 type recordLimit struct {
@@ -57,7 +57,7 @@ func recordOf(k *Key) record {
 		LimitID: k.LimitID, CreatedBy: k.CreatedBy, RotatedFrom: k.RotatedFrom, RotatedTo: k.RotatedTo,
 		Scopes: k.Scopes, Status: k.Status,
 		ExpiresAt: k.ExpiresAt.UTC(), RetiresAt: k.RetiresAt.UTC(), CreatedAt: k.CreatedAt.UTC(), UpdatedAt: k.UpdatedAt.UTC(),
-		AnchorDay: k.AnchorDay, Version: k.Version, Weak: k.Weak,
+		AnchorDay: k.AnchorDay, Version: k.Version,
 	}
 	if !k.bare() {
 		r.Hash = hashText(k)
@@ -110,7 +110,7 @@ func decodeRecord(data []byte) (*Key, error) {
 		LimitID: r.LimitID, CreatedBy: r.CreatedBy, RotatedFrom: r.RotatedFrom, RotatedTo: r.RotatedTo,
 		Scopes: r.Scopes, Status: r.Status,
 		ExpiresAt: r.ExpiresAt.UTC(), RetiresAt: r.RetiresAt.UTC(), CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
-		AnchorDay: r.AnchorDay, Version: r.Version, Algorithm: algorithm, Digest: digest, Other: other, Weak: r.Weak,
+		AnchorDay: r.AnchorDay, Version: r.Version, Algorithm: algorithm, Digest: digest, Other: other,
 	}
 	if k.IPs, err = parseAddresses(r.IPs); err != nil {
 		return nil, err

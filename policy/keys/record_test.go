@@ -14,7 +14,7 @@ func fullKey() *Key {
 		k.RotatedFrom, k.RotatedTo, k.Status = "key_first", "key_third", Inactive
 		k.Scopes, k.Limits = []string{"read", "write"}, []Override{{"minute", 0}, {"day", 5}}
 		k.ExpiresAt, k.RetiresAt, k.CreatedAt, k.UpdatedAt = at, at.Add(1), at.Add(2), at.Add(3)
-		k.AnchorDay, k.Version, k.Weak, k.Other = 31, 7, true, Digest{4, 5}
+		k.AnchorDay, k.Version, k.Other = 31, 7, Digest{4, 5}
 	})
 }
 

@@ -2,23 +2,15 @@ package keys
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"math/rand/v2"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"tollgate/policy/keys/connect"
+	"tollgate/policy/keys/connect/redistest"
 )
 
 // onEveryStore runs a test on the embedded store, on a real server and on a real cluster, where a step that touches
@@ -50,47 +42,33 @@ func newServer(t *testing.T) redis.UniversalClient {
 
 // serverOptions starts a server.
 func serverOptions(t *testing.T) *redis.Options {
-	dir := startRedis(t, "--port", "0", "--unixsocket", "redis.sock")
-	o := &redis.Options{Network: "unix", Addr: filepath.Join(dir, "redis.sock"), MaxRetries: -1, ContextTimeoutEnabled: true}
-	c := redis.NewClient(o)
-	defer c.Close()
-	await(t, "the server answers", func(ctx context.Context) bool { return c.Ping(ctx).Err() == nil })
-	return o
+	return optionsOf(redistest.Start(t, redistest.SocketOnly))
+}
+
+func optionsOf(s *redistest.Server) *redis.Options {
+	return &redis.Options{Network: "unix", Addr: s.Socket, MaxRetries: -1, ContextTimeoutEnabled: true}
 }
 
 func newServerAs(t *testing.T, acl connect.ACL) redis.UniversalClient {
-	o := serverOptions(t)
-	admin := redis.NewClient(o)
-	t.Cleanup(func() { admin.Close() })
-	addUser(t, admin, acl)
-	user := *o
-	user.Username, user.Password, user.DisableIdentity = userName, userName, true
-	user.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	c := redis.NewClient(&user)
-	c.AddHook(asAdmin{admin})
+	s := redistest.Start(t, redistest.SocketOnly)
+	addUser(t, s, acl)
+	o := optionsOf(s)
+	o.Username, o.Password, o.DisableIdentity = userName, userName, true
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	c := redis.NewClient(o)
+	c.AddHook(asAdmin{s.Admin})
 	t.Cleanup(func() { c.Close() })
 	return c
 }
 
 func newClusterAs(t *testing.T, acl connect.ACL) redis.UniversalClient {
-	port, bus := freePort(t), freePort(t)
-	startRedis(t, "--port", port, "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", bus)
-	address := "127.0.0.1:" + port
-	node := redis.NewClient(&redis.Options{Addr: address})
-	t.Cleanup(func() { node.Close() })
-	await(t, "the node answers", func(ctx context.Context) bool { return node.Ping(ctx).Err() == nil })
-	if err := node.ClusterAddSlotsRange(t.Context(), 0, 16383).Err(); err != nil {
-		t.Fatal(err)
-	}
-	await(t, "the cluster is up", func(ctx context.Context) bool {
-		return strings.Contains(node.ClusterInfo(ctx).Val(), "cluster_state:ok")
-	})
+	node := redistest.StartCluster(t, 1)[0]
 	addUser(t, node, acl)
 	c := redis.NewClusterClient(&redis.ClusterOptions{
-		Addrs: []string{address}, MaxRetries: -1, ContextTimeoutEnabled: true, Username: userName, Password: userName, DisableIdentity: true,
+		Addrs: []string{node.Address()}, MaxRetries: -1, ContextTimeoutEnabled: true, Username: userName, Password: userName, DisableIdentity: true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}, DisableRoutingPolicies: true,
 	})
-	c.AddHook(asAdmin{node})
+	c.AddHook(asAdmin{node.Admin})
 	t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -98,20 +76,10 @@ func newClusterAs(t *testing.T, acl connect.ACL) redis.UniversalClient {
 const userName = "tollgate"
 
 // addUser adds a user with these rights, and checks at the end that nothing was refused, not even in passing.
-func addUser(t *testing.T, admin *redis.Client, acl connect.ACL) {
+func addUser(t *testing.T, s *redistest.Server, acl connect.ACL) {
 	t.Helper()
-	args := []any{"acl", "setuser", userName, "on", ">" + userName}
-	for _, rule := range acl.Rules() {
-		args = append(args, rule)
-	}
-	if err := admin.Do(t.Context(), args...).Err(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if log, err := admin.Do(context.Background(), "acl", "log").Slice(); err != nil || len(log) > 0 {
-			t.Errorf("refused to the user, or %v: %v", err, log)
-		}
-	})
+	s.AddUser(t, userName, acl.Rules())
+	s.RefusesNothing(t)
 }
 
 // administrator may do everything on the store of c, which is of one server.
@@ -146,59 +114,7 @@ func (a asAdmin) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 	return next
 }
 
-// startRedis starts a server of this test's own and returns its folder.
-func startRedis(t *testing.T, args ...string) (dir string) {
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), "redis") {
-			t.Fatal("redis-server is required and not on PATH")
-		}
-		t.Skip("SKIPPED: redis-server is not on PATH; install it (Debian: apt-get install redis-server) to test on a real Redis")
-	}
-	// Not t.TempDir: the path of a unix socket has room for about 100 bytes.
-	if dir, err = os.MkdirTemp("", "tollgate-keys"); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(path, append([]string{"--dir", dir, "--save", "", "--appendonly", "no"}, args...)...)
-	cmd.Dir = dir
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		os.RemoveAll(dir)
-	})
-	return dir
-}
-
-// freePort returns a port that no connection going out gets by chance before the server listens on it: those of Linux begin
-// at 32768.
-func freePort(t *testing.T) string {
-	for {
-		port := fmt.Sprint(10_000 + rand.IntN(20_000))
-		l, err := net.Listen("tcp", "127.0.0.1:"+port)
-		if err == nil {
-			l.Close()
-			return port
-		}
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			t.Fatal(err)
-		}
-	}
-}
-
 func await(t *testing.T, what string, ok func(context.Context) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok(ctx) {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("not within 10 s: %s", what)
-		case <-tick.C:
-		}
-	}
+	redistest.Await(t, what, ok)
 }

@@ -119,7 +119,7 @@ func (m *Manager) retire(ctx context.Context, old *Key, successor string, grace 
 // sameRights reports whether two states of one key differ in nothing that a successor has from it.
 func sameRights(a, b *Key) bool {
 	b = b.clone()
-	b.Version, b.UpdatedAt, b.LastUsed, b.Weak = a.Version, a.UpdatedAt, a.LastUsed, a.Weak
+	b.Version, b.UpdatedAt, b.LastUsed = a.Version, a.UpdatedAt, a.LastUsed
 	b.Algorithm, b.Digest, b.Other = a.Algorithm, a.Digest, a.Other
 	return reflect.DeepEqual(a, b)
 }

@@ -40,7 +40,6 @@ func hashEntries(entries []Entry, h *Hasher) error {
 			if h == nil {
 				return fmt.Errorf("keys: seed %s: a plain secret and no hasher", e.Key.ID)
 			}
-			e.Key.Weak = EntropyBits(e.Secret) < StrongBits
 			e.Key.Algorithm, e.Key.Digest, e.Secret = AlgorithmHMACSHA256, h.Digest(e.Secret), ""
 		}
 		if err := e.Key.Validate(); err != nil {

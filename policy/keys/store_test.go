@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -515,21 +514,5 @@ func TestStoreNotReachable(t *testing.T) {
 	c.AddHook(dieAlways("tg:v1:key:"))
 	if _, err := s.Lookup(t.Context(), sample().Digest); !errors.Is(err, errDied) {
 		t.Errorf("Lookup = %v", err)
-	}
-}
-
-// Without a pepper the hash of a weak secret stays out of an export, however it came into the store.
-func TestSeedOfAWeakSecret(t *testing.T) {
-	c, h := newEmbedded(t), NewHasher(nil)
-	weak, strong := sample(), sample(func(k *Key) { k.ID = "key_strong" })
-	weak.Digest, strong.Digest = Digest{}, Digest{}
-	entries := []Entry{{Key: *weak, Secret: "mobile-api-key-123"}, {Key: *strong, Secret: NewSecret("pb_")}}
-	if added, err := NewStore(c).Seed(t.Context(), entries, h); added != 2 || err != nil {
-		t.Fatal(added, err)
-	}
-	n, err := transferManager(c, h).Export(t.Context(), io.Discard, ExportJSONLines, Filter{})
-	var left *WeakError
-	if n != 1 || !errors.As(err, &left) || !slices.Equal(left.IDs, []string{weak.ID}) {
-		t.Errorf("Export = %d, %v", n, err)
 	}
 }

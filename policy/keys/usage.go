@@ -2,6 +2,8 @@ package keys
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,11 +71,18 @@ type Usage struct {
 	now    func() time.Time
 	ticks  func() (<-chan time.Time, func())
 	period atomic.Uint32
+	expect int // how many notes the last period had; of flush alone
 
 	mu     sync.Mutex
-	noted  notes            // not written, at most most
+	noted  []note           // not written, the oldest first, at most most
 	ages   map[string]*ages // by API, of what was noted since the last writing
 	before map[string]*ages // of the last whole period
+}
+
+// note is a use that is not written yet. Its id is a part of the Grant's text, see Usage.putBack.
+type note struct {
+	id     string
+	second int64 // Unix
 }
 
 // NewUsage returns a Usage that keeps at most most notes until they are written, 1,000,000 if most is 0; the oldest
@@ -104,12 +113,14 @@ func (u *Usage) Note(g *Grant) {
 	}
 	g.noted.Store(period)
 	now := u.now() // with the lock, so that the notes are in the order of their times
-	u.noted.add(g.ID(), now.Unix())
-	u.noted.dropTo(u.most)
+	u.noted = u.newest(append(u.noted, note{g.ID(), now.Unix()}))
 	if g.created != 0 {
 		u.count(g.API, now.Sub(time.Unix(int64(g.created)*60, 0)).Hours()/24)
 	}
 }
+
+// newest drops the oldest notes, so that there are no more than most.
+func (u *Usage) newest(notes []note) []note { return notes[max(0, len(notes)-u.most):] }
 
 func (u *Usage) count(api string, days float64) {
 	a := u.ages[api]
@@ -151,29 +162,44 @@ func (u *Usage) Run(ctx context.Context, failed func(error)) {
 func (u *Usage) flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, touchTimeout)
 	defer cancel()
+	next := make([]note, 0, u.expect) // so that it does not grow, which would be a copy, while requests wait
 	u.mu.Lock()
 	noted := u.noted
-	u.noted, u.before, u.ages = notes{}, u.ages, map[string]*ages{}
+	u.noted, u.before, u.ages = next, u.ages, map[string]*ages{}
 	u.period.Add(1)
 	u.mu.Unlock()
-	batch := make([]Use, 0, min(noted.n, touchBatch))
-	for noted.n > 0 {
-		var rest notes
-		batch, rest = noted.uses(batch[:0])
+	u.expect = len(noted)
+	batch := make([]Use, 0, min(len(noted), touchBatch))
+	for len(noted) > 0 {
+		n := min(len(noted), touchBatch)
+		batch = batch[:0]
+		for _, use := range noted[:n] {
+			batch = append(batch, Use{ID: use.id, At: time.Unix(use.second, 0)})
+		}
 		if err := u.store.Touch(ctx, batch); err != nil {
-			u.putBack(noted.newest())
+			u.putBack(noted)
 			return err
 		}
-		noted = rest
+		noted = noted[n:]
 	}
 	return nil
 }
 
-// putBack keeps what could not be written for the next time, before what was noted meanwhile.
-func (u *Usage) putBack(unwritten notes) {
+// putBack keeps what could not be written for the next time, before what was noted meanwhile: only the last note of each
+// key, so that keys which are used every minute do not fill it while the store is away. The ids are cloned, because they
+// would keep the texts of keys that have left the cache.
+func (u *Usage) putBack(unwritten []note) {
+	last := make(map[string]int, len(unwritten))
+	for i, use := range unwritten {
+		last[use.id] = i
+	}
+	kept := make([]note, 0, len(last))
+	for i, use := range unwritten {
+		if last[use.id] == i {
+			kept = append(kept, note{strings.Clone(use.id), use.second})
+		}
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	unwritten.join(u.noted)
-	unwritten.dropTo(u.most)
-	u.noted = unwritten
+	u.noted = u.newest(slices.Concat(kept, u.noted))
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"pgregory.net/rapid"
 )
@@ -169,8 +170,8 @@ func TestUsageWritesTheNewestUse(t *testing.T) {
 					noted[i], newest[kinds[i].ID] = flushes, note{clock.Now(), places}
 					places++
 				}
-				if u.noted.n > most {
-					t.Fatalf("%d notes", u.noted.n)
+				if len(u.noted) > most {
+					t.Fatalf("%d notes", len(u.noted))
 				}
 			}
 			clock.Advance(time.Duration(rapid.IntRange(0, 3).Draw(t, "seconds")) * time.Second)
@@ -186,8 +187,8 @@ func TestUsageWritesTheNewestUse(t *testing.T) {
 			if err := u.flush(context.Background()); (err != nil) != (fail >= 0 && fail < store.calls) {
 				t.Fatalf("%v in %d calls, of which %d fails", err, store.calls, fail)
 			}
-			if u.noted.n > most {
-				t.Fatalf("%d notes", u.noted.n)
+			if len(u.noted) > most {
+				t.Fatalf("%d notes", len(u.noted))
 			}
 		}
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {
@@ -200,8 +201,8 @@ func TestUsageWritesTheNewestUse(t *testing.T) {
 		flush(-1)
 		flush(-1) // of what was used meanwhile
 		store.calls, store.fail, store.during = 0, -1, func() {}
-		if err := u.flush(context.Background()); err != nil || u.noted.n != 0 {
-			t.Fatalf("%v, %d notes are left", err, u.noted.n)
+		if err := u.flush(context.Background()); err != nil || len(u.noted) != 0 {
+			t.Fatalf("%v, %d notes are left", err, len(u.noted))
 		}
 		for id, last := range newest {
 			if at := store.told[id]; last.place >= places-most && !at.Equal(last.at) {
@@ -224,8 +225,8 @@ func TestUsageKeepsOneNoteOfAKeyWhileTheStoreIsAway(t *testing.T) {
 		for _, g := range grants {
 			u.Note(g)
 		}
-		if err := u.flush(t.Context()); err == nil || u.noted.n != 401 {
-			t.Fatalf("%v, %d notes", err, u.noted.n)
+		if err := u.flush(t.Context()); err == nil || len(u.noted) != 401 {
+			t.Fatalf("%v, %d notes", err, len(u.noted))
 		}
 		clock.Advance(time.Minute)
 	}
@@ -235,17 +236,12 @@ func TestUsageKeepsOneNoteOfAKeyWhileTheStoreIsAway(t *testing.T) {
 	}
 }
 
-func TestNotesJoinAtTheEndOfAPiece(t *testing.T) {
-	var older, newer notes
-	older.add("key_a", 1)
-	for i := 0; newer.first == newer.last && i < pieceBytes; i++ {
-		newer.add("key_b", 2)
-	}
-	newer.dropTo(1)
-	older.join(newer)
-	got, rest := older.uses(nil)
-	if want := []Use{{"key_a", time.Unix(1, 0)}, {"key_b", time.Unix(2, 0)}}; !slices.Equal(got, want) || rest.n != 0 {
-		t.Errorf("%v, then %d, want %v", got, rest.n, want)
+// What waits for the store keeps no texts of keys that have left the cache.
+func TestUsageClonesWhatItKeeps(t *testing.T) {
+	u, g := NewUsage(&touches{err: errors.New("away")}, 100, time.Now), NewGrant(sample())
+	u.Note(g)
+	if err := u.flush(t.Context()); err == nil || len(u.noted) != 1 || unsafe.StringData(u.noted[0].id) == unsafe.StringData(g.ID()) {
+		t.Errorf("%v, %v", err, u.noted)
 	}
 }
 
@@ -342,15 +338,10 @@ func TestMemoryOfAMillionNotes(t *testing.T) {
 		u.Note(g)
 	}
 	each := float64(liveHeap()-before) / n
-	if u.noted.n != n || each <= 0 || each > most {
-		t.Errorf("%d notes, %.1f bytes each, want at most %d", u.noted.n, each, most)
+	if len(u.noted) != n || each <= 0 || each > most {
+		t.Errorf("%d notes, %.1f bytes each, want at most %d", len(u.noted), each, most)
 	}
-	for p := u.noted.first; p != nil; p = p.next {
-		if cap(p.bytes) != pieceBytes || p.next != nil && len(p.bytes) < pieceBytes-100 {
-			t.Fatalf("a piece of %d bytes, of which %d are used", cap(p.bytes), len(p.bytes))
-		}
-	}
-	t.Logf("%d keys noted: %.1f bytes of live heap each", u.noted.n, each)
+	t.Logf("%d keys noted: %.1f bytes of live heap each", len(u.noted), each)
 	runtime.KeepAlive(grants)
 	runtime.KeepAlive(u)
 }

@@ -1,13 +1,8 @@
 package limits
 
 import (
-	"bufio"
 	"context"
-	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"tollgate/policy/keys/connect"
+	"tollgate/policy/keys/connect/redistest"
 )
 
 // backend is one store under test. Its Stores share a clock that stands where at has put it; on a real Redis it runs on
@@ -30,6 +26,7 @@ type backend struct {
 	began         time.Time
 	mini          *miniredis.Miniredis // nil on a real Redis
 	stop          func()
+	signal        func(os.Signal)
 }
 
 // eachBackend runs the same test body on the embedded store and on a real Redis.
@@ -58,56 +55,11 @@ func embeddedClock() time.Time { return time.Date(2031, 5, 5, 5, 5, 5, 5000, tim
 // startRedis starts a Redis with these additions to its environment.
 func startRedis(t testing.TB, environ ...string) *backend {
 	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), "redis") {
-			t.Fatal("redis-server is required and not on PATH: apt-get install -y redis-server")
-		}
-		t.Skip("NOT TESTED ON A REAL REDIS: redis-server is not on PATH: apt-get install -y redis-server")
-	}
-	// Not t.TempDir: a socket's path is at most 107 bytes.
-	dir, err := os.MkdirTemp("", "tg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "redis.sock")
-	cmd := exec.Command(path, "--port", "0", "--unixsocket", socket, "--dir", dir, "--save", "", "--appendonly", "no")
-	cmd.Env = append(os.Environ(), environ...)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var stopped atomic.Bool
-	stop := func() {
-		if stopped.CompareAndSwap(false, true) {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		}
-	}
-	t.Cleanup(stop)
-	lines := bufio.NewReader(out)
-	var log strings.Builder
-	for !strings.Contains(log.String(), "eady to accept connections") {
-		line, err := lines.ReadString('\n')
-		log.WriteString(line)
-		if err != nil {
-			t.Fatalf("redis-server ended: %v\n%s", err, log.String())
-		}
-	}
-	go func() { _, _ = io.Copy(io.Discard, lines) }()
-	b := &backend{network: "unix", addr: socket, stop: stop, began: time.Now()}
+	server := redistest.Start(t, redistest.SocketOnly, environ...)
+	server.AddUser(t, "server", connect.ServerACL().Rules())
+	b := &backend{network: "unix", addr: server.Socket, stop: server.Stop, began: time.Now()}
+	b.signal = func(s os.Signal) { _ = server.Process.Signal(s) }
 	b.client = b.dial(t)
-	args := []any{"acl", "setuser", "server", "on", "nopass"}
-	for _, rule := range connect.ServerACL().Rules() {
-		args = append(args, rule)
-	}
-	if err := b.client.Do(t.Context(), args...).Err(); err != nil {
-		t.Fatal(err)
-	}
 	b.user = "server"
 	return b
 }

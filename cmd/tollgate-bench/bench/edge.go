@@ -25,20 +25,23 @@ type edge struct {
 	keys    int    // of the load
 }
 
-// newEdge reads a shipped bootstrap, one of whose APIs is ours instead: for checks
-// over gRPC that of an API which reads the same headers as ours, or the one for the
-// HTTP lane, which is for several APIs and shows what each of them reads.
+// newEdge reads a shipped bootstrap, one of whose APIs is ours instead. Over gRPC the
+// check holds the headers that our policy reads; over HTTP it holds those of all APIs.
 func newEdge(lane bool) (*edge, error) {
-	shipped, err := envoy.Bootstrap("genapi")
-	api := [2]string{"{api: genapi}", "{api: bench}"}
+	shipped, err := envoy.Bootstrap()
+	changes := [][2]string{
+		{"{api: genapi}", "{api: bench}"},
+		{"                - exact: x-api-key # pixelmagic\n", ""},
+		{"                - exact: x-request-id # pixelbyte\n", ""},
+	}
 	if lane {
 		shipped, err = envoy.HTTPBootstrap()
-		api = [2]string{`"api=genapi,encoding=raw"`, `"api=bench,encoding=raw"`}
+		changes = [][2]string{{`"api=genapi,encoding=raw"`, `"api=bench,encoding=raw"`}}
 	}
 	if err != nil {
 		return nil, err
 	}
-	for _, change := range [][2]string{api, {"domains: [api.example.com]", "domains: [bench.example.com]"}} {
+	for _, change := range append(changes, [2]string{"domains: [api.example.com]", "domains: [bench.example.com]"}) {
 		if bytes.Count(shipped, []byte(change[0])) != 1 {
 			return nil, fmt.Errorf("the shipped bootstrap does not have %q once", change[0])
 		}

@@ -21,8 +21,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy/envoytest"
-	"tollgate/policy"
+	"tollgate/policy/policyfile"
 	"tollgate/testdata"
 )
 
@@ -75,9 +76,9 @@ func edgeOverGRPC(t *testing.T) (*edge, object) {
 	return e, filter
 }
 
-// What is measured as shipped is a bootstrap for an API that reads what ours reads.
+// What is measured as shipped is the bootstrap with the headers that our policy reads.
 func TestEdgeShowsWhatThePolicyReads(t *testing.T) {
-	set, err := policy.Compile(policy.File{Name: "bench", Data: []byte(policyText())})
+	set, err := policyfile.Compile(policyfile.File{Name: "bench", Data: []byte(policyText())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,9 +115,7 @@ func TestNoLocalReplyIsMapped(t *testing.T) {
 func recordFromEnvoy(t *testing.T, change func(filter object)) []byte {
 	t.Helper()
 	binary, err := envoytest.Find()
-	if err != nil {
-		require(t, "envoy", err.Error())
-	}
+	tollgatetest.Require(t, "envoy", err, "no Envoy (make tools)")
 	e, filter := edgeOverGRPC(t)
 	change(filter)
 	bootstrap, err := e.bytes()
@@ -222,13 +221,4 @@ func shape(t *testing.T, wire []byte) []string {
 	}
 	slices.Sort(lines)
 	return lines
-}
-
-// require skips a test whose real part is missing, or fails it where CI says that it must be there.
-func require(t *testing.T, part, problem string) {
-	t.Helper()
-	if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), part) {
-		t.Fatal(problem)
-	}
-	t.Skipf("SKIPPED, NOT TESTED: %s", problem)
 }

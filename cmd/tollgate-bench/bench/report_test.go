@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"tollgate/cmd/tollgate-bench/bench/load"
-	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/policyfile"
 )
 
 func TestStat(t *testing.T) {
@@ -315,7 +315,7 @@ func TestFigures(t *testing.T) {
 
 // The policy compiles, and every key of the load fits it.
 func TestPolicyAndKeys(t *testing.T) {
-	set, err := policy.Compile(policy.File{Name: "bench", Data: []byte(policyText())})
+	set, err := policyfile.Compile(policyfile.File{Name: "bench", Data: []byte(policyText())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,39 +16,6 @@ import (
 	"tollgate/policy/limits"
 )
 
-// startCluster starts masters that share the slots evenly.
-func startCluster(t *testing.T, masters int, args ...string) []*server {
-	t.Helper()
-	nodes := make([]*server, masters)
-	for i := range nodes {
-		nodes[i] = start(t, func(s *server) []string {
-			return append([]string{"--port", s.port, "--cluster-enabled", "yes", "--cluster-port", s.bus}, args...)
-		})
-	}
-	for i, n := range nodes {
-		first, last := 16384*i/masters, 16384*(i+1)/masters-1
-		do(t, n, "cluster", "addslotsrange", first, last)
-		do(t, n, "cluster", "set-config-epoch", i+1)
-		do(t, nodes[0], "cluster", "meet", "127.0.0.1", n.port, n.bus)
-	}
-	for _, n := range nodes {
-		await(t, "the cluster is up", func(ctx context.Context) bool {
-			slots, err := n.admin.Do(ctx, "cluster", "slots").Slice()
-			return err == nil && len(slots) == masters && strings.Contains(n.admin.ClusterInfo(ctx).Val(), "cluster_state:ok")
-		})
-	}
-	return nodes
-}
-
-func do(t testing.TB, s *server, args ...any) any {
-	t.Helper()
-	v, err := s.admin.Do(t.Context(), args...).Result()
-	if err != nil {
-		t.Fatalf("%v: %v", args, err)
-	}
-	return v
-}
-
 func clusterURL(nodes []*server) string {
 	addresses := make([]string, len(nodes))
 	for i, n := range nodes {

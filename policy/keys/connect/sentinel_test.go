@@ -3,9 +3,6 @@ package connect
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,27 +14,6 @@ import (
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 )
-
-// startSentinel starts a sentinel, alone enough to decide, that watches a master under the name main.
-func startSentinel(t *testing.T, master *server, args []string, config string) *server {
-	t.Helper()
-	s := start(t, func(s *server) []string {
-		text := fmt.Sprintf("sentinel monitor main 127.0.0.1 %s 1\nsentinel down-after-milliseconds main 5000\nsentinel failover-timeout main 2000\n%s", master.port, config)
-		if err := os.WriteFile(filepath.Join(s.dir, "sentinel.conf"), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		port := "--port"
-		for _, a := range args {
-			if strings.HasPrefix(a, "--tls") {
-				port = "--tls-port"
-			}
-		}
-		return append(append([]string{"sentinel.conf", "--sentinel"}, args...), port, s.port)
-	})
-	// Its own habits are too slow for a test: what it knows of a replica is 10 s old.
-	do(t, s, "sentinel", "debug", "info-period", 100, "publish-period", 100, "ping-period", 100)
-	return s
-}
 
 func TestSentinel(t *testing.T) {
 	t.Parallel()

@@ -10,14 +10,16 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"tollgate/policy/keys/connect/redistest"
 )
 
 // startTLS starts a server that speaks TLS only, wants client certificates of the CA, and has the user of ServerACL.
-func startTLS(t *testing.T, ca *authority, dir string, hosts ...string) *server {
+func startTLS(t *testing.T, ca *redistest.Authority, dir string, hosts ...string) *server {
 	t.Helper()
-	ca.write(t, filepath.Join(dir, "ca.pem"))
-	ca.issue(t, dir, "server", 2, hosts...)
-	ca.issue(t, dir, "client", 3)
+	ca.Write(t, filepath.Join(dir, "ca.pem"))
+	ca.Issue(t, dir, "server", 2, hosts...)
+	ca.Issue(t, dir, "client", 3)
 	writeUsers(t, dir, "user tollgate on >hunter2 "+strings.Join(ServerACL().Rules(), " "))
 	return start(t, func(s *server) []string {
 		return []string{"--port", "0", "--tls-port", s.port, "--tls-ca-cert-file", filepath.Join(dir, "ca.pem"), "--tls-cert-file",
@@ -40,10 +42,10 @@ func ping(t *testing.T, url string) error {
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	dir, other := t.TempDir(), t.TempDir()
-	s := startTLS(t, newAuthority(t), dir, "127.0.0.1", "redis.internal")
-	stranger := newAuthority(t)
-	stranger.write(t, filepath.Join(other, "ca.pem"))
-	stranger.issue(t, other, "client", 3)
+	s := startTLS(t, redistest.NewAuthority(t), dir, "127.0.0.1", "redis.internal")
+	stranger := redistest.NewAuthority(t)
+	stranger.Write(t, filepath.Join(other, "ca.pem"))
+	stranger.Issue(t, other, "client", 3)
 	base := "rediss://tollgate:hunter2@" + s.address()
 
 	everything(t, open(t, base+"?"+files(dir)), 0)
@@ -73,10 +75,10 @@ func TestTLS(t *testing.T) {
 func TestTLSEverywhere(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	ca := newAuthority(t)
-	ca.write(t, filepath.Join(dir, "ca.pem"))
-	ca.issue(t, dir, "server", 2, "127.0.0.1")
-	ca.issue(t, dir, "client", 3)
+	ca := redistest.NewAuthority(t)
+	ca.Write(t, filepath.Join(dir, "ca.pem"))
+	ca.Issue(t, dir, "server", 2, "127.0.0.1")
+	ca.Issue(t, dir, "client", 3)
 	tlsArgs := []string{"--tls-ca-cert-file", dir + "/ca.pem", "--tls-cert-file", dir + "/server.pem", "--tls-key-file", dir + "/server.key"}
 	t.Run("cluster", func(t *testing.T) {
 		node := start(t, func(s *server) []string {
@@ -99,11 +101,11 @@ func TestTLSEverywhere(t *testing.T) {
 func TestCertificatesAreReadAgain(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	first := newAuthority(t)
+	first := redistest.NewAuthority(t)
 	s := startTLS(t, first, dir, "127.0.0.1")
 	mine := t.TempDir()
-	first.write(t, filepath.Join(mine, "ca.pem"))
-	first.issue(t, mine, "client", 3)
+	first.Write(t, filepath.Join(mine, "ca.pem"))
+	first.Issue(t, mine, "client", 3)
 	var log lockedBuffer
 	c, _, err := Open(Options{
 		URL:      "rediss://" + s.address() + "?" + files(mine) + "&pool_size=1000", // go-redis dials less often after so many errors
@@ -123,9 +125,9 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	}
 	until("the first connection", func(err error) bool { return err == nil })
 
-	second := newAuthority(t)
-	second.write(t, filepath.Join(dir, "ca.pem"))
-	second.issue(t, dir, "server", 2, "127.0.0.1")
+	second := redistest.NewAuthority(t)
+	second.Write(t, filepath.Join(dir, "ca.pem"))
+	second.Issue(t, dir, "server", 2, "127.0.0.1")
 	do(t, s, "config", "set", "tls-ca-cert-file", dir+"/ca.pem", "tls-cert-file", dir+"/server.pem", "tls-key-file", dir+"/server.key")
 	until("the server's new certificate is refused", func(err error) bool {
 		return err != nil && strings.Contains(err.Error(), "unknown authority")
@@ -148,8 +150,8 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	second.write(t, filepath.Join(mine, "ca.pem"))
-	second.issue(t, mine, "client", 3)
+	second.Write(t, filepath.Join(mine, "ca.pem"))
+	second.Issue(t, mine, "client", 3)
 	until("the new files are used", func(err error) bool { return err == nil })
 	if got := log.String(); strings.Count(got, "WARN") != 2 || !strings.Contains(got, "holds no PEM certificate") || !strings.Contains(got, "client.key") {
 		t.Errorf("log:\n%s", got)

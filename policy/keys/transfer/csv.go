@@ -109,8 +109,7 @@ func set(f *keys.Fields, name, text string) error {
 		f.AnchorDay, err = number[int](name, text)
 	case "version":
 		f.Version, err = number[int64](name, text)
-	case "weak":
-		f.Weak = text == "true"
+	case "weak": // of earlier exports
 		if text != "" && text != "true" && text != "false" {
 			err = &keys.FieldError{Field: name, Problem: "is not true or false"}
 		}

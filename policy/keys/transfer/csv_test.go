@@ -1,0 +1,19 @@
+package transfer
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+
+	"tollgate/policy/keys"
+)
+
+// Each field of the keys file may be a column.
+func TestEveryFieldIsAColumn(t *testing.T) {
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[keys.Fields]()) {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if err := set(&keys.Fields{}, name, ""); name == "" || err != nil {
+			t.Errorf("%s, column %q: %v", field.Name, name, err)
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package policyfile
+
+import (
+	"strconv"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+)
+
+// document is a policy file as it is written. It is only ever read by compile, which turns it into
+// a policy.Spec. The tags become the JSON Schema that `tollgate policy schema` prints.
+type document struct {
+	API           string         `yaml:"api" jsonschema:"required,pattern=^[a-z][a-z0-9-]*$" jsonschema_description:"Name of the API. Envoy's context_extensions may name it."`
+	Realm         string         `yaml:"realm,omitempty" jsonschema_description:"Realm of WWW-Authenticate. Default: the API's name."`
+	Hosts         []string       `yaml:"hosts,omitempty" jsonschema_description:"Hosts of the API, lower case, without a port. May be empty where Envoy names the API."`
+	Credentials   []credentialIn `yaml:"credentials" jsonschema:"required,minItems=1" jsonschema_description:"Places where a key may stand: bearer, authorization: SCHEME or none, header: NAME, query: NAME."`
+	KeyFormat     keyFormatIn    `yaml:"key_format,omitempty" jsonschema_description:"What a key looks like. Anything else is refused without asking the store."`
+	Environments  []environment  `yaml:"environments,omitempty" jsonschema_description:"Environments, each with its key prefix and where its keys are accepted."`
+	ClientAddress addressIn      `yaml:"client_address,omitempty" jsonschema_description:"Which address a key's IP list is compared with."`
+	Preflight     string         `yaml:"preflight,omitempty" jsonschema:"enum=check,enum=public" jsonschema_description:"What becomes of CORS preflights (OPTIONS with Origin and Access-Control-Request-Method). check: they need a key as every request does. public: they pass without one where the request that they ask about has a route; the application, or a proxy before Tollgate, answers them. Default: check."`
+	Scopes        []scopeIn      `yaml:"scopes,omitempty" jsonschema_description:"Scopes that keys may hold and routes may ask for."`
+	EmptyScopes   string         `yaml:"empty_scopes,omitempty" jsonschema:"enum=all,enum=none" jsonschema_description:"What a key without scopes may do. Default: none."`
+	Routes        []routeIn      `yaml:"routes" jsonschema:"required,minItems=1" jsonschema_description:"Routes in Go ServeMux syntax. What no route matches is denied."`
+	Plans         []planIn       `yaml:"plans,omitempty" jsonschema_description:"Plans and their limits. Without any plan nothing is limited."`
+	Undecided     string         `yaml:"undecided,omitempty" jsonschema:"enum=body,enum=rpc" jsonschema_description:"What happens when the store cannot be asked in time: the API's own 5xx body, or an RPC error so that Envoy's failure_mode_allow and status_on_error decide. Default: body."`
+	StaleFor      string         `yaml:"stale_for,omitempty" jsonschema_description:"How long known keys go on while the store is away. Go duration. Default: 5m."`
+	ShadowMode    bool           `yaml:"shadow_mode,omitempty" jsonschema_description:"Reserved: false."`
+	Errors        errorsIn       `yaml:"errors" jsonschema:"required" jsonschema_description:"How each refusal is answered."`
+	RateHeaders   rateHeadersIn  `yaml:"rate_headers,omitempty" jsonschema_description:"Rate-limit response headers."`
+}
+
+type keyFormatIn struct {
+	Prefixes []string `yaml:"prefixes,omitempty" jsonschema_description:"Prefixes of keys, where there are no environments."`
+	Checksum string   `yaml:"checksum,omitempty" jsonschema:"enum=required,enum=optional" jsonschema_description:"Whether a key must end in its checksum. optional admits imported legacy keys. Default: required."`
+}
+
+type environment struct {
+	Name    string   `yaml:"name" jsonschema:"required" jsonschema_description:"Name of the environment, as keys give it."`
+	Prefix  string   `yaml:"prefix" jsonschema:"required" jsonschema_description:"Prefix of the environment's keys."`
+	Hosts   []string `yaml:"hosts,omitempty" jsonschema_description:"Hosts under which the keys are accepted. They count as hosts of the API."`
+	Context string   `yaml:"context,omitempty" jsonschema_description:"Value of context_extensions environment under which the keys are accepted."`
+	Quota   *bool    `yaml:"quota,omitempty" jsonschema_description:"Whether its keys spend quotas too. Default: true."`
+}
+
+type addressIn struct {
+	From           string   `yaml:"from,omitempty" jsonschema:"enum=peer,enum=external-address,enum=xff" jsonschema_description:"peer: the connection's address. external-address: x-envoy-external-address. xff: X-Forwarded-For. Default: peer."`
+	TrustedHops    int      `yaml:"trusted_hops,omitempty" jsonschema:"minimum=0" jsonschema_description:"xff only: how many entries from the right are proxies of yours; the next one is the client."`
+	MaxAddresses   *int     `yaml:"max_addresses,omitempty" jsonschema:"minimum=1,maximum=10000" jsonschema_description:"Entries that a key's IP list may have. Default: 1000."`
+	TrustedProxies []string `yaml:"trusted_proxies,omitempty" jsonschema_description:"Peers whose headers are believed. From any other peer the client is the peer itself. Default: every peer."`
+}
+
+type scopeIn struct {
+	Name    string   `yaml:"name" jsonschema:"required" jsonschema_description:"Name of the scope, as keys and routes give it."`
+	Implies []string `yaml:"implies,omitempty" jsonschema_description:"Scopes that this one includes."`
+}
+
+type routeIn struct {
+	Name   string `yaml:"name" jsonschema:"required" jsonschema_description:"Name of the route, in metadata and log lines. Envoy's context_extensions may name it."`
+	Match  string `yaml:"match" jsonschema:"required" jsonschema_description:"[METHOD ]/path/{wildcard}, as in Go's net/http ServeMux."`
+	Scope  string `yaml:"scope,omitempty" jsonschema_description:"Scope that the key needs, or none. Required unless public."`
+	Cost   *int64 `yaml:"cost,omitempty" jsonschema:"minimum=0" jsonschema_description:"Units that a request spends of each limit. Default: 1."`
+	Public bool   `yaml:"public,omitempty" jsonschema_description:"Allowed without a key."`
+}
+
+type planIn struct {
+	Name        string     `yaml:"name" jsonschema:"required" jsonschema_description:"Name of the plan, as keys give it."`
+	MonthAnchor anchorIn   `yaml:"month_anchor,omitempty" jsonschema_description:"Day of the month on which months begin, clamped to the month's last day, or key for the key's own day. Default: 1."`
+	FailureMode string     `yaml:"failure_mode,omitempty" jsonschema:"enum=closed,enum=open,enum=local" jsonschema_description:"What happens when the limits cannot be asked: closed is undecided, open allows, local counts in this replica. Default: closed."`
+	Counting    string     `yaml:"counting,omitempty" jsonschema:"enum=auto,enum=exact" jsonschema_description:"auto: replicas may take units ahead, at most 2 % of what is left, so that most requests need no store. exact: each request is counted in the store. No limit is exceeded in either. Default: auto."`
+	Limits      *[]limitIn `yaml:"limits" jsonschema:"required" jsonschema_description:"Limits, all of which must allow. [] is unlimited."`
+	KeyCaps     []keyCapIn `yaml:"key_caps,omitempty" jsonschema_description:"How many active keys a team may have, by environment. Default: any number."`
+}
+
+type keyCapIn struct {
+	Environment string `yaml:"environment,omitempty" jsonschema_description:"Environment whose keys count. Required where the API has environments."`
+	Keys        *int64 `yaml:"keys" jsonschema:"required,minimum=0,maximum=1000000" jsonschema_description:"Active keys at most, when a key is created, switched on or put on this plan. A rotated key counts as one with its successor."`
+}
+
+type limitIn struct {
+	Name         string    `yaml:"name" jsonschema:"required" jsonschema_description:"Name of the limit, unique in the plan. Keys may override it by name."`
+	Requests     *int64    `yaml:"requests" jsonschema:"required,minimum=0" jsonschema_description:"Requests per window. 0 allows none."`
+	Per          string    `yaml:"per" jsonschema:"required,enum=second,enum=minute,enum=hour,enum=day,enum=month" jsonschema_description:"Length of the windows, which are aligned to the clock in UTC."`
+	Quota        bool      `yaml:"quota,omitempty" jsonschema_description:"A quota is not spent by keys of an environment with quota: false."`
+	Environments *[]string `yaml:"environments,omitempty" jsonschema:"minItems=1,uniqueItems=true" jsonschema_description:"Environments whose keys the limit is for. Default: all."`
+}
+
+type errorsIn struct {
+	Dialect   string     `yaml:"dialect" jsonschema:"required,enum=envelope,enum=nested,enum=problem" jsonschema_description:"envelope: {success,error:{code,message,details},requestId}. nested: {error:{code,message,retry_after}}. problem: RFC 9457."`
+	RequestID string     `yaml:"request_id,omitempty" jsonschema_description:"envelope only: name of the field that carries x-request-id, or req_ and the decision id where the request has none. Default: no such field."`
+	Answers   []answerIn `yaml:"answers" jsonschema:"required" jsonschema_description:"One answer for each reason, every reason exactly once."`
+}
+
+type answerIn struct {
+	On         []string          `yaml:"on" jsonschema:"required,minItems=1" jsonschema_description:"Reasons that are answered so."`
+	Status     int               `yaml:"status" jsonschema:"required,minimum=400,maximum=599" jsonschema_description:"HTTP status."`
+	Code       string            `yaml:"code,omitempty" jsonschema_description:"envelope, nested: error.code."`
+	Type       string            `yaml:"type,omitempty" jsonschema_description:"problem: type."`
+	Title      string            `yaml:"title,omitempty" jsonschema_description:"problem: title."`
+	Message    string            `yaml:"message" jsonschema:"required" jsonschema_description:"error.message, or detail of a problem. One line; may hold placeholders such as {retry_after}."`
+	Details    map[string]string `yaml:"details,omitempty" jsonschema_description:"envelope: error.details."`
+	Extensions map[string]string `yaml:"extensions,omitempty" jsonschema_description:"problem: further members (RFC 9457 section 3.2) for clients that read others. May hold placeholders; {retry_after} alone is a number."`
+	Instance   bool              `yaml:"instance,omitempty" jsonschema_description:"problem: add instance, the path without its query."`
+}
+
+type rateHeadersIn struct {
+	Family string `yaml:"family,omitempty" jsonschema:"enum=x-ratelimit,enum=none" jsonschema_description:"x-ratelimit: X-RateLimit-Limit, -Remaining, -Reset on the answers that on says. Default: none."`
+	Reset  string `yaml:"reset,omitempty" jsonschema:"enum=epoch,enum=seconds" jsonschema_description:"Reset as Unix time or as seconds to wait. Default: epoch."`
+	On     string `yaml:"on,omitempty" jsonschema:"enum=known,enum=usable" jsonschema_description:"known: on every answer to a known key. usable: not on the refusal of an inactive or expired one, which then looks like that of an unknown one. Default: known."`
+	IETF   bool   `yaml:"ietf,omitempty" jsonschema_description:"Add RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10)."`
+}
+
+const credentialForms = "bearer, {authorization: SCHEME}, {header: NAME} or {query: NAME}"
+
+// credentialIn is either the word bearer, short for {authorization: Bearer}, or a mapping with one
+// key.
+type credentialIn struct {
+	Authorization string `yaml:"authorization,omitempty"` // a scheme, or none
+	Header        string `yaml:"header,omitempty"`
+	Query         string `yaml:"query,omitempty"`
+}
+
+// UnmarshalYAML reads both forms; compile refuses everything but the forms that mean something.
+func (c *credentialIn) UnmarshalYAML(node ast.Node) error {
+	if word, ok := node.(*ast.StringNode); ok {
+		if word.Value != "bearer" {
+			return &yaml.SyntaxError{Token: word.GetToken(), Message: "unknown credential " + quote(word.Value) + ", want " + credentialForms}
+		}
+		c.Authorization = "Bearer"
+		return nil
+	}
+	type mapping credentialIn
+	return yaml.NodeToValue(node, (*mapping)(c), yaml.Strict())
+}
+
+// anchorIn is a day of the month, or the word key.
+type anchorIn struct {
+	Day int
+	Key bool
+}
+
+// UnmarshalYAML reads both forms.
+func (a *anchorIn) UnmarshalYAML(node ast.Node) error {
+	if word, ok := node.(*ast.StringNode); ok && word.Value == "key" {
+		a.Key = true
+		return nil
+	}
+	_, ok := node.(*ast.IntegerNode)
+	n, err := strconv.Atoi(node.GetToken().Value)
+	if !ok || err != nil || n < 1 || n > 31 {
+		return &yaml.SyntaxError{Token: node.GetToken(), Message: "month_anchor " + quote(node.GetToken().Value) + ", want a day from 1 to 31, or key"}
+	}
+	a.Day = n
+	return nil
+}

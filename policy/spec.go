@@ -1,0 +1,116 @@
+package policy
+
+import (
+	"time"
+
+	"tollgate/policy/answer"
+	"tollgate/policy/limits"
+	"tollgate/policy/router"
+)
+
+// Spec is one API as its policy file states it, compiled: what package policyfile makes and New
+// takes over. It is checked already: all names that it refers to are there, and names, hosts and
+// prefixes are unique. After New nobody may change what it refers to.
+type Spec struct {
+	Name string
+	// Hosts in the form of NormalHost, those of environments too.
+	Hosts        []string
+	Environments []Environment
+
+	// What a key looks like and where it stands.
+	Credentials CredentialPlaces
+	Prefixes    []string // none is the beginning of another
+	Checksum    bool     // of every key
+	// The places in the file that say so, for errors.
+	ChecksumAt, PrefixesAt string
+
+	Address      AddressSource
+	MaxAddresses int // that a key's list may have
+
+	Router           *router.Router[Route]
+	Routes           map[string]*Route // by name
+	PublicPreflights bool              // CORS preflights need no key
+	Scopes           map[string]bool
+	EmptyScopesAll   bool // a key without scopes has all of them, else none
+
+	Plans map[string]*Plan // by name; none: nothing is limited
+
+	Answers      [reasonCount]*answer.Answer
+	RequestID    bool // answers may hold the request's id
+	UndecidedRPC bool // the proxy's own failure policy decides what is undecided
+	StaleFor     time.Duration
+	RateHeaders  RateHeaders
+}
+
+// Route is one route of an API.
+type Route struct {
+	Name   string
+	Scope  string   // "" for scope: none
+	Grants []string // the scopes that include Scope, itself among them
+	Cost   int64    // of a request, in units of each limit
+	Public bool     // allowed without a key
+}
+
+// Environment is a set of keys with a prefix of their own, such as live or test. It accepts them
+// under its hosts or its context value, everywhere if it has neither.
+type Environment struct {
+	Index    int // in Plan.ByEnvironment
+	Name     string
+	Prefix   string
+	PrefixAt string // its place in the file
+	Hosts    []string
+	Context  string
+}
+
+// Plan is what keys of a plan may spend.
+type Plan struct {
+	All           PlanLimits   // where the API has no environments, what its keys have
+	ByEnvironment []PlanLimits // what keys of an environment have, by its Index
+	KeyAnchor     bool         // months begin on the key's own day
+	Exact         bool         // each spend is counted in the store
+	FailureMode   FailureMode
+	KeyCaps       map[string]int // active keys of a team by environment, "" where there are none
+}
+
+// PlanLimits are what some keys have of the limits of a plan.
+type PlanLimits struct {
+	Windows []limits.Window // which they spend
+	Exempt  []string        // the quotas that they do not
+}
+
+// FailureMode says what becomes of a request whose limits cannot be asked.
+type FailureMode uint8
+
+// The failure modes.
+const (
+	FailClosed FailureMode = iota // undecided
+	FailOpen                      // allowed
+	FailLocal                     // counted in this process
+)
+
+// String returns the word of policy files.
+func (m FailureMode) String() string {
+	return [...]string{FailClosed: "closed", FailOpen: "open", FailLocal: "local"}[m]
+}
+
+// EnvironmentNames returns the names of the environments, in the order of the file.
+func (s *Spec) EnvironmentNames() []string {
+	names := make([]string, len(s.Environments))
+	for i := range s.Environments {
+		names[i] = s.Environments[i].Name
+	}
+	return names
+}
+
+// Environment returns the environment of a key: nil, true where the API has none.
+func (s *Spec) Environment(name string) (_ *Environment, ok bool) {
+	if len(s.Environments) == 0 {
+		return nil, true
+	}
+	for i := range s.Environments {
+		if s.Environments[i].Name == name {
+			return &s.Environments[i], true
+		}
+	}
+	return nil, false
+}
