@@ -24,7 +24,7 @@ import (
 
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
-	"tollgate/policy/keys/connect/redistest"
+	"tollgate/policy/connect/redistest"
 )
 
 const statesPolicy = `

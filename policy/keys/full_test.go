@@ -10,7 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/keys/connect"
+	"tollgate/policy/connect"
 )
 
 // In a Redis whose memory is full a right can still be taken away, with both lines in the audit stream, by whoever has the

@@ -11,7 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/keys/connect"
+	"tollgate/policy/connect"
 )
 
 // A server remembers which store it has, and does not take the word of one that was emptied; commands and other servers
