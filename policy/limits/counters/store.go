@@ -16,7 +16,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/connect"
+	"tollgate/policy/connect/nodes"
 	"tollgate/policy/limits"
 )
 
@@ -54,7 +54,7 @@ func NewStore(c redis.UniversalClient, offset func() time.Duration) *Store {
 		offset = func() time.Duration { return 0 }
 	}
 	sum := sha1.Sum([]byte(spendSource))
-	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:]), nodeOf: connect.NodeOf(c)}
+	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:]), nodeOf: nodes.Of(c)}
 	// A script may touch keys of one slot only. A client that is neither of one server nor
 	// Sentinel's spreads keys too.
 	_, whole := c.(*redis.Client)
