@@ -47,6 +47,9 @@ type Spender interface {
 	Spend(ctx context.Context, s *limits.Spend) (limits.Result, error)
 }
 
+// nodes tells which server of the store counts for a limit id. limits.Leases is one.
+type nodes interface{ Node(limitID string) string }
+
 // envoyMargin is how long before Envoy's own deadline an answer has to be on its
 // way, so that Envoy still sees it.
 const envoyMargin = 20 * time.Millisecond
@@ -58,6 +61,7 @@ type authorizer struct {
 	keys     KeyFinder
 	cache    KeyCache // keys, if it can answer at once; else nil
 	limits   Spender
+	nodes    nodes // limits, if it knows them; else nil
 	breaker  *keys.Breaker
 	usage    *keys.Usage
 	rehash   func(id string, from, to keys.Digest)
@@ -181,7 +185,14 @@ func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
 	}
 	ctx := f.context()
 	var err error
-	opened := f.breaker.Do(func() error {
+	operation, node := keys.Spend, ""
+	if s.ReadOnly {
+		operation = keys.ReadLimits
+	}
+	if f.nodes != nil {
+		node = f.nodes.Node(s.ID)
+	}
+	opened := f.breaker.Do(operation, node, func() error {
 		if *res, err = f.authorizer.limits.Spend(ctx, s); f.tells(err) {
 			return err
 		}
@@ -205,7 +216,7 @@ func (f *fetch) tells(err error) bool {
 	case errors.Is(err, context.DeadlineExceeded):
 		return time.Since(f.start) >= f.deadline/2 // else it had no fair time
 	}
-	return true
+	return keys.TellsOfStore(err)
 }
 
 // keyTrouble counts and logs a look-up that told nothing about a key.

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"tollgate/policy"
+	"tollgate/policy/keys"
 )
 
 // Metrics are the server's Prometheus metrics. No label ever holds a key, a key
@@ -25,7 +26,7 @@ type Metrics struct {
 	policyRejected prometheus.Gauge
 	policyAPIs     prometheus.Gauge
 	changeDelay    prometheus.Histogram
-	breakerOpen    prometheus.Gauge
+	breakerOpen    *prometheus.GaugeVec
 
 	outcomes atomic.Pointer[map[outcome]prometheus.Counter] // of decisions; a map never changes
 }
@@ -71,9 +72,13 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "tollgate_key_change_delay_seconds", Help: "Time from the change of a key in the store to its arrival here, by both clocks.",
 			Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10},
 		}),
-		breakerOpen: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "tollgate_store_breaker_open", Help: "1 while the store is not asked because it did not answer.",
-		}),
+		breakerOpen: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "tollgate_store_breaker_open",
+			Help: "Servers of the store that are not asked for this operation, because they did not answer or refused it to everybody.",
+		}, []string{"operation"}),
+	}
+	for _, o := range []keys.Operation{keys.LookUp, keys.ReadLimits, keys.Spend} {
+		m.breakerOpen.WithLabelValues(o.String())
 	}
 	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.grpcRefused, m.laneRefused,
 		m.policyLoads, m.policyRejected, m.policyAPIs, m.changeDelay, m.breakerOpen)
@@ -84,10 +89,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 func (m *Metrics) KeyChanged(delay time.Duration) { m.changeDelay.Observe(delay.Seconds()) }
 
 // BreakerChanged notes whether the store is asked.
-func (m *Metrics) BreakerChanged(open bool) {
-	m.breakerOpen.Set(0)
-	if open {
-		m.breakerOpen.Set(1)
+func (m *Metrics) BreakerChanged(c keys.BreakerChange) {
+	open := m.breakerOpen.WithLabelValues(c.Operation.String())
+	if c.Open {
+		open.Inc()
+	} else {
+		open.Dec()
 	}
 }
 

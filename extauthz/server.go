@@ -95,8 +95,9 @@ func New(c Config) *Server {
 		c.Decisions = LogDenied
 	}
 	cache, _ := c.Keys.(KeyCache)
+	nodes, _ := c.Limits.(nodes)
 	checks := newCheckService(&authorizer{
-		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits,
+		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
 		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: newDecisionLog(c.Log, c.Decisions),
 	}, c.Log)

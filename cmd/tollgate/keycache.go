@@ -36,13 +36,17 @@ type keyCache struct {
 // newKeyCache makes the cache in front of the store and registers its metrics.
 func newKeyCache(client redis.UniversalClient, o keys.CacheOptions, older bool, policies *extauthz.Policies, registry prometheus.Registerer, m *extauthz.Metrics, log *slog.Logger) *keyCache {
 	c, store := &keyCache{log: log}, keys.NewStore(client)
-	c.breaker = keys.NewBreaker(func(open bool) {
-		m.BreakerChanged(open)
-		if open {
-			log.Warn("the store does not answer; it is asked four times a second until it does")
+	c.breaker = keys.NewBreaker(func(change keys.BreakerChange) {
+		m.BreakerChanged(change)
+		about := []any{slog.String("operation", change.Operation.String())}
+		if change.Node != "" {
+			about = append(about, slog.String("node", change.Node))
+		}
+		if change.Open {
+			log.Warn("the store does not serve this operation; it is asked four times a second until it does", append(about, slog.Any("error", change.Err))...)
 			return
 		}
-		log.Info("the store answers again")
+		log.Info("the store serves again", about...)
 	})
 	o.Breaker, o.StaleFor, o.Changed, o.Log = c.breaker, policies.StaleFor, m.KeyChanged, log
 	o.Server = serverName()

@@ -13,23 +13,23 @@ import (
 
 func TestBreakerOpensAndCloses(t *testing.T) {
 	var changes []bool
-	b := newBreaker(func(open bool) { changes = append(changes, open) }, time.Millisecond)
+	b := newBreaker(func(c BreakerChange) { changes = append(changes, c.Open) }, time.Millisecond)
 	calls := 0
 	fail := func() error { calls++; return io.EOF }
 	for range tripAfter - 1 {
-		if err := b.Do(fail); err != io.EOF {
+		if err := b.Do(LookUp, "", fail); err != io.EOF {
 			t.Fatal(err)
 		}
 	}
 	if len(changes) != 0 {
 		t.Fatalf("open after %d failures", calls)
 	}
-	if b.Do(fail); len(changes) != 1 || !changes[0] {
+	if b.Do(LookUp, "", fail); len(changes) != 1 || !changes[0] {
 		t.Fatalf("not open after %d failures", calls)
 	}
 	// Open for a millisecond at a time: each probe that fails opens it again.
-	await(t, "it refuses", func(context.Context) bool { return errors.Is(b.Do(fail), ErrStoreDown) })
-	await(t, "it closes", func(context.Context) bool { return b.Do(func() error { return nil }) == nil })
+	await(t, "it refuses", func(context.Context) bool { return errors.Is(b.Do(LookUp, "", fail), ErrStoreDown) })
+	await(t, "it closes", func(context.Context) bool { return b.Do(LookUp, "", func() error { return nil }) == nil })
 	if len(changes) != 2 || changes[1] {
 		t.Errorf("told %v", changes)
 	}
@@ -49,16 +49,16 @@ func TestBreakerCountsOnlyAStoreThatDoesNotAnswer(t *testing.T) {
 	} {
 		b := NewBreaker(nil)
 		for range 2 * tripAfter {
-			if got := b.Do(func() error { return err }); got != err {
+			if got := b.Do(LookUp, "", func() error { return err }); got != err {
 				t.Fatalf("%s: %v", name, got)
 			}
 		}
 	}
 	b := NewBreaker(nil)
 	for range tripAfter {
-		b.Do(func() error { return context.DeadlineExceeded })
+		b.Do(LookUp, "", func() error { return context.DeadlineExceeded })
 	}
-	if err := b.Do(func() error { return nil }); err != ErrStoreDown {
+	if err := b.Do(LookUp, "", func() error { return nil }); err != ErrStoreDown {
 		t.Errorf("after %d timeouts: %v", tripAfter, err)
 	}
 }

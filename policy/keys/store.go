@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/limits"
 )
 
 // What a look-up or a create can find. Test with errors.Is.
@@ -50,12 +52,14 @@ type Store struct {
 	client  redis.UniversalClient
 	scripts scripts
 	seed    maphash.Seed // of the sums of records
+	nodeOf  func(key string) string
 }
 
-// NewStore returns a Store on c, which the caller owns. Build c with ContextTimeoutEnabled, else go-redis bounds
-// a read that is under way by its own ReadTimeout and not by the deadline of the context.
+// NewStore returns a Store on c, which the caller owns. Build c with connect.Open: with ContextTimeoutEnabled, else go-redis
+// bounds a read that is under way by its own ReadTimeout and not by the deadline of the context; and so that each command of
+// a pipeline tells how it went, else one that was never sent looks like an empty answer.
 func NewStore(c redis.UniversalClient) *Store {
-	return &Store{client: c, scripts: newScripts(), seed: maphash.MakeSeed()}
+	return &Store{client: c, scripts: newScripts(), seed: maphash.MakeSeed(), nodeOf: limits.NodeOf(c)}
 }
 
 func recordKey(id string) string     { return "tg:v1:key:{" + id + "}" }
@@ -97,15 +101,19 @@ func (s *Store) pipeline(ctx context.Context, gets []*redis.StringCmd) error {
 	for _, get := range gets {
 		_ = p.Process(ctx, get) // it only queues
 	}
-	_, _ = p.Exec(ctx)
-	for _, get := range gets {
-		// A node of a cluster that is away makes go-redis try again until the time is up, and then give the error to all,
-		// also to those that another node has answered.
-		if get.Val() != "" {
-			get.SetErr(nil)
-		}
-	}
+	_, _ = p.Exec(ctx) // its error is in the commands: connect.Open sees to that
 	return nil
+}
+
+// byNode parts gets by the nodes that they are for. A pipeline for several would end with the slowest of them, and where one
+// does not answer, go-redis gives its error to all.
+func (s *Store) byNode(gets []*redis.StringCmd) map[string][]*redis.StringCmd {
+	parts := make(map[string][]*redis.StringCmd)
+	for _, get := range gets {
+		node := s.nodeOf(get.Args()[1].(string))
+		parts[node] = append(parts[node], get)
+	}
+	return parts
 }
 
 // readings looks up many secrets, each with its own error: in one fetch those that still belong to the key that they are

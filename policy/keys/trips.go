@@ -23,7 +23,7 @@ const (
 // asked for meanwhile go together when it returns, or before if that takes long.
 type trips struct {
 	store   *Store
-	breaker *Breaker      // around each trip; nil for none
+	breaker *Breaker      // around each trip to a node; nil for none
 	timeout time.Duration // of a trip that is shared
 	apart   bool          // none is shared
 
@@ -161,20 +161,34 @@ func (t *trips) send(batch []*errand) {
 	}
 }
 
-// trip is one round trip, which the breaker counts once, however many readings share it. Each of gets has its own error,
-// unless the trip was not tried.
+// trip is one round trip to each node that has some of what gets asks for. Each of gets then has its own error.
 func (t *trips) trip(ctx context.Context, gets []*redis.StringCmd) error {
-	err := t.breaker.Do(func() error {
+	if t.store.nodeOf == nil {
+		t.ask(ctx, "", gets)
+		return nil
+	}
+	var work sync.WaitGroup
+	for node, gets := range t.store.byNode(gets) {
+		work.Go(func() { t.ask(ctx, node, gets) })
+	}
+	work.Wait()
+	return nil
+}
+
+// ask is a round trip to one node, which the breaker counts once, however many readings share it.
+func (t *trips) ask(ctx context.Context, node string, gets []*redis.StringCmd) {
+	err := t.breaker.Do(LookUp, node, func() error {
 		_ = t.store.pipeline(ctx, gets)
 		for _, get := range gets {
-			if answered(get.Err()) {
+			if !TellsOfStore(get.Err()) {
 				return nil
 			}
 		}
 		return gets[0].Err()
 	})
 	if errors.Is(err, ErrStoreDown) {
-		return err
+		for _, get := range gets {
+			get.SetErr(err)
+		}
 	}
-	return nil
 }

@@ -250,7 +250,7 @@ func TestCallerLeavesAQueue(t *testing.T) {
 	})
 	await(t, "both wait", func(context.Context) bool { return c.trips.queued() == 3 })
 	cancel()
-	if r := <-left; !errors.Is(r.err, context.Canceled) || answered(r.err) {
+	if r := <-left; !errors.Is(r.err, context.Canceled) || !TellsOfStore(r.err) {
 		t.Errorf("the one that left: %+v", r)
 	}
 	g.open()
@@ -300,7 +300,7 @@ func TestReadingsOfATripAreApart(t *testing.T) {
 				got = r.key.ID
 			}
 			want := []string{"key_apart0", "key_apart1", "not a string", "not a string", "not a record", "missing", ErrUnknown.Error(), "key_moved"}[i/2]
-			if !strings.Contains(got, want) || !answered(r.err) {
+			if !strings.Contains(got, want) || TellsOfStore(r.err) {
 				t.Errorf("%+v: %s, want %s", list[i], got, want)
 			}
 		}

@@ -9,17 +9,22 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
+
+// laneOf returns where the calls of a limit id go.
+func (b *batches) laneOf(id string) *lane {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.lane(b.node(id))
+}
 
 // await waits until so many calls are queued for a limit id.
 func await(l *Leases, id string, n int) {
 	lane := l.batches.laneOf(id)
 	for queued := -1; queued < n; runtime.Gosched() {
-		lane.mu.Lock()
+		l.batches.mu.Lock()
 		queued = len(lane.queue)
-		lane.mu.Unlock()
+		l.batches.mu.Unlock()
 	}
 }
 
@@ -28,6 +33,7 @@ type gate struct{ sent, goOn chan struct{} }
 
 func hold(l *Leases) gate {
 	g := gate{make(chan struct{}, 100), make(chan struct{})}
+	l.batches.slow = func(func()) {} // nothing goes beside it
 	send := l.batches.send
 	l.batches.send = func(ctx context.Context, calls []*call) {
 		g.sent <- struct{}{}
@@ -165,8 +171,9 @@ func TestCallersLeave(t *testing.T) {
 func TestQueueIsBounded(t *testing.T) {
 	b := startEmbedded(t)
 	l := b.leases(t, Options{Exact: true})
+	l.batches.slow = func(func()) {}
 	lane := l.batches.laneOf("a")
-	lane.running = true
+	lane.runs = 1
 	lane.queue = make([]*call, maxQueue)
 	if _, err := l.Spend(t.Context(), spendOf(plan(), 1)); !errors.Is(err, ErrBusy) {
 		t.Errorf("%v, want ErrBusy", err)
@@ -199,7 +206,7 @@ func TestAheadGoesAlong(t *testing.T) {
 		}
 	}
 	lane := l.batches.laneOf("a")
-	lane.running = true
+	lane.runs = 1
 	queue(2*maxBatch, true, queued)
 	queue(1000, false, left)
 	queue(1, false, queued)
@@ -208,7 +215,7 @@ func TestAheadGoesAlong(t *testing.T) {
 		t.Errorf("%d calls in the first trip, and the one that nobody waits for is not among them", n)
 	}
 	trips = nil
-	lane.running = true
+	lane.runs = 1
 	queue(2*maxBatch, false, queued)
 	lane.idle = append(lane.idle, make(chan struct{}))
 	l.batches.run(lane)
@@ -252,20 +259,5 @@ func TestInvalidSpendOfLeases(t *testing.T) {
 	}
 	if res, err := l.Spend(t.Context(), &Spend{ID: "a"}); err != nil || !res.Allowed {
 		t.Errorf("no windows: %+v, %v", res, err)
-	}
-}
-
-// The lanes of a cluster are by slot, as CLUSTER KEYSLOT computes it.
-func TestSlot(t *testing.T) {
-	for id, want := range map[string]int{"123456789": 0x31c3, "foo": 12182, "user1000": 3443, "a}b": slot("a"), "": 0} {
-		if got := slot(id); got != want {
-			t.Errorf("%q: %d, want %d", id, got, want)
-		}
-	}
-	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
-	defer c.Close()
-	l := NewLeases(NewStore(c, nil), Options{})
-	if n := len(l.batches.lanes); n != clusterLanes || l.batches.laneOf("foo") != &l.batches.lanes[11] {
-		t.Errorf("%d lanes", n)
 	}
 }

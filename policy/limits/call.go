@@ -25,6 +25,7 @@ type call struct {
 
 	// The answer. counts never changes once it is there.
 	err     error
+	unrun   bool // with an error: Redis has certainly not run it
 	allowed bool
 	now     int64 // Redis' clock, Unix milliseconds
 	granted int64
@@ -33,25 +34,55 @@ type call struct {
 	// What Leases and its batches need.
 	done     chan struct{} // gets one value when the answer is there; nil where nobody waits
 	state    atomic.Int32
-	entry    *entry // what remembers the answer; may be nil
-	asks     bool   // the only lease of its entry that is under way
-	deferred bool   // has waited for the lease of another call
-	result   Result // for the caller, once there is no error
+	end      time.Time // when its caller leaves; zero if that is not known
+	unheard  bool      // the caller had left when the answer came
+	entry    *entry    // what remembers the answer; may be nil
+	asks     bool      // the only lease of its entry that is under way
+	deferred bool      // has waited for the lease of another call
+	result   Result    // for the caller, once there is no error
+	lane     *lane     // that has sent it
 }
 
-// States of a queued call. A caller who leaves before the batch takes the call keeps it from being sent.
+// States of a queued call. A caller who leaves before the batch takes the call keeps it from being sent; one who leaves
+// before it has landed gets no answer.
 const (
 	queued int32 = iota
 	taken
 	left
+	landed
 )
+
+// leave has the caller go without an answer, unless that is there.
+func (c *call) leave() bool {
+	for {
+		state := c.state.Load()
+		if state == landed {
+			return false
+		}
+		if c.state.CompareAndSwap(state, left) {
+			return true
+		}
+	}
+}
+
+// land has the caller get the answer, once finished is called, unless the caller has left.
+func (c *call) land() {
+	c.unheard = c.done != nil && !c.state.CompareAndSwap(taken, landed)
+}
+
+func (c *call) finished() {
+	if c.done != nil && !c.unheard {
+		c.done <- struct{}{}
+	}
+}
 
 // again makes a call that its caller has done with ready for another one. It keeps what costs allocations.
 func (c *call) again() {
 	c.id, c.layout, c.cost, c.readOnly, c.exact, c.want, c.settle = "", nil, 0, false, false, 0, settlement{}
 	c.key, c.mode, c.plan = "", 0, 0
-	c.err, c.allowed, c.now, c.granted, c.counts = nil, false, 0, 0, nil
-	c.entry, c.asks, c.deferred, c.result = nil, false, false, Result{}
+	c.err, c.unrun, c.allowed, c.now, c.granted, c.counts = nil, false, false, 0, 0, nil
+	c.end, c.unheard = time.Time{}, false
+	c.entry, c.asks, c.deferred, c.result, c.lane = nil, false, false, Result{}, nil
 	c.state.Store(queued)
 }
 

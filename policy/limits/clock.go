@@ -66,7 +66,10 @@ func (j *jumps) count() uint64 {
 
 // watchClock sees whether the clock of the store has jumped since an answer of the same node.
 func (l *Leases) watchClock(c *call, asked, now time.Duration) {
-	by := l.batches.laneOf(c.id).clock.saw(c.now, asked, now)
+	if c.lane.node == "" && l.store.nodeOf != nil {
+		return // one of several, and it is not known which
+	}
+	by := c.lane.clock.saw(c.now, asked, now)
 	if by == 0 {
 		return
 	}

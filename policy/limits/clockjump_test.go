@@ -1,7 +1,9 @@
 package limits
 
 import (
+	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -301,5 +303,54 @@ func TestJumpsAreToldBounded(t *testing.T) {
 	}
 	if n := l.Stats().Jumps; n != 120 || len(told) != 2*jumpsToldPerMinute || last != 70 || told[0] != time.Hour || told[1] != -time.Hour {
 		t.Errorf("%d jumps, told %d times %v, the last with %d", n, len(told), told, last)
+	}
+}
+
+// Each node of a cluster has its own clock. That two differ is no jump, that one of them jumps is, also after nobody has asked
+// it for a while; and an answer of a node that is not known says nothing.
+func TestJumpsOfNodes(t *testing.T) {
+	w := newWorld(t, noon())
+	l := w.replica(0, true)
+	ahead := map[string]time.Duration{"one": 0, "two": time.Hour, "": 90 * time.Minute}
+	nodeOf := func(id string) string { return strings.TrimRight(id, "0123456789") }
+	l.store.nodeOf = func(string) string { return "" }
+	l.batches.node = nodeOf
+	send := l.batches.send
+	l.batches.send = func(ctx context.Context, calls []*call) {
+		w.at = w.at.Add(ahead[nodeOf(calls[0].id)])
+		send(ctx, calls)
+		w.at = w.at.Add(-ahead[nodeOf(calls[0].id)])
+	}
+	asks := func() uint64 {
+		for i := range 10 {
+			for node := range ahead {
+				w.ask(l, &Spend{ID: fmt.Sprint(node, i), Windows: one(100_000, Month), Cost: 1})
+			}
+			w.at = w.at.Add(time.Second)
+		}
+		return l.Stats().Jumps
+	}
+	if n := asks(); n != 0 {
+		t.Errorf("%d jumps of clocks that differ", n)
+	}
+	w.at = w.at.Add(time.Hour)
+	ahead["two"] += time.Minute
+	ahead[""] += time.Minute
+	if n := asks(); n != 1 {
+		t.Errorf("%d jumps where one clock has jumped", n)
+	}
+}
+
+// Of nodes that come and go, those of the last are kept, and no more than a cluster can have.
+func TestLanesAreBounded(t *testing.T) {
+	w := newWorld(t, noon())
+	l := w.replica(0, true)
+	l.batches.node = func(id string) string { return id }
+	for i := range maxLanes + 100 {
+		w.ask(l, &Spend{ID: fmt.Sprint(i), Windows: one(100_000, Month), Cost: 1})
+	}
+	l.batches.quiet(t.Context())
+	if n := len(l.batches.lanes); n > maxLanes {
+		t.Errorf("%d lanes", n)
 	}
 }

@@ -177,14 +177,14 @@ func (e *entry) pending() int64 {
 }
 
 // landed takes in the answer to a call that was sent at asked and answered at now; answers arrive in the order in which
-// Redis judged. It returns how many units it may have stranded: charged, and never given back.
+// Redis judged. It returns how many units it stranded: charged, and never given back.
 func (e *entry) landed(c *call, asked, now time.Duration) (stranded int64) {
 	if c.asks {
 		e.asking, e.expected, e.renewing = false, 0, nil
 	}
 	if c.err != nil {
 		e.low = 0 // what is left of the lease is spent before Redis is asked again
-		return c.lost()
+		return 0
 	}
 	if e.counts != nil && !sameStarts(e.counts, c.counts) {
 		stranded = e.owe(settlement{units: e.rest + e.used, back: e.rest, counts: e.counts})
@@ -357,10 +357,20 @@ func (e *entry) worthAhead(now time.Duration) bool {
 	return float64(e.lately(now))*min(1, float64(first)/rateSpan.Seconds()) >= 2
 }
 
-// lost is how many units the loss of the answer may have stranded.
+// lost is how many units may stay charged although nobody spends them: all that a call was about whose answer is lost, unless
+// it was not run; what it was to give back, if it was not; and its cost where the caller had left before the answer came.
 func (c *call) lost() int64 {
-	if c.err == nil {
-		return 0
+	var cost int64
+	if !c.readOnly {
+		cost = c.cost
 	}
-	return c.want + c.settle.back
+	switch {
+	case c.err != nil && c.unrun:
+		return c.settle.back
+	case c.err != nil:
+		return c.want + c.settle.back + cost
+	case c.allowed && c.unheard:
+		return cost
+	}
+	return 0
 }

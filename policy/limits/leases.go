@@ -96,8 +96,8 @@ func NewLeases(s *Store, o Options) *Leases {
 		l.shards[i].entries = make(map[string]*entry)
 	}
 	l.batches = &batches{
-		lanes: make([]lane, lanesFor(s.client)), timeout: o.Timeout, now: o.Clock,
-		begin: l.begin, send: s.send, landed: l.landed, later: func(f func()) { time.AfterFunc(gather, f) },
+		timeout: o.Timeout, now: o.Clock, node: s.Node, begin: l.begin, send: s.send, landed: l.landed,
+		later: func(f func()) { time.AfterFunc(gather, f) }, slow: func(f func()) { time.AfterFunc(slowTrip, f) },
 	}
 	return l
 }
@@ -105,6 +105,9 @@ func NewLeases(s *Store, o Options) *Leases {
 func (l *Leases) shard(id string) *shard {
 	return &l.shards[maphash.String(l.seed, id)%shardCount]
 }
+
+// Node returns the address of the server that counts for a limit id, "" where there is one only.
+func (l *Leases) Node(id string) string { return l.store.Node(id) }
 
 // Try answers a Spend at once, without asking the store, and reports whether it could: from units that are leased, from
 // a refusal that is remembered, or, if it is ReadOnly, from counters that were seen within the last second. If not, ask
@@ -241,8 +244,8 @@ func (l *Leases) landed(c *call, asked, now time.Duration) {
 		}
 		sh.mu.Unlock()
 	}
+	l.noteStranded(c.lost())
 	if c.entry == nil {
-		l.noteStranded(c.lost())
 		if c.err == nil && c.done != nil {
 			c.result = c.resultOf(0)
 		}
@@ -357,7 +360,7 @@ func (l *Leases) addAhead(c *call) {
 type Stats struct {
 	Lease, Refusal, Reading uint64 // answers from leased units, remembered refusals, counters read lately
 	Calls, Trips            uint64 // what the store was asked, and the round trips for it
-	Stranded                uint64 // units that may stay charged and unspent, because a reply of the store was lost
+	Stranded                uint64 // units that may stay charged and unspent, because a reply of the store was lost or came too late
 	Jumps                   uint64 // of the store's clock
 	Keys                    int    // limit ids of which something is remembered
 	Held                    int64  // units leased and not spent

@@ -725,7 +725,7 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 	w.hold(l, windows, 2)
 	before := w.calls
 	lane := l.batches.laneOf("a")
-	lane.running = true // nothing is sent until all are there
+	lane.runs = 1 // nothing is sent until all are there
 	for l.Try(spendOf(windows, 1), new(Result)) {
 	}
 	var work sync.WaitGroup
@@ -738,9 +738,9 @@ func TestWaitForTheLeaseThatIsAskedFor(t *testing.T) {
 		})
 	}
 	for queued := 0; queued < callers; runtime.Gosched() {
-		lane.mu.Lock()
+		l.batches.mu.Lock()
 		queued = len(lane.queue)
-		lane.mu.Unlock()
+		l.batches.mu.Unlock()
 	}
 	l.batches.run(lane)
 	work.Wait()

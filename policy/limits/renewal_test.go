@@ -116,7 +116,7 @@ func TestSpendOvertakesRenewal(t *testing.T) {
 	held := l.Stats().Held
 	rest := untilRenewal(t, l, windows)
 	lane := l.batches.laneOf("a")
-	lane.running = true
+	lane.runs = 1
 	calls := w.calls
 	for range rest {
 		l.Try(spendOf(windows, 1), new(Result))
@@ -148,7 +148,7 @@ func TestRenewalThatIsSentIsNotOvertaken(t *testing.T) {
 	w.hold(l, windows, int(l.Stats().Held)-1)
 	spent := int64(2 + 3)
 	lane := l.batches.laneOf("a")
-	lane.running = true
+	lane.runs = 1
 	var work sync.WaitGroup
 	for n := range 2 { // the first takes the last unit and has the lease renewed
 		work.Go(func() {
@@ -176,7 +176,7 @@ func queueRenewal(t *testing.T, l *Leases, windows []Window) *lane {
 	t.Helper()
 	untilRenewal(t, l, windows)
 	lane := l.batches.laneOf("a")
-	lane.running = true
+	lane.runs = 1
 	if !l.Try(spendOf(windows, 1), new(Result)) || len(lane.ahead) != 1 {
 		t.Fatalf("%d renewals are queued", len(lane.ahead))
 	}
@@ -229,7 +229,7 @@ func TestQueuedRenewalIsWithdrawn(t *testing.T) {
 			send(ctx, calls)
 		}
 		if ends {
-			lane.running = false
+			lane.runs = 0
 		} else {
 			var work sync.WaitGroup
 			work.Go(func() {

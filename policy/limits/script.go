@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -21,10 +22,23 @@ type script struct {
 
 	// What is used again for the next run.
 	args   []any
-	offset int64
+	offset offset
 	known  [maxScript]int64 // how the arguments refer to each of layouts
 	starts [][]int64        // of each of layouts, in the reply
 	judged []judgement      // of each of calls
+}
+
+// offset is the first argument of a script. It notes that the script was sent, or began to be.
+type offset struct {
+	ms   int64
+	sent bool
+	text [20]byte
+}
+
+// MarshalBinary is called when the argument is written to a connection, which takes the bytes at once.
+func (o *offset) MarshalBinary() ([]byte, error) {
+	o.sent = true
+	return strconv.AppendInt(o.text[:0], o.ms, 10), nil
 }
 
 func newScript() *script {
@@ -113,10 +127,10 @@ func (s *Store) process(ctx context.Context, scripts []*script) {
 
 // lay makes the command as spend.lua reads it. verb and source are EVALSHA and the script's name, or EVAL and the script.
 func (r *script) lay(ctx context.Context, calls []*call, verb, source any, offset int64) {
-	r.calls, r.layouts, r.offset = calls, r.layouts[:0], offset
+	r.calls, r.layouts, r.offset.ms, r.offset.sent = calls, r.layouts[:0], offset, false
 	r.args = append(r.args[:0], verb, source, len(calls)) // a small number is no allocation
 	for _, c := range calls {
-		c.key, c.mode = "tg:v1:count:{"+c.id+"}", c.want
+		c.key, c.mode = countKey(c.id), c.want
 		if c.readOnly {
 			c.mode = -1
 		}
@@ -173,7 +187,9 @@ func (r *script) group(calls []*call) {
 func (r *script) finish() error {
 	reply, err := r.command.Result()
 	if err != nil {
-		r.fail(spendError(err))
+		// An error reply says that it was not run: what can go wrong within it comes before the first write.
+		var refused redis.Error
+		r.fail(spendError(err), !r.offset.sent || errors.As(err, &refused))
 		return err
 	}
 	r.read(reply)
@@ -183,22 +199,22 @@ func (r *script) finish() error {
 // read hands the calls what the reply says of them.
 func (r *script) read(reply []int64) {
 	if err := r.split(reply); err != nil {
-		r.fail(foreignAnswer(err))
+		r.fail(foreignAnswer(err), false)
 		return
 	}
 	for i, c := range r.calls {
 		j := r.judged[i]
 		if j.broken != "" {
-			c.err = &BrokenError{spendError(errors.New(j.broken))}
+			c.err, c.unrun = &BrokenError{spendError(errors.New(j.broken))}, true
 		} else if err := c.read(j); err != nil {
-			c.err = foreignAnswer(err)
+			c.err, c.unrun = foreignAnswer(err), false
 		}
 	}
 }
 
-func (r *script) fail(err error) {
+func (r *script) fail(err error, unrun bool) {
 	for _, c := range r.calls {
-		c.err = err
+		c.err, c.unrun = err, unrun
 	}
 }
 

@@ -31,23 +31,33 @@ type Store struct {
 	layouts layouts
 	scripts sync.Pool   // of *script
 	apart   atomic.Bool // each call is a script of its own
+	nodeOf  func(key string) string
 }
 
 // NewStore returns a Store on the client. offset is added to Redis' clock, in whole milliseconds; nil means 0, which is
 // what everything but tests wants.
 //
 // A spend must never be sent twice, because a lost reply may have spent: build the client with MaxRetries: -1. Set
-// ContextTimeoutEnabled too, else a Redis that does not answer is waited for past the context's deadline.
+// ContextTimeoutEnabled too, else a Redis that does not answer is waited for past the context's deadline. connect.Open does
+// both, and sees to it that each command of a pipeline tells how it went.
 func NewStore(c redis.UniversalClient, offset func() time.Duration) *Store {
 	if offset == nil {
 		offset = func() time.Duration { return 0 }
 	}
 	sum := sha1.Sum([]byte(spendSource))
-	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:])}
+	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:]), nodeOf: NodeOf(c)}
 	// A script may touch keys of one slot only. A client that is neither of one server nor Sentinel's spreads keys too.
 	_, whole := c.(*redis.Client)
 	s.apart.Store(!whole)
 	return s
+}
+
+// Node returns the address of the server that counts for a limit id, "" where there is one only.
+func (s *Store) Node(id string) string {
+	if s.nodeOf == nil {
+		return ""
+	}
+	return s.nodeOf(countKey(id))
 }
 
 // Spend takes the cost from all windows or from none, in one round trip; another one follows only where Redis has not

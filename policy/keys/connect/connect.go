@@ -89,6 +89,7 @@ func Open(o Options) (client redis.UniversalClient, description string, err erro
 	default:
 		client = redis.NewClient(s.single())
 	}
+	client.AddHook(wholeHook{})
 	return client, t.String(), nil
 }
 
@@ -98,7 +99,9 @@ func InProcess(dial func(context.Context, string, string) (net.Conn, error), dea
 	s.dial = dial
 	o := s.single()
 	o.PipelinePoolSize = 0 // a connection without a buffer of its own needs those of go-redis' pipelines
-	return redis.NewClient(o)
+	c := redis.NewClient(o)
+	c.AddHook(wholeHook{})
+	return c
 }
 
 // target parses what the options name.
