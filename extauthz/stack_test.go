@@ -20,8 +20,8 @@ import (
 
 	"tollgate/extauthz"
 	"tollgate/policy"
+	"tollgate/policy/connect/redistest"
 	"tollgate/policy/keys"
-	"tollgate/policy/keys/connect/redistest"
 	"tollgate/policy/limits"
 	"tollgate/policy/policyfile"
 	"tollgate/testdata"

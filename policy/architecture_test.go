@@ -49,7 +49,7 @@ func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 // room returns the part of the module that a file belongs to.
 func room(path string) string {
 	dir := filepath.ToSlash(filepath.Dir(path))
-	for _, r := range []string{"policy/keys", "policy/limits/counters", "policy/limits", "policy/usage", "policy/router", "policy/answer", "policy/policyfile", "policy", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+	for _, r := range []string{"policy/keys/smallfile", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/usage", "policy/router", "policy/answer", "policy/policyfile", "policy", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
 		if dir == r || strings.HasPrefix(dir, r+"/") {
 			return r
 		}
@@ -61,15 +61,17 @@ func room(path string) string {
 // Redis' in the rooms that store; cmd wires all of them.
 func TestImports(t *testing.T) {
 	inner := map[string][]string{
-		"policy/keys":            nil,
-		"policy/limits":          nil,
-		"policy/limits/counters": {"policy/limits"},
+		"policy/keys/smallfile":  nil,
+		"policy/connect":         {"policy/keys/smallfile"},
+		"policy/keys":            {"policy/connect", "policy/keys/smallfile"},
+		"policy/limits":          {"policy/connect"},
+		"policy/limits/counters": {"policy/limits", "policy/connect"},
 		"policy/usage":           nil,
 		"policy/router":          nil,
 		"policy/answer":          nil,
 		"policy":                 {"policy/keys", "policy/limits", "policy/router", "policy/answer"},
-		"policy/policyfile":      {"policy", "policy/keys", "policy/limits", "policy/router", "policy/answer"},
-		"extauthz":               {"policy", "policy/policyfile", "policy/keys", "policy/limits", "policy/limits/counters", "policy/usage"},
+		"policy/policyfile":      {"policy", "policy/keys/smallfile", "policy/keys", "policy/limits", "policy/router", "policy/answer"},
+		"extauthz":               {"policy", "policy/keys/smallfile", "policy/policyfile", "policy/keys", "policy/limits", "policy/limits/counters", "policy/usage"},
 		"envoy":                  {"testdata"},
 		"testdata":               {"testdata", "policy/keys"},
 		"k8s":                    nil,
@@ -77,11 +79,11 @@ func TestImports(t *testing.T) {
 	libraries := map[string][]string{
 		"github.com/envoyproxy/go-control-plane": {"extauthz"},
 		"google.golang.org/":                     {"extauthz", "cmd"},
-		"github.com/redis/":                      {"policy/keys", "policy/limits", "policy/limits/counters", "policy/usage", "cmd"},
+		"github.com/redis/":                      {"policy/connect", "policy/keys", "policy/limits", "policy/limits/counters", "policy/usage", "cmd"},
 		"github.com/alicebob/":                   {"cmd"},
 		"github.com/prometheus/":                 {"extauthz", "cmd"},
 		"github.com/spf13/":                      {"cmd"},
-		"log/slog":                               {"policy/keys", "extauthz", "cmd"},
+		"log/slog":                               {"policy/connect", "policy/keys", "extauthz", "cmd"},
 	}
 	_, files := goFiles(t)
 	for path, file := range files {

@@ -18,7 +18,7 @@ import (
 	"tollgate/cmd/tollgate-bench/bench"
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy/envoytest"
-	"tollgate/policy/keys/connect/redistest"
+	"tollgate/policy/connect/redistest"
 )
 
 func TestMain(m *testing.M) {

@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
-	"tollgate/policy/keys/connect"
 )
 
 func newAudit() *cobra.Command {

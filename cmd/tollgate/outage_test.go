@@ -22,8 +22,8 @@ import (
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
+	"tollgate/policy/connect/redistest"
 	"tollgate/policy/keys"
-	"tollgate/policy/keys/connect/redistest"
 )
 
 // outage is one setting in which replicas leave and come back under load.

@@ -16,7 +16,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"tollgate/envoy"
-	"tollgate/policy/keys/connect/redistest"
+	"tollgate/policy/connect/redistest"
 	"tollgate/policy/policyfile"
 )
 

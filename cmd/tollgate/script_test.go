@@ -31,8 +31,8 @@ import (
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
-	"tollgate/policy/keys/connect"
-	"tollgate/policy/keys/connect/redistest"
+	"tollgate/policy/connect"
+	"tollgate/policy/connect/redistest"
 )
 
 // TestScripts runs the scripts of testdata/script against the real command. A

@@ -17,7 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"go.uber.org/goleak"
-	"tollgate/policy/keys/connect"
+	"tollgate/policy/connect"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

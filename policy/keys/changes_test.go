@@ -14,7 +14,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/keys/connect"
+	"tollgate/policy/connect"
 )
 
 // run starts the cache's stream with ticks by hand and waits until it listens.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/keys/connect/redistest"
+	"tollgate/policy/connect/redistest"
 )
 
 // withReplica returns a client of a server that has a replica, and the replica.

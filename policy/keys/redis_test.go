@@ -9,8 +9,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
-	"tollgate/policy/keys/connect"
-	"tollgate/policy/keys/connect/redistest"
+	"tollgate/policy/connect"
+	"tollgate/policy/connect/redistest"
 )
 
 // onEveryStore runs a test on the embedded store, on a real server and on a real cluster, where a step that touches

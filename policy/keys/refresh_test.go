@@ -9,7 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/keys/connect"
+	"tollgate/policy/connect"
 )
 
 // gathered is a cache whose readings ahead of time are done by read, and not before.

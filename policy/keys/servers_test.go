@@ -11,7 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/keys/connect"
+	"tollgate/policy/connect"
 )
 
 // aServer is a cache that confirms what it hears, and its ticks.

@@ -11,8 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
-	"tollgate/policy/keys/connect"
-	"tollgate/policy/keys/connect/redistest"
+	"tollgate/policy/connect"
+	"tollgate/policy/connect/redistest"
 )
 
 // backend is one store under test. Its Stores share a clock that stands where at has put it; on a real Redis it runs on

@@ -274,3 +274,5 @@ func (r *numbers) next(n int) []int64 {
 	*r = (*r)[n:]
 	return taken
 }
+
+func countKey(id string) string { return "tg:v1:count:{" + id + "}" }

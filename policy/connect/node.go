@@ -1,4 +1,4 @@
-package limits
+package connect
 
 import (
 	"context"
@@ -23,5 +23,3 @@ func NodeOf(c redis.UniversalClient) func(key string) string {
 		return node.Options().Addr
 	}
 }
-
-func countKey(id string) string { return "tg:v1:count:{" + id + "}" }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/keys/connect/redistest"
+	"tollgate/policy/connect/redistest"
 )
 
 // server is a redis-server of one test's own, by short names.

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"tollgate/policy/keys/connect/redistest"
+	"tollgate/policy/connect/redistest"
 )
 
 // startTLS starts a server that speaks TLS only, wants client certificates of the CA, and has the user of ServerACL.
