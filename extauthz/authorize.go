@@ -231,6 +231,8 @@ func (a *authorizer) keyTrouble(ctx context.Context, err error) {
 		// Counted by the cache. A line each would let a scan fill the log.
 	case errors.Is(err, keys.ErrStoreDown):
 		a.metrics.storeErrors.WithLabelValues("lookup").Inc() // what it came from has been logged
+	case errors.Is(err, keys.ErrUnvouched):
+		a.metrics.storeErrors.WithLabelValues("unvouched").Inc() // readyz and the log say why, once
 	case errors.As(err, &corrupt):
 		a.metrics.corruptRecords.Inc()
 		a.log.trouble(ctx, "corrupt key record", slog.String("key_id", corrupt.ID), slog.Any("error", corrupt.Err))

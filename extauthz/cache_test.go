@@ -83,7 +83,7 @@ func TestCachedKey(t *testing.T) {
 	metrics.BreakerChanged(keys.BreakerChange{Operation: keys.Spend, Open: true})
 	metrics.KeyChanged(20 * time.Millisecond)
 	out := httptest.NewRecorder()
-	st := &extauthz.Status{Policies: extauthz.FixedPolicies(s.set, s.metrics), Gatherer: registry, Ping: func(context.Context) error { return nil }}
+	st := &extauthz.Status{Policies: extauthz.FixedPolicies(s.set, s.metrics), Gatherer: registry, Standing: well}
 	st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/metrics", nil))
 	for _, line := range []string{
 		`tollgate_key_lookups_total{outcome="hit"} 1`, `tollgate_key_lookups_total{outcome="miss"} 1`,
@@ -106,7 +106,7 @@ func TestReadyzTellsOfTheStream(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	st := &extauthz.Status{
 		Policies: extauthz.FixedPolicies(set, extauthz.NewMetrics(registry)), Gatherer: registry,
-		Ping: func(context.Context) error { return nil },
+		Standing: well,
 	}
 	for want, s := range map[string]keys.StreamStatus{
 		"key changes: listening, last heard 0.5 s ago\n":                                         {Listening: true, Silent: time.Second / 2},

@@ -81,17 +81,15 @@ type checkService struct {
 	calls      *sync.Pool // of *call
 	shape      *shape
 	others     encoding.CodecV2 // of the other services of the server
-	log        *slog.Logger
-	refusals   rate.Sometimes // bounds the lines about requests that could not be read
+	refusals   rate.Sometimes   // bounds the lines about requests that could not be read
 }
 
-func newCheckService(a *authorizer, log *slog.Logger) *checkService {
+func newCheckService(a *authorizer) *checkService {
 	return &checkService{
 		authorizer: a,
 		calls:      &sync.Pool{New: func() any { return &call{} }},
 		shape:      checkRequest(),
 		others:     encoding.GetCodecV2(proto.Name),
-		log:        log,
 		refusals:   rate.Sometimes{Interval: time.Second},
 	}
 }
@@ -108,7 +106,7 @@ func (s *checkService) unread(ctx context.Context, err error) {
 	}
 	s.authorizer.metrics.grpcRefused.WithLabelValues(why).Inc()
 	s.refusals.Do(func() {
-		s.log.LogAttrs(ctx, slog.LevelWarn, message, slog.Int("limit_bytes", maxCheckRequest), slog.Any("error", err))
+		s.authorizer.log.trouble(ctx, message, slog.Int("limit_bytes", maxCheckRequest), slog.Any("error", err))
 	})
 }
 
@@ -130,14 +128,14 @@ func forget(r *policy.Request) {
 // recover answers a panic with an RPC error, which is never an allow.
 func (s *checkService) recover(err *error) {
 	if p := recover(); p != nil {
-		*err = panicked(s.authorizer.metrics, s.log, authv3.Authorization_Check_FullMethodName, p)
+		*err = panicked(s.authorizer.metrics, s.authorizer.log, authv3.Authorization_Check_FullMethodName, p)
 	}
 }
 
-func panicked(m *Metrics, log *slog.Logger, method string, p any) error {
+func panicked(m *Metrics, log *decisionLog, method string, p any) error {
 	m.panics.Inc()
 	// The value may quote the request; its type is enough beside the stack.
-	log.Error("panic", slog.String("method", method), slog.String("type", fmt.Sprintf("%T", p)), slog.String("stack", string(debug.Stack())))
+	log.bounded.Log(context.Background(), slog.LevelError, "panic", slog.String("method", method), slog.String("type", fmt.Sprintf("%T", p)), slog.String("stack", string(debug.Stack())))
 	return status.Error(codes.Internal, "tollgate: internal error")
 }
 

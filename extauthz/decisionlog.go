@@ -40,6 +40,7 @@ const deniedLines = 100
 // that a line and an Envoy access log are joined by decision_id.
 type decisionLog struct {
 	log     *slog.Logger
+	bounded *BoundedLog // for all that is not a decision
 	which   Decisions
 	reasons []deniedLog  // by reason, so that a scan hides no customer's denials
 	due     atomic.Int64 // when to look for floods that are over, Unix ns; 0: nothing is left to tell
@@ -57,7 +58,7 @@ type deniedLog struct {
 const floodOver = time.Second
 
 func newDecisionLog(log *slog.Logger, which Decisions) *decisionLog {
-	l := &decisionLog{log: log, which: which, reasons: make([]deniedLog, len(policy.Reasons())), now: time.Now}
+	l := &decisionLog{log: log, bounded: NewBoundedLog(log), which: which, reasons: make([]deniedLog, len(policy.Reasons())), now: time.Now}
 	for i := range l.reasons {
 		l.reasons[i].limiter = rate.NewLimiter(deniedLines, deniedLines)
 	}
@@ -70,6 +71,9 @@ func newDecisionLog(log *slog.Logger, which Decisions) *decisionLog {
 func (l *decisionLog) decision(ctx context.Context, d *policy.Decision) {
 	if l.due.Load() != 0 {
 		l.tellFloods()
+	}
+	if l.bounded.due.Load() != 0 {
+		l.bounded.tellFloods()
 	}
 	if l.which == LogNone || d.Allow && l.which != LogAll || !l.log.Enabled(ctx, slog.LevelInfo) {
 		return
@@ -123,6 +127,7 @@ func (l *decisionLog) tellFloods() {
 
 // end writes all counts that no line has told. It can be called again.
 func (l *decisionLog) end() {
+	l.bounded.end()
 	for i := range l.reasons {
 		l.tell(policy.Reason(i))
 	}
@@ -135,5 +140,5 @@ func (l *decisionLog) tell(r policy.Reason) {
 }
 
 func (l *decisionLog) trouble(ctx context.Context, message string, attrs ...slog.Attr) {
-	l.log.LogAttrs(ctx, slog.LevelWarn, message, attrs...)
+	l.bounded.Log(ctx, slog.LevelWarn, message, attrs...)
 }

@@ -62,6 +62,13 @@ func DecisionLog(log *slog.Logger, which Decisions, now func() time.Time) (decis
 	return l.decision, l.end
 }
 
+// SetClock gives the log another clock, and returns what tells the floods that are over
+// and what tells the rest at the end.
+func (b *BoundedLog) SetClock(now func() time.Time) (over, end func()) {
+	b.now = now
+	return b.tellFloods, b.end
+}
+
 // store is where CheckDirectly and the like have keys and limits from.
 type store interface {
 	KeyFinder
@@ -82,7 +89,7 @@ func directly(t testing.TB, file policyfile.File, s store) *checkService {
 		keys:     s, cache: cache, limits: s, deadline: DefaultDeadline, metrics: metrics,
 		log: newDecisionLog(slog.New(slog.DiscardHandler), LogAll),
 	}
-	return newCheckService(a, a.log.log)
+	return newCheckService(a)
 }
 
 // Decide returns the decision about the bytes of a check request.

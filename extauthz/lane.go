@@ -58,7 +58,6 @@ type Lane struct {
 	authorizer *authorizer
 	readiness  *readiness
 	config     LaneConfig
-	log        *slog.Logger
 	age, end   time.Duration // laneAge and laneEnd
 	last       time.Duration // laneLast
 
@@ -76,7 +75,7 @@ func (s *Server) Lane(c LaneConfig) *Lane {
 	if c.TLS != nil {
 		c.TLS = laneTLS(c.TLS)
 	}
-	return &Lane{authorizer: s.authorizer, readiness: s.readiness, config: c, log: s.authorizer.log.log,
+	return &Lane{authorizer: s.authorizer, readiness: s.readiness, config: c,
 		age: laneAge, end: laneEnd, last: laneLast, conns: map[*laneConn]struct{}{}}
 }
 
@@ -119,7 +118,7 @@ func (l *Lane) Serve(listener net.Listener) error {
 			if !temporary(err) {
 				return err
 			}
-			l.log.Warn("http lane: accept", slog.Any("error", err))
+			l.authorizer.log.trouble(context.Background(), "http lane: accept", slog.Any("error", err))
 			time.Sleep(10 * time.Millisecond) // out of file descriptors: some will come back
 		case !l.trusts(c.RemoteAddr()):
 			l.authorizer.metrics.laneRefused.WithLabelValues("peer").Inc()
@@ -223,7 +222,7 @@ func (l *Lane) authorize(ctx context.Context, start time.Time, set *policy.Set, 
 	a := l.authorizer
 	defer func() {
 		if p := recover(); p != nil {
-			_ = panicked(a.metrics, l.log, "http lane", p)
+			_ = panicked(a.metrics, a.log, "http lane", p)
 			d, ok = nil, false
 		}
 	}()

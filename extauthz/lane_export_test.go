@@ -59,11 +59,11 @@ func LaneDirectly(t testing.TB, file policyfile.File, store interface {
 		t.Fatal(err)
 	}
 	metrics := NewMetrics(prometheus.NewRegistry())
-	l := &Lane{log: slog.New(slog.DiscardHandler), readiness: newReadiness(), authorizer: &authorizer{
+	l := &Lane{readiness: newReadiness(), authorizer: &authorizer{
 		policies: FixedPolicies(set, metrics),
 		decider:  policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
 		keys:     store, limits: store, deadline: DefaultDeadline, metrics: metrics,
-		log: &decisionLog{log: slog.New(slog.DiscardHandler), which: LogNone},
+		log: newDecisionLog(slog.New(slog.DiscardHandler), LogNone),
 	}}
 	return func(sent []byte) []byte {
 		c := &scriptedConn{in: bytes.NewReader(sent)}
@@ -100,7 +100,7 @@ func (m *Metrics) LaneRefused(why string) prometheus.Counter {
 func HeldByLane(t testing.TB, file policyfile.File, s store, sent []byte) (texts []string) {
 	t.Helper()
 	service := directly(t, file, s)
-	c := &laneConn{lane: &Lane{log: service.log, authorizer: service.authorizer, readiness: newReadiness()}, last: time.Now().Add(laneAge), end: time.Now().Add(laneEnd)}
+	c := &laneConn{lane: &Lane{authorizer: service.authorizer, readiness: newReadiness()}, last: time.Now().Add(laneAge), end: time.Now().Add(laneEnd)}
 	c.conn = &scriptedConn{in: bytes.NewReader(sent), drained: func() {
 		texts = nil
 		for _, part := range []any{c.in, c.message, c.request, c.check} {

@@ -45,7 +45,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "tollgate_failure_mode_total", Help: "Requests decided by a plan's failure_mode because the limits could not be asked.",
 		}, []string{"api", "mode"}),
 		storeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tollgate_store_errors_total", Help: "Store operations that failed or came too late. A spend that failed may have been spent.",
+			Name: "tollgate_store_errors_total", Help: "Store operations that failed or came too late; unvouched: look-ups of keys that the store does not know while its word does not count. A spend that failed may have been spent.",
 		}, []string{"operation"}),
 		corruptRecords: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tollgate_corrupt_records_total", Help: "Look-ups that met an unusable key record; the log names its id.",

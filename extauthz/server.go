@@ -100,11 +100,11 @@ func New(c Config) *Server {
 		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
 		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: newDecisionLog(c.Log, c.Decisions),
-	}, c.Log)
+	})
 	ready := newReadiness()
 	options := append(TransportOptions(),
 		grpc.ForceServerCodecV2(checks),
-		grpc.UnaryInterceptor(recoverPanics(c.Metrics, c.Log)),
+		grpc.UnaryInterceptor(recoverPanics(c.Metrics, checks.authorizer.log)),
 		grpc.StreamInterceptor(ready.endStreams))
 	if c.TLS != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(c.TLS)))
@@ -156,7 +156,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 }
 
 // recoverPanics answers a panic in one of the small services.
-func recoverPanics(m *Metrics, log *slog.Logger) grpc.UnaryServerInterceptor {
+func recoverPanics(m *Metrics, log *decisionLog) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 		defer func() {
 			if p := recover(); p != nil {

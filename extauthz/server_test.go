@@ -263,7 +263,9 @@ func TestPolicyReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st := &extauthz.Status{Policies: policies, Gatherer: registry, Store: "embedded", Ping: func(context.Context) error { return errors.New("away") }}
+	st := &extauthz.Status{Policies: policies, Gatherer: registry, Store: "embedded", Standing: func() keys.StandingState {
+		return keys.StandingState{Reached: true, Fits: true, Answered: time.Now(), Silent: errors.New("away")}
+	}}
 	page := func(path string) (int, string) {
 		w := httptest.NewRecorder()
 		st.Handler().ServeHTTP(w, httptest.NewRequest("GET", path, nil))
@@ -301,7 +303,7 @@ func TestPolicyReload(t *testing.T) {
 	if n := strings.Count(out.String(), "fortnight"); n != 2 {
 		t.Errorf("told %d times after two minutes", n)
 	}
-	has("/readyz", 200, "ok\n", "small.yaml:11:59", `unknown unit "fortnight"`, "store: embedded", "store: not reachable: away")
+	has("/readyz", 200, "ok\n", "small.yaml:11:59", `unknown unit "fortnight"`, "store: embedded", "store: not reachable, last heard 0.0 s ago: away")
 	has("/metrics", 200, "tollgate_policy_rejected 1", `tollgate_policy_loads_total{result="rejected"} 3`)
 
 	if err := os.Rename(file, file+".bak"); err != nil {

@@ -20,22 +20,18 @@ type Status struct {
 	Gatherer prometheus.Gatherer
 	// Store describes the store in a few words, such as "embedded".
 	Store string
-	// Ping asks the store whether it is there.
-	Ping func(context.Context) error
+	// Standing tells how the server stands to the store.
+	Standing func() keys.StandingState
 	// Far measures how far away the store is, and says so if that is too far, "" if
 	// it is not; nil where nobody knows.
 	Far func(context.Context) string
 	// Stream tells whether changes of keys arrive; nil where no keys are cached.
 	Stream func() keys.StreamStatus
-	// Problem says what is wrong with the keys in the store as a whole, "" if
-	// nothing is; nil where nobody knows.
-	Problem func() string
+	// Now is the clock; nil for the machine's.
+	Now func() time.Time
 
 	draining atomic.Bool
 }
-
-// pingTime bounds the question to the store in /readyz.
-const pingTime = time.Second
 
 // Drain makes /readyz answer 503 from now on.
 func (s *Status) Drain() { s.draining.Store(true) }
@@ -49,36 +45,44 @@ func (s *Status) Handler() http.Handler {
 	return mux
 }
 
-// ready is 200 while the server takes calls. A store that is away or a policy
-// file that is refused is said and does not make it unready: taking every replica
-// out of service would turn a partial outage into a full one.
+// ready is 200 while the server takes calls and some with a key can be answered. What
+// else is wrong, as a policy file that is refused, is said and does not make it
+// unready.
 func (s *Status) ready(w http.ResponseWriter, r *http.Request) {
 	if s.draining.Load() {
 		http.Error(w, "draining", http.StatusServiceUnavailable)
 		return
 	}
-	_, _ = fmt.Fprintln(w, "ok")
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if why := s.Unready(); why != "" {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = fmt.Fprintf(w, "not ready: %s\n", why)
+	} else {
+		_, _ = fmt.Fprintln(w, "ok")
+	}
 	loaded, refused := s.Policies.Status()
 	_, _ = fmt.Fprintf(w, "policy: %d APIs, loaded %s\n", len(s.Policies.Current().APIs()), loaded.UTC().Format(time.RFC3339))
 	if refused != nil {
 		_, _ = fmt.Fprintf(w, "policy: the files on disk are refused, an older policy is in force:\n%v\n", refused)
 	}
 	_, _ = fmt.Fprintf(w, "store: %s\n", s.Store)
-	ctx, cancel := context.WithTimeout(r.Context(), pingTime)
-	defer cancel()
-	if err := s.Ping(ctx); err != nil {
-		_, _ = fmt.Fprintf(w, "store: not reachable: %v\n", err)
-	} else if s.Far != nil {
-		if far := s.Far(ctx); far != "" {
+	state := s.Standing()
+	writeStanding(w, state, s.now())
+	if s.Far != nil && state.Silent == nil {
+		if far := s.Far(r.Context()); far != "" {
 			_, _ = fmt.Fprintf(w, "store: far away: %s\n", far)
 		}
-	}
-	if s.Problem != nil && s.Problem() != "" {
-		_, _ = fmt.Fprintf(w, "keys: %s\n", s.Problem())
 	}
 	if s.Stream != nil {
 		writeStream(w, s.Stream())
 	}
+}
+
+func (s *Status) now() time.Time {
+	if s.Now == nil {
+		return time.Now()
+	}
+	return s.Now()
 }
 
 func writeStream(w io.Writer, s keys.StreamStatus) {

@@ -117,6 +117,24 @@ func (a *PlanLimits) replace(own []limits.Window, o keys.Override) (known bool) 
 	return slices.Contains(a.Exempt, o.Name)
 }
 
+// answersUncounted reports whether keys of some plan, in some environment, are let pass while
+// nothing can be counted.
+func (a *API) answersUncounted() bool {
+	for _, p := range a.spec.Plans {
+		if p.FailureMode != FailClosed {
+			return true
+		}
+		all := p.ByEnvironment
+		if len(all) == 0 {
+			all = []PlanLimits{p.All}
+		}
+		if slices.ContainsFunc(all, func(l PlanLimits) bool { return len(l.Windows) == 0 }) {
+			return true
+		}
+	}
+	return len(a.spec.Plans) == 0
+}
+
 // Environments returns the names of the API's environments, in the order of its file.
 func (a *API) Environments() []string { return a.spec.EnvironmentNames() }
 

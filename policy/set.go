@@ -42,6 +42,11 @@ func New(specs ...Spec) *Set {
 // APIs returns the APIs in the order of their files.
 func (s *Set) APIs() []*API { return s.apis }
 
+// AnswersUncounted reports whether some plan lets requests pass while nothing can be counted.
+func (s *Set) AnswersUncounted() bool {
+	return slices.ContainsFunc(s.apis, (*API).answersUncounted)
+}
+
 // Headers returns the names of the headers that decisions read, in lower case and sorted: what a
 // proxy must show of a request, beside its method, path and host. Others are at most removed
 // without having been read.

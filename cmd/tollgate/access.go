@@ -113,7 +113,7 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 		a.manager.AllowUnpeppered()
 	}
 	if n&thePepper != 0 {
-		if _, err := keys.NewStore(a.store.client).CheckPepper(ctx, a.hasher, false); err != nil {
+		if err := keys.NewStore(a.store.client).CheckPepper(ctx, a.hasher); err != nil {
 			return errors.Join(explained(err), failed(a.store.close()))
 		}
 	}

@@ -26,7 +26,7 @@ const (
 
 // keyCache is what stands between the checks and the keys of a store.
 type keyCache struct {
-	log      *slog.Logger
+	log      *extauthz.BoundedLog
 	breaker  *keys.Breaker
 	cache    *keys.Cache
 	usage    *keys.Usage
@@ -35,7 +35,7 @@ type keyCache struct {
 
 // newKeyCache makes the cache in front of the store and registers its metrics.
 func newKeyCache(client redis.UniversalClient, o keys.CacheOptions, older bool, policies *extauthz.Policies, registry prometheus.Registerer, m *extauthz.Metrics, log *slog.Logger) *keyCache {
-	c, store := &keyCache{log: log}, keys.NewStore(client)
+	c, store := &keyCache{log: extauthz.NewBoundedLog(log)}, keys.NewStore(client)
 	c.breaker = keys.NewBreaker(func(change keys.BreakerChange) {
 		m.BreakerChanged(change)
 		about := []any{slog.String("operation", change.Operation.String())}
@@ -84,13 +84,13 @@ func (c *keyCache) run(ctx context.Context) {
 	work.Go(func() { c.cache.Run(ctx) })
 	work.Go(func() {
 		c.usage.Run(ctx, func(err error) {
-			c.log.Warn("the last use of keys was not written", slog.Any("error", err))
+			c.log.Log(ctx, slog.LevelWarn, "the last use of keys was not written", slog.Any("error", err))
 		})
 	})
 	if c.rehashes != nil {
 		work.Go(func() {
 			c.rehashes.Run(ctx, func(id string, err error) {
-				c.log.Warn("a key keeps its older hash", slog.String("key_id", id), slog.Any("error", err))
+				c.log.Log(ctx, slog.LevelWarn, "a key keeps its older hash", slog.String("key_id", id), slog.Any("error", err))
 			})
 		})
 	}

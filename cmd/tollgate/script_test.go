@@ -70,7 +70,7 @@ func TestScripts(t *testing.T) {
 					return setup(env)
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"ready": ready, "page": page, "check": check, "hold": hold, "watch": watch, "health": health,
+					"ready": ready, "page": page, "check": check, "hold": hold, "watch": watch, "health": health, "empty": emptyRedis,
 					"freeport": freePortCommand, "redis": startRedis, "replica": startReplica, "redis-cli": redisCommand,
 					"mode": mode, "term": terminate, "hash": hash, "expand": expand,
 					"envoy": startEnvoy, "call": call, "remember": remember,
@@ -256,6 +256,15 @@ func startRedis(ts *testscript.TestScript, _ bool, args []string) {
 	redistest.Start(commandT{ts}, func(*redistest.Server) []string { return options })
 }
 
+// usage: empty PORT takes all data from a Redis, and its connections, as a restart without a file does.
+func emptyRedis(ts *testscript.TestScript, _ bool, args []string) {
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + args[0]})
+	defer client.Close()
+	ts.Check(client.FlushAll(context.Background()).Err())
+	ts.Check(client.Do(context.Background(), "client", "kill", "type", "pubsub").Err())
+	ts.Check(client.Do(context.Background(), "client", "kill", "type", "normal", "skipme", "yes").Err())
+}
+
 // usage: replica PORT PRIMARY-PORT. It waits until the replica follows, and sets
 // REPLICA to its process.
 func startReplica(ts *testscript.TestScript, _ bool, args []string) {
@@ -273,8 +282,11 @@ func startReplica(ts *testscript.TestScript, _ bool, args []string) {
 
 // usage: redis-cli URL COMMAND... prints the reply.
 func redisCommand(ts *testscript.TestScript, _ bool, args []string) {
-	address, _ := strings.CutPrefix(args[0], unixPrefix)
-	client := redis.NewClient(&redis.Options{Network: "unix", Addr: address})
+	options := &redis.Options{Addr: "127.0.0.1:" + args[0]}
+	if address, ok := strings.CutPrefix(args[0], unixPrefix); ok {
+		options = &redis.Options{Network: "unix", Addr: address}
+	}
+	client := redis.NewClient(options)
 	defer client.Close()
 	words := make([]any, 0, len(args))
 	for _, a := range args[1:] {

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -24,9 +23,11 @@ import (
 const (
 	// seedTimeout bounds one attempt to add all keys of the file.
 	seedTimeout = 30 * time.Second
-	// The pauses between attempts to reach a store that is away.
-	firstPause  = 100 * time.Millisecond
-	longestWait = 5 * time.Second
+	// lookInterval is how often the store is looked at, for lookTimeout at most, and
+	// firstPause the pause before the second look at one that was away.
+	lookInterval = time.Second
+	lookTimeout  = 5 * time.Second
+	firstPause   = 100 * time.Millisecond
 )
 
 // readKeys reads the keys file, or every *.yaml of a directory, and checks each
@@ -106,41 +107,20 @@ func placeOfKey(file policyfile.File, i int, field string) string {
 	return fmt.Sprintf("%s:%d:%d", file.Name, at.Line, at.Column)
 }
 
-// seeder brings the store and the keys of the file together.
+// seeder brings the store and the keys of the file together, and keeps an eye on the
+// store.
 type seeder struct {
-	store   *store
-	entries []keys.Entry
-	from    keys.SeedSource
-	manager *keys.Manager
-	hasher  *keys.Hasher
-	log     *slog.Logger
+	store    *store
+	entries  []keys.Entry
+	from     keys.SeedSource
+	manager  *keys.Manager
+	standing *keys.Standing
+	report   *standingLog
+	log      *slog.Logger
 
-	wrong atomic.Pointer[string] // what is wrong with the pepper; nil if nothing is known to be
-}
-
-// problem is what /readyz says of the pepper.
-func (s *seeder) problem() string {
-	if wrong := s.wrong.Load(); wrong != nil {
-		return *wrong
-	}
-	return ""
-}
-
-// checkPepper says it loudly if the store's keys are hashed with a pepper that this server does not have. The server
-// starts all the same: it may be the only one with the right one, and keys in memory of others go on.
-func (s *seeder) checkPepper(ctx context.Context) error {
-	changed, err := keys.NewStore(s.store.client).CheckPepper(ctx, s.hasher, true)
-	var corrupt *keys.CorruptError
-	switch {
-	case errors.Is(err, keys.ErrPepper), errors.As(err, &corrupt):
-		text := plainError{err}.Error()
-		s.wrong.Store(&text)
-		s.log.Error("THE PEPPER IS NOT THAT OF THE KEYS IN THE STORE: none of them will be found", slog.String("problem", text))
-		return nil
-	case changed:
-		s.log.Info("the pepper has changed: keys are hashed anew as they are used")
-	}
-	return err
+	away    bool   // the store was, at the start
+	seeded  bool   // the keys are in the store, or were found to contradict it
+	refused string // why, as it was last told
 }
 
 // serverActor is who changes keys by itself.
@@ -152,23 +132,29 @@ func serverActor() keys.Actor {
 	return keys.Actor{Name: name, Operator: true}
 }
 
-// start tries once. A store that is away is not an error: done is false then, and
-// follow goes on trying. An error means that the file and the store contradict
-// each other.
-func (s *seeder) start(ctx context.Context) (done bool, err error) {
-	err = s.try(ctx)
-	if err == nil || permanent(err) {
-		return err == nil, err
+// start tries once. A store that is away is not an error, and follow goes on trying. An
+// error means that the file and the store contradict each other.
+func (s *seeder) start(ctx context.Context) error {
+	err := s.try(ctx)
+	switch {
+	case permanent(err):
+		return err
+	case err != nil:
+		s.away = true
+		s.log.Warn("the store is not reachable; starting without it, requests are answered as undecided until it is back",
+			slog.String("store", s.store.what), slog.Int("keys_waiting", len(s.entries)), slog.Any("error", err))
 	}
-	s.log.Warn("the store is not reachable; starting without it, requests are answered as undecided until it is back",
-		slog.String("store", s.store.what), slog.Int("keys_waiting", len(s.entries)), slog.Any("error", err))
-	return false, nil
+	return nil
 }
 
-// follow tries with growing pauses until the store has the keys or ctx ends.
-func (s *seeder) follow(ctx context.Context) {
-	pause := firstPause
-	for {
+// follow looks at the store about once a second until ctx ends, and adds the keys if it
+// could not at the start, or if the store was emptied. looked is called after each look.
+func (s *seeder) follow(ctx context.Context, looked func()) {
+	pause := lookInterval
+	if s.away {
+		pause = firstPause
+	}
+	for looked(); ; looked() {
 		select {
 		case <-ctx.Done():
 			return
@@ -176,29 +162,52 @@ func (s *seeder) follow(ctx context.Context) {
 		}
 		err := s.try(ctx)
 		switch {
-		case err == nil:
-			s.log.Info("the store is reachable now", slog.String("store", s.store.what))
-			return
 		case ctx.Err() != nil:
 			return
 		case permanent(err):
-			s.log.Error("the keys file does not fit the store; its remaining keys are not added", slog.Any("error", err))
-			return
+			s.seeded = true
+			if s.refused != err.Error() {
+				s.refused = err.Error()
+				s.log.Error("the keys file does not fit the store; its remaining keys are not added", slog.Any("error", err))
+			}
+		case err == nil && s.away:
+			s.away = false
+			s.log.Info("the store is reachable now", slog.String("store", s.store.what))
 		}
-		pause = min(2*pause, longestWait)
-		s.log.Debug("the store is still not reachable", slog.Any("error", err), slog.Duration("next_try_in", pause))
+		pause = min(2*pause, lookInterval)
 	}
 }
 
+// try looks at the store, and adds the keys if they are to be there and are not.
 func (s *seeder) try(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, seedTimeout)
 	defer cancel()
-	if err := s.store.ping(ctx); err != nil {
+	looking, looked := context.WithTimeout(ctx, lookTimeout)
+	defer looked()
+	state, err := s.standing.Look(looking)
+	s.report.tell(state)
+	if err != nil && !s.seeded {
 		return err
 	}
-	if err := s.checkPepper(ctx); err != nil {
+	refill := state.Emptied && len(s.entries) > 0
+	if !state.Fits || state.Pepper != nil || s.seeded && !refill {
+		return nil
+	}
+	if err := s.seed(ctx); err != nil {
 		return err
 	}
+	s.seeded = true
+	if !refill {
+		return nil
+	}
+	s.log.Warn("the store was emptied, and the keys of the file are in it again, as the file has them: what was changed since, revocations too, "+
+		"and keys that are not in the file are lost", slog.Int("keys", len(s.entries)))
+	err = s.standing.Refilled(ctx)
+	s.report.tell(s.standing.State())
+	return err
+}
+
+func (s *seeder) seed(ctx context.Context) error {
 	if len(s.entries) == 0 {
 		return nil
 	}

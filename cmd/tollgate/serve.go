@@ -80,6 +80,7 @@ type service struct {
 	store    *store
 	hasher   *keys.Hasher
 	older    bool // the hasher has older methods
+	standing *keys.Standing
 	seeder   *seeder
 	cache    *keyCache
 	leases   *limits.Leases
@@ -118,9 +119,12 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	defer func() { v.logError("close the store", v.store.close()) }()
 	v.warnAboutStore()
 	manager := keys.NewManager(keys.NewStore(v.store.client), v.hasher, noRules{}, keys.NewAudit(v.store.client, 0), serverActor(), time.Now)
-	v.seeder = &seeder{store: v.store, entries: entries, from: from, manager: manager, hasher: v.hasher, log: v.log}
-	seeded, err := v.seeder.start(stop)
-	if err != nil {
+	v.standing = keys.NewStanding(keys.NewStore(v.store.client), v.hasher, keys.StandingOptions{
+		Timeout: s.cacheOptions().Timeout,
+		Emptied: func() { v.cache.cache.StoreEmptied() }, // never at the first look, before there is a cache
+	})
+	v.seeder = &seeder{store: v.store, entries: entries, from: from, manager: manager, standing: v.standing, report: &standingLog{log: v.log, now: time.Now}, log: v.log}
+	if err := v.seeder.start(stop); err != nil {
 		return fmt.Errorf("--keys %s: %w", s.keys, err)
 	}
 	v.reachStore(stop, s.deadline)
@@ -128,7 +132,7 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	if err := v.listen(s); err != nil {
 		return err
 	}
-	return v.run(s, seeded, stop, stopNow)
+	return v.run(s, stop, stopNow)
 }
 
 func (v *service) loadPolicies(s *settings) (*policy.Set, error) {
@@ -193,7 +197,9 @@ func (v *service) build(s *settings) {
 	if v.certs != nil {
 		config = v.certs.Config()
 	}
-	v.cache = newKeyCache(v.store.client, s.cacheOptions(), v.older, v.policies, v.registry, v.metrics, v.log)
+	cached := s.cacheOptions()
+	cached.Vouch = v.standing.Vouch
+	v.cache = newKeyCache(v.store.client, cached, v.older, v.policies, v.registry, v.metrics, v.log)
 	v.leases = limits.NewLeases(limits.NewStore(v.store.client, nil), limits.Options{
 		Exact: s.limits == limitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
 	})
@@ -213,8 +219,12 @@ func (v *service) build(s *settings) {
 		TLS:        config,
 		Reflection: s.reflection,
 	})
-	v.status = &extauthz.Status{Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Ping: v.store.ping, Stream: v.cache.cache.Stream,
-		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) }, Problem: v.seeder.problem}
+	v.status = &extauthz.Status{
+		Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Standing: v.standing.State, Stream: v.cache.cache.Stream,
+		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) },
+	}
+	extauthz.RegisterStanding(v.registry, v.status)
+	v.grpc.SetReady(v.status.Unready() == "")
 	v.http = &http.Server{
 		Handler:           v.status.Handler(),
 		ReadHeaderTimeout: httpHeaderTimeout,
@@ -252,7 +262,7 @@ func (v *service) listen(s *settings) error {
 
 // run serves until stop ends, then drains until that is done, its time is up or
 // stopNow ends.
-func (v *service) run(s *settings, seeded bool, stop, stopNow context.Context) error {
+func (v *service) run(s *settings, stop, stopNow context.Context) error {
 	follow, endFollow := context.WithCancel(stopNow)
 	// Calls that drain still need keys that are up to date.
 	serving, endServing := context.WithCancel(context.WithoutCancel(stopNow))
@@ -273,9 +283,7 @@ func (v *service) run(s *settings, seeded bool, stop, stopNow context.Context) e
 	if v.certs != nil {
 		work.Go(func() { v.followCertificates(follow, s.reloadInterval) })
 	}
-	if !seeded {
-		work.Go(func() { v.seeder.follow(follow) })
-	}
+	work.Go(func() { v.seeder.follow(follow, func() { v.grpc.SetReady(v.status.Unready() == "") }) })
 	err := v.announce(s)
 	delay := time.Duration(0)
 	if err == nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -20,9 +19,6 @@ type store struct {
 	embedded bool
 	close    func() error
 }
-
-// ping asks the store whether it is there.
-func (s *store) ping(ctx context.Context) error { return s.client.Ping(ctx).Err() }
 
 // openRedis makes a client for a URL, or, if it is empty, for what the REDIS_
 // variables in env say. It connects to nothing yet. Its errors show no password.

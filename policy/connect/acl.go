@@ -31,6 +31,7 @@ func ServerACL() ACL {
 		Commands: append(keyCommands(),
 			"hmget", "pexpireat", // count: policy/limits/spend.lua
 			"subscribe", // hear of changes; publish sends the heartbeat as well
+			"info",      // see what the store does when its memory is full
 			"hgetall",   // forget servers that are gone
 		),
 		Keys:     append(keyPatterns(), "tg:v1:count:*"),
@@ -67,7 +68,7 @@ func keyCommands() []string {
 }
 
 func keyPatterns() []string {
-	return []string{"tg:v1:key:*", "tg:v1:secret:*", "tg:v1:used:*", "tg:v1:apis", "tg:v1:index:*", "tg:v1:team:*", "tg:v1:audit", "tg:v1:pepper", "tg:v1:servers"}
+	return []string{"tg:v1:key:*", "tg:v1:secret:*", "tg:v1:used:*", "tg:v1:apis", "tg:v1:index:*", "tg:v1:team:*", "tg:v1:audit", "tg:v1:pepper", "tg:v1:store:*", "tg:v1:servers"}
 }
 
 // SentinelACL is what a user needs on the sentinels themselves.

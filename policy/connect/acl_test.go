@@ -28,14 +28,30 @@ type user struct {
 
 func users() map[string]user {
 	return map[string]user{
-		"server": {acl: ServerACL(), do: []duty{checkPepper, exercise, spendOne, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
-		"cli":    {acl: CLIACL(), do: []duty{checkPepper, exercise, manageKeys, awaitServers, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
+		"server": {acl: ServerACL(), do: []duty{lookAtStore, exercise, spendOne, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
+		"cli":    {acl: CLIACL(), do: []duty{acceptEmpty, exercise, manageKeys, awaitServers, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
 	}
 }
 
 // followChanges is what a server's cache does all the time: it hears of changes, and sends its heartbeat.
 func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
 	return hear(ctx, c, func(ctx context.Context) error { return c.Publish(ctx, changes, "news").Err() })
+}
+
+// lookAtStore is what a server does first, and each second.
+func lookAtStore(ctx context.Context, c redis.UniversalClient, _ int) error {
+	standing := keys.NewStanding(keys.NewStore(c), keys.NewHasher([]byte("pepper")), keys.StandingOptions{Timeout: 5 * time.Second})
+	state, err := standing.Look(ctx)
+	return errors.Join(err, state.Unseen, standing.Vouch(ctx, keys.Digest{}))
+}
+
+// acceptEmpty is what makes a new store one for the commands, which look at its pepper first.
+func acceptEmpty(ctx context.Context, c redis.UniversalClient, n int) error {
+	store, h := keys.NewStore(c), keys.NewHasher([]byte("pepper"))
+	if err := store.AcceptEmpty(ctx, h); err != nil {
+		return err
+	}
+	return store.CheckPepper(ctx, h)
 }
 
 // confirmChanges is how a server says which changes it has heard of.
@@ -50,12 +66,6 @@ func awaitServers(ctx context.Context, c redis.UniversalClient, n int) error {
 	if errors.As(err, &unheard) && unheard.Err == nil {
 		return nil
 	}
-	return err
-}
-
-// checkPepper is what both do first.
-func checkPepper(ctx context.Context, c redis.UniversalClient, _ int) error {
-	_, err := keys.NewStore(c).CheckPepper(ctx, keys.NewHasher([]byte("pepper")), true)
 	return err
 }
 

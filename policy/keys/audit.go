@@ -41,14 +41,15 @@ type AuditEntry struct {
 	Time time.Time `json:"time"` // of Redis' clock, UTC, whole milliseconds; set by Read
 
 	// Of an intent:
-	Who    string          `json:"who,omitempty"`    // Actor.Who
-	Role   string          `json:"role,omitempty"`   // Actor.RoleName
-	Action Action          `json:"action,omitempty"` //
-	API    string          `json:"api,omitempty"`    // which the changed thing belongs to
-	Team   string          `json:"team,omitempty"`   // likewise
-	IDs    []string        `json:"ids,omitempty"`    // of the keys, members or teams; none for a bulk change
-	Before json.RawMessage `json:"before,omitempty"` // the record without its hash; none for a thing that is new
-	After  json.RawMessage `json:"after,omitempty"`  // likewise, as it will be; or the counts of a bulk change
+	Who     string          `json:"who,omitempty"`      // Actor.Who
+	Role    string          `json:"role,omitempty"`     // Actor.RoleName
+	Action  Action          `json:"action,omitempty"`   //
+	API     string          `json:"api,omitempty"`      // which the changed thing belongs to
+	Team    string          `json:"team,omitempty"`     // likewise
+	IDs     []string        `json:"ids,omitempty"`      // of the keys, members or teams; none for a bulk change
+	MoreIDs int             `json:"more_ids,omitempty"` // how many there are beyond the IDs, of which an entry has 1,000 at most
+	Before  json.RawMessage `json:"before,omitempty"`   // the record without its hash, and its long lists and texts cut; none for a thing that is new
+	After   json.RawMessage `json:"after,omitempty"`    // likewise, as it will be; or the counts of a bulk change
 
 	// Of an outcome; that of a repair has IDs and counts in After, too:
 	Intent string `json:"intent,omitempty"` // ID of the intent
@@ -73,7 +74,7 @@ type Audit struct {
 }
 
 // NewAudit returns an Audit that keeps about max entries: Redis drops the oldest in blocks of about a hundred. A max
-// below 1 means DefaultAuditEntries.
+// below 1 means DefaultAuditEntries. An entry is bounded too, see maxSideBytes.
 func NewAudit(c redis.UniversalClient, max int64) *Audit {
 	if max < 1 {
 		max = DefaultAuditEntries
@@ -173,13 +174,16 @@ func resultOf(err error) string {
 }
 
 func (a *Audit) add(ctx context.Context, e AuditEntry) (id string, err error) {
-	data, err := json.Marshal(auditRecord(e))
+	data, err := json.Marshal(auditRecord(e.fit()))
 	if err != nil {
 		return "", err
 	}
 	id, err = a.client.XAdd(ctx, &redis.XAddArgs{
 		Stream: auditKey, MaxLen: a.max, Approx: true, Values: []any{auditField, data},
 	}).Result()
+	if isFull(err) && (e.Action.takes() || e.Intent != "") { // an outcome tells of what is done already
+		id, err = redis.NewScript(inFull+auditSource).Run(ctx, a.client, []string{auditKey}, a.max, auditField, data).Text()
+	}
 	if err != nil {
 		return "", auditError(ctx, err)
 	}

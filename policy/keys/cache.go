@@ -45,6 +45,9 @@ type CacheOptions struct {
 	Server  string
 	Longest func() time.Duration
 	Log     *slog.Logger // tells when the change stream is lost and back; default: nowhere
+	// Vouch is asked before the store is believed that a secret is no key's; nil believes it. Its error is what a look-up
+	// returns then, as if the store had not answered.
+	Vouch func(ctx context.Context, d Digest) error
 }
 
 func (o *CacheOptions) setDefaults() {
@@ -272,7 +275,7 @@ func (c *Cache) load(d Digest, from Caller) (g Grant, err error) {
 	for read := range maxReads {
 		changes := f.current()
 		at, generation := c.now(), c.stream.generation.Load()
-		r := c.read(ctx, d, read > 0)
+		r := c.vouched(ctx, d, c.read(ctx, d, read > 0))
 		if c.afterRead != nil {
 			c.afterRead(d, read)
 		}
@@ -299,6 +302,21 @@ func (c *Cache) read(ctx context.Context, d Digest, anew bool) reading {
 	}
 	return c.trips.read(ctx, o)
 }
+
+// vouched is what a reading said, unless that counts for nothing.
+func (c *Cache) vouched(ctx context.Context, d Digest, r reading) reading {
+	if c.options.Vouch == nil || !errors.Is(r.err, ErrUnknown) {
+		return r
+	}
+	if err := c.options.Vouch(ctx, d); err != nil {
+		return reading{err: err}
+	}
+	return r
+}
+
+// StoreEmptied has every key read again at its next use: until the store knows it again, it is served no longer than while
+// the store is away.
+func (c *Cache) StoreEmptied() { c.newGeneration() }
 
 // profile returns the profile of k, which it shares with other keys.
 func (c *Cache) profile(k *Key) *Profile {

@@ -73,7 +73,8 @@ func (s *Store) enlistCall(k *Key, limit *Cap) call {
 			always = 1
 		}
 	}
-	return call{s.scripts.enlist, []string{teamKeysKey(k.API, k.Team)}, []any{k.ID, k.Version, mark, l.end, l.line, l.environment, most, always}}
+	args := []any{k.ID, k.Version, mark, l.end, l.line, l.environment, most, always}
+	return call{script: s.scripts.enlist, keys: []string{teamKeysKey(k.API, k.Team)}, args: args, takes: !l.counts}
 }
 
 // enlist notes a key in its team's set as it is in k, if the cap allows. A key without a team is in none, so it is

@@ -185,7 +185,7 @@ func (s *Store) linkSecrets(ctx context.Context, all []*creation) {
 }
 
 func (s *Store) linkCall(what string, d Digest, id string) call {
-	return call{s.scripts.link, []string{secretKey(d)}, []any{id, what, changesChannel, d.hex()}}
+	return call{script: s.scripts.link, keys: []string{secretKey(d)}, args: []any{id, what, changesChannel, d.hex()}, takes: what != "link"}
 }
 
 func linkReply(ctx context.Context, id string, reply *redis.Cmd) (done bool, owner string, err error) {

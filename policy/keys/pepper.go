@@ -14,10 +14,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrPepper says that the keys in the store are hashed with a pepper that the Hasher does not have: none of them would be
-// found, and no other server would find those that it adds.
-var ErrPepper = errors.New("keys: the keys in the store are hashed with another pepper. Give the one that the servers have, " +
-	"or the one before among the older ones. Only if that one is lost, and with it every key: DEL " + pepperKey)
+// What a store can say of a pepper. Test with errors.Is.
+var (
+	// ErrPepper says that the keys in the store are hashed with a pepper that the Hasher does not have: none of them would be
+	// found, and no other server would find those that it adds.
+	ErrPepper = errors.New("keys: the keys in the store are hashed with another pepper. Give the one that the servers have, " +
+		"or the one before among the older ones")
+	// ErrUnclaimed says that no server has said yet with which pepper the keys of the store are hashed.
+	ErrUnclaimed = errors.New("keys: no server has used this store yet, or it was emptied. Start tollgate serve first, which says with " +
+		"which pepper keys are hashed; if it is meant to be empty, `tollgate store accept-empty` says so too")
+)
 
 const (
 	// pepperKey holds "v1:", a salt and a check of the pepper, both hexadecimal.
@@ -38,44 +44,52 @@ func pepperSum(pepper, salt []byte) []byte {
 	return sum
 }
 
-// CheckPepper compares the Hasher's pepper with the one that the keys in the store are hashed with; the first to ask
-// says which that is. With adopt a pepper that the Hasher has among its older ones gives way to the current one, which
-// changed then is; servers do that, because they know the keys by both. Errors: ErrPepper; any other means that the store
-// did not answer. It takes some ten milliseconds.
-func (s *Store) CheckPepper(ctx context.Context, h *Hasher, adopt bool) (changed bool, err error) {
-	stored, err := s.client.Get(ctx, pepperKey).Result()
-	if errors.Is(err, redis.Nil) {
-		err = s.client.SetArgs(ctx, pepperKey, newPepperCheck(h), redis.SetArgs{Mode: "NX"}).Err()
-		if err == nil {
-			return false, nil
-		}
-		if errors.Is(err, redis.Nil) { // somebody else was faster
-			stored, err = s.client.Get(ctx, pepperKey).Result()
-		}
+// CheckPepper compares the Hasher's peppers with the one that the keys in the store are hashed with, and writes nothing: it
+// is for those who do not serve. Errors: ErrPepper; ErrUnclaimed; a *CorruptError; any other means that the store did not
+// answer. It takes some ten milliseconds.
+func (s *Store) CheckPepper(ctx context.Context, h *Hasher) error {
+	stored, found, err := s.pepperText(ctx)
+	if err != nil {
+		return err
 	}
-	if err != nil && !isWrongType(err) {
-		return false, fmt.Errorf("keys: check the pepper: %w", readError(ctx, "", err))
+	if !found {
+		return ErrUnclaimed
 	}
+	fit, _, err := judgePepper(stored, h)
+	if err == nil && !fit {
+		err = ErrPepper
+	}
+	return err
+}
+
+// pepperText reads the check. What is no text is one that no pepper fits.
+func (s *Store) pepperText(ctx context.Context) (text string, found bool, err error) {
+	text, err = s.client.Get(ctx, pepperKey).Result()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return "", false, nil
+	case err != nil && !isWrongType(err):
+		return "", false, fmt.Errorf("keys: check the pepper: %w", readError(ctx, "", err))
+	}
+	return text, true, nil
+}
+
+// judgePepper reports whether a check is that of one of the Hasher's peppers, and whether of an older one. The error is a
+// *CorruptError.
+func judgePepper(stored string, h *Hasher) (fit, older bool, err error) {
 	salt, sum, ok := parsePepperCheck(stored)
 	switch {
 	case !ok:
-		return false, &CorruptError{ID: pepperKey, Err: errors.New("it is not a check of a pepper")}
+		return false, false, &CorruptError{ID: pepperKey, Err: errors.New("it is not a check of a pepper")}
 	case subtle.ConstantTimeCompare(h.pepperSum(current, salt), sum) == 1:
-		return false, nil
+		return true, false, nil
 	}
 	for i := range h.older {
-		if subtle.ConstantTimeCompare(h.pepperSum(i, salt), sum) != 1 {
-			continue
+		if subtle.ConstantTimeCompare(h.pepperSum(i, salt), sum) == 1 {
+			return true, true, nil
 		}
-		if !adopt {
-			return false, nil
-		}
-		if err := s.client.Set(ctx, pepperKey, newPepperCheck(h), 0).Err(); err != nil {
-			return false, fmt.Errorf("keys: note the pepper: %w", readError(ctx, "", err))
-		}
-		return true, nil
 	}
-	return false, ErrPepper
+	return false, false, nil
 }
 
 func newPepperCheck(h *Hasher) string {

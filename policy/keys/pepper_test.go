@@ -4,61 +4,86 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
+
+// standing returns how a server with this Hasher, which just started, stands to its store.
+func standing(t *testing.T, s *Store, h *Hasher) (*Standing, StandingState) {
+	t.Helper()
+	w := NewStanding(s, h, StandingOptions{Timeout: 10 * time.Second})
+	state, err := w.Look(t.Context())
+	if err != nil {
+		t.Error(err)
+	}
+	return w, state
+}
 
 func testPepper(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
 	method := func(pepper string) Method { return Method{Pepper: []byte(pepper)} }
 	first, second := NewHasher([]byte("first")), NewHasher([]byte("second"), method("first"))
-	expect := func(what string, h *Hasher, adopt, want bool, wrong error) {
+	server := func(what string, h *Hasher, adopted bool, wrong error) {
 		t.Helper()
-		if changed, err := s.CheckPepper(ctx, h, adopt); changed != want || !errors.Is(err, wrong) {
-			t.Errorf("%s: %t, %v", what, changed, err)
+		_, state := standing(t, s, h)
+		if state.Adopted != adopted || !errors.Is(state.Pepper, wrong) || state.Ready() != (wrong == nil) {
+			t.Errorf("a server: %s: %+v", what, state)
 		}
 	}
-	expect("the first to ask", first, false, false, nil)
-	expect("the same", NewHasher([]byte("first"), method("zero")), true, false, nil)
-	expect("another", NewHasher([]byte("other")), true, false, ErrPepper)
-	expect("none", NewHasher(nil), true, false, ErrPepper)
-	expect("without it, and SHA-256 before", NewHasher([]byte("other"), Method{Algorithm: AlgorithmSHA256, Pepper: []byte("first")}), true, false, ErrPepper)
-	expect("the next, by hand", second, false, false, nil)
-	expect("the first still", first, false, false, nil)
-	expect("the next, by a server", second, true, true, nil)
-	expect("the next again", second, true, false, nil)
-	expect("who has not heard of it", first, true, false, ErrPepper)
-	expect("the first rollout", NewHasher([]byte("first"), method("zero"), method("second")), false, false, nil)
+	command := func(what string, h *Hasher, wrong error) {
+		t.Helper()
+		if err := s.CheckPepper(ctx, h); !errors.Is(err, wrong) {
+			t.Errorf("a command: %s: %v", what, err)
+		}
+	}
+	command("on a store that no server has used", first, ErrUnclaimed)
+	server("the first to ask", first, false, nil)
+	server("the same", NewHasher([]byte("first"), method("zero")), false, nil)
+	server("another", NewHasher([]byte("other")), false, ErrPepper)
+	server("none", NewHasher(nil), false, ErrPepper)
+	server("without it, and SHA-256 before", NewHasher([]byte("other"), Method{Algorithm: AlgorithmSHA256, Pepper: []byte("first")}), false, ErrPepper)
+	command("another", NewHasher([]byte("other")), ErrPepper)
+	command("the next, by hand", second, nil)
+	command("the first still", first, nil)
+	server("the next", second, true, nil)
+	server("the next again", second, false, nil)
+	command("who has not heard of it", first, ErrPepper)
+	command("the first rollout", NewHasher([]byte("first"), method("zero"), method("second")), nil)
 
 	value := c.Get(ctx, pepperKey).Val()
 	if strings.Contains(value, "second") || len(value) != len("v1:")+32+1+8 {
 		t.Errorf("the store holds %q", value)
 	}
 	c.Del(ctx, pepperKey)
-	expect("without a pepper", NewHasher(nil), true, false, nil)
-	expect("with one that is new", NewHasher([]byte("new"), Method{}), true, true, nil)
+	server("without a pepper", NewHasher(nil), false, nil)
+	server("with one that is new", NewHasher([]byte("new"), Method{}), true, nil)
 	for _, text := range []string{"", "x", "v2" + value[2:], value[:len(value)-2], "v1:" + value[5:], strings.ToUpper(value), "v1:zz" + value[5:]} {
 		c.Set(ctx, pepperKey, text, 0)
-		_, err := s.CheckPepper(ctx, second, true)
-		expectCorrupt(t, text, err, pepperKey, "not a check of a pepper")
+		expectCorrupt(t, text, s.CheckPepper(ctx, second), pepperKey, "not a check of a pepper")
+		_, state := standing(t, s, second)
+		expectCorrupt(t, text, state.Pepper, pepperKey, "not a check of a pepper")
 	}
 	c.Del(ctx, pepperKey)
 	c.SAdd(ctx, pepperKey, "x")
-	_, err := s.CheckPepper(ctx, second, true)
-	expectCorrupt(t, "a set", err, pepperKey, "not a check of a pepper")
+	expectCorrupt(t, "a set", s.CheckPepper(ctx, second), pepperKey, "not a check of a pepper")
 }
 
 func TestPepperOfAStoreThatIsAway(t *testing.T) {
 	for what, h := range map[string]*Hasher{"get": NewHasher(nil), "set": NewHasher([]byte("new"), Method{})} {
 		c := newEmbedded(t)
 		s := NewStore(c)
-		if _, err := s.CheckPepper(t.Context(), NewHasher(nil), true); err != nil {
-			t.Fatal(err)
-		}
+		standing(t, s, NewHasher(nil))
 		c.AddHook(dieAlways(what))
-		if _, err := s.CheckPepper(t.Context(), h, true); !errors.Is(err, errDied) {
-			t.Errorf("without %s: %v", what, err)
+		w := NewStanding(s, h, StandingOptions{})
+		if state, err := w.Look(t.Context()); !errors.Is(err, errDied) || !errors.Is(state.Silent, errDied) || state.Adopted {
+			t.Errorf("without %s: %+v", what, state)
 		}
+	}
+	c := newEmbedded(t)
+	c.AddHook(dieAlways("get"))
+	if err := NewStore(c).CheckPepper(t.Context(), NewHasher(nil)); !errors.Is(err, errDied) {
+		t.Errorf("a command: %v", err)
 	}
 }
 
@@ -67,14 +92,10 @@ func TestPepperRace(t *testing.T) {
 	c := newEmbedded(t)
 	s := NewStore(c)
 	other := &beforeCommand{name: "set", n: 1}
-	other.do = func() {
-		if _, err := NewStore(c).CheckPepper(t.Context(), NewHasher([]byte("other")), false); err != nil {
-			t.Error(err)
-		}
-	}
+	other.do = func() { standing(t, NewStore(c), NewHasher([]byte("other"))) }
 	c.AddHook(other)
-	if _, err := s.CheckPepper(t.Context(), NewHasher([]byte("mine")), false); !errors.Is(err, ErrPepper) {
-		t.Errorf("%v", err)
+	if _, state := standing(t, s, NewHasher([]byte("mine"))); !errors.Is(state.Pepper, ErrPepper) || state.Ready() {
+		t.Errorf("%+v", state)
 	}
 }
 

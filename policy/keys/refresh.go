@@ -69,6 +69,7 @@ func (c *Cache) refresh(batch []owned) {
 	defer cancel()
 	readings := c.store.readings(ctx, batch, c.trips.trip)
 	for i, r := range readings {
+		r = c.vouched(ctx, batch[i].digest, r)
 		if r.err != nil && !refused(r.err) {
 			continue
 		}

@@ -16,17 +16,33 @@ var linkSource string
 //go:embed enlist.lua
 var enlistSource string
 
+//go:embed look.lua
+var lookSource string
+
+//go:embed accept.lua
+var acceptSource string
+
 // The two keys of one API key are in different slots of a cluster, so a script may touch only one of them.
 const unmakeSource = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
 
-type scripts struct{ change, link, enlist, unmake, present, mark *redis.Script }
+type scripts struct {
+	change, link, enlist, unmake, present, mark, look, accept *redis.Script
+
+	full map[*redis.Script]*redis.Script // of those that may take rights away, or confirm that: what a full Redis runs too
+}
 
 func newScripts() scripts {
-	return scripts{
+	s := scripts{
 		change: redis.NewScript(changeSource), link: redis.NewScript(linkSource),
 		enlist: redis.NewScript(enlistSource), unmake: redis.NewScript(unmakeSource),
 		present: redis.NewScript(presentSource), mark: redis.NewScript(markSource),
+		look: redis.NewScript(lookSource), accept: redis.NewScript(acceptSource),
 	}
+	s.full = map[*redis.Script]*redis.Script{
+		s.change: redis.NewScript(inFull + changeSource), s.link: redis.NewScript(inFull + linkSource),
+		s.enlist: redis.NewScript(inFull + enlistSource), s.present: redis.NewScript(inFull + presentSource),
+	}
+	return s
 }
 
 // call is one run of a script on one slot.
@@ -34,6 +50,7 @@ type call struct {
 	script *redis.Script
 	keys   []string
 	args   []any
+	takes  bool // rights away
 }
 
 // run runs calls in one round trip, and in a second one those that met a server which had not seen the script. The
@@ -60,5 +77,6 @@ func (s *Store) run(ctx context.Context, calls []call) []*redis.Cmd {
 			return nil
 		})
 	}
+	s.runFull(ctx, calls, replies)
 	return replies
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/connect"
+	"tollgate/policy/connect/nodes"
 )
 
 // What a look-up or a create can find. Test with errors.Is.
@@ -59,7 +59,7 @@ type Store struct {
 // bounds a read that is under way by its own ReadTimeout and not by the deadline of the context; and so that each command of
 // a pipeline tells how it went, else one that was never sent looks like an empty answer.
 func NewStore(c redis.UniversalClient) *Store {
-	return &Store{client: c, scripts: newScripts(), seed: maphash.MakeSeed(), nodeOf: connect.NodeOf(c)}
+	return &Store{client: c, scripts: newScripts(), seed: maphash.MakeSeed(), nodeOf: nodes.Of(c)}
 }
 
 func recordKey(id string) string     { return "tg:v1:key:{" + id + "}" }

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"tollgate/policy/connect"
+	"tollgate/policy/connect/nodes"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -46,7 +46,7 @@ func NewStore(c redis.UniversalClient, offset func() time.Duration) *Store {
 		offset = func() time.Duration { return 0 }
 	}
 	sum := sha1.Sum([]byte(spendSource))
-	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:]), nodeOf: connect.NodeOf(c)}
+	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:]), nodeOf: nodes.Of(c)}
 	// A script may touch keys of one slot only. A client that is neither of one server nor Sentinel's spreads keys too.
 	_, whole := c.(*redis.Client)
 	s.apart.Store(!whole)

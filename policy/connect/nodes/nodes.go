@@ -1,4 +1,5 @@
-package connect
+// Package nodes tells the servers of a store apart: by a cluster's map of slots, without asking.
+package nodes
 
 import (
 	"context"
@@ -6,9 +7,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// NodeOf returns a function that tells the servers of a store apart: it gives the address of the one that has a key, or ""
+// Of returns a function that tells the servers of a store apart: it gives the address of the one that has a key, or ""
 // where that is not known yet. It asks nobody. It is nil where there is one server only.
-func NodeOf(c redis.UniversalClient) func(key string) string {
+func Of(c redis.UniversalClient) func(key string) string {
 	cluster, ok := c.(*redis.ClusterClient)
 	if !ok {
 		return nil

@@ -1,0 +1,91 @@
+package extauthz_test
+
+import (
+	"errors"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"tollgate/extauthz"
+	"tollgate/policy/keys"
+	"tollgate/policy/policyfile"
+)
+
+// well is a store with which nothing is wrong.
+func well() keys.StandingState {
+	return keys.StandingState{Reached: true, Fits: true, Answered: time.Now()}
+}
+
+// What /readyz says of the store, and that /livez says nothing of it.
+func TestReadyzTellsOfTheStore(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	away := errors.New("connection refused")
+	for what, c := range map[string]struct {
+		state   keys.StandingState
+		policy  string
+		code    int
+		says    []string
+		problem string
+	}{
+		"well":                       {keys.StandingState{Reached: true, Fits: true, Answered: now}, "closed", 200, []string{"ok\n"}, ""},
+		"never reached":              {keys.StandingState{Silent: away}, "closed", 503, []string{"not ready: the store has not been reached since the start\n", "store: not reachable: connection refused\n"}, "unreached"},
+		"wrong pepper":               {keys.StandingState{Reached: true, Answered: now, Pepper: keys.ErrPepper}, "closed", 503, []string{"not ready: the pepper", "\nkeys: the keys in the store are hashed with another pepper"}, "pepper"},
+		"wrong pepper later":         {keys.StandingState{Reached: true, Fits: true, Answered: now, Pepper: keys.ErrPepper}, "closed", 200, []string{"ok\n", "\nkeys: the keys", "what it does not find is undecided"}, "pepper"},
+		"emptied":                    {keys.StandingState{Reached: true, Fits: true, Answered: now, Emptied: true}, "closed", 503, []string{"not ready: the store was emptied\n", "tollgate store accept-empty"}, "emptied"},
+		"an outage":                  {keys.StandingState{Reached: true, Fits: true, Answered: now.Add(-7*time.Minute + time.Second), Silent: away}, "closed", 200, []string{"ok\n", "store: not reachable, last heard 419.0 s ago: connection refused\n"}, "silent"},
+		"an outage beyond stale_for": {keys.StandingState{Reached: true, Fits: true, Answered: now.Add(-7 * time.Minute), Silent: away}, "closed", 503, []string{"not ready: the store has been away for longer than"}, "silent"},
+		"no writes for a moment":     {keys.StandingState{Reached: true, Fits: true, Answered: now, Writes: errors.New("OOM x")}, "closed", 200, []string{"ok\n", "store: takes no writes: OOM x\n"}, "writes"},
+		"no writes":                  {keys.StandingState{Reached: true, Fits: true, Answered: now, Writes: errors.New("OOM x"), Refuses: true}, "closed", 503, []string{"not ready: the store takes no writes, and by every plan"}, "writes"},
+		"no writes, a plan is open":  {keys.StandingState{Reached: true, Fits: true, Answered: now, Writes: errors.New("OOM x"), Refuses: true}, "open", 200, []string{"ok\n", "store: takes no writes: OOM x\n"}, "writes"},
+		"eviction":                   {keys.StandingState{Reached: true, Fits: true, Answered: now, Evicts: "allkeys-lru"}, "closed", 200, []string{"ok\n", "store: drops keys and counters", "(maxmemory-policy allkeys-lru)"}, "evicts"},
+		"not to be seen":             {keys.StandingState{Reached: true, Fits: true, Answered: now, Unseen: errors.New("NOPERM x")}, "closed", 200, []string{"ok\n", "store: its user may not see", "NOPERM x\n"}, "unseen"},
+	} {
+		file := smallFile("errors:", "stale_for: 7m\nerrors:")
+		if c.policy == "open" {
+			file = smallFile("errors:", "stale_for: 7m\nerrors:", "{name: basic, ", "{name: basic, failure_mode: open, ")
+		}
+		set, err := policyfile.Compile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		registry := prometheus.NewRegistry()
+		st := &extauthz.Status{
+			Policies: extauthz.FixedPolicies(set, extauthz.NewMetrics(registry)), Gatherer: registry, Store: "redis",
+			Standing: func() keys.StandingState { return c.state }, Now: func() time.Time { return now },
+		}
+		extauthz.RegisterStanding(registry, st)
+		page := func(path string) (int, string) {
+			out := httptest.NewRecorder()
+			st.Handler().ServeHTTP(out, httptest.NewRequest("GET", path, nil))
+			return out.Code, out.Body.String()
+		}
+		code, body := page("/readyz")
+		if code != c.code {
+			t.Errorf("%s: %d %s", what, code, body)
+		}
+		for _, says := range c.says {
+			if !strings.Contains(body, says) {
+				t.Errorf("%s: %s\nwant %s", what, body, says)
+			}
+		}
+		if code, body := page("/livez"); code != 200 || body != "ok\n" {
+			t.Errorf("%s: /livez %d %s", what, code, body)
+		}
+		_, metrics := page("/metrics")
+		for _, problem := range []string{"unreached", "silent", "pepper", "emptied", "writes", "evicts", "unseen"} {
+			want := " 0"
+			if problem == c.problem {
+				want = " 1"
+			}
+			if line := `tollgate_store_problem{problem="` + problem + `"}`; !strings.Contains(metrics, line+want) && problem != "silent" {
+				t.Errorf("%s: not %s%s", what, line, want)
+			}
+		}
+		if ready := strings.Contains(metrics, "\ntollgate_ready 1\n"); ready != (c.code == 200) {
+			t.Errorf("%s: tollgate_ready 1: %t", what, ready)
+		}
+	}
+}
