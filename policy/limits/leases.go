@@ -144,7 +144,7 @@ func (l *Leases) Try(s *Spend, into *Result) bool {
 }
 
 // Spend takes the cost from all windows or from none, as Store.Spend does, and with the same errors, or ErrBusy. It may
-// lease units ahead in the same step. It returns at the end of ctx; it may have spent then.
+// lease units in advance in the same step. It returns at the end of ctx; it may have spent then.
 func (l *Leases) Spend(ctx context.Context, s *Spend) (Result, error) {
 	layout, err := l.store.layouts.of(s)
 	if err != nil {
