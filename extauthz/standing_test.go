@@ -89,3 +89,23 @@ func TestReadyzTellsOfTheStore(t *testing.T) {
 		}
 	}
 }
+
+// What the store is not asked for the moment is named, with why.
+func TestReadyzTellsOfTheBreaker(t *testing.T) {
+	set, err := policyfile.Compile(smallFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	breaker := keys.NewBreaker(func(keys.BreakerChange) {})
+	for range 10 {
+		_ = breaker.Do(keys.Spend, "node 1", func() error { return errors.New("no answer") })
+	}
+	st := &extauthz.Status{
+		Policies: extauthz.FixedPolicies(set, extauthz.NewMetrics(prometheus.NewRegistry())), Breaker: breaker, Standing: well,
+	}
+	out := httptest.NewRecorder()
+	st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/readyz", nil))
+	if want := "\nstore: spend fails and is tried four times a second: node 1: no answer\n"; out.Code != 200 || !strings.Contains(out.Body.String(), want) {
+		t.Errorf("%d %s", out.Code, out.Body)
+	}
+}

@@ -25,6 +25,8 @@ type Status struct {
 	// Far measures how far away the store is, and says so if that is too far, "" if
 	// it is not; nil where nobody knows.
 	Far func(context.Context) string
+	// Breaker tells what of the store is not asked for the moment; nil where there is none.
+	Breaker *keys.Breaker
 	// Stream tells whether changes of keys arrive; nil where no keys are cached.
 	Stream func() keys.StreamStatus
 	// Now is the clock; nil for the machine's.
@@ -68,6 +70,11 @@ func (s *Status) ready(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprintf(w, "store: %s\n", s.Store)
 	state := s.Standing()
 	writeStanding(w, state, s.now())
+	for _, o := range []keys.Operation{keys.LookUp, keys.ReadLimits, keys.Spend} {
+		if err := s.Breaker.Trouble(o); err != nil {
+			_, _ = fmt.Fprintf(w, "store: %s fails and is tried four times a second: %v\n", o, err)
+		}
+	}
 	if s.Far != nil && state.Silent == nil {
 		if far := s.Far(r.Context()); far != "" {
 			_, _ = fmt.Fprintf(w, "store: far away: %s\n", far)

@@ -220,7 +220,8 @@ func (v *service) build(s *settings) {
 		Reflection: s.reflection,
 	})
 	v.status = &extauthz.Status{
-		Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Standing: v.standing.State, Stream: v.cache.cache.Stream,
+		Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Standing: v.standing.State,
+		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream,
 		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) },
 	}
 	extauthz.RegisterStanding(v.registry, v.status)

@@ -23,8 +23,8 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"tollgate/cmd/tollgate/tollgatetest"
-	"tollgate/policy/keys"
 	"tollgate/policy/connect/redistest"
+	"tollgate/policy/keys"
 )
 
 const statesPolicy = `
