@@ -40,6 +40,7 @@ const (
 type fleet struct {
 	admin    *redis.Client
 	socket   string
+	dir      string // of the policy and the addresses
 	http     []string
 	replicas []authv3.AuthorizationClient
 	log      *tollgatetest.Screen // of the latest
@@ -51,7 +52,7 @@ func startFleet(t *testing.T) *fleet { return startServers(t, fleetReplicas) }
 func startServers(t *testing.T, n int, args ...string) *fleet {
 	t.Helper()
 	dir := shortDir(t)
-	f := &fleet{socket: startUsers(t)}
+	f := &fleet{socket: startUsers(t), dir: dir}
 	f.admin = redis.NewClient(&redis.Options{Network: "unix", Addr: f.socket})
 	t.Cleanup(func() { _ = f.admin.Close() })
 	write(t, filepath.Join(dir, "policy.yaml"), pixelbyte(t, "policy.yaml"))

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -88,7 +87,7 @@ func startFar(t *testing.T, trip time.Duration, args ...string) *fleet {
 	t.Helper()
 	f := startServers(t, 0)
 	url := "redis://server:server@" + farAway(t, "unix", f.socket, trip)
-	f.start(t, filepath.Dir(f.socket), "far", append([]string{"--store", url, "--log-decisions", "denied"}, args...)...)
+	f.start(t, f.dir, "far", append([]string{"--store", url, "--log-decisions", "denied"}, args...)...)
 	return f
 }
 

@@ -53,8 +53,6 @@ func do(t testing.TB, s *server, args ...any) any {
 	return s.Do(t, args...)
 }
 
-func freePort(t testing.TB) string { return redistest.FreePort(t) }
-
 func await(t testing.TB, what string, ok func(context.Context) bool) {
 	t.Helper()
 	redistest.Await(t, what, ok)

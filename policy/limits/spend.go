@@ -12,8 +12,8 @@ import (
 
 // Spend is one request's step: take Cost units from every one of Windows, or from none of them. ID
 // is the limit id whose counters it uses; it is never empty. Cost is 0 or more. ReadOnly spends
-// nothing, and asks whether Cost would be allowed now. No Windows means no limit. Exact forbids to
-// lease units. Nothing keeps a Spend or its Windows after the call that it was given to.
+// nothing, and asks whether Cost would be allowed now. No Windows means no limit. Exact forbids
+// leasing units. Nothing keeps a Spend or its Windows after the call that it was given to.
 type Spend struct {
 	ID       string
 	Windows  []Window

@@ -66,7 +66,7 @@ type planIn struct {
 	Name        string     `yaml:"name" jsonschema:"required" jsonschema_description:"Name of the plan, as keys give it."`
 	MonthAnchor anchorIn   `yaml:"month_anchor,omitempty" jsonschema_description:"Day of the month on which months begin, clamped to the month's last day, or key for the key's own day. Default: 1."`
 	FailureMode string     `yaml:"failure_mode,omitempty" jsonschema:"enum=closed,enum=open,enum=local" jsonschema_description:"What happens when the limits cannot be asked: closed is undecided, open allows, local counts in this replica. Default: closed."`
-	Counting    string     `yaml:"counting,omitempty" jsonschema:"enum=auto,enum=exact" jsonschema_description:"auto: replicas may take units ahead, at most 2 % of what is left, so that most requests need no store. exact: each request is counted in the store. No limit is exceeded in either. Default: auto."`
+	Counting    string     `yaml:"counting,omitempty" jsonschema:"enum=auto,enum=exact" jsonschema_description:"auto: replicas may lease units in advance, at most 2 % of what is left, so that most requests need no store. exact: each request is counted in the store. No limit is exceeded in either. Default: auto."`
 	Limits      *[]limitIn `yaml:"limits" jsonschema:"required" jsonschema_description:"Limits, all of which must allow. [] is unlimited."`
 	KeyCaps     []keyCapIn `yaml:"key_caps,omitempty" jsonschema_description:"How many active keys a team may have, by environment. Default: any number."`
 }
