@@ -67,7 +67,7 @@ func (c *operation) giveUp() bool {
 	}
 }
 
-// deliver has the caller get the answer, once finished is called, unless the caller has left.
+// deliver has the caller get the answer, once signal is called, unless the caller has left.
 func (c *operation) deliver() {
 	c.abandoned = c.done != nil && !c.state.CompareAndSwap(claimed, delivered)
 }
@@ -89,8 +89,8 @@ func (c *operation) reset() {
 	c.state.Store(queued)
 }
 
-// settlement says what became of units that were leased: units of them are no longer held, of which
-// back were not spent. They were charged to the windows that counts begins.
+// settlement says what became of leased units: `units` of them are no longer held, of which `back`
+// were not spent. They were charged to the windows of counts.
 type settlement struct {
 	units, back int64
 	counts      []limits.Count
