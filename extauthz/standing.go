@@ -11,6 +11,10 @@ import (
 	"tollgate/policy/keys"
 )
 
+// heardLater is how much later than it last answered a look the store may have been heard by the
+// stream of changes, from which stale_for counts: looks are a second apart.
+const heardLater = 2 * time.Second
+
 // Unready is why no request with a key can be answered, "" where some can. What only part of the requests suffer from is no
 // reason, nor is a store that is away while the keys in memory may be served: to take every replica out of service would
 // turn a partial outage into a full one.
@@ -25,7 +29,7 @@ func (s *Status) Unready() string {
 		return "the pepper is not that of the keys in the store"
 	case state.Emptied:
 		return "the store was emptied"
-	case state.Silent != nil && s.now().Sub(state.Answered) >= s.Policies.LongestStale():
+	case state.Silent != nil && s.now().Sub(state.Answered) >= s.Policies.LongestStale()+heardLater:
 		return "the store has been away for longer than any key is served without it"
 	case state.Refuses && !s.Policies.Current().AnswersUncounted():
 		return "the store takes no writes, and by every plan a request must be counted"
