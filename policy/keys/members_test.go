@@ -237,11 +237,11 @@ func testMemberChangedMeanwhile(t *testing.T, c redis.UniversalClient) {
 	mustTeam(t, s, "pictify", "orbit")
 	mustMember(t, s, "orbit", "Ann", Admin)
 	bob := mustMember(t, s, "orbit", "Bob", Viewer)
-	c.AddHook(&beforeCommand{1, "evalsha", func() { s.SetRole(ctx, "pictify", "orbit", bob.ID, Editor) }})
+	c.AddHook(&beforeCommand{n: 1, name: "evalsha", do: func() { s.SetRole(ctx, "pictify", "orbit", bob.ID, Editor) }})
 	if _, err := s.SetRole(ctx, "pictify", "orbit", bob.ID, Admin); !errors.Is(err, ErrMemberMoved) {
 		t.Errorf("SetRole = %v", err)
 	}
-	c.AddHook(&beforeCommand{1, "evalsha", func() { s.RemoveMember(ctx, "pictify", "orbit", bob.ID) }})
+	c.AddHook(&beforeCommand{n: 1, name: "evalsha", do: func() { s.RemoveMember(ctx, "pictify", "orbit", bob.ID) }})
 	if _, err := s.SetRole(ctx, "pictify", "orbit", bob.ID, Admin); !errors.Is(err, ErrMemberMoved) {
 		t.Errorf("SetRole of a removed member = %v", err)
 	}

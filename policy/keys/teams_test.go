@@ -210,7 +210,7 @@ func TestDeleteTeamPutsBackWhatItTookFromAnother(t *testing.T) {
 	c := newEmbedded(t)
 	s := NewStore(c)
 	mustTeam(t, s, "pictify", "orbit")
-	c.AddHook(&beforeCommand{1, "zrem", func() { mustTeam(t, s, "pictify", "orbit") }})
+	c.AddHook(&beforeCommand{n: 1, name: "zrem", do: func() { mustTeam(t, s, "pictify", "orbit") }})
 	if err := s.DeleteTeam(t.Context(), "pictify", "orbit"); err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +223,7 @@ func TestDeleteTeamPutsBackWhatItTookFromAnother(t *testing.T) {
 func TestCreateTeamIsInTheIndexAtItsEnd(t *testing.T) {
 	c := newEmbedded(t)
 	s := NewStore(c)
-	c.AddHook(&beforeCommand{1, "hsetnx", func() { c.ZRem(t.Context(), teamIndexKey, "pictify/orbit") }})
+	c.AddHook(&beforeCommand{n: 1, name: "hsetnx", do: func() { c.ZRem(t.Context(), teamIndexKey, "pictify/orbit") }})
 	mustTeam(t, s, "pictify", "orbit")
 	if got := allTeams(t, s, "", 10); got != "pictify/orbit" {
 		t.Errorf("listed: %q", got)
@@ -234,7 +234,7 @@ func TestCreateTeamIsInTheIndexAtItsEnd(t *testing.T) {
 func TestCreateTeamThatDiesIsInTheIndex(t *testing.T) {
 	c := newEmbedded(t)
 	crash := &dieBefore{what: "zadd"}
-	c.AddHook(&beforeCommand{1, "hsetnx", func() { crash.armed.Store(true) }})
+	c.AddHook(&beforeCommand{n: 1, name: "hsetnx", do: func() { crash.armed.Store(true) }})
 	c.AddHook(crash)
 	s := NewStore(c)
 	if err := s.CreateTeam(t.Context(), Team{API: "pictify", Name: "orbit"}); !errors.Is(err, errDied) {
@@ -250,6 +250,8 @@ type beforeCommand struct {
 	n    int
 	name string
 	do   func()
+
+	mu sync.Mutex // of n: commands come from several goroutines
 }
 
 func (b *beforeCommand) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -259,7 +261,11 @@ func (b *beforeCommand) ProcessPipelineHook(next redis.ProcessPipelineHook) redi
 func (b *beforeCommand) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		if strings.EqualFold(cmd.Name(), b.name) {
-			if b.n--; b.n == 0 {
+			b.mu.Lock()
+			b.n--
+			now := b.n == 0
+			b.mu.Unlock()
+			if now {
 				b.do()
 			}
 		}
