@@ -58,7 +58,7 @@ func Encoder() func(*policy.Decision) []byte {
 // at the end.
 func DecisionLog(log *slog.Logger, which Decisions, now func() time.Time) (decision func(context.Context, *policy.Decision), end func()) {
 	l := newDecisionLog(log, which)
-	l.now = now
+	l.bounded.now = now
 	return l.decision, l.end
 }
 
