@@ -77,7 +77,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Help: "Servers of the store that are not asked for this operation, because they did not answer or refused it to everybody.",
 		}, []string{"operation"}),
 	}
-	for _, o := range []keys.Operation{keys.LookUp, keys.ReadLimits, keys.Spend} {
+	for _, o := range keys.Operations() {
 		m.breakerOpen.WithLabelValues(o.String())
 	}
 	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.grpcRefused, m.laneRefused,

@@ -93,7 +93,7 @@ itself. It is ENVOY_BIN, else .tools/envoy, else envoy on PATH.`,
 
 // warmup is how often the duration of a measurement a server is warmed up: with the
 // default, half of the time by whose use of a key a lease is measured, see
-// limits.Leases, so that nearly all keys of the load have leases then.
+// counters.Leases, so that nearly all keys of the load have leases then.
 const warmup = 15
 
 // add adds the flags that both commands have.

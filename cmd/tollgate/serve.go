@@ -119,8 +119,9 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	}
 	defer func() { v.logError("close the store", v.store.close()) }()
 	v.warnAboutStore()
-	manager := keys.NewManager(keys.NewStore(v.store.client), v.hasher, noRules{}, keys.NewAudit(v.store.client, 0), serverActor(), time.Now)
-	v.standing = keys.NewStanding(keys.NewStore(v.store.client), v.hasher, keys.StandingOptions{
+	records := keys.NewStore(v.store.client)
+	manager := keys.NewManager(records, v.hasher, noRules{}, keys.NewAudit(v.store.client, 0), serverActor(), time.Now)
+	v.standing = keys.NewStanding(records, v.hasher, keys.StandingOptions{
 		Timeout: s.cacheOptions().Timeout,
 		Emptied: func() { v.cache.cache.StoreEmptied() }, // never at the first look, before there is a cache
 	})

@@ -29,7 +29,7 @@ func (a ACL) Rules() []string {
 func ServerACL() ACL {
 	return ACL{
 		Commands: append(keyCommands(),
-			"hmget", "pexpireat", // count: policy/limits/spend.lua
+			"hmget", "pexpireat", // count: policy/limits/counters/spend.lua
 			"subscribe", // hear of changes; publish sends the heartbeat as well
 			"info",      // see what the store does when its memory is full
 			"hgetall",   // forget servers that are gone

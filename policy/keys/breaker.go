@@ -38,6 +38,9 @@ const (
 	Spend
 )
 
+// Operations returns all there are.
+func Operations() []Operation { return []Operation{LookUp, ReadLimits, Spend} }
+
 // String is the name of the operation in metrics and logs.
 func (o Operation) String() string {
 	switch o {

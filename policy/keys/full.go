@@ -27,6 +27,17 @@ func (a Action) takes() bool {
 	return false
 }
 
+// evenFull returns what runs a script as Script.Run does, also in a full Redis.
+func (s *Store) evenFull(script *redis.Script) func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd {
+	return func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd {
+		reply := script.Run(ctx, c, keys, args...)
+		if isFull(reply.Err()) {
+			reply = s.scripts.full[script].Run(ctx, c, keys, args...)
+		}
+		return reply
+	}
+}
+
 // runFull runs those calls again that a full Redis has refused and must not, in one round trip.
 func (s *Store) runFull(ctx context.Context, calls []call, replies []*redis.Cmd) {
 	var refused []int

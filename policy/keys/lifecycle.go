@@ -126,11 +126,11 @@ func (s *Store) change(ctx context.Context, c redis.Scripter, old, next *Key, di
 	for _, d := range digests {
 		args = append(args, d.hex())
 	}
-	keys := []string{recordKey(next.ID), usedKey(next.ID)}
-	reply, err := s.scripts.change.Run(ctx, c, keys, args...).Text()
-	if isFull(err) && next.Status.takes() {
-		reply, err = s.scripts.full[s.scripts.change].Run(ctx, c, keys, args...).Text()
+	run := s.scripts.change.Run
+	if next.Status.takes() {
+		run = s.evenFull(s.scripts.change)
 	}
+	reply, err := run(ctx, c, []string{recordKey(next.ID), usedKey(next.ID)}, args...).Text()
 	if err != nil {
 		return readError(ctx, next.ID, err)
 	}

@@ -108,11 +108,8 @@ func (c *Cache) confirm(ctx context.Context, s *confirming) {
 // ConfirmChanges says for a server that it has heard of the changes up to this time, in Unix ms, and for how long it may serve
 // what it knows without the store. One that comes drops those that are long gone.
 func (s *Store) ConfirmChanges(ctx context.Context, server string, heard int64, longest time.Duration, comes bool) error {
-	args := []any{server, heard, longest.Milliseconds(), serverGone.Milliseconds(), comes}
-	err := s.scripts.present.Run(ctx, s.client, []string{serversKey}, args...).Err()
-	if isFull(err) { // a line for each server, without which no revocation is confirmed
-		err = s.scripts.full[s.scripts.present].Run(ctx, s.client, []string{serversKey}, args...).Err()
-	}
+	run := s.evenFull(s.scripts.present) // a line for each server, without which no revocation is confirmed
+	err := run(ctx, s.client, []string{serversKey}, server, heard, longest.Milliseconds(), serverGone.Milliseconds(), comes).Err()
 	if err != nil {
 		return fmt.Errorf("keys: store: %w", err)
 	}

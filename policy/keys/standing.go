@@ -45,9 +45,6 @@ type StandingState struct {
 	Evicts   string    // the policy by which it drops keys when its memory is full; "" for noeviction, or if it does not say
 }
 
-// Ready reports whether the store has been reached, and the server can answer for its keys, or could before it fell silent.
-func (s StandingState) Ready() bool { return s.Reached && s.Fits && !s.Emptied }
-
 // unvouched is why the store's word that there is no such key does not count.
 func (s StandingState) unvouched() error {
 	switch {
@@ -382,9 +379,7 @@ func (w *Standing) ask(i int) error {
 	if len(gets) == 0 {
 		return nil
 	}
-	if err := w.store.pipeline(ctx, gets); err != nil {
-		return readError(ctx, "", err)
-	}
+	_ = w.store.pipeline(ctx, gets) // each has its own error
 	for _, get := range gets {
 		if err := get.Err(); err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
 			return readError(ctx, "", err)

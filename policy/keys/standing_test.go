@@ -507,3 +507,6 @@ func TestStandingWithoutRights(t *testing.T) {
 	empty(t, c)
 	w.expect(t, "emptied", false, true)
 }
+
+// Ready reports whether the store has been reached, and the server can answer for its keys, or could before it fell silent.
+func (s StandingState) Ready() bool { return s.Reached && s.Fits && !s.Emptied }

@@ -60,8 +60,8 @@ const (
 	// sent in vain, and the connections that they take from others. A round trip of 80 ms, and no
 	// shorter one, needs them all.
 	maxInFlight = 8
-	// maxLanes bounds the queues that are kept while they are idle. No cluster has more nodes.
-	maxLanes = 1000
+	// maxQueues bounds the queues that are kept while they are idle. No cluster has more nodes.
+	maxQueues = 1000
 )
 
 // batches sends operations in pipelines: one that arrives while none is under way goes at once,
@@ -105,7 +105,7 @@ type queue struct {
 	waiting    []*operation
 	background []*operation    // that nobody waits for
 	senders    int             // how many times run is at work: each has a pipeline under way, or is about to
-	pipelines  uint64          // pipelines
+	pipelines  uint64          // sent
 	typical    time.Duration   // what a round trip lasts of late
 	overtaking bool            // sendBeside is to be called in a moment
 	lingering  bool            // lingered is to be called in a moment
@@ -293,14 +293,14 @@ func (b *batches) stopSending(q *queue) {
 // forget drops a queue that is idle, where there are too many: nodes come and go. One that stays
 // knows the clock of its node.
 func (b *batches) forget(q *queue) {
-	if len(b.queues) > maxLanes && q.senders == 0 && len(q.waiting)+len(q.background) == 0 && !q.lingering && !q.overtaking {
+	if len(b.queues) > maxQueues && q.senders == 0 && len(q.waiting)+len(q.background) == 0 && !q.lingering && !q.overtaking {
 		delete(b.queues, q.node)
 	}
 }
 
 // take moves the operations of the next pipeline to batch: those that somebody waits for, then
 // others; not those whose limit id is under way. Where somebody waits for all of them, the others
-// may fill it. Renewals that were withdrawn take no room.
+// may fill it. Cancelled renewals take no room.
 func (b *batches) take(q *queue, batch []*operation) []*operation {
 	free := func(c *operation) bool { _, under := b.inFlight[c.id]; return !under }
 	batch, q.waiting = move(batch, q.waiting, maxBatch-min(len(q.background), minBackground), free, func(*operation) int { return 1 })
@@ -390,7 +390,7 @@ func (b *batches) roundTrip(q *queue, ops []*operation) (took time.Duration) {
 	return took
 }
 
-// drain sends what gathers and waits until nothing is queued and nothing is under way, or until ctx
+// drain sends what lingers and waits until nothing is queued and nothing is under way, or until ctx
 // ends.
 func (b *batches) drain(ctx context.Context) {
 	for {

@@ -349,15 +349,15 @@ func TestJumpsOfNodes(t *testing.T) {
 }
 
 // Of nodes that come and go, those of the last are kept, and no more than a cluster can have.
-func TestLanesAreBounded(t *testing.T) {
+func TestQueuesAreBounded(t *testing.T) {
 	w := newWorld(t, noon())
 	l := w.replica(0, true)
 	l.batches.node = func(id string) string { return id }
-	for i := range maxLanes + 100 {
+	for i := range maxQueues + 100 {
 		w.ask(l, &limits.Spend{ID: fmt.Sprint(i), Windows: one(100_000, limits.Month), Cost: 1})
 	}
 	l.batches.drain(t.Context())
-	if n := len(l.batches.queues); n > maxLanes {
-		t.Errorf("%d lanes", n)
+	if n := len(l.batches.queues); n > maxQueues {
+		t.Errorf("%d queues", n)
 	}
 }
