@@ -379,7 +379,7 @@ func (w *Standing) ask(i int) error {
 	if len(gets) == 0 {
 		return nil
 	}
-	_ = w.store.pipeline(ctx, gets) // each has its own error
+	w.store.pipeline(ctx, gets) // each has its own error
 	for _, get := range gets {
 		if err := get.Err(); err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
 			return readError(ctx, "", err)

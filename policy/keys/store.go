@@ -88,21 +88,20 @@ type owned struct {
 	sum    uint64
 }
 
-// fetch carries out many GETs, each with its own error. An error of its own says that none has an answer.
-type fetch func(ctx context.Context, gets []*redis.StringCmd) error
+// getFunc carries out many GETs, each with its own error.
+type getFunc func(ctx context.Context, gets []*redis.StringCmd)
 
-// pipeline is a fetch in one round trip.
-func (s *Store) pipeline(ctx context.Context, gets []*redis.StringCmd) error {
+// pipeline is a getFunc in one round trip.
+func (s *Store) pipeline(ctx context.Context, gets []*redis.StringCmd) {
 	if len(gets) == 1 {
 		_ = s.client.Process(ctx, gets[0])
-		return nil
+		return
 	}
 	p := s.client.Pipeline()
 	for _, get := range gets {
 		_ = p.Process(ctx, get) // it only queues
 	}
 	_, _ = p.Exec(ctx) // its error is in the commands: connect.Open sees to that
-	return nil
 }
 
 // byNode parts gets by the nodes that they are for. A pipeline for several would end with the slowest of them, and where one
@@ -116,9 +115,9 @@ func (s *Store) byNode(gets []*redis.StringCmd) map[string][]*redis.StringCmd {
 	return parts
 }
 
-// readings looks up many secrets, each with its own error: in one fetch those that still belong to the key that they are
-// known for, the others in two.
-func (s *Store) readings(ctx context.Context, list []owned, fetch fetch) []reading {
+// readings looks up many secrets, each with its own error: with one call of get those that still belong to the key that
+// they are known for, the others with two.
+func (s *Store) readings(ctx context.Context, list []owned, get getFunc) []reading {
 	links, records := make([]*redis.StringCmd, len(list)), make([]*redis.StringCmd, len(list))
 	gets := make([]*redis.StringCmd, 0, 2*len(list))
 	for i, o := range list {
@@ -129,10 +128,8 @@ func (s *Store) readings(ctx context.Context, list []owned, fetch fetch) []readi
 			gets = append(gets, records[i])
 		}
 	}
+	get(ctx, gets)
 	out := make([]reading, len(list))
-	if err := fetch(ctx, gets); err != nil {
-		return failed(out, err)
-	}
 	var moved []owned
 	var places []int // of moved in list
 	for i, o := range list {
@@ -145,14 +142,14 @@ func (s *Store) readings(ctx context.Context, list []owned, fetch fetch) []readi
 			moved, places = append(moved, owned{digest: o.digest, id: id}), append(places, i)
 		}
 	}
-	for i, r := range s.follow(ctx, moved, fetch) {
+	for i, r := range s.follow(ctx, moved, get) {
 		out[places[i]] = r
 	}
 	return out
 }
 
 // follow reads the records of keys to which secrets were just seen to lead.
-func (s *Store) follow(ctx context.Context, list []owned, fetch fetch) []reading {
+func (s *Store) follow(ctx context.Context, list []owned, get getFunc) []reading {
 	if len(list) == 0 {
 		return nil
 	}
@@ -160,19 +157,10 @@ func (s *Store) follow(ctx context.Context, list []owned, fetch fetch) []reading
 	for i, o := range list {
 		records[i] = redis.NewStringCmd(ctx, "get", recordKey(o.id))
 	}
+	get(ctx, records)
 	out := make([]reading, len(list))
-	if err := fetch(ctx, records); err != nil {
-		return failed(out, err)
-	}
 	for i, o := range list {
 		out[i] = s.recordOf(ctx, o, records[i])
-	}
-	return out
-}
-
-func failed(out []reading, err error) []reading {
-	for i := range out {
-		out[i].err = err
 	}
 	return out
 }
