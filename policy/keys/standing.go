@@ -346,16 +346,16 @@ func (s *Store) evicts(ctx context.Context) (policy string, err error) {
 	return policy, err
 }
 
-// Vouch makes sure that the store may be believed that the secret with the digest d is no key's, which it has just said: that it is
+// Vouch makes sure that the store may be believed that it has nothing under a Redis key, which it has just said: that it is
 // still the store that it was, and that its keys are hashed with a pepper of the server. Errors are an ErrUnvouched, or say
 // that the store did not answer.
-func (w *Standing) Vouch(ctx context.Context, d Digest) error {
+func (w *Standing) Vouch(ctx context.Context, key string) error {
 	if err := w.State().unvouched(); err != nil {
 		return err
 	}
 	i := 0
 	if len(w.marks) > 1 {
-		i = slotOf(secretKey(d)) * len(w.marks) / slots
+		i = slotOf(key) * len(w.marks) / slots
 	}
 	return w.rounds[i].join(ctx, func() error { return w.ask(i) })
 }
