@@ -167,7 +167,7 @@ func (w *Standing) lookAtPepper(ctx context.Context, next *StandingState) error 
 	switch {
 	case err != nil:
 		return err
-	case !found && next.Fits && next.Pepper != nil:
+	case !found && next.Pepper != nil && (next.Fits || errors.Is(next.Pepper, ErrPepper)):
 		w.judged = false // what stood there was another's: it is not ours to say what comes next
 		next.Answered = w.options.Now()
 		return nil

@@ -98,6 +98,16 @@ func testEmptiedAndClaimed(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
+	// Nor does one that was wrong before, though nobody else is there any more.
+	wrong, _ := standing(t, s, pepper("b"))
+	empty(t, c)
+	if state, err := wrong.Look(t.Context()); err != nil || state.Ready() || !errors.Is(s.CheckPepper(t.Context(), pepper("b")), ErrUnclaimed) {
+		t.Errorf("a server that had another pepper: %+v, %v", state, err)
+	}
+	if err := s.AcceptEmpty(t.Context(), pepper("b")); err != nil {
+		t.Fatal(err)
+	}
+	wrong.expect(t, "the pepper of an accepted store", true, false)
 	// A server without a mark, of an earlier version, that was first.
 	empty(t, c)
 	c.Set(t.Context(), pepperKey, newPepperCheck(pepper("b")), 0)
