@@ -40,8 +40,8 @@ type StandingState struct {
 	Pepper   error     // what is wrong with it at this moment: ErrPepper or a *CorruptError
 	Emptied  bool      // the store is not the one that it was
 	Unseen   error     // why an emptied store, or one that drops keys, would go unnoticed
-	Writes   error     // why the store takes none
-	Refuses  bool      // it has taken none for longer than a failover takes
+	Writes   error     // why the store, or a part of it, takes none
+	Refuses  bool      // no part of it has taken any for longer than a failover takes
 	Evicts   string    // the policy by which it drops keys when its memory is full; "" for noeviction, or if it does not say
 }
 
@@ -82,7 +82,7 @@ type Standing struct {
 	known    []memory // of each mark
 	looks    int
 	unseen   error     // why the store did not say what it does when its memory is full
-	writable time.Time // when the store last took writes; zero: never
+	writable time.Time // when the store, or a part of it, last took writes; zero: never
 
 	state    atomic.Pointer[StandingState]
 	expected atomic.Pointer[expectation]
@@ -255,7 +255,7 @@ func (w *Standing) waitForOthers(ctx context.Context) error {
 // lookAtMarks compares the marks with those that are remembered, and sees whether the store takes writes.
 func (w *Standing) lookAtMarks(ctx context.Context, next *StandingState) error {
 	var errs []error
-	answered := false
+	answered, takes := false, false // takes: one node at least takes writes
 	next.Emptied, next.Unseen = false, w.unseen
 	for i, s := range w.store.lookAt(ctx, w.marks) {
 		if s.err == nil && w.known[i].id == "" && !s.there {
@@ -271,7 +271,7 @@ func (w *Standing) lookAtMarks(ctx context.Context, next *StandingState) error {
 		case s.there && s.mark.id == "" && w.known[i].id == "":
 			next.Unseen = &CorruptError{ID: w.marks[i], Err: errors.New("it is not a mark")}
 		default:
-			answered = true
+			answered, takes = true, takes || s.write == nil
 			w.known[i].compare(s)
 		}
 		if s.write != nil {
@@ -283,7 +283,7 @@ func (w *Standing) lookAtMarks(ctx context.Context, next *StandingState) error {
 	if answered {
 		next.Answered = now
 	}
-	if answered && next.Writes == nil {
+	if takes {
 		w.writable = now
 	}
 	return errors.Join(errs...)

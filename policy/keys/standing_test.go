@@ -467,6 +467,28 @@ func TestStoreThatTakesNoWrites(t *testing.T) {
 	}
 }
 
+// Where one node of a cluster takes no writes, requests are counted on the others.
+func TestNodeThatTakesNoWrites(t *testing.T) {
+	nodes := redistest.StartCluster(t, 2)
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{nodes[0].Address()}, MaxRetries: -1, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { client.Close() })
+	now := time.Unix(1_800_000_000, 0)
+	options := StandingOptions{Timeout: 10 * time.Second, Now: func() time.Time { return now }}
+	w := NewStanding(NewStore(client), pepper("a"), options)
+	w.expect(t, "at first", true, false)
+	for _, full := range []bool{false, true} {
+		nodes[map[bool]int{false: 0, true: 1}[full]].Do(t, "config", "set", "maxmemory", "1")
+		for _, w := range []*Standing{w, NewStanding(NewStore(client), pepper("a"), options)} {
+			w.expect(t, "full", true, false)
+			now = now.Add(writesGrace)
+			w.expect(t, "full for long", true, false)
+			if state := w.State(); !redis.HasErrorPrefix(state.Writes, "OOM") || state.Refuses != full {
+				t.Errorf("all nodes full: %t: %+v", full, state)
+			}
+		}
+	}
+}
+
 // Nobody has said what the keys of a store are that takes no writes and was never used: it is neither ready nor believed, and
 // it is told apart from one that is away.
 func TestNewStoreThatTakesNoWrites(t *testing.T) {
