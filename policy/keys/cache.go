@@ -46,9 +46,9 @@ type CacheOptions struct {
 	Server  string
 	Longest func() time.Duration
 	Log     *slog.Logger // tells when the change stream is lost and back; default: nowhere
-	// Vouch is asked before the store is believed that a secret is no key's; nil believes it. Its error is what a look-up
-	// returns then, as if the store had not answered.
-	Vouch func(ctx context.Context, d Digest) error
+	// Vouch is asked before the store is believed that it has nothing under a Redis key; nil believes it. Its error is what a
+	// look-up returns then, as if the store had not answered.
+	Vouch func(ctx context.Context, key string) error
 }
 
 func (o *CacheOptions) setDefaults() {
@@ -332,12 +332,20 @@ func (c *Cache) getFrom(ctx context.Context, node string, gets []*redis.StringCm
 	}
 }
 
-// vouched is what a reading said, unless that counts for nothing.
+// vouched is what a reading said, unless that counts for nothing. Of a cluster the node that has the record may have been
+// emptied, and not the one that leads to it.
 func (c *Cache) vouched(ctx context.Context, d Digest, r reading) reading {
-	if c.options.Vouch == nil || !errors.Is(r.err, ErrUnknown) {
+	key := secretKey(d)
+	var corrupt *CorruptError
+	switch {
+	case c.options.Vouch == nil:
+		return r
+	case errors.Is(r.err, errMissing) && errors.As(r.err, &corrupt):
+		key = recordKey(corrupt.ID)
+	case !errors.Is(r.err, ErrUnknown):
 		return r
 	}
-	if err := c.options.Vouch(ctx, d); err != nil {
+	if err := c.options.Vouch(ctx, key); err != nil {
 		return reading{err: err}
 	}
 	return r

@@ -22,6 +22,9 @@ var (
 	ErrSecretDeleted = fmt.Errorf("%w: one that was deleted, whose secret never comes back", ErrSecretTaken)
 )
 
+// errMissing is that of a CorruptError of a record to which a secret leads, and which is not there.
+var errMissing = errors.New("it is missing")
+
 // CorruptError says that the store answered, but what it holds for one key cannot be used. That key fails closed;
 // others are not touched.
 type CorruptError struct {
@@ -187,7 +190,7 @@ func linkOf(ctx context.Context, link *redis.StringCmd) (id string, err error) {
 func (s *Store) recordOf(ctx context.Context, o owned, reply *redis.StringCmd) reading {
 	data, err := reply.Bytes()
 	if errors.Is(err, redis.Nil) {
-		return reading{err: &CorruptError{ID: o.id, Err: errors.New("it is missing")}}
+		return reading{err: &CorruptError{ID: o.id, Err: errMissing}}
 	}
 	if err != nil {
 		return reading{err: readError(ctx, o.id, err)}
