@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -139,7 +140,10 @@ func (w *Standing) look(ctx context.Context) (StandingState, error) {
 	next.Writes = nil
 	err := w.lookAtPepper(ctx, &next)
 	if next.Fits {
-		err = errors.Join(err, w.lookAtMarks(ctx, &next))
+		unread := w.lookAtMarks(ctx, &next)
+		// One who has the check and not the marks is no store: a node of a cluster, say, that is taken for a server by itself.
+		next.Reached = next.Reached && (before.Reached || unread == nil || w.knowsMark())
+		err = errors.Join(err, unread)
 	}
 	if err == nil {
 		w.lookAtEviction(ctx, &next)
@@ -287,6 +291,10 @@ func (w *Standing) lookAtMarks(ctx context.Context, next *StandingState) error {
 		w.writable = now
 	}
 	return errors.Join(errs...)
+}
+
+func (w *Standing) knowsMark() bool {
+	return slices.ContainsFunc(w.known, func(m memory) bool { return m.id != "" })
 }
 
 // compare takes in what was seen of a mark.

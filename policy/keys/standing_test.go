@@ -467,6 +467,20 @@ func TestStoreThatTakesNoWrites(t *testing.T) {
 	}
 }
 
+// A node of a cluster that is taken for a server by itself may have the pepper's check, and has not the rest.
+func TestNodeTakenForAServer(t *testing.T) {
+	for _, node := range redistest.StartCluster(t, 3) {
+		client := redis.NewClient(&redis.Options{Addr: node.Address(), MaxRetries: -1, ContextTimeoutEnabled: true})
+		t.Cleanup(func() { client.Close() })
+		w := NewStanding(NewStore(client), pepper("a"), StandingOptions{Timeout: 10 * time.Second})
+		for range 2 {
+			if state, err := w.Look(t.Context()); !redis.HasErrorPrefix(err, "MOVED") || state.Reached {
+				t.Errorf("%v: %+v", err, state)
+			}
+		}
+	}
+}
+
 // Where one node of a cluster takes no writes, requests are counted on the others.
 func TestNodeThatTakesNoWrites(t *testing.T) {
 	nodes := redistest.StartCluster(t, 2)
