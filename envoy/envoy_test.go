@@ -74,7 +74,8 @@ func extAuthz(t *testing.T, root map[string]any) map[string]any {
 	return nil
 }
 
-// takeAllowedHeaders takes the list of allowed headers out of a decoded bootstrap and returns it sorted.
+// takeAllowedHeaders takes the list of allowed headers out of a decoded bootstrap and returns it
+// sorted.
 func takeAllowedHeaders(t *testing.T, root map[string]any) (names []string) {
 	t.Helper()
 	filter := extAuthz(t, root)
@@ -108,14 +109,15 @@ func reads(t *testing.T, apis []string, more ...string) []string {
 	return slices.Sorted(slices.Values(append(set.Headers(), more...)))
 }
 
-// forwarded is sent for policies behind a load balancer (client_address: {from: xff}), so that nobody who has one needs
-// another setting of Envoy, which would believe too much.
+// forwarded is sent for policies behind a load balancer (client_address: {from: xff}), so that
+// nobody who has one needs another setting of Envoy, which would believe too much.
 const forwarded = "x-forwarded-for"
 
 // ownHeader is a header that only one API reads, as the bootstraps mark it.
 var ownHeader = regexp.MustCompile(`(?m)^ *- exact: (\S+) # (\S+)\n`)
 
-// A header too many takes to Tollgate what is none of its business; one too few is a key or an address that nobody sees.
+// A header too many takes to Tollgate what is none of its business; one too few is a key or an
+// address that nobody sees.
 func TestAllowedHeadersAreThoseThatThePoliciesRead(t *testing.T) {
 	for _, door := range []struct {
 		name string
@@ -172,7 +174,8 @@ func TestEachAPIHasItsHosts(t *testing.T) {
 	}
 }
 
-// compose is what docker-compose.yaml may hold: a word that is not here is a misspelling or needs a thought.
+// compose is what docker-compose.yaml may hold: a word that is not here is a misspelling or needs a
+// thought.
 type compose struct {
 	Name     string
 	Services map[string]struct {
@@ -271,7 +274,8 @@ func TestComposeFitsTheBootstrap(t *testing.T) {
 	}
 }
 
-// retryPolicy returns how the filter of a decoded bootstrap tries again, and the timeout of a check.
+// retryPolicy returns how the filter of a decoded bootstrap tries again, and the timeout of a
+// check.
 func retryPolicy(t *testing.T, root map[string]any) (policy map[string]any, timeout any) {
 	t.Helper()
 	filter := extAuthz(t, root)
@@ -304,8 +308,9 @@ func TestBothDoorsTryAgainAlike(t *testing.T) {
 	}
 }
 
-// Envoy takes max_interval of the back-off, or ten times base_interval without one, as the time limit of each try
-// (Http::Utility::convertCoreToRouteRetryPolicy): a smaller one would end slow checks long before the timeout.
+// Envoy takes max_interval of the back-off, or ten times base_interval without one, as the time
+// limit of each try (Http::Utility::convertCoreToRouteRetryPolicy): a smaller one would end slow
+// checks long before the timeout.
 func TestNoTryEndsBeforeTheTimeout(t *testing.T) {
 	rest, _ := decode(t)
 	policy, limit := retryPolicy(t, rest)
@@ -314,7 +319,8 @@ func TestNoTryEndsBeforeTheTimeout(t *testing.T) {
 	}
 }
 
-// Bytes stay bytes: over HTTP Tollgate believes that only where the words of a place say it, and they say it everywhere.
+// Bytes stay bytes: over HTTP Tollgate believes that only where the words of a place say it, and
+// they say it everywhere.
 func TestBytesStayBytes(t *testing.T) {
 	shipped, err := envoy.HTTPBootstrap()
 	if err != nil {
@@ -348,8 +354,8 @@ func TestBytesStayBytes(t *testing.T) {
 	}
 }
 
-// What gRPC's bootstrap protects, the one over HTTP protects too: they differ in the filter, in how a virtual host names
-// its API, and in what HTTP needs around that.
+// What gRPC's bootstrap protects, the one over HTTP protects too: they differ in the filter, in how
+// a virtual host names its API, and in what HTTP needs around that.
 func TestHTTPBootstrapDiffersOnlyWhereItMust(t *testing.T) {
 	grpc, hosts := decode(t)
 	var http map[string]any

@@ -13,8 +13,9 @@ import (
 	core "k8s.io/api/core/v1"
 )
 
-// binary returns the tollgate to ask: TOLLGATE_BIN, else the one that `make build` leaves. This module cannot import
-// the server, so without a binary these tests skip, and fail where TOLLGATE_REQUIRE says that nothing may be missing.
+// binary returns the tollgate to ask: TOLLGATE_BIN, else the one that `make build` leaves. This
+// module cannot import the server, so without a binary these tests skip, and fail where
+// TOLLGATE_REQUIRE says that nothing may be missing.
 func binary(t *testing.T) string {
 	t.Helper()
 	file := os.Getenv("TOLLGATE_BIN")

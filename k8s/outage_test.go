@@ -16,8 +16,8 @@ import (
 // object is a decoded mapping.
 type object = map[string]any
 
-// whenReplicasLeave are the settings of ../envoy/envoy.yaml that keep requests when a replica leaves or dies. The tests of
-// the server run them in an Envoy; what is here must say the same.
+// whenReplicasLeave are the settings of ../envoy/envoy.yaml that keep requests when a replica
+// leaves or dies. The tests of the server run them in an Envoy; what is here must say the same.
 type whenReplicasLeave struct {
 	retry                   object
 	health, outliers, panic any
@@ -92,7 +92,8 @@ func TestIstioLosesNoRequestWithAReplica(t *testing.T) {
 	}
 }
 
-// patched returns the fields that an EnvoyPatchPolicy adds to the retry policy of every filter that asks Tollgate.
+// patched returns the fields that an EnvoyPatchPolicy adds to the retry policy of every filter that
+// asks Tollgate.
 func patched(t *testing.T, p *eg.EnvoyPatchPolicy, listener string) object {
 	t.Helper()
 	fields := object{}

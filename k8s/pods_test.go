@@ -192,7 +192,8 @@ const drainTimeout = 20 * time.Second
 func TestPodHasTimeToDrain(t *testing.T) {
 	w := tollgate(t, readSamples(t))
 	p := w.pod.Spec
-	// Before SIGTERM a pod says that it is well, so a hook that waits is time in which nobody hears of its end.
+	// Before SIGTERM a pod says that it is well, so a hook that waits is time in which nobody hears
+	// of its end.
 	if p.Containers[0].Lifecycle != nil {
 		t.Error("a lifecycle hook")
 	}

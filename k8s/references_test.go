@@ -138,7 +138,8 @@ func TestIstioFindsTollgate(t *testing.T) {
 	}
 }
 
-// granted reports whether a ReferenceGrant lets a SecurityPolicy of one namespace use a Service of another.
+// granted reports whether a ReferenceGrant lets a SecurityPolicy of one namespace use a Service of
+// another.
 func granted(samples []sample, from, to, service string) bool {
 	for _, g := range objects[*gwbeta.ReferenceGrant](samples) {
 		ok := g.Namespace == to && slices.ContainsFunc(g.Spec.From, func(f gw.ReferenceGrantFrom) bool {
@@ -253,7 +254,8 @@ func (p samplePolicy) accepts(name, value string) bool {
 	return false
 }
 
-// With client IP detection Envoy Gateway turns use_remote_address off, and then the address header is the client's word.
+// With client IP detection Envoy Gateway turns use_remote_address off, and then the address header
+// is the client's word.
 func TestClientCannotNameItself(t *testing.T) {
 	policies := objects[*eg.ClientTrafficPolicy](readSamples(t))
 	if len(policies) == 0 {

@@ -109,7 +109,8 @@ func (s sample) String() string {
 	return fmt.Sprintf("%s: %s %s/%s", s.file, s.kind, s.namespace, s.name)
 }
 
-// decodeSample reads one YAML document; a duplicate or unknown field, also in another case, is an error.
+// decodeSample reads one YAML document; a duplicate or unknown field, also in another case, is an
+// error.
 func decodeSample(file string, document []byte) (sample, error) {
 	data, err := yaml.YAMLToJSONStrict(document)
 	if err != nil {

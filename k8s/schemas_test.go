@@ -12,7 +12,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// schemas maps "group/version Kind" to the schema of the resource definition that the project ships.
+// schemas maps "group/version Kind" to the schema of the resource definition that the project
+// ships.
 type schemas map[string]*jsonschema.Schema
 
 // definition is the part of a CustomResourceDefinition that is used here.
@@ -30,7 +31,8 @@ type definition struct {
 	}
 }
 
-// readSchemas loads the definitions from the very module versions whose Go types the samples are decoded into.
+// readSchemas loads the definitions from the very module versions whose Go types the samples are
+// decoded into.
 func readSchemas(t *testing.T) schemas {
 	t.Helper()
 	out := schemas{}
@@ -98,7 +100,8 @@ func moduleFolder(t *testing.T, module string) string {
 	return string(bytes.TrimSpace(out))
 }
 
-// check reports whether the definition accepts the object; known is false for kinds that are not custom resources.
+// check reports whether the definition accepts the object; known is false for kinds that are not
+// custom resources.
 func (s schemas) check(t *testing.T, apiVersion, kind string, data []byte) (known bool, err error) {
 	t.Helper()
 	schema := s[apiVersion+" "+kind]

@@ -107,8 +107,9 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// A decision could run inside another host: nothing below policy, nor what compiles its files, knows
-// gRPC or protocol buffers, not even through a library, and what only computes knows no Redis.
+// A decision could run inside another host: nothing below policy, nor what compiles its files,
+// knows gRPC or protocol buffers, not even through a library, and what only computes knows no
+// Redis.
 func TestPolicyIsFreeOfIO(t *testing.T) {
 	grpc := []string{"google.golang.org/", "github.com/envoyproxy/", "github.com/golang/protobuf", "github.com/planetscale/", "tollgate/extauthz"}
 	redis := []string{"github.com/redis/", "github.com/alicebob/", "github.com/sony/gobreaker"}

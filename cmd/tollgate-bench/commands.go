@@ -181,7 +181,8 @@ func (f *benchFlags) shorten() {
 	f.Keys, f.LargestKeys = min(f.Keys, 1_000), 20_000
 	if f.JudgeMemory {
 		// What counts are checks as they go all day, of keys that hold leases: so many keys as get
-		// there in half a second, and three rounds, because how much grpc-go writes at a time differs.
+		// there in half a second, and three rounds, because how much grpc-go writes at a time
+		// differs.
 		f.Rounds, f.Warmup, f.Keys = 3, 500*time.Millisecond, min(f.Keys, 200)
 	}
 }

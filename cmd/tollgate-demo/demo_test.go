@@ -26,7 +26,8 @@ func TestDemoLines(t *testing.T) {
 	out, stderr := &tollgatetest.Screen{}, &tollgatetest.Screen{}
 	code := make(chan int, 1)
 	go func() { code <- run(ctx, []string{"--port", "0", "--binary", binary}, out, stderr) }()
-	// The demo bounds each part of its start by itself, and says which one took too long. This wait is longer than all of them.
+	// The demo bounds each part of its start by itself, and says which one took too long. This wait
+	// is longer than all of them.
 	ended := false
 	shown := tollgatetest.Within(ctx, 2*(serverStart+demoStart+shotTimeout), func() bool {
 		ended = len(code) > 0

@@ -16,8 +16,8 @@ import (
 // object is a decoded YAML mapping.
 type object = map[string]any
 
-// rewrite turns the shipped bootstrap of s into the JSON that Start gives to Envoy: the listener on loopback,
-// admin on a free port, the clusters at the addresses of s, and nothing else changed.
+// rewrite turns the shipped bootstrap of s into the JSON that Start gives to Envoy: the listener on
+// loopback, admin on a free port, the clusters at the addresses of s, and nothing else changed.
 func rewrite(s *Settings) ([]byte, error) {
 	var root object
 	if err := yaml.Unmarshal(s.Bootstrap, &root); err != nil {
@@ -80,8 +80,8 @@ func socketAddress(host string, port int) object {
 	return object{"socket_address": object{"address": host, "port_value": port}}
 }
 
-// setEndpoints makes the addresses (host:port or unix:PATH, joined with commas) the endpoints of the cluster. An empty
-// text leaves the shipped one.
+// setEndpoints makes the addresses (host:port or unix:PATH, joined with commas) the endpoints of
+// the cluster. An empty text leaves the shipped one.
 func setEndpoints(cluster object, name, addresses string) error {
 	if addresses == "" {
 		return nil

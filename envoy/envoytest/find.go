@@ -9,15 +9,16 @@ import (
 	"regexp"
 )
 
-// ErrNotFound is what Find and FindVersion return, wrapped, when this machine has no Envoy for them. The text
-// says how to get one.
+// ErrNotFound is what Find and FindVersion return, wrapped, when this machine has no Envoy for
+// them. The text says how to get one.
 var ErrNotFound = errors.New("no Envoy binary found: run `make tools` (it fills .tools/ by envoy/fetch.sh), " +
 	"or set ENVOY_BIN to one (func-e gets it on macOS and arm64), " +
 	"or use `docker compose -f envoy/docker-compose.yaml up` instead")
 
-// Find returns the path of the Envoy binary to run: ENVOY_BIN if set, else .tools/envoy in the working
-// directory or above it (up to the root of this repository) or likewise from the running executable, else
-// envoy on PATH. An ENVOY_BIN that cannot be run is an error, not a reason to look further.
+// Find returns the path of the Envoy binary to run: ENVOY_BIN if set, else .tools/envoy in the
+// working directory or above it (up to the root of this repository) or likewise from the running
+// executable, else envoy on PATH. An ENVOY_BIN that cannot be run is an error, not a reason to look
+// further.
 func Find() (string, error) {
 	if path := os.Getenv("ENVOY_BIN"); path != "" {
 		found, err := exec.LookPath(path)
@@ -35,7 +36,8 @@ func Find() (string, error) {
 	return "", ErrNotFound
 }
 
-// FindVersion returns the path of .tools/envoy-<version>/envoy, looked for in the same places as Find does.
+// FindVersion returns the path of .tools/envoy-<version>/envoy, looked for in the same places as
+// Find does.
 func FindVersion(version string) (string, error) {
 	if path := findTool(filepath.Join("envoy-"+version, "envoy")); path != "" {
 		return path, nil
@@ -43,7 +45,8 @@ func FindVersion(version string) (string, error) {
 	return "", fmt.Errorf("version %s (`envoy/fetch.sh %s` gets it): %w", version, version, ErrNotFound)
 }
 
-// findTool looks for .tools/<name> above the working directory, then above the executable; "" if neither has it.
+// findTool looks for .tools/<name> above the working directory, then above the executable; "" if
+// neither has it.
 func findTool(name string) string {
 	if dir, err := os.Getwd(); err == nil {
 		if path := findAbove(dir, name); path != "" {
@@ -56,7 +59,8 @@ func findTool(name string) string {
 	return ""
 }
 
-// findAbove looks for .tools/<name> in dir and its parents, and no further than the root of this repository.
+// findAbove looks for .tools/<name> in dir and its parents, and no further than the root of this
+// repository.
 func findAbove(dir, name string) string {
 	for {
 		path := filepath.Join(dir, ".tools", name)

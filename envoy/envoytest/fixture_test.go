@@ -28,7 +28,8 @@ const oldest = "1.36.4"
 // limit bounds every wait of a test.
 const limit = 20 * time.Second
 
-// eachEnvoy runs test with the Envoy that Find finds and with the oldest one; with ENVOY_BIN set, with that one alone.
+// eachEnvoy runs test with the Envoy that Find finds and with the oldest one; with ENVOY_BIN set,
+// with that one alone.
 func eachEnvoy(t *testing.T, test func(t *testing.T, binary string)) {
 	t.Run("default", func(t *testing.T) { test(t, requireEnvoy(t, Find)) })
 	if os.Getenv("ENVOY_BIN") == "" {
@@ -38,7 +39,8 @@ func eachEnvoy(t *testing.T, test func(t *testing.T, binary string)) {
 	}
 }
 
-// requireEnvoy returns the binary, or skips the test loudly, or fails it where CI says that Envoy must be there.
+// requireEnvoy returns the binary, or skips the test loudly, or fails it where CI says that Envoy
+// must be there.
 func requireEnvoy(t *testing.T, find func() (string, error)) string {
 	t.Helper()
 	path, err := find()
@@ -75,7 +77,8 @@ func eventually(t *testing.T, what string, ready func() bool) {
 	}
 }
 
-// authority is the smallest ext_authz server: it refuses /denied, allows the rest, and keeps what it was asked.
+// authority is the smallest ext_authz server: it refuses /denied, allows the rest, and keeps what
+// it was asked.
 type authority struct {
 	authv3.UnimplementedAuthorizationServer
 	mu     sync.Mutex
@@ -135,8 +138,8 @@ type edge struct {
 	proxy     bool
 }
 
-// newEdge starts an Envoy with the shipped bootstrap between an authority and an Upstream, and ends all three with the
-// test. change may adjust the settings.
+// newEdge starts an Envoy with the shipped bootstrap between an authority and an Upstream, and ends
+// all three with the test. change may adjust the settings.
 func newEdge(t *testing.T, binary string, change func(*Settings)) *edge {
 	t.Helper()
 	upstream, err := Serve("127.0.0.1:0")

@@ -12,8 +12,9 @@ import (
 	"strings"
 )
 
-// SendH1 sends the request over a new HTTP/1.1 connection to addr (host:port or unix:PATH), after a PROXY line if
-// asked, and returns the answer. A connection that ends without a whole answer is an error.
+// SendH1 sends the request over a new HTTP/1.1 connection to addr (host:port or unix:PATH), after a
+// PROXY line if asked, and returns the answer. A connection that ends without a whole answer is an
+// error.
 func (r *Request) SendH1(ctx context.Context, addr string, proxyProtocol bool) (*Response, error) {
 	conn, hangUp, err := dial(ctx, addr)
 	if err != nil {

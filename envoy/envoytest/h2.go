@@ -31,9 +31,9 @@ type h2conn struct {
 	streamWindow int64  // the server's initial window for streams, in bytes
 }
 
-// SendH2 sends the request over a new cleartext HTTP/2 connection with prior knowledge to addr (host:port or
-// unix:PATH), after a PROXY line if asked, and returns the answer. A reset stream, a GOAWAY that covers the request
-// and a connection that ends without a whole answer are errors.
+// SendH2 sends the request over a new cleartext HTTP/2 connection with prior knowledge to addr
+// (host:port or unix:PATH), after a PROXY line if asked, and returns the answer. A reset stream, a
+// GOAWAY that covers the request and a connection that ends without a whole answer are errors.
 func (r *Request) SendH2(ctx context.Context, addr string, proxyProtocol bool) (*Response, error) {
 	conn, hangUp, err := dial(ctx, addr)
 	if err != nil {

@@ -32,21 +32,24 @@ type Settings struct {
 	Binary string
 	// Bootstrap is one of the shipped bootstraps (envoy.Bootstrap). Required.
 	Bootstrap []byte
-	// Tollgate and Upstream are the addresses of the two clusters: host:port, or unix:PATH with an absolute
-	// PATH, or several of one kind joined with commas. "" leaves the shipped address.
+	// Tollgate and Upstream are the addresses of the two clusters: host:port, or unix:PATH with an
+	// absolute PATH, or several of one kind joined with commas. "" leaves the shipped address.
 	Tollgate, Upstream string
-	// ProxyProtocol makes the listener take, and insist on, a PROXY protocol header on each connection.
+	// ProxyProtocol makes the listener take, and insist on, a PROXY protocol header on each
+	// connection.
 	ProxyProtocol bool
-	// CheckTimeout replaces the shipped time limit of a check, which a loaded test machine may exceed; 0 keeps it.
+	// CheckTimeout replaces the shipped time limit of a check, which a loaded test machine may
+	// exceed; 0 keeps it.
 	CheckTimeout time.Duration
 	// LogLevel is Envoy's --log-level; "" is warning, less than Envoy's own default, info.
 	LogLevel string
-	// AccessLog is the file for the access log; "" keeps Envoy's standard output, which is part of Log.
+	// AccessLog is the file for the access log; "" keeps Envoy's standard output, which is part of
+	// Log.
 	AccessLog string
 	// ListenPort is the listener's port on 127.0.0.1; 0 picks a free one.
 	ListenPort int
-	// Dir takes the bootstrap as it was given to Envoy and Envoy's log. It must exist. "" makes a temporary
-	// one, which Stop removes.
+	// Dir takes the bootstrap as it was given to Envoy and Envoy's log. It must exist. "" makes a
+	// temporary one, which Stop removes.
 	Dir string
 }
 
@@ -66,9 +69,9 @@ type Envoy struct {
 	log string // the whole log, once ownDir has been removed; guarded by mu
 }
 
-// Start runs Envoy with the bootstrap of s, changed to listen on 127.0.0.1 only, and returns when it is ready to
-// serve. ctx bounds the start alone: Stop ends the process. The error of a start that failed carries the last
-// reason and the end of Envoy's log.
+// Start runs Envoy with the bootstrap of s, changed to listen on 127.0.0.1 only, and returns when
+// it is ready to serve. ctx bounds the start alone: Stop ends the process. The error of a start
+// that failed carries the last reason and the end of Envoy's log.
 func Start(ctx context.Context, s Settings) (*Envoy, error) {
 	if s.Binary == "" {
 		path, err := Find()
@@ -102,8 +105,9 @@ func Start(ctx context.Context, s Settings) (*Envoy, error) {
 	return e, nil
 }
 
-// run starts the process. The goroutine that starts it keeps its thread until the process has ended, because the
-// parent-death signal is sent when that thread ends, not the whole of our process.
+// run starts the process. The goroutine that starts it keeps its thread until the process has
+// ended, because the parent-death signal is sent when that thread ends, not the whole of our
+// process.
 func (e *Envoy) run(s *Settings) error {
 	// A file of an earlier run in the same Dir would name an address that nobody listens on.
 	if err := os.Remove(e.path("admin")); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -138,8 +142,8 @@ func (e *Envoy) run(s *Settings) error {
 	return <-started
 }
 
-// awaitReady waits until Envoy serves, and learns its addresses. It keeps the last reason why it was not ready,
-// which says more than "deadline exceeded".
+// awaitReady waits until Envoy serves, and learns its addresses. It keeps the last reason why it
+// was not ready, which says more than "deadline exceeded".
 func (e *Envoy) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -237,8 +241,8 @@ func (e *Envoy) PID() int { return e.cmd.Process.Pid }
 // Done returns a channel that is closed when the process has ended, whoever ended it.
 func (e *Envoy) Done() <-chan struct{} { return e.done }
 
-// Log returns what Envoy has logged until now, the access log included unless Settings.AccessLog named a file.
-// It still works after Stop.
+// Log returns what Envoy has logged until now, the access log included unless Settings.AccessLog
+// named a file. It still works after Stop.
 func (e *Envoy) Log() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -249,8 +253,9 @@ func (e *Envoy) Log() string {
 	return string(b)
 }
 
-// Stop ends Envoy and returns once the process is gone: SIGTERM, and SIGKILL if that takes more than 5 s. It is an
-// error if Envoy had ended before by itself or needed SIGKILL. Later calls return what the first one did.
+// Stop ends Envoy and returns once the process is gone: SIGTERM, and SIGKILL if that takes more
+// than 5 s. It is an error if Envoy had ended before by itself or needed SIGKILL. Later calls
+// return what the first one did.
 func (e *Envoy) Stop() error {
 	e.stop.Do(func() {
 		e.stopErr = e.end()
@@ -280,7 +285,8 @@ func (e *Envoy) end() error {
 		return fmt.Errorf("stop Envoy: it had ended before: %s", e.cmd.ProcessState)
 	default:
 	}
-	// Both signals can only miss a process that is just ending, and then done is closed without them.
+	// Both signals can only miss a process that is just ending, and then done is closed without
+	// them.
 	_ = e.cmd.Process.Signal(syscall.SIGTERM)
 	timer := time.NewTimer(stopLimit)
 	defer timer.Stop()

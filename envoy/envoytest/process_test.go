@@ -45,8 +45,8 @@ func TestShippedBootstrapsLoad(t *testing.T) {
 	})
 }
 
-// checkContext checks that a host, with and without a port, carries the context that names its API, and that an
-// unknown host carries none.
+// checkContext checks that a host, with and without a port, carries the context that names its API,
+// and that an unknown host carries none.
 func checkContext(t *testing.T, e *edge, host string) {
 	t.Helper()
 	want := map[string]string{

@@ -32,8 +32,8 @@ const (
 	silent      fault = "says nothing"
 )
 
-// standIn is a server that counts the checks that reach it, says that it is well, and has one fault. It speaks HTTP/2 by
-// hand, because a gRPC server would not do these things.
+// standIn is a server that counts the checks that reach it, says that it is well, and has one
+// fault. It speaks HTTP/2 by hand, because a gRPC server would not do these things.
 type standIn struct {
 	fault  fault
 	checks atomic.Int64
@@ -142,9 +142,9 @@ func headers(f *http2.Framer, id uint32, last bool, fields ...string) error {
 	return f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: last})
 }
 
-// Envoy sends a check again only where its server cannot have begun with it: the protocol says so of a refused stream and
-// of streams after the last one of a GOAWAY. Whatever else goes wrong, each request is one check, because a check that is
-// sent twice may be counted twice.
+// Envoy sends a check again only where its server cannot have begun with it: the protocol says so
+// of a refused stream and of streams after the last one of a GOAWAY. Whatever else goes wrong, each
+// request is one check, because a check that is sent twice may be counted twice.
 func TestNoCheckIsSentTwice(t *testing.T) {
 	const requests = 12
 	eachEnvoy(t, func(t *testing.T, binary string) {
@@ -179,7 +179,8 @@ func TestNoCheckIsSentTwice(t *testing.T) {
 	})
 }
 
-// Over HTTP/1.1 no server can say that it has not begun, so only a connection that was never made is another try.
+// Over HTTP/1.1 no server can say that it has not begun, so only a connection that was never made
+// is another try.
 func TestNoCheckOverHTTPIsSentTwice(t *testing.T) {
 	const requests = 12
 	shipped, err := envoy.HTTPBootstrap()

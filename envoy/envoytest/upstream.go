@@ -15,8 +15,8 @@ import (
 	"unicode/utf8"
 )
 
-// Received is what an Upstream answers: the request as it arrived. In a text that is not valid UTF-8 each
-// offending byte is written as \xff, because JSON cannot carry it.
+// Received is what an Upstream answers: the request as it arrived. In a text that is not valid
+// UTF-8 each offending byte is written as \xff, because JSON cannot carry it.
 type Received struct {
 	// Method is the request's method.
 	Method string `json:"method"`
@@ -24,20 +24,22 @@ type Received struct {
 	Path string `json:"path"`
 	// Host is the Host header.
 	Host string `json:"host"`
-	// Headers are [name, value] pairs without Host: names in lower case and sorted, the values of one name in
-	// the order they came.
+	// Headers are [name, value] pairs without Host: names in lower case and sorted, the values of
+	// one name in the order they came.
 	Headers [][2]string `json:"headers"`
 }
 
-// Value returns the value of the header with this lower-case name, its copies joined with a comma, and whether
-// there was any.
+// Value returns the value of the header with this lower-case name, its copies joined with a comma,
+// and whether there was any.
 func (r *Received) Value(name string) (string, bool) { return value(r.Headers, name) }
 
-// Page is the origin of the page that an Upstream, like the shipped bootstraps, lets read its answers.
+// Page is the origin of the page that an Upstream, like the shipped bootstraps, lets read its
+// answers.
 const Page = "https://app.example.com"
 
-// Upstream is an HTTP/1.1 server that answers every request with 200 and the JSON of Received. It lets the page
-// of one origin, Page, read that, and answers its preflights likewise, as an application does that knows CORS.
+// Upstream is an HTTP/1.1 server that answers every request with 200 and the JSON of Received. It
+// lets the page of one origin, Page, read that, and answers its preflights likewise, as an
+// application does that knows CORS.
 type Upstream struct {
 	server *http.Server
 	addr   string
@@ -78,7 +80,8 @@ func (u *Upstream) Close() error {
 	return err
 }
 
-// echo answers with the request that it got. The body is read first, so that Envoy can finish sending it.
+// echo answers with the request that it got. The body is read first, so that Envoy can finish
+// sending it.
 func echo(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body) // a client that went away reads no answer either
 	received := Received{Method: r.Method, Path: printable(r.RequestURI), Host: printable(r.Host), Headers: [][2]string{}}
@@ -124,7 +127,8 @@ func split(addr string) (network, address string) {
 	return "tcp", addr
 }
 
-// dial connects to addr and makes ctx bound everything that is done on the connection. The returned func closes it.
+// dial connects to addr and makes ctx bound everything that is done on the connection. The returned
+// func closes it.
 func dial(ctx context.Context, addr string) (net.Conn, func(), error) {
 	network, address := split(addr)
 	var d net.Dialer

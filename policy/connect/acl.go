@@ -1,15 +1,16 @@
 package connect
 
-// An ACL is what one user of Redis may do, as rules for ACL SETUSER: nothing but these commands, keys and channels.
+// An ACL is what one user of Redis may do, as rules for ACL SETUSER: nothing but these commands,
+// keys and channels.
 type ACL struct {
 	Commands []string // names as in ACL rules: get, cluster|slots
 	Keys     []string // key patterns
 	Channels []string // pub/sub channel patterns
 }
 
-// Rules returns the rules as ACL SETUSER, users.acl and redis.conf write them, from a user without any rights. On,
-// off and the password are left to the operator. They need Redis 7.0 or later. A database other than 0 needs +select as
-// well, client_name needs +client|setname.
+// Rules returns the rules as ACL SETUSER, users.acl and redis.conf write them, from a user without
+// any rights. On, off and the password are left to the operator. They need Redis 7.0 or later. A
+// database other than 0 needs +select as well, client_name needs +client|setname.
 func (a ACL) Rules() []string {
 	rules := []string{"resetkeys", "resetchannels", "-@all"}
 	for _, c := range a.Commands {
@@ -24,8 +25,9 @@ func (a ACL) Rules() []string {
 	return rules
 }
 
-// ServerACL is what `tollgate serve` needs on every Redis, cluster nodes included: to find and count, to add the keys of
-// its keys file, to rehash one, both with a word in the audit stream, and to note its use.
+// ServerACL is what `tollgate serve` needs on every Redis, cluster nodes included: to find and
+// count, to add the keys of its keys file, to rehash one, both with a word in the audit stream, and
+// to note its use.
 func ServerACL() ACL {
 	return ACL{
 		Commands: append(keyCommands(),
@@ -39,8 +41,8 @@ func ServerACL() ACL {
 	}
 }
 
-// CLIACL is what the commands that manage keys, teams and members need on every Redis, cluster nodes included. It
-// cannot touch a counter. It could trim the audit stream, because XADD does.
+// CLIACL is what the commands that manage keys, teams and members need on every Redis, cluster
+// nodes included. It cannot touch a counter. It could trim the audit stream, because XADD does.
 func CLIACL() ACL {
 	return ACL{
 		Commands: append(keyCommands(),

@@ -34,7 +34,8 @@ func users() map[string]user {
 	}
 }
 
-// followChanges is what a server's cache does all the time: it hears of changes, and sends its heartbeat.
+// followChanges is what a server's cache does all the time: it hears of changes, and sends its
+// heartbeat.
 func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
 	return hear(ctx, c, func(ctx context.Context) error { return c.Publish(ctx, changes, "news").Err() })
 }
@@ -200,7 +201,8 @@ func TestACL(t *testing.T) {
 			t.Parallel()
 			s := start(t, plain)
 			n := 0
-			// as runs the duties as a new user with these rules, on a new connection and scripts that are not cached.
+			// as runs the duties as a new user with these rules, on a new connection and scripts
+			// that are not cached.
 			as := func(rules []string, all []duty) error {
 				n++
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -233,7 +235,8 @@ func TestACL(t *testing.T) {
 	}
 }
 
-// nothingRefused shows that the client did not ask for more than the user may, in passing and without an error.
+// nothingRefused shows that the client did not ask for more than the user may, in passing and
+// without an error.
 func nothingRefused(t *testing.T, s *server) {
 	t.Helper()
 	if log := do(t, s, "acl", "log").([]any); len(log) > 0 {
@@ -246,8 +249,8 @@ func denied(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), "NOPERM") || strings.Contains(err.Error(), "The user executing the script can't"))
 }
 
-// The lists hold every command that the packages' code names, so that a new one cannot be forgotten: add it to acl.go,
-// and what needs it to users.
+// The lists hold every command that the packages' code names, so that a new one cannot be
+// forgotten: add it to acl.go, and what needs it to users.
 func TestACLKnowsEveryCommand(t *testing.T) {
 	t.Parallel()
 	listed := map[string]bool{}
@@ -298,7 +301,8 @@ func TestACLKnowsEveryCommand(t *testing.T) {
 	}
 }
 
-// spelled gives the commands of go-redis' methods that have another name; "" for methods that are no command.
+// spelled gives the commands of go-redis' methods that have another name; "" for methods that are
+// no command.
 func spelled() map[string]string {
 	return map[string]string{
 		"SetArgs": "set", "SetNX": "set", "HSetNX": "hsetnx", "ZRangeArgs": "zrange", "ZRangeByLex": "zrangebylex",

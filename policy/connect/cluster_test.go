@@ -99,8 +99,8 @@ func crossed(t *testing.T, n *server) bool {
 	return strings.Contains(do(t, n, "info", "errorstats").(string), "CROSSSLOT")
 }
 
-// A node of a cluster that has all slots serves a client that knows no clusters. It refuses scripts for several slots:
-// then each spend has its own, and none is lost or made twice.
+// A node of a cluster that has all slots serves a client that knows no clusters. It refuses scripts
+// for several slots: then each spend has its own, and none is lost or made twice.
 func TestClusterOfOneAsOneServer(t *testing.T) {
 	t.Parallel()
 	node := startCluster(t, 1)[0]
@@ -110,8 +110,8 @@ func TestClusterOfOneAsOneServer(t *testing.T) {
 	}
 }
 
-// moveSlots moves the slot of one key to and fro while it is looked up and spends, in pipelines too. What must hold:
-// every look-up finds it, no spend fails, and exactly the limit is allowed.
+// moveSlots moves the slot of one key to and fro while it is looked up and spends, in pipelines
+// too. What must hold: every look-up finds it, no spend fails, and exactly the limit is allowed.
 func moveSlots(t *testing.T, nodes []*server) {
 	const limit, workers, moves = 9000, 4, 4
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
@@ -210,7 +210,8 @@ func secretOf(t *testing.T, nodes []*server, k *keys.Key) string {
 
 const keysMove = "its keys move"
 
-// moveSlot moves the slot of a key from its master to the next one, as redis-cli --cluster reshard does.
+// moveSlot moves the slot of a key from its master to the next one, as redis-cli --cluster reshard
+// does.
 func moveSlot(t *testing.T, nodes []*server, name string, during func(string)) {
 	t.Helper()
 	slot := do(t, nodes[0], "cluster", "keyslot", name).(int64)
@@ -238,8 +239,8 @@ func moveSlot(t *testing.T, nodes []*server, name string, during func(string)) {
 	during("the slot has moved")
 }
 
-// clusterOnly shows that the commands that TestACL leaves out are needed: one to find the nodes, one to follow a key
-// that has moved before its slot.
+// clusterOnly shows that the commands that TestACL leaves out are needed: one to find the nodes,
+// one to follow a key that has moved before its slot.
 func clusterOnly(t *testing.T, nodes []*server) {
 	k := newKey(3)
 	find := func() error {
@@ -282,8 +283,8 @@ func masterOf(t *testing.T, nodes []*server, slot int64) *server {
 	return nil
 }
 
-// hangMaster lets a node answer nobody while many keys are read at once. Those that share no range of slots with it have
-// their answers.
+// hangMaster lets a node answer nobody while many keys are read at once. Those that share no range
+// of slots with it have their answers.
 func hangMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
 	const readings = 400
 	store := keys.NewStore(c)
@@ -364,7 +365,8 @@ func loseMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
 	if reached == 0 || reached == 12 {
 		t.Errorf("%d of 12 keys were reached", reached)
 	}
-	// Nor do those that cannot be reached hold up the others' limits, in whichever pipelines they are.
+	// Nor do those that cannot be reached hold up the others' limits, in whichever pipelines they
+	// are.
 	leases := counters.NewLeases(counters.NewStore(c, nil), counters.Options{Timeout: time.Second})
 	var spent, there atomic.Int64
 	var work sync.WaitGroup

@@ -1,6 +1,7 @@
-// Package connect opens the Redis that keys and counters are kept in, the way it is run: one server, behind Sentinel,
-// or as a cluster; over TCP, TLS or a unix socket; by a URL, or by the names of Envoy's rate-limit service. It also
-// knows what an ACL user needs (ServerACL, CLIACL, SentinelACL).
+// Package connect opens the Redis that keys and counters are kept in, the way it is run: one
+// server, behind Sentinel, or as a cluster; over TCP, TLS or a unix socket; by a URL, or by the
+// names of Envoy's rate-limit service. It also knows what an ACL user needs (ServerACL, CLIACL,
+// SentinelACL).
 package connect
 
 import (
@@ -26,9 +27,9 @@ type Options struct {
 	//	redis+sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]  its sentinels; USER and PASSWORD are those of Redis
 	//	redis+cluster://[USER:PASSWORD@]HOST[:PORT],…             some nodes of a cluster
 	//
-	// with rediss in place of redis for TLS. :PASSWORD@ is the default user. The ports default to 6379, a sentinel's to
-	// 26379. In user, password and path write /, ?, #, @, % and : as %2F, %3F, %23, %40, %25 and %3A. What may follow
-	// after ?, at most once each, joined by &:
+	// with rediss in place of redis for TLS. :PASSWORD@ is the default user. The ports default to
+	// 6379, a sentinel's to 26379. In user, password and path write /, ?, #, @, % and : as %2F,
+	// %3F, %23, %40, %25 and %3A. What may follow after ?, at most once each, joined by &:
 	//
 	//	tls_ca=FILE                                PEM certificates of the CA; the system's if there is none
 	//	tls_cert=FILE, tls_key=FILE                PEM certificate and key of the client
@@ -40,9 +41,11 @@ type Options struct {
 	//	pool_size=, min_idle_conns=                connections to each server; 64, or ten for each CPU, at most
 	//	client_name=                               as CLIENT LIST shows it; an ACL user then needs +client|setname
 	URL string
-	// Env gives the variables of Envoy's rate-limit service if URL is empty; nil for none. Names lists them.
+	// Env gives the variables of Envoy's rate-limit service if URL is empty; nil for none. Names
+	// lists them.
 	Env func(string) string
-	// Deadline is the time of one decision: the time-outs that the URL does not set stay below it. 0 means five seconds.
+	// Deadline is the time of one decision: the time-outs that the URL does not set stay below it.
+	// 0 means five seconds.
 	Deadline time.Duration
 	// Log gets the warnings about certificates that cannot be read again. Nil discards them.
 	Log *slog.Logger
@@ -53,23 +56,26 @@ var ErrNoURL = errors.New("no URL")
 
 const (
 	defaultDeadline = 5 * time.Second
-	// dialTimeout may be longer than a decision's deadline: go-redis dials in the background, the decision stops waiting
-	// at its own deadline, and a TLS handshake over a slow network still completes for the next one.
+	// dialTimeout may be longer than a decision's deadline: go-redis dials in the background, the
+	// decision stops waiting at its own deadline, and a TLS handshake over a slow network still
+	// completes for the next one.
 	dialTimeout = time.Second
-	// poolSize is how many connections there may be where the URL does not say: 500 first look-ups of keys a second, of two
-	// reads each, keep 45 busy where a round trip takes 45 ms. go-redis' own is ten for each CPU.
+	// poolSize is how many connections there may be where the URL does not say: 500 first look-ups
+	// of keys a second, of two reads each, keep 45 busy where a round trip takes 45 ms. go-redis'
+	// own is ten for each CPU.
 	poolSize = 64
-	// onePool has pipelines use the connections that are there. go-redis would make ten for them alone, which are neither
-	// counted by pool_size nor greeted before they are needed.
+	// onePool has pipelines use the connections that are there. go-redis would make ten for them
+	// alone, which are neither counted by pool_size nor greeted before they are needed.
 	onePool = -1
 	// clusterReload bounds how long a replica that was promoted in silence stays unknown.
 	clusterReload = 10 * time.Second
 )
 
-// Open makes a client and a description of it for people, without passwords. It reads the certificates, and connects to
-// nothing yet. Nothing is ever sent twice: a command whose reply was lost may have been carried out. A cluster's
-// redirects are followed all the same. Reads go to masters only. Errors: ErrNoURL; any other names the part of the URL
-// or the variable that is wrong, and shows no password.
+// Open makes a client and a description of it for people, without passwords. It reads the
+// certificates, and connects to nothing yet. Nothing is ever sent twice: a command whose reply was
+// lost may have been carried out. A cluster's redirects are followed all the same. Reads go to
+// masters only. Errors: ErrNoURL; any other names the part of the URL or the variable that is
+// wrong, and shows no password.
 func Open(o Options) (client redis.UniversalClient, description string, err error) {
 	t, err := o.target()
 	if err != nil {
@@ -97,7 +103,8 @@ func Open(o Options) (client redis.UniversalClient, description string, err erro
 	return client, t.String(), nil
 }
 
-// InProcess makes a client for a server in this process, which dial reaches, with the same habits as those of Open.
+// InProcess makes a client for a server in this process, which dial reaches, with the same habits
+// as those of Open.
 func InProcess(dial func(context.Context, string, string) (net.Conn, error), deadline time.Duration) *redis.Client {
 	s := newSettings(&target{network: "tcp", addresses: []string{"memory"}}, deadline)
 	s.dial = dial
@@ -166,8 +173,8 @@ func newSettings(t *target, deadline time.Duration) *settings {
 	if t.dialTimeout == 0 {
 		t.dialTimeout = dialTimeout
 	}
-	// What go-redis asks a server at each new connection beyond its greeting is left out: servers and ACLs that do not
-	// know it slow the first request down or refuse it.
+	// What go-redis asks a server at each new connection beyond its greeting is left out: servers
+	// and ACLs that do not know it slow the first request down or refuse it.
 	return &settings{target: t, maintenance: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}}
 }
 
@@ -209,8 +216,8 @@ func (s *settings) cluster() *redis.ClusterOptions {
 		PoolSize: s.poolSize, PipelinePoolSize: onePool, MinIdleConns: s.minIdle, ConnMaxIdleTime: s.maxIdleTime, ConnMaxLifetime: s.maxLifetime,
 		DisableIdentity: true, MaintNotificationsConfig: s.maintenance,
 		ClusterStateReloadInterval: clusterReload,
-		// Every command here has its keys in one slot. The policies would ask for COMMAND first, and spread
-		// commands over nodes by their Go type, which once.go changes.
+		// Every command here has its keys in one slot. The policies would ask for COMMAND first,
+		// and spread commands over nodes by their Go type, which once.go changes.
 		DisableRoutingPolicies: true,
 	}
 }

@@ -41,7 +41,8 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-// A Redis that takes connections and never answers is waited for as long as the context allows, whatever the topology.
+// A Redis that takes connections and never answers is waited for as long as the context allows,
+// whatever the topology.
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts

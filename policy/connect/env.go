@@ -9,14 +9,16 @@ import (
 // envURL is the variable that the others depend on.
 const envURL = "REDIS_URL"
 
-// envNames are the variables of Envoy's rate-limit service (envoyproxy/ratelimit, src/settings/settings.go) that say
-// where Redis is, apart from REDIS_URL, REDIS_TYPE and REDIS_SOCKET_TYPE, which fromEnv reads itself.
+// envNames are the variables of Envoy's rate-limit service (envoyproxy/ratelimit,
+// src/settings/settings.go) that say where Redis is, apart from REDIS_URL, REDIS_TYPE and
+// REDIS_SOCKET_TYPE, which fromEnv reads itself.
 //
-// REDIS_URL is HOST[:PORT] or the path of a socket; with REDIS_TYPE=CLUSTER a list of nodes; with REDIS_TYPE=SENTINEL
-// the name of the master and the sentinels, as there. A URL with a scheme is taken too, and then REDIS_TYPE and
-// REDIS_SOCKET_TYPE are not. REDIS_SOCKET_TYPE says unix, tcp or tls; without it, a path is a socket and the rest tcp.
-// REDIS_AUTH and REDIS_SENTINEL_AUTH are PASSWORD or USER:PASSWORD. REDIS_TIMEOUT is that of connecting, reading and
-// writing; a decision keeps its own deadline.
+// REDIS_URL is HOST[:PORT] or the path of a socket; with REDIS_TYPE=CLUSTER a list of nodes; with
+// REDIS_TYPE=SENTINEL the name of the master and the sentinels, as there. A URL with a scheme is
+// taken too, and then REDIS_TYPE and REDIS_SOCKET_TYPE are not. REDIS_SOCKET_TYPE says unix, tcp or
+// tls; without it, a path is a socket and the rest tcp. REDIS_AUTH and REDIS_SENTINEL_AUTH are
+// PASSWORD or USER:PASSWORD. REDIS_TIMEOUT is that of connecting, reading and writing; a decision
+// keeps its own deadline.
 func (t *target) envNames() []envName {
 	return []envName{
 		{"REDIS_AUTH", credentials(&t.user, &t.password)},

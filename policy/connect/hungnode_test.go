@@ -15,15 +15,16 @@ import (
 	"tollgate/policy/limits/counters"
 )
 
-// hungTime is what a caller waits for its answer here: far longer than a node that answers takes on a busy machine, and far
-// shorter than a pipeline to one that does not.
+// hungTime is what a caller waits for its answer here: far longer than a node that answers takes on
+// a busy machine, and far shorter than a pipeline to one that does not.
 const (
 	hungTime     = 2 * time.Second
 	hungPipeline = 20 * time.Second
 )
 
-// Of three masters one is stopped. Whatever is asked of the other two goes on, spends of either kind and first look-ups, in
-// the same moment and when the breaker of the third has opened, which says which node it is.
+// Of three masters one is stopped. Whatever is asked of the other two goes on, spends of either
+// kind and first look-ups, in the same moment and when the breaker of the third has opened, which
+// says which node it is.
 func TestOneNodeOfAClusterHangs(t *testing.T) {
 	t.Parallel()
 	const ids = 400
@@ -80,8 +81,8 @@ func newHungCluster(t *testing.T, url, hung string) *hungCluster {
 	return h
 }
 
-// spend spends one unit of each of so many limit ids at once, by turns exactly and not, and returns how many were allowed on
-// nodes that answer, and on the one that does not.
+// spend spends one unit of each of so many limit ids at once, by turns exactly and not, and returns
+// how many were allowed on nodes that answer, and on the one that does not.
 func (h *hungCluster) spend(t *testing.T, ids int) (healthy, hung int) {
 	t.Helper()
 	var mu sync.Mutex
@@ -112,7 +113,8 @@ func (h *hungCluster) spend(t *testing.T, ids int) (healthy, hung int) {
 	return healthy, hung
 }
 
-// coldKeys makes keys that no cache has seen, of which nothing is on the node that is to hang, and returns their digests.
+// coldKeys makes keys that no cache has seen, of which nothing is on the node that is to hang, and
+// returns their digests.
 func (h *hungCluster) coldKeys(t *testing.T, nodes []*server) (digests []keys.Digest) {
 	t.Helper()
 	for n := 0; len(digests) < 60; n++ {
@@ -131,7 +133,8 @@ func (h *hungCluster) coldKeys(t *testing.T, nodes []*server) (digests []keys.Di
 	return digests
 }
 
-// lookUp looks keys up for the first time, and among them as many secrets of nobody, some of which the node that hangs has.
+// lookUp looks keys up for the first time, and among them as many secrets of nobody, some of which
+// the node that hangs has.
 func (h *hungCluster) lookUp(t *testing.T, digests []keys.Digest) {
 	t.Helper()
 	var work sync.WaitGroup

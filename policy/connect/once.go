@@ -7,10 +7,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// newCluster makes a client that follows MOVED and ASK, and sends nothing a second time otherwise. go-redis counts both
-// as one thing, MaxRedirects, whatever MaxRetries says: a connection that ends after the command was written is a
-// reason for it to write the command again, and a pipeline whose first command is told to wait is sent again as a
-// whole.
+// newCluster makes a client that follows MOVED and ASK, and sends nothing a second time otherwise.
+// go-redis counts both as one thing, MaxRedirects, whatever MaxRetries says: a connection that ends
+// after the command was written is a reason for it to write the command again, and a pipeline whose
+// first command is told to wait is sent again as a whole.
 func newCluster(o *redis.ClusterOptions) *redis.ClusterClient {
 	c := redis.NewClusterClient(o)
 	c.AddHook(onceHook{c})
@@ -20,7 +20,8 @@ func newCluster(o *redis.ClusterOptions) *redis.ClusterClient {
 // onceHook marks commands as not to be repeated.
 type onceHook struct{ cluster *redis.ClusterClient }
 
-// once is a command that is sent at most once, apart from redirects, which say that it was not carried out.
+// once is a command that is sent at most once, apart from redirects, which say that it was not
+// carried out.
 type once struct{ redis.Cmder }
 
 // NoRetry overrides that of every command.
@@ -51,8 +52,8 @@ func (h onceHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 	}
 }
 
-// notice looks for the slots' new masters if a node did not answer: only redirects make go-redis do that, and a dead
-// node sends none. Its look-ups are at least 200 ms apart.
+// notice looks for the slots' new masters if a node did not answer: only redirects make go-redis do
+// that, and a dead node sends none. Its look-ups are at least 200 ms apart.
 func (h onceHook) notice(ctx context.Context, err error) {
 	var answer redis.Error
 	if err != nil && !errors.As(err, &answer) && !errors.Is(err, context.Canceled) {

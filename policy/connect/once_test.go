@@ -14,7 +14,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// lossy is a one-node cluster that carries out what it is told, and then loses or replaces the reply.
+// lossy is a one-node cluster that carries out what it is told, and then loses or replaces the
+// reply.
 type lossy struct {
 	listener net.Listener
 	answer   func(command string, n int) string // n counts from 1; "" ends the connection
@@ -109,12 +110,14 @@ func (s *lossy) times(command string) int {
 	return s.seen[command]
 }
 
-// A spend that was carried out and whose reply was lost must not be sent again, on any topology and in any form.
+// A spend that was carried out and whose reply was lost must not be sent again, on any topology and
+// in any form.
 func TestNothingIsSentTwice(t *testing.T) {
 	t.Parallel()
 	closes := func(string, int) string { return "" }
 	loading := func(string, int) string { return "-LOADING Redis is loading the dataset in memory\r\n" }
-	// What go-redis repeats as a whole: the first command of a pipeline is refused, the second was carried out.
+	// What go-redis repeats as a whole: the first command of a pipeline is refused, the second was
+	// carried out.
 	mixed := func(command string, _ int) string {
 		if command == "get" {
 			return "-CLUSTERDOWN The cluster is down\r\n"
@@ -158,7 +161,8 @@ func sendIncrement(ctx context.Context, c redis.UniversalClient, form string) er
 	return err
 }
 
-// A node that does not answer makes the client ask who has its slots now; an error that Redis answers with does not.
+// A node that does not answer makes the client ask who has its slots now; an error that Redis
+// answers with does not.
 func TestMastersAreLookedForAgain(t *testing.T) {
 	t.Parallel()
 	s := startLossy(t, func(command string, _ int) string {

@@ -26,7 +26,8 @@ func named(s *redistest.Server) *server {
 	return &server{Server: s, dir: s.Dir, port: s.Port, bus: s.Bus, admin: s.Admin, process: s.Process}
 }
 
-// start starts a server with the arguments that args makes of its ports, and waits until it answers.
+// start starts a server with the arguments that args makes of its ports, and waits until it
+// answers.
 func start(t *testing.T, args func(*server) []string) *server {
 	t.Helper()
 	return named(redistest.Start(t, func(s *redistest.Server) []string { return args(named(s)) }))

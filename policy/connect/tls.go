@@ -36,8 +36,8 @@ func (f tlsFiles) check() error {
 
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// certificates hold what the files last gave. They are read at every new connection, which needs no watcher, misses no
-// symbolic-link swap, and costs little beside the handshake.
+// certificates hold what the files last gave. They are read at every new connection, which needs no
+// watcher, misses no symbolic-link swap, and costs little beside the handshake.
 type certificates struct {
 	files tlsFiles
 	log   *slog.Logger
@@ -58,8 +58,8 @@ func loadCertificates(f tlsFiles, log *slog.Logger) (*certificates, error) {
 	return c, nil
 }
 
-// current returns the configuration that the files give, or the one before them if they give none: in the middle of a
-// change a certificate and its key may not fit.
+// current returns the configuration that the files give, or the one before them if they give none:
+// in the middle of a change a certificate and its key may not fit.
 func (c *certificates) current() *tls.Config {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -122,8 +122,8 @@ func skipName(config *tls.Config) {
 	}
 }
 
-// dialer returns what opens one TLS connection, handshake included, within the context and the time-out. home is
-// whom to ask if a cluster's node does not know its own host.
+// dialer returns what opens one TLS connection, handshake included, within the context and the
+// time-out. home is whom to ask if a cluster's node does not know its own host.
 func (c *certificates) dialer(timeout time.Duration, home string) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -151,8 +151,8 @@ func (c *certificates) dialer(timeout time.Duration, home string) dialFunc {
 	}
 }
 
-// handshakeError says what a server without TLS does: it waits for the rest of what it takes for a command, or answers
-// with something else.
+// handshakeError says what a server without TLS does: it waits for the rest of what it takes for a
+// command, or answers with something else.
 func handshakeError(address string, err error) error {
 	var other tls.RecordHeaderError
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &other) {

@@ -14,7 +14,8 @@ import (
 	"tollgate/policy/connect/redistest"
 )
 
-// startTLS starts a server that speaks TLS only, wants client certificates of the CA, and has the user of ServerACL.
+// startTLS starts a server that speaks TLS only, wants client certificates of the CA, and has the
+// user of ServerACL.
 func startTLS(t *testing.T, ca *redistest.Authority, dir string, hosts ...string) *server {
 	t.Helper()
 	ca.Write(t, filepath.Join(dir, "ca.pem"))

@@ -31,8 +31,8 @@ func day(limit int64) []limits.Window {
 	return []limits.Window{{Name: "day", Limit: limit, Per: limits.Month}} // no test lasts until the next month
 }
 
-// exercise does each thing that a server asks of Redis once: the paths that a decision, a start with a keys file and
-// the feed of changes take. The number keeps runs on one store apart.
+// exercise does each thing that a server asks of Redis once: the paths that a decision, a start
+// with a keys file and the feed of changes take. The number keeps runs on one store apart.
 func exercise(ctx context.Context, c redis.UniversalClient, n int) error {
 	if err := c.Ping(ctx).Err(); err != nil {
 		return fmt.Errorf("ping: %w", err)

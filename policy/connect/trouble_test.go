@@ -158,9 +158,9 @@ func told(list []error) (errs []error) {
 	return errs
 }
 
-// A Redis that answers and does not serve is a Redis that is away: known keys go on, spends fail by the store and not by
-// their limits, and nothing is said to be corrupt or unknown. So it is at the greeting of a connection too, where go-redis
-// leaves the commands of a pipeline without an error.
+// A Redis that answers and does not serve is a Redis that is away: known keys go on, spends fail by
+// the store and not by their limits, and nothing is said to be corrupt or unknown. So it is at the
+// greeting of a connection too, where go-redis leaves the commands of a pipeline without an error.
 func TestStoreThatDoesNotServe(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(s *server) []string { return []string{"--port", s.port, "--enable-debug-command", "local"} })

@@ -46,7 +46,8 @@ const (
 // errEscape is also the answer to everything that may be a piece of a password: it quotes nothing.
 var errEscape = errors.New("not a URL; in user and password write /, ?, #, @, % and : as %2F, %3F, %23, %40, %25 and %3A")
 
-// parseURL does not use url.Parse, which knows one host only, and which quotes passwords in its errors.
+// parseURL does not use url.Parse, which knows one host only, and which quotes passwords in its
+// errors.
 func parseURL(raw string) (*target, error) {
 	scheme, rest, ok := strings.Cut(raw, "://")
 	t := &target{network: "tcp"}
@@ -136,7 +137,8 @@ func (t *target) setHosts(list string) error {
 	return nil
 }
 
-// hostPort completes HOST[:PORT]. A mistake in it may be a password without its @, so the errors quote nothing.
+// hostPort completes HOST[:PORT]. A mistake in it may be a password without its @, so the errors
+// quote nothing.
 func hostPort(s, port string) (string, error) {
 	host, digits := s, ""
 	if end := strings.LastIndexByte(s, ']'); strings.HasPrefix(s, "[") && end > 0 {
@@ -239,7 +241,8 @@ func (t *target) setParameters(query string) error {
 	return nil
 }
 
-// unknownParameter quotes a name only if it looks like one: it may be the rest of a password with a ? in it.
+// unknownParameter quotes a name only if it looks like one: it may be the rest of a password with a
+// ? in it.
 func unknownParameter(name string) error {
 	if len(name) > 40 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") != "" {
 		return errors.New("unknown parameter after ?")
@@ -317,8 +320,8 @@ func duration(to *time.Duration) func(string) error {
 	}
 }
 
-// Redact returns a URL without user, password and parameters, also where it is no URL: everything from "://" to the
-// last "@" goes, and without an "@" everything, if a password could be in it.
+// Redact returns a URL without user, password and parameters, also where it is no URL: everything
+// from "://" to the last "@" goes, and without an "@" everything, if a password could be in it.
 func Redact(raw string) string {
 	const hidden = "xxxxx"
 	scheme, rest, ok := strings.Cut(raw, "://")

@@ -6,8 +6,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// wholeHook sees to it that the commands of a pipeline tell how it went. go-redis leaves them without an error, and so
-// with an empty answer, where the connection was not made because Redis refused its greeting: with WRONGPASS, say.
+// wholeHook sees to it that the commands of a pipeline tell how it went. go-redis leaves them
+// without an error, and so with an empty answer, where the connection was not made because Redis
+// refused its greeting: with WRONGPASS, say.
 type wholeHook struct{}
 
 // DialHook changes nothing.

@@ -133,7 +133,8 @@ func (e *edge) forMeasuring() error {
 		o["routes"] = []any{object{"match": object{"prefix": "/"}, "direct_response": answer}}
 	}
 	delete(e.manager, "access_log")
-	// Envoy would pass its own answers through these mappers, and answers of an application it does not.
+	// Envoy would pass its own answers through these mappers, and answers of an application it does
+	// not.
 	delete(e.manager, "local_reply_config")
 	filter, err := e.filter()
 	if err != nil {

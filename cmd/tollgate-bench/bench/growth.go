@@ -92,8 +92,9 @@ func (b *bench) growth(ctx context.Context) (list []Growth, err error) {
 	return slices.Concat([]Growth{heap, resident(many.size, filled, used)}, byKeys, byWindows), err
 }
 
-// byKeys measures what many keys cost. The few keys are asked about on a server that holds few, so that what holding many
-// costs is in it; and then what that is without those that come so rarely that the store is asked about them nearly each time.
+// byKeys measures what many keys cost. The few keys are asked about on a server that holds few, so
+// that what holding many costs is in it; and then what that is without those that come so rarely
+// that the store is asked about them nearly each time.
 func (b *bench) byKeys(ctx context.Context, many keySet) ([]Growth, error) {
 	one, held := b.step(1, leased, known), b.step(many.size, grown, many.name)
 	one.job.Keys, held.job.Keys = 1, b.Keys

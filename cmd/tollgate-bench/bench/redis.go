@@ -48,7 +48,8 @@ func startRedis(dir, name string) (*redisServer, error) {
 
 func (r *redisServer) stop() error { return errors.Join(r.client.Close(), r.process.stop()) }
 
-// spends returns how many spends the scripts have judged. Several share a script, and each reads its counters once.
+// spends returns how many spends the scripts have judged. Several share a script, and each reads
+// its counters once.
 func (r *redisServer) spends(ctx context.Context) (float64, error) {
 	info, err := r.client.Info(ctx, "commandstats").Result()
 	if err != nil {

@@ -24,15 +24,16 @@ type Options struct {
 	Binary  string
 	Self    string
 	Version string
-	// Rounds and Duration: after Warmup a case and case a are measured in turn for
-	// Duration each, Rounds times, and then OpenLoop times at a fixed rate, for latencies; 0 leaves that out.
+	// Rounds and Duration: after Warmup a case and case a are measured in turn for Duration each,
+	// Rounds times, and then OpenLoop times at a fixed rate, for latencies; 0 leaves that out.
 	Rounds, OpenLoop int
 	Duration, Warmup time.Duration
 	// Keys is how many keys the load has.
 	Keys int
 	// Request names the recorded request, see testdata.CheckRequest.
 	Request string
-	// Judge says that the run fails by the lines of ratios, of CPU time and p99, JudgeMemory by those of allocations.
+	// Judge says that the run fails by the lines of ratios, of CPU time and p99, JudgeMemory by
+	// those of allocations.
 	Judge, JudgeMemory bool
 	// Rows leaves, of the rows of a run through Envoy, those with these ids; none leaves all.
 	Rows []string
@@ -318,8 +319,9 @@ type turn struct {
 
 func (b *bench) turn(c testCase) turn { return turn{c, b.job(c.server, c.keys)} }
 
-// pair measures a case beside another, in turn, and returns the samples of both. So what is compared lies within seconds,
-// and no server is left alone for so long that what it keeps for busy keys goes: a server that serves is not in that state.
+// pair measures a case beside another, in turn, and returns the samples of both. So what is
+// compared lies within seconds, and no server is left alone for so long that what it keeps for busy
+// keys goes: a server that serves is not in that state.
 func (b *bench) pair(ctx context.Context, c, base turn, rounds int) (own, others []sample, err error) {
 	if err := b.warm(ctx, c.job); err != nil {
 		return nil, nil, err

@@ -7,8 +7,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Of returns a function that tells the servers of a store apart: it gives the address of the one that has a key, or ""
-// where that is not known yet. It asks nobody. It is nil where there is one server only.
+// Of returns a function that tells the servers of a store apart: it gives the address of the one
+// that has a key, or "" where that is not known yet. It asks nobody. It is nil where there is one
+// server only.
 func Of(c redis.UniversalClient) func(key string) string {
 	cluster, ok := c.(*redis.ClusterClient)
 	if !ok {

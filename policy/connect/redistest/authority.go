@@ -54,7 +54,8 @@ func (a *Authority) Write(t T, path string) {
 	writePEM(t, path, "CERTIFICATE", a.cert.Raw)
 }
 
-// Issue writes a certificate and its key to dir/name.pem and dir/name.key. Without hosts it is a client's.
+// Issue writes a certificate and its key to dir/name.pem and dir/name.key. Without hosts it is a
+// client's.
 func (a *Authority) Issue(t T, dir, name string, serial int64, hosts ...string) {
 	t.Helper()
 	template := &x509.Certificate{

@@ -1,4 +1,5 @@
-// Package redistest runs real Redis servers, sentinels and clusters for tests, each one test's own. Only tests import it.
+// Package redistest runs real Redis servers, sentinels and clusters for tests, each one test's own.
+// Only tests import it.
 package redistest
 
 import (
@@ -54,7 +55,8 @@ func SocketOnly(*Server) []string { return []string{"--port", "0"} }
 // Plain are the arguments of a server with a port and nothing special.
 func Plain(s *Server) []string { return []string{"--port", s.Port} }
 
-// Need skips the test loudly where no redis-server is on PATH, or fails it where TOLLGATE_REQUIRE says that one must be.
+// Need skips the test loudly where no redis-server is on PATH, or fails it where TOLLGATE_REQUIRE
+// says that one must be.
 func Need(t T) (path string) {
 	t.Helper()
 	path, err := exec.LookPath("redis-server")
@@ -69,9 +71,9 @@ func Need(t T) (path string) {
 	return ""
 }
 
-// Start starts a server with the arguments that args makes of its directory and ports, and with additions to its
-// environment, and waits until it answers. Nothing is written to disk. Admin uses the unix socket, where neither TLS nor
-// ports are in the way.
+// Start starts a server with the arguments that args makes of its directory and ports, and with
+// additions to its environment, and waits until it answers. Nothing is written to disk. Admin uses
+// the unix socket, where neither TLS nor ports are in the way.
 func Start(t T, args func(*Server) []string, environ ...string) *Server {
 	t.Helper()
 	path := Need(t)
@@ -142,7 +144,8 @@ func (s *Server) AddUser(t T, name string, rules []string) {
 	s.Do(t, args...)
 }
 
-// RefusesNothing checks, when the test ends, that nothing was refused to a user, not even in passing.
+// RefusesNothing checks, when the test ends, that nothing was refused to a user, not even in
+// passing.
 func (s *Server) RefusesNothing(t T) {
 	t.Cleanup(func() {
 		if log, err := s.Admin.Do(context.Background(), "acl", "log").Slice(); err != nil || len(log) > 0 {
@@ -160,8 +163,8 @@ func WriteUsers(t T, dir string, users ...string) {
 	}
 }
 
-// FreePort returns a port that no outgoing connection gets by chance before a server listens on it: those of Linux begin at
-// 32768.
+// FreePort returns a port that no outgoing connection gets by chance before a server listens on it:
+// those of Linux begin at 32768.
 func FreePort(t T) string {
 	t.Helper()
 	for {
@@ -196,8 +199,8 @@ func Await(t T, what string, ok func(context.Context) bool) {
 // sentinelConf is the file that a sentinel must have, because it writes it itself.
 const sentinelConf = "sentinel.conf"
 
-// StartSentinel starts a sentinel, alone enough to decide, that watches a master under the name main. config is added to its
-// file.
+// StartSentinel starts a sentinel, alone enough to decide, that watches a master under the name
+// main. config is added to its file.
 func StartSentinel(t T, master *Server, args []string, config string) *Server {
 	t.Helper()
 	s := Start(t, func(s *Server) []string {
