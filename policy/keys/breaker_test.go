@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
@@ -28,15 +30,15 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 		t.Fatalf("not open after %d failures", calls)
 	}
 	// Open for a millisecond at a time: each probe that fails opens it again.
-	await(t, "it refuses", func(context.Context) bool { return errors.Is(b.Do(LookUp, "", fail), ErrStoreDown) })
-	await(t, "it closes", func(context.Context) bool { return b.Do(LookUp, "", func() error { return nil }) == nil })
+	keystest.Await(t, "it refuses", func(context.Context) bool { return errors.Is(b.Do(LookUp, "", fail), ErrStoreDown) })
+	keystest.Await(t, "it closes", func(context.Context) bool { return b.Do(LookUp, "", func() error { return nil }) == nil })
 	if len(changes) != 2 || changes[1] {
 		t.Errorf("told %v", changes)
 	}
 }
 
 func TestBreakerCountsOnlyAStoreThatDoesNotAnswer(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	client.Set(t.Context(), "text", "x", 0)
 	reply := client.LPush(t.Context(), "text", "y").Err()
 	for name, err := range map[string]error{
@@ -65,10 +67,10 @@ func TestBreakerCountsOnlyAStoreThatDoesNotAnswer(t *testing.T) {
 
 // The breaker between the cache and a store that hangs: known keys are served at once.
 func TestCacheBehindAnOpenBreaker(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	asked := watched(client)
 	c, clock := newTestCache(client, func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
 	bounded(c, time.Millisecond)

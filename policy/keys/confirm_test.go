@@ -8,32 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
-
-	"tollgate/policy/connect/redistest"
 )
-
-// withReplica returns a client of a server that has a replica, and the replica.
-func withReplica(t *testing.T) (primary *redis.Client, replica *redistest.Server) {
-	server := redistest.Start(t, func(s *redistest.Server) []string {
-		return append(redistest.Plain(s), "--repl-diskless-sync-delay", "0")
-	})
-	// Each command takes another connection, unless it keeps its own.
-	primary = redis.NewClient(&redis.Options{Addr: server.Address(), MaxRetries: -1, ContextTimeoutEnabled: true, MinIdleConns: 4, PoolFIFO: true})
-	t.Cleanup(func() { primary.Close() })
-	replica = redistest.Start(t, func(*redistest.Server) []string {
-		return []string{"--port", "0", "--replicaof", "127.0.0.1 " + server.Port}
-	})
-	await(t, "the replica is there", func(ctx context.Context) bool {
-		r, err := NewStore(primary).Replication(ctx, "key_any")
-		return err == nil && r.Online == 1
-	})
-	return primary, replica
-}
 
 func TestRevokeWaitsForAReplica(t *testing.T) {
 	t.Parallel()
-	c, replica := withReplica(t)
+	c, replica := keystest.WithReplica(t)
 	ctx, m := t.Context(), operatorOf(c, nil)
 	k, _ := mustCreate(t, m)
 	if _, err := m.Revoke(ctx, k.ID); err != nil {
@@ -47,14 +29,14 @@ func TestRevokeWaitsForAReplica(t *testing.T) {
 	if got, err := decodeRecord(data); err != nil || got.Status != Revoked {
 		t.Errorf("the replica has %+v, %v", got, err)
 	}
-	wrote, n, err := m.store.WriteAndWait(ctx, must[*Key](t)(m.Get(ctx, k.ID)), k2(t, m, k.ID), 1, time.Second)
+	wrote, n, err := m.store.WriteAndWait(ctx, keystest.Must[*Key](t)(m.Get(ctx, k.ID)), k2(t, m, k.ID), 1, time.Second)
 	if err != nil || n != 1 || wrote.Version != 3 {
 		t.Errorf("WriteAndWait = %v, %d, %v", wrote, n, err)
 	}
 
 	// A replica that is paused confirms nothing.
 	settledKey, _ := mustCreate(t, m)
-	await(t, "the replica has all", func(ctx context.Context) bool {
+	keystest.Await(t, "the replica has all", func(ctx context.Context) bool {
 		n, err := c.Wait(ctx, 1, 10*time.Millisecond).Result()
 		return err == nil && n == 1
 	})
@@ -91,7 +73,7 @@ func TestRevokeWaitsForAReplica(t *testing.T) {
 	}
 	state := func(what string, ok func(Replication) bool) {
 		t.Helper()
-		await(t, what, func(ctx context.Context) bool {
+		keystest.Await(t, what, func(ctx context.Context) bool {
 			r, err := m.store.Replication(ctx, "key_any")
 			return err == nil && ok(r)
 		})
@@ -109,7 +91,7 @@ func TestRevokeWaitsForAReplica(t *testing.T) {
 	if err := c.ConfigSet(ctx, "repl-backlog-ttl", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the backlog is gone", func(ctx context.Context) bool {
+	keystest.Await(t, "the backlog is gone", func(ctx context.Context) bool {
 		return strings.Contains(c.Info(ctx, "replication").Val(), "repl_backlog_active:0")
 	})
 	unconfirmed("long gone")
@@ -130,36 +112,36 @@ func TestRevokeWaitsForAReplica(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What was refused is not confirmed either.
-	if k, n, err := m.store.WriteAndWait(ctx, sample(), sample(), 1, time.Millisecond); !errors.Is(err, ErrNoKey) || k != nil || n != 0 {
+	if k, n, err := m.store.WriteAndWait(ctx, Sample(), Sample(), 1, time.Millisecond); !errors.Is(err, ErrNoKey) || k != nil || n != 0 {
 		t.Errorf("an absent key: %v, %d, %v", k, n, err)
 	}
 }
 
 func k2(t *testing.T, m *Manager, id string) *Key {
-	k := must[*Key](t)(m.Get(t.Context(), id))
+	k := keystest.Must[*Key](t)(m.Get(t.Context(), id))
 	k.Note = "again"
 	return k
 }
 
 // The connection is lost between the write and the WAIT.
 func TestWaitThatIsLost(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := operatorOf(c, nil)
 	k, _ := mustCreate(t, m)
 	m.RequireReplicas(1, time.Second)
-	c.AddHook(dieAlways("wait"))
+	c.AddHook(keystest.DieAlways("wait"))
 	got, err := m.Revoke(t.Context(), k.ID)
-	if !errors.Is(err, ErrUnconfirmed) || !errors.Is(err, errDied) || got == nil || got.Status != Revoked {
+	if !errors.Is(err, ErrUnconfirmed) || !errors.Is(err, keystest.ErrDied) || got == nil || got.Status != Revoked {
 		t.Errorf("Revoke = %v, %v", got, err)
 	}
 }
 
 // Who cannot count the replicas still revokes, and says that nobody knows who has it.
 func TestRevokeWithoutKnowingOfReplicas(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := operatorOf(c, nil)
 	k, _ := mustCreate(t, m)
-	c.AddHook(dieAlways("info"))
+	c.AddHook(keystest.DieAlways("info"))
 	got, err := m.Revoke(t.Context(), k.ID)
 	if !errors.Is(err, ErrUnconfirmed) || got == nil || got.Status != Revoked {
 		t.Errorf("Revoke = %v, %v", got, err)
@@ -167,7 +149,7 @@ func TestRevokeWithoutKnowingOfReplicas(t *testing.T) {
 }
 
 func TestClientsWithoutPrimary(t *testing.T) {
-	embedded := newEmbedded(t).(*redis.Client)
+	embedded := keystest.NewEmbedded(t).(*redis.Client)
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": embedded.Options().Addr}})
 	t.Cleanup(func() { ring.Close() })
 	ctx, m := t.Context(), operatorOf(ring, nil)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
@@ -37,7 +39,7 @@ func testEntitlement(t *testing.T, c redis.UniversalClient) {
 		}
 	}
 	refused(create("free"), ActionAnyPlan, `"free"`, "has no plan yet")
-	must[*Team](t)(ops.SetPlans(ctx, "pictify", "orbit", []string{"free", "trial"}))
+	keystest.Must[*Team](t)(ops.SetPlans(ctx, "pictify", "orbit", []string{"free", "trial"}))
 	refused(create("pro"), ActionAnyPlan, `"pro"`, "free, trial")
 	refused(create("free", Override{"minute", 41}), ActionRaiseLimit, `"minute"`, "is 40")
 	refused(create("free", Override{"month", 1}), ActionRaiseLimit, `"month"`)
@@ -70,7 +72,7 @@ func testEntitlement(t *testing.T, c redis.UniversalClient) {
 		t.Error(err)
 	}
 	// A team that has been given less keeps its keys, and can replace them.
-	must[*Team](t)(ops.SetPlans(ctx, "pictify", "orbit", nil))
+	keystest.Must[*Team](t)(ops.SetPlans(ctx, "pictify", "orbit", nil))
 	next, _, err := ann.Rotate(ctx, k.ID, 0)
 	if err != nil || next.Plan != trial || !reflect.DeepEqual(next.Limits, *limits(50)) {
 		t.Errorf("Rotate = %+v, %v", next, err)
@@ -84,8 +86,8 @@ func testEntitlement(t *testing.T, c redis.UniversalClient) {
 
 func testSetPlans(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), newStaff(t, c)
-	team := must[*Team](t)(s.operator.SetPlans(ctx, "pictify", "orbit", []string{"free", "pro"}))
-	if got := must[*Team](t)(s.store.Team(ctx, "pictify", "orbit")); !reflect.DeepEqual(got, team) || len(got.Plans) != 2 || got.Members != 3 {
+	team := keystest.Must[*Team](t)(s.operator.SetPlans(ctx, "pictify", "orbit", []string{"free", "pro"}))
+	if got := keystest.Must[*Team](t)(s.store.Team(ctx, "pictify", "orbit")); !reflect.DeepEqual(got, team) || len(got.Plans) != 2 || got.Members != 3 {
 		t.Errorf("%+v, want %+v", got, team)
 	}
 	entries := s.entries()
@@ -109,8 +111,8 @@ func testSetPlans(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("no team: %v", err)
 		}
 	}
-	raced := &beforeCommand{name: "evalsha", n: 1}
-	raced.do = func() {
+	raced := &keystest.Overtake{Name: "evalsha", N: 1}
+	raced.Do = func() {
 		if err := c.HSet(ctx, membersKey("pictify", "orbit"), teamField, `{"api":"pictify","name":"orbit"}`).Err(); err != nil {
 			t.Error(err)
 		}
@@ -181,7 +183,7 @@ func TestNamesHoldNoSecret(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	s := newStaff(t, c)
 	before, told := s.state(), len(s.entries())
 	var field *FieldError

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
 )
@@ -40,7 +42,7 @@ func anyKey(t *rapid.T, i int) *Key {
 		Algorithm: AlgorithmHMACSHA256, Digest: NewHasher(nil).Digest(id),
 	}
 	if n := rapid.IntRange(0, 2).Draw(t, "ips"); n > 0 {
-		withIPs([]string{"10.0.0.0/8", "2001:db8::1"}[:n]...)(k)
+		WithIPs([]string{"10.0.0.0/8", "2001:db8::1"}[:n]...)(k)
 	}
 	return k
 }
@@ -48,7 +50,7 @@ func anyKey(t *rapid.T, i int) *Key {
 // What Export writes, Import makes again, byte for byte.
 func TestExportAndImportMakeTheSameStore(t *testing.T) {
 	h := NewHasher([]byte("pepper"))
-	c, empty := newEmbedded(t), newEmbedded(t)
+	c, empty := keystest.NewEmbedded(t), keystest.NewEmbedded(t)
 	rapid.Check(t, func(r *rapid.T) {
 		c.FlushAll(t.Context())
 		m := transferManager(c, h)
@@ -82,7 +84,7 @@ func TestExportAndImportMakeTheSameStore(t *testing.T) {
 			if err != nil || report.Created != n {
 				r.Fatalf("%+v, %v\n%s", report, err, out.String())
 			}
-			same(t, string(format), dump(t, empty), dump(t, c))
+			same(t, string(format), keystest.Dump(t, empty), keystest.Dump(t, c))
 		}
 		if t.Failed() {
 			r.Fatal("stores differ")
@@ -91,13 +93,13 @@ func TestExportAndImportMakeTheSameStore(t *testing.T) {
 }
 
 func TestExportFiltersAndSorts(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
 		m := transferManager(c, NewHasher(nil))
 		var want []string
 		var ks []*Key
 		for i := range 1100 {
 			id := fmt.Sprintf("key_%04d", i)
-			k := sample(func(k *Key) {
+			k := Sample(func(k *Key) {
 				k.ID, k.LimitID, k.API, k.Team, k.Digest = id, id, "pictify", "orbit", m.hasher.Digest(id)
 				if i%3 == 0 {
 					k.Team = "acme"
@@ -136,7 +138,7 @@ func TestExportFiltersAndSorts(t *testing.T) {
 }
 
 func TestExportFails(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
 	if _, err := m.Import(t.Context(), many(400), operator("pictify")); err != nil {
 		t.Fatal(err)

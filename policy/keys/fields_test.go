@@ -7,12 +7,12 @@ import (
 	"testing"
 )
 
-// keyFields are the fields of Key, of which fullKey leaves none out but LastUsed.
+// keyFields are the fields of Key, of which FullKey leaves none out but LastUsed.
 func keyFields() []reflect.StructField { return reflect.VisibleFields(reflect.TypeFor[Key]()) }
 
 // A field of a key that a form forgets comes back empty.
 func TestEveryFieldIsInEachForm(t *testing.T) {
-	want := fullKey()
+	want := FullKey()
 	want.Other = Digest{} // no part of an export
 	f := FieldsOf(want)
 	line, err := json.Marshal(f)
@@ -37,9 +37,9 @@ func TestEveryFieldIsInEachForm(t *testing.T) {
 // What is different in the file is named and changed, but for what is never taken from a file.
 func TestEveryFieldIsCompared(t *testing.T) {
 	never := []string{"ID", "API", "Team", "Environment", "UpdatedAt", "LastUsed", "Version", "Algorithm", "Digest", "Other"}
-	full := reflect.ValueOf(fullKey()).Elem()
+	full := reflect.ValueOf(FullKey()).Elem()
 	for _, field := range keyFields() {
-		old := sample(func(k *Key) { k.AnchorDay = 3 })
+		old := Sample(func(k *Key) { k.AnchorDay = 3 })
 		k := old.clone()
 		reflect.ValueOf(k).Elem().FieldByIndex(field.Index).Set(full.FieldByIndex(field.Index))
 		if field.Name == "LimitID" || field.Name == "Name" {

@@ -11,13 +11,14 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/connect"
+	"tollgate/policy/keys/keystest"
 )
 
 // In a Redis whose memory is full a right can still be taken away, with both lines in the audit stream, by whoever has the
 // rights of the commands and no more; nothing else can be done.
 func TestTakingRightsAwayInAFullRedis(t *testing.T) {
 	t.Parallel()
-	for what, c := range map[string]redis.UniversalClient{"server": newServerAs(t, connect.CLIACL()), "cluster": newClusterAs(t, connect.CLIACL())} {
+	for what, c := range map[string]redis.UniversalClient{"server": keystest.NewServerAs(t, connect.CLIACL()), "cluster": keystest.NewClusterAs(t, connect.CLIACL())} {
 		t.Run(what, func(t *testing.T) { testFull(t, c) })
 	}
 }
@@ -39,12 +40,12 @@ func testFull(t *testing.T, c redis.UniversalClient) {
 	if _, err := m.Revoke(ctx, ids[3]); err != nil {
 		t.Fatal(err)
 	}
-	sub := administrator(t, c).Subscribe(ctx, changesChannel)
+	sub := keystest.Administrator(t, c).Subscribe(ctx, changesChannel)
 	defer sub.Close()
 	if _, err := sub.Receive(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := administrator(t, c).ConfigSet(ctx, "maxmemory", "1").Err(); err != nil {
+	if err := keystest.Administrator(t, c).ConfigSet(ctx, "maxmemory", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := m.Create(ctx, liveKey(), false); !errors.Is(err, ErrNotAudited) || !isFull(err) {
@@ -88,7 +89,7 @@ func testFull(t *testing.T, c redis.UniversalClient) {
 
 // A change of a record with very many addresses leaves two short lines, which still tell one list from another.
 func TestAuditIsBoundedByBytes(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	ctx, m := t.Context(), operatorOf(c, nil)
 	k, _ := mustCreate(t, m, func(k *Key) { k.Note = strings.Repeat("ä", 500) })
 	lists := make([][]netip.Prefix, 2)

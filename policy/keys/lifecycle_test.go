@@ -3,7 +3,6 @@ package keys
 import (
 	"context"
 	"errors"
-	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -12,12 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
 // TestLifecycle runs on three stores that its parts share, each part on an empty one.
 func TestLifecycle(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
 		for _, part := range []struct {
 			name string
 			test func(*testing.T, redis.UniversalClient)
@@ -76,11 +77,9 @@ func (plainRules) Prefix(api, environment string) (string, error) {
 	return "pk_" + environment + "_", nil
 }
 
-var lifeNoon = func() time.Time { return time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC) }
-
 func operatorOf(c redis.UniversalClient, caps map[string]int) *Manager {
 	return NewManager(NewStore(c), NewHasher([]byte("pepper")), plainRules{caps}, NewAudit(c, 1000),
-		Actor{Name: "ops", Operator: true}, lifeNoon)
+		Actor{Name: "ops", Operator: true}, keystest.Noon)
 }
 
 // liveKey is what a caller of Create says.
@@ -101,21 +100,10 @@ func mustCreate(t *testing.T, m *Manager, edits ...func(*Key)) (*Key, string) {
 	return k, secret
 }
 
-func must[T any](t *testing.T) func(v T, err error) T {
-	t.Helper()
-	return func(v T, err error) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
-
 // messages returns what is published while f runs.
 func messages(t *testing.T, c redis.UniversalClient, f func()) []string {
 	t.Helper()
-	sub := administrator(t, c).Subscribe(t.Context(), changesChannel)
+	sub := keystest.Administrator(t, c).Subscribe(t.Context(), changesChannel)
 	defer sub.Close()
 	if _, err := sub.Receive(t.Context()); err != nil {
 		t.Fatal(err)
@@ -141,7 +129,7 @@ func messages(t *testing.T, c redis.UniversalClient, f func()) []string {
 
 func testWrite(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	old := sample()
+	old := Sample()
 	if err := s.Create(ctx, old); err != nil {
 		t.Fatal(err)
 	}
@@ -158,8 +146,8 @@ func testWrite(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("the old version again: %v", err)
 	}
 	dated := wrote.clone()
-	dated.UpdatedAt = lifeNoon()
-	if wrote, err = s.Write(ctx, wrote, dated); err != nil || !wrote.UpdatedAt.Equal(lifeNoon()) {
+	dated.UpdatedAt = keystest.Noon()
+	if wrote, err = s.Write(ctx, wrote, dated); err != nil || !wrote.UpdatedAt.Equal(keystest.Noon()) {
 		t.Errorf("the caller's UpdatedAt: %v, %v", wrote, err)
 	}
 	for field, edit := range map[string]func(*Key){
@@ -187,7 +175,7 @@ func testWrite(t *testing.T, c redis.UniversalClient) {
 	if _, err := s.Write(ctx, wrote, wrote); !errors.Is(err, ErrConflict) {
 		t.Errorf("another digest under the same version: %v", err)
 	}
-	absent := sample(func(k *Key) { k.ID, k.LimitID = "key_absent", "key_absent" })
+	absent := Sample(func(k *Key) { k.ID, k.LimitID = "key_absent", "key_absent" })
 	if _, err := s.Write(ctx, absent, absent); !errors.Is(err, ErrNoKey) {
 		t.Errorf("an absent key: %v", err)
 	}
@@ -204,13 +192,13 @@ func testWrite(t *testing.T, c redis.UniversalClient) {
 
 func testFinal(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	k := sample()
+	k := Sample()
 	if err := s.Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
 	next := k.clone()
 	next.Status = Revoked
-	k = must[*Key](t)(s.Write(ctx, k, next))
+	k = keystest.Must[*Key](t)(s.Write(ctx, k, next))
 	for _, status := range []Status{Active, Inactive} {
 		next := k.clone()
 		next.Status = status
@@ -218,31 +206,31 @@ func testFinal(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("revoked to %s: %v", status, err)
 		}
 		// Nor by a Write that has not seen the revocation.
-		if _, err := s.Write(ctx, sample(), sample()); !errors.Is(err, ErrFinal) {
+		if _, err := s.Write(ctx, Sample(), Sample()); !errors.Is(err, ErrFinal) {
 			t.Errorf("a stale Write: %v", err)
 		}
 	}
-	if err := s.Create(ctx, sample()); !errors.Is(err, ErrExists) {
+	if err := s.Create(ctx, Sample()); !errors.Is(err, ErrExists) {
 		t.Errorf("Create: %v", err)
 	}
 	if err := s.Rehash(ctx, k.ID, k.Digest, Digest{9}); !errors.Is(err, ErrFinal) {
 		t.Errorf("Rehash: %v", err)
 	}
-	if got := must[*Key](t)(s.Get(ctx, k.ID)); got.Status != Revoked || got.Version != 2 {
+	if got := keystest.Must[*Key](t)(s.Get(ctx, k.ID)); got.Status != Revoked || got.Version != 2 {
 		t.Errorf("the key is %+v", got)
 	}
 }
 
 func testDelete(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	k := sample()
+	k := Sample()
 	if err := s.Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
 	for _, status := range []Status{Active, Inactive} {
 		next := k.clone()
 		next.Status = status
-		k = must[*Key](t)(s.Write(ctx, k, next))
+		k = keystest.Must[*Key](t)(s.Write(ctx, k, next))
 		if err := s.Delete(ctx, k); !errors.Is(err, ErrNotRevoked) {
 			t.Errorf("an %s key: %v", status, err)
 		}
@@ -253,8 +241,8 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 	}
 	next := k.clone()
 	next.Status = Revoked
-	k = must[*Key](t)(s.Write(ctx, k, next))
-	if err := s.Touch(ctx, []Use{{ID: k.ID, At: lifeNoon()}}); err != nil {
+	k = keystest.Must[*Key](t)(s.Write(ctx, k, next))
+	if err := s.Touch(ctx, []Use{{ID: k.ID, At: keystest.Noon()}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Delete(ctx, k); err != nil {
@@ -285,7 +273,7 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, again := range []*Key{sample(), sample(func(k *Key) { k.Digest = Digest{9} })} {
+	for _, again := range []*Key{Sample(), Sample(func(k *Key) { k.Digest = Digest{9} })} {
 		if err := s.Create(ctx, again); !errors.Is(err, ErrExists) {
 			t.Errorf("Create: %v", err)
 		}
@@ -293,10 +281,10 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("the tombstone was revived: %v", err)
 		}
 	}
-	if err := s.Create(ctx, sample(func(k *Key) { k.ID, k.LimitID = "key_other", "key_other" })); !errors.Is(err, ErrSecretDeleted) || !errors.Is(err, ErrSecretTaken) {
+	if err := s.Create(ctx, Sample(func(k *Key) { k.ID, k.LimitID = "key_other", "key_other" })); !errors.Is(err, ErrSecretDeleted) || !errors.Is(err, ErrSecretTaken) {
 		t.Errorf("the secret under another id: %v", err)
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 	if got := c.Get(ctx, recordKey(k.ID)).Val(); got != tombstone {
 		t.Errorf("the tombstone became %s", got)
 	}
@@ -316,7 +304,7 @@ func testDeleteDuringRehash(t *testing.T, c redis.UniversalClient) {
 	from, to := Digest{1, 2, 3}, Digest{4, 5, 6}
 	for name, linked := range map[string][]Digest{"not linked yet": {from}, "linked": {from, to}, "unlinked": {to}} {
 		c.FlushAll(ctx)
-		k := sample()
+		k := Sample()
 		if err := s.Create(ctx, k); err != nil {
 			t.Fatal(err)
 		}
@@ -333,7 +321,7 @@ func testDeleteDuringRehash(t *testing.T, c redis.UniversalClient) {
 			t.Fatal(err)
 		}
 		for _, d := range []Digest{from, to} {
-			if err := s.Create(ctx, sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", d })); !errors.Is(err, ErrSecretDeleted) {
+			if err := s.Create(ctx, Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", d })); !errors.Is(err, ErrSecretDeleted) {
 				t.Errorf("%s: %v", name, err)
 			}
 			if _, err := s.Lookup(ctx, d); !errors.Is(err, ErrUnknown) {
@@ -347,7 +335,7 @@ func testDeleteDuringRehash(t *testing.T, c redis.UniversalClient) {
 func testRehash(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
 	from, to := Digest{1, 2, 3}, Digest{4, 5, 6}
-	k := sample(func(k *Key) { k.Algorithm = AlgorithmSHA256 })
+	k := Sample(func(k *Key) { k.Algorithm = AlgorithmSHA256 })
 	if err := s.Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +367,7 @@ func testRehash(t *testing.T, c redis.UniversalClient) {
 	if steps != 4 {
 		t.Errorf("%d steps", steps)
 	}
-	got := must[*Key](t)(s.Lookup(ctx, to))
+	got := keystest.Must[*Key](t)(s.Lookup(ctx, to))
 	want := k.clone()
 	want.Version, want.Digest, want.Algorithm = 4, to, AlgorithmHMACSHA256
 	if !reflect.DeepEqual(got, want) {
@@ -400,18 +388,18 @@ func testRehash(t *testing.T, c redis.UniversalClient) {
 	// No other key can have an earlier digest; the key itself can have it again, when the pepper is changed back.
 	taken := func(d Digest) {
 		t.Helper()
-		other := sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", d })
+		other := Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", d })
 		if err := s.Create(ctx, other); !errors.Is(err, ErrSecretTaken) {
 			t.Errorf("another key with an earlier digest: %v", err)
 		}
-		consistent(t, c)
+		keystest.Consistent(t, c)
 	}
 	taken(from)
 	taken(to)
 	if err := s.Rehash(ctx, k.ID, Digest{8}, from); err != nil {
 		t.Fatal(err)
 	}
-	if got := must[*Key](t)(s.Lookup(ctx, from)); got.ID != k.ID {
+	if got := keystest.Must[*Key](t)(s.Lookup(ctx, from)); got.ID != k.ID {
 		t.Errorf("by the first digest again: %s", got.ID)
 	}
 	for _, d := range []Digest{to, {8}} {
@@ -419,12 +407,12 @@ func testRehash(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("the place of an earlier digest holds %q", got)
 		}
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 }
 
 func testRehashMeets(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	k, other := sample(), sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", Digest{9} })
+	k, other := Sample(), Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", Digest{9} })
 	for _, err := range s.CreateAll(ctx, []*Key{k, other}) {
 		if err != nil {
 			t.Fatal(err)
@@ -440,10 +428,10 @@ func testRehashMeets(t *testing.T, c redis.UniversalClient) {
 	if err := s.Rehash(ctx, k.ID, k.Digest, other.Digest); !errors.Is(err, ErrSecretTaken) {
 		t.Errorf("to the digest of another key: %v", err)
 	}
-	if got := must[*Key](t)(s.Lookup(ctx, k.Digest)); got.Other != (Digest{}) {
+	if got := keystest.Must[*Key](t)(s.Lookup(ctx, k.Digest)); got.Other != (Digest{}) {
 		t.Error("the refused digest stays noted")
 	}
-	if got := must[*Key](t)(s.Lookup(ctx, other.Digest)); got.ID != other.ID {
+	if got := keystest.Must[*Key](t)(s.Lookup(ctx, other.Digest)); got.ID != other.ID {
 		t.Errorf("the other key is now %s", got.ID)
 	}
 	// Everything that comes at once arrives.
@@ -459,12 +447,12 @@ func testRehashMeets(t *testing.T, c redis.UniversalClient) {
 	if _, err := s.Lookup(ctx, Digest{4}); err != nil {
 		t.Error(err)
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 }
 
 func testTouch(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	if err := s.Create(ctx, sample()); err != nil {
+	if err := s.Create(ctx, Sample()); err != nil {
 		t.Fatal(err)
 	}
 	before := c.Get(ctx, recordKey("key_pb_full")).Val()
@@ -473,7 +461,7 @@ func testTouch(t *testing.T, c redis.UniversalClient) {
 	if err := errors.Join(s.Touch(ctx, nil), s.Touch(ctx, uses)); err != nil {
 		t.Fatal(err)
 	}
-	if got := must[*Key](t)(s.Get(ctx, "key_pb_full")); !got.LastUsed.Equal(at.Truncate(time.Second)) || got.Version != 1 {
+	if got := keystest.Must[*Key](t)(s.Get(ctx, "key_pb_full")); !got.LastUsed.Equal(at.Truncate(time.Second)) || got.Version != 1 {
 		t.Errorf("last used %v, version %d", got.LastUsed, got.Version)
 	}
 	if now := c.Get(ctx, recordKey("key_pb_full")).Val(); now != before {
@@ -483,14 +471,14 @@ func testTouch(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("the note of an absent key ends in %v", ttl)
 	}
 	c.Set(ctx, usedKey("key_pb_full"), "yesterday", 0)
-	if got := must[*Key](t)(s.Get(ctx, "key_pb_full")); !got.LastUsed.IsZero() {
+	if got := keystest.Must[*Key](t)(s.Get(ctx, "key_pb_full")); !got.LastUsed.IsZero() {
 		t.Errorf("last used %v", got.LastUsed)
 	}
 }
 
 func testGet(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	k := fullKey()
+	k := FullKey()
 	if err := s.Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
@@ -514,14 +502,14 @@ func testGet(t *testing.T, c redis.UniversalClient) {
 
 func testCreateAll(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	if err := s.Create(ctx, sample()); err != nil {
+	if err := s.Create(ctx, Sample()); err != nil {
 		t.Fatal(err)
 	}
 	named := func(id string, d byte, edits ...func(*Key)) *Key {
-		return sample(append(edits, func(k *Key) { k.ID, k.LimitID, k.Digest = id, id, Digest{d} })...)
+		return Sample(append(edits, func(k *Key) { k.ID, k.LimitID, k.Digest = id, id, Digest{d} })...)
 	}
 	elsewhere := named("key_pb_full", 7, func(k *Key) { k.API, k.Team = "pictify", "other" })
-	ks := []*Key{named("key_aaaa", 11), sample(), elsewhere, named("x", 12), named("key_bbbb", 11), named("key_cccc", 13)}
+	ks := []*Key{named("key_aaaa", 11), Sample(), elsewhere, named("x", 12), named("key_bbbb", 11), named("key_cccc", 13)}
 	errs := s.CreateAll(ctx, ks)
 	var fault *FieldError
 	for i, want := range []error{nil, ErrExists, ErrExists, fault, ErrSecretTaken, nil} {
@@ -538,7 +526,7 @@ func testCreateAll(t *testing.T, c redis.UniversalClient) {
 	if n := c.Exists(ctx, indexKey("pictify", "other"), teamKeysKey("pictify", "other")).Val(); n != 0 {
 		t.Error("a refused key stays in a list")
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 	if errs := s.CreateAll(ctx, nil); len(errs) != 0 {
 		t.Error("errors for nothing")
 	}
@@ -566,75 +554,6 @@ func ids(t *testing.T, s *Store, f Filter) string {
 	}
 }
 
-// consistent checks, without the code that it is about, that everything in the store fits together.
-func consistent(t *testing.T, c redis.UniversalClient) {
-	t.Helper()
-	ctx := t.Context()
-	want := map[string]bool{}
-	members := map[string][]string{} // what every list should hold
-	for _, name := range c.Keys(ctx, "tg:v1:key:*").Val() {
-		k, err := decodeRecord([]byte(c.Get(ctx, name).Val()))
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		if k.bare() {
-			continue
-		}
-		if k.Other != (Digest{}) {
-			t.Errorf("%s has two digests", k.ID)
-		}
-		want[secretKey(k.Digest)] = true
-		if owner := c.Get(ctx, secretKey(k.Digest)).Val(); owner != k.ID {
-			t.Errorf("the secret of %s leads to %q", k.ID, owner)
-		}
-		members["tg:v1:index:{"+k.API+"}"] = append(members["tg:v1:index:{"+k.API+"}"], k.ID)
-		if k.Team != "" {
-			list := "tg:v1:index:{" + k.API + "/" + k.Team + "}"
-			members[list] = append(members[list], k.ID)
-			mark, end, line := "-", int64(0), k.LimitID
-			if k.Status == Active {
-				mark = "+"
-			}
-			if !k.RetiresAt.IsZero() {
-				end = k.RetiresAt.UnixMilli()
-			}
-			if line == k.ID {
-				line = "="
-			}
-			want := fmt.Sprintf(" %s %d %s %s", mark, end, line, k.Environment)
-			if got := c.HGet(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}", k.ID).Val(); !strings.HasSuffix(got, want) {
-				t.Errorf("the team's set has %q for %s, which is %s", got, k.ID, k.Status)
-			}
-			if n := c.HLen(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}").Val(); int(n) != len(c.ZRange(ctx, list, 0, -1).Val()) {
-				t.Errorf("the set of team %s has %d keys", k.Team, n)
-			}
-		}
-	}
-	for _, name := range c.Keys(ctx, "tg:v1:secret:*").Val() {
-		if id, deleted := strings.CutPrefix(c.Get(ctx, name).Val(), "deleted:"); deleted && strings.Contains(c.Get(ctx, recordKey(id)).Val(), `"status":"deleted"`) {
-			continue
-		}
-		if id, former := strings.CutPrefix(c.Get(ctx, name).Val(), "former:"); former && !want[name] && c.Get(ctx, recordKey(id)).Val() != "" {
-			continue
-		}
-		if !want[name] {
-			t.Errorf("a secret leads to %q without being its own", c.Get(ctx, name).Val())
-		}
-	}
-	for _, name := range c.Keys(ctx, "tg:v1:index:*").Val() {
-		got := c.ZRange(ctx, name, 0, -1).Val()
-		slices.Sort(members[name])
-		if !slices.Equal(got, members[name]) {
-			t.Errorf("%s has %q, want %q", name, got, members[name])
-		}
-		delete(members, name)
-	}
-	if len(members) > 0 {
-		t.Errorf("no lists for %v", members)
-	}
-}
-
 // dieAt ends the command that brings its count to zero, and all after it, before they are sent: a crash there.
 type dieAt struct{ left atomic.Int64 }
 
@@ -642,8 +561,8 @@ func (d *dieAt) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (d *dieAt) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		if d.left.Add(-1) < 0 {
-			cmd.SetErr(errDied)
-			return errDied
+			cmd.SetErr(keystest.ErrDied)
+			return keystest.ErrDied
 		}
 		return next(ctx, cmd)
 	}
@@ -659,9 +578,9 @@ func (d *dieAt) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 			next(ctx, cmds[:left])
 		}
 		for _, cmd := range cmds[left:] {
-			cmd.SetErr(errDied)
+			cmd.SetErr(keystest.ErrDied)
 		}
-		return errDied
+		return keystest.ErrDied
 	}
 }
 
@@ -680,7 +599,7 @@ func testCrashes(t *testing.T, c redis.UniversalClient) {
 		return func() {
 			k, _ = mustCreate(t, m)
 			if status == Revoked {
-				k = must[*Key](t)(m.Revoke(ctx, k.ID))
+				k = keystest.Must[*Key](t)(m.Revoke(ctx, k.ID))
 			}
 		}
 	}
@@ -760,17 +679,17 @@ func testCrashes(t *testing.T, c redis.UniversalClient) {
 					if n < 2 {
 						t.Fatalf("all done in %d steps", n)
 					}
-					consistent(t, c)
+					keystest.Consistent(t, c)
 					return
 				}
-				if !errors.Is(err, errDied) {
+				if !errors.Is(err, keystest.ErrDied) {
 					t.Fatalf("step %d: %v", n, err)
 				}
 				if _, err := s.repair(ctx, "", 0); err != nil {
 					t.Fatalf("step %d: repair: %v", n, err)
 				}
 				op.half(t)
-				consistent(t, c)
+				keystest.Consistent(t, c)
 				if again, err := s.repair(ctx, "", 0); err != nil || !reflect.DeepEqual(again, RepairReport{Checked: again.Checked}) {
 					t.Errorf("step %d: a second repair did %+v, %v", n, again, err)
 				}
@@ -780,7 +699,7 @@ func testCrashes(t *testing.T, c redis.UniversalClient) {
 				if err := op.do(); err != nil {
 					t.Errorf("step %d: again: %v", n, err)
 				}
-				consistent(t, c)
+				keystest.Consistent(t, c)
 				if t.Failed() {
 					t.Fatalf("step %d", n)
 				}

@@ -10,10 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
-
-var staffNoon = func() time.Time { return time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC) }
 
 // staff is a store with two teams and Managers for whoever acts.
 type staff struct {
@@ -50,7 +50,7 @@ func newStaff(t *testing.T, c redis.UniversalClient) *staff {
 }
 
 func (s *staff) as(who Actor) *Manager {
-	return NewManager(s.store, NewHasher(nil), nil, s.audit, who, staffNoon)
+	return NewManager(s.store, NewHasher(nil), nil, s.audit, who, keystest.Noon)
 }
 
 // state is everything in the store but the audit stream.
@@ -159,7 +159,7 @@ func testManagerOfAMember(t *testing.T, c redis.UniversalClient) {
 	}
 	ann := s.as(s.ann.Actor())
 	added, token, err := ann.AddMember(ctx, "pictify", "orbit", "Bob", Viewer)
-	if err != nil || added.CreatedBy != s.ann.ID+" Ann" || !added.CreatedAt.Equal(staffNoon()) {
+	if err != nil || added.CreatedBy != s.ann.ID+" Ann" || !added.CreatedAt.Equal(keystest.Noon()) {
 		t.Fatalf("AddMember = %+v, %v", added, err)
 	}
 	by, err := s.store.MemberByToken(ctx, token)
@@ -277,11 +277,11 @@ func (s *staff) changes() map[string]func(m *Manager, ctx context.Context) (resu
 }
 
 func TestManagerWithoutAudit(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	s := newStaff(t, c)
 	mustTeam(t, s.store, "pictify", "empty")
-	crash, outcome := dieAlways("xadd"), &beforeCommand{name: "xadd"}
-	outcome.do = func() { crash.armed.Store(true) }
+	crash, outcome := keystest.DieAlways("xadd"), &keystest.Overtake{Name: "xadd"}
+	outcome.Do = func() { crash.Armed.Store(true) }
 	c.AddHook(outcome)
 	c.AddHook(crash)
 	before := s.state()
@@ -296,9 +296,9 @@ func TestManagerWithoutAudit(t *testing.T) {
 	}
 	// The intent is taken and the outcome is lost: the change is made, the error says so, and a token is not lost.
 	for name, change := range s.changes() {
-		crash.armed.Store(false)
+		crash.Armed.Store(false)
 		before := s.state()
-		outcome.n = 2
+		outcome.N = 2
 		result, err := change(s.operator, t.Context())
 		if !errors.Is(err, ErrOutcomeLost) || !strings.Contains(err.Error(), "the change was made") || result != true {
 			t.Errorf("%s: %v, %v", name, result, err)
@@ -310,7 +310,7 @@ func TestManagerWithoutAudit(t *testing.T) {
 }
 
 func TestManagerRefusesBeforeTheAudit(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	s := newStaff(t, c)
 	told := len(s.entries())
 	ctx := t.Context()
@@ -374,7 +374,7 @@ func (anyRules) Prefix(_, _ string) (prefix string, err error) { return "pk_live
 func testManagerRolesForKeys(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), newStaff(t, c)
 	as := func(who Actor) *Manager {
-		return NewManager(s.store, NewHasher(nil), anyRules{}, s.audit, who, staffNoon)
+		return NewManager(s.store, NewHasher(nil), anyRules{}, s.audit, who, keystest.Noon)
 	}
 	blank := Key{API: "pictify", Team: "orbit", Name: "Server", Environment: "live", Plan: "free"}
 	k, secret, err := as(s.ann.Actor()).Create(ctx, blank, false)

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
@@ -27,7 +29,7 @@ func (s *rehashed) Rehash(_ context.Context, id string, from, to Digest) error {
 }
 
 func TestRehashes(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	audit := NewAudit(c, 1000)
 	store := &rehashed{calls: make(chan rehash, 2*maxRehashes), fails: map[string]bool{"key_b": true}}
 	r := NewRehashes(store, audit, Actor{Name: "serve", Operator: true})
@@ -61,7 +63,7 @@ func TestRehashes(t *testing.T) {
 	audited := func(n int, result string, ids ...string) {
 		t.Helper()
 		var entries []AuditEntry
-		await(t, "the outcome", func(ctx context.Context) (ok bool) {
+		keystest.Await(t, "the outcome", func(ctx context.Context) (ok bool) {
 			var err error
 			entries, _, err = audit.Read(ctx, "", 1000, OldestFirst)
 			return err == nil && len(entries) == 2*n
@@ -75,7 +77,7 @@ func TestRehashes(t *testing.T) {
 		}
 	}
 	audited(1, "error: 1 of 2 stay as they were: key_b", "key_a", "key_b")
-	await(t, "the keys wait no more", func(context.Context) bool {
+	keystest.Await(t, "the keys wait no more", func(context.Context) bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return len(r.pending) == 0
@@ -106,7 +108,7 @@ func TestRehashes(t *testing.T) {
 
 // Without a word in the audit stream nothing is rehashed.
 func TestRehashesAreAudited(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	store := &rehashed{calls: make(chan rehash, 1)}
 	r := NewRehashes(store, NewAudit(c, 0), Actor{Name: "serve", Operator: true})
 	again, failed := make(chan time.Time), make(chan error)
@@ -124,7 +126,7 @@ func TestRehashesAreAudited(t *testing.T) {
 func testSeedIsAudited(t *testing.T, c redis.UniversalClient) {
 	ctx, m := t.Context(), operatorOf(c, nil)
 	entry := func(id string, d byte) Entry {
-		return Entry{Key: *sample(func(k *Key) { k.ID, k.LimitID, k.Digest = id, id, Digest{d} })}
+		return Entry{Key: *Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = id, id, Digest{d} })}
 	}
 	entries := []Entry{entry("key_one1", 1), entry("key_two2", 2)}
 	from := SeedSource{Source: "keys.yaml", SHA256: strings.Repeat("ab", 32)}
@@ -156,8 +158,8 @@ func testSeedIsAudited(t *testing.T, c redis.UniversalClient) {
 	if err := m.store.Rehash(ctx, "key_one1", Digest{1}, Digest{3}); err != nil {
 		t.Fatal(err)
 	}
-	must[*Key](t)(m.Revoke(ctx, "key_two2"))
-	must[*Key](t)(m.Delete(ctx, "key_two2"))
+	keystest.Must[*Key](t)(m.Revoke(ctx, "key_two2"))
+	keystest.Must[*Key](t)(m.Delete(ctx, "key_two2"))
 	before := len(seed(0))
 	if after := len(seed(0)); after != before {
 		t.Errorf("%d entries more", after-before)

@@ -12,13 +12,14 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/connect"
+	"tollgate/policy/keys/keystest"
 )
 
 // aServer is a cache that confirms what it hears, and its ticks.
-func aServer(t *testing.T, client redis.UniversalClient, name string, options ...func(*CacheOptions)) (*Cache, *testClock, chan<- time.Time) {
+func aServer(t *testing.T, client redis.UniversalClient, name string, options ...func(*CacheOptions)) (*Cache, *keystest.Clock, chan<- time.Time) {
 	c, clock := newTestCache(client, append(options, func(o *CacheOptions) { o.Server = name })...)
 	ticks := run(t, c)
-	await(t, "the server is known", func(ctx context.Context) bool {
+	keystest.Await(t, "the server is known", func(ctx context.Context) bool {
 		return strings.HasPrefix(client.HGet(ctx, serversKey, name).Val(), fmt.Sprint(c.stream.latest.Load(), " "))
 	})
 	return c, clock, ticks
@@ -26,10 +27,10 @@ func aServer(t *testing.T, client redis.UniversalClient, name string, options ..
 
 // A revocation is confirmed by all servers, as users of our rules. One that ends is not waited for.
 func TestServersConfirm(t *testing.T) {
-	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		one, oneClock, oneTicks := aServer(t, client, "one")
 		_, twoClock, twoTicks := aServer(t, client, "two")
-		k := sample()
+		k := Sample()
 		create(t, client, k)
 		status(t, one, k.Digest)
 		change(t, client, revoked(k), true)
@@ -56,7 +57,7 @@ func TestServersConfirm(t *testing.T) {
 }
 
 func TestServersThatLeave(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	t.Run("here", func(t *testing.T) { aServer(t, client, "one") }) // until its end
 	if n := client.HLen(t.Context(), serversKey).Val(); n != 0 {
 		t.Errorf("%d servers left", n)
@@ -68,7 +69,7 @@ func TestServersThatLeave(t *testing.T) {
 
 // One that does not hear is named, for as long as it may serve what it knows.
 func TestServersThatDoNotHear(t *testing.T) {
-	client := newServer(t)
+	client := keystest.NewServer(t)
 	now, err := client.Time(t.Context()).Result()
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +101,7 @@ func TestServersThatDoNotHear(t *testing.T) {
 
 // Not to know is not to be sure.
 func TestServersThatNobodyMayAsk(t *testing.T) {
-	admin := newServer(t)
+	admin := keystest.NewServer(t)
 	address := admin.(*redis.Client).Options().Addr
 	if err := admin.Do(t.Context(), "ACL", "SETUSER", "old", "on", ">pw", "+@all", "allchannels", "~tg:v1:key:*").Err(); err != nil {
 		t.Fatal(err)
@@ -110,10 +111,10 @@ func TestServersThatNobodyMayAsk(t *testing.T) {
 	if err := NewStore(client).AwaitServers(t.Context(), "key_any", time.Second); !errors.Is(err, ErrUnheard) || !strings.Contains(err.Error(), "NOPERM") {
 		t.Error(err)
 	}
-	var log lines
+	var log keystest.Lines
 	c, _ := newTestCache(client, func(o *CacheOptions) { o.Server, o.Log = "old", slog.New(slog.NewTextHandler(&log, nil)) })
 	ticks := run(t, c)
-	await(t, "it is told", func(context.Context) bool { tick(ticks); return strings.Contains(log.String(), "NOPERM") })
+	keystest.Await(t, "it is told", func(context.Context) bool { tick(ticks); return strings.Contains(log.String(), "NOPERM") })
 	if !c.Stream().Listening || strings.Count(log.String(), "has heard") != 1 {
 		t.Errorf("%+v, log:\n%s", c.Stream(), log.String())
 	}
@@ -121,13 +122,13 @@ func TestServersThatNobodyMayAsk(t *testing.T) {
 
 // A clock of the store that was ahead for a while confirms nothing that comes after.
 func TestServersAfterAClockJump(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, clock, _ := aServer(t, client, "one")
-	c.apply(changeOf(sample(), time.Now().Add(400*24*time.Hour)))
-	c.apply(changeOf(sample(), time.Now()))
+	c.apply(changeOf(Sample(), time.Now().Add(400*24*time.Hour)))
+	c.apply(changeOf(Sample(), time.Now()))
 	clock.Advance(present)
 	c.stream.wake()
-	await(t, "the latest is confirmed", func(ctx context.Context) bool {
+	keystest.Await(t, "the latest is confirmed", func(ctx context.Context) bool {
 		var heard int64
 		fmt.Sscan(client.HGet(ctx, serversKey, "one").Val(), &heard)
 		return heard > 0 && heard < time.Now().Add(time.Hour).UnixMilli()

@@ -3,28 +3,21 @@ package keys
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
-)
 
-func addresses(n int) []netip.Prefix {
-	all := make([]netip.Prefix, n)
-	for i := range all {
-		all[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
-	}
-	return all
-}
+	"tollgate/policy/keys/keystest"
+)
 
 // Nobody makes a key too large, and one that is can be read, shortened and ended.
 func TestLargeKeys(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := operatorOf(c, nil)
 	ctx := t.Context()
 	key := func(n int) Key {
-		return Key{API: "pictify", Team: "orbit", Name: "site", Environment: "live", Plan: "free", Scopes: []string{"render"}, IPs: addresses(n)}
+		return Key{API: "pictify", Team: "orbit", Name: "site", Environment: "live", Plan: "free", Scopes: []string{"render"}, IPs: keystest.Addresses(n)}
 	}
 	var field *FieldError
 	if _, _, err := m.Create(ctx, key(MaxAddresses+1), false); !errors.As(err, &field) || field.Error() != "ips: 1001 are more than the 1000 that a key may have" {
@@ -35,7 +28,7 @@ func TestLargeKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	update := func(k *Key, n int) error {
-		ips := addresses(n)
+		ips := keystest.Addresses(n)
 		_, err := m.Update(ctx, k.ID, Patch{IPs: &ips})
 		return err
 	}
@@ -43,9 +36,9 @@ func TestLargeKeys(t *testing.T) {
 		t.Errorf("update: %v", err)
 	}
 
-	large := sample(func(k *Key) {
+	large := Sample(func(k *Key) {
 		k.ID, k.LimitID, k.API, k.Team, k.Environment, k.Plan = "key_large", "key_large", "pictify", "orbit", "live", "free"
-		k.IPs, k.Scopes, k.Limits = addresses(131_072), []string{"render"}, nil
+		k.IPs, k.Scopes, k.Limits = keystest.Addresses(131_072), []string{"render"}, nil
 	})
 	if err := m.store.Create(ctx, large); err != nil {
 		t.Fatal(err)
@@ -75,7 +68,7 @@ func TestLargeKeys(t *testing.T) {
 }
 
 func TestCheckSize(t *testing.T) {
-	k := sample(func(k *Key) { k.IPs, k.API = addresses(2000), "wide" })
+	k := Sample(func(k *Key) { k.IPs, k.API = keystest.Addresses(2000), "wide" })
 	if err := CheckSize(k, plainRules{}); err != nil {
 		t.Errorf("the policy says more: %v", err)
 	}
@@ -116,7 +109,7 @@ func TestFilesOfBracketsAndLongLists(t *testing.T) {
 		scopes = append(scopes, fmt.Sprintf("s%d", i))
 	}
 	began := time.Now()
-	k := sample(func(k *Key) { k.Scopes = append(scopes, "s5") })
+	k := Sample(func(k *Key) { k.Scopes = append(scopes, "s5") })
 	if err := k.Validate(); err == nil || err.Error() != `scopes[100000]: "s5" is named twice` {
 		t.Error(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/connect"
+	"tollgate/policy/keys/keystest"
 )
 
 // A server remembers which store it has, and does not take the word of one that was emptied; commands and other servers
@@ -19,7 +20,7 @@ import (
 func TestStanding(t *testing.T) {
 	acl := connect.ServerACL()
 	acl.Commands = append(acl.Commands, "smembers") // for the operator, who accepts
-	onEveryStoreAs(t, acl, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStoreAs(t, acl, func(t *testing.T, c redis.UniversalClient) {
 		for _, part := range []struct {
 			what string
 			test func(*testing.T, redis.UniversalClient)
@@ -148,7 +149,7 @@ func testAcceptEmpty(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("the other: %+v", state)
 	}
 	// With keys it is not given to another pepper.
-	if err := s.Create(ctx, sample()); err != nil {
+	if err := s.Create(ctx, Sample()); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.AcceptEmpty(ctx, pepper("b")); !errors.Is(err, ErrPepper) || !strings.Contains(err.Error(), "There are keys of pixelbyte") {
@@ -264,7 +265,7 @@ func testCacheOfAnEmptiedStore(t *testing.T, c redis.UniversalClient) {
 	if _, err := w.Look(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	warm, cold := sample(func(k *Key) { k.Digest = h.Digest("warm") }), sample(func(k *Key) { k.ID, k.Digest = "key_cold", h.Digest("cold") })
+	warm, cold := Sample(func(k *Key) { k.Digest = h.Digest("warm") }), Sample(func(k *Key) { k.ID, k.Digest = "key_cold", h.Digest("cold") })
 	for _, k := range []*Key{warm, cold} {
 		if err := s.Create(t.Context(), k); err != nil {
 			t.Fatal(err)
@@ -317,14 +318,14 @@ func testBrokenMark(t *testing.T, c redis.UniversalClient) {
 
 // A server that comes to an empty store lets those speak first that are there and remember it.
 func TestClaimWaitsForOthers(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	s := NewStore(c)
 	old, _ := standing(t, s, pepper("a"))
 	cache := NewCache(s, CacheOptions{})
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
 	go cache.Run(ctx)
-	await(t, "a listener", func(context.Context) bool { return cache.Stream().Listening })
+	keystest.Await(t, "a listener", func(context.Context) bool { return cache.Stream().Listening })
 	empty(t, c)
 	found := make(chan StandingState)
 	go func() {
@@ -370,7 +371,7 @@ func TestMarksOfACluster(t *testing.T) {
 
 // A store that takes no writes is told apart from one that does not answer; a failover is no reason to worry.
 func TestStoreThatTakesNoWrites(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	s, now := NewStore(c), time.Unix(1_800_000_000, 0)
 	options := StandingOptions{Timeout: 10 * time.Second, Now: func() time.Time { return now }}
 	w := NewStanding(s, pepper("a"), options)
@@ -419,7 +420,7 @@ func TestStoreThatTakesNoWrites(t *testing.T) {
 // Nobody has said what the keys of a store are that takes no writes and was never used: it is neither ready nor believed, and
 // it is told apart from one that is away.
 func TestNewStoreThatTakesNoWrites(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	c.Do(t.Context(), "replicaof", "127.0.0.1", "1")
 	w, state := standing(t, NewStore(c), pepper("a"))
 	if state.Ready() || !state.Reached || state.Pepper != nil || !redis.HasErrorPrefix(state.Writes, "READONLY") {
@@ -445,7 +446,7 @@ func TestNewStoreThatTakesNoWrites(t *testing.T) {
 
 // What a store that has gone silent would take is not known to have changed.
 func TestSilentStoreTakesNoWrites(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	w, _ := standing(t, NewStore(c), pepper("a"))
 	if err := c.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
 		t.Fatal(err)
@@ -460,7 +461,7 @@ func TestSilentStoreTakesNoWrites(t *testing.T) {
 
 // A full store is one that drops keys, unless it is told not to.
 func TestStoreThatEvicts(t *testing.T) {
-	for _, make := range []func(*testing.T) redis.UniversalClient{newServer, func(t *testing.T) redis.UniversalClient { return newClusterAs(t, connect.ServerACL()) }} {
+	for _, make := range []func(*testing.T) redis.UniversalClient{keystest.NewServer, func(t *testing.T) redis.UniversalClient { return keystest.NewClusterAs(t, connect.ServerACL()) }} {
 		c := make(t)
 		w, state := standing(t, NewStore(c), pepper("a"))
 		if state.Evicts != "" {
@@ -482,7 +483,7 @@ func TestStoreThatEvicts(t *testing.T) {
 
 // With the rights of an earlier version a server serves, and says what it does not see.
 func TestStandingWithoutRights(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	if err := c.Do(t.Context(), "acl", "setuser", "old", "on", ">old", "~tg:v1:pepper", "&tg:v1:changes", "+ping", "+get", "+set", "+eval", "+evalsha", "+time", "+publish").Err(); err != nil {
 		t.Fatal(err)
 	}

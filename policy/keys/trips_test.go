@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/connect"
+	"tollgate/policy/keys/keystest"
 )
 
 // gate notes the keys of each trip of GETs, and holds trips while it is shut.
@@ -99,7 +100,7 @@ func (t *trips) queued() (n int) {
 // idle waits until nothing waits and nothing is under way.
 func idle(t *testing.T, c *Cache) {
 	t.Helper()
-	await(t, "no trip is under way", func(context.Context) bool {
+	keystest.Await(t, "no trip is under way", func(context.Context) bool {
 		c.trips.mu.Lock()
 		defer c.trips.mu.Unlock()
 		return !c.trips.running && len(c.trips.queue) == 0
@@ -118,19 +119,19 @@ func held(t *testing.T, c *Cache, g *gate, work *sync.WaitGroup) {
 			t.Errorf("the first reading: %v", r.err)
 		}
 	})
-	await(t, "a trip is under way", func(context.Context) bool { return len(g.all()) == 1 })
+	keystest.Await(t, "a trip is under way", func(context.Context) bool { return len(g.all()) == 1 })
 }
 
 // What is asked for while a trip is under way shares the next one, secrets of known keys, of keys not known here and of
 // nobody.
 func TestReadingsShareTrips(t *testing.T) {
-	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		const known, fresh, nobodys = 60, 40, 20
 		c, clock := newTestCache(client)
 		g := gated(client)
 		keys := make([]*Key, known+fresh)
 		for i := range keys {
-			keys[i] = sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_shared%d", i), digestOf(i) })
+			keys[i] = Sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_shared%d", i), digestOf(i) })
 			create(t, client, keys[i])
 			if i < known {
 				status(t, c, keys[i].Digest)
@@ -155,7 +156,7 @@ func TestReadingsShareTrips(t *testing.T) {
 		}
 		const gets = 2*known + fresh + nobodys
 		_, cluster := client.(*redis.ClusterClient)
-		await(t, "all have asked", func(context.Context) bool {
+		keystest.Await(t, "all have asked", func(context.Context) bool {
 			under := 0
 			for _, names := range g.all()[1:] { // where each has its own
 				under += len(names)
@@ -178,10 +179,10 @@ func TestReadingsShareTrips(t *testing.T) {
 
 // No trip has more than its share, and none waits when nothing is under way.
 func TestTripsAreBoundedAndStartAtOnce(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, clock := newTestCache(client)
 	g := gated(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
 	clock.Advance(30 * time.Second)
@@ -218,7 +219,7 @@ func TestTripsAreBoundedAndStartAtOnce(t *testing.T) {
 			}
 		})
 	}
-	await(t, "all have asked", func(context.Context) bool { return c.trips.queued() == 2*(maxTrip+10) })
+	keystest.Await(t, "all have asked", func(context.Context) bool { return c.trips.queued() == 2*(maxTrip+10) })
 	g.open()
 	work.Wait()
 	sizes := []int{}
@@ -233,10 +234,10 @@ func TestTripsAreBoundedAndStartAtOnce(t *testing.T) {
 
 // A caller leaves at the end of its time; what it asked is not sent, and the others get their answers.
 func TestCallerLeavesAQueue(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, _ := newTestCache(client)
 	g := gated(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	var work sync.WaitGroup
 	held(t, c, g, &work)
@@ -248,7 +249,7 @@ func TestCallerLeavesAQueue(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	})
-	await(t, "both wait", func(context.Context) bool { return c.trips.queued() == 3 })
+	keystest.Await(t, "both wait", func(context.Context) bool { return c.trips.queued() == 3 })
 	cancel()
 	if r := <-left; !errors.Is(r.err, context.Canceled) || !TellsOfStore(r.err) {
 		t.Errorf("the one that left: %+v", r)
@@ -263,12 +264,12 @@ func TestCallerLeavesAQueue(t *testing.T) {
 
 // Each reading of a trip has what is said of its own secret, whatever is wrong with others.
 func TestReadingsOfATripAreApart(t *testing.T) {
-	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		c, _ := newTestCache(client)
 		g := gated(client)
-		admin := administrator(t, client)
+		admin := keystest.Administrator(t, client)
 		key := func(n int) *Key {
-			return sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_apart%d", n), digestOf(n) })
+			return Sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_apart%d", n), digestOf(n) })
 		}
 		for n := range 8 {
 			create(t, client, key(n))
@@ -281,7 +282,7 @@ func TestReadingsOfATripAreApart(t *testing.T) {
 			5: func(n int) { admin.Del(ctx, recordKey(key(n).ID)) },
 			6: func(n int) { admin.Del(ctx, secretKey(digestOf(n))) },
 			7: func(n int) {
-				change(t, client, sample(func(k *Key) { k.ID, k.Digest = "key_moved", digestOf(n) }), false)
+				change(t, client, Sample(func(k *Key) { k.ID, k.Digest = "key_moved", digestOf(n) }), false)
 			},
 		}
 		for n, spoil := range broken {
@@ -317,7 +318,7 @@ func TestReadingsOfATripAreApart(t *testing.T) {
 		for i, o := range list {
 			work.Go(func() { expect(i, c.trips.read(ctx, o)) })
 		}
-		await(t, "all have asked", func(context.Context) bool {
+		keystest.Await(t, "all have asked", func(context.Context) bool {
 			under := 0
 			for _, names := range g.all()[1:] {
 				under += len(names)
@@ -335,8 +336,8 @@ func TestReadingsOfATripAreApart(t *testing.T) {
 
 // A record that is as it was is said to be the same, unless it is to be decoded in any case.
 func TestReadingsKnowAnUnchangedRecord(t *testing.T) {
-	client := newEmbedded(t)
-	s, k := NewStore(client), sample()
+	client := keystest.NewEmbedded(t)
+	s, k := NewStore(client), Sample()
 	create(t, client, k)
 	first := s.readings(t.Context(), []owned{{digest: k.Digest}}, s.pipeline)[0]
 	list := []owned{{k.Digest, k.ID, first.sum}, {k.Digest, k.ID, 0}, {k.Digest, "key_other", first.sum}, {k.Digest, k.ID, first.sum + 1}}
@@ -350,7 +351,7 @@ func TestReadingsKnowAnUnchangedRecord(t *testing.T) {
 // With a store that hangs each caller has left by its time, wherever it waits, and ten trips open the breaker, however many
 // readings share them.
 func TestHungStoreBehindTrips(t *testing.T) {
-	c, _ := newTestCache(silent(t), func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
+	c, _ := newTestCache(keystest.NewSilent(t), func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
 	bounded(c, 50*time.Millisecond)
 	c.trips.patience = slowTrip
 	lookup := func(n int) error {
@@ -385,11 +386,11 @@ func TestHungStoreBehindTrips(t *testing.T) {
 
 // A trip that does not end holds up nobody but its own.
 func TestReadingPassesASlowTrip(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, _ := newTestCache(client)
 	c.trips.patience = time.Millisecond
 	g := gated(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	var work sync.WaitGroup
 	held(t, c, g, &work)
@@ -412,14 +413,14 @@ func TestReadingPassesASlowTrip(t *testing.T) {
 
 // A trip counts with the breaker once, however many readings share it, and one that was never sent does not count.
 func TestBreakerCountsTrips(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	asked := watched(client)
 	c, _ := newTestCache(client, func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
 	g := gated(client)
 	var work sync.WaitGroup
 	g.close()
 	work.Go(func() { c.trips.read(t.Context(), owned{digest: Digest{99}}) }) // fails too, when the gate opens
-	await(t, "a trip is under way", func(context.Context) bool { return len(g.all()) == 1 })
+	keystest.Await(t, "a trip is under way", func(context.Context) bool { return len(g.all()) == 1 })
 	gone, leave := context.WithCancel(t.Context())
 	for i := range 2 * tripAfter {
 		work.Go(func() {
@@ -433,9 +434,9 @@ func TestBreakerCountsTrips(t *testing.T) {
 			}
 		})
 	}
-	await(t, "all wait", func(context.Context) bool { return c.trips.queued() == 4*tripAfter })
+	keystest.Await(t, "all wait", func(context.Context) bool { return c.trips.queued() == 4*tripAfter })
 	leave()
-	await(t, "half of them have left", func(context.Context) bool { return c.trips.queued() == 2*tripAfter })
+	keystest.Await(t, "half of them have left", func(context.Context) bool { return c.trips.queued() == 2*tripAfter })
 	asked.away.Store(true)
 	g.open()
 	work.Wait()
@@ -452,12 +453,12 @@ func TestBreakerCountsTrips(t *testing.T) {
 
 // A message during a trip makes the reading of its key be made again, and no other.
 func TestOvertakenReadingOfATrip(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, clock := newTestCache(client)
 	g := gated(client)
 	var list []*Key
 	for n := range 3 {
-		k := sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_trip%d", n), Digest{byte(n + 1)} })
+		k := Sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_trip%d", n), Digest{byte(n + 1)} })
 		create(t, client, k)
 		status(t, c, k.Digest)
 		list = append(list, k)
@@ -485,7 +486,7 @@ func TestOvertakenReadingOfATrip(t *testing.T) {
 			}
 		})
 	}
-	await(t, "all have asked", func(context.Context) bool { return c.trips.queued() == 6 })
+	keystest.Await(t, "all have asked", func(context.Context) bool { return c.trips.queued() == 6 })
 	c.apply(changeOf(list[2], time.Now())) // while it waits
 	g.open()
 	work.Wait()

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"tollgate/policy/keys/keystest"
 )
 
 // A plain secret, however long, needs a pepper; a hash was made by somebody who knew whether it has one.
@@ -12,7 +14,7 @@ func TestPlainSecretsNeedAPepper(t *testing.T) {
 	secret := NewSecret("pk_")
 	text := `{"id":"key_plain","secret":"` + secret + `"}` + "\n" + `{"id":"key_hashed","hash":"hmac-sha256:` + strings.Repeat("ab", 32) + `"}`
 	const why = "secret: is plain and needs a pepper: without one its hash could be guessed back"
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
 	m.bare = false
 	report, err := m.Import(t.Context(), fromLines(text), operator("pictify"))
@@ -27,7 +29,7 @@ func TestPlainSecretsNeedAPepper(t *testing.T) {
 	if report, err = m.Import(t.Context(), fromLines(text), operator("pictify")); err != nil || report.Created != 1 || report.Refused != 0 {
 		t.Errorf("import into the embedded store: %+v, %v", report, err)
 	}
-	m = transferManager(newEmbedded(t), NewHasher([]byte("pepper")))
+	m = transferManager(keystest.NewEmbedded(t), NewHasher([]byte("pepper")))
 	m.bare = false
 	if report, err = m.Import(t.Context(), fromLines(text), operator("pictify")); err != nil || report.Created != 2 {
 		t.Errorf("import with a pepper: %+v, %v", report, err)
@@ -47,7 +49,7 @@ func TestTheMarkOfWeakSecretsIsIgnored(t *testing.T) {
 		"lines": func(m *Manager) (ImportReport, error) { return m.Import(t.Context(), fromLines(line), ImportOptions{}) },
 		"yaml":  func(m *Manager) (ImportReport, error) { return m.Import(t.Context(), fromYAML(yaml), ImportOptions{}) },
 	} {
-		m := transferManager(newEmbedded(t), NewHasher(nil))
+		m := transferManager(keystest.NewEmbedded(t), NewHasher(nil))
 		if report, err := records(m); err != nil || report.Created != 1 {
 			t.Errorf("%s: %+v, %v", name, report, err)
 		}
