@@ -15,6 +15,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+func TestAudit(t *testing.T) {
+	keystest.Parts{
+		"Order": testAuditOrder, "Pages": testAuditPages, "IsCapped": testAuditIsCapped,
+	}.OnEveryStore(t)
+}
+
 func anIntent() AuditEntry {
 	return NewEntry(Actor{Name: "ops", Operator: true}, ActionUpdate, "pictify", "orbit", "key_abcd")
 }
@@ -293,4 +299,14 @@ func ExampleAudit_Do() {
 		func(context.Context) error { fmt.Println("deleted"); return nil })
 	fmt.Println(errors.Is(err, ErrNotAudited))
 	// Output: true
+}
+
+// The stream says why in full where that holds nothing that could be a secret.
+func TestAuditSaysWhy(t *testing.T) {
+	for _, err := range []error{ErrTeamExists, ErrMemberExists, ErrMemberMoved, ErrNoMember,
+		&LastAdminError{ID: "mem_0123456789abcdef", Others: 1}, &TeamInUseError{API: "pictify", Name: "orbit", Members: 1}} {
+		if got := resultOf(err); got != "error: "+err.Error() {
+			t.Errorf("%v: %s", err, got)
+		}
+	}
 }

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"tollgate/policy/keys/keystest"
+	"tollgate/policy/connect/redistest"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -30,22 +30,17 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 		t.Fatalf("not open after %d failures", calls)
 	}
 	// Open for a millisecond at a time: each probe that fails opens it again.
-	keystest.Await(t, "it refuses", func(context.Context) bool { return errors.Is(b.Do(LookUp, "", fail), ErrStoreDown) })
-	keystest.Await(t, "it closes", func(context.Context) bool { return b.Do(LookUp, "", func() error { return nil }) == nil })
+	redistest.Await(t, "it refuses", func(context.Context) bool { return errors.Is(b.Do(LookUp, "", fail), ErrStoreDown) })
+	redistest.Await(t, "it closes", func(context.Context) bool { return b.Do(LookUp, "", func() error { return nil }) == nil })
 	if len(changes) != 2 || changes[1] {
 		t.Errorf("told %v", changes)
 	}
 }
 
 func TestBreakerCountsOnlyAStoreThatDoesNotAnswer(t *testing.T) {
-	client := keystest.NewEmbedded(t)
-	client.Set(t.Context(), "text", "x", 0)
-	reply := client.LPush(t.Context(), "text", "y").Err()
 	for name, err := range map[string]error{
 		"nothing":          nil,
-		"unknown":          ErrUnknown,
-		"corrupt":          &CorruptError{Err: io.EOF},
-		"an error reply":   fmt.Errorf("limits: %w", reply),
+		"an error reply":   fmt.Errorf("limits: %w", errorReply("WRONGTYPE Operation against a key holding the wrong kind of value")),
 		"no value":         redis.Nil,
 		"a caller is gone": fmt.Errorf("keys: store: %w", context.Canceled),
 	} {
@@ -56,42 +51,21 @@ func TestBreakerCountsOnlyAStoreThatDoesNotAnswer(t *testing.T) {
 			}
 		}
 	}
-	b := NewBreaker(nil)
-	for range tripAfter {
-		b.Do(LookUp, "", func() error { return context.DeadlineExceeded })
-	}
-	if err := b.Do(LookUp, "", func() error { return nil }); err != ErrStoreDown {
-		t.Errorf("after %d timeouts: %v", tripAfter, err)
+	for name, err := range map[string]error{
+		"no answer": context.DeadlineExceeded, "an answer to everybody": errorReply("OOM command not allowed when used memory > 'maxmemory'."),
+	} {
+		b := newBreaker(nil, time.Hour)
+		for range tripAfter {
+			b.Do(LookUp, "", func() error { return err })
+		}
+		if got := b.Do(LookUp, "", func() error { return nil }); got != ErrStoreDown {
+			t.Errorf("%s, %d times: %v", name, tripAfter, got)
+		}
 	}
 }
 
-// The breaker between the cache and a store that hangs: known keys are served at once.
-func TestCacheBehindAnOpenBreaker(t *testing.T) {
-	client := keystest.NewEmbedded(t)
-	asked := watched(client)
-	c, clock := newTestCache(client, func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
-	k := Sample()
-	create(t, client, k)
-	status(t, c, k.Digest)
-	bounded(c, time.Millisecond)
-	clock.Advance(time.Minute)
-	asked.mute.Store(true)
-	for range tripAfter {
-		if got := status(t, c, k.Digest); got != Active {
-			t.Error(got)
-		}
-	}
-	idle(t, c)
-	reads := asked.reads.Load()
-	for range 5 {
-		if got := status(t, c, k.Digest); got != Active {
-			t.Error(got)
-		}
-	}
-	if _, err := c.Lookup(t.Context(), Digest{9}); !errors.Is(err, ErrStoreDown) {
-		t.Errorf("a secret that is not known: %v", err)
-	}
-	if asked.reads.Load() != reads {
-		t.Error("the store was asked")
-	}
-}
+// errorReply is what a server says instead of an answer.
+type errorReply string
+
+func (e errorReply) Error() string { return string(e) }
+func (errorReply) RedisError()     {}

@@ -160,3 +160,9 @@ func TestParseHashOfSHA256(t *testing.T) {
 		t.Errorf("md5: %v", err)
 	}
 }
+
+func TestPeppered(t *testing.T) {
+	if NewHasher(nil).Peppered() || !NewHasher([]byte("p")).Peppered() {
+		t.Error("a hasher does not know whether it has a pepper")
+	}
+}

@@ -3,12 +3,9 @@ package keys
 import (
 	"encoding/json"
 	"reflect"
-	"slices"
+	"strings"
 	"testing"
 )
-
-// keyFields are the fields of Key, of which FullKey leaves none out but LastUsed.
-func keyFields() []reflect.StructField { return reflect.VisibleFields(reflect.TypeFor[Key]()) }
 
 // A field of a key that a form forgets comes back empty.
 func TestEveryFieldIsInEachForm(t *testing.T) {
@@ -34,21 +31,36 @@ func TestEveryFieldIsInEachForm(t *testing.T) {
 	}
 }
 
-// What is different in the file is named and changed, but for what is never taken from a file.
-func TestEveryFieldIsCompared(t *testing.T) {
-	never := []string{"ID", "API", "Team", "Environment", "UpdatedAt", "LastUsed", "Version", "Algorithm", "Digest", "Other"}
-	full := reflect.ValueOf(FullKey()).Elem()
-	for _, field := range keyFields() {
-		old := Sample(func(k *Key) { k.AnchorDay = 3 })
-		k := old.clone()
-		reflect.ValueOf(k).Elem().FieldByIndex(field.Index).Set(full.FieldByIndex(field.Index))
-		if field.Name == "LimitID" || field.Name == "Name" {
-			reflect.ValueOf(k).Elem().FieldByIndex(field.Index).SetString("another")
+func TestParseFieldsRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"name":5}`:                    "name: must be a string, not number",
+		`{"limits":[{"requests":1.5}]}`: "limits.requests: must be a int64, not number",
+		`[]`:                            "must be a JSON object",
+		`"text"`:                        "must be a JSON object",
+		`{"nam":""}`:                    `unknown field "nam"`,
+		`{"` + strings.Repeat("aB3", 9) + `":""}`: "unknown field (a name not shown: it could hold a secret)",
+		`{"name":"a","name":"b"}`:                 `unknown or repeated field "name"`,
+		`{"NAME":"a"}`:                            `unknown or repeated field "NAME"`,
+		`{"name":"a"} {}`:                         "text after the end of the JSON object",
+		`{"name":`:                                "not JSON: it ends too early",
+		`{"name"~}`:                               "not JSON: invalid character '~' after object key",
+		"{\"name\":\"\xff\"}":                     "not UTF-8",
+	} {
+		if _, err := ParseFields([]byte(text)); err == nil || err.Error() != want {
+			t.Errorf("%s:\n got %v\nwant %s", text, err, want)
 		}
-		c := &candidate{key: k, dated: true, updated: true, versioned: true, anchored: true, counted: true, state: true, signed: true}
-		changes := fieldChanges(old, c.over(old))
-		if slices.Contains(never, field.Name) == (len(changes) == 1) {
-			t.Errorf("%s: %+v", field.Name, changes)
+	}
+	for f, want := range map[*Fields]string{
+		{Secret: "short"}:                  "secret: is shorter than 16 bytes",
+		{}:                                 "secret: is missing, and so is hash; give one of the two",
+		{Secret: NewSecret(""), Hash: "x"}: "hash: stands beside a secret; give one of the two",
+		{Hash: "md5:1"}:                    "hash: is not hmac-sha256: or sha256: followed by 64 hexadecimal digits",
+		{Secret: NewSecret(""), IPs: []string{"::1", "10.0.0.1/8"}}: `ips[1]: "10.0.0.1/8" has bits set beyond its length; did you mean 10.0.0.0/8?`,
+		{Secret: NewSecret(""), ExpiresAt: "tomorrow"}:              `expires_at: "tomorrow" is not a time like 2026-01-31T12:00:00Z`,
+		{Secret: NewSecret(""), CreatedAt: "0001-01-01T00:00:00Z"}:  `created_at: "0001-01-01T00:00:00Z" is not a time like 2026-01-31T12:00:00Z`,
+	} {
+		if _, err := f.Entry(); err == nil || err.Error() != want {
+			t.Errorf("%+v:\n got %v\nwant %s", *f, err, want)
 		}
 	}
 }

@@ -1,13 +1,11 @@
 package keys
 
 import (
-	"context"
 	"errors"
 	"reflect"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,115 +14,13 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// TestLifecycle runs on three stores that its parts share, each part on an empty one.
 func TestLifecycle(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
-		for _, part := range []struct {
-			name string
-			test func(*testing.T, redis.UniversalClient)
-		}{
-			{"write", testWrite}, {"final", testFinal}, {"delete", testDelete}, {"delete during rehash", testDeleteDuringRehash}, {"rehash", testRehash},
-			{"rehash meets", testRehashMeets}, {"touch", testTouch}, {"get", testGet}, {"create all", testCreateAll},
-			{"list", testList}, {"list bounds", testListBounds}, {"caps", testCaps}, {"caps race", testCapsRace},
-			{"caps of changes", testCapsOfChanges}, {"team set", testTeamSetKeepsUp}, {"manager", testManager}, {"manager refuses", testManagerRefuses},
-			{"lost update", testNoLostUpdate}, {"conflict", testConflict}, {"rotate", testRotate},
-			{"rotate refuses", testRotateRefuses}, {"rotate race", testRotateRace}, {"verify", testVerify},
-			{"one message", testOneMessage}, {"crashes", testCrashes}, {"repair", testRepair}, {"repair spares", testRepairSpares},
-			{"members", testMembersAndKeys}, {"audited", testChangesAreAudited}, {"entitlement", testEntitlement}, {"texts", testTextsHoldNoSecret}, {"plans", testSetPlans}, {"pepper", testPepper}, {"seed is audited", testSeedIsAudited}, {"repair is audited", testRepairIsAudited},
-		} {
-			t.Run(part.name, func(t *testing.T) {
-				if err := c.FlushAll(t.Context()).Err(); err != nil {
-					t.Fatal(err)
-				}
-				part.test(t, c)
-			})
-		}
-	})
-}
-
-// plainRules knows every name and caps what it is told to.
-type plainRules struct{ caps map[string]int } // by "plan/environment"
-
-func (plainRules) ValidateKey(k *Key) error {
-	if k.Plan == "gold" {
-		return &FieldError{"plan", "unknown"}
-	}
-	return nil
-}
-
-func (r plainRules) Cap(_, plan, environment string) (int, bool) {
-	most, ok := r.caps[plan+"/"+environment]
-	return most, ok
-}
-
-func (plainRules) HoldsSecret(_, text string) bool { return HoldsSecret(text, "pk_live_") }
-
-// Limit knows one limit of each plan, by the length of the plan's name.
-func (plainRules) ValidateLimits(*Key) error { return nil }
-
-func (plainRules) ValidateSecret(*Key, string) error { return nil }
-
-func (plainRules) MaxAddresses(api string) int { return map[string]int{"wide": 2000}[api] }
-
-func (plainRules) Limit(_, plan, name string) (int64, bool) {
-	return int64(10 * len(plan)), plan != "" && name == "minute"
-}
-
-func (plainRules) Prefix(api, environment string) (string, error) {
-	if environment == "moon" {
-		return "", &FieldError{"environment", "unknown"}
-	}
-	return "pk_" + environment + "_", nil
-}
-
-func operatorOf(c redis.UniversalClient, caps map[string]int) *Manager {
-	return NewManager(NewStore(c), NewHasher([]byte("pepper")), plainRules{caps}, NewAudit(c, 1000),
-		Actor{Name: "ops", Operator: true}, keystest.Noon)
-}
-
-// liveKey is what a caller of Create says.
-func liveKey(edits ...func(*Key)) Key {
-	k := Key{API: "pictify", Team: "orbit", Name: "site", Environment: "live", Plan: "free", Scopes: []string{"render"}}
-	for _, edit := range edits {
-		edit(&k)
-	}
-	return k
-}
-
-func mustCreate(t *testing.T, m *Manager, edits ...func(*Key)) (*Key, string) {
-	t.Helper()
-	k, secret, err := m.Create(t.Context(), liveKey(edits...), false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k, secret
-}
-
-// messages returns what is published while f runs.
-func messages(t *testing.T, c redis.UniversalClient, f func()) []string {
-	t.Helper()
-	sub := keystest.Administrator(t, c).Subscribe(t.Context(), changesChannel)
-	defer sub.Close()
-	if _, err := sub.Receive(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	incoming := sub.Channel(redis.WithChannelSize(10_000))
-	f()
-	if err := c.Publish(t.Context(), changesChannel, "the end").Err(); err != nil {
-		t.Fatal(err)
-	}
-	var all []string
-	for {
-		select {
-		case m := <-incoming:
-			if m.Payload == "the end" {
-				return all
-			}
-			all = append(all, m.Payload)
-		case <-time.After(10 * time.Second):
-			t.Fatal("the end was not heard")
-		}
-	}
+	keystest.Parts{
+		"write": testWrite, "final": testFinal, "delete": testDelete, "delete during rehash": testDeleteDuringRehash, "rehash": testRehash,
+		"rehash meets": testRehashMeets, "touch": testTouch, "get": testGet, "create all": testCreateAll,
+		"list": testList, "list bounds": testListBounds, "caps": testCaps, "team set": testTeamSetKeepsUp,
+		"repair": testRepair, "repair spares": testRepairSpares,
+	}.OnEveryStore(t)
 }
 
 func testWrite(t *testing.T, c redis.UniversalClient) {
@@ -552,166 +448,4 @@ func ids(t *testing.T, s *Store, f Filter) string {
 		}
 		cursor = next
 	}
-}
-
-// dieAt ends the command that brings its count to zero, and all after it, before they are sent: a crash there.
-type dieAt struct{ left atomic.Int64 }
-
-func (d *dieAt) DialHook(next redis.DialHook) redis.DialHook { return next }
-func (d *dieAt) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if d.left.Add(-1) < 0 {
-			cmd.SetErr(keystest.ErrDied)
-			return keystest.ErrDied
-		}
-		return next(ctx, cmd)
-	}
-}
-
-func (d *dieAt) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		left := max(d.left.Add(-int64(len(cmds)))+int64(len(cmds)), 0)
-		if left >= int64(len(cmds)) {
-			return next(ctx, cmds)
-		}
-		if left > 0 {
-			next(ctx, cmds[:left])
-		}
-		for _, cmd := range cmds[left:] {
-			cmd.SetErr(keystest.ErrDied)
-		}
-		return keystest.ErrDied
-	}
-}
-
-const lives = 1 << 40
-
-// testCrashes makes every operation of several steps die at every step, looks for half keys that work, repairs, and
-// makes the operation again.
-func testCrashes(t *testing.T, c redis.UniversalClient) {
-	crash := &dieAt{}
-	crash.left.Store(lives)
-	c.AddHook(crash)
-	ctx, m := t.Context(), operatorOf(c, map[string]int{"free/live": 5})
-	s := m.store
-	var k *Key
-	make1 := func(status Status) func() {
-		return func() {
-			k, _ = mustCreate(t, m)
-			if status == Revoked {
-				k = keystest.Must[*Key](t)(m.Revoke(ctx, k.ID))
-			}
-		}
-	}
-	usable := func(d Digest) bool {
-		k, err := s.Lookup(ctx, d)
-		return err == nil && k.Status == Active
-	}
-	active := func() (n int) {
-		for _, name := range c.Keys(ctx, "tg:v1:secret:*").Val() {
-			if usable(digestFromHex(name)) {
-				n++
-			}
-		}
-		return n
-	}
-	from, to := Digest{}, Digest{77}
-	for _, op := range []struct {
-		name   string
-		before func()
-		do     func() error
-		half   func(t *testing.T) // what must hold after the crash
-		again  bool               // the operation can be made again
-	}{
-		{"create", func() {}, func() error { _, _, err := m.Create(ctx, liveKey(), false); return err },
-			func(t *testing.T) {
-				if n := active(); n > 1 {
-					t.Errorf("%d keys work", n)
-				}
-			}, true},
-		{"revoke", make1(Active), func() error { _, err := m.Revoke(ctx, k.ID); return err }, func(*testing.T) {}, true},
-		{"delete", make1(Revoked), func() error { return s.Delete(ctx, k) },
-			func(t *testing.T) {
-				if n := active(); n != 0 {
-					t.Errorf("%d keys work", n)
-				}
-			}, false},
-		{"rehash", func() { make1(Active)(); from = k.Digest }, func() error { return s.Rehash(ctx, k.ID, from, to) },
-			func(t *testing.T) {
-				// A server asks by the new digest first, and by the old one only if that is unknown.
-				if _, err := s.Lookup(ctx, to); err != nil && (!errors.Is(err, ErrUnknown) || !usable(from)) {
-					t.Errorf("the key does not work: %v", err)
-				}
-				// No other key can have the secret by either.
-				if got := c.Get(ctx, secretKey(from)).Val(); got != k.ID && got != "former:"+k.ID {
-					t.Errorf("the place of the old digest holds %q", got)
-				}
-			}, true},
-		{"rotate", make1(Active), func() error { _, _, err := m.Rotate(ctx, k.ID, time.Hour); return err },
-			func(t *testing.T) {
-				old, err := s.Lookup(ctx, k.Digest)
-				if err != nil || old.Status != Active {
-					t.Fatalf("the old key does not work: %v, %v", old, err)
-				}
-				// It never ends without a successor that works.
-				if old.RotatedTo == "" {
-					if !old.RetiresAt.IsZero() {
-						t.Error("the old key ends for nothing")
-					}
-					return
-				}
-				next, err := s.Get(ctx, old.RotatedTo)
-				if err != nil || !usable(next.Digest) {
-					t.Errorf("the old key ends, and its successor does not work: %v, %v", next, err)
-				}
-			}, false},
-		{"deactivate", make1(Active), func() error { _, err := m.Deactivate(ctx, k.ID); return err }, func(*testing.T) {}, true},
-	} {
-		t.Run(op.name, func(t *testing.T) {
-			for n := int64(0); ; n++ {
-				c.FlushAll(ctx)
-				op.before()
-				crash.left.Store(n)
-				err := op.do()
-				crash.left.Store(lives)
-				op.half(t)
-				if err == nil {
-					if n < 2 {
-						t.Fatalf("all done in %d steps", n)
-					}
-					keystest.Consistent(t, c)
-					return
-				}
-				if !errors.Is(err, keystest.ErrDied) {
-					t.Fatalf("step %d: %v", n, err)
-				}
-				if _, err := s.repair(ctx, "", 0); err != nil {
-					t.Fatalf("step %d: repair: %v", n, err)
-				}
-				op.half(t)
-				keystest.Consistent(t, c)
-				if again, err := s.repair(ctx, "", 0); err != nil || !reflect.DeepEqual(again, RepairReport{Checked: again.Checked}) {
-					t.Errorf("step %d: a second repair did %+v, %v", n, again, err)
-				}
-				if !op.again {
-					continue
-				}
-				if err := op.do(); err != nil {
-					t.Errorf("step %d: again: %v", n, err)
-				}
-				keystest.Consistent(t, c)
-				if t.Failed() {
-					t.Fatalf("step %d", n)
-				}
-			}
-		})
-	}
-}
-
-func digestFromHex(name string) Digest {
-	_, d, err := parseHash(AlgorithmHMACSHA256 + ":" + strings.TrimPrefix(name, "tg:v1:secret:"))
-	if err != nil {
-		panic(err)
-	}
-	return d
 }

@@ -15,6 +15,15 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+func TestManagerOfTeams(t *testing.T) {
+	keystest.Parts{
+		"AsksTheTableOfRoles": testManagerAsksTheTableOfRoles,
+		"OfAMember":           testManagerOfAMember,
+		"Audits":              testManagerAudits,
+		"RolesForKeys":        testManagerRolesForKeys,
+	}.OnEveryStore(t)
+}
+
 // staff is a store with two teams and Managers for whoever acts.
 type staff struct {
 	t               *testing.T
@@ -345,16 +354,6 @@ func TestManagerRefusesBeforeTheAudit(t *testing.T) {
 	entries := s.entries()
 	if len(entries) != told+2 || entries[told].Before != nil || entries[told].IDs[0] != s.vic.ID {
 		t.Errorf("%+v", entries[told:])
-	}
-}
-
-// The stream says why in full where that holds nothing that could be a secret.
-func TestAuditSaysWhy(t *testing.T) {
-	for _, err := range []error{ErrTeamExists, ErrMemberExists, ErrMemberMoved, ErrNoMember,
-		&LastAdminError{ID: "mem_0123456789abcdef", Others: 1}, &TeamInUseError{API: "pictify", Name: "orbit", Members: 1}} {
-		if got := resultOf(err); got != "error: "+err.Error() {
-			t.Errorf("%v: %s", err, got)
-		}
 	}
 }
 

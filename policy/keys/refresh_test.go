@@ -201,7 +201,7 @@ func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 		}
 		return before
 	}
-	for range tripAfter + 1 {
+	for range opensAfter + 1 {
 		before := ahead(list)
 		for i, lost := range []bool{true, true, false} {
 			if g, _ := c.grants.peek(list[i].Digest); g == nil || g.at.Load() == before != lost {
@@ -209,11 +209,11 @@ func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 			}
 		}
 	}
-	if s := c.Stats(); s.Refreshes != tripAfter+1 || opened != 0 {
+	if s := c.Stats(); s.Refreshes != opensAfter+1 || opened != 0 {
 		t.Errorf("the breaker opened %d times; %+v", opened, s)
 	}
 	client.AddHook(loses{[]string{recordKey(list[0].ID), secretKey(list[1].Digest)}})
-	for range tripAfter {
+	for range opensAfter {
 		ahead(list[:2])
 	}
 	if opened != 1 {

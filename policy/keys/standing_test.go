@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,28 +17,18 @@ import (
 // A server remembers which store it has, and does not take the word of one that was emptied; commands and other servers
 // that come to it cannot make it theirs. An operator ends that, or a restart, or that the keys are there again.
 func TestStanding(t *testing.T) {
-	acl := connect.ServerACL()
-	acl.Commands = append(acl.Commands, "smembers") // for the operator, who accepts
-	keystest.OnEveryStoreAs(t, acl, func(t *testing.T, c redis.UniversalClient) {
-		for _, part := range []struct {
-			what string
-			test func(*testing.T, redis.UniversalClient)
-		}{
-			{"emptied", testEmptied}, {"claimed by others", testEmptiedAndClaimed}, {"accepted", testAcceptEmpty}, {"refilled", testRefilled},
-			{"before there were marks", testStoreWithoutMarks}, {"pepper changed", testPepperChangesLater}, {"pepper deleted", testPepperDeleted},
-			{"vouching", testVouch}, {"cache", testCacheOfAnEmptiedStore}, {"a mark that is none", testBrokenMark},
-		} {
-			t.Run(part.what, func(t *testing.T) { part.test(t, c) })
-			empty(t, c)
-		}
-	})
+	keystest.Parts{
+		"emptied": testEmptied, "claimed by others": testEmptiedAndClaimed, "accepted": testAcceptEmpty, "refilled": testRefilled,
+		"before there were marks": testStoreWithoutMarks, "pepper changed": testPepperChangesLater, "pepper deleted": testPepperDeleted,
+		"vouching": testVouch, "a mark that is none": testBrokenMark, "pepper": testPepper,
+	}.OnEveryStoreAs(t, accepting())
 }
 
-func empty(t *testing.T, c redis.UniversalClient) {
-	t.Helper()
-	if err := c.FlushAll(t.Context()).Err(); err != nil {
-		t.Fatal(err)
-	}
+// accepting are the rights of a server and of the operator, who accepts an empty store.
+func accepting() connect.ACL {
+	acl := connect.ServerACL()
+	acl.Commands = append(acl.Commands, "smembers")
+	return acl
 }
 
 func pepper(text string) *Hasher { return NewHasher([]byte(text)) }
@@ -61,7 +50,7 @@ func testEmptied(t *testing.T, c redis.UniversalClient) {
 	w := NewStanding(s, pepper("a"), StandingOptions{Timeout: 10 * time.Second, Emptied: func() { told++ }})
 	w.expect(t, "a new store", true, false)
 	w.expect(t, "the same", true, false)
-	empty(t, c)
+	keystest.Empty(t, c)
 	w.expect(t, "emptied", false, true)
 	w.expect(t, "still", false, true)
 	if told != 1 {
@@ -79,7 +68,7 @@ func testEmptied(t *testing.T, c redis.UniversalClient) {
 func testEmptiedAndClaimed(t *testing.T, c redis.UniversalClient) {
 	s := NewStore(c)
 	w, _ := standing(t, s, pepper("a"))
-	empty(t, c)
+	keystest.Empty(t, c)
 	if err := s.CheckPepper(t.Context(), pepper("b")); !errors.Is(err, ErrUnclaimed) {
 		t.Errorf("a command at once: %v", err)
 	}
@@ -99,7 +88,7 @@ func testEmptiedAndClaimed(t *testing.T, c redis.UniversalClient) {
 		}
 	}
 	// A server without a mark, of an earlier version, that was first.
-	empty(t, c)
+	keystest.Empty(t, c)
 	c.Set(t.Context(), pepperKey, newPepperCheck(pepper("b")), 0)
 	w.expect(t, "with a pepper of another", false, true)
 }
@@ -117,10 +106,10 @@ func testAcceptEmpty(t *testing.T, c redis.UniversalClient) {
 		t.Error(err)
 	}
 	w, _ := standing(t, s, pepper("a"))
-	empty(t, c)
+	keystest.Empty(t, c)
 	accept(pepper("a")) // before anybody has noticed
 	w.expect(t, "accepted at once", true, false)
-	empty(t, c)
+	keystest.Empty(t, c)
 	w.expect(t, "emptied", false, true)
 	restarted, _ := standing(t, s, pepper("a"))
 	accept(pepper("a"))
@@ -139,7 +128,7 @@ func testAcceptEmpty(t *testing.T, c redis.UniversalClient) {
 	}
 	w.expect(t, "the store again", true, false)
 	// One that another pepper has claimed without any key.
-	empty(t, c)
+	keystest.Empty(t, c)
 	wrong, _ := standing(t, s, pepper("b"))
 	w.expect(t, "claimed by another", false, true)
 	accept(pepper("a"))
@@ -162,7 +151,7 @@ func testRefilled(t *testing.T, c redis.UniversalClient) {
 	s := NewStore(c)
 	w, _ := standing(t, s, pepper("a"))
 	other, _ := standing(t, s, pepper("a"))
-	empty(t, c)
+	keystest.Empty(t, c)
 	w.expect(t, "emptied", false, true)
 	if err := w.Refilled(t.Context()); err != nil {
 		t.Error(err)
@@ -182,7 +171,7 @@ func testStoreWithoutMarks(t *testing.T, c redis.UniversalClient) {
 	}
 	w.expect(t, "the first", true, false)
 	second.expect(t, "the second", true, false)
-	empty(t, c)
+	keystest.Empty(t, c)
 	c.Set(t.Context(), pepperKey, newPepperCheck(pepper("a")), 0) // by a server of before, restarted
 	w.expect(t, "emptied", false, true)
 	second.expect(t, "emptied, the second", false, true)
@@ -248,52 +237,10 @@ func testVouch(t *testing.T, c redis.UniversalClient) {
 	if err := wrong.Vouch(t.Context(), Digest{}); !errors.Is(err, ErrPepper) || !errors.Is(err, ErrUnvouched) {
 		t.Errorf("with a wrong pepper: %v", err)
 	}
-	empty(t, c)
+	keystest.Empty(t, c)
 	if err := w.Vouch(t.Context(), digest(1)); !errors.Is(err, ErrEmptied) {
 		t.Errorf("emptied: %v", err)
 	}
-}
-
-// A secret that an emptied store does not know is not refused, and a key in memory goes on like while the store is away.
-func testCacheOfAnEmptiedStore(t *testing.T, c redis.UniversalClient) {
-	s, h := NewStore(c), pepper("a")
-	var now atomic.Int64
-	clock := func() time.Time { return time.Unix(1_800_000_000, now.Load()) }
-	var cache *Cache
-	w := NewStanding(s, h, StandingOptions{Timeout: 10 * time.Second, Emptied: func() { cache.StoreEmptied() }})
-	cache = NewCache(s, CacheOptions{Vouch: w.Vouch, Now: clock, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
-	if _, err := w.Look(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	warm, cold := Sample(func(k *Key) { k.Digest = h.Digest("warm") }), Sample(func(k *Key) { k.ID, k.Digest = "key_cold", h.Digest("cold") })
-	for _, k := range []*Key{warm, cold} {
-		if err := s.Create(t.Context(), k); err != nil {
-			t.Fatal(err)
-		}
-	}
-	lookup := func(what, secret string, want error) {
-		t.Helper()
-		if g, err := cache.Lookup(t.Context(), h.Digest(secret)); !errors.Is(err, want) || want == nil && g.ID() != warm.ID {
-			t.Errorf("%s: %v", what, err)
-		}
-	}
-	lookup("warm", "warm", nil)
-	lookup("nobody's", "nobody", ErrUnknown)
-	empty(t, c)
-	lookup("cold, emptied", "cold", ErrEmptied)
-	lookup("warm, emptied", "warm", nil)
-	now.Add(int64(59 * time.Second))
-	lookup("warm, soon after", "warm", nil)
-	now.Add(int64(time.Second))
-	lookup("warm, after stale_for", "warm", ErrEmptied)
-	if err := s.AcceptEmpty(t.Context(), h); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Look(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	lookup("warm, accepted", "warm", ErrUnknown)
-	lookup("cold, accepted", "cold", ErrUnknown)
 }
 
 func testBrokenMark(t *testing.T, c redis.UniversalClient) {
@@ -321,12 +268,12 @@ func TestClaimWaitsForOthers(t *testing.T) {
 	c := keystest.NewEmbedded(t)
 	s := NewStore(c)
 	old, _ := standing(t, s, pepper("a"))
-	cache := NewCache(s, CacheOptions{})
-	ctx, end := context.WithCancel(t.Context())
-	defer end()
-	go cache.Run(ctx)
-	keystest.Await(t, "a listener", func(context.Context) bool { return cache.Stream().Listening })
-	empty(t, c)
+	listener := c.Subscribe(t.Context(), keystest.Changes)
+	defer listener.Close()
+	if _, err := listener.Receive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	keystest.Empty(t, c)
 	found := make(chan StandingState)
 	go func() {
 		_, state := standing(t, s, pepper("b"))
@@ -342,7 +289,7 @@ func TestClaimWaitsForOthers(t *testing.T) {
 		t.Errorf("%+v", state)
 	}
 	// Where those who listen remember nothing, it does not wait for ever.
-	empty(t, c)
+	keystest.Empty(t, c)
 	w := NewStanding(s, pepper("b"), StandingOptions{})
 	w.wait = time.Millisecond
 	if state, err := w.Look(t.Context()); err != nil || !state.Ready() {
@@ -505,7 +452,7 @@ func TestStandingWithoutRights(t *testing.T) {
 	if state := w.State(); state.Unseen != nil {
 		t.Errorf("%+v", state)
 	}
-	empty(t, c)
+	keystest.Empty(t, c)
 	w.expect(t, "emptied", false, true)
 }
 

@@ -15,38 +15,20 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// These share their stores, which are emptied between: a new cluster takes two seconds to take writes.
-func TestTeamsMembersAndAudit(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
-		for _, test := range []struct {
-			name string
-			run  func(*testing.T, redis.UniversalClient)
-		}{
-			{"Teams", testTeams},
-			{"DeleteTeamOnlyWhenEmpty", testDeleteTeamOnlyWhenEmpty},
-			{"TeamOfAWrongType", testTeamOfAWrongType},
-			{"Members", testMembers},
-			{"TokensThatAreRefused", testTokensThatAreRefused},
-			{"TheLastAdminStays", testTheLastAdminStays},
-			{"TwoAdminsRemoveEachOther", testTwoAdminsRemoveEachOther},
-			{"MemberChangedMeanwhile", testMemberChangedMeanwhile},
-			{"MostMembers", testMostMembers},
-			{"CorruptMembers", testCorruptMembers},
-			{"TokenIsShownOnceAndStoredNowhere", testTokenIsShownOnceAndStoredNowhere},
-			{"AuditOrder", testAuditOrder},
-			{"AuditPages", testAuditPages},
-			{"AuditIsCapped", testAuditIsCapped},
-			{"ManagerAsksTheTableOfRoles", testManagerAsksTheTableOfRoles},
-			{"ManagerOfAMember", testManagerOfAMember},
-			{"ManagerAudits", testManagerAudits},
-			{"ManagerRolesForKeys", testManagerRolesForKeys},
-		} {
-			if err := c.FlushAll(t.Context()).Err(); err != nil {
-				t.Fatal(err)
-			}
-			t.Run(test.name, func(t *testing.T) { test.run(t, c) })
-		}
-	})
+func TestTeamsAndMembers(t *testing.T) {
+	keystest.Parts{
+		"Teams":                            testTeams,
+		"DeleteTeamOnlyWhenEmpty":          testDeleteTeamOnlyWhenEmpty,
+		"TeamOfAWrongType":                 testTeamOfAWrongType,
+		"Members":                          testMembers,
+		"TokensThatAreRefused":             testTokensThatAreRefused,
+		"TheLastAdminStays":                testTheLastAdminStays,
+		"TwoAdminsRemoveEachOther":         testTwoAdminsRemoveEachOther,
+		"MemberChangedMeanwhile":           testMemberChangedMeanwhile,
+		"MostMembers":                      testMostMembers,
+		"CorruptMembers":                   testCorruptMembers,
+		"TokenIsShownOnceAndStoredNowhere": testTokenIsShownOnceAndStoredNowhere,
+	}.OnEveryStore(t)
 }
 
 func testTeams(t *testing.T, c redis.UniversalClient) {

@@ -351,7 +351,7 @@ func TestReadingsKnowAnUnchangedRecord(t *testing.T) {
 // With a store that hangs each caller has left by its time, wherever it waits, and ten trips open the breaker, however many
 // readings share them.
 func TestHungStoreBehindTrips(t *testing.T) {
-	c, _ := newTestCache(keystest.NewSilent(t), func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
+	c, _ := newTestCache(keystest.NewSilent(t), func(o *CacheOptions) { o.Breaker = NewBreaker(nil) })
 	bounded(c, 50*time.Millisecond)
 	c.trips.patience = slowTrip
 	lookup := func(n int) error {
@@ -363,7 +363,7 @@ func TestHungStoreBehindTrips(t *testing.T) {
 		return err
 	}
 	var work sync.WaitGroup
-	for n := range tripAfter - 1 {
+	for n := range opensAfter - 1 {
 		work.Go(func() {
 			if err := lookup(n); !errors.Is(err, context.DeadlineExceeded) {
 				t.Error(err)
@@ -372,13 +372,13 @@ func TestHungStoreBehindTrips(t *testing.T) {
 	}
 	work.Wait()
 	more := 0
-	for err := error(nil); !errors.Is(err, ErrStoreDown) && more <= tripAfter; more++ {
-		if err = lookup(tripAfter + more); !errors.Is(err, ErrStoreDown) && !errors.Is(err, context.DeadlineExceeded) {
+	for err := error(nil); !errors.Is(err, ErrStoreDown) && more <= opensAfter; more++ {
+		if err = lookup(opensAfter + more); !errors.Is(err, ErrStoreDown) && !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
 	}
 	// Those that came together made one trip, or some, but none for each.
-	if more < 2 || more > tripAfter {
+	if more < 2 || more > opensAfter {
 		t.Errorf("the breaker opened after %d more", more)
 	}
 	idle(t, c)
@@ -415,14 +415,14 @@ func TestReadingPassesASlowTrip(t *testing.T) {
 func TestBreakerCountsTrips(t *testing.T) {
 	client := keystest.NewEmbedded(t)
 	asked := watched(client)
-	c, _ := newTestCache(client, func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
+	c, _ := newTestCache(client, func(o *CacheOptions) { o.Breaker = NewBreaker(nil) })
 	g := gated(client)
 	var work sync.WaitGroup
 	g.close()
 	work.Go(func() { c.trips.read(t.Context(), owned{digest: Digest{99}}) }) // fails too, when the gate opens
 	keystest.Await(t, "a trip is under way", func(context.Context) bool { return len(g.all()) == 1 })
 	gone, leave := context.WithCancel(t.Context())
-	for i := range 2 * tripAfter {
+	for i := range 2 * opensAfter {
 		work.Go(func() {
 			if r := c.trips.read(t.Context(), owned{digest: digestOf(i)}); !errors.Is(r.err, errAway) {
 				t.Error(r.err)
@@ -434,20 +434,20 @@ func TestBreakerCountsTrips(t *testing.T) {
 			}
 		})
 	}
-	keystest.Await(t, "all wait", func(context.Context) bool { return c.trips.queued() == 4*tripAfter })
+	keystest.Await(t, "all wait", func(context.Context) bool { return c.trips.queued() == 4*opensAfter })
 	leave()
-	keystest.Await(t, "half of them have left", func(context.Context) bool { return c.trips.queued() == 2*tripAfter })
+	keystest.Await(t, "half of them have left", func(context.Context) bool { return c.trips.queued() == 2*opensAfter })
 	asked.away.Store(true)
 	g.open()
 	work.Wait()
 	idle(t, c)
-	for range tripAfter - 2 { // after two that failed
+	for range opensAfter - 2 { // after two that failed
 		if _, err := c.Lookup(t.Context(), digestOf(99)); !errors.Is(err, errAway) {
 			t.Fatalf("the breaker is open: %v", err)
 		}
 	}
-	if _, err := c.Lookup(t.Context(), digestOf(99)); !errors.Is(err, ErrStoreDown) {
-		t.Errorf("after %d trips: %v", tripAfter, err)
+	if !refuses(t, c, digestOf(99)) {
+		t.Errorf("not open after %d trips", opensAfter)
 	}
 }
 

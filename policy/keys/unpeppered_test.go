@@ -87,9 +87,3 @@ func TestTheMarkOfWeakSecretsIsIgnored(t *testing.T) {
 		}
 	}
 }
-
-func TestPeppered(t *testing.T) {
-	if NewHasher(nil).Peppered() || !NewHasher([]byte("p")).Peppered() {
-		t.Error("a hasher does not know whether it has a pepper")
-	}
-}

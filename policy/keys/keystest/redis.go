@@ -3,7 +3,9 @@ package keystest
 import (
 	"context"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,37 +32,37 @@ func OnEveryStoreAs(t *testing.T, acl connect.ACL, test func(t *testing.T, c red
 	t.Run("cluster", func(t *testing.T) { test(t, NewClusterAs(t, acl)) })
 }
 
-// Part is one of several tests that run on every store.
-type Part struct {
-	Name string
-	Test func(t *testing.T, c redis.UniversalClient)
-}
+// Parts are several tests that run on every store, by name.
+type Parts map[string]func(t *testing.T, c redis.UniversalClient)
 
-// PartsOnEveryStore runs each part on an empty store of each kind, as OnEveryStoreAs does with one test, under the name of
-// the kind and that of the part. Each has an embedded store and a server of its own. They share one cluster, which takes
+// OnEveryStoreAs runs each part on an empty store of each kind, under the name of the kind and that of the part, as
+// OnEveryStoreAs does with one test. Each has an embedded store and a server of its own. They share one cluster, which takes
 // two seconds to take writes and is emptied between them, with a client for each.
-func PartsOnEveryStore(t *testing.T, acl connect.ACL, parts ...Part) {
+func (p Parts) OnEveryStoreAs(t *testing.T, acl connect.ACL) {
 	t.Parallel()
-	run := func(kind string, start func(t *testing.T) redis.UniversalClient) {
-		t.Run(kind, func(t *testing.T) {
-			for _, part := range parts {
-				t.Run(part.Name, func(t *testing.T) { part.Test(t, start(t)) })
-			}
-		})
-	}
-	run("embedded", NewEmbedded)
-	run("server", func(t *testing.T) redis.UniversalClient { return NewServerAs(t, acl) })
+	t.Run("embedded", func(t *testing.T) { p.each(t, NewEmbedded) })
+	t.Run("server", func(t *testing.T) {
+		p.each(t, func(t *testing.T) redis.UniversalClient { return NewServerAs(t, acl) })
+	})
 	t.Run("cluster", func(t *testing.T) {
 		node := redistest.StartCluster(t, 1)[0]
 		addUser(t, node, acl)
-		for _, part := range parts {
-			t.Run(part.Name, func(t *testing.T) {
-				c := clusterClient(t, node)
-				Empty(t, c)
-				part.Test(t, c)
-			})
-		}
+		p.each(t, func(t *testing.T) redis.UniversalClient {
+			c := clusterClient(t, node)
+			Empty(t, c)
+			return c
+		})
 	})
+}
+
+// OnEveryStore is OnEveryStoreAs as the user of the commands.
+func (p Parts) OnEveryStore(t *testing.T) { p.OnEveryStoreAs(t, connect.CLIACL()) }
+
+// each runs the parts, each with a store that start makes.
+func (p Parts) each(t *testing.T, start func(t *testing.T) redis.UniversalClient) {
+	for _, name := range slices.Sorted(maps.Keys(p)) {
+		t.Run(name, func(t *testing.T) { p[name](t, start(t)) })
+	}
 }
 
 // NewEmbedded returns a client of an embedded store of its own.

@@ -1,0 +1,67 @@
+package keys
+
+import (
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"tollgate/policy/keys/keystest"
+)
+
+// opensAfter failures in a row the breaker opens, for 250 ms at a time.
+const opensAfter = 10
+
+// refuses reports whether a breaker that is open, and lets one try now and then, keeps a look-up from the store.
+func refuses(t *testing.T, c *Cache, d Digest) bool {
+	t.Helper()
+	for range 5 {
+		if _, err := c.Lookup(t.Context(), d); errors.Is(err, ErrStoreDown) {
+			return true
+		}
+	}
+	return false
+}
+
+// What the store says of one key is an answer, and says nothing against the store.
+func TestBreakerCountsNoAnswerAboutAKey(t *testing.T) {
+	for name, err := range map[string]error{"unknown": ErrUnknown, "corrupt": &CorruptError{Err: io.EOF}} {
+		b := NewBreaker(nil)
+		for range 2 * opensAfter {
+			if got := b.Do(LookUp, "", func() error { return err }); got != err {
+				t.Fatalf("%s: %v", name, got)
+			}
+		}
+	}
+}
+
+// The breaker between the cache and a store that hangs: known keys are served at once.
+func TestCacheBehindAnOpenBreaker(t *testing.T) {
+	client := keystest.NewEmbedded(t)
+	asked := watched(client)
+	c, clock := newTestCache(client, func(o *CacheOptions) { o.Breaker = NewBreaker(nil) })
+	k := Sample()
+	create(t, client, k)
+	status(t, c, k.Digest)
+	bounded(c, time.Millisecond)
+	clock.Advance(time.Minute)
+	asked.mute.Store(true)
+	for range opensAfter {
+		if got := status(t, c, k.Digest); got != Active {
+			t.Error(got)
+		}
+	}
+	idle(t, c)
+	reads, began := asked.reads.Load(), time.Now()
+	for range 100 {
+		if got := status(t, c, k.Digest); got != Active {
+			t.Error(got)
+		}
+	}
+	if !refuses(t, c, Digest{9}) {
+		t.Error("a secret that is not known is asked for")
+	}
+	if n, tries := asked.reads.Load()-reads, int64(time.Since(began)/(250*time.Millisecond))+1; n > tries {
+		t.Errorf("the store was asked %d times, want at most %d", n, tries)
+	}
+}
