@@ -78,7 +78,7 @@ func TestApply(t *testing.T) {
 		}
 		after := keystest.Dump(t, c)
 		for _, id := range []string{"key_acme", "key_gen1"} {
-			if after[recordKey(id)] != before[recordKey(id)] {
+			if after[keystest.RecordKey(id)] != before[keystest.RecordKey(id)] {
 				t.Errorf("%s changed", id)
 			}
 		}
@@ -281,7 +281,7 @@ func TestApplyGoesOnWithoutWhatIsEnded(t *testing.T) {
 			keystest.Must[*Key](t)(m.Delete(ctx, id))
 		}
 		for _, id := range []string{"key_sick", "key_illy"} {
-			c.Set(ctx, recordKey(id), "{", 0)
+			c.Set(ctx, keystest.RecordKey(id), "{", 0)
 		}
 		file := "keys:\n" + strings.ReplaceAll(strings.ReplaceAll(lines, "name: key_good", "name: better"), "id: key_move", "id: key_moved") +
 			"- {id: key_new1, hash: " + hashOf("new") + "}\n"
@@ -307,7 +307,7 @@ func TestApplyGoesOnWithoutWhatIsEnded(t *testing.T) {
 			}
 		}
 		for _, id := range []string{"key_sick", "key_illy"} {
-			if got := c.Get(ctx, recordKey(id)).Val(); got != "{" {
+			if got := c.Get(ctx, keystest.RecordKey(id)).Val(); got != "{" {
 				t.Errorf("%s is now %s", id, got)
 			}
 		}
@@ -375,7 +375,7 @@ func TestApplyTwiceIsOnce(t *testing.T) {
 					r.Fatal(err)
 				}
 				if k.API == "genapi" || k.Team != "orbit" {
-					foreign[recordKey(k.ID)] = c.Get(t.Context(), recordKey(k.ID)).Val()
+					foreign[keystest.RecordKey(k.ID)] = c.Get(t.Context(), keystest.RecordKey(k.ID)).Val()
 				}
 			}
 			if where != "store" && k.API == "pictify" && k.Team == "orbit" {

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -13,8 +14,8 @@ import (
 // A change of a record with very many addresses leaves two short lines, which still tell one list from another.
 func TestAuditIsBoundedByBytes(t *testing.T) {
 	c := keystest.NewServer(t)
-	ctx, m := t.Context(), operatorOf(c, nil)
-	k, _ := mustCreate(t, m, func(k *Key) { k.Note = strings.Repeat("ä", 500) })
+	ctx, a := t.Context(), NewAudit(c, 1000)
+	k := Sample(func(k *Key) { k.Note = strings.Repeat("ä", 500) })
 	lists := make([][]netip.Prefix, 2)
 	for i := range lists {
 		for n := range 900 {
@@ -22,15 +23,25 @@ func TestAuditIsBoundedByBytes(t *testing.T) {
 		}
 	}
 	lists[1][899] = netip.MustParsePrefix("192.0.2.1/32")
-	for i := range lists {
-		if _, err := m.Update(ctx, k.ID, Patch{IPs: &lists[i]}); err != nil {
+	change := func(before, after *Key) {
+		t.Helper()
+		e := anIntent()
+		e.Before, e.After = keystest.Must[json.RawMessage](t)(RecordForAudit(before)), keystest.Must[json.RawMessage](t)(RecordForAudit(after))
+		if err := a.Do(ctx, e, func(context.Context) error { return nil }); err != nil {
 			t.Fatal(err)
 		}
+	}
+	change(nil, k)
+	for _, list := range lists {
+		next := *k
+		next.IPs = list
+		change(k, &next)
+		k = &next
 	}
 	if used := c.MemoryUsage(ctx, auditKey, 0).Val(); used > 3*3*maxSideBytes {
 		t.Errorf("three changes take %d bytes", used)
 	}
-	entries, _, err := m.ReadAudit(ctx, "", 10, NewestFirst)
+	entries, _, err := a.Read(ctx, "", 10, NewestFirst)
 	if err != nil || len(entries) != 6 {
 		t.Fatalf("%d entries, %v", len(entries), err)
 	}

@@ -96,15 +96,14 @@ func watched(c redis.UniversalClient) *spy {
 // change writes the record, and with a message publishes it in the same step, as every script that changes a key does.
 func change(t *testing.T, c redis.UniversalClient, k *Key, published bool) {
 	t.Helper()
-	data, err := encodeRecord(k)
-	if err != nil {
-		t.Fatal(err)
-	}
+	scratch := keystest.NewEmbedded(t)
+	create(t, scratch, k)
+	data := keystest.Must[string](t)(scratch.Get(t.Context(), keystest.RecordKey(k.ID)).Result())
 	script := `redis.call('SET', KEYS[1], ARGV[1])`
 	if published {
 		script += ` redis.call('PUBLISH', 'tg:v1:changes', ARGV[2])`
 	}
-	if err := c.Eval(t.Context(), script, []string{recordKey(k.ID)}, data, changeOf(k, time.Now())).Err(); err != nil && !errors.Is(err, redis.Nil) {
+	if err := c.Eval(t.Context(), script, []string{keystest.RecordKey(k.ID)}, data, changeOf(k, time.Now())).Err(); err != nil && !errors.Is(err, redis.Nil) {
 		t.Fatal(err)
 	}
 }
@@ -211,7 +210,7 @@ func TestLostCreationCostsTheTTL(t *testing.T) {
 	if _, err := c.Lookup(t.Context(), Sample().Digest); err != ErrUnknown {
 		t.Fatal(err)
 	}
-	if err := client.Set(t.Context(), secretKey(Sample().Digest), Sample().ID, 0).Err(); err != nil {
+	if err := client.Set(t.Context(), keystest.SecretKey(Sample().Digest), Sample().ID, 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	change(t, client, Sample(), false)
@@ -386,7 +385,7 @@ func TestCorruptRecord(t *testing.T) {
 	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
-	if err := client.Set(t.Context(), recordKey(k.ID), "{", 0).Err(); err != nil {
+	if err := client.Set(t.Context(), keystest.RecordKey(k.ID), "{", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	c.apply(changeOf(k, time.Now()))
@@ -405,7 +404,7 @@ func TestCorruptRecord(t *testing.T) {
 		t.Errorf("repaired: %s", got)
 	}
 	// A key that was known fails closed too, also when the broken record shows by its TTL.
-	if err := client.Set(t.Context(), recordKey(k.ID), "{", 0).Err(); err != nil {
+	if err := client.Set(t.Context(), keystest.RecordKey(k.ID), "{", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	clock.Advance(30 * time.Second)
@@ -521,7 +520,7 @@ func TestRemovedKey(t *testing.T) {
 	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
-	client.Del(t.Context(), secretKey(k.Digest))
+	client.Del(t.Context(), keystest.SecretKey(k.Digest))
 	clock.Advance(30 * time.Second)
 	if _, err := c.Lookup(t.Context(), k.Digest); err != ErrUnknown {
 		t.Error(err)

@@ -228,7 +228,7 @@ func TestOneReplicaBeatsForAll(t *testing.T) {
 	client := keystest.NewEmbedded(t)
 	c, clock := newTestCache(client)
 	ticks := run(t, c)
-	sub := client.Subscribe(t.Context(), changesChannel)
+	sub := client.Subscribe(t.Context(), keystest.Changes)
 	defer sub.Close()
 	if _, err := sub.Receive(t.Context()); err != nil {
 		t.Fatal(err)
@@ -236,13 +236,13 @@ func TestOneReplicaBeatsForAll(t *testing.T) {
 	const beats = 6
 	for range beats {
 		clock.Advance(beat / 2)
-		if err := client.Publish(t.Context(), changesChannel, "hb").Err(); err != nil {
+		if err := client.Publish(t.Context(), keystest.Changes, "hb").Err(); err != nil {
 			t.Fatal(err)
 		}
 		keystest.Await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
 		ticks <- time.Time{}
 	}
-	if err := client.Publish(t.Context(), changesChannel, "end").Err(); err != nil {
+	if err := client.Publish(t.Context(), keystest.Changes, "end").Err(); err != nil {
 		t.Fatal(err)
 	}
 	for n := 0; ; n++ {

@@ -113,7 +113,7 @@ func testSetPlans(t *testing.T, c redis.UniversalClient) {
 	}
 	raced := &keystest.Overtake{Name: "evalsha", N: 1}
 	raced.Do = func() {
-		if err := c.HSet(ctx, membersKey("pictify", "orbit"), teamField, `{"api":"pictify","name":"orbit"}`).Err(); err != nil {
+		if err := c.HSet(ctx, keystest.MembersKey("pictify", "orbit"), "team", `{"api":"pictify","name":"orbit"}`).Err(); err != nil {
 			t.Error(err)
 		}
 	}
@@ -121,7 +121,7 @@ func testSetPlans(t *testing.T, c redis.UniversalClient) {
 	if _, err := s.store.SetPlans(ctx, "pictify", "orbit", nil); !errors.Is(err, ErrConflict) {
 		t.Errorf("somebody else was faster: %v", err)
 	}
-	c.HSet(ctx, membersKey("pictify", "orbit"), teamField, "{")
+	c.HSet(ctx, keystest.MembersKey("pictify", "orbit"), "team", "{")
 	_, err := s.store.SetPlans(ctx, "pictify", "orbit", nil)
 	expectCorrupt(t, "SetPlans", err, "team pictify/orbit", "not the record")
 }

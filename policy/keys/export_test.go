@@ -116,7 +116,7 @@ func TestExportFiltersAndSorts(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		c.Set(t.Context(), recordKey("key_0003"), "{", 0)
+		c.Set(t.Context(), keystest.RecordKey("key_0003"), "{", 0)
 		var out bytes.Buffer
 		n, err := m.Export(t.Context(), &out, ExportJSONLines, Filter{API: "pictify", Team: "acme"})
 		var corrupt *CorruptError

@@ -532,7 +532,7 @@ func TestImportOfManyRecords(t *testing.T) {
 func TestImportRefusesWithoutAudit(t *testing.T) {
 	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
-	c.Set(t.Context(), auditKey, "not a stream", 0)
+	c.Set(t.Context(), keystest.Audit, "not a stream", 0)
 	if _, err := m.Import(t.Context(), many(3), operator("pictify")); !errors.Is(err, ErrNotAudited) {
 		t.Errorf("%v", err)
 	}
@@ -581,7 +581,7 @@ func TestImportTellsWhatStoppedIt(t *testing.T) {
 		t.Errorf("%+v, %v", report, err)
 	}
 	bad := derivedID(m.hasher.Digest(manySecret(2)))
-	c.Set(t.Context(), recordKey(bad), "{", 0)
+	c.Set(t.Context(), keystest.RecordKey(bad), "{", 0)
 	if report, err = m.Import(t.Context(), many(3), operator("pictify")); err != nil || report.Refused != 1 || report.Skipped != 2 {
 		t.Errorf("%+v, %v", report, err)
 	}

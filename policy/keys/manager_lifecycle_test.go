@@ -114,7 +114,7 @@ func testCrashes(t *testing.T, c redis.UniversalClient) {
 					t.Errorf("the key does not work: %v", err)
 				}
 				// No other key can have the secret by either.
-				if got := c.Get(ctx, secretKey(from)).Val(); got != k.ID && got != "former:"+k.ID {
+				if got := c.Get(ctx, keystest.SecretKey(from)).Val(); got != k.ID && got != "former:"+k.ID {
 					t.Errorf("the place of the old digest holds %q", got)
 				}
 			}, true},

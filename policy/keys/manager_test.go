@@ -345,8 +345,8 @@ func testChangesAreAudited(t *testing.T, c redis.UniversalClient) {
 	}
 	// Without its line no change is made.
 	before := keystest.Dump(t, c)
-	c.Del(ctx, auditKey)
-	c.Set(ctx, auditKey, "not a stream", 0)
+	c.Del(ctx, keystest.Audit)
+	c.Set(ctx, keystest.Audit, "not a stream", 0)
 	for what, call := range map[string]func() error{
 		"create": func() error { _, _, err := m.Create(ctx, liveKey(), false); return err },
 		"update": func() error { _, err := m.Update(ctx, next.ID, Patch{Name: &name}); return err },
@@ -359,8 +359,8 @@ func testChangesAreAudited(t *testing.T, c redis.UniversalClient) {
 		}
 	}
 	after := keystest.Dump(t, c)
-	delete(before, auditKey)
-	delete(after, auditKey)
+	delete(before, keystest.Audit)
+	delete(after, keystest.Audit)
 	if !reflect.DeepEqual(before, after) {
 		t.Error("something was changed without an audit line")
 	}

@@ -249,7 +249,7 @@ func testManagerAudits(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("before %s, after %s", role.Before, role.After)
 	}
 	var stream strings.Builder
-	for _, m := range c.XRange(ctx, auditKey, "-", "+").Val() {
+	for _, m := range c.XRange(ctx, keystest.Audit, "-", "+").Val() {
 		fmt.Fprint(&stream, m)
 	}
 	for _, token := range s.operatorsTokens {
@@ -347,7 +347,7 @@ func TestManagerRefusesBeforeTheAudit(t *testing.T) {
 		t.Errorf("%d entries", n-told)
 	}
 	// A record that cannot be read can be removed, and its audit has no record of before.
-	c.HSet(ctx, membersKey("pictify", "orbit"), s.vic.ID, "{")
+	c.HSet(ctx, keystest.MembersKey("pictify", "orbit"), s.vic.ID, "{")
 	if err := s.operator.RemoveMember(ctx, "pictify", "orbit", s.vic.ID); err != nil {
 		t.Fatal(err)
 	}

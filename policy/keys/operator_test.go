@@ -70,14 +70,14 @@ func mustCreate(t *testing.T, m *Manager, edits ...func(*Key)) (*Key, string) {
 // messages returns what is published while f runs.
 func messages(t *testing.T, c redis.UniversalClient, f func()) []string {
 	t.Helper()
-	sub := keystest.Administrator(t, c).Subscribe(t.Context(), changesChannel)
+	sub := keystest.Administrator(t, c).Subscribe(t.Context(), keystest.Changes)
 	defer sub.Close()
 	if _, err := sub.Receive(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	incoming := sub.Channel(redis.WithChannelSize(10_000))
 	f()
-	if err := c.Publish(t.Context(), changesChannel, "the end").Err(); err != nil {
+	if err := c.Publish(t.Context(), keystest.Changes, "the end").Err(); err != nil {
 		t.Fatal(err)
 	}
 	var all []string

@@ -92,17 +92,17 @@ func TestReadAheadFindsChanges(t *testing.T) {
 	}{
 		"nothing": {want: "active", stale: "active"},
 		"deleted": {between: func(t *testing.T, _ *Cache, client redis.UniversalClient, k *Key) {
-			client.Del(t.Context(), secretKey(k.Digest))
+			client.Del(t.Context(), keystest.SecretKey(k.Digest))
 		}, want: ErrUnknown.Error(), stale: ErrUnknown.Error()},
 		"corrupt": {between: func(t *testing.T, _ *Cache, client redis.UniversalClient, k *Key) {
-			client.Set(t.Context(), recordKey(k.ID), "{", 0)
+			client.Set(t.Context(), keystest.RecordKey(k.ID), "{", 0)
 		}, want: "corrupt", stale: ErrNotCached.Error()},
 		"the secret is another key's": {between: func(t *testing.T, _ *Cache, client redis.UniversalClient, k *Key) {
 			other := Sample(func(o *Key) { o.ID, o.Digest, o.Status = "key_other", Digest{5}, Inactive })
 			create(t, client, other)
 			other.Digest = k.Digest
 			change(t, client, other, false)
-			client.Set(t.Context(), secretKey(k.Digest), other.ID, 0)
+			client.Set(t.Context(), keystest.SecretKey(k.Digest), other.ID, 0)
 		}, want: "inactive", stale: "inactive"},
 		"told of a change meanwhile": {during: func(t *testing.T, c *Cache, client redis.UniversalClient, k *Key) {
 			change(t, client, revoked(k), false)
@@ -184,7 +184,7 @@ func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 		create(t, client, k)
 		list = append(list, k)
 	}
-	client.AddHook(loses{[]string{secretKey(list[0].Digest), recordKey(list[1].ID)}})
+	client.AddHook(loses{[]string{keystest.SecretKey(list[0].Digest), keystest.RecordKey(list[1].ID)}})
 	ahead := func(list []*Key) (before int64) {
 		before = c.now()
 		for _, k := range list {
@@ -212,7 +212,7 @@ func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 	if s := c.Stats(); s.Refreshes != opensAfter+1 || opened != 0 {
 		t.Errorf("the breaker opened %d times; %+v", opened, s)
 	}
-	client.AddHook(loses{[]string{recordKey(list[0].ID), secretKey(list[1].Digest)}})
+	client.AddHook(loses{[]string{keystest.RecordKey(list[0].ID), keystest.SecretKey(list[1].Digest)}})
 	for range opensAfter {
 		ahead(list[:2])
 	}

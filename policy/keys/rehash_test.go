@@ -113,7 +113,7 @@ func TestRehashesAreAudited(t *testing.T) {
 	r := NewRehashes(store, NewAudit(c, 0), Actor{Name: "serve", Operator: true})
 	again, failed := make(chan time.Time), make(chan error)
 	r.pause = func() <-chan time.Time { return again }
-	if err := c.Set(t.Context(), auditKey, "x", 0).Err(); err != nil {
+	if err := c.Set(t.Context(), keystest.Audit, "x", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	go r.Run(t.Context(), func(_ string, err error) { failed <- err })
@@ -150,7 +150,7 @@ func testSeedIsAudited(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("a file that adds nothing is audited: %+v", again)
 	}
 	// A create that was cut short is completed, a rehashed key and a deleted one are not touched.
-	c.Del(ctx, secretKey(Digest{1}))
+	c.Del(ctx, keystest.SecretKey(Digest{1}))
 	seed(1)
 	if _, err := m.store.Lookup(ctx, Digest{1}); err != nil {
 		t.Error(err)
@@ -170,12 +170,12 @@ func testSeedIsAudited(t *testing.T, c redis.UniversalClient) {
 	}
 	m.who = Actor{Name: "ops", Operator: true}
 	entries = append(entries, entry("key_six6", 6))
-	c.Del(ctx, auditKey)
-	c.Set(ctx, auditKey, "x", 0)
+	c.Del(ctx, keystest.Audit)
+	c.Set(ctx, keystest.Audit, "x", 0)
 	if added, err := m.Seed(ctx, entries, from); added != 0 || !errors.Is(err, ErrNotAudited) {
 		t.Errorf("without audit: %d, %v", added, err)
 	}
-	c.Del(ctx, auditKey)
+	c.Del(ctx, keystest.Audit)
 	if _, err := m.store.Get(ctx, "key_six6"); !errors.Is(err, ErrNoKey) {
 		t.Errorf("it was added all the same: %v", err)
 	}
@@ -185,8 +185,8 @@ func testRepairIsAudited(t *testing.T, c redis.UniversalClient) {
 	ctx, m := t.Context(), operatorOf(c, nil)
 	k, _ := mustCreate(t, m)
 	other, _ := mustCreate(t, m)
-	c.Del(ctx, secretKey(k.Digest))
-	c.ZRem(ctx, indexKey(k.API, ""), k.ID)
+	c.Del(ctx, keystest.SecretKey(k.Digest))
+	c.ZRem(ctx, keystest.IndexKey(k.API, ""), k.ID)
 	if report, err := m.Repair(ctx, ""); err != nil || !reflect.DeepEqual(report.IDs, []string{k.ID}) || report.Linked != 1 || report.Indexed != 1 {
 		t.Errorf("%+v, %v", report, err)
 	}

@@ -34,12 +34,18 @@ func TestSeed(t *testing.T) {
 			}
 		}
 		// Nothing that stands is changed or revived, whatever the file says.
-		revoked := Sample(func(k *Key) { k.Status, k.Digest, k.Version = Revoked, h.Digest(secret), 2 })
-		data, _ := encodeRecord(revoked)
-		c.Set(ctx, recordKey(revoked.ID), data, 0)
-		gone, _ := encodeRecord(Sample(func(k *Key) { k.ID, k.Status, k.Digest = "key_hash", Deleted, h.Digest(second) }))
-		c.Set(ctx, recordKey("key_hash"), gone, 0)
-		c.Del(ctx, secretKey(h.Digest(second)))
+		for _, e := range entries {
+			revoked := e.Key
+			revoked.Status = Revoked
+			if _, err := s.Write(ctx, &e.Key, &revoked); err != nil {
+				t.Fatal(err)
+			}
+		}
+		gone := keystest.Must[*Key](t)(s.Get(ctx, "key_hash"))
+		if err := s.Delete(ctx, gone); err != nil {
+			t.Fatal(err)
+		}
+		c.Del(ctx, keystest.SecretKey(h.Digest(second)))
 		third := Sample(func(k *Key) { k.ID, k.Digest = "key_third", Digest{3} })
 		if added, err := s.Seed(ctx, append(file(), Entry{Key: *third}), h); added != 1 || err != nil {
 			t.Fatalf("Seed again = %d, %v", added, err)

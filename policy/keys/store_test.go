@@ -337,3 +337,18 @@ func TestStoreNotReachable(t *testing.T) {
 		t.Errorf("Lookup = %v", err)
 	}
 }
+
+// A record that is as it was is said to be the same, unless it is to be decoded in any case.
+func TestReadingsKnowAnUnchangedRecord(t *testing.T) {
+	s, k := NewStore(keystest.NewEmbedded(t)), Sample()
+	if err := s.Create(t.Context(), k); err != nil {
+		t.Fatal(err)
+	}
+	first := s.readings(t.Context(), []owned{{digest: k.Digest}}, s.pipeline)[0]
+	list := []owned{{k.Digest, k.ID, first.sum}, {k.Digest, k.ID, 0}, {k.Digest, "key_other", first.sum}, {k.Digest, k.ID, first.sum + 1}}
+	for i, r := range s.readings(t.Context(), list, s.pipeline) {
+		if r.err != nil || r.same != (i == 0) || (r.key == nil) != r.same || r.sum != first.sum {
+			t.Errorf("%d: %+v", i, r)
+		}
+	}
+}

@@ -187,7 +187,7 @@ func TestTripsAreBoundedAndStartAtOnce(t *testing.T) {
 	status(t, c, k.Digest)
 	clock.Advance(30 * time.Second)
 	status(t, c, k.Digest)
-	if got, want := fmt.Sprint(g.all()), fmt.Sprintf("[[%[1]s] [%[2]s] [%[1]s %[2]s]]", secretKey(k.Digest), recordKey(k.ID)); got != want {
+	if got, want := fmt.Sprint(g.all()), fmt.Sprintf("[[%[1]s] [%[2]s] [%[1]s %[2]s]]", keystest.SecretKey(k.Digest), keystest.RecordKey(k.ID)); got != want {
 		t.Errorf("trips of one reading after the other: %s", got)
 	}
 	g.close()
@@ -256,7 +256,7 @@ func TestCallerLeavesAQueue(t *testing.T) {
 	}
 	g.open()
 	work.Wait()
-	if trips := g.all(); len(trips) != 2 || !slices.Equal(trips[1], []string{secretKey(k.Digest), recordKey(k.ID)}) {
+	if trips := g.all(); len(trips) != 2 || !slices.Equal(trips[1], []string{keystest.SecretKey(k.Digest), keystest.RecordKey(k.ID)}) {
 		t.Errorf("%q", trips)
 	}
 	idle(t, c)
@@ -276,11 +276,17 @@ func TestReadingsOfATripAreApart(t *testing.T) {
 		}
 		ctx := t.Context()
 		broken := []func(n int){
-			2: func(n int) { admin.Del(ctx, recordKey(key(n).ID)); admin.RPush(ctx, recordKey(key(n).ID), "x") },
-			3: func(n int) { admin.Del(ctx, secretKey(digestOf(n))); admin.RPush(ctx, secretKey(digestOf(n)), "x") },
-			4: func(n int) { admin.Set(ctx, recordKey(key(n).ID), "{", 0) },
-			5: func(n int) { admin.Del(ctx, recordKey(key(n).ID)) },
-			6: func(n int) { admin.Del(ctx, secretKey(digestOf(n))) },
+			2: func(n int) {
+				admin.Del(ctx, keystest.RecordKey(key(n).ID))
+				admin.RPush(ctx, keystest.RecordKey(key(n).ID), "x")
+			},
+			3: func(n int) {
+				admin.Del(ctx, keystest.SecretKey(digestOf(n)))
+				admin.RPush(ctx, keystest.SecretKey(digestOf(n)), "x")
+			},
+			4: func(n int) { admin.Set(ctx, keystest.RecordKey(key(n).ID), "{", 0) },
+			5: func(n int) { admin.Del(ctx, keystest.RecordKey(key(n).ID)) },
+			6: func(n int) { admin.Del(ctx, keystest.SecretKey(digestOf(n))) },
 			7: func(n int) {
 				change(t, client, Sample(func(k *Key) { k.ID, k.Digest = "key_moved", digestOf(n) }), false)
 			},
@@ -290,7 +296,7 @@ func TestReadingsOfATripAreApart(t *testing.T) {
 				spoil(n)
 			}
 		}
-		admin.Set(ctx, secretKey(digestOf(7)), "key_moved", 0)
+		admin.Set(ctx, keystest.SecretKey(digestOf(7)), "key_moved", 0)
 		var list []owned
 		for n := range 8 {
 			list = append(list, owned{digest: digestOf(n), id: key(n).ID}, owned{digest: digestOf(n)}) // known here, and not
@@ -332,20 +338,6 @@ func TestReadingsOfATripAreApart(t *testing.T) {
 		}
 		idle(t, c)
 	})
-}
-
-// A record that is as it was is said to be the same, unless it is to be decoded in any case.
-func TestReadingsKnowAnUnchangedRecord(t *testing.T) {
-	client := keystest.NewEmbedded(t)
-	s, k := NewStore(client), Sample()
-	create(t, client, k)
-	first := s.readings(t.Context(), []owned{{digest: k.Digest}}, s.pipeline)[0]
-	list := []owned{{k.Digest, k.ID, first.sum}, {k.Digest, k.ID, 0}, {k.Digest, "key_other", first.sum}, {k.Digest, k.ID, first.sum + 1}}
-	for i, r := range s.readings(t.Context(), list, s.pipeline) {
-		if r.err != nil || r.same != (i == 0) || (r.key == nil) != r.same || r.sum != first.sum {
-			t.Errorf("%d: %+v", i, r)
-		}
-	}
 }
 
 // With a store that hangs each caller has left by its time, wherever it waits, and ten trips open the breaker, however many
@@ -497,7 +489,7 @@ func TestOvertakenReadingOfATrip(t *testing.T) {
 		}
 	}
 	for n, want := range []int{1, 2, 2} {
-		if got := reads[secretKey(list[n].Digest)]; got != want {
+		if got := reads[keystest.SecretKey(list[n].Digest)]; got != want {
 			t.Errorf("key %d was read %d times", n, got)
 		}
 	}

@@ -49,17 +49,18 @@ func TestTheMarkOfWeakSecretsIsIgnored(t *testing.T) {
 		"lines": func(m *Manager) (ImportReport, error) { return m.Import(t.Context(), fromLines(line), ImportOptions{}) },
 		"yaml":  func(m *Manager) (ImportReport, error) { return m.Import(t.Context(), fromYAML(yaml), ImportOptions{}) },
 	} {
-		m := transferManager(keystest.NewEmbedded(t), NewHasher(nil))
+		c := keystest.NewEmbedded(t)
+		m := transferManager(c, NewHasher(nil))
 		if report, err := records(m); err != nil || report.Created != 1 {
 			t.Errorf("%s: %+v, %v", name, report, err)
 		}
 		// The record as an earlier version wrote it: the same import finds it, and every change replaces it.
-		old, err := m.store.client.Get(t.Context(), recordKey("key_weak")).Result()
+		old, err := c.Get(t.Context(), keystest.RecordKey("key_weak")).Result()
 		marked := strings.Replace(old, `"version":1,`, `"version":1,"weak":true,`, 1)
 		if err != nil || marked == old {
 			t.Fatal(old, err)
 		}
-		if err := m.store.client.Set(t.Context(), recordKey("key_weak"), marked, 0).Err(); err != nil {
+		if err := c.Set(t.Context(), keystest.RecordKey("key_weak"), marked, 0).Err(); err != nil {
 			t.Fatal(err)
 		}
 		if report, err := records(m); err != nil || report.Skipped != 1 {
@@ -75,7 +76,7 @@ func TestTheMarkOfWeakSecretsIsIgnored(t *testing.T) {
 		if k, err := m.Update(t.Context(), "key_weak", Patch{Scopes: &scopes}); err != nil || k.Version != 2 {
 			t.Errorf("update: %+v, %v", k, err)
 		}
-		if now := m.store.client.Get(t.Context(), recordKey("key_weak")).Val(); strings.Contains(now, `"weak"`) {
+		if now := c.Get(t.Context(), keystest.RecordKey("key_weak")).Val(); strings.Contains(now, `"weak"`) {
 			t.Errorf("written again: %s", now)
 		}
 		_, digest, err := parseHash(AlgorithmHMACSHA256 + ":" + hash)

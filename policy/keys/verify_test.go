@@ -76,7 +76,7 @@ func testVerify(t *testing.T, c redis.UniversalClient) {
 		t.Fatal(err)
 	}
 	expect(other, "", VerifyUnknown)
-	c.Set(ctx, recordKey(next.ID), "{", 0)
+	c.Set(ctx, keystest.RecordKey(next.ID), "{", 0)
 	_, _, err = m.Verify(ctx, second)
 	expectCorrupt(t, "verify", err, next.ID, "not a record")
 }

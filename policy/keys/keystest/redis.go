@@ -88,6 +88,15 @@ func NewServerAs(t *testing.T, acl connect.ACL) redis.UniversalClient {
 	return closed(t, c)
 }
 
+// NewServerWith returns a client of a server of its own, as a user with these rules of an ACL and nothing else.
+func NewServerWith(t *testing.T, rules ...string) redis.UniversalClient {
+	s := redistest.Start(t, redistest.SocketOnly)
+	s.AddUser(t, userName, rules)
+	o := optionsOf(s)
+	o.Username, o.Password = userName, userName
+	return closed(t, redis.NewClient(o))
+}
+
 // NewClusterAs is NewServerAs with a cluster of one node.
 func NewClusterAs(t *testing.T, acl connect.ACL) redis.UniversalClient {
 	node := redistest.StartCluster(t, 1)[0]
