@@ -123,7 +123,10 @@ func testSetPlans(t *testing.T, c redis.UniversalClient) {
 	}
 	c.HSet(ctx, keystest.MembersKey("pictify", "orbit"), "team", "{")
 	_, err := s.store.SetPlans(ctx, "pictify", "orbit", nil)
-	expectCorrupt(t, "SetPlans", err, "team pictify/orbit", "not the record")
+	var corrupt *CorruptError
+	if !errors.As(err, &corrupt) || corrupt.ID != "team pictify/orbit" || !strings.Contains(err.Error(), "not the record") {
+		t.Errorf("SetPlans: %v", err)
+	}
 }
 
 // A secret that somebody has written into a text stays out of the store.
@@ -163,26 +166,8 @@ func testTextsHoldNoSecret(t *testing.T, c redis.UniversalClient) {
 	}
 }
 
-// Of the name of a team or member nobody knows which API's keys it could hold, and members' tokens are secrets, too.
+// Neither a team nor a member gets a name that holds a key or a token.
 func TestNamesHoldNoSecret(t *testing.T) {
-	random := NewSecret("")[:randomBytes]
-	for name, want := range map[string]bool{
-		Seal("pk_live_", random):                           true,
-		Seal("", random):                                   true,
-		Seal("a.b~c+d/e=f-", random+"longer"):              true,
-		"Ann <" + Seal("tgm_", random) + "> of é":          true,
-		"key:" + Seal("pk_test_", random) + "and more":     true,
-		"pk_live_" + Seal("pk_test_", random):              true,
-		Seal("pk_live_", random[1:]):                       false,
-		Seal("pk_live_", random[:9]+"_"+random[10:]):       false,
-		Seal("pk_live_", random)[:len("pk_live_")+32]:      false,
-		strings.Replace(Seal("pk ", random), "pk ", "", 1): false,
-		"Ann": false, "": false, "orbit's team of 27 people and more of them": false,
-	} {
-		if err := nameSecret("name", name); (err != nil) != want || err != nil && strings.Contains(err.Error(), random) {
-			t.Errorf("%q: %v", name, err)
-		}
-	}
 	c := keystest.NewEmbedded(t)
 	s := newStaff(t, c)
 	before, told := s.state(), len(s.entries())

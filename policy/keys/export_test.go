@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -153,5 +154,17 @@ func TestExportFails(t *testing.T) {
 	cancel()
 	if _, err := m.Export(ctx, &bytes.Buffer{}, ExportYAML, Filter{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
+	}
+}
+
+// A field of a key that the form forgets comes back empty.
+func TestEveryFieldIsInTheYAMLForm(t *testing.T) {
+	want := FullKey()
+	want.Other = Digest{} // no part of an export
+	f := FieldsOf(want)
+	file := f.appendYAML([]byte("keys:\n"))
+	entries, err := ParseFile("all", file)
+	if err != nil || len(entries) != 1 || !reflect.DeepEqual(&entries[0].Key, want) {
+		t.Errorf("%s came back as %+v, %v", file, entries, err)
 	}
 }

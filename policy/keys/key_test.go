@@ -2,6 +2,7 @@ package keys
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -188,5 +189,21 @@ func TestParseAddress(t *testing.T) {
 		if got, err := parseAddress(in); err == nil || err.Error() != want {
 			t.Errorf("parseAddress(%q) = %v, %v; want %s", in, got, err, want)
 		}
+	}
+}
+
+// The time to judge a list grows with the list.
+func TestValidateLongLists(t *testing.T) {
+	var scopes []string
+	for i := range 100_000 {
+		scopes = append(scopes, fmt.Sprintf("s%d", i))
+	}
+	began := time.Now()
+	k := sample(func(k *Key) { k.Scopes = append(scopes, "s5") })
+	if err := k.Validate(); err == nil || err.Error() != `scopes[100000]: "s5" is named twice` {
+		t.Error(err)
+	}
+	if spent := time.Since(began); spent > 5*time.Second {
+		t.Errorf("100,000 scopes took %v", spent)
 	}
 }

@@ -2,6 +2,7 @@ package keys
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"reflect"
 	"strings"
@@ -180,8 +181,8 @@ func testCrashes(t *testing.T, c redis.UniversalClient) {
 }
 
 func digestFromHex(name string) Digest {
-	_, d, err := parseHash(AlgorithmHMACSHA256 + ":" + strings.TrimPrefix(name, "tg:v1:secret:"))
-	if err != nil {
+	var d Digest
+	if _, err := hex.Decode(d[:], []byte(strings.TrimPrefix(name, "tg:v1:secret:"))); err != nil {
 		panic(err)
 	}
 	return d

@@ -231,11 +231,14 @@ func testOneMessage(t *testing.T, c redis.UniversalClient) {
 		}
 		var got []Digest
 		for _, text := range heard {
-			made, d, ok := parseChange(text)
-			if !ok || made.Before(began) || made.After(time.Now().Add(time.Second)) || !strings.Contains(text, " key_") {
-				t.Errorf("%s: the message %q", step.what, text)
+			var made int64
+			var d []byte
+			var id string
+			if _, err := fmt.Sscanf(text, "%d %x %s", &made, &d, &id); err != nil || len(d) != len(Digest{}) ||
+				made < began.UnixMilli() || time.UnixMilli(made).After(time.Now().Add(time.Second)) || !strings.HasPrefix(id, "key_") {
+				t.Fatalf("%s: the message %q: %v", step.what, text, err)
 			}
-			got = append(got, d)
+			got = append(got, Digest(d))
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("%s: %d messages, want %d", step.what, len(got), len(want))

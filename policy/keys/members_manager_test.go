@@ -227,8 +227,8 @@ func testManagerAudits(t *testing.T, c redis.UniversalClient) {
 		e := entries[i]
 		pairs[e.Action] = fmt.Sprintf("%s|%s|%s|%s|%s|%v|%s", e.Who, e.Role, e.API, e.Team, strings.Join(e.IDs, " "), e.Before != nil, entries[i+1].Result)
 		for _, side := range []json.RawMessage{e.Before, e.After} {
-			if err := sideProblem("side", side); err != nil {
-				t.Error(err)
+			if strings.Contains(string(side), `"token"`) || strings.Contains(string(side), "sha256:") {
+				t.Errorf("%s of %s", side, e.Action)
 			}
 		}
 	}
@@ -288,7 +288,9 @@ func (s *staff) changes() map[string]func(m *Manager, ctx context.Context) (resu
 func TestManagerWithoutAudit(t *testing.T) {
 	c := keystest.NewEmbedded(t)
 	s := newStaff(t, c)
-	mustTeam(t, s.store, "pictify", "empty")
+	if err := s.store.CreateTeam(t.Context(), Team{API: "pictify", Name: "empty"}); err != nil {
+		t.Fatal(err)
+	}
 	crash, outcome := keystest.DieAlways("xadd"), &keystest.Overtake{Name: "xadd"}
 	outcome.Do = func() { crash.Armed.Store(true) }
 	c.AddHook(outcome)

@@ -151,24 +151,30 @@ func testRotateRace(t *testing.T, c redis.UniversalClient) {
 // A key that stops being one to rotate in the middle of a rotation stays as it is, and no successor is left.
 func TestRotateOvertaken(t *testing.T) {
 	for name, test := range map[string]struct {
-		overtake func(m *Manager, id string) error
+		overtake func(c redis.UniversalClient, m *Manager, id string) error
 		want     error
 	}{
-		"revoked":     {func(m *Manager, id string) error { _, err := m.Revoke(t.Context(), id); return err }, ErrFinal},
-		"deactivated": {func(m *Manager, id string) error { _, err := m.Deactivate(t.Context(), id); return err }, ErrInactive},
-		"deleted": {func(m *Manager, id string) error {
+		"revoked": {func(c redis.UniversalClient, m *Manager, id string) error {
+			_, err := m.Revoke(t.Context(), id)
+			return err
+		}, ErrFinal},
+		"deactivated": {func(c redis.UniversalClient, m *Manager, id string) error {
+			_, err := m.Deactivate(t.Context(), id)
+			return err
+		}, ErrInactive},
+		"deleted": {func(c redis.UniversalClient, m *Manager, id string) error {
 			_, err := m.Revoke(t.Context(), id)
 			_, deleted := m.Delete(t.Context(), id)
 			return errors.Join(err, deleted)
 		}, ErrDeleted},
-		"away": {func(m *Manager, id string) error { return m.store.client.Close() }, redis.ErrClosed},
+		"away": {func(c redis.UniversalClient, m *Manager, id string) error { return c.Close() }, redis.ErrClosed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := keystest.NewEmbedded(t)
 			m := operatorOf(c, nil)
 			k, _ := mustCreate(t, m)
 			var overtaken error
-			c.AddHook(&keystest.Overtake{N: 1, Argument: m.store.scripts.change.Hash(), Do: func() { overtaken = test.overtake(m, k.ID) }})
+			c.AddHook(&keystest.Overtake{N: 1, Name: "evalsha", Argument: keystest.RecordKey(k.ID), Do: func() { overtaken = test.overtake(c, m, k.ID) }})
 			next, secret, err := m.Rotate(t.Context(), k.ID, time.Hour)
 			if overtaken != nil {
 				t.Fatal(overtaken)
@@ -197,7 +203,7 @@ func TestRotateMeetsAnUpdate(t *testing.T) {
 	k, _ := mustCreate(t, m, WithIPs("10.0.0.0/8"))
 	less := Patch{IPs: &[]netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, Limits: &[]Override{{"minute", 1}}}
 	var overtaken error
-	c.AddHook(&keystest.Overtake{N: 1, Argument: m.store.scripts.change.Hash(), Do: func() { _, overtaken = m.Update(ctx, k.ID, less) }})
+	c.AddHook(&keystest.Overtake{N: 1, Name: "evalsha", Argument: keystest.RecordKey(k.ID), Do: func() { _, overtaken = m.Update(ctx, k.ID, less) }})
 	next, secret, err := m.Rotate(ctx, k.ID, time.Hour)
 	if overtaken != nil || err != nil {
 		t.Fatal(overtaken, err)

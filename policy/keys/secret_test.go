@@ -164,3 +164,25 @@ func TestHoldsSecret(t *testing.T) {
 		}
 	}
 }
+
+// Of the name of a team or member nobody knows which API's keys it could hold, and members' tokens are secrets, too.
+func TestNameSecret(t *testing.T) {
+	random := NewSecret("")[:randomBytes]
+	for name, want := range map[string]bool{
+		Seal("pk_live_", random):                           true,
+		Seal("", random):                                   true,
+		Seal("a.b~c+d/e=f-", random+"longer"):              true,
+		"Ann <" + Seal("tgm_", random) + "> of é":          true,
+		"key:" + Seal("pk_test_", random) + "and more":     true,
+		"pk_live_" + Seal("pk_test_", random):              true,
+		Seal("pk_live_", random[1:]):                       false,
+		Seal("pk_live_", random[:9]+"_"+random[10:]):       false,
+		Seal("pk_live_", random)[:len("pk_live_")+32]:      false,
+		strings.Replace(Seal("pk ", random), "pk ", "", 1): false,
+		"Ann": false, "": false, "orbit's team of 27 people and more of them": false,
+	} {
+		if err := nameSecret("name", name); (err != nil) != want || err != nil && strings.Contains(err.Error(), random) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}

@@ -176,7 +176,7 @@ func TestCreateRace(t *testing.T) {
 		results := make([]error, 16)
 		var wg sync.WaitGroup
 		for i := range results {
-			k := Sample(func(k *Key) { k.ID = "key_race" + string(base62[i]) }) // one secret, many ids
+			k := Sample(func(k *Key) { k.ID = "key_race" + string(rune('a'+i)) }) // one secret, many ids
 			wg.Go(func() { results[i] = s.Create(t.Context(), k) })
 		}
 		wg.Wait()
@@ -190,7 +190,7 @@ func TestCreateRace(t *testing.T) {
 		}
 		records := 0
 		for i := range results {
-			records += int(c.Exists(t.Context(), recordKey("key_race"+string(base62[i]))).Val())
+			records += int(c.Exists(t.Context(), recordKey("key_race"+string(rune('a'+i)))).Val())
 		}
 		if won != 1 || records != 1 {
 			t.Errorf("%d creates won and %d records stand, want 1 and 1", won, records)

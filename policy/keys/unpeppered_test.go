@@ -2,6 +2,7 @@ package keys
 
 import (
 	"bytes"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"testing"
@@ -79,8 +80,8 @@ func TestTheMarkOfWeakSecretsIsIgnored(t *testing.T) {
 		if now := c.Get(t.Context(), keystest.RecordKey("key_weak")).Val(); strings.Contains(now, `"weak"`) {
 			t.Errorf("written again: %s", now)
 		}
-		_, digest, err := parseHash(AlgorithmHMACSHA256 + ":" + hash)
-		if err != nil {
+		var digest Digest
+		if _, err := hex.Decode(digest[:], []byte(hash)); err != nil {
 			t.Fatal(err)
 		}
 		if k, err := m.store.Lookup(t.Context(), digest); err != nil || !slices.Equal(k.Scopes, scopes) {
