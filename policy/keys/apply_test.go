@@ -356,9 +356,8 @@ func TestApplyOfAWholeAPI(t *testing.T) {
 // Whatever is in the store and in the file: afterwards the store says what the file says, a second time changes
 // nothing, and nobody else's keys are touched.
 func TestApplyTwiceIsOnce(t *testing.T) {
-	c := keystest.NewEmbedded(t)
 	rapid.Check(t, func(r *rapid.T) {
-		c.FlushAll(t.Context())
+		c := keystest.NewEmbedded(t)
 		m := transferManager(c, NewHasher([]byte("pepper")))
 		foreign := map[string]string{}
 		file := map[string]*Key{}

@@ -41,21 +41,21 @@ func testEntitlement(t *testing.T, c redis.UniversalClient) {
 	refused(create("free"), ActionAnyPlan, `"free"`, "has no plan yet")
 	keystest.Must[*Team](t)(ops.SetPlans(ctx, "pictify", "orbit", []string{"free", "trial"}))
 	refused(create("pro"), ActionAnyPlan, `"pro"`, "free, trial")
-	refused(create("free", Override{"minute", 41}), ActionRaiseLimit, `"minute"`, "is 40")
-	refused(create("free", Override{"month", 1}), ActionRaiseLimit, `"month"`)
-	for _, limits := range [][]Override{nil, {{"minute", 40}}, {{"minute", 0}}} {
+	refused(create("free", Override{Name: "minute", Requests: 41}), ActionRaiseLimit, `"minute"`, "is 40")
+	refused(create("free", Override{Name: "month", Requests: 1}), ActionRaiseLimit, `"month"`)
+	for _, limits := range [][]Override{nil, {{Name: "minute", Requests: 40}}, {{Name: "minute", Requests: 0}}} {
 		if err := create("free", limits...); err != nil {
 			t.Errorf("%v: %v", limits, err)
 		}
 	}
 	// What the operator gave a key the member may keep and lessen.
-	k, _, err := ops.Create(ctx, draft("pro", Override{"minute", 500}), false)
+	k, _, err := ops.Create(ctx, draft("pro", Override{Name: "minute", Requests: 500}), false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	update := func(p Patch) error { _, err := ann.Update(ctx, k.ID, p); return err }
 	name, free, pro, trial := "other", "free", "pro", "trial"
-	limits := func(n int64) *[]Override { return &[]Override{{"minute", n}} }
+	limits := func(n int64) *[]Override { return &[]Override{{Name: "minute", Requests: n}} }
 	for _, p := range []Patch{{Name: &name}, {Limits: limits(500)}, {Limits: limits(400)}} {
 		if err := update(p); err != nil {
 			t.Errorf("%+v: %v", p, err)

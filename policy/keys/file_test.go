@@ -70,7 +70,7 @@ func wantedEntries() []Entry {
 		AnchorDay: 1, Version: 1, Algorithm: "hmac-sha256"}
 	hashed := *Sample(WithIPs("198.51.100.7", "2001:db8::/32", "10.0.0.0/8"), func(k *Key) {
 		k.ID, k.Name, k.Note, k.Environment, k.Plan, k.LimitID = "key_pb_hash", "Nightly", "été", "live", "pro", "key_first"
-		k.Scopes, k.Limits, k.Status = []string{"submit_job", "check_status"}, []Override{{"minute", 0}, {"day", 500}}, Inactive
+		k.Scopes, k.Limits, k.Status = []string{"submit_job", "check_status"}, []Override{{Name: "minute", Requests: 0}, {Name: "day", Requests: 500}}, Inactive
 		k.ExpiresAt, k.RetiresAt, k.CreatedAt = at("2026-01-15T12:00:00Z"), at("2026-02-01T00:00:00Z"), at("2026-01-01T00:30:00Z")
 		k.UpdatedAt = k.CreatedAt
 	})

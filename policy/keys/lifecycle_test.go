@@ -2,6 +2,7 @@ package keys
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -197,10 +198,10 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 // Whichever hash of its secret a key is deleted under while a rehash is unfinished: no key ever has one of the two again.
 func testDeleteDuringRehash(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	from, to := Digest{1, 2, 3}, Digest{4, 5, 6}
-	for name, linked := range map[string][]Digest{"not linked yet": {from}, "linked": {from, to}, "unlinked": {to}} {
-		c.FlushAll(ctx)
-		k := Sample()
+	for i, name := range []string{"not linked yet", "linked", "unlinked"} {
+		from, to := Digest{1, byte(i)}, Digest{2, byte(i)}
+		linked := [][]Digest{{from}, {from, to}, {to}}[i]
+		k := Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = fmt.Sprint("key_case", i), fmt.Sprint("key_case", i), from })
 		if err := s.Create(ctx, k); err != nil {
 			t.Fatal(err)
 		}

@@ -95,7 +95,7 @@ func testList(t *testing.T, c redis.UniversalClient) {
 	}
 }
 
-// counting counts commands and notes the largest pipeline.
+// counting counts commands, and the GETs of pipelines; a new connection has a pipeline of its own.
 type counting struct{ commands, gets atomic.Int64 }
 
 func (n *counting) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -104,7 +104,11 @@ func (n *counting) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 func (n *counting) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		n.gets.Add(int64(len(cmds)))
+		for _, cmd := range cmds {
+			if cmd.Name() == "get" {
+				n.gets.Add(1)
+			}
+		}
 		return next(ctx, cmds)
 	}
 }

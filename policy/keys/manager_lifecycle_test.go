@@ -58,12 +58,30 @@ func (d *dieAt) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 
 const lives = 1 << 40
 
+// later makes a client's clock of the store run ahead by so much that nothing is too young to be repaired.
+type later struct{ by time.Duration }
+
+func (l later) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (l later) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (l later) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if now, ok := cmd.(*redis.TimeCmd); ok && err == nil {
+			now.SetVal(now.Val().Add(l.by))
+		}
+		return err
+	}
+}
+
 // testCrashes makes every operation of several steps die at every step, looks for half keys that work, repairs, and
 // makes the operation again.
 func testCrashes(t *testing.T, c redis.UniversalClient) {
 	crash := &dieAt{}
 	crash.left.Store(lives)
 	c.AddHook(crash)
+	c.AddHook(later{2 * time.Minute})
 	ctx, m := t.Context(), operatorOf(c, map[string]int{"free/live": 5})
 	s := m.store
 	var k *Key
@@ -141,7 +159,7 @@ func testCrashes(t *testing.T, c redis.UniversalClient) {
 	} {
 		t.Run(op.name, func(t *testing.T) {
 			for n := int64(0); ; n++ {
-				c.FlushAll(ctx)
+				keystest.Empty(t, c)
 				op.before()
 				crash.left.Store(n)
 				err := op.do()
@@ -157,12 +175,12 @@ func testCrashes(t *testing.T, c redis.UniversalClient) {
 				if !errors.Is(err, keystest.ErrDied) {
 					t.Fatalf("step %d: %v", n, err)
 				}
-				if _, err := s.repair(ctx, "", 0); err != nil {
+				if _, err := s.Repair(ctx, ""); err != nil {
 					t.Fatalf("step %d: repair: %v", n, err)
 				}
 				op.half(t)
 				keystest.Consistent(t, c)
-				if again, err := s.repair(ctx, "", 0); err != nil || !reflect.DeepEqual(again, RepairReport{Checked: again.Checked}) {
+				if again, err := s.Repair(ctx, ""); err != nil || !reflect.DeepEqual(again, RepairReport{Checked: again.Checked}) {
 					t.Errorf("step %d: a second repair did %+v, %v", n, again, err)
 				}
 				if !op.again {

@@ -41,7 +41,7 @@ func testManager(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("Lookup = %+v", got)
 	}
 	name, note, plan, scopes := "shop", "n", "pro", []string{"templates"}
-	ips, limits, end := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, []Override{{"minute", 5}}, keystest.Noon().Add(time.Hour)
+	ips, limits, end := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, []Override{{Name: "minute", Requests: 5}}, keystest.Noon().Add(time.Hour)
 	got := keystest.Must[*Key](t)(m.Update(ctx, k.ID, Patch{Name: &name, Note: &note, Plan: &plan, Scopes: &scopes, IPs: &ips, Limits: &limits, ExpiresAt: &end}))
 	want.Name, want.Note, want.Plan, want.Scopes, want.IPs, want.Limits, want.ExpiresAt, want.Version = name, note, plan, scopes, ips, limits, end, 2
 	if !reflect.DeepEqual(got, want) {
@@ -141,7 +141,7 @@ func testNoLostUpdate(t *testing.T, c redis.UniversalClient) {
 	ctx, m := t.Context(), operatorOf(c, nil)
 	k, _ := mustCreate(t, m)
 	name, note, plan, scopes := "a name", "a note", "pro", []string{"templates"}
-	limits, end := []Override{{"minute", 5}}, keystest.Noon().Add(time.Hour)
+	limits, end := []Override{{Name: "minute", Requests: 5}}, keystest.Noon().Add(time.Hour)
 	ips := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	patches := []Patch{{Name: &name}, {Note: &note}, {Plan: &plan}, {Scopes: &scopes}, {Limits: &limits}, {ExpiresAt: &end}, {IPs: &ips}}
 	errs := make([]error, len(patches)+1)

@@ -14,7 +14,7 @@ type plainRules struct{ caps map[string]int } // by "plan/environment"
 
 func (plainRules) ValidateKey(k *Key) error {
 	if k.Plan == "gold" {
-		return &FieldError{"plan", "unknown"}
+		return &FieldError{Field: "plan", Problem: "unknown"}
 	}
 	return nil
 }
@@ -39,7 +39,7 @@ func (plainRules) Limit(_, plan, name string) (int64, bool) {
 
 func (plainRules) Prefix(api, environment string) (string, error) {
 	if environment == "moon" {
-		return "", &FieldError{"environment", "unknown"}
+		return "", &FieldError{Field: "environment", Problem: "unknown"}
 	}
 	return "pk_" + environment + "_", nil
 }

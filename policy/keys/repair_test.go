@@ -120,7 +120,7 @@ func testRepair(t *testing.T, c redis.UniversalClient) {
 		}, RepairReport{Checked: 1}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c.FlushAll(ctx)
+			keystest.Empty(t, c)
 			must(s.Create(ctx, k))
 			test.spoil()
 			repaired(t, s, "", 0, test.want)

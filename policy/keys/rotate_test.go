@@ -27,7 +27,7 @@ func testRotate(t *testing.T, c redis.UniversalClient) {
 		{"grace after the expiry", time.Hour, 24 * time.Hour, time.Hour},
 	} {
 		old, secret := mustCreate(t, m, WithIPs("10.0.0.0/8"), func(k *Key) {
-			k.Note, k.Limits, k.AnchorDay = "note", []Override{{"minute", 5}}, 9
+			k.Note, k.Limits, k.AnchorDay = "note", []Override{{Name: "minute", Requests: 5}}, 9
 			if test.expires > 0 {
 				k.ExpiresAt = keystest.Noon().Add(test.expires)
 			}
@@ -201,7 +201,7 @@ func TestRotateMeetsAnUpdate(t *testing.T) {
 	ctx, c := t.Context(), keystest.NewEmbedded(t)
 	m := operatorOf(c, nil)
 	k, _ := mustCreate(t, m, WithIPs("10.0.0.0/8"))
-	less := Patch{IPs: &[]netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, Limits: &[]Override{{"minute", 1}}}
+	less := Patch{IPs: &[]netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, Limits: &[]Override{{Name: "minute", Requests: 1}}}
 	var overtaken error
 	c.AddHook(&keystest.Overtake{N: 1, Name: "evalsha", Argument: keystest.RecordKey(k.ID), Do: func() { _, overtaken = m.Update(ctx, k.ID, less) }})
 	next, secret, err := m.Rotate(ctx, k.ID, time.Hour)

@@ -37,7 +37,7 @@ func FullKey() *Key {
 	return Sample(WithIPs("10.0.0.0/8", "2001:db8::1"), func(k *Key) {
 		k.Note, k.Environment, k.Plan, k.LimitID, k.CreatedBy = "été", "live", "pro", "key_first", "ada"
 		k.RotatedFrom, k.RotatedTo, k.Status = "key_first", "key_third", Inactive
-		k.Scopes, k.Limits = []string{"read", "write"}, []Override{{"minute", 0}, {"day", 5}}
+		k.Scopes, k.Limits = []string{"read", "write"}, []Override{{Name: "minute", Requests: 0}, {Name: "day", Requests: 5}}
 		k.ExpiresAt, k.RetiresAt, k.CreatedAt, k.UpdatedAt = at, at.Add(1), at.Add(2), at.Add(3)
 		k.AnchorDay, k.Version, k.Other = 31, 7, Digest{4, 5}
 	})

@@ -46,7 +46,7 @@ func TestUsageWritesEachGrantOnceAMinute(t *testing.T) {
 		if i > 0 {
 			u.Note(NewGrant(Sample())) // the cache reads a record again, or forgets it
 		}
-		want = append(want, Use{g.ID(), clock.Now().Local()})
+		want = append(want, Use{ID: g.ID(), At: clock.Now().Local()})
 		clock.Advance(time.Second)
 	}
 	if err := u.flush(t.Context()); err != nil || len(store.calls) != 1 || !slices.Equal(store.calls[0], want) {
