@@ -69,3 +69,45 @@ type errorReply string
 
 func (e errorReply) Error() string { return string(e) }
 func (errorReply) RedisError()     {}
+
+func TestOperationsHaveNames(t *testing.T) {
+	if got := fmt.Sprint(Operations()); got != "[lookup read spend]" {
+		t.Error(got)
+	}
+}
+
+// What is not carried out, and why, is told of each operation and node apart, until it is carried out again or nobody has
+// asked for it for a while.
+func TestTrouble(t *testing.T) {
+	var told []BreakerChange
+	b := newBreaker(func(c BreakerChange) { told = append(told, c) }, time.Hour)
+	now := time.Unix(1_800_000_000, 0)
+	b.now = func() time.Time { return now }
+	for range tripAfter {
+		b.Do(Spend, "", func() error { return io.EOF })
+		b.Do(ReadLimits, "10.0.0.1:6379", func() error { return io.ErrUnexpectedEOF })
+	}
+	if err := b.Trouble(Spend); err != io.EOF {
+		t.Errorf("one server: %v", err)
+	}
+	if err := b.Trouble(ReadLimits); !errors.Is(err, io.ErrUnexpectedEOF) || err.Error() != "10.0.0.1:6379: unexpected EOF" {
+		t.Errorf("a node: %v", err)
+	}
+	if err := b.Trouble(LookUp); err != nil {
+		t.Errorf("another operation: %v", err)
+	}
+	if err := b.Do(Spend, "another node", func() error { return nil }); err != nil {
+		t.Errorf("another node: %v", err)
+	}
+	now = now.Add(forgetAfter)
+	if err := errors.Join(b.Trouble(Spend), b.Trouble(ReadLimits)); err != nil {
+		t.Errorf("after a while: %v", err)
+	}
+	if len(told) != 4 || !told[0].Open || !told[1].Open || told[2].Open || told[3].Open {
+		t.Errorf("told %+v", told)
+	}
+	var none *Breaker
+	if err := none.Do(LookUp, "", func() error { return io.EOF }); err != io.EOF || none.Trouble(LookUp) != nil {
+		t.Errorf("without a breaker: %v", err)
+	}
+}

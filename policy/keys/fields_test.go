@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -66,5 +67,45 @@ func TestFieldsHideSecrets(t *testing.T) {
 	f := Fields{ID: "key_abcd", Secret: secret}
 	if text := fmt.Sprintf("%v %+v %#v %s", f, f, f, f.LogValue()); strings.Contains(text, secret) {
 		t.Error(text)
+	}
+}
+
+// Items are read each for itself, whether a whole file or a part of its list; what is wrong with one stops nothing.
+func TestParseItem(t *testing.T) {
+	const items = "- {id: key_abcd, name: n, weak: true, secret: " + testSecret + "}\n- {id: key_abce, weak: 5}\n- {scopes: [], hash: " + testHash + "}\n"
+	for _, text := range []string{items, "keys:\n" + items} {
+		var got []string
+		ParseItem(text, 7, func(line int, e Entry, err error) bool {
+			got = append(got, fmt.Sprint(line, " ", e.Key.ID, " ", e.Plaintext(), " ", e.Key.Scopes != nil, " ", err))
+			return true
+		})
+		first := 7 + strings.Count(text, "\n") - 3
+		want := []string{
+			fmt.Sprint(first, " key_abcd true false <nil>"),
+			fmt.Sprint(first+1, "  false false weak: must be true or false, not a number"),
+			fmt.Sprint(first+2, "  false true <nil>"),
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q\nwant %q", got, want)
+		}
+	}
+	taken := 0
+	ParseItem(items, 1, func(int, Entry, error) bool { taken++; return false })
+	if taken != 1 {
+		t.Errorf("%d items were taken by one that stops", taken)
+	}
+	for text, want := range map[string]string{
+		"":                  "",
+		"keys:\n":           "",
+		"- a\n- \xff\n":     "8 not UTF-8",
+		"keys: [\n":         "7 not YAML: sequence end token ']' not found",
+		"teams: []\n":       "7 is not one list of keys under the name keys",
+		"- {}\n---\n- {}\n": "7 is not one list of keys under the name keys",
+	} {
+		var got string
+		ParseItem(text, 7, func(line int, _ Entry, err error) bool { got += fmt.Sprint(line, " ", err); return true })
+		if got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
 	}
 }

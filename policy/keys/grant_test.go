@@ -79,3 +79,16 @@ func TestGrantAllows(t *testing.T) {
 		t.Error("an unknown address")
 	}
 }
+
+func TestProfileSum(t *testing.T) {
+	same := fullKey()
+	same.ID, same.Name, same.Team, same.Digest = "key_other", "Other", "other", Digest{9}
+	if profileSum(fullKey()) != profileSum(same) {
+		t.Error("keys with equal profiles have two sums")
+	}
+	shifted := fullKey()
+	shifted.Environment, shifted.Plan = shifted.Environment+shifted.Plan, ""
+	if profileSum(fullKey()) == profileSum(shifted) {
+		t.Error("two profiles have one sum")
+	}
+}

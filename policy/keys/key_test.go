@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -205,5 +206,17 @@ func TestValidateLongLists(t *testing.T) {
 	}
 	if spent := time.Since(began); spent > 5*time.Second {
 		t.Errorf("100,000 scopes took %v", spent)
+	}
+}
+
+func TestClone(t *testing.T) {
+	k := sample(withIPs("10.0.0.0/8"), func(k *Key) { k.Scopes, k.Limits = []string{"read"}, []Override{{"minute", 5}} })
+	c := k.clone()
+	if !reflect.DeepEqual(c, k) {
+		t.Errorf("%+v", c)
+	}
+	c.Scopes[0], c.Limits[0].Requests, c.IPs[0] = "other", 9, netip.Prefix{}
+	if k.Scopes[0] != "read" || k.Limits[0].Requests != 5 || !k.IPs[0].IsValid() {
+		t.Error("a change of the clone changes the key")
 	}
 }

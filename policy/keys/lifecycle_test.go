@@ -20,7 +20,7 @@ func TestLifecycle(t *testing.T) {
 		"write": testWrite, "final": testFinal, "delete": testDelete, "delete during rehash": testDeleteDuringRehash, "rehash": testRehash,
 		"rehash meets": testRehashMeets, "touch": testTouch, "get": testGet, "create all": testCreateAll,
 		"list": testList, "list bounds": testListBounds, "caps": testCaps, "team set": testTeamSetKeepsUp,
-		"repair": testRepair, "repair spares": testRepairSpares,
+		"places": testPlaces, "write and wait": testWriteAndWait, "repair": testRepair, "repair spares": testRepairSpares,
 	}.OnEveryStore(t)
 }
 
@@ -448,5 +448,60 @@ func ids(t *testing.T, s *Store, f Filter) string {
 			return strings.Join(out, " ")
 		}
 		cursor = next
+	}
+}
+
+// The place of a secret says whose it is, and that it was somebody's.
+func testPlaces(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	named := func(id string, d byte) *Key {
+		return Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = id, id, Digest{d} })
+	}
+	for _, err := range s.CreateAll(ctx, []*Key{named("key_here", 1), named("key_moved", 2), named("key_gone", 3)}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, id := range []string{"key_moved", "key_gone"} {
+		if err := s.Rehash(ctx, id, Digest{byte(2 + i)}, Digest{byte(12 + i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k := keystest.Must[*Key](t)(s.Get(ctx, "key_gone"))
+	next := k.clone()
+	next.Status = Revoked
+	if err := s.Delete(ctx, keystest.Must[*Key](t)(s.Write(ctx, k, next))); err != nil {
+		t.Fatal(err)
+	}
+	var replies []*redis.StringCmd
+	for _, d := range []byte{1, 2, 3, 13, 4} {
+		replies = append(replies, c.Get(ctx, secretKey(Digest{d})))
+	}
+	want := []secretPlace{{id: "key_here"}, {id: "key_moved", former: true}, {id: "key_gone", former: true, deleted: true}, {id: "key_gone", deleted: true}, {}}
+	if got, err := s.places(ctx, replies); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if apis, err := s.APIs(ctx); err != nil || !slices.Equal(apis, []string{k.API}) {
+		t.Errorf("APIs = %q, %v", apis, err)
+	}
+}
+
+// A write is carried out on the primary of its key, and tells how many replicas have it.
+func testWriteAndWait(t *testing.T, c redis.UniversalClient) {
+	ctx, s, k := t.Context(), NewStore(c), Sample()
+	if err := s.Create(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	next := k.clone()
+	next.Note = "again"
+	wrote, n, err := s.WriteAndWait(ctx, k, next, 1, time.Millisecond)
+	if err != nil || wrote == nil || wrote.Note != "again" || n != 0 {
+		t.Errorf("WriteAndWait = %+v, %d, %v", wrote, n, err)
+	}
+	if r, err := s.Replication(ctx, k.ID); err != nil || r != (Replication{}) {
+		t.Errorf("Replication = %+v, %v", r, err)
+	}
+	if err := s.NoteReplicas(ctx, k.ID); err != nil || c.Exists(ctx, replicasKey).Val() != 0 {
+		t.Errorf("replicas are noted that are not there: %v", err)
 	}
 }

@@ -186,3 +186,15 @@ func TestNameSecret(t *testing.T) {
 		}
 	}
 }
+
+func TestSecretProblem(t *testing.T) {
+	for secret, want := range map[string]string{
+		NewSecret("pk_"): "", strings.Repeat("a", 16): "", strings.Repeat("a", 512): "", "~another-secret+/=.": "",
+		strings.Repeat("a", 15): "is shorter than 16 bytes", strings.Repeat("a", 513): "is longer than 512 bytes",
+		"pb_01234 56789ABCDEFG": "has a byte outside A-Z a-z 0-9 . _ ~ + / = -",
+	} {
+		if got := secretProblem(secret); got != want {
+			t.Errorf("%q: %q, want %q", secret, got, want)
+		}
+	}
+}

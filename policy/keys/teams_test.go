@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ func TestTeamsAndMembers(t *testing.T) {
 		"Teams":                            testTeams,
 		"DeleteTeamOnlyWhenEmpty":          testDeleteTeamOnlyWhenEmpty,
 		"TeamOfAWrongType":                 testTeamOfAWrongType,
+		"SetPlans":                         testSetPlansOfATeam,
 		"Members":                          testMembers,
 		"TokensThatAreRefused":             testTokensThatAreRefused,
 		"TheLastAdminStays":                testTheLastAdminStays,
@@ -320,4 +322,33 @@ func testTeamOfAWrongType(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("%d: %v", i, err)
 		}
 	}
+}
+
+func testSetPlansOfATeam(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	mustTeam(t, s, "pictify", "orbit")
+	team := keystest.Must[*Team](t)(s.SetPlans(ctx, "pictify", "orbit", []string{"free", "pro"}))
+	if got := keystest.Must[*Team](t)(s.Team(ctx, "pictify", "orbit")); !reflect.DeepEqual(got, team) || !slices.Equal(got.Plans, []string{"free", "pro"}) {
+		t.Errorf("%+v, want %+v", got, team)
+	}
+	var fault *FieldError
+	for _, plans := range [][]string{{""}, {"a", "a"}, {"a\n"}} {
+		if _, err := s.SetPlans(ctx, "pictify", "orbit", plans); !errors.As(err, &fault) || !strings.HasPrefix(fault.Field, "plans[") {
+			t.Errorf("%q: %v", plans, err)
+		}
+	}
+	if _, err := s.SetPlans(ctx, "pictify", "none", nil); !errors.Is(err, ErrNoTeam) {
+		t.Errorf("no team: %v", err)
+	}
+	c.AddHook(&keystest.Overtake{Name: "evalsha", N: 1, Do: func() {
+		if err := c.HSet(ctx, membersKey("pictify", "orbit"), teamField, `{"api":"pictify","name":"orbit"}`).Err(); err != nil {
+			t.Error(err)
+		}
+	}})
+	if _, err := s.SetPlans(ctx, "pictify", "orbit", nil); !errors.Is(err, ErrConflict) {
+		t.Errorf("somebody else was faster: %v", err)
+	}
+	c.HSet(ctx, membersKey("pictify", "orbit"), teamField, "{")
+	_, err := s.SetPlans(ctx, "pictify", "orbit", nil)
+	expectCorrupt(t, "SetPlans", err, "team pictify/orbit", "not the record")
 }
