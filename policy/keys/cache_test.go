@@ -16,13 +16,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"go.uber.org/goleak"
-
 	"tollgate/policy/connect"
 	"tollgate/policy/keys/keystest"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newTestCache(c redis.UniversalClient, options ...func(*CacheOptions)) (*Cache, *keystest.Clock) {
 	clock := &keystest.Clock{}

@@ -19,8 +19,6 @@ const (
 	Changes  = "tg:v1:changes"  // the channel of changes for servers
 	Servers  = "tg:v1:servers"  // the hash of servers that hear of changes
 	Replicas = "tg:v1:replicas" // that the store has had replicas
-	Pepper   = "tg:v1:pepper"   // the check of the pepper
-	Teams    = "tg:v1:teams"    // the sorted set of teams
 )
 
 // RecordKey is where the record of a key is.
