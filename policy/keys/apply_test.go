@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
 )
@@ -27,13 +29,13 @@ func applied(t *testing.T, m *Manager, file string, o ApplyOptions) *Diff {
 }
 
 func TestApply(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
 		m := transferManager(c, NewHasher(nil))
 		ctx := t.Context()
 		for _, e := range []struct{ id, api, team string }{
 			{"key_old1", "pictify", "orbit"}, {"key_gone", "pictify", "orbit"}, {"key_acme", "pictify", "acme"}, {"key_gen1", "genapi", "orbit"},
 		} {
-			k := sample(func(k *Key) {
+			k := Sample(func(k *Key) {
 				k.ID, k.LimitID, k.API, k.Team, k.Plan, k.Digest = e.id, e.id, e.api, e.team, "free", m.hasher.Digest(e.id)
 			})
 			if err := m.store.Create(ctx, k); err != nil {
@@ -44,7 +46,7 @@ func TestApply(t *testing.T) {
 - {id: key_old1, api: pictify, team: orbit, name: Render farm, plan: pro, scopes: [read, write], ips: [10.0.0.0/8], hash: "` + hashOf("key_old1") + `"}
 - {id: key_new1, api: pictify, team: orbit, name: CI, plan: free, limits: [{name: minute, requests: 5}], hash: "` + hashOf("key_new1") + `"}
 `
-		before := dump(t, c)
+		before := keystest.Dump(t, c)
 		diff := applied(t, m, file, ApplyOptions{Prune: true, DryRun: true})
 		want := `- key_gone pictify/orbit "Render farm"
 ~ key_old1 pictify/orbit "Render farm"
@@ -60,7 +62,7 @@ func TestApply(t *testing.T) {
 		if data, _ := json.Marshal(diff); strings.Contains(string(data), "sha256") {
 			t.Errorf("%s", data)
 		}
-		same(t, "a dry run", dump(t, c), before)
+		same(t, "a dry run", keystest.Dump(t, c), before)
 		if d := applied(t, m, file, ApplyOptions{Prune: true}); d.String() != want {
 			t.Errorf("\n%s\nwant\n%s", d, want)
 		}
@@ -74,16 +76,16 @@ func TestApply(t *testing.T) {
 		if k, err = m.Get(ctx, "key_old1"); err != nil || k.Plan != "pro" || k.Version != 2 || len(k.IPs) != 1 {
 			t.Errorf("%+v, %v", k, err)
 		}
-		after := dump(t, c)
+		after := keystest.Dump(t, c)
 		for _, id := range []string{"key_acme", "key_gen1"} {
-			if after[recordKey(id)] != before[recordKey(id)] {
+			if after[keystest.RecordKey(id)] != before[keystest.RecordKey(id)] {
 				t.Errorf("%s changed", id)
 			}
 		}
 		if d := applied(t, m, file, ApplyOptions{Prune: true}); !d.Empty() || d.Unchanged != 2 {
 			t.Errorf("again:\n%s", d)
 		}
-		same(t, "again", dump(t, c), after)
+		same(t, "again", keystest.Dump(t, c), after)
 		entries, _, err := m.audit.Read(ctx, "", 100, OldestFirst)
 		var actions []string
 		for _, e := range entries {
@@ -96,7 +98,7 @@ func TestApply(t *testing.T) {
 }
 
 func TestApplyRefuses(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
 	for id, edit := range map[string]func(*Key){
 		"key_here": func(k *Key) { k.Environment = "live" },
@@ -104,7 +106,7 @@ func TestApplyRefuses(t *testing.T) {
 		"key_dead": func(k *Key) { k.Status = Revoked },
 		"key_tomb": func(k *Key) { k.Status = Revoked },
 	} {
-		k := sample(func(k *Key) {
+		k := Sample(func(k *Key) {
 			k.ID, k.LimitID, k.API, k.Team, k.Plan, k.Digest = id, id, "pictify", "orbit", "free", m.hasher.Digest(id)
 		}, edit)
 		if err := m.store.Create(t.Context(), k); err != nil {
@@ -114,7 +116,7 @@ func TestApplyRefuses(t *testing.T) {
 	if _, err := m.Delete(t.Context(), "key_tomb"); err != nil {
 		t.Fatal(err)
 	}
-	before := dump(t, c)
+	before := keystest.Dump(t, c)
 	for item, want := range map[string]string{
 		"id: key_here, environment: live, hash: " + hashOf("other"):                       "has another secret than the key in the store",
 		"id: key_here, environment: test, hash: " + hashOf("key_here"):                    "environment: never changes",
@@ -135,7 +137,7 @@ func TestApplyRefuses(t *testing.T) {
 			t.Errorf("%s:\n%v\n%s\nwant %s", item, err, d, want)
 		}
 	}
-	same(t, "refused files", dump(t, c), before)
+	same(t, "refused files", keystest.Dump(t, c), before)
 	stop := func(yield func(Record, error) bool) { yield(Record{}, fmt.Errorf("%w: cut", ErrSource)) }
 	if _, err := m.Apply(t.Context(), stop, ApplyOptions{}); !errors.Is(err, ErrSource) {
 		t.Errorf("%v", err)
@@ -144,7 +146,7 @@ func TestApplyRefuses(t *testing.T) {
 
 // What an operator did by hand in an incident is not undone by a file that says nothing of it.
 func TestApplyKeepsWhatTheFileDoesNotSay(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
 	ctx := t.Context()
 	file := `keys:
@@ -170,7 +172,7 @@ func TestApplyKeepsWhatTheFileDoesNotSay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := dump(t, c)
+	before := keystest.Dump(t, c)
 	d := applied(t, m, file, ApplyOptions{Prune: true})
 	if !d.Empty() || d.Unchanged != 3 || len(d.Kept) != 3 {
 		t.Errorf("\n%s", d)
@@ -184,7 +186,7 @@ func TestApplyKeepsWhatTheFileDoesNotSay(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, d)
 		}
 	}
-	same(t, "the same file", dump(t, c), before)
+	same(t, "the same file", keystest.Dump(t, c), before)
 	// What the file does say is made so.
 	said := strings.NewReplacer("limit_id: shared", "limit_id: other, status: active, retires_at: 2030-01-01T00:00:00Z",
 		"anchor_day: 7", "anchor_day: 8", "2020-01-02", "2021-01-02", "created_by: bob", "created_by: eve, expires_at: 2031-01-01T00:00:00Z",
@@ -210,7 +212,7 @@ func TestApplyKeepsWhatTheFileDoesNotSay(t *testing.T) {
 }
 
 func TestApplyReportsConflicts(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
 	file := ""
 	for _, id := range []string{"key_aaaa", "key_bbbb", "key_cccc"} {
@@ -245,7 +247,7 @@ func TestApplyReportsConflicts(t *testing.T) {
 }
 
 func TestApplyKeepsCaps(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
 	m.rules = transferRules{most: 1}
 	item := func(id string) string {
@@ -264,7 +266,7 @@ func TestApplyKeepsCaps(t *testing.T) {
 
 // What the store has ended for good, or cannot read, stands in nobody's way.
 func TestApplyGoesOnWithoutWhatIsEnded(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
 		m, ctx := transferManager(c, NewHasher(nil)), t.Context()
 		lines := ""
 		for _, id := range []string{"key_good", "key_dead", "key_tomb", "key_sick", "key_move"} {
@@ -273,23 +275,23 @@ func TestApplyGoesOnWithoutWhatIsEnded(t *testing.T) {
 		o := ApplyOptions{Defaults: Defaults{API: "pictify", Team: "orbit", Plan: "free"}, Prune: true}
 		applied(t, m, "keys:\n"+lines+"- {id: key_gone, hash: "+hashOf("gone")+"}\n- {id: key_illy, hash: "+hashOf("key_illy")+"}\n", o)
 		for _, id := range []string{"key_dead", "key_tomb", "key_move"} {
-			must[*Key](t)(m.Revoke(ctx, id))
+			keystest.Must[*Key](t)(m.Revoke(ctx, id))
 		}
 		for _, id := range []string{"key_tomb", "key_move"} {
-			must[*Key](t)(m.Delete(ctx, id))
+			keystest.Must[*Key](t)(m.Delete(ctx, id))
 		}
 		for _, id := range []string{"key_sick", "key_illy"} {
-			c.Set(ctx, recordKey(id), "{", 0)
+			c.Set(ctx, keystest.RecordKey(id), "{", 0)
 		}
 		file := "keys:\n" + strings.ReplaceAll(strings.ReplaceAll(lines, "name: key_good", "name: better"), "id: key_move", "id: key_moved") +
 			"- {id: key_new1, hash: " + hashOf("new") + "}\n"
-		before := dump(t, c)
+		before := keystest.Dump(t, c)
 		o.DryRun = true
 		dry, err := m.Apply(ctx, fromYAML(file), o)
 		if !errors.Is(err, ErrSkipped) {
 			t.Errorf("a dry run: %v", err)
 		}
-		same(t, "a dry run", dump(t, c), before)
+		same(t, "a dry run", keystest.Dump(t, c), before)
 		o.DryRun = false
 		d, err := m.Apply(ctx, fromYAML(file), o)
 		if !errors.Is(err, ErrSkipped) || len(d.Refused) > 0 || d.String() != dry.String() {
@@ -305,7 +307,7 @@ func TestApplyGoesOnWithoutWhatIsEnded(t *testing.T) {
 			}
 		}
 		for _, id := range []string{"key_sick", "key_illy"} {
-			if got := c.Get(ctx, recordKey(id)).Val(); got != "{" {
+			if got := c.Get(ctx, keystest.RecordKey(id)).Val(); got != "{" {
 				t.Errorf("%s is now %s", id, got)
 			}
 		}
@@ -317,7 +319,7 @@ func TestApplyGoesOnWithoutWhatIsEnded(t *testing.T) {
 
 // Only who says so speaks for teams that the file has no key of.
 func TestApplyOfAWholeAPI(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
 	file := ""
 	for _, team := range []string{"acme", "orbit", ""} {
@@ -354,9 +356,8 @@ func TestApplyOfAWholeAPI(t *testing.T) {
 // Whatever is in the store and in the file: afterwards the store says what the file says, a second time changes
 // nothing, and nobody else's keys are touched.
 func TestApplyTwiceIsOnce(t *testing.T) {
-	c := newEmbedded(t)
 	rapid.Check(t, func(r *rapid.T) {
-		c.FlushAll(t.Context())
+		c := keystest.NewEmbedded(t)
 		m := transferManager(c, NewHasher([]byte("pepper")))
 		foreign := map[string]string{}
 		file := map[string]*Key{}
@@ -373,7 +374,7 @@ func TestApplyTwiceIsOnce(t *testing.T) {
 					r.Fatal(err)
 				}
 				if k.API == "genapi" || k.Team != "orbit" {
-					foreign[recordKey(k.ID)] = c.Get(t.Context(), recordKey(k.ID)).Val()
+					foreign[keystest.RecordKey(k.ID)] = c.Get(t.Context(), keystest.RecordKey(k.ID)).Val()
 				}
 			}
 			if where != "store" && k.API == "pictify" && k.Team == "orbit" {
@@ -411,12 +412,12 @@ func TestApplyTwiceIsOnce(t *testing.T) {
 				r.Fatalf("%s was touched", key)
 			}
 		}
-		before := dump(t, c)
+		before := keystest.Dump(t, c)
 		again, err := m.Apply(t.Context(), fromYAML(records), o)
 		if err != nil || !again.Empty() || again.Unchanged != len(file) {
 			r.Fatalf("again: %v\n%s", err, again)
 		}
-		same(t, "again", dump(t, c), before)
+		same(t, "again", keystest.Dump(t, c), before)
 		if t.Failed() {
 			r.Fatal("the second time changed something")
 		}

@@ -10,8 +10,16 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
+
+func TestAudit(t *testing.T) {
+	keystest.Parts{
+		"Order": testAuditOrder, "Pages": testAuditPages, "IsCapped": testAuditIsCapped,
+	}.OnEveryStore(t)
+}
 
 func anIntent() AuditEntry {
 	return NewEntry(Actor{Name: "ops", Operator: true}, ActionUpdate, "pictify", "orbit", "key_abcd")
@@ -147,10 +155,10 @@ func TestDefaultAuditEntries(t *testing.T) {
 }
 
 func TestWithoutIntentNoChange(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	a := NewAudit(c, 10)
 	called := func(context.Context) error { t.Error("the change was made"); return nil }
-	whole, err := encodeRecord(sample())
+	whole, err := encodeRecord(Sample())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +168,7 @@ func TestWithoutIntentNoChange(t *testing.T) {
 		"not JSON":        func(e *AuditEntry) { e.After = json.RawMessage("{") },
 		"a stored record": func(e *AuditEntry) { e.Before = whole },
 		"a nested secret": func(e *AuditEntry) {
-			e.After = json.RawMessage(`{"keys":[{"Secret":"` + sample().Digest.hex() + `"}]}`)
+			e.After = json.RawMessage(`{"keys":[{"Secret":"` + Sample().Digest.hex() + `"}]}`)
 		},
 		"a token": func(e *AuditEntry) { e.After = json.RawMessage(`{"token":"x"}`) },
 		"a digest in both": func(e *AuditEntry) {
@@ -169,7 +177,7 @@ func TestWithoutIntentNoChange(t *testing.T) {
 	} {
 		e := anIntent()
 		edit(&e)
-		if err := a.Do(t.Context(), e, called); !errors.Is(err, ErrNotAudited) || strings.Contains(err.Error(), sample().Digest.hex()) {
+		if err := a.Do(t.Context(), e, called); !errors.Is(err, ErrNotAudited) || strings.Contains(err.Error(), Sample().Digest.hex()) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -198,18 +206,18 @@ func TestWithoutIntentNoChange(t *testing.T) {
 }
 
 func TestLostOutcome(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	a := NewAudit(c, 10)
-	crash := &dieBefore{what: "xadd"}
+	crash := &keystest.DieBefore{What: "xadd"}
 	c.AddHook(crash)
 	arm := func(result error) func(context.Context) error {
-		return func(context.Context) error { crash.armed.Store(true); return result }
+		return func(context.Context) error { crash.Armed.Store(true); return result }
 	}
 	err := a.Do(t.Context(), anIntent(), arm(nil))
-	if !errors.Is(err, ErrOutcomeLost) || !errors.Is(err, errDied) || !strings.Contains(err.Error(), "the change was made") {
+	if !errors.Is(err, ErrOutcomeLost) || !errors.Is(err, keystest.ErrDied) || !strings.Contains(err.Error(), "the change was made") {
 		t.Errorf("Do = %v", err)
 	}
-	crash.armed.Store(false)
+	crash.Armed.Store(false)
 	entries, _, _ := a.Read(t.Context(), "", 10, OldestFirst)
 	if len(entries) != 1 || !strings.Contains(err.Error(), entries[0].ID) {
 		t.Errorf("%+v; %v", entries, err)
@@ -223,7 +231,7 @@ func TestLostOutcome(t *testing.T) {
 
 // The caller's time ends while the change is made: the outcome is written all the same.
 func TestOutcomeAfterTheCallersEnd(t *testing.T) {
-	a := NewAudit(newEmbedded(t), 10)
+	a := NewAudit(keystest.NewEmbedded(t), 10)
 	ctx, cancel := context.WithCancel(t.Context())
 	if err := a.Do(ctx, anIntent(), func(context.Context) error { cancel(); return nil }); err != nil {
 		t.Fatal(err)
@@ -234,7 +242,7 @@ func TestOutcomeAfterTheCallersEnd(t *testing.T) {
 }
 
 func TestOutcomeHidesWhatCouldBeASecret(t *testing.T) {
-	a, secret := NewAudit(newEmbedded(t), 10), NewSecret("pk_live_")
+	a, secret := NewAudit(keystest.NewEmbedded(t), 10), NewSecret("pk_live_")
 	for _, text := range []string{"bad value " + secret, "key tg:v1:secret:" + tokenDigest(secret).hex(), strings.Repeat("é ", 400)} {
 		a.Do(t.Context(), anIntent(), func(context.Context) error { return errors.New(text) })
 	}
@@ -259,7 +267,7 @@ func TestRecordForAudit(t *testing.T) {
 	if _, err := RecordForAudit(&Key{}); err == nil {
 		t.Error("an invalid key")
 	}
-	k := fullKey()
+	k := FullKey()
 	k.Other = Digest{7: 9}
 	data, err := RecordForAudit(k)
 	if err != nil {
@@ -278,7 +286,7 @@ func TestRecordForAudit(t *testing.T) {
 	}
 	e := anIntent()
 	e.Before = data
-	if _, err := NewAudit(newEmbedded(t), 10).Intent(t.Context(), e); err != nil {
+	if _, err := NewAudit(keystest.NewEmbedded(t), 10).Intent(t.Context(), e); err != nil {
 		t.Error(err)
 	}
 }
@@ -291,4 +299,14 @@ func ExampleAudit_Do() {
 		func(context.Context) error { fmt.Println("deleted"); return nil })
 	fmt.Println(errors.Is(err, ErrNotAudited))
 	// Output: true
+}
+
+// The stream says why in full where that holds nothing that could be a secret.
+func TestAuditSaysWhy(t *testing.T) {
+	for _, err := range []error{ErrTeamExists, ErrMemberExists, ErrMemberMoved, ErrNoMember,
+		&LastAdminError{ID: "mem_0123456789abcdef", Others: 1}, &TeamInUseError{API: "pictify", Name: "orbit", Members: 1}} {
+		if got := resultOf(err); got != "error: "+err.Error() {
+			t.Errorf("%v: %s", err, got)
+		}
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/connect/redistest"
+
 	"github.com/redis/go-redis/v9"
 )
 
@@ -28,22 +30,17 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 		t.Fatalf("not open after %d failures", calls)
 	}
 	// Open for a millisecond at a time: each probe that fails opens it again.
-	await(t, "it refuses", func(context.Context) bool { return errors.Is(b.Do(LookUp, "", fail), ErrStoreDown) })
-	await(t, "it closes", func(context.Context) bool { return b.Do(LookUp, "", func() error { return nil }) == nil })
+	redistest.Await(t, "it refuses", func(context.Context) bool { return errors.Is(b.Do(LookUp, "", fail), ErrStoreDown) })
+	redistest.Await(t, "it closes", func(context.Context) bool { return b.Do(LookUp, "", func() error { return nil }) == nil })
 	if len(changes) != 2 || changes[1] {
 		t.Errorf("told %v", changes)
 	}
 }
 
 func TestBreakerCountsOnlyAStoreThatDoesNotAnswer(t *testing.T) {
-	client := newEmbedded(t)
-	client.Set(t.Context(), "text", "x", 0)
-	reply := client.LPush(t.Context(), "text", "y").Err()
 	for name, err := range map[string]error{
 		"nothing":          nil,
-		"unknown":          ErrUnknown,
-		"corrupt":          &CorruptError{Err: io.EOF},
-		"an error reply":   fmt.Errorf("limits: %w", reply),
+		"an error reply":   fmt.Errorf("limits: %w", errorReply("WRONGTYPE Operation against a key holding the wrong kind of value")),
 		"no value":         redis.Nil,
 		"a caller is gone": fmt.Errorf("keys: store: %w", context.Canceled),
 	} {
@@ -54,41 +51,63 @@ func TestBreakerCountsOnlyAStoreThatDoesNotAnswer(t *testing.T) {
 			}
 		}
 	}
-	b := NewBreaker(nil)
-	for range tripAfter {
-		b.Do(LookUp, "", func() error { return context.DeadlineExceeded })
-	}
-	if err := b.Do(LookUp, "", func() error { return nil }); err != ErrStoreDown {
-		t.Errorf("after %d timeouts: %v", tripAfter, err)
+	for name, err := range map[string]error{
+		"no answer": context.DeadlineExceeded, "an answer to everybody": errorReply("OOM command not allowed when used memory > 'maxmemory'."),
+	} {
+		b := newBreaker(nil, time.Hour)
+		for range tripAfter {
+			b.Do(LookUp, "", func() error { return err })
+		}
+		if got := b.Do(LookUp, "", func() error { return nil }); got != ErrStoreDown {
+			t.Errorf("%s, %d times: %v", name, tripAfter, got)
+		}
 	}
 }
 
-// The breaker between the cache and a store that hangs: known keys are served at once.
-func TestCacheBehindAnOpenBreaker(t *testing.T) {
-	client := newEmbedded(t)
-	asked := watched(client)
-	c, clock := newTestCache(client, func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
-	k := sample()
-	create(t, client, k)
-	status(t, c, k.Digest)
-	c.options.Timeout = time.Millisecond
-	clock.Advance(time.Minute)
-	asked.mute.Store(true)
+// errorReply is what a server says instead of an answer.
+type errorReply string
+
+func (e errorReply) Error() string { return string(e) }
+func (errorReply) RedisError()     {}
+
+func TestOperationsHaveNames(t *testing.T) {
+	if got := fmt.Sprint(Operations()); got != "[lookup read spend]" {
+		t.Error(got)
+	}
+}
+
+// What is not carried out, and why, is told of each operation and node apart, until it is carried out again or nobody has
+// asked for it for a while.
+func TestTrouble(t *testing.T) {
+	var told []BreakerChange
+	b := newBreaker(func(c BreakerChange) { told = append(told, c) }, time.Hour)
+	now := time.Unix(1_800_000_000, 0)
+	b.now = func() time.Time { return now }
 	for range tripAfter {
-		if got := status(t, c, k.Digest); got != Active {
-			t.Error(got)
-		}
+		b.Do(Spend, "", func() error { return io.EOF })
+		b.Do(ReadLimits, "10.0.0.1:6379", func() error { return io.ErrUnexpectedEOF })
 	}
-	reads := asked.reads.Load()
-	for range 5 {
-		if got := status(t, c, k.Digest); got != Active {
-			t.Error(got)
-		}
+	if err := b.Trouble(Spend); err != io.EOF {
+		t.Errorf("one server: %v", err)
 	}
-	if _, err := c.Lookup(t.Context(), Digest{9}); !errors.Is(err, ErrStoreDown) {
-		t.Errorf("a secret that is not known: %v", err)
+	if err := b.Trouble(ReadLimits); !errors.Is(err, io.ErrUnexpectedEOF) || err.Error() != "10.0.0.1:6379: unexpected EOF" {
+		t.Errorf("a node: %v", err)
 	}
-	if asked.reads.Load() != reads {
-		t.Error("the store was asked")
+	if err := b.Trouble(LookUp); err != nil {
+		t.Errorf("another operation: %v", err)
+	}
+	if err := b.Do(Spend, "another node", func() error { return nil }); err != nil {
+		t.Errorf("another node: %v", err)
+	}
+	now = now.Add(forgetAfter)
+	if err := errors.Join(b.Trouble(Spend), b.Trouble(ReadLimits)); err != nil {
+		t.Errorf("after a while: %v", err)
+	}
+	if len(told) != 4 || !told[0].Open || !told[1].Open || told[2].Open || told[3].Open {
+		t.Errorf("told %+v", told)
+	}
+	var none *Breaker
+	if err := none.Do(LookUp, "", func() error { return io.EOF }); err != io.EOF || none.Trouble(LookUp) != nil {
+		t.Errorf("without a breaker: %v", err)
 	}
 }

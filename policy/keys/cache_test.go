@@ -16,22 +16,12 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"go.uber.org/goleak"
 	"tollgate/policy/connect"
+	"tollgate/policy/keys/keystest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// testClock moves by hand only.
-type testClock struct{ at atomic.Int64 }
-
-func (c *testClock) Now() time.Time {
-	return time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC).Add(time.Duration(c.at.Load()))
-}
-func (c *testClock) Advance(d time.Duration) { c.at.Add(int64(d)) }
-
-func newTestCache(c redis.UniversalClient, options ...func(*CacheOptions)) (*Cache, *testClock) {
-	clock := &testClock{}
+func newTestCache(c redis.UniversalClient, options ...func(*CacheOptions)) (*Cache, *keystest.Clock) {
+	clock := &keystest.Clock{}
 	o := CacheOptions{Now: clock.Now, Timeout: 10 * time.Second}
 	for _, change := range options {
 		change(&o)
@@ -101,15 +91,14 @@ func watched(c redis.UniversalClient) *spy {
 // change writes the record, and with a message publishes it in the same step, as every script that changes a key does.
 func change(t *testing.T, c redis.UniversalClient, k *Key, published bool) {
 	t.Helper()
-	data, err := encodeRecord(k)
-	if err != nil {
-		t.Fatal(err)
-	}
+	scratch := keystest.NewEmbedded(t)
+	create(t, scratch, k)
+	data := keystest.Must[string](t)(scratch.Get(t.Context(), keystest.RecordKey(k.ID)).Result())
 	script := `redis.call('SET', KEYS[1], ARGV[1])`
 	if published {
 		script += ` redis.call('PUBLISH', 'tg:v1:changes', ARGV[2])`
 	}
-	if err := c.Eval(t.Context(), script, []string{recordKey(k.ID)}, data, changeOf(k, time.Now())).Err(); err != nil && !errors.Is(err, redis.Nil) {
+	if err := c.Eval(t.Context(), script, []string{keystest.RecordKey(k.ID)}, data, changeOf(k, time.Now())).Err(); err != nil && !errors.Is(err, redis.Nil) {
 		t.Fatal(err)
 	}
 }
@@ -151,10 +140,10 @@ func said(c *Cache, d Digest) string {
 }
 
 func TestFindAndLookup(t *testing.T) {
-	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		asked := watched(client)
 		c, _ := newTestCache(client)
-		k := fullKey()
+		k := FullKey()
 		create(t, client, k)
 		if got := said(c, k.Digest); got != ErrNotCached.Error() {
 			t.Errorf("empty cache: %s", got)
@@ -188,9 +177,9 @@ func TestFindAndLookup(t *testing.T) {
 }
 
 func TestLostMessageCostsTheTTL(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, clock := newTestCache(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
 	change(t, client, revoked(k), false)
@@ -211,20 +200,20 @@ func TestLostMessageCostsTheTTL(t *testing.T) {
 }
 
 func TestLostCreationCostsTheTTL(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, clock := newTestCache(client)
-	if _, err := c.Lookup(t.Context(), sample().Digest); err != ErrUnknown {
+	if _, err := c.Lookup(t.Context(), Sample().Digest); err != ErrUnknown {
 		t.Fatal(err)
 	}
-	if err := client.Set(t.Context(), secretKey(sample().Digest), sample().ID, 0).Err(); err != nil {
+	if err := client.Set(t.Context(), keystest.SecretKey(Sample().Digest), Sample().ID, 0).Err(); err != nil {
 		t.Fatal(err)
 	}
-	change(t, client, sample(), false)
-	if got := said(c, sample().Digest); got != ErrUnknown.Error() {
+	change(t, client, Sample(), false)
+	if got := said(c, Sample().Digest); got != ErrUnknown.Error() {
 		t.Errorf("within the TTL: %s", got)
 	}
 	clock.Advance(30 * time.Second)
-	if got := status(t, c, sample().Digest); got != Active {
+	if got := status(t, c, Sample().Digest); got != Active {
 		t.Errorf("after the TTL: %s", got)
 	}
 	if s := c.Stats(); s.Unknown != 0 {
@@ -236,9 +225,9 @@ func TestLostCreationCostsTheTTL(t *testing.T) {
 func TestOvertakenReading(t *testing.T) {
 	for _, first := range []string{"active", "unknown"} {
 		t.Run(first, func(t *testing.T) {
-			client := newEmbedded(t)
+			client := keystest.NewEmbedded(t)
 			c, _ := newTestCache(client)
-			k := sample()
+			k := Sample()
 			if first == "active" {
 				create(t, client, k)
 			}
@@ -266,9 +255,9 @@ func TestOvertakenReading(t *testing.T) {
 }
 
 func TestReadingThatIsAlwaysOvertakenIsNotKept(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, _ := newTestCache(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	c.afterRead = func(Digest, int) { c.apply(changeOf(k, time.Now())) }
 	if got := status(t, c, k.Digest); got != Active {
@@ -284,9 +273,9 @@ func TestReadingThatIsAlwaysOvertakenIsNotKept(t *testing.T) {
 
 // A reading that began before a generation must be repeated at the next use, though no message named its key.
 func TestReadingFromBeforeAGeneration(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, _ := newTestCache(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	c.afterRead = func(Digest, int) {
 		c.afterRead = nil
@@ -303,7 +292,7 @@ func TestReadingFromBeforeAGeneration(t *testing.T) {
 }
 
 func TestStoreAway(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	asked := watched(client)
 	c, clock := newTestCache(client, func(o *CacheOptions) {
 		o.StaleFor = func(api string) time.Duration {
@@ -313,8 +302,8 @@ func TestStoreAway(t *testing.T) {
 			return time.Hour
 		}
 	})
-	k := sample()
-	changed := sample(func(k *Key) { k.ID, k.Digest = "key_changed", Digest{7} })
+	k := Sample()
+	changed := Sample(func(k *Key) { k.ID, k.Digest = "key_changed", Digest{7} })
 	create(t, client, k)
 	create(t, client, changed)
 	status(t, c, k.Digest)
@@ -330,7 +319,7 @@ func TestStoreAway(t *testing.T) {
 		t.Errorf("within stale_for: %s", got)
 	}
 	for name, d := range map[string]Digest{"changed since": changed.Digest, "unknown": {9}, "never seen": {8}} {
-		if g, err := c.Lookup(t.Context(), d); g != (Grant{}) || !errors.Is(err, errAway) || refused(err) {
+		if g, err := c.Lookup(t.Context(), d); g != (Grant{}) || !errors.Is(err, errAway) || !TellsOfStore(err) {
 			t.Errorf("%s: %+v, %v", name, g, err)
 		}
 	}
@@ -348,10 +337,10 @@ func TestStoreAway(t *testing.T) {
 }
 
 func TestStaleKeyDoesNotWaitLongerThanItsCaller(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	asked := watched(client)
 	c, clock := newTestCache(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
 	c.options.Timeout = 200 * time.Millisecond
@@ -362,7 +351,7 @@ func TestStaleKeyDoesNotWaitLongerThanItsCaller(t *testing.T) {
 	if g, err := c.Lookup(short, k.Digest); err != nil || g.Status != Active {
 		t.Errorf("known key: %+v, %v", g, err)
 	}
-	await(t, "the reading that a caller with little time left is under way", func(context.Context) bool {
+	keystest.Await(t, "the reading that a caller with little time left is under way", func(context.Context) bool {
 		return asked.reads.Load() == 2
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -384,10 +373,10 @@ func TestStaleKeyDoesNotWaitLongerThanItsCaller(t *testing.T) {
 
 // With a store that hangs each caller has left by its time, and ten readings open the breaker.
 func TestHungStore(t *testing.T) {
-	c, _ := newTestCache(silent(t), func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
+	c, _ := newTestCache(keystest.NewSilent(t), func(o *CacheOptions) { o.Breaker = NewBreaker(nil) })
 	c.options.Timeout = 50 * time.Millisecond
 	var work sync.WaitGroup
-	for n := range tripAfter {
+	for n := range opensAfter {
 		work.Go(func() {
 			start := time.Now()
 			if _, err := c.Lookup(t.Context(), digestOf(n)); !errors.Is(err, context.DeadlineExceeded) {
@@ -399,19 +388,19 @@ func TestHungStore(t *testing.T) {
 		})
 	}
 	work.Wait()
-	if _, err := c.Lookup(t.Context(), digestOf(tripAfter)); !errors.Is(err, ErrStoreDown) {
-		t.Errorf("after %d readings: %v", tripAfter, err)
+	if !refuses(t, c, digestOf(opensAfter)) {
+		t.Errorf("after %d readings the store is asked", opensAfter)
 	}
 }
 
 func TestCorruptRecord(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	asked := watched(client)
 	c, clock := newTestCache(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
-	if err := client.Set(t.Context(), recordKey(k.ID), "{", 0).Err(); err != nil {
+	if err := client.Set(t.Context(), keystest.RecordKey(k.ID), "{", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	c.apply(changeOf(k, time.Now()))
@@ -430,7 +419,7 @@ func TestCorruptRecord(t *testing.T) {
 		t.Errorf("repaired: %s", got)
 	}
 	// A key that was known fails closed too, also when the broken record shows by its TTL.
-	if err := client.Set(t.Context(), recordKey(k.ID), "{", 0).Err(); err != nil {
+	if err := client.Set(t.Context(), keystest.RecordKey(k.ID), "{", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	clock.Advance(30 * time.Second)
@@ -445,10 +434,10 @@ func TestCorruptRecord(t *testing.T) {
 }
 
 func TestManyMissesAreOneReading(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	asked := watched(client)
 	c, _ := newTestCache(client, func(o *CacheOptions) { o.UnknownLookups = 1 })
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	release := make(chan struct{})
 	c.afterRead = func(Digest, int) { <-release }
@@ -476,14 +465,14 @@ func digestOf(n int) Digest {
 }
 
 func TestScan(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	asked := watched(client)
 	const customers, secrets, perSecond, seconds = 200, 1_000_000, 20, 100
 	c, clock := newTestCache(client, func(o *CacheOptions) {
 		o.Keys, o.Unknown, o.UnknownLookups, o.TTL = customers, 1_000, perSecond, time.Hour
 	})
 	for i := range customers {
-		k := sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_customer%d", i), digestOf(-1-i) })
+		k := Sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_customer%d", i), digestOf(-1-i) })
 		create(t, client, k)
 		// Known secrets cost nothing of the cap, so all of them come in one second.
 		status(t, c, k.Digest)
@@ -491,7 +480,7 @@ func TestScan(t *testing.T) {
 	asked.reads.Store(0)
 	busy := 0
 	scan := secrets
-	if raceDetector {
+	if keystest.RaceDetector {
 		scan /= 10
 	}
 	for i := range scan {
@@ -521,7 +510,7 @@ func TestScan(t *testing.T) {
 }
 
 func TestCapFreesItsPlaces(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	asked := watched(client)
 	c, _ := newTestCache(client, func(o *CacheOptions) { o.UnknownLookups = 1 })
 	asked.away.Store(true)
@@ -541,12 +530,12 @@ func TestCapFreesItsPlaces(t *testing.T) {
 
 // A key whose secret is removed is unknown at once, though it was known.
 func TestRemovedKey(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, clock := newTestCache(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
-	client.Del(t.Context(), secretKey(k.Digest))
+	client.Del(t.Context(), keystest.SecretKey(k.Digest))
 	clock.Advance(30 * time.Second)
 	if _, err := c.Lookup(t.Context(), k.Digest); err != ErrUnknown {
 		t.Error(err)
@@ -557,9 +546,9 @@ func TestRemovedKey(t *testing.T) {
 }
 
 func TestRotationEndsWithoutAMessage(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, clock := newTestCache(client)
-	k := sample(func(k *Key) { k.RetiresAt = clock.Now().Add(10 * time.Second) })
+	k := Sample(func(k *Key) { k.RetiresAt = clock.Now().Add(10 * time.Second) })
 	create(t, client, k)
 	status(t, c, k.Digest)
 	for _, step := range []struct {
@@ -575,35 +564,35 @@ func TestRotationEndsWithoutAMessage(t *testing.T) {
 }
 
 func TestDefaults(t *testing.T) {
-	client := newEmbedded(t)
-	create(t, client, sample())
+	client := keystest.NewEmbedded(t)
+	create(t, client, Sample())
 	c := NewCache(NewStore(client), CacheOptions{})
 	if o := c.options; o.Keys != 1_000_000 || o.Unknown != 100_000 || o.TTL != 30*time.Second || o.UnknownLookups != 2_000 ||
 		o.Timeout != 80*time.Millisecond || o.StaleFor("any") != 5*time.Minute {
 		t.Errorf("%+v", o)
 	}
-	status(t, c, sample().Digest)
-	if got := said(c, sample().Digest); got != "active" {
+	status(t, c, Sample().Digest)
+	if got := said(c, Sample().Digest); got != "active" {
 		t.Errorf("by the machine's clock: %s", got)
 	}
-	c.apply(changeOf(sample(), time.Now()))
-	if got := said(c, sample().Digest); got != ErrNotCached.Error() {
+	c.apply(changeOf(Sample(), time.Now()))
+	if got := said(c, Sample().Digest); got != ErrNotCached.Error() {
 		t.Error(got)
 	}
 }
 
 func TestFindDoesNotAllocate(t *testing.T) {
-	if raceDetector {
+	if keystest.RaceDetector {
 		t.Skip("the race detector allocates")
 	}
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c := NewCache(NewStore(client), CacheOptions{})
-	create(t, client, sample())
-	status(t, c, sample().Digest)
+	create(t, client, Sample())
+	status(t, c, Sample().Digest)
 	if _, err := c.Lookup(t.Context(), Digest{9}); err != ErrUnknown {
 		t.Fatal(err)
 	}
-	for _, d := range []Digest{sample().Digest, {9}} {
+	for _, d := range []Digest{Sample().Digest, {9}} {
 		want := said(c, d)
 		if n := testing.AllocsPerRun(10_000, func() { c.Find(d) }); n != 0 || want == ErrNotCached.Error() {
 			t.Errorf("%s: %v allocations", want, n)
@@ -616,13 +605,13 @@ func TestFindDoesNotAllocate(t *testing.T) {
 func filled(n int) *Cache {
 	c := NewCache(nil, CacheOptions{Keys: n})
 	for i := range n {
-		k := sample(func(k *Key) {
+		k := Sample(func(k *Key) {
 			k.ID, k.Name = fmt.Sprintf("key_%016d", i), fmt.Sprintf("build machine %d", i)
 			k.LimitID, k.Team, k.Plan, k.Environment = k.ID, fmt.Sprintf("team_%d", i/10), "business", "live"
 			k.Scopes, k.Digest = []string{"read", "write"}, digestOf(i)
 			k.CreatedAt = time.Unix(1_700_000_000, 0)
 			if i%10 == 0 {
-				withIPs(fmt.Sprintf("10.%d.%d.0/24", i>>8&255, i&255))(k)
+				WithIPs(fmt.Sprintf("10.%d.%d.0/24", i>>8&255, i&255))(k)
 			}
 		})
 		c.keep(c.fence(k.Digest), 0, k.Digest, reading{key: k, sum: 1}, 0, 0)
@@ -640,7 +629,7 @@ func liveHeap() uint64 {
 }
 
 func TestMemoryOfAMillionKeys(t *testing.T) {
-	if testing.Short() || raceDetector {
+	if testing.Short() || keystest.RaceDetector {
 		t.Skip("not in short runs, and not under the race detector, which needs memory of its own")
 	}
 	const n, most = 1_000_000, 400

@@ -8,14 +8,18 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"pgregory.net/rapid"
 )
 
+const maxName = 128 // bytes, of a name or a team
+
 // likeNoOther returns a key by its number: its texts have many lengths, and it shares its profile with some others.
 func likeNoOther(i int) *Key {
-	return sample(func(k *Key) {
+	return Sample(func(k *Key) {
 		k.ID, k.Digest = fmt.Sprintf("key_%d", i+1000), digestOf(i)
-		k.Name, k.Team, k.LimitID = strings.Repeat("n", 1+i%maxNameBytes), strings.Repeat("t", i*7%maxNameBytes), k.ID
+		k.Name, k.Team, k.LimitID = strings.Repeat("n", 1+i%maxName), strings.Repeat("t", i*7%maxName), k.ID
 		if i%3 == 0 {
 			k.LimitID = fmt.Sprintf("key_line%d", i)
 		}
@@ -38,7 +42,7 @@ func TestCachedGrants(t *testing.T) {
 		c := NewCache(nil, CacheOptions{Keys: 3_000, TTL: time.Hour})
 		held := map[int]Grant{} // by those who decide
 		steps := 3_000
-		if raceDetector {
+		if keystest.RaceDetector {
 			steps /= 4 // it is one goroutine
 		}
 		for range rapid.IntRange(1, steps).Draw(t, "steps") {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"tollgate/policy/keys/keystest"
 )
 
 // guess looks up a secret that nobody has, and reports whether the store was asked.
@@ -39,7 +41,7 @@ func TestScanRefusesNoCustomer(t *testing.T) {
 		"without address":   {func(int) Caller { return Caller{API: "a"} }, perSecond * (seconds + 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := newEmbedded(t)
+			client := keystest.NewEmbedded(t)
 			c, clock := newTestCache(client, func(o *CacheOptions) { o.UnknownLookups, o.TTL = perSecond, time.Hour })
 			asked, refused := 0, 0
 			for n := range seconds * guesses {
@@ -50,7 +52,7 @@ func TestScanRefusesNoCustomer(t *testing.T) {
 				if n%(guesses/customers) != 0 {
 					continue
 				}
-				k := sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_scan%d", n), digestOf(-1-n) })
+				k := Sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_scan%d", n), digestOf(-1-n) })
 				k.LimitID = k.ID
 				create(t, client, k)
 				from := fromAddress("a", v4(5_000+n%60))
@@ -128,9 +130,9 @@ func TestLookUpsInVainHaveACeiling(t *testing.T) {
 
 // A key that was just changed is a customer's, whoever guesses beside him.
 func TestChangedKeyIsNotRefused(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, _ := newTestCache(client, func(o *CacheOptions) { o.UnknownLookups = 1 })
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
 	for n := range 10 {
@@ -150,7 +152,7 @@ func TestChangedKeyIsNotRefused(t *testing.T) {
 
 // While peppers are changed, a key is first looked up by a digest that is not its own.
 func TestDigestsOfOnePresentedSecretCountOnce(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, _ := newTestCache(client, func(o *CacheOptions) { o.UnknownLookups = 2 })
 	from := fromAddress("a", "203.0.113.9")
 	from.More = true

@@ -2,11 +2,10 @@ package keys
 
 import (
 	"errors"
-	"fmt"
 	"strings"
-	"sync"
 	"testing"
-	"time"
+
+	"tollgate/policy/keys/keystest"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -16,7 +15,7 @@ func testCaps(t *testing.T, c redis.UniversalClient) {
 	n := byte(0)
 	named := func(id string, edits ...func(*Key)) *Key {
 		n++
-		return sample(append([]func(*Key){func(k *Key) {
+		return Sample(append([]func(*Key){func(k *Key) {
 			k.ID, k.LimitID, k.Digest, k.Environment = "key_"+id, "key_"+id, Digest{n}, "live"
 		}}, edits...)...)
 	}
@@ -70,7 +69,7 @@ func testCaps(t *testing.T, c redis.UniversalClient) {
 	if err := s.CreateWithin(ctx, named("kkkk"), four); err != nil {
 		t.Error(err)
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 	c.Set(ctx, teamKeysKey("pixelbyte", "broken"), "x", 0)
 	err := s.CreateWithin(ctx, named("llll", func(k *Key) { k.Team = "broken" }), four)
 	expectCorrupt(t, "a team's set", err, "team pixelbyte/broken", "not a hash")
@@ -78,85 +77,10 @@ func testCaps(t *testing.T, c redis.UniversalClient) {
 	expectCorrupt(t, "a team's set", err, "team pixelbyte/broken", "not a hash")
 }
 
-func testCapsRace(t *testing.T, c redis.UniversalClient) {
-	m := operatorOf(c, map[string]int{"free/live": 7})
-	errs := make([]error, 50)
-	var wg sync.WaitGroup
-	for i := range errs {
-		wg.Go(func() {
-			_, _, errs[i] = m.Create(t.Context(), liveKey(func(k *Key) { k.Name = fmt.Sprint(i) }), false)
-		})
-	}
-	wg.Wait()
-	made := 0
-	for _, err := range errs {
-		if err == nil {
-			made++
-		} else if !errors.Is(err, ErrCap) {
-			t.Error(err)
-		}
-	}
-	if made != 7 {
-		t.Errorf("%d of 50 were made, want 7", made)
-	}
-	if page, _, err := m.List(t.Context(), Filter{API: "pictify", Status: []Status{Active}}, "", 100); len(page) != 7 || err != nil {
-		t.Errorf("%d keys stand, %v", len(page), err)
-	}
-	consistent(t, c)
-}
-
-func testCapsOfChanges(t *testing.T, c redis.UniversalClient) {
-	ctx, m := t.Context(), operatorOf(c, map[string]int{"free/live": 2, "pro/live": 3})
-	a, _ := mustCreate(t, m)
-	b, _ := mustCreate(t, m)
-	full := func(what string, f func() error) {
-		t.Helper()
-		if err := f(); !errors.Is(err, ErrCap) {
-			t.Errorf("%s: %v, want the cap", what, err)
-		}
-	}
-	create := func(edits ...func(*Key)) func() error {
-		return func() error { _, _, err := m.Create(ctx, liveKey(edits...), false); return err }
-	}
-	full("create", create())
-	inactive, _ := mustCreate(t, m, func(k *Key) { k.Status = Inactive })
-	full("activate", func() error { _, err := m.Activate(ctx, inactive.ID); return err })
-	pro, _ := mustCreate(t, m, func(k *Key) { k.Plan = "pro" })
-	free := "free"
-	full("update of the plan", func() error { _, err := m.Update(ctx, pro.ID, Patch{Plan: &free}); return err })
-	// Other changes of a key that counts are under no cap.
-	must[*Key](t)(m.Update(ctx, a.ID, Patch{Note: &free}))
-	must[*Key](t)(m.Activate(ctx, a.ID))
-	// A rotation takes no place, neither while the grace lasts nor after it.
-	next, _, err := m.Rotate(ctx, a.ID, 1e9)
-	if err != nil {
-		t.Fatal(err)
-	}
-	full("create after a rotation", create())
-	must[*Key](t)(m.Revoke(ctx, a.ID))
-	full("create after revoking what was rotated", create())
-	must[*Key](t)(m.Deactivate(ctx, pro.ID))
-	must[*Key](t)(m.Deactivate(ctx, b.ID))
-	must[*Key](t)(m.Activate(ctx, inactive.ID))
-	full("activate again", func() error { _, err := m.Activate(ctx, b.ID); return err })
-	must[*Key](t)(m.Revoke(ctx, next.ID))
-	must[*Key](t)(m.Activate(ctx, b.ID))
-	full("create at the end", create())
-	consistent(t, c)
-	testCapsOfLines(t, c)
-	var fault *FieldError
-	if err := create(func(k *Key) { k.Team = "" })(); !errors.As(err, &fault) || fault.Field != "team" {
-		t.Errorf("without a team: %v", err)
-	}
-	if err := create(func(k *Key) { k.Team, k.Plan = "", "enterprise" })(); err != nil {
-		t.Errorf("without a team and a cap: %v", err)
-	}
-}
-
 // What a team's set says of a later version of a key stays; what a Write noted that came too late goes.
 func testTeamSetKeepsUp(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	k := sample(func(k *Key) { k.Status = Inactive })
+	k := Sample(func(k *Key) { k.Status = Inactive })
 	if err := s.Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +104,7 @@ func testTeamSetKeepsUp(t *testing.T, c redis.UniversalClient) {
 	}
 	other := k.clone()
 	other.Note = "meanwhile"
-	must[*Key](t)(s.Write(ctx, k, other))
+	keystest.Must[*Key](t)(s.Write(ctx, k, other))
 	c.HDel(ctx, teamKeysKey(k.API, k.Team), k.ID)
 	active := k.clone()
 	active.Status = Active
@@ -190,7 +114,7 @@ func testTeamSetKeepsUp(t *testing.T, c redis.UniversalClient) {
 	if noted().counts {
 		t.Error("a key counts whose activation came too late")
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 	// Nothing that leads to another key is taken away.
 	if done, err := s.unlink(ctx, k.Digest, "key_other"); done || err != nil {
 		t.Errorf("unlink = %t, %v", done, err)
@@ -198,54 +122,4 @@ func testTeamSetKeepsUp(t *testing.T, c redis.UniversalClient) {
 	if _, err := s.Lookup(ctx, k.Digest); err != nil {
 		t.Error(err)
 	}
-}
-
-// Who rotates gains no key: neither by ending the successor instead of the old key, nor by rotating again and again.
-func testCapsOfLines(t *testing.T, c redis.UniversalClient) {
-	ctx, m := t.Context(), operatorOf(c, map[string]int{"free/live": 2, "pro/live": 1})
-	m.now = time.Now // a grace ends by the clock of the store
-	create := func() error {
-		_, _, err := m.Create(ctx, liveKey(func(k *Key) { k.Team = "lines" }), false)
-		return err
-	}
-	first, _ := mustCreate(t, m, func(k *Key) { k.Team = "lines" })
-	second, _, err := m.Rotate(ctx, first.ID, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	must[*Key](t)(m.Revoke(ctx, second.ID))
-	if err := create(); err != nil { // the old key and this one
-		t.Fatal(err)
-	}
-	if err := create(); !errors.Is(err, ErrCap) {
-		t.Errorf("beside a key in its grace without a successor: %v", err)
-	}
-	must[*Key](t)(m.Revoke(ctx, first.ID))
-	third, _ := mustCreate(t, m, func(k *Key) { k.Team = "lines" })
-	fourth, _, err := m.Rotate(ctx, third.ID, time.Hour)
-	if err != nil {
-		t.Fatalf("a rotation where the cap is reached: %v", err)
-	}
-	if next, secret, err := m.Rotate(ctx, fourth.ID, time.Hour); !errors.Is(err, ErrCap) || next != nil || secret != "" {
-		t.Errorf("a third key of a line: %v", err)
-	}
-	// A key that was switched off in its grace comes back to its place.
-	must[*Key](t)(m.Deactivate(ctx, third.ID))
-	must[*Key](t)(m.Activate(ctx, third.ID))
-	must[*Key](t)(m.Deactivate(ctx, third.ID))
-	if _, _, err = m.Rotate(ctx, fourth.ID, 0); err != nil {
-		t.Errorf("when the grace of the first is over: %v", err)
-	}
-	if _, err := m.Activate(ctx, third.ID); err != nil {
-		t.Errorf("of a rotation whose older key has ended: %v", err)
-	}
-	if err := create(); !errors.Is(err, ErrCap) {
-		t.Errorf("two lines: %v", err)
-	}
-	// A smaller plan counts what is there.
-	pro := "pro"
-	if _, err := m.Update(ctx, third.ID, Patch{Plan: &pro}); !errors.Is(err, ErrCap) {
-		t.Errorf("onto a smaller plan: %v", err)
-	}
-	consistent(t, c)
 }

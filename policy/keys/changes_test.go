@@ -15,13 +15,14 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/connect"
+	"tollgate/policy/keys/keystest"
 )
 
 // run starts the cache's stream with ticks by hand and waits until it listens.
 func run(t *testing.T, c *Cache) (ticks chan<- time.Time) {
 	t.Helper()
 	by := start(t, c)
-	await(t, "the cache listens", func(context.Context) bool { return c.Stream().Listening })
+	keystest.Await(t, "the cache listens", func(context.Context) bool { return c.Stream().Listening })
 	return by
 }
 
@@ -49,24 +50,24 @@ func tick(ticks chan<- time.Time) {
 }
 
 func TestChangesArePushed(t *testing.T) {
-	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		var told atomic.Int64
 		c, _ := newTestCache(client, func(o *CacheOptions) { o.Changed = func(time.Duration) { told.Add(1) } })
 		run(t, c)
-		k := sample()
+		k := Sample()
 		create(t, client, k)
 		status(t, c, k.Digest)
 		change(t, client, revoked(k), true)
-		await(t, "the key is revoked", func(context.Context) bool { return status(t, c, k.Digest) == Revoked })
+		keystest.Await(t, "the key is revoked", func(context.Context) bool { return status(t, c, k.Digest) == Revoked })
 
 		// A secret that was refused works as soon as it belongs to a key.
-		later := sample(func(k *Key) { k.ID, k.Digest = "key_later", Digest{4} })
+		later := Sample(func(k *Key) { k.ID, k.Digest = "key_later", Digest{4} })
 		later.LimitID = later.ID
 		if _, err := c.Lookup(t.Context(), later.Digest); err != ErrUnknown {
 			t.Fatal(err)
 		}
 		create(t, client, later)
-		await(t, "the new key works", func(context.Context) bool {
+		keystest.Await(t, "the new key works", func(context.Context) bool {
 			g, err := c.Lookup(t.Context(), later.Digest)
 			return err == nil && g.Status == Active
 		})
@@ -78,15 +79,15 @@ func TestChangesArePushed(t *testing.T) {
 
 // Every change that Store makes reaches the cache, whose clock stands still.
 func TestStoreChangesArePushed(t *testing.T) {
-	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		s := NewStore(client)
 		c, _ := newTestCache(client)
 		run(t, c)
-		k := sample()
+		k := Sample()
 		create(t, client, k)
 		arrives := func(what string, d Digest, want string) {
 			t.Helper()
-			await(t, what, func(ctx context.Context) bool {
+			keystest.Await(t, what, func(ctx context.Context) bool {
 				g, err := c.Lookup(ctx, d)
 				return err == nil && string(g.Status) == want || err != nil && err.Error() == want
 			})
@@ -124,22 +125,22 @@ func TestStoreChangesArePushed(t *testing.T) {
 }
 
 func TestChangeDelay(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	var delays []time.Duration
 	c, clock := newTestCache(client, func(o *CacheOptions) {
 		o.Changed = func(d time.Duration) { delays = append(delays, d) }
 	})
-	c.apply(changeOf(sample(), clock.Now().Add(-20*time.Millisecond)))
-	c.apply(changeOf(sample(), clock.Now().Add(time.Second))) // a clock that is ahead
+	c.apply(changeOf(Sample(), clock.Now().Add(-20*time.Millisecond)))
+	c.apply(changeOf(Sample(), clock.Now().Add(time.Second))) // a clock that is ahead
 	if len(delays) != 2 || delays[0] != 20*time.Millisecond || delays[1] != 0 {
 		t.Errorf("%v", delays)
 	}
 }
 
 func TestUnreadableMessageMeansEveryKey(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, _ := newTestCache(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	good := changeOf(k, time.Now())
 	for _, message := range []string{
@@ -154,24 +155,24 @@ func TestUnreadableMessageMeansEveryKey(t *testing.T) {
 	}
 	status(t, c, k.Digest)
 	c.apply(heartbeat)
-	c.apply(changeOf(sample(func(k *Key) { k.Digest = Digest{5} }), time.Now()))
+	c.apply(changeOf(Sample(func(k *Key) { k.Digest = Digest{5} }), time.Now()))
 	if got := said(c, k.Digest); got != "active" {
 		t.Errorf("the message of another key: %s", got)
 	}
 	if _, err := c.Lookup(t.Context(), Digest{6}); err != ErrUnknown {
 		t.Fatal(err)
 	}
-	c.apply(changeOf(sample(func(k *Key) { k.Digest = Digest{6} }), time.Now()))
+	c.apply(changeOf(Sample(func(k *Key) { k.Digest = Digest{6} }), time.Now()))
 	if got := said(c, Digest{6}); got != ErrNotCached.Error() {
 		t.Errorf("a secret that was refused: %s", got)
 	}
 }
 
 func TestKilledSubscription(t *testing.T) {
-	client := newServer(t)
-	var log lines
+	client := keystest.NewServer(t)
+	var log keystest.Lines
 	c, _ := newTestCache(client, func(o *CacheOptions) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
-	k := sample()
+	k := Sample()
 	create(t, client, k) // before anybody listens: its message is not to disturb
 	ticks := run(t, c)
 	status(t, c, k.Digest)
@@ -183,14 +184,14 @@ func TestKilledSubscription(t *testing.T) {
 	if n, err := client.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Result(); err != nil || n != 1 {
 		t.Fatalf("%d killed, %v", n, err)
 	}
-	await(t, "a new generation", func(context.Context) bool { return c.Stats().Generation > before })
+	keystest.Await(t, "a new generation", func(context.Context) bool { return c.Stats().Generation > before })
 	if got := said(c, k.Digest); got != ErrNotCached.Error() {
 		t.Errorf("served without being read again: %s", got)
 	}
 	if got := status(t, c, k.Digest); got != Revoked {
 		t.Error(got)
 	}
-	await(t, "it listens again", func(context.Context) bool { tick(ticks); return c.Stream().Listening })
+	keystest.Await(t, "it listens again", func(context.Context) bool { tick(ticks); return c.Stream().Listening })
 	if text := log.String(); strings.Count(text, "is lost") != 1 || strings.Count(text, "is back") != 1 {
 		t.Errorf("log:\n%s", text)
 	}
@@ -198,31 +199,13 @@ func TestKilledSubscription(t *testing.T) {
 	other := revoked(k)
 	other.Status = Inactive
 	change(t, client, other, true)
-	await(t, "a change after that", func(context.Context) bool { return status(t, c, k.Digest) == Inactive })
-}
-
-// lines is a log that may be read while it is written.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	keystest.Await(t, "a change after that", func(context.Context) bool { return status(t, c, k.Digest) == Inactive })
 }
 
 func TestHeartbeatsKeepTheGeneration(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, clock := newTestCache(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k) // before anybody listens: its message is not to disturb
 	ticks := run(t, c)
 	status(t, c, k.Digest)
@@ -230,7 +213,7 @@ func TestHeartbeatsKeepTheGeneration(t *testing.T) {
 	for range 10 {
 		clock.Advance(beat)
 		ticks <- time.Time{}
-		await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
+		keystest.Await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
 	}
 	if got := said(c, k.Digest); got != "active" || c.Stats().Generation != before {
 		t.Errorf("%s in generation %d, before %d", got, c.Stats().Generation, before)
@@ -242,10 +225,10 @@ func TestHeartbeatsKeepTheGeneration(t *testing.T) {
 
 // While another replica beats, this one is quiet.
 func TestOneReplicaBeatsForAll(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, clock := newTestCache(client)
 	ticks := run(t, c)
-	sub := client.Subscribe(t.Context(), changesChannel)
+	sub := client.Subscribe(t.Context(), keystest.Changes)
 	defer sub.Close()
 	if _, err := sub.Receive(t.Context()); err != nil {
 		t.Fatal(err)
@@ -253,13 +236,13 @@ func TestOneReplicaBeatsForAll(t *testing.T) {
 	const beats = 6
 	for range beats {
 		clock.Advance(beat / 2)
-		if err := client.Publish(t.Context(), changesChannel, "hb").Err(); err != nil {
+		if err := client.Publish(t.Context(), keystest.Changes, "hb").Err(); err != nil {
 			t.Fatal(err)
 		}
-		await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
+		keystest.Await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
 		ticks <- time.Time{}
 	}
-	if err := client.Publish(t.Context(), changesChannel, "end").Err(); err != nil {
+	if err := client.Publish(t.Context(), keystest.Changes, "end").Err(); err != nil {
 		t.Fatal(err)
 	}
 	for n := 0; ; n++ {
@@ -277,10 +260,10 @@ func TestOneReplicaBeatsForAll(t *testing.T) {
 }
 
 func TestSilence(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	asked := watched(client)
 	c, clock := newTestCache(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k) // before anybody listens: its message is not to disturb
 	ticks := run(t, c)
 	status(t, c, k.Digest)
@@ -299,25 +282,25 @@ func TestSilence(t *testing.T) {
 	}
 	clock.Advance(1)
 	ticks <- time.Time{}
-	await(t, "a new generation", func(context.Context) bool { return c.Stats().Generation > before })
+	keystest.Await(t, "a new generation", func(context.Context) bool { return c.Stats().Generation > before })
 	if got := status(t, c, k.Digest); got != Revoked {
 		t.Error(got)
 	}
-	await(t, "it listens again", func(context.Context) bool { return c.Stream().Listening })
+	keystest.Await(t, "it listens again", func(context.Context) bool { return c.Stream().Listening })
 }
 
 func TestStartWithoutStore(t *testing.T) {
 	server := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, ContextTimeoutEnabled: true, DialerRetries: 1})
 	defer client.Close()
-	var log lines
+	var log keystest.Lines
 	c, _ := newTestCache(client, func(o *CacheOptions) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest) // read before there is a stream
 	server.Close()
 	ticks := start(t, c)
-	await(t, "the problem is told", func(context.Context) bool { return c.Stream().Problem != "" })
+	keystest.Await(t, "the problem is told", func(context.Context) bool { return c.Stream().Problem != "" })
 	for range 3 {
 		ticks <- time.Time{}
 	}
@@ -327,7 +310,7 @@ func TestStartWithoutStore(t *testing.T) {
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "it listens", func(context.Context) bool { tick(ticks); return c.Stream().Listening })
+	keystest.Await(t, "it listens", func(context.Context) bool { tick(ticks); return c.Stream().Listening })
 	if s := c.Stream(); s.Problem != "" {
 		t.Errorf("%+v", s)
 	}
@@ -343,7 +326,7 @@ func TestRevocationUnderLoad(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not in short runs")
 	}
-	admin := newServer(t)
+	admin := keystest.NewServer(t)
 	address := admin.(*redis.Client).Options().Addr
 	var work sync.WaitGroup
 	ctx, stop := context.WithCancel(t.Context())
@@ -351,7 +334,7 @@ func TestRevocationUnderLoad(t *testing.T) {
 	defer stop()
 	list := make([]*Key, revocations)
 	for i := range list {
-		list[i] = sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_load%d", i), digestOf(i) })
+		list[i] = Sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_load%d", i), digestOf(i) })
 		create(t, admin, list[i])
 	}
 	var caches []*Cache
@@ -362,7 +345,7 @@ func TestRevocationUnderLoad(t *testing.T) {
 		c := NewCache(NewStore(client), CacheOptions{Timeout: 10 * time.Second})
 		caches = append(caches, c)
 		work.Go(func() { c.Run(ctx) })
-		await(t, "the replica listens", func(context.Context) bool { return c.Stream().Listening })
+		keystest.Await(t, "the replica listens", func(context.Context) bool { return c.Stream().Listening })
 		for _, k := range list {
 			status(t, c, k.Digest)
 		}
@@ -411,7 +394,7 @@ func TestRevocationUnderLoad(t *testing.T) {
 
 // With all subscriptions dead and none possible, the TTL still ends every grant.
 func TestNoStreamAtAll(t *testing.T) {
-	admin := newServer(t)
+	admin := keystest.NewServer(t)
 	address := admin.(*redis.Client).Options().Addr
 	if err := admin.Do(t.Context(), "ACL", "SETUSER", "deaf", "on", ">pw", "~*", "+@all", "-subscribe", "resetchannels").Err(); err != nil {
 		t.Fatal(err)
@@ -420,8 +403,8 @@ func TestNoStreamAtAll(t *testing.T) {
 	t.Cleanup(func() { client.Close() })
 	c, clock := newTestCache(client)
 	start(t, c)
-	await(t, "the problem is told", func(context.Context) bool { return strings.Contains(c.Stream().Problem, "NOPERM") })
-	k := sample()
+	keystest.Await(t, "the problem is told", func(context.Context) bool { return strings.Contains(c.Stream().Problem, "NOPERM") })
+	k := Sample()
 	create(t, admin, k)
 	status(t, c, k.Digest)
 	change(t, admin, revoked(k), true)
@@ -436,14 +419,14 @@ func TestNoStreamAtAll(t *testing.T) {
 }
 
 func TestParseChange(t *testing.T) {
-	made, d, ok := parseChange(changeOf(sample(), time.UnixMilli(1_700_000_000_123)))
-	if !ok || d != sample().Digest || made.UnixMilli() != 1_700_000_000_123 {
+	made, d, ok := parseChange(changeOf(Sample(), time.UnixMilli(1_700_000_000_123)))
+	if !ok || d != Sample().Digest || made.UnixMilli() != 1_700_000_000_123 {
 		t.Error(made, ok)
 	}
 }
 
 func TestSubscribeRefusesAnotherReply(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, _ := newTestCache(client)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -8,180 +8,129 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
+	"tollgate/policy/keys/keystest"
 
-	"tollgate/policy/connect/redistest"
+	"github.com/redis/go-redis/v9"
 )
 
-// withReplica returns a client of a server that has a replica, and the replica.
-func withReplica(t *testing.T) (primary *redis.Client, replica *redistest.Server) {
-	server := redistest.Start(t, func(s *redistest.Server) []string {
-		return append(redistest.Plain(s), "--repl-diskless-sync-delay", "0")
+// expectReplication waits for what is known of the replicas.
+func expectReplication(t *testing.T, s *Store, what string, want Replication) {
+	t.Helper()
+	keystest.Await(t, what, func(ctx context.Context) bool {
+		r, err := s.Replication(ctx, "key_any")
+		return err == nil && r == want
 	})
-	// Each command takes another connection, unless it keeps its own.
-	primary = redis.NewClient(&redis.Options{Addr: server.Address(), MaxRetries: -1, ContextTimeoutEnabled: true, MinIdleConns: 4, PoolFIFO: true})
-	t.Cleanup(func() { primary.Close() })
-	replica = redistest.Start(t, func(*redistest.Server) []string {
-		return []string{"--port", "0", "--replicaof", "127.0.0.1 " + server.Port}
-	})
-	await(t, "the replica is there", func(ctx context.Context) bool {
-		r, err := NewStore(primary).Replication(ctx, "key_any")
-		return err == nil && r.Online == 1
-	})
-	return primary, replica
 }
 
-func TestRevokeWaitsForAReplica(t *testing.T) {
+func TestWriteWaitsForAReplica(t *testing.T) {
 	t.Parallel()
-	c, replica := withReplica(t)
-	ctx, m := t.Context(), operatorOf(c, nil)
-	k, _ := mustCreate(t, m)
-	if _, err := m.Revoke(ctx, k.ID); err != nil {
-		t.Fatalf("with a replica: %v", err)
+	c, replica := keystest.WithReplica(t)
+	ctx, s, k := t.Context(), NewStore(c), Sample()
+	expectReplication(t, s, "it is online", Replication{Online: 1, Expected: true})
+	if err := s.Create(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	next := k.clone()
+	next.Note = "again"
+	wrote, n, err := s.WriteAndWait(ctx, k, next, 1, time.Second)
+	if err != nil || n != 1 || wrote.Version != 2 {
+		t.Errorf("WriteAndWait = %v, %d, %v", wrote, n, err)
 	}
 	// Confirmed means that the replica has it now.
 	data, err := replica.Admin.Get(ctx, recordKey(k.ID)).Bytes()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := decodeRecord(data); err != nil || got.Status != Revoked {
+	if got, err := decodeRecord(data); err != nil || got.Note != "again" {
 		t.Errorf("the replica has %+v, %v", got, err)
 	}
-	wrote, n, err := m.store.WriteAndWait(ctx, must[*Key](t)(m.Get(ctx, k.ID)), k2(t, m, k.ID), 1, time.Second)
-	if err != nil || n != 1 || wrote.Version != 3 {
-		t.Errorf("WriteAndWait = %v, %d, %v", wrote, n, err)
-	}
-
-	// A replica that is paused confirms nothing.
-	settledKey, _ := mustCreate(t, m)
-	await(t, "the replica has all", func(ctx context.Context) bool {
+	// A replica that is paused confirms nothing. The connection of the write has nothing else to wait for: to wait on another
+	// one would confirm it.
+	keystest.Await(t, "the replica has all", func(ctx context.Context) bool {
 		n, err := c.Wait(ctx, 1, 10*time.Millisecond).Result()
 		return err == nil && n == 1
 	})
 	if err := replica.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	// First a write whose connection has nothing else to wait for: to wait on another one would confirm it.
-	if _, n, err := m.store.WriteAndWait(ctx, settledKey, settledKey, 1, 50*time.Millisecond); err != nil || n != 0 {
+	if _, n, err := s.WriteAndWait(ctx, wrote, wrote, 1, 50*time.Millisecond); err != nil || n != 0 {
 		t.Errorf("a paused replica confirms: %d, %v", n, err)
 	}
-	m.RequireReplicas(AnyReplica, 50*time.Millisecond)
-	unconfirmed := func(what string) {
-		t.Helper()
-		k, secret := mustCreate(t, m)
-		got, err := m.Revoke(ctx, k.ID)
-		if !errors.Is(err, ErrUnconfirmed) || got == nil || got.Status != Revoked {
-			t.Errorf("%s: %v, %v", what, got, err)
-		}
-		if k, err := m.store.Lookup(ctx, m.hasher.Digest(secret)); err != nil || k.Status != Revoked {
-			t.Errorf("%s: the change is not made: %v, %v", what, k, err)
-		}
-	}
-	unconfirmed("paused")
-	m.RequireReplicas(2, 50*time.Millisecond)
-	unconfirmed("two wanted")
-	m.RequireReplicas(0, 0)
-	k, _ = mustCreate(t, m)
-	if _, err := m.Revoke(ctx, k.ID); err != nil {
-		t.Errorf("none wanted: %v", err)
-	}
-	// So does one that is dead, although the primary no longer names it.
-	if err := replica.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	state := func(what string, ok func(Replication) bool) {
-		t.Helper()
-		await(t, what, func(ctx context.Context) bool {
-			r, err := m.store.Replication(ctx, "key_any")
-			return err == nil && ok(r)
-		})
-	}
-	state("the replica is gone", func(r Replication) bool { return r == Replication{Expected: true} })
-	m.RequireReplicas(1, 50*time.Millisecond)
-	unconfirmed("killed, and wanted")
-	m.RequireReplicas(AnyReplica, 50*time.Millisecond)
-	unconfirmed("killed")
-	k, _ = mustCreate(t, m)
-	if _, err := m.Revoke(ctx, k.ID); err == nil || !strings.Contains(err.Error(), "has had replicas, and none is there now") {
-		t.Errorf("killed: %v", err)
-	}
-	// When the primary has forgotten that it had one, the note says so, until that ends, too.
-	if err := c.ConfigSet(ctx, "repl-backlog-ttl", "1").Err(); err != nil {
-		t.Fatal(err)
-	}
-	await(t, "the backlog is gone", func(ctx context.Context) bool {
-		return strings.Contains(c.Info(ctx, "replication").Val(), "repl_backlog_active:0")
-	})
-	unconfirmed("long gone")
-	if ttl := c.TTL(ctx, replicasKey).Val(); ttl <= replicasTTL-time.Minute || ttl > replicasTTL {
-		t.Errorf("the note ends in %v", ttl)
-	}
-	c.Del(ctx, replicasKey)
-	k, _ = mustCreate(t, m)
-	if _, err := m.Revoke(ctx, k.ID); err != nil {
-		t.Errorf("a store without replicas: %v", err)
-	}
-	// A primary that is told to write only with replicas should have some, whatever it has seen.
-	if err := c.ConfigSet(ctx, "min-replicas-to-write", "1").Err(); err != nil {
-		t.Fatal(err)
-	}
-	state("one is expected", func(r Replication) bool { return r == Replication{Expected: true} })
-	if err := c.ConfigSet(ctx, "min-replicas-to-write", "0").Err(); err != nil {
-		t.Fatal(err)
-	}
 	// What was refused is not confirmed either.
-	if k, n, err := m.store.WriteAndWait(ctx, sample(), sample(), 1, time.Millisecond); !errors.Is(err, ErrNoKey) || k != nil || n != 0 {
+	absent := Sample(func(k *Key) { k.ID, k.LimitID = "key_absent", "key_absent" })
+	if k, n, err := s.WriteAndWait(ctx, absent, absent, 1, time.Millisecond); !errors.Is(err, ErrNoKey) || k != nil || n != 0 {
 		t.Errorf("an absent key: %v, %d, %v", k, n, err)
 	}
 }
 
-func k2(t *testing.T, m *Manager, id string) *Key {
-	k := must[*Key](t)(m.Get(t.Context(), id))
-	k.Note = "again"
-	return k
+func TestReplicasThatAreGoneAreExpected(t *testing.T) {
+	t.Parallel()
+	c, replica := keystest.WithReplica(t)
+	ctx, s := t.Context(), NewStore(c)
+	if err := s.NoteReplicas(ctx, "key_any"); err != nil {
+		t.Fatal(err)
+	}
+	if err := replica.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	expectReplication(t, s, "the replica is gone", Replication{Expected: true})
+	// When the primary has forgotten that it had one, the note says so, until that ends, too.
+	if err := c.ConfigSet(ctx, "repl-backlog-ttl", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	keystest.Await(t, "the backlog is gone", func(ctx context.Context) bool {
+		return strings.Contains(c.Info(ctx, "replication").Val(), "repl_backlog_active:0")
+	})
+	expectReplication(t, s, "it is noted", Replication{Expected: true})
+	if ttl := c.TTL(ctx, replicasKey).Val(); ttl <= replicasTTL-time.Minute || ttl > replicasTTL {
+		t.Errorf("the note ends in %v", ttl)
+	}
+	c.Del(ctx, replicasKey)
+	expectReplication(t, s, "a store without replicas", Replication{})
+	// A primary that is told to write only with replicas should have some, whatever it has seen.
+	if err := c.ConfigSet(ctx, "min-replicas-to-write", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	expectReplication(t, s, "one is expected", Replication{Expected: true})
 }
 
-// The connection is lost between the write and the WAIT.
+// The connection is lost between the write and the WAIT: the change is made, and nobody knows who has it.
 func TestWaitThatIsLost(t *testing.T) {
-	c := newEmbedded(t)
-	m := operatorOf(c, nil)
-	k, _ := mustCreate(t, m)
-	m.RequireReplicas(1, time.Second)
-	c.AddHook(dieAlways("wait"))
-	got, err := m.Revoke(t.Context(), k.ID)
-	if !errors.Is(err, ErrUnconfirmed) || !errors.Is(err, errDied) || got == nil || got.Status != Revoked {
-		t.Errorf("Revoke = %v, %v", got, err)
+	c := keystest.NewEmbedded(t)
+	s, k := NewStore(c), Sample()
+	if err := s.Create(t.Context(), k); err != nil {
+		t.Fatal(err)
+	}
+	c.AddHook(keystest.DieAlways("wait"))
+	if got, n, err := s.WriteAndWait(t.Context(), k, k, 1, time.Second); !errors.Is(err, keystest.ErrDied) || got == nil || n != 0 {
+		t.Errorf("WriteAndWait = %v, %d, %v", got, n, err)
 	}
 }
 
-// Who cannot count the replicas still revokes, and says that nobody knows who has it.
-func TestRevokeWithoutKnowingOfReplicas(t *testing.T) {
-	c := newEmbedded(t)
-	m := operatorOf(c, nil)
-	k, _ := mustCreate(t, m)
-	c.AddHook(dieAlways("info"))
-	got, err := m.Revoke(t.Context(), k.ID)
-	if !errors.Is(err, ErrUnconfirmed) || got == nil || got.Status != Revoked {
-		t.Errorf("Revoke = %v, %v", got, err)
+// Not to be able to count the replicas is not to have none.
+func TestReplicasThatNobodyMayCount(t *testing.T) {
+	c := keystest.NewEmbedded(t)
+	c.AddHook(keystest.DieAlways("info"))
+	if _, err := NewStore(c).Replication(t.Context(), "key_any"); !errors.Is(err, keystest.ErrDied) {
+		t.Errorf("Replication: %v", err)
 	}
 }
 
 func TestClientsWithoutPrimary(t *testing.T) {
-	embedded := newEmbedded(t).(*redis.Client)
+	embedded := keystest.NewEmbedded(t).(*redis.Client)
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": embedded.Options().Addr}})
 	t.Cleanup(func() { ring.Close() })
-	ctx, m := t.Context(), operatorOf(ring, nil)
-	k, _ := mustCreate(t, m)
-	if _, err := m.store.Replication(ctx, k.ID); !errors.Is(err, errNoPrimary) {
+	ctx, s, k := t.Context(), NewStore(ring), Sample()
+	if err := s.Create(ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Replication(ctx, k.ID); !errors.Is(err, errNoPrimary) {
 		t.Errorf("Replication: %v", err)
 	}
-	if _, _, err := m.store.WriteAndWait(ctx, k, k, 1, time.Second); !errors.Is(err, errNoPrimary) {
+	if _, _, err := s.WriteAndWait(ctx, k, k, 1, time.Second); !errors.Is(err, errNoPrimary) {
 		t.Errorf("WriteAndWait: %v", err)
 	}
-	if _, err := m.store.Repair(ctx, ""); !errors.Is(err, errNoPrimary) {
+	if _, err := s.Repair(ctx, ""); !errors.Is(err, errNoPrimary) {
 		t.Errorf("Repair: %v", err)
-	}
-	if _, err := m.Revoke(ctx, k.ID); err != nil {
-		t.Errorf("Revoke: %v", err)
 	}
 }

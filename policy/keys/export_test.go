@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"tollgate/policy/keys/keystest"
 
 	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
@@ -33,14 +36,14 @@ func anyKey(t *rapid.T, i int) *Key {
 		LimitID: pick("limit id", id, "shared-1", "0x10", "1e3"), CreatedBy: pick("by", "", "ada", "key@x"),
 		RotatedFrom: pick("from", "", "key_before"), RotatedTo: pick("to", "", "key_after"),
 		Scopes:    rapid.SampledFrom([][]string{nil, {"read"}, {"read", "jobs:write", "-", "null"}}).Draw(t, "scopes"),
-		Limits:    rapid.SampledFrom([][]Override{nil, {{"minute", 0}}, {{"per day", 5}, {"no", 1 << 40}}}).Draw(t, "limits"),
+		Limits:    rapid.SampledFrom([][]Override{nil, {{Name: "minute", Requests: 0}}, {{Name: "per day", Requests: 5}, {Name: "no", Requests: 1 << 40}}}).Draw(t, "limits"),
 		Status:    rapid.SampledFrom([]Status{Active, Inactive, Revoked}).Draw(t, "status"),
 		ExpiresAt: at("expires"), RetiresAt: at("retires"), CreatedAt: at("created"), UpdatedAt: at("updated"),
 		AnchorDay: rapid.IntRange(1, 31).Draw(t, "day"), Version: rapid.Int64Range(1, 1<<40).Draw(t, "version"),
 		Algorithm: AlgorithmHMACSHA256, Digest: NewHasher(nil).Digest(id),
 	}
 	if n := rapid.IntRange(0, 2).Draw(t, "ips"); n > 0 {
-		withIPs([]string{"10.0.0.0/8", "2001:db8::1"}[:n]...)(k)
+		WithIPs([]string{"10.0.0.0/8", "2001:db8::1"}[:n]...)(k)
 	}
 	return k
 }
@@ -48,9 +51,8 @@ func anyKey(t *rapid.T, i int) *Key {
 // What Export writes, Import makes again, byte for byte.
 func TestExportAndImportMakeTheSameStore(t *testing.T) {
 	h := NewHasher([]byte("pepper"))
-	c, empty := newEmbedded(t), newEmbedded(t)
 	rapid.Check(t, func(r *rapid.T) {
-		c.FlushAll(t.Context())
+		c := keystest.NewEmbedded(t)
 		m := transferManager(c, h)
 		n := rapid.IntRange(0, 12).Draw(r, "n")
 		for i := range n {
@@ -77,12 +79,12 @@ func TestExportAndImportMakeTheSameStore(t *testing.T) {
 					r.Fatalf("ParseFile: %v\n%s", err, out.String())
 				}
 			}
-			empty.FlushAll(t.Context())
+			empty := keystest.NewEmbedded(t)
 			report, err := transferManager(empty, h).Import(t.Context(), records, ImportOptions{})
 			if err != nil || report.Created != n {
 				r.Fatalf("%+v, %v\n%s", report, err, out.String())
 			}
-			same(t, string(format), dump(t, empty), dump(t, c))
+			same(t, string(format), keystest.Dump(t, empty), keystest.Dump(t, c))
 		}
 		if t.Failed() {
 			r.Fatal("stores differ")
@@ -91,13 +93,13 @@ func TestExportAndImportMakeTheSameStore(t *testing.T) {
 }
 
 func TestExportFiltersAndSorts(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
 		m := transferManager(c, NewHasher(nil))
 		var want []string
 		var ks []*Key
 		for i := range 1100 {
 			id := fmt.Sprintf("key_%04d", i)
-			k := sample(func(k *Key) {
+			k := Sample(func(k *Key) {
 				k.ID, k.LimitID, k.API, k.Team, k.Digest = id, id, "pictify", "orbit", m.hasher.Digest(id)
 				if i%3 == 0 {
 					k.Team = "acme"
@@ -114,7 +116,7 @@ func TestExportFiltersAndSorts(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		c.Set(t.Context(), recordKey("key_0003"), "{", 0)
+		c.Set(t.Context(), keystest.RecordKey("key_0003"), "{", 0)
 		var out bytes.Buffer
 		n, err := m.Export(t.Context(), &out, ExportJSONLines, Filter{API: "pictify", Team: "acme"})
 		var corrupt *CorruptError
@@ -136,7 +138,7 @@ func TestExportFiltersAndSorts(t *testing.T) {
 }
 
 func TestExportFails(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
 	if _, err := m.Import(t.Context(), many(400), operator("pictify")); err != nil {
 		t.Fatal(err)
@@ -151,5 +153,17 @@ func TestExportFails(t *testing.T) {
 	cancel()
 	if _, err := m.Export(ctx, &bytes.Buffer{}, ExportYAML, Filter{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
+	}
+}
+
+// A field of a key that the form forgets comes back empty.
+func TestEveryFieldIsInTheYAMLForm(t *testing.T) {
+	want := FullKey()
+	want.Other = Digest{} // no part of an export
+	f := FieldsOf(want)
+	file := f.appendYAML([]byte("keys:\n"))
+	entries, err := ParseFile("all", file)
+	if err != nil || len(entries) != 1 || !reflect.DeepEqual(&entries[0].Key, want) {
+		t.Errorf("%s came back as %+v, %v", file, entries, err)
 	}
 }

@@ -2,17 +2,16 @@ package keys
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 )
 
-// keyFields are the fields of Key, of which fullKey leaves none out but LastUsed.
-func keyFields() []reflect.StructField { return reflect.VisibleFields(reflect.TypeFor[Key]()) }
-
-// A field of a key that a form forgets comes back empty.
-func TestEveryFieldIsInEachForm(t *testing.T) {
-	want := fullKey()
+// A field of a key that the form forgets comes back empty.
+func TestEveryFieldIsInTheJSONForm(t *testing.T) {
+	want := FullKey()
 	want.Other = Digest{} // no part of an export
 	f := FieldsOf(want)
 	line, err := json.Marshal(f)
@@ -25,30 +24,88 @@ func TestEveryFieldIsInEachForm(t *testing.T) {
 	}
 	fromJSON, err := again.Entry()
 	if err != nil || !reflect.DeepEqual(&fromJSON.Key, want) {
-		t.Errorf("JSON: %s came back as %+v, %v", line, fromJSON.Key, err)
-	}
-	file := f.appendYAML([]byte("keys:\n"))
-	entries, err := ParseFile("all", file)
-	if err != nil || len(entries) != 1 || !reflect.DeepEqual(&entries[0].Key, want) {
-		t.Errorf("YAML: %s came back as %+v, %v", file, entries, err)
+		t.Errorf("%s came back as %+v, %v", line, fromJSON.Key, err)
 	}
 }
 
-// What is different in the file is named and changed, but for what is never taken from a file.
-func TestEveryFieldIsCompared(t *testing.T) {
-	never := []string{"ID", "API", "Team", "Environment", "UpdatedAt", "LastUsed", "Version", "Algorithm", "Digest", "Other"}
-	full := reflect.ValueOf(fullKey()).Elem()
-	for _, field := range keyFields() {
-		old := sample(func(k *Key) { k.AnchorDay = 3 })
-		k := old.clone()
-		reflect.ValueOf(k).Elem().FieldByIndex(field.Index).Set(full.FieldByIndex(field.Index))
-		if field.Name == "LimitID" || field.Name == "Name" {
-			reflect.ValueOf(k).Elem().FieldByIndex(field.Index).SetString("another")
+func TestParseFieldsRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"name":5}`:                    "name: must be a string, not number",
+		`{"limits":[{"requests":1.5}]}`: "limits.requests: must be a int64, not number",
+		`[]`:                            "must be a JSON object",
+		`"text"`:                        "must be a JSON object",
+		`{"nam":""}`:                    `unknown field "nam"`,
+		`{"` + strings.Repeat("aB3", 9) + `":""}`: "unknown field (a name not shown: it could hold a secret)",
+		`{"name":"a","name":"b"}`:                 `unknown or repeated field "name"`,
+		`{"NAME":"a"}`:                            `unknown or repeated field "NAME"`,
+		`{"name":"a"} {}`:                         "text after the end of the JSON object",
+		`{"name":`:                                "not JSON: it ends too early",
+		`{"name"~}`:                               "not JSON: invalid character '~' after object key",
+		"{\"name\":\"\xff\"}":                     "not UTF-8",
+	} {
+		if _, err := ParseFields([]byte(text)); err == nil || err.Error() != want {
+			t.Errorf("%s:\n got %v\nwant %s", text, err, want)
 		}
-		c := &candidate{key: k, dated: true, updated: true, versioned: true, anchored: true, counted: true, state: true, signed: true}
-		changes := fieldChanges(old, c.over(old))
-		if slices.Contains(never, field.Name) == (len(changes) == 1) {
-			t.Errorf("%s: %+v", field.Name, changes)
+	}
+	for f, want := range map[*Fields]string{
+		{Secret: "short"}:                  "secret: is shorter than 16 bytes",
+		{}:                                 "secret: is missing, and so is hash; give one of the two",
+		{Secret: NewSecret(""), Hash: "x"}: "hash: stands beside a secret; give one of the two",
+		{Hash: "md5:1"}:                    "hash: is not hmac-sha256: or sha256: followed by 64 hexadecimal digits",
+		{Secret: NewSecret(""), IPs: []string{"::1", "10.0.0.1/8"}}: `ips[1]: "10.0.0.1/8" has bits set beyond its length; did you mean 10.0.0.0/8?`,
+		{Secret: NewSecret(""), ExpiresAt: "tomorrow"}:              `expires_at: "tomorrow" is not a time like 2026-01-31T12:00:00Z`,
+		{Secret: NewSecret(""), CreatedAt: "0001-01-01T00:00:00Z"}:  `created_at: "0001-01-01T00:00:00Z" is not a time like 2026-01-31T12:00:00Z`,
+	} {
+		if _, err := f.Entry(); err == nil || err.Error() != want {
+			t.Errorf("%+v:\n got %v\nwant %s", *f, err, want)
+		}
+	}
+}
+
+func TestFieldsHideSecrets(t *testing.T) {
+	secret := NewSecret("pk_")
+	f := Fields{ID: "key_abcd", Secret: secret}
+	if text := fmt.Sprintf("%v %+v %#v %s", f, f, f, f.LogValue()); strings.Contains(text, secret) {
+		t.Error(text)
+	}
+}
+
+// Items are read each for itself, whether a whole file or a part of its list; what is wrong with one stops nothing.
+func TestParseItem(t *testing.T) {
+	const items = "- {id: key_abcd, name: n, weak: true, secret: " + testSecret + "}\n- {id: key_abce, weak: 5}\n- {scopes: [], hash: " + testHash + "}\n"
+	for _, text := range []string{items, "keys:\n" + items} {
+		var got []string
+		ParseItem(text, 7, func(line int, e Entry, err error) bool {
+			got = append(got, fmt.Sprint(line, " ", e.Key.ID, " ", e.Plaintext(), " ", e.Key.Scopes != nil, " ", err))
+			return true
+		})
+		first := 7 + strings.Count(text, "\n") - 3
+		want := []string{
+			fmt.Sprint(first, " key_abcd true false <nil>"),
+			fmt.Sprint(first+1, "  false false weak: must be true or false, not a number"),
+			fmt.Sprint(first+2, "  false true <nil>"),
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q\nwant %q", got, want)
+		}
+	}
+	taken := 0
+	ParseItem(items, 1, func(int, Entry, error) bool { taken++; return false })
+	if taken != 1 {
+		t.Errorf("%d items were taken by one that stops", taken)
+	}
+	for text, want := range map[string]string{
+		"":                  "",
+		"keys:\n":           "",
+		"- a\n- \xff\n":     "8 not UTF-8",
+		"keys: [\n":         "7 not YAML: sequence end token ']' not found",
+		"teams: []\n":       "7 is not one list of keys under the name keys",
+		"- {}\n---\n- {}\n": "7 is not one list of keys under the name keys",
+	} {
+		var got string
+		ParseItem(text, 7, func(line int, _ Entry, err error) bool { got += fmt.Sprint(line, " ", err); return true })
+		if got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
 		}
 	}
 }

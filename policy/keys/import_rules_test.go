@@ -3,12 +3,14 @@ package keys
 import (
 	"strings"
 	"testing"
+
+	"tollgate/policy/keys/keystest"
 )
 
 // A file makes no key that the policy would never accept, and none that is too large; of one that stands as the file has
 // it, nothing is said.
 func TestFilesKeepToTheRules(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
 	secret := "never_" + NewSecret("pk_")
 	line := `{"id":"key_never","api":"pictify","plan":"free","secret":"` + secret + `"}`
@@ -21,8 +23,8 @@ func TestFilesKeepToTheRules(t *testing.T) {
 		t.Errorf("apply: %v, %v", diff, err)
 	}
 
-	large := sample(func(k *Key) {
-		k.ID, k.LimitID, k.API, k.Team, k.Plan, k.IPs, k.Limits = "key_large", "key_large", "pictify", "orbit", "free", addresses(1100), nil
+	large := Sample(func(k *Key) {
+		k.ID, k.LimitID, k.API, k.Team, k.Plan, k.IPs, k.Limits = "key_large", "key_large", "pictify", "orbit", "free", keystest.Addresses(1100), nil
 	})
 	fields := func(k *Key) string {
 		var b strings.Builder
@@ -40,7 +42,7 @@ func TestFilesKeepToTheRules(t *testing.T) {
 	if diff, err = m.Apply(t.Context(), fromYAML(fields(large)), ApplyOptions{}); err != nil || diff.Unchanged != 1 {
 		t.Errorf("apply of what stands: %v, %v", diff, err)
 	}
-	large.IPs = addresses(1101)
+	large.IPs = keystest.Addresses(1101)
 	if diff, err = m.Apply(t.Context(), fromYAML(fields(large)), ApplyOptions{}); err == nil || len(diff.Refused) != 1 {
 		t.Errorf("apply of more: %v, %v", diff, err)
 	}

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
@@ -99,31 +101,6 @@ func manySecret(i int) string {
 	return Seal("pk_", (half + derivedID(Digest(sha256.Sum256([]byte(half))))[len("key_"):])[:27])
 }
 
-// dump is everything in the store but the audit stream.
-func dump(t *testing.T, c redis.UniversalClient) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	admin, ctx := administrator(t, c), t.Context()
-	keys, err := admin.Keys(ctx, "*").Result()
-	for _, key := range keys {
-		switch admin.Type(ctx, key).Val() {
-		case "string":
-			all[key] = admin.Get(ctx, key).Val()
-		case "zset":
-			all[key] = fmt.Sprint(admin.ZRange(ctx, key, 0, -1).Val())
-		case "set":
-			all[key] = fmt.Sprint(admin.SMembers(ctx, key).Val())
-		case "hash":
-			// A team's set says when a key was noted in it.
-			all[key] = regexp.MustCompile(` [0-9]{10} `).ReplaceAllString(fmt.Sprint(admin.HGetAll(ctx, key).Val()), " then ")
-		}
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
 func same(t *testing.T, what string, got, want map[string]string) {
 	t.Helper()
 	for key := range want {
@@ -139,12 +116,12 @@ func same(t *testing.T, what string, got, want map[string]string) {
 }
 
 func TestImport(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
 		h := NewHasher(nil)
 		m := transferManager(c, h)
 		taken, deleted := NewSecret("pk_"), NewSecret("pk_")
 		for id, secret := range map[string]string{"key_taken": taken, "key_gone": deleted} {
-			k := sample(func(k *Key) { k.ID, k.LimitID, k.API, k.Digest = id, id, "pictify", h.Digest(secret) })
+			k := Sample(func(k *Key) { k.ID, k.LimitID, k.API, k.Digest = id, id, "pictify", h.Digest(secret) })
 			if err := m.store.Create(t.Context(), k); err != nil {
 				t.Fatal(err)
 			}
@@ -248,16 +225,16 @@ func checkImported(t *testing.T, m *Manager, a, b string) {
 // A pepper that was added or changed between two runs makes other hashes of the same secrets.
 func TestImportKnowsOlderPeppers(t *testing.T) {
 	for _, method := range []Method{{Pepper: []byte("old")}, {Algorithm: AlgorithmSHA256}, {}} {
-		c := newEmbedded(t)
+		c := keystest.NewEmbedded(t)
 		h := NewHasher([]byte("new"), method)
 		secret, named := NewSecret("pk_"), NewSecret("pk_")
-		k := sample(func(k *Key) {
+		k := Sample(func(k *Key) {
 			k.API, k.Plan, k.Team, k.Digest = "pictify", "free", "", h.OlderDigest(0, secret)
 			k.Algorithm = cmpOr(method.Algorithm, AlgorithmHMACSHA256)
 			k.ID = derivedID(k.Digest)
 			k.Name, k.LimitID = k.ID, k.ID
 		})
-		n := sample(func(k *Key) {
+		n := Sample(func(k *Key) {
 			k.API, k.Plan, k.Team, k.Digest, k.Algorithm = "pictify", "free", "", h.OlderDigest(0, named), cmpOr(method.Algorithm, AlgorithmHMACSHA256)
 		})
 		for _, k := range []*Key{k, n} {
@@ -269,7 +246,7 @@ func TestImportKnowsOlderPeppers(t *testing.T) {
 		text := `{"secret":"` + secret + `"}
 {"id":"key_pb_full","name":"Render farm","secret":"` + named + `","anchor_day":1}
 {"id":"key_other","secret":"` + named + `x"}`
-		before := dump(t, c)
+		before := keystest.Dump(t, c)
 		report, err := m.Import(t.Context(), fromLines(text), operator("pictify"))
 		if err != nil || report.Skipped != 2 || report.Created != 1 {
 			t.Errorf("%v: %+v, %v", method.Algorithm, report, err)
@@ -278,7 +255,7 @@ func TestImportKnowsOlderPeppers(t *testing.T) {
 		if err != nil || report.Refused != 1 || !strings.Contains(report.First[0].Reason, "belongs to \"key_pb_full\"") {
 			t.Errorf("%+v, %v", report, err)
 		}
-		after := dump(t, c)
+		after := keystest.Dump(t, c)
 		for key := range before {
 			if strings.HasPrefix(key, "tg:v1:key:") && before[key] != after[key] {
 				t.Errorf("%s changed", key)
@@ -299,9 +276,9 @@ func TestImportKnowsOlderPeppers(t *testing.T) {
 // A change of the pepper that is long over opens no way back to a deleted key: not by its old hash, and not by its secret.
 func TestImportAfterAChangeOfThePepper(t *testing.T) {
 	for name, method := range map[string]Method{"none": {}, AlgorithmSHA256: {Algorithm: AlgorithmSHA256}} {
-		t.Run(name, func(t *testing.T) { testImportAfterAChangeOfThePepper(t, newEmbedded(t), method) })
+		t.Run(name, func(t *testing.T) { testImportAfterAChangeOfThePepper(t, keystest.NewEmbedded(t), method) })
 	}
-	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
 		testImportAfterAChangeOfThePepper(t, c, Method{Pepper: []byte("old")})
 	})
 }
@@ -319,9 +296,9 @@ func testImportAfterAChangeOfThePepper(t *testing.T, c redis.UniversalClient, me
 	if report, err := before.Import(ctx, fromLines(lines), operator("pictify")); err != nil || report.Created != 2 {
 		t.Fatal(report, err)
 	}
-	k := must[*Key](t)(before.Get(ctx, "key_first"))
-	must[*Key](t)(before.Revoke(ctx, "key_early"))
-	must[*Key](t)(before.Delete(ctx, "key_early"))
+	k := keystest.Must[*Key](t)(before.Get(ctx, "key_first"))
+	keystest.Must[*Key](t)(before.Revoke(ctx, "key_early"))
+	keystest.Must[*Key](t)(before.Delete(ctx, "key_early"))
 	var export bytes.Buffer
 	if n, err := m.Export(ctx, &export, ExportJSONLines, Filter{}); n != 1 || err != nil {
 		t.Fatal(n, err)
@@ -340,7 +317,7 @@ func testImportAfterAChangeOfThePepper(t *testing.T, c redis.UniversalClient, me
 		if err == nil || len(diff.Changes) > 0 {
 			t.Errorf("%s: Apply: %s, %v", when, diff, err)
 		}
-		if err := m.store.Create(ctx, sample(func(k *Key) {
+		if err := m.store.Create(ctx, Sample(func(k *Key) {
 			k.ID, k.LimitID, k.Digest = "key_again", "key_again", m.hasher.OlderDigest(0, secret)
 		})); !errors.Is(err, ErrSecretTaken) {
 			t.Errorf("%s: Create: %v", when, err)
@@ -363,8 +340,8 @@ func testImportAfterAChangeOfThePepper(t *testing.T, c redis.UniversalClient, me
 	if diff, err := m.Apply(ctx, fromLines(export.String()), ApplyOptions{}); err != nil || len(diff.Changes) > 0 || diff.Unchanged != 1 {
 		t.Errorf("Apply of the file from before: %s, %v", diff, err)
 	}
-	must[*Key](t)(m.Revoke(ctx, k.ID))
-	must[*Key](t)(m.Delete(ctx, k.ID))
+	keystest.Must[*Key](t)(m.Revoke(ctx, k.ID))
+	keystest.Must[*Key](t)(m.Delete(ctx, k.ID))
 	deleted := `the secret was that of "key_first", which was deleted, and a secret is never used again`
 	refused("after the delete", deleted)
 	if _, err := m.Repair(ctx, ""); err != nil {
@@ -374,7 +351,7 @@ func testImportAfterAChangeOfThePepper(t *testing.T, c redis.UniversalClient, me
 	if _, status, err := m.Verify(ctx, secret); status != VerifyUnknown || err != nil {
 		t.Errorf("the secret is %s, %v", status, err)
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 }
 
 // rehashFully does what a server does when a key was found by an older method.
@@ -387,7 +364,7 @@ func rehashFully(t *testing.T, m *Manager, k *Key, to Digest) {
 		defer close(ended)
 		rehashes.Run(ctx, func(_ string, err error) { t.Error(err) })
 	}()
-	await(t, "the rehash is told", func(ctx context.Context) bool {
+	keystest.Await(t, "the rehash is told", func(ctx context.Context) bool {
 		told, _, err := m.audit.Read(ctx, "", 2, NewestFirst)
 		return err == nil && len(told) == 2 && told[1].Action == ActionRehash && told[0].Result == "done"
 	})
@@ -403,7 +380,7 @@ func cmpOr(a, b string) string {
 }
 
 func TestImportStopsBetweenBatches(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	m := transferManager(c, NewHasher(nil))
 	ctx, cancel := context.WithCancel(t.Context())
 	o := operator("pictify")
@@ -438,7 +415,7 @@ func TestImportStopsBetweenBatches(t *testing.T) {
 
 // A batch that has begun is finished, so that its report is true.
 func TestImportFinishesTheBatchUnderWay(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	f := &failing{}
 	f.left.Store(1 << 40)
@@ -489,13 +466,13 @@ func TestImportSurvivesACrashAnywhere(t *testing.T) {
 		err := im.run(t.Context(), many(n))
 		return m, im.report, err
 	}
-	whole := newEmbedded(t)
+	whole := keystest.NewEmbedded(t)
 	if _, _, err := run(whole); err != nil {
 		t.Fatal(err)
 	}
-	want := dump(t, whole)
+	want := keystest.Dump(t, whole)
 	for trips := int64(0); ; trips++ {
-		c := newEmbedded(t)
+		c := keystest.NewEmbedded(t)
 		f := &failing{}
 		f.left.Store(trips)
 		c.(*redis.Client).AddHook(f)
@@ -522,12 +499,12 @@ func TestImportSurvivesACrashAnywhere(t *testing.T) {
 		if _, report, err = run(c); err != nil || report.Created+report.Skipped != n {
 			t.Fatalf("after %d round trips: %+v, %v", trips, report, err)
 		}
-		same(t, fmt.Sprintf("after %d round trips", trips), dump(t, c), want)
+		same(t, fmt.Sprintf("after %d round trips", trips), keystest.Dump(t, c), want)
 	}
 }
 
 func TestImportOfManyRecords(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	m := transferManager(c, NewHasher([]byte("pepper")))
 	m.now = time.Now
 	const n = 20_000
@@ -553,9 +530,9 @@ func TestImportOfManyRecords(t *testing.T) {
 }
 
 func TestImportRefusesWithoutAudit(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
-	c.Set(t.Context(), auditKey, "not a stream", 0)
+	c.Set(t.Context(), keystest.Audit, "not a stream", 0)
 	if _, err := m.Import(t.Context(), many(3), operator("pictify")); !errors.Is(err, ErrNotAudited) {
 		t.Errorf("%v", err)
 	}
@@ -569,7 +546,7 @@ func TestImportRefusesWithoutAudit(t *testing.T) {
 	if _, err := m.Apply(t.Context(), many(3), ApplyOptions{}); !errors.Is(err, ErrForbidden) {
 		t.Errorf("%v", err)
 	}
-	if all := dump(t, c); len(all) != 1 {
+	if all := keystest.Dump(t, c); len(all) != 1 {
 		t.Errorf("%v", all)
 	}
 }
@@ -579,7 +556,7 @@ type brokenWriter struct{}
 func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("disk full") }
 
 func TestImportTellsWhatStoppedIt(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
 	o := operator("pictify")
 	o.Refused = brokenWriter{}
@@ -604,53 +581,18 @@ func TestImportTellsWhatStoppedIt(t *testing.T) {
 		t.Errorf("%+v, %v", report, err)
 	}
 	bad := derivedID(m.hasher.Digest(manySecret(2)))
-	c.Set(t.Context(), recordKey(bad), "{", 0)
+	c.Set(t.Context(), keystest.RecordKey(bad), "{", 0)
 	if report, err = m.Import(t.Context(), many(3), operator("pictify")); err != nil || report.Refused != 1 || report.Skipped != 2 {
 		t.Errorf("%+v, %v", report, err)
 	}
 }
 
-func TestRecordsAndFieldsHideSecrets(t *testing.T) {
+func TestRecordsHideSecrets(t *testing.T) {
 	secret := NewSecret("pk_")
-	f := Fields{ID: "key_abcd", Secret: secret}
 	r := Record{Line: 3, Entry: Entry{Key: Key{ID: "key_abcd"}, Secret: secret}}
-	text := fmt.Sprintf("%v %+v %#v %s", f, f, f, f.LogValue()) + fmt.Sprintf("%v %+v %#v %s", r, r, &r, r.LogValue())
+	text := fmt.Sprintf("%v %+v %#v %s", r, r, &r, r.LogValue())
 	if data, _ := json.Marshal(r); strings.Contains(text+string(data), secret) {
 		t.Errorf("%s %s", text, data)
-	}
-}
-
-func TestParseFieldsRefuses(t *testing.T) {
-	for text, want := range map[string]string{
-		`{"name":5}`:                    "name: must be a string, not number",
-		`{"limits":[{"requests":1.5}]}`: "limits.requests: must be a int64, not number",
-		`[]`:                            "must be a JSON object",
-		`"text"`:                        "must be a JSON object",
-		`{"nam":""}`:                    `unknown field "nam"`,
-		`{"` + strings.Repeat("aB3", 9) + `":""}`: "unknown field (a name not shown: it could hold a secret)",
-		`{"name":"a","name":"b"}`:                 `unknown or repeated field "name"`,
-		`{"NAME":"a"}`:                            `unknown or repeated field "NAME"`,
-		`{"name":"a"} {}`:                         "text after the end of the JSON object",
-		`{"name":`:                                "not JSON: it ends too early",
-		`{"name"~}`:                               "not JSON: invalid character '~' after object key",
-		"{\"name\":\"\xff\"}":                     "not UTF-8",
-	} {
-		if _, err := ParseFields([]byte(text)); err == nil || err.Error() != want {
-			t.Errorf("%s:\n got %v\nwant %s", text, err, want)
-		}
-	}
-	for f, want := range map[*Fields]string{
-		{Secret: "short"}:                  "secret: is shorter than 16 bytes",
-		{}:                                 "secret: is missing, and so is hash; give one of the two",
-		{Secret: NewSecret(""), Hash: "x"}: "hash: stands beside a secret; give one of the two",
-		{Hash: "md5:1"}:                    "hash: is not hmac-sha256: or sha256: followed by 64 hexadecimal digits",
-		{Secret: NewSecret(""), IPs: []string{"::1", "10.0.0.1/8"}}: `ips[1]: "10.0.0.1/8" has bits set beyond its length; did you mean 10.0.0.0/8?`,
-		{Secret: NewSecret(""), ExpiresAt: "tomorrow"}:              `expires_at: "tomorrow" is not a time like 2026-01-31T12:00:00Z`,
-		{Secret: NewSecret(""), CreatedAt: "0001-01-01T00:00:00Z"}:  `created_at: "0001-01-01T00:00:00Z" is not a time like 2026-01-31T12:00:00Z`,
-	} {
-		if _, err := f.Entry(); err == nil || err.Error() != want {
-			t.Errorf("%+v:\n got %v\nwant %s", *f, err, want)
-		}
 	}
 }
 
@@ -660,7 +602,7 @@ func TestImportOfOneSecretInTwoForms(t *testing.T) {
 	sum := sha256.Sum256([]byte(secret))
 	hash, plain := fmt.Sprintf(`{"hash":"sha256:%x"}`, sum), `{"secret":"`+secret+`"}`
 	for _, text := range []string{hash + "\n" + plain, plain + "\n" + hash} {
-		c := newEmbedded(t)
+		c := keystest.NewEmbedded(t)
 		m := transferManager(c, NewHasher([]byte("pepper"), Method{Algorithm: AlgorithmSHA256}))
 		report, err := m.Import(t.Context(), fromLines(text), operator("pictify"))
 		if err != nil || report.Created != 1 || report.Refused != 1 || report.First[0].Reason != "the same secret as on line 1" {
@@ -672,7 +614,7 @@ func TestImportOfOneSecretInTwoForms(t *testing.T) {
 // A successor that stands in the file alone, beside a key in the store that does not know it, would be taken for one that
 // was never finished.
 func TestImportOfASuccessorOnly(t *testing.T) {
-	ctx, c := t.Context(), newEmbedded(t)
+	ctx, c := t.Context(), keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher([]byte("pepper")))
 	line := func(id, more string) string {
 		return `{"id":"` + id + `","secret":"` + NewSecret("pk_") + `","created_at":"2025-01-01T00:00:00Z"` + more + "}\n"

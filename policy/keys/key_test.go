@@ -2,7 +2,9 @@ package keys
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -188,5 +190,33 @@ func TestParseAddress(t *testing.T) {
 		if got, err := parseAddress(in); err == nil || err.Error() != want {
 			t.Errorf("parseAddress(%q) = %v, %v; want %s", in, got, err, want)
 		}
+	}
+}
+
+// The time to judge a list grows with the list.
+func TestValidateLongLists(t *testing.T) {
+	var scopes []string
+	for i := range 100_000 {
+		scopes = append(scopes, fmt.Sprintf("s%d", i))
+	}
+	began := time.Now()
+	k := sample(func(k *Key) { k.Scopes = append(scopes, "s5") })
+	if err := k.Validate(); err == nil || err.Error() != `scopes[100000]: "s5" is named twice` {
+		t.Error(err)
+	}
+	if spent := time.Since(began); spent > 5*time.Second {
+		t.Errorf("100,000 scopes took %v", spent)
+	}
+}
+
+func TestClone(t *testing.T) {
+	k := sample(withIPs("10.0.0.0/8"), func(k *Key) { k.Scopes, k.Limits = []string{"read"}, []Override{{"minute", 5}} })
+	c := k.clone()
+	if !reflect.DeepEqual(c, k) {
+		t.Errorf("%+v", c)
+	}
+	c.Scopes[0], c.Limits[0].Requests, c.IPs[0] = "other", 9, netip.Prefix{}
+	if k.Scopes[0] != "read" || k.Limits[0].Requests != 5 || !k.IPs[0].IsValid() {
+		t.Error("a change of the clone changes the key")
 	}
 }

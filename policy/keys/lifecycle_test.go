@@ -1,147 +1,32 @@
 package keys
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"reflect"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"tollgate/policy/keys/keystest"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// TestLifecycle runs on three stores that its parts share, each part on an empty one.
 func TestLifecycle(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
-		for _, part := range []struct {
-			name string
-			test func(*testing.T, redis.UniversalClient)
-		}{
-			{"write", testWrite}, {"final", testFinal}, {"delete", testDelete}, {"delete during rehash", testDeleteDuringRehash}, {"rehash", testRehash},
-			{"rehash meets", testRehashMeets}, {"touch", testTouch}, {"get", testGet}, {"create all", testCreateAll},
-			{"list", testList}, {"list bounds", testListBounds}, {"caps", testCaps}, {"caps race", testCapsRace},
-			{"caps of changes", testCapsOfChanges}, {"team set", testTeamSetKeepsUp}, {"manager", testManager}, {"manager refuses", testManagerRefuses},
-			{"lost update", testNoLostUpdate}, {"conflict", testConflict}, {"rotate", testRotate},
-			{"rotate refuses", testRotateRefuses}, {"rotate race", testRotateRace}, {"verify", testVerify},
-			{"one message", testOneMessage}, {"crashes", testCrashes}, {"repair", testRepair}, {"repair spares", testRepairSpares},
-			{"members", testMembersAndKeys}, {"audited", testChangesAreAudited}, {"entitlement", testEntitlement}, {"texts", testTextsHoldNoSecret}, {"plans", testSetPlans}, {"pepper", testPepper}, {"seed is audited", testSeedIsAudited}, {"repair is audited", testRepairIsAudited},
-		} {
-			t.Run(part.name, func(t *testing.T) {
-				if err := c.FlushAll(t.Context()).Err(); err != nil {
-					t.Fatal(err)
-				}
-				part.test(t, c)
-			})
-		}
-	})
-}
-
-// plainRules knows every name and caps what it is told to.
-type plainRules struct{ caps map[string]int } // by "plan/environment"
-
-func (plainRules) ValidateKey(k *Key) error {
-	if k.Plan == "gold" {
-		return &FieldError{"plan", "unknown"}
-	}
-	return nil
-}
-
-func (r plainRules) Cap(_, plan, environment string) (int, bool) {
-	most, ok := r.caps[plan+"/"+environment]
-	return most, ok
-}
-
-func (plainRules) HoldsSecret(_, text string) bool { return HoldsSecret(text, "pk_live_") }
-
-// Limit knows one limit of each plan, by the length of the plan's name.
-func (plainRules) ValidateLimits(*Key) error { return nil }
-
-func (plainRules) ValidateSecret(*Key, string) error { return nil }
-
-func (plainRules) MaxAddresses(api string) int { return map[string]int{"wide": 2000}[api] }
-
-func (plainRules) Limit(_, plan, name string) (int64, bool) {
-	return int64(10 * len(plan)), plan != "" && name == "minute"
-}
-
-func (plainRules) Prefix(api, environment string) (string, error) {
-	if environment == "moon" {
-		return "", &FieldError{"environment", "unknown"}
-	}
-	return "pk_" + environment + "_", nil
-}
-
-var lifeNoon = func() time.Time { return time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC) }
-
-func operatorOf(c redis.UniversalClient, caps map[string]int) *Manager {
-	return NewManager(NewStore(c), NewHasher([]byte("pepper")), plainRules{caps}, NewAudit(c, 1000),
-		Actor{Name: "ops", Operator: true}, lifeNoon)
-}
-
-// liveKey is what a caller of Create says.
-func liveKey(edits ...func(*Key)) Key {
-	k := Key{API: "pictify", Team: "orbit", Name: "site", Environment: "live", Plan: "free", Scopes: []string{"render"}}
-	for _, edit := range edits {
-		edit(&k)
-	}
-	return k
-}
-
-func mustCreate(t *testing.T, m *Manager, edits ...func(*Key)) (*Key, string) {
-	t.Helper()
-	k, secret, err := m.Create(t.Context(), liveKey(edits...), false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k, secret
-}
-
-func must[T any](t *testing.T) func(v T, err error) T {
-	t.Helper()
-	return func(v T, err error) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
-
-// messages returns what is published while f runs.
-func messages(t *testing.T, c redis.UniversalClient, f func()) []string {
-	t.Helper()
-	sub := administrator(t, c).Subscribe(t.Context(), changesChannel)
-	defer sub.Close()
-	if _, err := sub.Receive(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	incoming := sub.Channel(redis.WithChannelSize(10_000))
-	f()
-	if err := c.Publish(t.Context(), changesChannel, "the end").Err(); err != nil {
-		t.Fatal(err)
-	}
-	var all []string
-	for {
-		select {
-		case m := <-incoming:
-			if m.Payload == "the end" {
-				return all
-			}
-			all = append(all, m.Payload)
-		case <-time.After(10 * time.Second):
-			t.Fatal("the end was not heard")
-		}
-	}
+	keystest.Parts{
+		"write": testWrite, "final": testFinal, "delete": testDelete, "delete during rehash": testDeleteDuringRehash, "rehash": testRehash,
+		"rehash meets": testRehashMeets, "touch": testTouch, "get": testGet, "create all": testCreateAll,
+		"list": testList, "list bounds": testListBounds, "caps": testCaps, "team set": testTeamSetKeepsUp,
+		"places": testPlaces, "write and wait": testWriteAndWait, "repair": testRepair, "repair spares": testRepairSpares,
+	}.OnEveryStore(t)
 }
 
 func testWrite(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	old := sample()
+	old := Sample()
 	if err := s.Create(ctx, old); err != nil {
 		t.Fatal(err)
 	}
@@ -158,8 +43,8 @@ func testWrite(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("the old version again: %v", err)
 	}
 	dated := wrote.clone()
-	dated.UpdatedAt = lifeNoon()
-	if wrote, err = s.Write(ctx, wrote, dated); err != nil || !wrote.UpdatedAt.Equal(lifeNoon()) {
+	dated.UpdatedAt = keystest.Noon()
+	if wrote, err = s.Write(ctx, wrote, dated); err != nil || !wrote.UpdatedAt.Equal(keystest.Noon()) {
 		t.Errorf("the caller's UpdatedAt: %v, %v", wrote, err)
 	}
 	for field, edit := range map[string]func(*Key){
@@ -187,7 +72,7 @@ func testWrite(t *testing.T, c redis.UniversalClient) {
 	if _, err := s.Write(ctx, wrote, wrote); !errors.Is(err, ErrConflict) {
 		t.Errorf("another digest under the same version: %v", err)
 	}
-	absent := sample(func(k *Key) { k.ID, k.LimitID = "key_absent", "key_absent" })
+	absent := Sample(func(k *Key) { k.ID, k.LimitID = "key_absent", "key_absent" })
 	if _, err := s.Write(ctx, absent, absent); !errors.Is(err, ErrNoKey) {
 		t.Errorf("an absent key: %v", err)
 	}
@@ -204,13 +89,13 @@ func testWrite(t *testing.T, c redis.UniversalClient) {
 
 func testFinal(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	k := sample()
+	k := Sample()
 	if err := s.Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
 	next := k.clone()
 	next.Status = Revoked
-	k = must[*Key](t)(s.Write(ctx, k, next))
+	k = keystest.Must[*Key](t)(s.Write(ctx, k, next))
 	for _, status := range []Status{Active, Inactive} {
 		next := k.clone()
 		next.Status = status
@@ -218,31 +103,31 @@ func testFinal(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("revoked to %s: %v", status, err)
 		}
 		// Nor by a Write that has not seen the revocation.
-		if _, err := s.Write(ctx, sample(), sample()); !errors.Is(err, ErrFinal) {
+		if _, err := s.Write(ctx, Sample(), Sample()); !errors.Is(err, ErrFinal) {
 			t.Errorf("a stale Write: %v", err)
 		}
 	}
-	if err := s.Create(ctx, sample()); !errors.Is(err, ErrExists) {
+	if err := s.Create(ctx, Sample()); !errors.Is(err, ErrExists) {
 		t.Errorf("Create: %v", err)
 	}
 	if err := s.Rehash(ctx, k.ID, k.Digest, Digest{9}); !errors.Is(err, ErrFinal) {
 		t.Errorf("Rehash: %v", err)
 	}
-	if got := must[*Key](t)(s.Get(ctx, k.ID)); got.Status != Revoked || got.Version != 2 {
+	if got := keystest.Must[*Key](t)(s.Get(ctx, k.ID)); got.Status != Revoked || got.Version != 2 {
 		t.Errorf("the key is %+v", got)
 	}
 }
 
 func testDelete(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	k := sample()
+	k := Sample()
 	if err := s.Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
 	for _, status := range []Status{Active, Inactive} {
 		next := k.clone()
 		next.Status = status
-		k = must[*Key](t)(s.Write(ctx, k, next))
+		k = keystest.Must[*Key](t)(s.Write(ctx, k, next))
 		if err := s.Delete(ctx, k); !errors.Is(err, ErrNotRevoked) {
 			t.Errorf("an %s key: %v", status, err)
 		}
@@ -253,8 +138,8 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 	}
 	next := k.clone()
 	next.Status = Revoked
-	k = must[*Key](t)(s.Write(ctx, k, next))
-	if err := s.Touch(ctx, []Use{{ID: k.ID, At: lifeNoon()}}); err != nil {
+	k = keystest.Must[*Key](t)(s.Write(ctx, k, next))
+	if err := s.Touch(ctx, []Use{{ID: k.ID, At: keystest.Noon()}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Delete(ctx, k); err != nil {
@@ -285,7 +170,7 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, again := range []*Key{sample(), sample(func(k *Key) { k.Digest = Digest{9} })} {
+	for _, again := range []*Key{Sample(), Sample(func(k *Key) { k.Digest = Digest{9} })} {
 		if err := s.Create(ctx, again); !errors.Is(err, ErrExists) {
 			t.Errorf("Create: %v", err)
 		}
@@ -293,10 +178,10 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("the tombstone was revived: %v", err)
 		}
 	}
-	if err := s.Create(ctx, sample(func(k *Key) { k.ID, k.LimitID = "key_other", "key_other" })); !errors.Is(err, ErrSecretDeleted) || !errors.Is(err, ErrSecretTaken) {
+	if err := s.Create(ctx, Sample(func(k *Key) { k.ID, k.LimitID = "key_other", "key_other" })); !errors.Is(err, ErrSecretDeleted) || !errors.Is(err, ErrSecretTaken) {
 		t.Errorf("the secret under another id: %v", err)
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 	if got := c.Get(ctx, recordKey(k.ID)).Val(); got != tombstone {
 		t.Errorf("the tombstone became %s", got)
 	}
@@ -313,10 +198,10 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 // Whichever hash of its secret a key is deleted under while a rehash is unfinished: no key ever has one of the two again.
 func testDeleteDuringRehash(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	from, to := Digest{1, 2, 3}, Digest{4, 5, 6}
-	for name, linked := range map[string][]Digest{"not linked yet": {from}, "linked": {from, to}, "unlinked": {to}} {
-		c.FlushAll(ctx)
-		k := sample()
+	for i, name := range []string{"not linked yet", "linked", "unlinked"} {
+		from, to := Digest{1, byte(i)}, Digest{2, byte(i)}
+		linked := [][]Digest{{from}, {from, to}, {to}}[i]
+		k := Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = fmt.Sprint("key_case", i), fmt.Sprint("key_case", i), from })
 		if err := s.Create(ctx, k); err != nil {
 			t.Fatal(err)
 		}
@@ -333,7 +218,7 @@ func testDeleteDuringRehash(t *testing.T, c redis.UniversalClient) {
 			t.Fatal(err)
 		}
 		for _, d := range []Digest{from, to} {
-			if err := s.Create(ctx, sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", d })); !errors.Is(err, ErrSecretDeleted) {
+			if err := s.Create(ctx, Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", d })); !errors.Is(err, ErrSecretDeleted) {
 				t.Errorf("%s: %v", name, err)
 			}
 			if _, err := s.Lookup(ctx, d); !errors.Is(err, ErrUnknown) {
@@ -347,7 +232,7 @@ func testDeleteDuringRehash(t *testing.T, c redis.UniversalClient) {
 func testRehash(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
 	from, to := Digest{1, 2, 3}, Digest{4, 5, 6}
-	k := sample(func(k *Key) { k.Algorithm = AlgorithmSHA256 })
+	k := Sample(func(k *Key) { k.Algorithm = AlgorithmSHA256 })
 	if err := s.Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +264,7 @@ func testRehash(t *testing.T, c redis.UniversalClient) {
 	if steps != 4 {
 		t.Errorf("%d steps", steps)
 	}
-	got := must[*Key](t)(s.Lookup(ctx, to))
+	got := keystest.Must[*Key](t)(s.Lookup(ctx, to))
 	want := k.clone()
 	want.Version, want.Digest, want.Algorithm = 4, to, AlgorithmHMACSHA256
 	if !reflect.DeepEqual(got, want) {
@@ -400,18 +285,18 @@ func testRehash(t *testing.T, c redis.UniversalClient) {
 	// No other key can have an earlier digest; the key itself can have it again, when the pepper is changed back.
 	taken := func(d Digest) {
 		t.Helper()
-		other := sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", d })
+		other := Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", d })
 		if err := s.Create(ctx, other); !errors.Is(err, ErrSecretTaken) {
 			t.Errorf("another key with an earlier digest: %v", err)
 		}
-		consistent(t, c)
+		keystest.Consistent(t, c)
 	}
 	taken(from)
 	taken(to)
 	if err := s.Rehash(ctx, k.ID, Digest{8}, from); err != nil {
 		t.Fatal(err)
 	}
-	if got := must[*Key](t)(s.Lookup(ctx, from)); got.ID != k.ID {
+	if got := keystest.Must[*Key](t)(s.Lookup(ctx, from)); got.ID != k.ID {
 		t.Errorf("by the first digest again: %s", got.ID)
 	}
 	for _, d := range []Digest{to, {8}} {
@@ -419,12 +304,12 @@ func testRehash(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("the place of an earlier digest holds %q", got)
 		}
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 }
 
 func testRehashMeets(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	k, other := sample(), sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", Digest{9} })
+	k, other := Sample(), Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", Digest{9} })
 	for _, err := range s.CreateAll(ctx, []*Key{k, other}) {
 		if err != nil {
 			t.Fatal(err)
@@ -440,10 +325,10 @@ func testRehashMeets(t *testing.T, c redis.UniversalClient) {
 	if err := s.Rehash(ctx, k.ID, k.Digest, other.Digest); !errors.Is(err, ErrSecretTaken) {
 		t.Errorf("to the digest of another key: %v", err)
 	}
-	if got := must[*Key](t)(s.Lookup(ctx, k.Digest)); got.Other != (Digest{}) {
+	if got := keystest.Must[*Key](t)(s.Lookup(ctx, k.Digest)); got.Other != (Digest{}) {
 		t.Error("the refused digest stays noted")
 	}
-	if got := must[*Key](t)(s.Lookup(ctx, other.Digest)); got.ID != other.ID {
+	if got := keystest.Must[*Key](t)(s.Lookup(ctx, other.Digest)); got.ID != other.ID {
 		t.Errorf("the other key is now %s", got.ID)
 	}
 	// Everything that comes at once arrives.
@@ -459,12 +344,12 @@ func testRehashMeets(t *testing.T, c redis.UniversalClient) {
 	if _, err := s.Lookup(ctx, Digest{4}); err != nil {
 		t.Error(err)
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 }
 
 func testTouch(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	if err := s.Create(ctx, sample()); err != nil {
+	if err := s.Create(ctx, Sample()); err != nil {
 		t.Fatal(err)
 	}
 	before := c.Get(ctx, recordKey("key_pb_full")).Val()
@@ -473,7 +358,7 @@ func testTouch(t *testing.T, c redis.UniversalClient) {
 	if err := errors.Join(s.Touch(ctx, nil), s.Touch(ctx, uses)); err != nil {
 		t.Fatal(err)
 	}
-	if got := must[*Key](t)(s.Get(ctx, "key_pb_full")); !got.LastUsed.Equal(at.Truncate(time.Second)) || got.Version != 1 {
+	if got := keystest.Must[*Key](t)(s.Get(ctx, "key_pb_full")); !got.LastUsed.Equal(at.Truncate(time.Second)) || got.Version != 1 {
 		t.Errorf("last used %v, version %d", got.LastUsed, got.Version)
 	}
 	if now := c.Get(ctx, recordKey("key_pb_full")).Val(); now != before {
@@ -483,14 +368,14 @@ func testTouch(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("the note of an absent key ends in %v", ttl)
 	}
 	c.Set(ctx, usedKey("key_pb_full"), "yesterday", 0)
-	if got := must[*Key](t)(s.Get(ctx, "key_pb_full")); !got.LastUsed.IsZero() {
+	if got := keystest.Must[*Key](t)(s.Get(ctx, "key_pb_full")); !got.LastUsed.IsZero() {
 		t.Errorf("last used %v", got.LastUsed)
 	}
 }
 
 func testGet(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	k := fullKey()
+	k := FullKey()
 	if err := s.Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
@@ -514,14 +399,14 @@ func testGet(t *testing.T, c redis.UniversalClient) {
 
 func testCreateAll(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), NewStore(c)
-	if err := s.Create(ctx, sample()); err != nil {
+	if err := s.Create(ctx, Sample()); err != nil {
 		t.Fatal(err)
 	}
 	named := func(id string, d byte, edits ...func(*Key)) *Key {
-		return sample(append(edits, func(k *Key) { k.ID, k.LimitID, k.Digest = id, id, Digest{d} })...)
+		return Sample(append(edits, func(k *Key) { k.ID, k.LimitID, k.Digest = id, id, Digest{d} })...)
 	}
 	elsewhere := named("key_pb_full", 7, func(k *Key) { k.API, k.Team = "pictify", "other" })
-	ks := []*Key{named("key_aaaa", 11), sample(), elsewhere, named("x", 12), named("key_bbbb", 11), named("key_cccc", 13)}
+	ks := []*Key{named("key_aaaa", 11), Sample(), elsewhere, named("x", 12), named("key_bbbb", 11), named("key_cccc", 13)}
 	errs := s.CreateAll(ctx, ks)
 	var fault *FieldError
 	for i, want := range []error{nil, ErrExists, ErrExists, fault, ErrSecretTaken, nil} {
@@ -538,7 +423,7 @@ func testCreateAll(t *testing.T, c redis.UniversalClient) {
 	if n := c.Exists(ctx, indexKey("pictify", "other"), teamKeysKey("pictify", "other")).Val(); n != 0 {
 		t.Error("a refused key stays in a list")
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 	if errs := s.CreateAll(ctx, nil); len(errs) != 0 {
 		t.Error("errors for nothing")
 	}
@@ -566,233 +451,57 @@ func ids(t *testing.T, s *Store, f Filter) string {
 	}
 }
 
-// consistent checks, without the code that it is about, that everything in the store fits together.
-func consistent(t *testing.T, c redis.UniversalClient) {
-	t.Helper()
-	ctx := t.Context()
-	want := map[string]bool{}
-	members := map[string][]string{} // what every list should hold
-	for _, name := range c.Keys(ctx, "tg:v1:key:*").Val() {
-		k, err := decodeRecord([]byte(c.Get(ctx, name).Val()))
+// The place of a secret says whose it is, and that it was somebody's.
+func testPlaces(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	named := func(id string, d byte) *Key {
+		return Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = id, id, Digest{d} })
+	}
+	for _, err := range s.CreateAll(ctx, []*Key{named("key_here", 1), named("key_moved", 2), named("key_gone", 3)}) {
 		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		if k.bare() {
-			continue
-		}
-		if k.Other != (Digest{}) {
-			t.Errorf("%s has two digests", k.ID)
-		}
-		want[secretKey(k.Digest)] = true
-		if owner := c.Get(ctx, secretKey(k.Digest)).Val(); owner != k.ID {
-			t.Errorf("the secret of %s leads to %q", k.ID, owner)
-		}
-		members["tg:v1:index:{"+k.API+"}"] = append(members["tg:v1:index:{"+k.API+"}"], k.ID)
-		if k.Team != "" {
-			list := "tg:v1:index:{" + k.API + "/" + k.Team + "}"
-			members[list] = append(members[list], k.ID)
-			mark, end, line := "-", int64(0), k.LimitID
-			if k.Status == Active {
-				mark = "+"
-			}
-			if !k.RetiresAt.IsZero() {
-				end = k.RetiresAt.UnixMilli()
-			}
-			if line == k.ID {
-				line = "="
-			}
-			want := fmt.Sprintf(" %s %d %s %s", mark, end, line, k.Environment)
-			if got := c.HGet(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}", k.ID).Val(); !strings.HasSuffix(got, want) {
-				t.Errorf("the team's set has %q for %s, which is %s", got, k.ID, k.Status)
-			}
-			if n := c.HLen(ctx, "tg:v1:team:{"+k.API+"/"+k.Team+"}").Val(); int(n) != len(c.ZRange(ctx, list, 0, -1).Val()) {
-				t.Errorf("the set of team %s has %d keys", k.Team, n)
-			}
+			t.Fatal(err)
 		}
 	}
-	for _, name := range c.Keys(ctx, "tg:v1:secret:*").Val() {
-		if id, deleted := strings.CutPrefix(c.Get(ctx, name).Val(), "deleted:"); deleted && strings.Contains(c.Get(ctx, recordKey(id)).Val(), `"status":"deleted"`) {
-			continue
-		}
-		if id, former := strings.CutPrefix(c.Get(ctx, name).Val(), "former:"); former && !want[name] && c.Get(ctx, recordKey(id)).Val() != "" {
-			continue
-		}
-		if !want[name] {
-			t.Errorf("a secret leads to %q without being its own", c.Get(ctx, name).Val())
+	for i, id := range []string{"key_moved", "key_gone"} {
+		if err := s.Rehash(ctx, id, Digest{byte(2 + i)}, Digest{byte(12 + i)}); err != nil {
+			t.Fatal(err)
 		}
 	}
-	for _, name := range c.Keys(ctx, "tg:v1:index:*").Val() {
-		got := c.ZRange(ctx, name, 0, -1).Val()
-		slices.Sort(members[name])
-		if !slices.Equal(got, members[name]) {
-			t.Errorf("%s has %q, want %q", name, got, members[name])
-		}
-		delete(members, name)
+	k := keystest.Must[*Key](t)(s.Get(ctx, "key_gone"))
+	next := k.clone()
+	next.Status = Revoked
+	if err := s.Delete(ctx, keystest.Must[*Key](t)(s.Write(ctx, k, next))); err != nil {
+		t.Fatal(err)
 	}
-	if len(members) > 0 {
-		t.Errorf("no lists for %v", members)
+	var replies []*redis.StringCmd
+	for _, d := range []byte{1, 2, 3, 13, 4} {
+		replies = append(replies, c.Get(ctx, secretKey(Digest{d})))
+	}
+	want := []secretPlace{{id: "key_here"}, {id: "key_moved", former: true}, {id: "key_gone", former: true, deleted: true}, {id: "key_gone", deleted: true}, {}}
+	if got, err := s.places(ctx, replies); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if apis, err := s.APIs(ctx); err != nil || !slices.Equal(apis, []string{k.API}) {
+		t.Errorf("APIs = %q, %v", apis, err)
 	}
 }
 
-// dieAt ends the command that brings its count to zero, and all after it, before they are sent: a crash there.
-type dieAt struct{ left atomic.Int64 }
-
-func (d *dieAt) DialHook(next redis.DialHook) redis.DialHook { return next }
-func (d *dieAt) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if d.left.Add(-1) < 0 {
-			cmd.SetErr(errDied)
-			return errDied
-		}
-		return next(ctx, cmd)
+// A write is carried out on the primary of its key, and tells how many replicas have it.
+func testWriteAndWait(t *testing.T, c redis.UniversalClient) {
+	ctx, s, k := t.Context(), NewStore(c), Sample()
+	if err := s.Create(ctx, k); err != nil {
+		t.Fatal(err)
 	}
-}
-
-func (d *dieAt) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		left := max(d.left.Add(-int64(len(cmds)))+int64(len(cmds)), 0)
-		if left >= int64(len(cmds)) {
-			return next(ctx, cmds)
-		}
-		if left > 0 {
-			next(ctx, cmds[:left])
-		}
-		for _, cmd := range cmds[left:] {
-			cmd.SetErr(errDied)
-		}
-		return errDied
+	next := k.clone()
+	next.Note = "again"
+	wrote, n, err := s.WriteAndWait(ctx, k, next, 1, time.Millisecond)
+	if err != nil || wrote == nil || wrote.Note != "again" || n != 0 {
+		t.Errorf("WriteAndWait = %+v, %d, %v", wrote, n, err)
 	}
-}
-
-const lives = 1 << 40
-
-// testCrashes makes every operation of several steps die at every step, looks for half keys that work, repairs, and
-// makes the operation again.
-func testCrashes(t *testing.T, c redis.UniversalClient) {
-	crash := &dieAt{}
-	crash.left.Store(lives)
-	c.AddHook(crash)
-	ctx, m := t.Context(), operatorOf(c, map[string]int{"free/live": 5})
-	s := m.store
-	var k *Key
-	make1 := func(status Status) func() {
-		return func() {
-			k, _ = mustCreate(t, m)
-			if status == Revoked {
-				k = must[*Key](t)(m.Revoke(ctx, k.ID))
-			}
-		}
+	if r, err := s.Replication(ctx, k.ID); err != nil || r != (Replication{}) {
+		t.Errorf("Replication = %+v, %v", r, err)
 	}
-	usable := func(d Digest) bool {
-		k, err := s.Lookup(ctx, d)
-		return err == nil && k.Status == Active
+	if err := s.NoteReplicas(ctx, k.ID); err != nil || c.Exists(ctx, replicasKey).Val() != 0 {
+		t.Errorf("replicas are noted that are not there: %v", err)
 	}
-	active := func() (n int) {
-		for _, name := range c.Keys(ctx, "tg:v1:secret:*").Val() {
-			if usable(digestFromHex(name)) {
-				n++
-			}
-		}
-		return n
-	}
-	from, to := Digest{}, Digest{77}
-	for _, op := range []struct {
-		name   string
-		before func()
-		do     func() error
-		half   func(t *testing.T) // what must hold after the crash
-		again  bool               // the operation can be made again
-	}{
-		{"create", func() {}, func() error { _, _, err := m.Create(ctx, liveKey(), false); return err },
-			func(t *testing.T) {
-				if n := active(); n > 1 {
-					t.Errorf("%d keys work", n)
-				}
-			}, true},
-		{"revoke", make1(Active), func() error { _, err := m.Revoke(ctx, k.ID); return err }, func(*testing.T) {}, true},
-		{"delete", make1(Revoked), func() error { return s.Delete(ctx, k) },
-			func(t *testing.T) {
-				if n := active(); n != 0 {
-					t.Errorf("%d keys work", n)
-				}
-			}, false},
-		{"rehash", func() { make1(Active)(); from = k.Digest }, func() error { return s.Rehash(ctx, k.ID, from, to) },
-			func(t *testing.T) {
-				// A server asks by the new digest first, and by the old one only if that is unknown.
-				if _, err := s.Lookup(ctx, to); err != nil && (!errors.Is(err, ErrUnknown) || !usable(from)) {
-					t.Errorf("the key does not work: %v", err)
-				}
-				// No other key can have the secret by either.
-				if got := c.Get(ctx, secretKey(from)).Val(); got != k.ID && got != "former:"+k.ID {
-					t.Errorf("the place of the old digest holds %q", got)
-				}
-			}, true},
-		{"rotate", make1(Active), func() error { _, _, err := m.Rotate(ctx, k.ID, time.Hour); return err },
-			func(t *testing.T) {
-				old, err := s.Lookup(ctx, k.Digest)
-				if err != nil || old.Status != Active {
-					t.Fatalf("the old key does not work: %v, %v", old, err)
-				}
-				// It never ends without a successor that works.
-				if old.RotatedTo == "" {
-					if !old.RetiresAt.IsZero() {
-						t.Error("the old key ends for nothing")
-					}
-					return
-				}
-				next, err := s.Get(ctx, old.RotatedTo)
-				if err != nil || !usable(next.Digest) {
-					t.Errorf("the old key ends, and its successor does not work: %v, %v", next, err)
-				}
-			}, false},
-		{"deactivate", make1(Active), func() error { _, err := m.Deactivate(ctx, k.ID); return err }, func(*testing.T) {}, true},
-	} {
-		t.Run(op.name, func(t *testing.T) {
-			for n := int64(0); ; n++ {
-				c.FlushAll(ctx)
-				op.before()
-				crash.left.Store(n)
-				err := op.do()
-				crash.left.Store(lives)
-				op.half(t)
-				if err == nil {
-					if n < 2 {
-						t.Fatalf("all done in %d steps", n)
-					}
-					consistent(t, c)
-					return
-				}
-				if !errors.Is(err, errDied) {
-					t.Fatalf("step %d: %v", n, err)
-				}
-				if _, err := s.repair(ctx, "", 0); err != nil {
-					t.Fatalf("step %d: repair: %v", n, err)
-				}
-				op.half(t)
-				consistent(t, c)
-				if again, err := s.repair(ctx, "", 0); err != nil || !reflect.DeepEqual(again, RepairReport{Checked: again.Checked}) {
-					t.Errorf("step %d: a second repair did %+v, %v", n, again, err)
-				}
-				if !op.again {
-					continue
-				}
-				if err := op.do(); err != nil {
-					t.Errorf("step %d: again: %v", n, err)
-				}
-				consistent(t, c)
-				if t.Failed() {
-					t.Fatalf("step %d", n)
-				}
-			}
-		})
-	}
-}
-
-func digestFromHex(name string) Digest {
-	_, d, err := parseHash(AlgorithmHMACSHA256 + ":" + strings.TrimPrefix(name, "tg:v1:secret:"))
-	if err != nil {
-		panic(err)
-	}
-	return d
 }

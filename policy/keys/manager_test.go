@@ -13,15 +13,17 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
 func testManager(t *testing.T, c redis.UniversalClient) {
 	ctx, m := t.Context(), operatorOf(c, nil)
-	k, secret := mustCreate(t, m, withIPs("10.0.0.0/8"), func(k *Key) {
+	k, secret := mustCreate(t, m, WithIPs("10.0.0.0/8"), func(k *Key) {
 		// All that is not the caller's to say.
 		k.ID, k.LimitID, k.CreatedBy, k.RotatedFrom, k.RotatedTo = "key_mine", "key_mine", "eve", "key_aaaa", "key_bbbb"
-		k.RetiresAt, k.Version, k.Digest, k.Other, k.Algorithm = lifeNoon(), 9, Digest{1}, Digest{2}, "x"
+		k.RetiresAt, k.Version, k.Digest, k.Other, k.Algorithm = keystest.Noon(), 9, Digest{1}, Digest{2}, "x"
 	})
 	if !HasChecksum(secret, "pk_live_") {
 		t.Error("the secret has another form")
@@ -29,45 +31,45 @@ func testManager(t *testing.T, c redis.UniversalClient) {
 	want := &Key{
 		ID: k.ID, API: "pictify", Team: "orbit", Name: "site", Environment: "live", Plan: "free", LimitID: k.ID, CreatedBy: "ops",
 		Scopes: []string{"render"}, IPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Status: Active,
-		CreatedAt: lifeNoon(), UpdatedAt: lifeNoon(), AnchorDay: 15, Version: 1, Algorithm: AlgorithmHMACSHA256,
+		CreatedAt: keystest.Noon(), UpdatedAt: keystest.Noon(), AnchorDay: 15, Version: 1, Algorithm: AlgorithmHMACSHA256,
 		Digest: m.hasher.Digest(secret),
 	}
 	if len(k.ID) != len("key_")+16 || !reflect.DeepEqual(k, want) {
 		t.Errorf("Create = %+v", k)
 	}
-	if got := must[*Key](t)(m.store.Lookup(ctx, m.hasher.Digest(secret))); !reflect.DeepEqual(got, want) {
+	if got := keystest.Must[*Key](t)(m.store.Lookup(ctx, m.hasher.Digest(secret))); !reflect.DeepEqual(got, want) {
 		t.Errorf("Lookup = %+v", got)
 	}
 	name, note, plan, scopes := "shop", "n", "pro", []string{"templates"}
-	ips, limits, end := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, []Override{{"minute", 5}}, lifeNoon().Add(time.Hour)
-	got := must[*Key](t)(m.Update(ctx, k.ID, Patch{Name: &name, Note: &note, Plan: &plan, Scopes: &scopes, IPs: &ips, Limits: &limits, ExpiresAt: &end}))
+	ips, limits, end := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, []Override{{Name: "minute", Requests: 5}}, keystest.Noon().Add(time.Hour)
+	got := keystest.Must[*Key](t)(m.Update(ctx, k.ID, Patch{Name: &name, Note: &note, Plan: &plan, Scopes: &scopes, IPs: &ips, Limits: &limits, ExpiresAt: &end}))
 	want.Name, want.Note, want.Plan, want.Scopes, want.IPs, want.Limits, want.ExpiresAt, want.Version = name, note, plan, scopes, ips, limits, end, 2
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("Update = %+v", got)
 	}
-	if got := must[*Key](t)(m.Update(ctx, k.ID, Patch{Name: &name, Scopes: &scopes, IPs: &ips, Limits: &limits, ExpiresAt: &end})); got.Version != 2 {
+	if got := keystest.Must[*Key](t)(m.Update(ctx, k.ID, Patch{Name: &name, Scopes: &scopes, IPs: &ips, Limits: &limits, ExpiresAt: &end})); got.Version != 2 {
 		t.Error("an update that changes nothing wrote")
 	}
 	never := time.Time{}
-	if got := must[*Key](t)(m.Update(ctx, k.ID, Patch{ExpiresAt: &never})); !got.ExpiresAt.IsZero() {
+	if got := keystest.Must[*Key](t)(m.Update(ctx, k.ID, Patch{ExpiresAt: &never})); !got.ExpiresAt.IsZero() {
 		t.Error("the expiry stays")
 	}
-	if got := must[*Key](t)(m.Deactivate(ctx, k.ID)); got.Status != Inactive {
+	if got := keystest.Must[*Key](t)(m.Deactivate(ctx, k.ID)); got.Status != Inactive {
 		t.Error("not inactive")
 	}
-	if got := must[*Key](t)(m.Activate(ctx, k.ID)); got.Status != Active || got.Version != 5 {
+	if got := keystest.Must[*Key](t)(m.Activate(ctx, k.ID)); got.Status != Active || got.Version != 5 {
 		t.Errorf("%+v", got)
 	}
-	if got := must[*Key](t)(m.Activate(ctx, k.ID)); got.Version != 5 {
+	if got := keystest.Must[*Key](t)(m.Activate(ctx, k.ID)); got.Version != 5 {
 		t.Error("activating an active key wrote")
 	}
 	if _, err := m.Delete(ctx, k.ID); !errors.Is(err, ErrNotRevoked) {
 		t.Errorf("Delete: %v", err)
 	}
-	if got := must[*Key](t)(m.Revoke(ctx, k.ID)); got.Status != Revoked {
+	if got := keystest.Must[*Key](t)(m.Revoke(ctx, k.ID)); got.Status != Revoked {
 		t.Error("not revoked")
 	}
-	if got := must[*Key](t)(m.Revoke(ctx, k.ID)); got.Status != Revoked || got.Version != 7 {
+	if got := keystest.Must[*Key](t)(m.Revoke(ctx, k.ID)); got.Status != Revoked || got.Version != 7 {
 		t.Errorf("revoked again: %+v", got)
 	}
 	for what, call := range map[string]func() (*Key, error){
@@ -80,7 +82,7 @@ func testManager(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("%s of a revoked key: %v", what, err)
 		}
 	}
-	if got := must[*Key](t)(m.Delete(ctx, k.ID)); got.Name != "shop" {
+	if got := keystest.Must[*Key](t)(m.Delete(ctx, k.ID)); got.Name != "shop" {
 		t.Errorf("Delete = %+v", got)
 	}
 	for what, call := range map[string]func() error{
@@ -91,7 +93,7 @@ func testManager(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("%s of a deleted key: %v", what, err)
 		}
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 }
 
 func testManagerRefuses(t *testing.T, c redis.UniversalClient) {
@@ -101,7 +103,7 @@ func testManagerRefuses(t *testing.T, c redis.UniversalClient) {
 		"plan":        func(k *Key) { k.Plan = "gold" },
 		"environment": func(k *Key) { k.Environment = "moon" },
 		"status":      func(k *Key) { k.Status = Revoked },
-		"expires_at":  func(k *Key) { k.ExpiresAt = lifeNoon() },
+		"expires_at":  func(k *Key) { k.ExpiresAt = keystest.Noon() },
 		"anchor_day":  func(k *Key) { k.AnchorDay = 32 },
 		"api":         func(k *Key) { k.API = "" },
 	} {
@@ -114,11 +116,11 @@ func testManagerRefuses(t *testing.T, c redis.UniversalClient) {
 	if n := len(c.Keys(ctx, "tg:v1:key:*").Val()); n != 0 {
 		t.Fatalf("%d keys were made", n)
 	}
-	k, _, err := m.Create(ctx, liveKey(func(k *Key) { k.ExpiresAt, k.AnchorDay = lifeNoon().Add(-time.Hour), 3 }), true)
+	k, _, err := m.Create(ctx, liveKey(func(k *Key) { k.ExpiresAt, k.AnchorDay = keystest.Noon().Add(-time.Hour), 3 }), true)
 	if err != nil || k.AnchorDay != 3 {
 		t.Fatal(k, err)
 	}
-	past, name, gold, empty := lifeNoon(), "other", "gold", ""
+	past, name, gold, empty := keystest.Noon(), "other", "gold", ""
 	for field, p := range map[string]Patch{"expires_at": {ExpiresAt: &past}, "name": {Name: &empty}, "plan": {Plan: &gold}} {
 		var fault *FieldError
 		if _, err := m.Update(ctx, k.ID, p); !errors.As(err, &fault) || fault.Field != field {
@@ -126,20 +128,20 @@ func testManagerRefuses(t *testing.T, c redis.UniversalClient) {
 		}
 	}
 	// What is past already needs no force again, and what the policy has dropped can keep its name.
-	must[*Key](t)(m.Update(ctx, k.ID, Patch{Name: &name}))
-	must[*Key](t)(m.Update(ctx, k.ID, Patch{ExpiresAt: &past, Force: true}))
-	gone := sample(func(k *Key) { k.Plan, k.API, k.ID = "gold", "pictify", "key_gone" })
+	keystest.Must[*Key](t)(m.Update(ctx, k.ID, Patch{Name: &name}))
+	keystest.Must[*Key](t)(m.Update(ctx, k.ID, Patch{ExpiresAt: &past, Force: true}))
+	gone := Sample(func(k *Key) { k.Plan, k.API, k.ID = "gold", "pictify", "key_gone" })
 	if err := m.store.Create(ctx, gone); err != nil {
 		t.Fatal(err)
 	}
-	must[*Key](t)(m.Update(ctx, gone.ID, Patch{Name: &name}))
+	keystest.Must[*Key](t)(m.Update(ctx, gone.ID, Patch{Name: &name}))
 }
 
 func testNoLostUpdate(t *testing.T, c redis.UniversalClient) {
 	ctx, m := t.Context(), operatorOf(c, nil)
 	k, _ := mustCreate(t, m)
 	name, note, plan, scopes := "a name", "a note", "pro", []string{"templates"}
-	limits, end := []Override{{"minute", 5}}, lifeNoon().Add(time.Hour)
+	limits, end := []Override{{Name: "minute", Requests: 5}}, keystest.Noon().Add(time.Hour)
 	ips := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	patches := []Patch{{Name: &name}, {Note: &note}, {Plan: &plan}, {Scopes: &scopes}, {Limits: &limits}, {ExpiresAt: &end}, {IPs: &ips}}
 	errs := make([]error, len(patches)+1)
@@ -152,25 +154,25 @@ func testNoLostUpdate(t *testing.T, c redis.UniversalClient) {
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
-	got := must[*Key](t)(m.Get(ctx, k.ID))
+	got := keystest.Must[*Key](t)(m.Get(ctx, k.ID))
 	want := k.clone()
 	want.Name, want.Note, want.Plan, want.Scopes, want.Limits, want.ExpiresAt, want.IPs = name, note, plan, scopes, limits, end, ips
 	want.Status, want.Version = Inactive, int64(1+len(errs))
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the key is %+v, want %+v", got, want)
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 }
 
 func testConflict(t *testing.T, c redis.UniversalClient) {
 	ctx, m := t.Context(), operatorOf(c, nil)
 	k, _ := mustCreate(t, m)
 	first, second := "first", "second"
-	must[*Key](t)(m.Update(ctx, k.ID, Patch{Name: &first, Version: 1}))
+	keystest.Must[*Key](t)(m.Update(ctx, k.ID, Patch{Name: &first, Version: 1}))
 	if got, err := m.Update(ctx, k.ID, Patch{Name: &second, Version: 1}); !errors.Is(err, ErrConflict) || got != nil {
 		t.Errorf("the old version: %v, %v", got, err)
 	}
-	if got := must[*Key](t)(m.Get(ctx, k.ID)); got.Name != first {
+	if got := keystest.Must[*Key](t)(m.Get(ctx, k.ID)); got.Name != first {
 		t.Errorf("the name is %s", got.Name)
 	}
 	// Of those that name the same version one wins.
@@ -215,7 +217,7 @@ func testOneMessage(t *testing.T, c redis.UniversalClient) {
 		{"delete", func() error { _, err := m.Delete(ctx, k.ID); return err }, nil},
 		{"rehash", func() error { return m.store.Rehash(ctx, next.ID, next.Digest, Digest{7}) },
 			func() []Digest { return []Digest{{7}, next.Digest} }},
-		{"touch", func() error { return m.store.Touch(ctx, []Use{{ID: next.ID, At: lifeNoon()}}) }, func() []Digest { return nil }},
+		{"touch", func() error { return m.store.Touch(ctx, []Use{{ID: next.ID, At: keystest.Noon()}}) }, func() []Digest { return nil }},
 	} {
 		began := time.Now().Add(-time.Second)
 		heard := messages(t, c, func() {
@@ -229,11 +231,14 @@ func testOneMessage(t *testing.T, c redis.UniversalClient) {
 		}
 		var got []Digest
 		for _, text := range heard {
-			made, d, ok := parseChange(text)
-			if !ok || made.Before(began) || made.After(time.Now().Add(time.Second)) || !strings.Contains(text, " key_") {
-				t.Errorf("%s: the message %q", step.what, text)
+			var made int64
+			var d []byte
+			var id string
+			if _, err := fmt.Sscanf(text, "%d %x %s", &made, &d, &id); err != nil || len(d) != len(Digest{}) ||
+				made < began.UnixMilli() || time.UnixMilli(made).After(time.Now().Add(time.Second)) || !strings.HasPrefix(id, "key_") {
+				t.Fatalf("%s: the message %q: %v", step.what, text, err)
 			}
-			got = append(got, d)
+			got = append(got, Digest(d))
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("%s: %d messages, want %d", step.what, len(got), len(want))
@@ -245,7 +250,7 @@ func testOneMessage(t *testing.T, c redis.UniversalClient) {
 func testMembersAndKeys(t *testing.T, c redis.UniversalClient) {
 	ctx, ops := t.Context(), operatorOf(c, nil)
 	as := func(role Role) *Manager {
-		return NewManager(ops.store, ops.hasher, ops.rules, ops.audit, Actor{Name: "ann", ID: "mem_1", API: "pictify", Team: "orbit", Role: role}, lifeNoon)
+		return NewManager(ops.store, ops.hasher, ops.rules, ops.audit, Actor{Name: "ann", ID: "mem_1", API: "pictify", Team: "orbit", Role: role}, keystest.Noon)
 	}
 	ann := as(Admin)
 	k, _, err := ann.Create(ctx, Key{Name: "site", Environment: "live"}, false)
@@ -258,7 +263,7 @@ func testMembersAndKeys(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("List = %v, %v", page, err)
 	}
 	name := "x"
-	for who, m := range map[string]*Manager{"of another team": ann, "editor": as(Editor), "viewer": as(Viewer), "nobody": NewManager(ops.store, ops.hasher, ops.rules, ops.audit, Actor{}, lifeNoon)} {
+	for who, m := range map[string]*Manager{"of another team": ann, "editor": as(Editor), "viewer": as(Viewer), "nobody": NewManager(ops.store, ops.hasher, ops.rules, ops.audit, Actor{}, keystest.Noon)} {
 		id := k.ID
 		if m == ann {
 			id = foreign.ID
@@ -296,7 +301,7 @@ func testMembersAndKeys(t *testing.T, c redis.UniversalClient) {
 		}
 	}
 	for _, id := range []string{k.ID, foreign.ID} {
-		if got := must[*Key](t)(ops.Get(ctx, id)); got.Version != 1 {
+		if got := keystest.Must[*Key](t)(ops.Get(ctx, id)); got.Version != 1 {
 			t.Errorf("%s was changed", id)
 		}
 	}
@@ -309,15 +314,15 @@ func testChangesAreAudited(t *testing.T, c redis.UniversalClient) {
 	ctx, m := t.Context(), operatorOf(c, nil)
 	k, secret := mustCreate(t, m)
 	name := "other"
-	must[*Key](t)(m.Update(ctx, k.ID, Patch{Name: &name}))
-	must[*Key](t)(m.Deactivate(ctx, k.ID))
-	must[*Key](t)(m.Activate(ctx, k.ID))
+	keystest.Must[*Key](t)(m.Update(ctx, k.ID, Patch{Name: &name}))
+	keystest.Must[*Key](t)(m.Deactivate(ctx, k.ID))
+	keystest.Must[*Key](t)(m.Activate(ctx, k.ID))
 	next, second, err := m.Rotate(ctx, k.ID, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	must[*Key](t)(m.Revoke(ctx, k.ID))
-	must[*Key](t)(m.Delete(ctx, k.ID))
+	keystest.Must[*Key](t)(m.Revoke(ctx, k.ID))
+	keystest.Must[*Key](t)(m.Delete(ctx, k.ID))
 	entries, _, err := m.audit.Read(ctx, "", 1000, OldestFirst)
 	if err != nil {
 		t.Fatal(err)
@@ -342,9 +347,9 @@ func testChangesAreAudited(t *testing.T, c redis.UniversalClient) {
 		}
 	}
 	// Without its line no change is made.
-	before := dump(t, c)
-	c.Del(ctx, auditKey)
-	c.Set(ctx, auditKey, "not a stream", 0)
+	before := keystest.Dump(t, c)
+	c.Del(ctx, keystest.Audit)
+	c.Set(ctx, keystest.Audit, "not a stream", 0)
 	for what, call := range map[string]func() error{
 		"create": func() error { _, _, err := m.Create(ctx, liveKey(), false); return err },
 		"update": func() error { _, err := m.Update(ctx, next.ID, Patch{Name: &name}); return err },
@@ -356,9 +361,9 @@ func testChangesAreAudited(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	after := dump(t, c)
-	delete(before, auditKey)
-	delete(after, auditKey)
+	after := keystest.Dump(t, c)
+	delete(before, keystest.Audit)
+	delete(after, keystest.Audit)
 	if !reflect.DeepEqual(before, after) {
 		t.Error("something was changed without an audit line")
 	}
@@ -375,8 +380,8 @@ func (l *losing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		if cmd.Name() == "xadd" {
 			if l.adds++; l.adds%2 == 0 {
-				cmd.SetErr(errDied)
-				return errDied
+				cmd.SetErr(keystest.ErrDied)
+				return keystest.ErrDied
 			}
 		}
 		return next(ctx, cmd)
@@ -385,7 +390,7 @@ func (l *losing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 // A secret is shown once, so a lost outcome must not lose it.
 func TestALostOutcomeKeepsTheSecret(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	c.AddHook(&losing{})
 	ctx, m := t.Context(), operatorOf(c, nil)
 	k, secret, err := m.Create(ctx, liveKey(), false)

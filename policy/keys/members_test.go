@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
@@ -139,7 +141,7 @@ func testTokensThatAreRefused(t *testing.T, c redis.UniversalClient) {
 }
 
 func TestTokenOfAWrongFormNeverReachesTheStore(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	c.Close()
 	token := NewSecret(TokenPrefix)
 	wrong := map[bool]string{true: "B", false: "A"}[strings.HasSuffix(token, "A")]
@@ -237,11 +239,11 @@ func testMemberChangedMeanwhile(t *testing.T, c redis.UniversalClient) {
 	mustTeam(t, s, "pictify", "orbit")
 	mustMember(t, s, "orbit", "Ann", Admin)
 	bob := mustMember(t, s, "orbit", "Bob", Viewer)
-	c.AddHook(&beforeCommand{n: 1, name: "evalsha", do: func() { s.SetRole(ctx, "pictify", "orbit", bob.ID, Editor) }})
+	c.AddHook(&keystest.Overtake{N: 1, Name: "evalsha", Do: func() { s.SetRole(ctx, "pictify", "orbit", bob.ID, Editor) }})
 	if _, err := s.SetRole(ctx, "pictify", "orbit", bob.ID, Admin); !errors.Is(err, ErrMemberMoved) {
 		t.Errorf("SetRole = %v", err)
 	}
-	c.AddHook(&beforeCommand{n: 1, name: "evalsha", do: func() { s.RemoveMember(ctx, "pictify", "orbit", bob.ID) }})
+	c.AddHook(&keystest.Overtake{N: 1, Name: "evalsha", Do: func() { s.RemoveMember(ctx, "pictify", "orbit", bob.ID) }})
 	if _, err := s.SetRole(ctx, "pictify", "orbit", bob.ID, Admin); !errors.Is(err, ErrMemberMoved) {
 		t.Errorf("SetRole of a removed member = %v", err)
 	}
@@ -314,7 +316,7 @@ func testCorruptMembers(t *testing.T, c redis.UniversalClient) {
 }
 
 func TestMemberFields(t *testing.T) {
-	s := NewStore(newEmbedded(t))
+	s := NewStore(keystest.NewEmbedded(t))
 	mustTeam(t, s, "pictify", "orbit")
 	keys := s.client.DBSize(t.Context()).Val()
 	whole := func(edit func(*Member)) Member {

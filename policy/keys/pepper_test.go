@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
@@ -18,6 +20,15 @@ func standing(t *testing.T, s *Store, h *Hasher) (*Standing, StandingState) {
 		t.Error(err)
 	}
 	return w, state
+}
+
+// notACheck expects an error that says so of what is at the place of the check.
+func notACheck(t *testing.T, what string, err error) {
+	t.Helper()
+	var corrupt *CorruptError
+	if !errors.As(err, &corrupt) || corrupt.ID != pepperKey || !strings.Contains(err.Error(), "not a check of a pepper") {
+		t.Errorf("%s: %v", what, err)
+	}
 }
 
 func testPepper(t *testing.T, c redis.UniversalClient) {
@@ -60,39 +71,39 @@ func testPepper(t *testing.T, c redis.UniversalClient) {
 	server("with one that is new", NewHasher([]byte("new"), Method{}), true, nil)
 	for _, text := range []string{"", "x", "v2" + value[2:], value[:len(value)-2], "v1:" + value[5:], strings.ToUpper(value), "v1:zz" + value[5:]} {
 		c.Set(ctx, pepperKey, text, 0)
-		expectCorrupt(t, text, s.CheckPepper(ctx, second), pepperKey, "not a check of a pepper")
+		notACheck(t, text, s.CheckPepper(ctx, second))
 		_, state := standing(t, s, second)
-		expectCorrupt(t, text, state.Pepper, pepperKey, "not a check of a pepper")
+		notACheck(t, text, state.Pepper)
 	}
 	c.Del(ctx, pepperKey)
 	c.SAdd(ctx, pepperKey, "x")
-	expectCorrupt(t, "a set", s.CheckPepper(ctx, second), pepperKey, "not a check of a pepper")
+	notACheck(t, "a set", s.CheckPepper(ctx, second))
 }
 
 func TestPepperOfAStoreThatIsAway(t *testing.T) {
 	for what, h := range map[string]*Hasher{"get": NewHasher(nil), "set": NewHasher([]byte("new"), Method{})} {
-		c := newEmbedded(t)
+		c := keystest.NewEmbedded(t)
 		s := NewStore(c)
 		standing(t, s, NewHasher(nil))
-		c.AddHook(dieAlways(what))
+		c.AddHook(keystest.DieAlways(what))
 		w := NewStanding(s, h, StandingOptions{})
-		if state, err := w.Look(t.Context()); !errors.Is(err, errDied) || !errors.Is(state.Silent, errDied) || state.Adopted {
+		if state, err := w.Look(t.Context()); !errors.Is(err, keystest.ErrDied) || !errors.Is(state.Silent, keystest.ErrDied) || state.Adopted {
 			t.Errorf("without %s: %+v", what, state)
 		}
 	}
-	c := newEmbedded(t)
-	c.AddHook(dieAlways("get"))
-	if err := NewStore(c).CheckPepper(t.Context(), NewHasher(nil)); !errors.Is(err, errDied) {
+	c := keystest.NewEmbedded(t)
+	c.AddHook(keystest.DieAlways("get"))
+	if err := NewStore(c).CheckPepper(t.Context(), NewHasher(nil)); !errors.Is(err, keystest.ErrDied) {
 		t.Errorf("a command: %v", err)
 	}
 }
 
 // Of two that ask at the same time, one says which pepper it is.
 func TestPepperRace(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	s := NewStore(c)
-	other := &beforeCommand{name: "set", n: 1}
-	other.do = func() { standing(t, NewStore(c), NewHasher([]byte("other"))) }
+	other := &keystest.Overtake{Name: "set", N: 1}
+	other.Do = func() { standing(t, NewStore(c), NewHasher([]byte("other"))) }
 	c.AddHook(other)
 	if _, state := standing(t, s, NewHasher([]byte("mine"))); !errors.Is(state.Pepper, ErrPepper) || state.Ready() {
 		t.Errorf("%+v", state)

@@ -7,27 +7,16 @@ import (
 	"time"
 )
 
-func fullKey() *Key {
-	at := time.Date(2026, 1, 15, 12, 0, 0, 500, time.UTC)
-	return sample(withIPs("10.0.0.0/8", "2001:db8::1"), func(k *Key) {
-		k.Note, k.Environment, k.Plan, k.LimitID, k.CreatedBy = "été", "live", "pro", "key_first", "ada"
-		k.RotatedFrom, k.RotatedTo, k.Status = "key_first", "key_third", Inactive
-		k.Scopes, k.Limits = []string{"read", "write"}, []Override{{"minute", 0}, {"day", 5}}
-		k.ExpiresAt, k.RetiresAt, k.CreatedAt, k.UpdatedAt = at, at.Add(1), at.Add(2), at.Add(3)
-		k.AnchorDay, k.Version, k.Other = 31, 7, Digest{4, 5}
-	})
-}
-
 func TestRecordRoundTrip(t *testing.T) {
-	full := fullKey()
+	full := FullKey()
 	// A field that the record forgets would come back empty: no field of the full key may be.
 	for i := range reflect.TypeFor[Key]().NumField() {
 		name := reflect.TypeFor[Key]().Field(i).Name
 		if name != "LastUsed" && reflect.ValueOf(*full).Field(i).IsZero() {
-			t.Fatalf("fullKey leaves %s out", name)
+			t.Fatalf("FullKey leaves %s out", name)
 		}
 	}
-	for _, k := range []*Key{sample(), full} {
+	for _, k := range []*Key{Sample(), full} {
 		data, err := encodeRecord(k)
 		if err != nil {
 			t.Fatal(err)
@@ -37,18 +26,18 @@ func TestRecordRoundTrip(t *testing.T) {
 			t.Errorf("%s came back as %+v, %v", data, got, err)
 		}
 	}
-	elsewhere := sample(func(k *Key) { k.ExpiresAt = time.Date(2026, 1, 1, 1, 0, 0, 0, time.FixedZone("", 3600)) })
+	elsewhere := Sample(func(k *Key) { k.ExpiresAt = time.Date(2026, 1, 1, 1, 0, 0, 0, time.FixedZone("", 3600)) })
 	data, _ := encodeRecord(elsewhere)
 	if !strings.Contains(string(data), `"expires_at":"2026-01-01T00:00:00Z"`) {
 		t.Errorf("not in UTC: %s", data)
 	}
-	if _, err := encodeRecord(sample(func(k *Key) { k.Name = "" })); err == nil {
+	if _, err := encodeRecord(Sample(func(k *Key) { k.Name = "" })); err == nil {
 		t.Error("an invalid key was encoded")
 	}
 }
 
 func TestRecordForm(t *testing.T) {
-	data, _ := encodeRecord(sample())
+	data, _ := encodeRecord(Sample())
 	const want = `{"id":"key_pb_full","api":"pixelbyte","team":"team_orbit","name":"Render farm","limit_id":"key_pb_full","status":"active","anchor_day":1,"version":1,"hash":"hmac-sha256:0102030000000000000000000000000000000000000000000000000000000000"}`
 	if string(data) != want {
 		t.Errorf("record is %s", data)
@@ -56,7 +45,7 @@ func TestRecordForm(t *testing.T) {
 }
 
 func TestRecordIsStrict(t *testing.T) {
-	data, _ := encodeRecord(fullKey())
+	data, _ := encodeRecord(FullKey())
 	good := string(data)
 	for _, test := range []struct{ old, new, want string }{
 		{`{"id"`, `{"color":1,"id"`, "unknown field"},
@@ -92,14 +81,24 @@ func TestRecordIsStrict(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s → %s: %v, want %s", test.old, test.new, err, test.want)
 		}
-		if err != nil && strings.Contains(err.Error(), fullKey().Digest.hex()) {
+		if err != nil && strings.Contains(err.Error(), FullKey().Digest.hex()) {
 			t.Errorf("the error shows the digest: %v", err)
 		}
 	}
 }
 
+func TestRecordOfAPlainHash(t *testing.T) {
+	data, err := encodeRecord(Sample(func(k *Key) { k.Algorithm = AlgorithmSHA256 }))
+	if err != nil || !strings.Contains(string(data), `"sha256:`) {
+		t.Fatalf("%s, %v", data, err)
+	}
+	if got, err := decodeRecord(data); err != nil || got.Algorithm != AlgorithmSHA256 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func BenchmarkDecodeRecord(b *testing.B) {
-	data, _ := encodeRecord(fullKey())
+	data, _ := encodeRecord(FullKey())
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := decodeRecord(data); err != nil {
@@ -109,7 +108,7 @@ func BenchmarkDecodeRecord(b *testing.B) {
 }
 
 func FuzzDecodeRecord(f *testing.F) {
-	data, _ := encodeRecord(fullKey())
+	data, _ := encodeRecord(FullKey())
 	f.Add(data)
 	f.Add([]byte(`{"id":"key_abcd","status":"a\"b:{","limits":[{}]}`))
 	f.Add([]byte(`"a":`))

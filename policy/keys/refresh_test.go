@@ -10,10 +10,11 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/connect"
+	"tollgate/policy/keys/keystest"
 )
 
 // gathered is a cache whose readings ahead of time are done by read, and not before.
-func gathered(client redis.UniversalClient) (c *Cache, clock *testClock, read func() bool) {
+func gathered(client redis.UniversalClient) (c *Cache, clock *keystest.Clock, read func() bool) {
 	c, clock = newTestCache(client)
 	var due func()
 	c.gather = func(f func()) { due = f }
@@ -29,11 +30,11 @@ func gathered(client redis.UniversalClient) (c *Cache, clock *testClock, read fu
 
 // A key in use is read again in the last quarter of its TTL, with the others, and never at the cost of a request.
 func TestKeysInUseAreReadAhead(t *testing.T) {
-	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		c, clock, read := gathered(client)
 		var all []*Key
 		for i := range maxRefreshBatch + 2 {
-			k := sample(func(k *Key) {
+			k := Sample(func(k *Key) {
 				k.ID, k.Digest = "key_in_use_"+string(rune('a'+i/26))+string(rune('a'+i%26)), Digest{1, byte(i)}
 			})
 			create(t, client, k)
@@ -41,7 +42,7 @@ func TestKeysInUseAreReadAhead(t *testing.T) {
 			all = append(all, k)
 		}
 		change(t, client, revoked(all[1]), false)
-		trips := &tripCounter{}
+		trips := &keystest.TripCounter{}
 		client.AddHook(trips)
 		clock.Advance(22500*time.Millisecond - 1)
 		for _, k := range all {
@@ -64,8 +65,8 @@ func TestKeysInUseAreReadAhead(t *testing.T) {
 		if !read() || read() {
 			t.Fatal("not read once")
 		}
-		if s := c.Stats(); s.Refreshes != uint64(len(all)-1) || trips.n.Load() != 2 || s.Revalidations != 0 {
-			t.Errorf("%d trips, %+v", trips.n.Load(), s)
+		if s := c.Stats(); s.Refreshes != uint64(len(all)-1) || trips.N.Load() != 2 || s.Revalidations != 0 {
+			t.Errorf("%d trips, %+v", trips.N.Load(), s)
 		}
 		clock.Advance(30*time.Second - 1 - 22500*time.Millisecond)
 		if got := said(c, all[1].Digest); got != "revoked" {
@@ -91,17 +92,17 @@ func TestReadAheadFindsChanges(t *testing.T) {
 	}{
 		"nothing": {want: "active", stale: "active"},
 		"deleted": {between: func(t *testing.T, _ *Cache, client redis.UniversalClient, k *Key) {
-			client.Del(t.Context(), secretKey(k.Digest))
+			client.Del(t.Context(), keystest.SecretKey(k.Digest))
 		}, want: ErrUnknown.Error(), stale: ErrUnknown.Error()},
 		"corrupt": {between: func(t *testing.T, _ *Cache, client redis.UniversalClient, k *Key) {
-			client.Set(t.Context(), recordKey(k.ID), "{", 0)
+			client.Set(t.Context(), keystest.RecordKey(k.ID), "{", 0)
 		}, want: "corrupt", stale: ErrNotCached.Error()},
 		"the secret is another key's": {between: func(t *testing.T, _ *Cache, client redis.UniversalClient, k *Key) {
-			other := sample(func(o *Key) { o.ID, o.Digest, o.Status = "key_other", Digest{5}, Inactive })
+			other := Sample(func(o *Key) { o.ID, o.Digest, o.Status = "key_other", Digest{5}, Inactive })
 			create(t, client, other)
 			other.Digest = k.Digest
 			change(t, client, other, false)
-			client.Set(t.Context(), secretKey(k.Digest), other.ID, 0)
+			client.Set(t.Context(), keystest.SecretKey(k.Digest), other.ID, 0)
 		}, want: "inactive", stale: "inactive"},
 		"told of a change meanwhile": {during: func(t *testing.T, c *Cache, client redis.UniversalClient, k *Key) {
 			change(t, client, revoked(k), false)
@@ -115,9 +116,9 @@ func TestReadAheadFindsChanges(t *testing.T) {
 		}, want: "active", stale: ErrNotCached.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := newEmbedded(t)
+			client := keystest.NewEmbedded(t)
 			c, clock, read := gathered(client)
-			k := sample()
+			k := Sample()
 			create(t, client, k)
 			status(t, c, k.Digest)
 			clock.Advance(25 * time.Second)
@@ -173,17 +174,17 @@ func (l loses) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 // A reading ahead that fails leaves its key as it was, and the others of its trip are kept. Only a trip that says nothing
 // counts with the breaker.
 func TestReadAheadThatFailsFailsAlone(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, clock, read := gathered(client)
 	opened := 0
 	c.options.Breaker = NewBreaker(func(BreakerChange) { opened++ })
 	var list []*Key
 	for i := range 3 {
-		k := sample(func(k *Key) { k.ID, k.Digest = "key_ahead"+string(rune('a'+i)), digestOf(i) })
+		k := Sample(func(k *Key) { k.ID, k.Digest = "key_ahead"+string(rune('a'+i)), digestOf(i) })
 		create(t, client, k)
 		list = append(list, k)
 	}
-	client.AddHook(loses{[]string{secretKey(list[0].Digest), recordKey(list[1].ID)}})
+	client.AddHook(loses{[]string{keystest.SecretKey(list[0].Digest), keystest.RecordKey(list[1].ID)}})
 	ahead := func(list []*Key) (before int64) {
 		before = c.now()
 		for _, k := range list {
@@ -200,7 +201,7 @@ func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 		}
 		return before
 	}
-	for range tripAfter + 1 {
+	for range opensAfter + 1 {
 		before := ahead(list)
 		for i, lost := range []bool{true, true, false} {
 			if g, _ := c.grants.peek(list[i].Digest); g == nil || g.at.Load() == before != lost {
@@ -208,11 +209,11 @@ func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 			}
 		}
 	}
-	if s := c.Stats(); s.Refreshes != tripAfter+1 || opened != 0 {
+	if s := c.Stats(); s.Refreshes != opensAfter+1 || opened != 0 {
 		t.Errorf("the breaker opened %d times; %+v", opened, s)
 	}
-	client.AddHook(loses{[]string{recordKey(list[0].ID), secretKey(list[1].Digest)}})
-	for range tripAfter {
+	client.AddHook(loses{[]string{keystest.RecordKey(list[0].ID), keystest.SecretKey(list[1].Digest)}})
+	for range opensAfter {
 		ahead(list[:2])
 	}
 	if opened != 1 {
@@ -222,9 +223,9 @@ func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 
 // What waits is bounded; a key for which there is no room is read when it is too old.
 func TestReadingsAheadAreBounded(t *testing.T) {
-	client := newEmbedded(t)
+	client := keystest.NewEmbedded(t)
 	c, clock, read := gathered(client)
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
 	clock.Advance(25 * time.Second)
@@ -244,9 +245,9 @@ func TestReadingsAheadAreBounded(t *testing.T) {
 // A record that is as it was keeps its grant; one that differs, or whose grant was dropped meanwhile, is decoded again, also
 // where no message told.
 func TestUnchangedRecordKeepsItsGrant(t *testing.T) {
-	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		c, clock := newTestCache(client)
-		k := sample()
+		k := Sample()
 		create(t, client, k)
 		look := func() Grant {
 			g, err := c.Lookup(t.Context(), k.Digest)
@@ -291,9 +292,9 @@ func TestUnchangedRecordKeepsItsGrant(t *testing.T) {
 
 // A message that overtakes a reading of an unchanged record wins, and a reading ahead that was overtaken can be made again.
 func TestOvertakenReadAhead(t *testing.T) {
-	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		c, clock, read := gathered(client)
-		k := sample()
+		k := Sample()
 		create(t, client, k)
 		status(t, c, k.Digest)
 		clock.Advance(25 * time.Second)

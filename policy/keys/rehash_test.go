@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
@@ -27,7 +29,7 @@ func (s *rehashed) Rehash(_ context.Context, id string, from, to Digest) error {
 }
 
 func TestRehashes(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	audit := NewAudit(c, 1000)
 	store := &rehashed{calls: make(chan rehash, 2*maxRehashes), fails: map[string]bool{"key_b": true}}
 	r := NewRehashes(store, audit, Actor{Name: "serve", Operator: true})
@@ -61,7 +63,7 @@ func TestRehashes(t *testing.T) {
 	audited := func(n int, result string, ids ...string) {
 		t.Helper()
 		var entries []AuditEntry
-		await(t, "the outcome", func(ctx context.Context) (ok bool) {
+		keystest.Await(t, "the outcome", func(ctx context.Context) (ok bool) {
 			var err error
 			entries, _, err = audit.Read(ctx, "", 1000, OldestFirst)
 			return err == nil && len(entries) == 2*n
@@ -75,7 +77,7 @@ func TestRehashes(t *testing.T) {
 		}
 	}
 	audited(1, "error: 1 of 2 stay as they were: key_b", "key_a", "key_b")
-	await(t, "the keys wait no more", func(context.Context) bool {
+	keystest.Await(t, "the keys wait no more", func(context.Context) bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return len(r.pending) == 0
@@ -106,12 +108,12 @@ func TestRehashes(t *testing.T) {
 
 // Without a word in the audit stream nothing is rehashed.
 func TestRehashesAreAudited(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	store := &rehashed{calls: make(chan rehash, 1)}
 	r := NewRehashes(store, NewAudit(c, 0), Actor{Name: "serve", Operator: true})
 	again, failed := make(chan time.Time), make(chan error)
 	r.pause = func() <-chan time.Time { return again }
-	if err := c.Set(t.Context(), auditKey, "x", 0).Err(); err != nil {
+	if err := c.Set(t.Context(), keystest.Audit, "x", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	go r.Run(t.Context(), func(_ string, err error) { failed <- err })
@@ -124,7 +126,7 @@ func TestRehashesAreAudited(t *testing.T) {
 func testSeedIsAudited(t *testing.T, c redis.UniversalClient) {
 	ctx, m := t.Context(), operatorOf(c, nil)
 	entry := func(id string, d byte) Entry {
-		return Entry{Key: *sample(func(k *Key) { k.ID, k.LimitID, k.Digest = id, id, Digest{d} })}
+		return Entry{Key: *Sample(func(k *Key) { k.ID, k.LimitID, k.Digest = id, id, Digest{d} })}
 	}
 	entries := []Entry{entry("key_one1", 1), entry("key_two2", 2)}
 	from := SeedSource{Source: "keys.yaml", SHA256: strings.Repeat("ab", 32)}
@@ -148,7 +150,7 @@ func testSeedIsAudited(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("a file that adds nothing is audited: %+v", again)
 	}
 	// A create that was cut short is completed, a rehashed key and a deleted one are not touched.
-	c.Del(ctx, secretKey(Digest{1}))
+	c.Del(ctx, keystest.SecretKey(Digest{1}))
 	seed(1)
 	if _, err := m.store.Lookup(ctx, Digest{1}); err != nil {
 		t.Error(err)
@@ -156,8 +158,8 @@ func testSeedIsAudited(t *testing.T, c redis.UniversalClient) {
 	if err := m.store.Rehash(ctx, "key_one1", Digest{1}, Digest{3}); err != nil {
 		t.Fatal(err)
 	}
-	must[*Key](t)(m.Revoke(ctx, "key_two2"))
-	must[*Key](t)(m.Delete(ctx, "key_two2"))
+	keystest.Must[*Key](t)(m.Revoke(ctx, "key_two2"))
+	keystest.Must[*Key](t)(m.Delete(ctx, "key_two2"))
 	before := len(seed(0))
 	if after := len(seed(0)); after != before {
 		t.Errorf("%d entries more", after-before)
@@ -168,12 +170,12 @@ func testSeedIsAudited(t *testing.T, c redis.UniversalClient) {
 	}
 	m.who = Actor{Name: "ops", Operator: true}
 	entries = append(entries, entry("key_six6", 6))
-	c.Del(ctx, auditKey)
-	c.Set(ctx, auditKey, "x", 0)
+	c.Del(ctx, keystest.Audit)
+	c.Set(ctx, keystest.Audit, "x", 0)
 	if added, err := m.Seed(ctx, entries, from); added != 0 || !errors.Is(err, ErrNotAudited) {
 		t.Errorf("without audit: %d, %v", added, err)
 	}
-	c.Del(ctx, auditKey)
+	c.Del(ctx, keystest.Audit)
 	if _, err := m.store.Get(ctx, "key_six6"); !errors.Is(err, ErrNoKey) {
 		t.Errorf("it was added all the same: %v", err)
 	}
@@ -183,8 +185,8 @@ func testRepairIsAudited(t *testing.T, c redis.UniversalClient) {
 	ctx, m := t.Context(), operatorOf(c, nil)
 	k, _ := mustCreate(t, m)
 	other, _ := mustCreate(t, m)
-	c.Del(ctx, secretKey(k.Digest))
-	c.ZRem(ctx, indexKey(k.API, ""), k.ID)
+	c.Del(ctx, keystest.SecretKey(k.Digest))
+	c.ZRem(ctx, keystest.IndexKey(k.API, ""), k.ID)
 	if report, err := m.Repair(ctx, ""); err != nil || !reflect.DeepEqual(report.IDs, []string{k.ID}) || report.Linked != 1 || report.Indexed != 1 {
 		t.Errorf("%+v, %v", report, err)
 	}

@@ -7,12 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
 func named(id string, d byte, edits ...func(*Key)) *Key {
-	return sample(append([]func(*Key){func(k *Key) {
-		k.ID, k.LimitID, k.Digest, k.CreatedAt = "key_"+id, "key_"+id, Digest{d}, lifeNoon()
+	return Sample(append([]func(*Key){func(k *Key) {
+		k.ID, k.LimitID, k.Digest, k.CreatedAt = "key_"+id, "key_"+id, Digest{d}, keystest.Noon()
 	}}, edits...)...)
 }
 
@@ -114,16 +116,16 @@ func testRepair(t *testing.T, c redis.UniversalClient) {
 		}, RepairReport{Checked: 2}},
 		{"names that are nothing", func() {
 			c.Set(ctx, "tg:v1:secret:short", "x", 0)
-			administrator(t, c).Set(ctx, "tg:v1:other", "x", 0)
+			keystest.Administrator(t, c).Set(ctx, "tg:v1:other", "x", 0)
 		}, RepairReport{Checked: 1}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c.FlushAll(ctx)
+			keystest.Empty(t, c)
 			must(s.Create(ctx, k))
 			test.spoil()
 			repaired(t, s, "", 0, test.want)
 			c.Del(ctx, "tg:v1:secret:short")
-			consistent(t, c)
+			keystest.Consistent(t, c)
 			found, err := s.Lookup(ctx, k.Digest)
 			gone := errors.Is(err, ErrUnknown)
 			if gone != (test.want.Buried > 0 && test.name != "a secret leads to a tombstone") || !gone && (err != nil || found.ID != k.ID) {
@@ -160,9 +162,9 @@ func testRepairSpares(t *testing.T, c redis.UniversalClient) {
 	if _, err := s.repair(ctx, "", 0); err != nil {
 		t.Fatal(err)
 	}
-	before := dump(t, c)
+	before := keystest.Dump(t, c)
 	repaired(t, s, "", 0, RepairReport{Checked: 3, Corrupt: []string{"key_bad1"}, Taken: []string{"key_twin"}})
-	if after := dump(t, c); !reflect.DeepEqual(before, after) {
+	if after := keystest.Dump(t, c); !reflect.DeepEqual(before, after) {
 		t.Error("something was changed")
 	}
 	drop(recordKey(twin.ID), teamKeysKey("other", other.Team), secretKey(other.Digest))
@@ -184,9 +186,9 @@ func testRepairSpares(t *testing.T, c redis.UniversalClient) {
 	}
 	c.HSet(ctx, teamKeysKey(k.API, k.Team), "key_soon", fmt.Sprintf("1 %d + 0 = ", clock.Unix()))
 	c.HSet(ctx, teamKeysKey(k.API, k.Team), k.ID, fmt.Sprintf("2 %d - 0 = ", clock.Unix()))
-	before = dump(t, c)
+	before = keystest.Dump(t, c)
 	repaired(t, s, k.API, time.Minute, RepairReport{Checked: 2})
-	if after := dump(t, c); !reflect.DeepEqual(before, after) {
+	if after := keystest.Dump(t, c); !reflect.DeepEqual(before, after) {
 		t.Error("something young was changed")
 	}
 	if report, err := s.Repair(ctx, ""); err != nil || report.Checked != 3 {
@@ -196,13 +198,13 @@ func testRepairSpares(t *testing.T, c redis.UniversalClient) {
 
 func TestRepairOfAStoreThatIsAway(t *testing.T) {
 	for _, what := range []string{"time", "scan", "tg:v1:key:", "tg:v1:secret:", "tg:v1:index:", "tg:v1:team:", "hscan"} {
-		c := newEmbedded(t)
+		c := keystest.NewEmbedded(t)
 		s := NewStore(c)
 		if err := s.Create(t.Context(), named("aaaa", 1)); err != nil {
 			t.Fatal(err)
 		}
-		c.AddHook(dieAlways(what))
-		if _, err := s.Repair(t.Context(), ""); !errors.Is(err, errDied) {
+		c.AddHook(keystest.DieAlways(what))
+		if _, err := s.Repair(t.Context(), ""); !errors.Is(err, keystest.ErrDied) {
 			t.Errorf("without %s: %v", what, err)
 		}
 	}
@@ -290,15 +292,15 @@ func TestRepairOvertaken(t *testing.T) {
 			},
 			func(s *Store) string { return s.scripts.change.Hash() },
 			func(t *testing.T, s *Store, k *Key) {
-				now := must[*Key](t)(s.Get(t.Context(), k.ID))
+				now := keystest.Must[*Key](t)(s.Get(t.Context(), k.ID))
 				next := now.clone()
 				next.Note = "meanwhile"
-				must[*Key](t)(s.Write(t.Context(), now, next))
+				keystest.Must[*Key](t)(s.Write(t.Context(), now, next))
 			},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newEmbedded(t)
+			c := keystest.NewEmbedded(t)
 			s, k := NewStore(c), named("aaaa", 1)
 			if err := s.Create(t.Context(), k); err != nil {
 				t.Fatal(err)
@@ -307,16 +309,16 @@ func TestRepairOvertaken(t *testing.T) {
 			// The hook is on a client of Repair's own, so that what overtakes it is not counted.
 			own := redis.NewClient(c.(*redis.Client).Options())
 			t.Cleanup(func() { own.Close() })
-			hook := &before{what: test.before(s), f: func() { test.overtake(t, s, k) }}
+			hook := &keystest.Overtake{N: 1, Argument: test.before(s), Do: func() { test.overtake(t, s, k) }}
 			own.AddHook(hook)
-			if _, err := NewStore(own).repair(t.Context(), "", 0); err != nil || !hook.done.Load() {
-				t.Fatalf("overtaken %t: %v", hook.done.Load(), err)
+			if _, err := NewStore(own).repair(t.Context(), "", 0); err != nil || !hook.Done() {
+				t.Fatalf("overtaken %t: %v", hook.Done(), err)
 			}
-			consistent(t, c)
+			keystest.Consistent(t, c)
 			if _, err := s.repair(t.Context(), "", 0); err != nil {
 				t.Fatal(err)
 			}
-			consistent(t, c)
+			keystest.Consistent(t, c)
 			// Whatever has happened, no other key can have the secret.
 			if err := s.Create(t.Context(), named("other", 1)); !errors.Is(err, ErrSecretTaken) {
 				t.Errorf("another key with the secret: %v", err)
@@ -327,7 +329,7 @@ func TestRepairOvertaken(t *testing.T) {
 
 // A team whose set cannot be read stops neither a repair nor the keys of others for good: the error says which.
 func TestRepairOfABrokenTeam(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	s, k := NewStore(c), named("aaaa", 1)
 	if err := s.Create(t.Context(), k); err != nil {
 		t.Fatal(err)
@@ -341,14 +343,14 @@ func TestRepairOfABrokenTeam(t *testing.T) {
 // A rehash that starts again while Repair undoes the first try, and that goes on only after Repair has looked whether it
 // did, still leads to the key at the end.
 func TestRepairMeetsARehashThatStartsAgain(t *testing.T) {
-	ctx, c := t.Context(), newEmbedded(t)
+	ctx, c := t.Context(), keystest.NewEmbedded(t)
 	s, k := NewStore(c), named("aaaa", 1)
 	from, to := k.Digest, Digest{7}
 	if err := s.Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
 	step := func() {
-		if _, err := s.rehashStep(ctx, must[*Key](t)(s.Get(ctx, k.ID)), from, to); err != nil {
+		if _, err := s.rehashStep(ctx, keystest.Must[*Key](t)(s.Get(ctx, k.ID)), from, to); err != nil {
 			t.Error(err)
 		}
 	}
@@ -356,9 +358,9 @@ func TestRepairMeetsARehashThatStartsAgain(t *testing.T) {
 	own := redis.NewClient(c.(*redis.Client).Options())
 	t.Cleanup(func() { own.Close() })
 	var linked *Key
-	own.AddHook(&before{what: s.scripts.link.Hash(), f: func() {
+	own.AddHook(&keystest.Overtake{N: 1, Argument: s.scripts.link.Hash(), Do: func() {
 		step()
-		linked = must[*Key](t)(s.Get(ctx, k.ID))
+		linked = keystest.Must[*Key](t)(s.Get(ctx, k.ID))
 		if owner, _, err := s.link(ctx, to, k.ID); err != nil || owner != k.ID {
 			t.Error(owner, err)
 		}
@@ -378,12 +380,12 @@ func TestRepairMeetsARehashThatStartsAgain(t *testing.T) {
 	if got, err := s.Lookup(ctx, to); err != nil || got.ID != k.ID {
 		t.Errorf("by the new digest: %v, %v", got, err)
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 }
 
 // A key that was used is one whose secret somebody was told.
 func TestRepairSparesAUsedSuccessor(t *testing.T) {
-	ctx, c := t.Context(), newEmbedded(t)
+	ctx, c := t.Context(), keystest.NewEmbedded(t)
 	s := NewStore(c)
 	used := named("used", 5, func(k *Key) { k.RotatedFrom = "key_aaaa" })
 	for _, err := range s.CreateAll(ctx, []*Key{named("aaaa", 1), used}) {

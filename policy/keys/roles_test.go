@@ -125,7 +125,7 @@ func TestParseRole(t *testing.T) {
 			t.Errorf("%s: %v, %v", r, got, err)
 		}
 	}
-	for _, s := range []string{"", "Admin", "owner", NewSecret(TokenPrefix)} {
+	for _, s := range []string{"", "Admin", "owner", NewSecret("tgm_")} {
 		var field *FieldError
 		if _, err := ParseRole(s); !errors.As(err, &field) || field.Field != "role" || len(s) > 20 && strings.Contains(err.Error(), s) {
 			t.Errorf("%q: %v", s, err)

@@ -1,15 +1,15 @@
 package keys
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"reflect"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"tollgate/policy/keys/keystest"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -26,10 +26,10 @@ func testRotate(t *testing.T, c redis.UniversalClient) {
 		{"grace before the expiry", 2 * time.Hour, time.Hour, time.Hour},
 		{"grace after the expiry", time.Hour, 24 * time.Hour, time.Hour},
 	} {
-		old, secret := mustCreate(t, m, withIPs("10.0.0.0/8"), func(k *Key) {
-			k.Note, k.Limits, k.AnchorDay = "note", []Override{{"minute", 5}}, 9
+		old, secret := mustCreate(t, m, WithIPs("10.0.0.0/8"), func(k *Key) {
+			k.Note, k.Limits, k.AnchorDay = "note", []Override{{Name: "minute", Requests: 5}}, 9
 			if test.expires > 0 {
-				k.ExpiresAt = lifeNoon().Add(test.expires)
+				k.ExpiresAt = keystest.Noon().Add(test.expires)
 			}
 		})
 		next, second, err := m.Rotate(ctx, old.ID, test.grace)
@@ -41,16 +41,16 @@ func testRotate(t *testing.T, c redis.UniversalClient) {
 		if next.ID == old.ID || second == secret || !HasChecksum(second, "pk_live_") || !reflect.DeepEqual(next, want) {
 			t.Errorf("%s: the successor is %+v", test.name, next)
 		}
-		if got := must[*Key](t)(m.store.Lookup(ctx, m.hasher.Digest(second))); !reflect.DeepEqual(got, next) {
+		if got := keystest.Must[*Key](t)(m.store.Lookup(ctx, m.hasher.Digest(second))); !reflect.DeepEqual(got, next) {
 			t.Errorf("%s: stored is %+v", test.name, got)
 		}
-		retired := must[*Key](t)(m.store.Lookup(ctx, m.hasher.Digest(secret)))
+		retired := keystest.Must[*Key](t)(m.store.Lookup(ctx, m.hasher.Digest(secret)))
 		want = old.clone()
-		want.RotatedTo, want.RetiresAt, want.Version = next.ID, lifeNoon().Add(test.retires), 2
+		want.RotatedTo, want.RetiresAt, want.Version = next.ID, keystest.Noon().Add(test.retires), 2
 		if !reflect.DeepEqual(retired, want) {
 			t.Errorf("%s: the old key is %+v", test.name, retired)
 		}
-		end := lifeNoon().Add(test.retires)
+		end := keystest.Noon().Add(test.retires)
 		if retired.Expired(end.Add(-1)) || !retired.Expired(end) {
 			t.Errorf("%s: the old key ends otherwise", test.name)
 		}
@@ -68,7 +68,7 @@ func testRotate(t *testing.T, c redis.UniversalClient) {
 	if last.LimitID != first.ID || last.ID == first.ID {
 		t.Errorf("the last one counts at %s", last.LimitID)
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 }
 
 func testRotateRefuses(t *testing.T, c redis.UniversalClient) {
@@ -98,17 +98,17 @@ func testRotateRefuses(t *testing.T, c redis.UniversalClient) {
 	if _, _, err := m.Rotate(ctx, k.ID, 0); !errors.As(err, &rotated) || rotated.To != next.ID || !strings.Contains(err.Error(), next.ID) {
 		t.Errorf("%v", err)
 	}
-	must[*Key](t)(m.Deactivate(ctx, next.ID))
+	keystest.Must[*Key](t)(m.Deactivate(ctx, next.ID))
 	refuse(next.ID, ErrInactive)
-	must[*Key](t)(m.Revoke(ctx, next.ID))
+	keystest.Must[*Key](t)(m.Revoke(ctx, next.ID))
 	refuse(next.ID, ErrFinal)
 	refuse("key_none", ErrNoKey)
-	expired, _, err := m.Create(ctx, liveKey(func(k *Key) { k.ExpiresAt = lifeNoon() }), true)
+	expired, _, err := m.Create(ctx, liveKey(func(k *Key) { k.ExpiresAt = keystest.Noon() }), true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	refuse(expired.ID, ErrExpired)
-	moon := sample(func(k *Key) { k.Environment = "moon" })
+	moon := Sample(func(k *Key) { k.Environment = "moon" })
 	if err := m.store.Create(ctx, moon); err != nil {
 		t.Fatal(err)
 	}
@@ -142,64 +142,39 @@ func testRotateRace(t *testing.T, c redis.UniversalClient) {
 	if n := len(c.Keys(ctx, "tg:v1:key:*").Val()); won != 1 || n != 2 {
 		t.Errorf("%d rotations and %d keys", won, n)
 	}
-	if got := must[*Key](t)(m.Get(ctx, k.ID)); got.Name != name {
+	if got := keystest.Must[*Key](t)(m.Get(ctx, k.ID)); got.Name != name {
 		t.Errorf("the name is %s", got.Name)
 	}
-	consistent(t, c)
-}
-
-// before runs f once, before the first command that has an argument with this start.
-type before struct {
-	what string
-	f    func()
-	done atomic.Bool
-}
-
-func (b *before) DialHook(next redis.DialHook) redis.DialHook { return next }
-func (b *before) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		b.meet(cmd)
-		return next(ctx, cmd)
-	}
-}
-func (b *before) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		for _, cmd := range cmds {
-			b.meet(cmd)
-		}
-		return next(ctx, cmds)
-	}
-}
-
-func (b *before) meet(cmd redis.Cmder) {
-	for _, arg := range cmd.Args() {
-		if s, ok := arg.(string); ok && strings.HasPrefix(s, b.what) && b.done.CompareAndSwap(false, true) {
-			b.f()
-		}
-	}
+	keystest.Consistent(t, c)
 }
 
 // A key that stops being one to rotate in the middle of a rotation stays as it is, and no successor is left.
 func TestRotateOvertaken(t *testing.T) {
 	for name, test := range map[string]struct {
-		overtake func(m *Manager, id string) error
+		overtake func(c redis.UniversalClient, m *Manager, id string) error
 		want     error
 	}{
-		"revoked":     {func(m *Manager, id string) error { _, err := m.Revoke(t.Context(), id); return err }, ErrFinal},
-		"deactivated": {func(m *Manager, id string) error { _, err := m.Deactivate(t.Context(), id); return err }, ErrInactive},
-		"deleted": {func(m *Manager, id string) error {
+		"revoked": {func(c redis.UniversalClient, m *Manager, id string) error {
+			_, err := m.Revoke(t.Context(), id)
+			return err
+		}, ErrFinal},
+		"deactivated": {func(c redis.UniversalClient, m *Manager, id string) error {
+			_, err := m.Deactivate(t.Context(), id)
+			return err
+		}, ErrInactive},
+		"deleted": {func(c redis.UniversalClient, m *Manager, id string) error {
 			_, err := m.Revoke(t.Context(), id)
 			_, deleted := m.Delete(t.Context(), id)
 			return errors.Join(err, deleted)
 		}, ErrDeleted},
-		"away": {func(m *Manager, id string) error { return m.store.client.Close() }, redis.ErrClosed},
+		"away": {func(c redis.UniversalClient, m *Manager, id string) error { return c.Close() }, redis.ErrClosed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newEmbedded(t)
+			c := keystest.NewEmbedded(t)
 			m := operatorOf(c, nil)
 			k, _ := mustCreate(t, m)
 			var overtaken error
-			c.AddHook(&before{what: m.store.scripts.change.Hash(), f: func() { overtaken = test.overtake(m, k.ID) }})
+			c.AddHook(&keystest.Overtake{N: 1, Name: "evalsha", Argument: keystest.RecordKey(k.ID), Do: func() { overtaken = test.overtake(c, m, k.ID) }})
 			next, secret, err := m.Rotate(t.Context(), k.ID, time.Hour)
 			if overtaken != nil {
 				t.Fatal(overtaken)
@@ -216,29 +191,29 @@ func TestRotateOvertaken(t *testing.T) {
 			if n := len(c.Keys(t.Context(), "tg:v1:key:*").Val()); n != 1 {
 				t.Errorf("%d keys", n)
 			}
-			consistent(t, c)
+			keystest.Consistent(t, c)
 		})
 	}
 }
 
 // A successor never has rights that its key lost in the middle of the rotation.
 func TestRotateMeetsAnUpdate(t *testing.T) {
-	ctx, c := t.Context(), newEmbedded(t)
+	ctx, c := t.Context(), keystest.NewEmbedded(t)
 	m := operatorOf(c, nil)
-	k, _ := mustCreate(t, m, withIPs("10.0.0.0/8"))
-	less := Patch{IPs: &[]netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, Limits: &[]Override{{"minute", 1}}}
+	k, _ := mustCreate(t, m, WithIPs("10.0.0.0/8"))
+	less := Patch{IPs: &[]netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, Limits: &[]Override{{Name: "minute", Requests: 1}}}
 	var overtaken error
-	c.AddHook(&before{what: m.store.scripts.change.Hash(), f: func() { _, overtaken = m.Update(ctx, k.ID, less) }})
+	c.AddHook(&keystest.Overtake{N: 1, Name: "evalsha", Argument: keystest.RecordKey(k.ID), Do: func() { _, overtaken = m.Update(ctx, k.ID, less) }})
 	next, secret, err := m.Rotate(ctx, k.ID, time.Hour)
 	if overtaken != nil || err != nil {
 		t.Fatal(overtaken, err)
 	}
-	got := must[*Key](t)(m.store.Lookup(ctx, m.hasher.Digest(secret)))
+	got := keystest.Must[*Key](t)(m.store.Lookup(ctx, m.hasher.Digest(secret)))
 	if !reflect.DeepEqual(got, next) || !reflect.DeepEqual(got.IPs, *less.IPs) || !reflect.DeepEqual(got.Limits, *less.Limits) {
 		t.Errorf("the successor has %v and %v", got.IPs, got.Limits)
 	}
 	if n := len(c.Keys(ctx, "tg:v1:key:*").Val()); n != 2 {
 		t.Errorf("%d keys", n)
 	}
-	consistent(t, c)
+	keystest.Consistent(t, c)
 }

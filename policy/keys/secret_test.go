@@ -147,3 +147,54 @@ func TestShow(t *testing.T) {
 		}
 	}
 }
+
+func TestHoldsSecret(t *testing.T) {
+	with, without := NewSecret("pk_live_"), NewSecret("")
+	for _, test := range []struct {
+		text, prefix string
+		want         bool
+	}{
+		{with, "pk_live_", true}, {"a" + with + "b", "pk_live_", true}, {"pk_live_ " + with, "pk_live_", true}, {"pk_live_" + with, "pk_live_", true},
+		{with[:len(with)-1], "pk_live_", false}, {with, "pk_test_", false}, {"", "pk_live_", false}, {strings.Repeat("pk_live_", 128), "pk_live_", false},
+		{Seal("pk_live_", strings.Repeat("a", 40)), "pk_live_", true},
+		{without, "", true}, {"(" + without + ")", "", true}, {"x" + without, "", false}, {strings.Repeat("a", 1024), "", false},
+	} {
+		if got := HoldsSecret(test.text, test.prefix); got != test.want {
+			t.Errorf("HoldsSecret(%q, %q) = %t", test.text, test.prefix, got)
+		}
+	}
+}
+
+// Of the name of a team or member nobody knows which API's keys it could hold, and members' tokens are secrets, too.
+func TestNameSecret(t *testing.T) {
+	random := NewSecret("")[:randomBytes]
+	for name, want := range map[string]bool{
+		Seal("pk_live_", random):                           true,
+		Seal("", random):                                   true,
+		Seal("a.b~c+d/e=f-", random+"longer"):              true,
+		"Ann <" + Seal("tgm_", random) + "> of é":          true,
+		"key:" + Seal("pk_test_", random) + "and more":     true,
+		"pk_live_" + Seal("pk_test_", random):              true,
+		Seal("pk_live_", random[1:]):                       false,
+		Seal("pk_live_", random[:9]+"_"+random[10:]):       false,
+		Seal("pk_live_", random)[:len("pk_live_")+32]:      false,
+		strings.Replace(Seal("pk ", random), "pk ", "", 1): false,
+		"Ann": false, "": false, "orbit's team of 27 people and more of them": false,
+	} {
+		if err := nameSecret("name", name); (err != nil) != want || err != nil && strings.Contains(err.Error(), random) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+func TestSecretProblem(t *testing.T) {
+	for secret, want := range map[string]string{
+		NewSecret("pk_"): "", strings.Repeat("a", 16): "", strings.Repeat("a", 512): "", "~another-secret+/=.": "",
+		strings.Repeat("a", 15): "is shorter than 16 bytes", strings.Repeat("a", 513): "is longer than 512 bytes",
+		"pb_01234 56789ABCDEFG": "has a byte outside A-Z a-z 0-9 . _ ~ + / = -",
+	} {
+		if got := secretProblem(secret); got != want {
+			t.Errorf("%q: %q, want %q", secret, got, want)
+		}
+	}
+}

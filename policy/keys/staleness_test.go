@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/connect"
+	"tollgate/policy/keys/keystest"
 )
 
 // served reports whether a key is served while the store may be away.
@@ -23,12 +24,12 @@ func served(t *testing.T, c *Cache, d Digest) bool {
 }
 
 // beatFor lets so many heartbeats be heard, a second each.
-func beatFor(t *testing.T, c *Cache, clock *testClock, ticks chan<- time.Time, n int) {
+func beatFor(t *testing.T, c *Cache, clock *keystest.Clock, ticks chan<- time.Time, n int) {
 	t.Helper()
 	for range n {
 		clock.Advance(beat)
 		ticks <- time.Time{}
-		await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
+		keystest.Await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
 	}
 }
 
@@ -39,7 +40,7 @@ func reconnect(t *testing.T, c *Cache, admin *redis.Client, ticks chan<- time.Ti
 	if n, err := admin.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Result(); err != nil || n != 1 {
 		t.Fatalf("%d killed, %v", n, err)
 	}
-	await(t, "a stream again", func(context.Context) bool {
+	keystest.Await(t, "a stream again", func(context.Context) bool {
 		tick(ticks)
 		return c.Stats().Generation >= before+2 && c.Stream().Listening
 	})
@@ -51,10 +52,10 @@ func staleFor(d time.Duration) func(*CacheOptions) {
 
 // The time without the store counts from the outage, not from the last reading.
 func TestStaleFromTheOutage(t *testing.T) {
-	client := newServer(t)
+	client := keystest.NewServer(t)
 	asked := watched(client)
 	c, clock := newTestCache(client, staleFor(10*time.Second))
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	ticks := run(t, c)
 	status(t, c, k.Digest)
@@ -73,12 +74,12 @@ func TestStaleFromTheOutage(t *testing.T) {
 // A key that is revoked while the store is away from this server is refused in time, however often the stream comes back:
 // a stream without an answer about the key says nothing about it.
 func TestReconnectsRenewNothing(t *testing.T) {
-	client := newServer(t)
-	admin := administrator(t, client)
+	client := keystest.NewServer(t)
+	admin := keystest.Administrator(t, client)
 	var away noKeys
 	client.AddHook(&away)
 	c, clock := newTestCache(client, staleFor(10*time.Second))
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	ticks := run(t, c)
 	status(t, c, k.Digest)
@@ -138,18 +139,18 @@ func (n *noKeys) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 // publish sends a heartbeat and waits until it is heard.
 func publish(t *testing.T, c *Cache, admin *redis.Client) {
 	t.Helper()
-	if err := admin.Publish(t.Context(), changesChannel, heartbeat).Err(); err != nil {
+	if err := admin.Publish(t.Context(), keystest.Changes, heartbeat).Err(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
+	keystest.Await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
 }
 
 // A key that was read without a stream is as old as its reading, whatever streams come later.
 func TestStaleFromTheReadingWithoutAStream(t *testing.T) {
-	client := newServer(t)
+	client := keystest.NewServer(t)
 	asked := watched(client)
 	c, clock := newTestCache(client, staleFor(10*time.Second))
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
 	ticks := run(t, c)
@@ -167,10 +168,10 @@ func TestStaleFromTheReadingWithoutAStream(t *testing.T) {
 // In a cluster another node than the one with the key could be all that is heard.
 func TestStaleInACluster(t *testing.T) {
 	t.Parallel()
-	client := newClusterAs(t, connect.ServerACL())
+	client := keystest.NewClusterAs(t, connect.ServerACL())
 	asked := watched(client)
 	c, clock := newTestCache(client, staleFor(10*time.Second))
-	k := sample()
+	k := Sample()
 	create(t, client, k)
 	ticks := run(t, c)
 	status(t, c, k.Digest)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,33 +12,24 @@ import (
 
 	"tollgate/policy/connect"
 	"tollgate/policy/connect/redistest"
+	"tollgate/policy/keys/keystest"
 )
 
 // A server remembers which store it has, and does not take the word of one that was emptied; commands and other servers
 // that come to it cannot make it theirs. An operator ends that, or a restart, or that the keys are there again.
 func TestStanding(t *testing.T) {
-	acl := connect.ServerACL()
-	acl.Commands = append(acl.Commands, "smembers") // for the operator, who accepts
-	onEveryStoreAs(t, acl, func(t *testing.T, c redis.UniversalClient) {
-		for _, part := range []struct {
-			what string
-			test func(*testing.T, redis.UniversalClient)
-		}{
-			{"emptied", testEmptied}, {"claimed by others", testEmptiedAndClaimed}, {"accepted", testAcceptEmpty}, {"refilled", testRefilled},
-			{"before there were marks", testStoreWithoutMarks}, {"pepper changed", testPepperChangesLater}, {"pepper deleted", testPepperDeleted},
-			{"vouching", testVouch}, {"cache", testCacheOfAnEmptiedStore}, {"a mark that is none", testBrokenMark},
-		} {
-			t.Run(part.what, func(t *testing.T) { part.test(t, c) })
-			empty(t, c)
-		}
-	})
+	keystest.Parts{
+		"emptied": testEmptied, "claimed by others": testEmptiedAndClaimed, "accepted": testAcceptEmpty, "refilled": testRefilled,
+		"before there were marks": testStoreWithoutMarks, "pepper changed": testPepperChangesLater, "pepper deleted": testPepperDeleted,
+		"vouching": testVouch, "a mark that is none": testBrokenMark, "pepper": testPepper,
+	}.OnEveryStoreAs(t, accepting())
 }
 
-func empty(t *testing.T, c redis.UniversalClient) {
-	t.Helper()
-	if err := c.FlushAll(t.Context()).Err(); err != nil {
-		t.Fatal(err)
-	}
+// accepting are the rights of a server and of the operator, who accepts an empty store.
+func accepting() connect.ACL {
+	acl := connect.ServerACL()
+	acl.Commands = append(acl.Commands, "smembers")
+	return acl
 }
 
 func pepper(text string) *Hasher { return NewHasher([]byte(text)) }
@@ -61,7 +51,7 @@ func testEmptied(t *testing.T, c redis.UniversalClient) {
 	w := NewStanding(s, pepper("a"), StandingOptions{Timeout: 10 * time.Second, Emptied: func() { told++ }})
 	w.expect(t, "a new store", true, false)
 	w.expect(t, "the same", true, false)
-	empty(t, c)
+	keystest.Empty(t, c)
 	w.expect(t, "emptied", false, true)
 	w.expect(t, "still", false, true)
 	if told != 1 {
@@ -79,7 +69,7 @@ func testEmptied(t *testing.T, c redis.UniversalClient) {
 func testEmptiedAndClaimed(t *testing.T, c redis.UniversalClient) {
 	s := NewStore(c)
 	w, _ := standing(t, s, pepper("a"))
-	empty(t, c)
+	keystest.Empty(t, c)
 	if err := s.CheckPepper(t.Context(), pepper("b")); !errors.Is(err, ErrUnclaimed) {
 		t.Errorf("a command at once: %v", err)
 	}
@@ -100,7 +90,7 @@ func testEmptiedAndClaimed(t *testing.T, c redis.UniversalClient) {
 	}
 	// Nor does one that was wrong before, though nobody else is there any more.
 	wrong, _ := standing(t, s, pepper("b"))
-	empty(t, c)
+	keystest.Empty(t, c)
 	if state, err := wrong.Look(t.Context()); err != nil || state.Ready() || !errors.Is(s.CheckPepper(t.Context(), pepper("b")), ErrUnclaimed) {
 		t.Errorf("a server that had another pepper: %+v, %v", state, err)
 	}
@@ -109,7 +99,7 @@ func testEmptiedAndClaimed(t *testing.T, c redis.UniversalClient) {
 	}
 	wrong.expect(t, "the pepper of an accepted store", true, false)
 	// A server without a mark, of an earlier version, that was first.
-	empty(t, c)
+	keystest.Empty(t, c)
 	c.Set(t.Context(), pepperKey, newPepperCheck(pepper("b")), 0)
 	w.expect(t, "with a pepper of another", false, true)
 }
@@ -127,10 +117,10 @@ func testAcceptEmpty(t *testing.T, c redis.UniversalClient) {
 		t.Error(err)
 	}
 	w, _ := standing(t, s, pepper("a"))
-	empty(t, c)
+	keystest.Empty(t, c)
 	accept(pepper("a")) // before anybody has noticed
 	w.expect(t, "accepted at once", true, false)
-	empty(t, c)
+	keystest.Empty(t, c)
 	w.expect(t, "emptied", false, true)
 	restarted, _ := standing(t, s, pepper("a"))
 	accept(pepper("a"))
@@ -149,7 +139,7 @@ func testAcceptEmpty(t *testing.T, c redis.UniversalClient) {
 	}
 	w.expect(t, "the store again", true, false)
 	// One that another pepper has claimed without any key.
-	empty(t, c)
+	keystest.Empty(t, c)
 	wrong, _ := standing(t, s, pepper("b"))
 	w.expect(t, "claimed by another", false, true)
 	accept(pepper("a"))
@@ -159,7 +149,7 @@ func testAcceptEmpty(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("the other: %+v", state)
 	}
 	// With keys it is not given to another pepper.
-	if err := s.Create(ctx, sample()); err != nil {
+	if err := s.Create(ctx, Sample()); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.AcceptEmpty(ctx, pepper("b")); !errors.Is(err, ErrPepper) || !strings.Contains(err.Error(), "There are keys of pixelbyte") {
@@ -172,7 +162,7 @@ func testRefilled(t *testing.T, c redis.UniversalClient) {
 	s := NewStore(c)
 	w, _ := standing(t, s, pepper("a"))
 	other, _ := standing(t, s, pepper("a"))
-	empty(t, c)
+	keystest.Empty(t, c)
 	w.expect(t, "emptied", false, true)
 	if err := w.Refilled(t.Context()); err != nil {
 		t.Error(err)
@@ -192,7 +182,7 @@ func testStoreWithoutMarks(t *testing.T, c redis.UniversalClient) {
 	}
 	w.expect(t, "the first", true, false)
 	second.expect(t, "the second", true, false)
-	empty(t, c)
+	keystest.Empty(t, c)
 	c.Set(t.Context(), pepperKey, newPepperCheck(pepper("a")), 0) // by a server of before, restarted
 	w.expect(t, "emptied", false, true)
 	second.expect(t, "emptied, the second", false, true)
@@ -257,52 +247,10 @@ func testVouch(t *testing.T, c redis.UniversalClient) {
 	if err := wrong.Vouch(t.Context(), "key"); !errors.Is(err, ErrPepper) || !errors.Is(err, ErrUnvouched) {
 		t.Errorf("with a wrong pepper: %v", err)
 	}
-	empty(t, c)
+	keystest.Empty(t, c)
 	if err := w.Vouch(t.Context(), "key"); !errors.Is(err, ErrEmptied) {
 		t.Errorf("emptied: %v", err)
 	}
-}
-
-// A secret that an emptied store does not know is not refused, and a key in memory goes on like while the store is away.
-func testCacheOfAnEmptiedStore(t *testing.T, c redis.UniversalClient) {
-	s, h := NewStore(c), pepper("a")
-	var now atomic.Int64
-	clock := func() time.Time { return time.Unix(1_800_000_000, now.Load()) }
-	var cache *Cache
-	w := NewStanding(s, h, StandingOptions{Timeout: 10 * time.Second, Emptied: func() { cache.StoreEmptied() }})
-	cache = NewCache(s, CacheOptions{Vouch: w.Vouch, Now: clock, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
-	if _, err := w.Look(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	warm, cold := sample(func(k *Key) { k.Digest = h.Digest("warm") }), sample(func(k *Key) { k.ID, k.Digest = "key_cold", h.Digest("cold") })
-	for _, k := range []*Key{warm, cold} {
-		if err := s.Create(t.Context(), k); err != nil {
-			t.Fatal(err)
-		}
-	}
-	lookup := func(what, secret string, want error) {
-		t.Helper()
-		if g, err := cache.Lookup(t.Context(), h.Digest(secret)); !errors.Is(err, want) || want == nil && g.ID() != warm.ID {
-			t.Errorf("%s: %v", what, err)
-		}
-	}
-	lookup("warm", "warm", nil)
-	lookup("nobody's", "nobody", ErrUnknown)
-	empty(t, c)
-	lookup("cold, emptied", "cold", ErrEmptied)
-	lookup("warm, emptied", "warm", nil)
-	now.Add(int64(59 * time.Second))
-	lookup("warm, soon after", "warm", nil)
-	now.Add(int64(time.Second))
-	lookup("warm, after stale_for", "warm", ErrEmptied)
-	if err := s.AcceptEmpty(t.Context(), h); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Look(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	lookup("warm, accepted", "warm", ErrUnknown)
-	lookup("cold, accepted", "cold", ErrUnknown)
 }
 
 func testBrokenMark(t *testing.T, c redis.UniversalClient) {
@@ -325,58 +273,17 @@ func testBrokenMark(t *testing.T, c redis.UniversalClient) {
 	w.expect(t, "broken later", false, true)
 }
 
-// Of a cluster one node was emptied: a key in memory goes on, whichever half of it that node had.
-func TestEmptiedNode(t *testing.T) {
-	nodes := redistest.StartCluster(t, 2)
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{nodes[0].Address()}, MaxRetries: -1, ContextTimeoutEnabled: true})
-	t.Cleanup(func() { client.Close() })
-	s, h := NewStore(client), pepper("a")
-	clock := time.Unix(1_800_000_000, 0)
-	w, _ := standing(t, s, h)
-	cache := NewCache(s, CacheOptions{Vouch: w.Vouch, Now: func() time.Time { return clock }, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
-	first := func(key string) bool { return slotOf(key) < slots/2 }
-	halves := map[string]Digest{} // of keys, by what the second node has of them
-	for i := 0; len(halves) < 4; i++ {
-		d := h.Digest(strconv.Itoa(i))
-		k := sample(func(k *Key) { k.ID, k.Digest = "key_half"+strconv.Itoa(i), d })
-		what := map[bool]string{true: "", false: "link "}[first(secretKey(d))] + map[bool]string{true: "", false: "record"}[first(recordKey(k.ID))]
-		if _, ok := halves[what]; ok {
-			continue
-		}
-		halves[what] = d
-		if err := s.Create(t.Context(), k); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := cache.Lookup(t.Context(), d); err != nil {
-			t.Fatal(err)
-		}
-	}
-	nodes[1].Do(t, "flushall")
-	clock = clock.Add(40 * time.Second) // longer than the TTL
-	for what, d := range halves {
-		if _, err := cache.Lookup(t.Context(), d); err != nil {
-			t.Errorf("a key in memory of which %q is lost: %v", what, err)
-		}
-	}
-	cold := NewCache(s, CacheOptions{Vouch: w.Vouch, Timeout: 10 * time.Second})
-	for what, d := range halves {
-		if _, err := cold.Lookup(t.Context(), d); (what == "") != (err == nil) || err != nil && !errors.Is(err, ErrEmptied) {
-			t.Errorf("another key of which %q is lost: %v", what, err)
-		}
-	}
-}
-
 // A server that comes to an empty store lets those speak first that are there and remember it.
 func TestClaimWaitsForOthers(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	s := NewStore(c)
 	old, _ := standing(t, s, pepper("a"))
-	cache := NewCache(s, CacheOptions{})
-	ctx, end := context.WithCancel(t.Context())
-	defer end()
-	go cache.Run(ctx)
-	await(t, "a listener", func(context.Context) bool { return cache.Stream().Listening })
-	empty(t, c)
+	listener := c.Subscribe(t.Context(), keystest.Changes)
+	defer listener.Close()
+	if _, err := listener.Receive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	keystest.Empty(t, c)
 	found := make(chan StandingState)
 	go func() {
 		_, state := standing(t, s, pepper("b"))
@@ -392,7 +299,7 @@ func TestClaimWaitsForOthers(t *testing.T) {
 		t.Errorf("%+v", state)
 	}
 	// Where those who listen remember nothing, it does not wait for ever.
-	empty(t, c)
+	keystest.Empty(t, c)
 	w := NewStanding(s, pepper("b"), StandingOptions{})
 	w.wait = time.Millisecond
 	if state, err := w.Look(t.Context()); err != nil || !state.Ready() {
@@ -421,7 +328,7 @@ func TestMarksOfACluster(t *testing.T) {
 
 // A store that takes no writes is told apart from one that does not answer; a failover is no reason to worry.
 func TestStoreThatTakesNoWrites(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	s, now := NewStore(c), time.Unix(1_800_000_000, 0)
 	options := StandingOptions{Timeout: 10 * time.Second, Now: func() time.Time { return now }}
 	w := NewStanding(s, pepper("a"), options)
@@ -506,7 +413,7 @@ func TestNodeThatTakesNoWrites(t *testing.T) {
 // Nobody has said what the keys of a store are that takes no writes and was never used: it is neither ready nor believed, and
 // it is told apart from one that is away.
 func TestNewStoreThatTakesNoWrites(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	c.Do(t.Context(), "replicaof", "127.0.0.1", "1")
 	w, state := standing(t, NewStore(c), pepper("a"))
 	if state.Ready() || !state.Reached || state.Pepper != nil || !redis.HasErrorPrefix(state.Writes, "READONLY") {
@@ -532,7 +439,7 @@ func TestNewStoreThatTakesNoWrites(t *testing.T) {
 
 // What a store that has gone silent would take is not known to have changed.
 func TestSilentStoreTakesNoWrites(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	w, _ := standing(t, NewStore(c), pepper("a"))
 	if err := c.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
 		t.Fatal(err)
@@ -547,7 +454,7 @@ func TestSilentStoreTakesNoWrites(t *testing.T) {
 
 // A full store is one that drops keys, unless it is told not to.
 func TestStoreThatEvicts(t *testing.T) {
-	for _, make := range []func(*testing.T) redis.UniversalClient{newServer, func(t *testing.T) redis.UniversalClient { return newClusterAs(t, connect.ServerACL()) }} {
+	for _, make := range []func(*testing.T) redis.UniversalClient{keystest.NewServer, func(t *testing.T) redis.UniversalClient { return keystest.NewClusterAs(t, connect.ServerACL()) }} {
 		c := make(t)
 		w, state := standing(t, NewStore(c), pepper("a"))
 		if state.Evicts != "" {
@@ -569,7 +476,7 @@ func TestStoreThatEvicts(t *testing.T) {
 
 // With the rights of an earlier version a server serves, and says what it does not see.
 func TestStandingWithoutRights(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	if err := c.Do(t.Context(), "acl", "setuser", "old", "on", ">old", "~tg:v1:pepper", "&tg:v1:changes", "+ping", "+get", "+set", "+eval", "+evalsha", "+time", "+publish").Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -591,7 +498,7 @@ func TestStandingWithoutRights(t *testing.T) {
 	if state := w.State(); state.Unseen != nil {
 		t.Errorf("%+v", state)
 	}
-	empty(t, c)
+	keystest.Empty(t, c)
 	w.expect(t, "emptied", false, true)
 }
 

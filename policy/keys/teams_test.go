@@ -5,46 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
-// These share their stores, which are emptied between: a new cluster takes two seconds to take writes.
-func TestTeamsMembersAndAudit(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
-		for _, test := range []struct {
-			name string
-			run  func(*testing.T, redis.UniversalClient)
-		}{
-			{"Teams", testTeams},
-			{"DeleteTeamOnlyWhenEmpty", testDeleteTeamOnlyWhenEmpty},
-			{"TeamOfAWrongType", testTeamOfAWrongType},
-			{"Members", testMembers},
-			{"TokensThatAreRefused", testTokensThatAreRefused},
-			{"TheLastAdminStays", testTheLastAdminStays},
-			{"TwoAdminsRemoveEachOther", testTwoAdminsRemoveEachOther},
-			{"MemberChangedMeanwhile", testMemberChangedMeanwhile},
-			{"MostMembers", testMostMembers},
-			{"CorruptMembers", testCorruptMembers},
-			{"TokenIsShownOnceAndStoredNowhere", testTokenIsShownOnceAndStoredNowhere},
-			{"AuditOrder", testAuditOrder},
-			{"AuditPages", testAuditPages},
-			{"AuditIsCapped", testAuditIsCapped},
-			{"ManagerAsksTheTableOfRoles", testManagerAsksTheTableOfRoles},
-			{"ManagerOfAMember", testManagerOfAMember},
-			{"ManagerAudits", testManagerAudits},
-			{"ManagerRolesForKeys", testManagerRolesForKeys},
-		} {
-			if err := c.FlushAll(t.Context()).Err(); err != nil {
-				t.Fatal(err)
-			}
-			t.Run(test.name, func(t *testing.T) { test.run(t, c) })
-		}
-	})
+func TestTeamsAndMembers(t *testing.T) {
+	keystest.Parts{
+		"Teams":                            testTeams,
+		"DeleteTeamOnlyWhenEmpty":          testDeleteTeamOnlyWhenEmpty,
+		"TeamOfAWrongType":                 testTeamOfAWrongType,
+		"SetPlans":                         testSetPlansOfATeam,
+		"Members":                          testMembers,
+		"TokensThatAreRefused":             testTokensThatAreRefused,
+		"TheLastAdminStays":                testTheLastAdminStays,
+		"TwoAdminsRemoveEachOther":         testTwoAdminsRemoveEachOther,
+		"MemberChangedMeanwhile":           testMemberChangedMeanwhile,
+		"MostMembers":                      testMostMembers,
+		"CorruptMembers":                   testCorruptMembers,
+		"TokenIsShownOnceAndStoredNowhere": testTokenIsShownOnceAndStoredNowhere,
+	}.OnEveryStore(t)
 }
 
 func testTeams(t *testing.T, c redis.UniversalClient) {
@@ -176,7 +162,7 @@ func testDeleteTeamOnlyWhenEmpty(t *testing.T, c redis.UniversalClient) {
 
 // Whatever the order, a team that stands is in the index.
 func TestTeamMadeAndDeletedAtOnce(t *testing.T) {
-	c := newServer(t)
+	c := keystest.NewServer(t)
 	ctx, s := t.Context(), NewStore(c)
 	for range 20 {
 		var wg sync.WaitGroup
@@ -207,10 +193,10 @@ func TestTeamMadeAndDeletedAtOnce(t *testing.T) {
 
 // A delete takes the index entry out just after a create has put it in, and puts it back.
 func TestDeleteTeamPutsBackWhatItTookFromAnother(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	s := NewStore(c)
 	mustTeam(t, s, "pictify", "orbit")
-	c.AddHook(&beforeCommand{n: 1, name: "zrem", do: func() { mustTeam(t, s, "pictify", "orbit") }})
+	c.AddHook(&keystest.Overtake{N: 1, Name: "zrem", Do: func() { mustTeam(t, s, "pictify", "orbit") }})
 	if err := s.DeleteTeam(t.Context(), "pictify", "orbit"); err != nil {
 		t.Fatal(err)
 	}
@@ -221,9 +207,9 @@ func TestDeleteTeamPutsBackWhatItTookFromAnother(t *testing.T) {
 
 // A create puts its index entry in again, because a delete may have taken out the first one.
 func TestCreateTeamIsInTheIndexAtItsEnd(t *testing.T) {
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	s := NewStore(c)
-	c.AddHook(&beforeCommand{n: 1, name: "hsetnx", do: func() { c.ZRem(t.Context(), teamIndexKey, "pictify/orbit") }})
+	c.AddHook(&keystest.Overtake{N: 1, Name: "hsetnx", Do: func() { c.ZRem(t.Context(), teamIndexKey, "pictify/orbit") }})
 	mustTeam(t, s, "pictify", "orbit")
 	if got := allTeams(t, s, "", 10); got != "pictify/orbit" {
 		t.Errorf("listed: %q", got)
@@ -232,12 +218,12 @@ func TestCreateTeamIsInTheIndexAtItsEnd(t *testing.T) {
 
 // A create that dies after it has written the record leaves a team that is listed.
 func TestCreateTeamThatDiesIsInTheIndex(t *testing.T) {
-	c := newEmbedded(t)
-	crash := &dieBefore{what: "zadd"}
-	c.AddHook(&beforeCommand{n: 1, name: "hsetnx", do: func() { crash.armed.Store(true) }})
+	c := keystest.NewEmbedded(t)
+	crash := &keystest.DieBefore{What: "zadd"}
+	c.AddHook(&keystest.Overtake{N: 1, Name: "hsetnx", Do: func() { crash.Armed.Store(true) }})
 	c.AddHook(crash)
 	s := NewStore(c)
-	if err := s.CreateTeam(t.Context(), Team{API: "pictify", Name: "orbit"}); !errors.Is(err, errDied) {
+	if err := s.CreateTeam(t.Context(), Team{API: "pictify", Name: "orbit"}); !errors.Is(err, keystest.ErrDied) {
 		t.Fatalf("the crash did not happen: %v", err)
 	}
 	if got := allTeams(t, s, "", 10); got != "pictify/orbit" {
@@ -245,36 +231,8 @@ func TestCreateTeamThatDiesIsInTheIndex(t *testing.T) {
 	}
 }
 
-// beforeCommand is a hook that does something just before the n-th command of this name is sent.
-type beforeCommand struct {
-	n    int
-	name string
-	do   func()
-
-	mu sync.Mutex // of n: commands come from several goroutines
-}
-
-func (b *beforeCommand) DialHook(next redis.DialHook) redis.DialHook { return next }
-func (b *beforeCommand) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
-}
-func (b *beforeCommand) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if strings.EqualFold(cmd.Name(), b.name) {
-			b.mu.Lock()
-			b.n--
-			now := b.n == 0
-			b.mu.Unlock()
-			if now {
-				b.do()
-			}
-		}
-		return next(ctx, cmd)
-	}
-}
-
 func TestTeamFields(t *testing.T) {
-	s := NewStore(newEmbedded(t))
+	s := NewStore(keystest.NewEmbedded(t))
 	for _, test := range []struct {
 		team  Team
 		field string
@@ -328,19 +286,19 @@ func TestTeamsAndMembersWithoutAStore(t *testing.T) {
 	}
 	for name, call := range calls {
 		for _, step := range append(steps[name], "") {
-			c := newEmbedded(t)
+			c := keystest.NewEmbedded(t)
 			s := NewStore(c)
 			mustTeam(t, s, api, team)
 			mustTeam(t, s, api, "gone")
 			data := `{"id":"` + id + `","api":"pictify","team":"orbit","name":"Old","role":"viewer","token":"sha256:` + tokenDigest(Seal(TokenPrefix, strings.Repeat("0", 27))).hex() + `"}`
 			c.HSet(t.Context(), membersKey(api, team), id, data)
 			c.Set(t.Context(), memberTokenKey(tokenDigest(Seal(TokenPrefix, strings.Repeat("0", 27)))), id+" pictify/orbit", 0)
-			want := errDied
+			want := keystest.ErrDied
 			if step == "" {
 				c.Close()
 				want = redis.ErrClosed
 			} else {
-				c.AddHook(dieAlways(step))
+				c.AddHook(keystest.DieAlways(step))
 			}
 			err := call(t.Context(), s)
 			var corrupt *CorruptError
@@ -364,4 +322,33 @@ func testTeamOfAWrongType(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("%d: %v", i, err)
 		}
 	}
+}
+
+func testSetPlansOfATeam(t *testing.T, c redis.UniversalClient) {
+	ctx, s := t.Context(), NewStore(c)
+	mustTeam(t, s, "pictify", "orbit")
+	team := keystest.Must[*Team](t)(s.SetPlans(ctx, "pictify", "orbit", []string{"free", "pro"}))
+	if got := keystest.Must[*Team](t)(s.Team(ctx, "pictify", "orbit")); !reflect.DeepEqual(got, team) || !slices.Equal(got.Plans, []string{"free", "pro"}) {
+		t.Errorf("%+v, want %+v", got, team)
+	}
+	var fault *FieldError
+	for _, plans := range [][]string{{""}, {"a", "a"}, {"a\n"}} {
+		if _, err := s.SetPlans(ctx, "pictify", "orbit", plans); !errors.As(err, &fault) || !strings.HasPrefix(fault.Field, "plans[") {
+			t.Errorf("%q: %v", plans, err)
+		}
+	}
+	if _, err := s.SetPlans(ctx, "pictify", "none", nil); !errors.Is(err, ErrNoTeam) {
+		t.Errorf("no team: %v", err)
+	}
+	c.AddHook(&keystest.Overtake{Name: "evalsha", N: 1, Do: func() {
+		if err := c.HSet(ctx, membersKey("pictify", "orbit"), teamField, `{"api":"pictify","name":"orbit"}`).Err(); err != nil {
+			t.Error(err)
+		}
+	}})
+	if _, err := s.SetPlans(ctx, "pictify", "orbit", nil); !errors.Is(err, ErrConflict) {
+		t.Errorf("somebody else was faster: %v", err)
+	}
+	c.HSet(ctx, membersKey("pictify", "orbit"), teamField, "{")
+	_, err := s.SetPlans(ctx, "pictify", "orbit", nil)
+	expectCorrupt(t, "SetPlans", err, "team pictify/orbit", "not the record")
 }

@@ -2,9 +2,12 @@ package keys
 
 import (
 	"bytes"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"testing"
+
+	"tollgate/policy/keys/keystest"
 )
 
 // A plain secret, however long, needs a pepper; a hash was made by somebody who knew whether it has one.
@@ -12,7 +15,7 @@ func TestPlainSecretsNeedAPepper(t *testing.T) {
 	secret := NewSecret("pk_")
 	text := `{"id":"key_plain","secret":"` + secret + `"}` + "\n" + `{"id":"key_hashed","hash":"hmac-sha256:` + strings.Repeat("ab", 32) + `"}`
 	const why = "secret: is plain and needs a pepper: without one its hash could be guessed back"
-	c := newEmbedded(t)
+	c := keystest.NewEmbedded(t)
 	m := transferManager(c, NewHasher(nil))
 	m.bare = false
 	report, err := m.Import(t.Context(), fromLines(text), operator("pictify"))
@@ -27,7 +30,7 @@ func TestPlainSecretsNeedAPepper(t *testing.T) {
 	if report, err = m.Import(t.Context(), fromLines(text), operator("pictify")); err != nil || report.Created != 1 || report.Refused != 0 {
 		t.Errorf("import into the embedded store: %+v, %v", report, err)
 	}
-	m = transferManager(newEmbedded(t), NewHasher([]byte("pepper")))
+	m = transferManager(keystest.NewEmbedded(t), NewHasher([]byte("pepper")))
 	m.bare = false
 	if report, err = m.Import(t.Context(), fromLines(text), operator("pictify")); err != nil || report.Created != 2 {
 		t.Errorf("import with a pepper: %+v, %v", report, err)
@@ -47,17 +50,18 @@ func TestTheMarkOfWeakSecretsIsIgnored(t *testing.T) {
 		"lines": func(m *Manager) (ImportReport, error) { return m.Import(t.Context(), fromLines(line), ImportOptions{}) },
 		"yaml":  func(m *Manager) (ImportReport, error) { return m.Import(t.Context(), fromYAML(yaml), ImportOptions{}) },
 	} {
-		m := transferManager(newEmbedded(t), NewHasher(nil))
+		c := keystest.NewEmbedded(t)
+		m := transferManager(c, NewHasher(nil))
 		if report, err := records(m); err != nil || report.Created != 1 {
 			t.Errorf("%s: %+v, %v", name, report, err)
 		}
 		// The record as an earlier version wrote it: the same import finds it, and every change replaces it.
-		old, err := m.store.client.Get(t.Context(), recordKey("key_weak")).Result()
+		old, err := c.Get(t.Context(), keystest.RecordKey("key_weak")).Result()
 		marked := strings.Replace(old, `"version":1,`, `"version":1,"weak":true,`, 1)
 		if err != nil || marked == old {
 			t.Fatal(old, err)
 		}
-		if err := m.store.client.Set(t.Context(), recordKey("key_weak"), marked, 0).Err(); err != nil {
+		if err := c.Set(t.Context(), keystest.RecordKey("key_weak"), marked, 0).Err(); err != nil {
 			t.Fatal(err)
 		}
 		if report, err := records(m); err != nil || report.Skipped != 1 {
@@ -73,21 +77,15 @@ func TestTheMarkOfWeakSecretsIsIgnored(t *testing.T) {
 		if k, err := m.Update(t.Context(), "key_weak", Patch{Scopes: &scopes}); err != nil || k.Version != 2 {
 			t.Errorf("update: %+v, %v", k, err)
 		}
-		if now := m.store.client.Get(t.Context(), recordKey("key_weak")).Val(); strings.Contains(now, `"weak"`) {
+		if now := c.Get(t.Context(), keystest.RecordKey("key_weak")).Val(); strings.Contains(now, `"weak"`) {
 			t.Errorf("written again: %s", now)
 		}
-		_, digest, err := parseHash(AlgorithmHMACSHA256 + ":" + hash)
-		if err != nil {
+		var digest Digest
+		if _, err := hex.Decode(digest[:], []byte(hash)); err != nil {
 			t.Fatal(err)
 		}
 		if k, err := m.store.Lookup(t.Context(), digest); err != nil || !slices.Equal(k.Scopes, scopes) {
 			t.Errorf("look-up: %+v, %v", k, err)
 		}
-	}
-}
-
-func TestPeppered(t *testing.T) {
-	if NewHasher(nil).Peppered() || !NewHasher([]byte("p")).Peppered() {
-		t.Error("a hasher does not know whether it has a pepper")
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 	"unsafe"
 
+	"tollgate/policy/keys/keystest"
+
 	"pgregory.net/rapid"
 )
 
@@ -35,16 +37,16 @@ func (s *touches) Touch(_ context.Context, uses []Use) error {
 }
 
 func TestUsageWritesEachGrantOnceAMinute(t *testing.T) {
-	store, clock := &touches{}, &testClock{}
+	store, clock := &touches{}, &keystest.Clock{}
 	u := NewUsage(store, 100, clock.Now)
-	g := NewGrant(sample())
+	g := NewGrant(Sample())
 	var want []Use
 	for i := range 3 {
 		u.Note(g)
 		if i > 0 {
-			u.Note(NewGrant(sample())) // the cache reads a record again, or forgets it
+			u.Note(NewGrant(Sample())) // the cache reads a record again, or forgets it
 		}
-		want = append(want, Use{g.ID(), clock.Now().Local()})
+		want = append(want, Use{ID: g.ID(), At: clock.Now().Local()})
 		clock.Advance(time.Second)
 	}
 	if err := u.flush(t.Context()); err != nil || len(store.calls) != 1 || !slices.Equal(store.calls[0], want) {
@@ -60,10 +62,10 @@ func TestUsageWritesEachGrantOnceAMinute(t *testing.T) {
 }
 
 func TestUsageInBatches(t *testing.T) {
-	store, clock := &touches{}, &testClock{}
+	store, clock := &touches{}, &keystest.Clock{}
 	u := NewUsage(store, 2_500, clock.Now)
 	for i := range 3_000 {
-		u.Note(NewGrant(sample(func(k *Key) { k.ID = fmt.Sprintf("key_%04d", i) })))
+		u.Note(NewGrant(Sample(func(k *Key) { k.ID = fmt.Sprintf("key_%04d", i) })))
 	}
 	if err := u.flush(t.Context()); err != nil {
 		t.Fatal(err)
@@ -83,9 +85,9 @@ func TestUsageInBatches(t *testing.T) {
 }
 
 func TestUsageTriesAgain(t *testing.T) {
-	store, clock := &touches{err: errors.New("away")}, &testClock{}
+	store, clock := &touches{err: errors.New("away")}, &keystest.Clock{}
 	u := NewUsage(store, 100, clock.Now)
-	u.Note(NewGrant(sample()))
+	u.Note(NewGrant(Sample()))
 	ticks, failed := make(chan time.Time), make(chan error)
 	u.ticks = func() (<-chan time.Time, func()) { return ticks, func() {} }
 	ctx, cancel := context.WithCancel(t.Context())
@@ -145,7 +147,7 @@ func TestUsageWritesTheNewestUse(t *testing.T) {
 	const keys = 5_000
 	kinds := make([]*Key, keys)
 	for i := range kinds {
-		kinds[i] = sample(func(k *Key) { k.ID = fmt.Sprintf("key_%04d", i) + strings.Repeat("_", i%50) })
+		kinds[i] = Sample(func(k *Key) { k.ID = fmt.Sprintf("key_%04d", i) + strings.Repeat("_", i%50) })
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		type note struct {
@@ -153,7 +155,7 @@ func TestUsageWritesTheNewestUse(t *testing.T) {
 			place int // among all notes
 		}
 		most := rapid.SampledFrom([]int{1, 700, 2_500, 1_000_000}).Draw(t, "most")
-		clock, store := &testClock{}, &unsteady{t: t, told: map[string]time.Time{}}
+		clock, store := &keystest.Clock{}, &unsteady{t: t, told: map[string]time.Time{}}
 		u := NewUsage(store, most, clock.Now)
 		newest, grants, noted, places := map[string]note{}, make([]*Grant, keys), make([]int, keys), 0
 		flushes := 1
@@ -214,12 +216,12 @@ func TestUsageWritesTheNewestUse(t *testing.T) {
 
 // Keys that are used every minute do not fill what is kept while the store is away.
 func TestUsageKeepsOneNoteOfAKeyWhileTheStoreIsAway(t *testing.T) {
-	store, clock := &touches{err: errors.New("away")}, &testClock{}
+	store, clock := &touches{err: errors.New("away")}, &keystest.Clock{}
 	u := NewUsage(store, 1_000, clock.Now)
-	u.Note(NewGrant(sample(func(k *Key) { k.ID = "key_once" })))
+	u.Note(NewGrant(Sample(func(k *Key) { k.ID = "key_once" })))
 	grants := make([]*Grant, 400)
 	for i := range grants {
-		grants[i] = NewGrant(sample(func(k *Key) { k.ID = fmt.Sprintf("key_%04d", i) }))
+		grants[i] = NewGrant(Sample(func(k *Key) { k.ID = fmt.Sprintf("key_%04d", i) }))
 	}
 	for range 10 {
 		for _, g := range grants {
@@ -238,7 +240,7 @@ func TestUsageKeepsOneNoteOfAKeyWhileTheStoreIsAway(t *testing.T) {
 
 // What waits for the store keeps no texts of keys that have left the cache.
 func TestUsageClonesWhatItKeeps(t *testing.T) {
-	u, g := NewUsage(&touches{err: errors.New("away")}, 100, time.Now), NewGrant(sample())
+	u, g := NewUsage(&touches{err: errors.New("away")}, 100, time.Now), NewGrant(Sample())
 	u.Note(g)
 	if err := u.flush(t.Context()); err == nil || len(u.noted) != 1 || unsafe.StringData(u.noted[0].id) == unsafe.StringData(g.ID()) {
 		t.Errorf("%v, %v", err, u.noted)
@@ -249,9 +251,9 @@ func TestUsageClonesWhatItKeeps(t *testing.T) {
 func TestNoteAtOnce(t *testing.T) {
 	store := &touches{}
 	u := NewUsage(store, 100_000, time.Now)
-	created := func(k *Key) { k.CreatedAt = lifeNoon() }
+	created := func(k *Key) { k.CreatedAt = keystest.Noon() }
 	for range 200 {
-		g := NewGrant(sample(created))
+		g := NewGrant(Sample(created))
 		var come atomic.Int32
 		var wg sync.WaitGroup
 		u.mu.Lock()
@@ -273,16 +275,16 @@ func TestNoteAtOnce(t *testing.T) {
 }
 
 func TestAges(t *testing.T) {
-	clock := &testClock{}
+	clock := &keystest.Clock{}
 	u := NewUsage(&touches{}, 100, clock.Now)
 	for i, days := range []int{1, 30, 31, 400} {
-		g := NewGrant(sample(func(k *Key) {
+		g := NewGrant(Sample(func(k *Key) {
 			k.ID, k.CreatedAt = fmt.Sprintf("key_%04d", i), clock.Now().AddDate(0, 0, -days)
 		}))
 		u.Note(g)
 		u.Note(g)
 	}
-	u.Note(NewGrant(sample())) // of unknown age
+	u.Note(NewGrant(Sample())) // of unknown age
 	if len(u.Ages()) != 0 {
 		t.Error("a minute that is not over")
 	}
@@ -296,7 +298,7 @@ func TestAges(t *testing.T) {
 }
 
 func TestNoteAgainDoesNotAllocate(t *testing.T) {
-	u, g := NewUsage(&touches{}, 100, time.Now), NewGrant(sample())
+	u, g := NewUsage(&touches{}, 100, time.Now), NewGrant(Sample())
 	u.Note(g)
 	if n := testing.AllocsPerRun(1_000, func() { u.Note(g) }); n != 0 {
 		t.Errorf("%v allocations", n)
@@ -319,8 +321,8 @@ func TestUsageTicksByItself(t *testing.T) {
 func manyGrants(n int) []*Grant {
 	grants := make([]*Grant, n)
 	for i := range grants {
-		grants[i] = NewGrant(sample(func(k *Key) {
-			k.ID, k.CreatedAt = fmt.Sprintf("key_%022d", i), lifeNoon()
+		grants[i] = NewGrant(Sample(func(k *Key) {
+			k.ID, k.CreatedAt = fmt.Sprintf("key_%022d", i), keystest.Noon()
 			k.LimitID = k.ID
 		}))
 	}
@@ -328,7 +330,7 @@ func manyGrants(n int) []*Grant {
 }
 
 func TestMemoryOfAMillionNotes(t *testing.T) {
-	if testing.Short() || raceDetector {
+	if testing.Short() || keystest.RaceDetector {
 		t.Skip("not in short runs, and not under the race detector, which needs memory of its own")
 	}
 	const n, most = 1_000_000, 45

@@ -6,15 +6,17 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys/keystest"
+
 	"github.com/redis/go-redis/v9"
 )
 
 func testVerify(t *testing.T, c redis.UniversalClient) {
 	ctx, m := t.Context(), operatorOf(c, nil)
-	now := lifeNoon()
+	now := keystest.Noon()
 	m.now = func() time.Time { return now }
 	m.hasher = NewHasher([]byte("pepper"), Method{Pepper: []byte("old")}, Method{Algorithm: AlgorithmSHA256})
-	k, secret := mustCreate(t, m, func(k *Key) { k.ExpiresAt = lifeNoon().Add(2 * time.Hour) })
+	k, secret := mustCreate(t, m, func(k *Key) { k.ExpiresAt = keystest.Noon().Add(2 * time.Hour) })
 	expect := func(secret string, id string, want VerifyStatus) {
 		t.Helper()
 		got, status, err := m.Verify(ctx, secret)
@@ -35,7 +37,7 @@ func testVerify(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("Lookup with a space: %v", err)
 	}
 	for i, legacy := range []string{NewSecret("a_"), NewSecret("b_")} {
-		old := sample(func(k *Key) {
+		old := Sample(func(k *Key) {
 			k.ID, k.Digest = "key_old"+legacy[:1], m.hasher.OlderDigest(i, legacy)
 		})
 		if err := m.store.Create(ctx, old); err != nil {
@@ -49,9 +51,9 @@ func testVerify(t *testing.T, c redis.UniversalClient) {
 	if got, _, _ := m.Verify(ctx, secret); got == nil || !got.LastUsed.Equal(now) {
 		t.Errorf("last used: %v", got)
 	}
-	must[*Key](t)(m.Deactivate(ctx, k.ID))
+	keystest.Must[*Key](t)(m.Deactivate(ctx, k.ID))
 	expect(secret, k.ID, VerifyInactive)
-	must[*Key](t)(m.Activate(ctx, k.ID))
+	keystest.Must[*Key](t)(m.Activate(ctx, k.ID))
 	next, second, err := m.Rotate(ctx, k.ID, time.Hour)
 	if err != nil {
 		t.Fatal(err)
@@ -63,18 +65,21 @@ func testVerify(t *testing.T, c redis.UniversalClient) {
 	now = now.Add(time.Hour)
 	expect(secret, k.ID, VerifyRetired)
 	expect(second, next.ID, VerifyExpired)
-	must[*Key](t)(m.Revoke(ctx, k.ID))
+	keystest.Must[*Key](t)(m.Revoke(ctx, k.ID))
 	expect(secret, k.ID, VerifyRevoked)
-	must[*Key](t)(m.Delete(ctx, k.ID))
+	keystest.Must[*Key](t)(m.Delete(ctx, k.ID))
 	expect(secret, "", VerifyUnknown)
 
 	other := NewSecret("pk_live_")
-	full := sample(func(k *Key) { k.ID, k.Status, k.Digest = "key_tomb", Deleted, m.hasher.Digest(other) })
+	full := Sample(func(k *Key) { k.ID, k.Status, k.Digest = "key_tomb", Deleted, m.hasher.Digest(other) })
 	if err := m.store.Create(ctx, full); err != nil {
 		t.Fatal(err)
 	}
 	expect(other, "", VerifyUnknown)
-	c.Set(ctx, recordKey(next.ID), "{", 0)
+	c.Set(ctx, keystest.RecordKey(next.ID), "{", 0)
 	_, _, err = m.Verify(ctx, second)
-	expectCorrupt(t, "verify", err, next.ID, "not a record")
+	var corrupt *CorruptError
+	if !errors.As(err, &corrupt) || corrupt.ID != next.ID || !strings.Contains(err.Error(), "not a record") {
+		t.Errorf("verify: %v", err)
+	}
 }

@@ -1,0 +1,104 @@
+package keys
+
+import (
+	"errors"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/connect"
+	"tollgate/policy/connect/redistest"
+	"tollgate/policy/keys/keystest"
+)
+
+// A secret that an emptied store does not know is not refused, and a key in memory goes on like while the store is away.
+func TestCacheOfAnEmptiedStore(t *testing.T) {
+	acl := connect.ServerACL()
+	acl.Commands = append(acl.Commands, "smembers") // for the operator, who accepts
+	keystest.OnEveryStoreAs(t, acl, testCacheOfAnEmptiedStore)
+}
+
+func testCacheOfAnEmptiedStore(t *testing.T, c redis.UniversalClient) {
+	s, h := NewStore(c), NewHasher([]byte("a"))
+	var now atomic.Int64
+	clock := func() time.Time { return time.Unix(1_800_000_000, now.Load()) }
+	var cache *Cache
+	w := NewStanding(s, h, StandingOptions{Timeout: 10 * time.Second, Emptied: func() { cache.StoreEmptied() }})
+	cache = NewCache(s, CacheOptions{Vouch: w.Vouch, Now: clock, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
+	if _, err := w.Look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	warm, cold := Sample(func(k *Key) { k.Digest = h.Digest("warm") }), Sample(func(k *Key) { k.ID, k.Digest = "key_cold", h.Digest("cold") })
+	for _, k := range []*Key{warm, cold} {
+		if err := s.Create(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lookup := func(what, secret string, want error) {
+		t.Helper()
+		if g, err := cache.Lookup(t.Context(), h.Digest(secret)); !errors.Is(err, want) || want == nil && g.ID() != warm.ID {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	lookup("warm", "warm", nil)
+	lookup("nobody's", "nobody", ErrUnknown)
+	keystest.Empty(t, c)
+	lookup("cold, emptied", "cold", ErrEmptied)
+	lookup("warm, emptied", "warm", nil)
+	now.Add(int64(59 * time.Second))
+	lookup("warm, soon after", "warm", nil)
+	now.Add(int64(time.Second))
+	lookup("warm, after stale_for", "warm", ErrEmptied)
+	if err := s.AcceptEmpty(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	lookup("warm, accepted", "warm", ErrUnknown)
+	lookup("cold, accepted", "cold", ErrUnknown)
+}
+
+// Of a cluster one node was emptied: a key in memory goes on, whichever half of it that node had.
+func TestEmptiedNode(t *testing.T) {
+	nodes := redistest.StartCluster(t, 2)
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{nodes[0].Address()}, MaxRetries: -1, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { client.Close() })
+	s, h := NewStore(client), pepper("a")
+	clock := time.Unix(1_800_000_000, 0)
+	w, _ := standing(t, s, h)
+	cache := NewCache(s, CacheOptions{Vouch: w.Vouch, Now: func() time.Time { return clock }, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
+	first := func(key string) bool { return slotOf(key) < slots/2 }
+	halves := map[string]Digest{} // of keys, by what the second node has of them
+	for i := 0; len(halves) < 4; i++ {
+		d := h.Digest(strconv.Itoa(i))
+		k := Sample(func(k *Key) { k.ID, k.Digest = "key_half"+strconv.Itoa(i), d })
+		what := map[bool]string{true: "", false: "link "}[first(secretKey(d))] + map[bool]string{true: "", false: "record"}[first(recordKey(k.ID))]
+		if _, ok := halves[what]; ok {
+			continue
+		}
+		halves[what] = d
+		if err := s.Create(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cache.Lookup(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nodes[1].Do(t, "flushall")
+	clock = clock.Add(40 * time.Second) // longer than the TTL
+	for what, d := range halves {
+		if _, err := cache.Lookup(t.Context(), d); err != nil {
+			t.Errorf("a key in memory of which %q is lost: %v", what, err)
+		}
+	}
+	cold := NewCache(s, CacheOptions{Vouch: w.Vouch, Timeout: 10 * time.Second})
+	for what, d := range halves {
+		if _, err := cold.Lookup(t.Context(), d); (what == "") != (err == nil) || err != nil && !errors.Is(err, ErrEmptied) {
+			t.Errorf("another key of which %q is lost: %v", what, err)
+		}
+	}
+}
