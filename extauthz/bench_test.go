@@ -74,7 +74,7 @@ func pictify(t testing.TB) (policyfile.File, *keys.Grant, []byte) {
 // here stands for one.
 func TestAllocationsOfACheck(t *testing.T) {
 	file, grant, b := pictify(t)
-	check := extauthz.CheckBytes(t, file, atOnce{grant})
+	check := extauthz.CheckBytes(t, extauthz.AuthorizerOf(t, file, atOnce{grant}))
 	resp := decodeReply(t, check(b))
 	if resp.GetStatus().GetCode() != 0 || len(resp.GetOkResponse().GetResponseHeadersToAdd()) != 3 {
 		t.Fatal(resp)
@@ -86,7 +86,7 @@ func TestAllocationsOfACheck(t *testing.T) {
 
 func BenchmarkCheck(b *testing.B) {
 	file, grant, req := pictify(b)
-	check := extauthz.CheckBytes(b, file, atOnce{grant})
+	check := extauthz.CheckBytes(b, extauthz.AuthorizerOf(b, file, atOnce{grant}))
 	b.ReportAllocs()
 	for b.Loop() {
 		check(req)
@@ -125,7 +125,7 @@ func BenchmarkEncode(b *testing.B) {
 		name  string
 		store atOnce
 	}{{"allow", atOnce{grant}}, {"deny", atOnce{keys.NewGrant(&keys.Key{API: "other"})}}} {
-		d := extauthz.Decide(b, file, c.store, req)
+		d := extauthz.Decide(b, extauthz.AuthorizerOf(b, file, c.store), req)
 		b.Run(c.name+"/wire", func(b *testing.B) {
 			encode := extauthz.Encoder()
 			b.ReportAllocs()

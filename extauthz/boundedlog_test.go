@@ -69,21 +69,21 @@ func TestTroubleDoesNotFillTheLog(t *testing.T) {
 	secret, entries := smallKey()
 	reply := func(text string) failing { return failing{errors.New(text)} }
 	for what, c := range map[string]struct {
-		change func(*extauthz.Config)
+		change func(*extauthz.AuthorizerConfig)
 		says   string
 	}{
-		"full":           {func(c *extauthz.Config) { c.Limits = reply("OOM command not allowed") }, "limits not spent"},
-		"read only":      {func(c *extauthz.Config) { c.Limits = reply("READONLY You can't write") }, "limits not spent"},
-		"cluster down":   {func(c *extauthz.Config) { c.Limits = reply("CLUSTERDOWN The cluster is down") }, "limits not spent"},
-		"broken counter": {func(c *extauthz.Config) { c.Limits = failing{&limits.BrokenError{}} }, "limits not spent"},
-		"wrong password": {func(c *extauthz.Config) { c.Keys = reply("WRONGPASS invalid") }, "key look-up failed"},
-		"broken record": {func(c *extauthz.Config) {
+		"full":           {func(c *extauthz.AuthorizerConfig) { c.Limits = reply("OOM command not allowed") }, "limits not spent"},
+		"read only":      {func(c *extauthz.AuthorizerConfig) { c.Limits = reply("READONLY You can't write") }, "limits not spent"},
+		"cluster down":   {func(c *extauthz.AuthorizerConfig) { c.Limits = reply("CLUSTERDOWN The cluster is down") }, "limits not spent"},
+		"broken counter": {func(c *extauthz.AuthorizerConfig) { c.Limits = failing{&limits.BrokenError{}} }, "limits not spent"},
+		"wrong password": {func(c *extauthz.AuthorizerConfig) { c.Keys = reply("WRONGPASS invalid") }, "key look-up failed"},
+		"broken record": {func(c *extauthz.AuthorizerConfig) {
 			c.Keys = failing{&keys.CorruptError{ID: "key_1", Err: errors.New("it is missing")}}
 		}, "corrupt key record"},
-		"an emptied store": {func(c *extauthz.Config) { c.Keys = failing{fmt.Errorf("x: %w", keys.ErrEmptied)} }, "undecided"},
-		"a panic":          {func(c *extauthz.Config) { c.Keys = nil }, `"panic"`},
+		"an emptied store": {func(c *extauthz.AuthorizerConfig) { c.Keys = failing{fmt.Errorf("x: %w", keys.ErrEmptied)} }, "undecided"},
+		"a panic":          {func(c *extauthz.AuthorizerConfig) { c.Keys = nil }, `"panic"`},
 	} {
-		s := newStack(t, func(config *extauthz.Config) { c.change(config); config.Decisions = extauthz.LogDenied }, smallFile())
+		s := newStack(t, func(config *extauthz.AuthorizerConfig) { c.change(config); config.Decisions = extauthz.LogDenied }, smallFile())
 		s.use(t, newRedis(t, "embedded"), entries)
 		client, began := authv3.NewAuthorizationClient(s.dial(t)), time.Now()
 		for range requests {

@@ -17,7 +17,6 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
-	"tollgate/policy/policyfile"
 )
 
 // spends allows everything, and remembers whether it was asked.
@@ -55,7 +54,7 @@ func TestCachedKey(t *testing.T) {
 	written := make(touches, 1)
 	usage := keys.NewUsage(written, 10, time.Now)
 	extauthz.RegisterCache(registry, cache, usage)
-	s := newStack(t, func(c *extauthz.Config) {
+	s := newStack(t, func(c *extauthz.AuthorizerConfig) {
 		c.Keys, c.Limits, c.Usage = cache, spender(spends), usage
 	}, smallFile())
 	secret, entries := smallKey()
@@ -83,7 +82,7 @@ func TestCachedKey(t *testing.T) {
 	metrics.BreakerChanged(keys.BreakerChange{Operation: keys.Spend, Open: true})
 	metrics.KeyChanged(20 * time.Millisecond)
 	out := httptest.NewRecorder()
-	st := &extauthz.Status{Policies: extauthz.FixedPolicies(s.set, s.metrics), Gatherer: registry, Standing: well}
+	st := &extauthz.Status{Policies: extauthz.FixedPolicies(t, s.metrics, smallFile()), Gatherer: registry, Standing: well}
 	st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/metrics", nil))
 	for _, line := range []string{
 		`tollgate_key_lookups_total{outcome="hit"} 1`, `tollgate_key_lookups_total{outcome="miss"} 1`,
@@ -99,13 +98,9 @@ func TestCachedKey(t *testing.T) {
 }
 
 func TestReadyzTellsOfTheStream(t *testing.T) {
-	set, err := policyfile.Compile(smallFile())
-	if err != nil {
-		t.Fatal(err)
-	}
 	registry := prometheus.NewRegistry()
 	st := &extauthz.Status{
-		Policies: extauthz.FixedPolicies(set, extauthz.NewMetrics(registry)), Gatherer: registry,
+		Policies: extauthz.FixedPolicies(t, extauthz.NewMetrics(registry), smallFile()), Gatherer: registry,
 		Standing: well,
 	}
 	for want, s := range map[string]keys.StreamStatus{
@@ -123,11 +118,7 @@ func TestReadyzTellsOfTheStream(t *testing.T) {
 }
 
 func TestStaleForFollowsThePolicy(t *testing.T) {
-	set, err := policyfile.Compile(smallFile("errors:", "stale_for: 7m\nerrors:"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := extauthz.FixedPolicies(set, extauthz.NewMetrics(prometheus.NewRegistry()))
+	p := extauthz.FixedPolicies(t, extauthz.NewMetrics(prometheus.NewRegistry()), smallFile("errors:", "stale_for: 7m\nerrors:"))
 	if p.StaleFor("small") != 7*time.Minute || p.StaleFor("other") != 0 {
 		t.Errorf("%v, %v", p.StaleFor("small"), p.StaleFor("other"))
 	}
@@ -140,7 +131,7 @@ func TestSpendsBehindTheBreaker(t *testing.T) {
 		asked.Add(1)
 		return limits.Result{}, errors.New("connection refused")
 	}
-	s := newStack(t, func(c *extauthz.Config) {
+	s := newStack(t, func(c *extauthz.AuthorizerConfig) {
 		c.Keys, c.Limits, c.Breaker = brokenStore{lookup: found}, spender(away), keys.NewBreaker(nil)
 	}, smallFile())
 	envoy := authv3.NewAuthorizationClient(s.dial(t))
@@ -186,7 +177,7 @@ func TestKeysUnderAnOlderPepper(t *testing.T) {
 		from, to keys.Digest
 	}
 	calls := make(chan call, 10)
-	s := newStack(t, func(c *extauthz.Config) {
+	s := newStack(t, func(c *extauthz.AuthorizerConfig) {
 		c.Decider = policy.NewDecider(hasher, limits.NewLocal(1, time.Now, 10), time.Now)
 		c.Keys = keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: limit})
 		c.Limits = spender(spends)
@@ -213,7 +204,7 @@ func TestRevocationReachesTheServer(t *testing.T) {
 	go func() { defer close(ended); cache.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-ended })
 	eventually(t, "the stream is up", func() bool { return cache.Stream().Listening })
-	s := newStack(t, func(c *extauthz.Config) { c.Keys, c.Limits = cache, spender(spends) }, smallFile())
+	s := newStack(t, func(c *extauthz.AuthorizerConfig) { c.Keys, c.Limits = cache, spender(spends) }, smallFile())
 	secret, entries := smallKey()
 	if _, err := keys.NewStore(client).Seed(within(t), entries, s.hasher); err != nil {
 		t.Fatal(err)

@@ -2,9 +2,7 @@ package extauthz
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -63,7 +61,7 @@ func handleCheck(server any, ctx context.Context, decode func(any) error, _ grpc
 	// A call that met a panic is not used again.
 	defer s.recover(&err)
 	if err = decode(c); err == nil {
-		err = s.authorizer.check(ctx, c)
+		err = s.check(ctx, c)
 	} else {
 		s.unread(ctx, err)
 	}
@@ -74,17 +72,33 @@ func handleCheck(server any, ctx context.Context, decode func(any) error, _ grpc
 	return c, nil // released when it has been encoded
 }
 
+// check answers one request. What cannot be answered is an RPC error, which Envoy
+// treats by its failure_mode_allow and status_on_error; an empty CheckResponse
+// would allow the request.
+func (s *checkService) check(ctx context.Context, c *call) error {
+	d := s.authorizer.Decide(ctx, c.start, c.set, &c.request, &c.check)
+	// Envoy has gone, or its time is up: an answer now could reach it by chance.
+	if err := ctx.Err(); err != nil {
+		return status.FromContextError(err).Err()
+	}
+	if d.FailRPC {
+		return status.Error(codes.Unavailable, "tollgate: undecided")
+	}
+	c.answer(d)
+	return nil
+}
+
 // checkService is the server that gRPC hands to the handler, and the codec of its
 // messages.
 type checkService struct {
-	authorizer *authorizer
+	authorizer *Authorizer
 	calls      *sync.Pool // of *call
 	shape      *shape
 	others     encoding.CodecV2 // of the other services of the server
 	refusals   rate.Sometimes   // bounds the lines about requests that could not be read
 }
 
-func newCheckService(a *authorizer) *checkService {
+func newCheckService(a *Authorizer) *checkService {
 	return &checkService{
 		authorizer: a,
 		calls:      &sync.Pool{New: func() any { return &call{} }},
@@ -104,9 +118,9 @@ func (s *checkService) unread(ctx context.Context, err error) {
 	case codes.ResourceExhausted:
 		why, message = "too_large", "a check request is larger than the limit: Envoy must not send request bodies (with_request_body)"
 	}
-	s.authorizer.metrics.grpcRefused.WithLabelValues(why).Inc()
+	s.authorizer.Metrics().GRPCRefused(why)
 	s.refusals.Do(func() {
-		s.authorizer.log.trouble(ctx, message, slog.Int("limit_bytes", maxCheckRequest), slog.Any("error", err))
+		s.authorizer.Trouble(ctx, message, slog.Int("limit_bytes", maxCheckRequest), slog.Any("error", err))
 	})
 }
 
@@ -114,28 +128,20 @@ func (s *checkService) unread(ctx context.Context, err error) {
 // nothing of the request: it may wait long, and must not keep a secret alive.
 func (s *checkService) release(c *call) {
 	c.set, c.reply = nil, nil
-	forget(&c.request)
+	c.request.Forget()
 	c.check.Forget()
 	s.calls.Put(c)
-}
-
-// forget empties a request but for the memory of its list.
-func forget(r *policy.Request) {
-	clear(r.Headers)
-	*r = policy.Request{Headers: r.Headers[:0]}
 }
 
 // recover answers a panic with an RPC error, which is never an allow.
 func (s *checkService) recover(err *error) {
 	if p := recover(); p != nil {
-		*err = panicked(s.authorizer.metrics, s.authorizer.log, authv3.Authorization_Check_FullMethodName, p)
+		*err = panicked(s.authorizer, authv3.Authorization_Check_FullMethodName, p)
 	}
 }
 
-func panicked(m *Metrics, log *decisionLog, method string, p any) error {
-	m.panics.Inc()
-	// The value may quote the request; its type is enough beside the stack.
-	log.bounded.Log(context.Background(), slog.LevelError, "panic", slog.String("method", method), slog.String("type", fmt.Sprintf("%T", p)), slog.String("stack", string(debug.Stack())))
+func panicked(a *Authorizer, method string, p any) error {
+	a.Panicked(method, p)
 	return status.Error(codes.Internal, "tollgate: internal error")
 }
 
@@ -149,7 +155,7 @@ func (s *checkService) Unmarshal(data mem.BufferSlice, v any) error {
 		return s.others.Unmarshal(data, v)
 	}
 	c.start = time.Now()
-	c.set = s.authorizer.policies.Current()
+	c.set = s.authorizer.Policy()
 	if len(data) == 1 {
 		return c.decoder.decode(s.shape, data[0].ReadOnlyData(), c.set, &c.request)
 	}

@@ -125,7 +125,7 @@ func TestEndOfAFlood(t *testing.T) {
 
 // What no line has told is told when the server stops.
 func TestFloodAtTheEnd(t *testing.T) {
-	s := newStack(t, func(c *extauthz.Config) { c.Decisions = extauthz.LogDenied }, smallFile())
+	s := newStack(t, func(c *extauthz.AuthorizerConfig) { c.Decisions = extauthz.LogDenied }, smallFile())
 	client := authv3.NewAuthorizationClient(s.dial(t))
 	for range 250 {
 		if _, err := client.Check(within(t), get("/items/1", nil)); err != nil {

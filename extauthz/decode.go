@@ -11,13 +11,6 @@ import (
 	"tollgate/policy"
 )
 
-// The keys of Envoy's context_extensions that name what a route belongs to.
-const (
-	contextAPI         = "api"
-	contextRoute       = "route"
-	contextEnvironment = "environment"
-)
-
 // take says what a part of a CheckRequest is to a decision.
 type take uint8
 
@@ -144,11 +137,11 @@ func (d *decoder) end(t take) {
 	switch t {
 	case takeExtension:
 		switch string(d.key) {
-		case contextAPI:
+		case ContextAPI:
 			d.api = extension{d.value, true}
-		case contextRoute:
+		case ContextRoute:
 			d.route = extension{d.value, true}
-		case contextEnvironment:
+		case ContextEnvironment:
 			d.environment = extension{d.value, true}
 		}
 	case takeMapHeader:

@@ -2,7 +2,10 @@ package extauthz
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -69,45 +72,39 @@ func (b *BoundedLog) SetClock(now func() time.Time) (over, end func()) {
 	return b.tellFloods, b.end
 }
 
-// store is where CheckDirectly and the like have keys and limits from.
-type store interface {
+// Store is where a test has keys and limits from.
+type Store interface {
 	KeyFinder
 	Spender
 }
 
-func directly(t testing.TB, file policyfile.File, s store) *checkService {
+// AuthorizerOf decides by one policy file, and keeps no log.
+func AuthorizerOf(t testing.TB, file policyfile.File, s Store) *Authorizer {
 	t.Helper()
-	set, err := policyfile.Compile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
 	metrics := NewMetrics(prometheus.NewRegistry())
-	cache, _ := s.(KeyCache)
-	a := &authorizer{
-		policies: FixedPolicies(set, metrics),
-		decider:  policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
-		keys:     s, cache: cache, limits: s, deadline: DefaultDeadline, metrics: metrics,
-		log: newDecisionLog(slog.New(slog.DiscardHandler), LogAll),
-	}
-	return newCheckService(a)
+	return NewAuthorizer(AuthorizerConfig{
+		Policies: FixedPolicies(t, metrics, file),
+		Decider:  policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
+		Keys:     s, Limits: s, Metrics: metrics, Log: slog.New(slog.DiscardHandler), Decisions: LogAll,
+	})
 }
 
 // Decide returns the decision about the bytes of a check request.
-func Decide(t testing.TB, file policyfile.File, s store, req []byte) *policy.Decision {
+func Decide(t testing.TB, a *Authorizer, req []byte) *policy.Decision {
 	t.Helper()
-	service := directly(t, file, s)
+	service := newCheckService(a)
 	c := &call{}
 	if err := service.Unmarshal(mem.BufferSlice{mem.SliceBuffer(req)}, c); err != nil {
 		t.Fatal(err)
 	}
-	return service.authorizer.decide(t.Context(), c.start, c.set, &c.request, &c.check)
+	return service.authorizer.Decide(t.Context(), c.start, c.set, &c.request, &c.check)
 }
 
 // CheckBytes returns the method Check from bytes to bytes, without what gRPC does
 // around it. The reply is void at the next call.
-func CheckBytes(t testing.TB, file policyfile.File, s store) func([]byte) []byte {
+func CheckBytes(t testing.TB, a *Authorizer) func([]byte) []byte {
 	t.Helper()
-	service := directly(t, file, s)
+	service := newCheckService(a)
 	ctx := context.Background()
 	var data mem.BufferSlice
 	decode := func(c any) error { return service.Unmarshal(data, c) }
@@ -126,9 +123,9 @@ func CheckBytes(t testing.TB, file policyfile.File, s store) func([]byte) []byte
 
 // CheckDirectly returns the Check method itself, for what no client can send or
 // see: a finished context, and many calls in little time.
-func CheckDirectly(t testing.TB, file policyfile.File, from store) func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+func CheckDirectly(t testing.TB, a *Authorizer) func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 	t.Helper()
-	s := directly(t, file, from)
+	s := newCheckService(a)
 	return func(ctx context.Context, req *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 		b, err := proto.Marshal(req)
 		if err != nil {
@@ -153,9 +150,9 @@ func CheckDirectly(t testing.TB, file policyfile.File, from store) func(context.
 
 // HeldAfterCheck returns the texts that a call holds, the memory of its lists
 // included, when it waits for the next one.
-func HeldAfterCheck(t testing.TB, file policyfile.File, s store, req []byte) []string {
+func HeldAfterCheck(t testing.TB, a *Authorizer, req []byte, textsIn func(reflect.Value) []string) []string {
 	t.Helper()
-	service := directly(t, file, s)
+	service := newCheckService(a)
 	var held *call
 	service.calls = &sync.Pool{New: func() any { held = &call{}; return held }}
 	c, err := handleCheck(service, t.Context(), func(c any) error { return service.Unmarshal(mem.BufferSlice{mem.SliceBuffer(req)}, c) }, nil)
@@ -167,14 +164,14 @@ func HeldAfterCheck(t testing.TB, file policyfile.File, s store, req []byte) []s
 	return textsIn(reflect.ValueOf(held).Elem())
 }
 
-// textsIn collects the texts and bytes in a value, up to the capacity of its slices.
-func textsIn(v reflect.Value) (list []string) {
+// TextsIn collects the texts and bytes in a value, up to the capacity of its slices.
+func TextsIn(v reflect.Value) (list []string) {
 	switch v.Kind() {
 	case reflect.String:
 		list = append(list, v.String())
 	case reflect.Struct:
 		for i := range v.NumField() {
-			list = append(list, textsIn(v.Field(i))...)
+			list = append(list, TextsIn(v.Field(i))...)
 		}
 	case reflect.Slice:
 		v = v.Slice(0, v.Cap())
@@ -182,20 +179,28 @@ func textsIn(v reflect.Value) (list []string) {
 			return append(list, string(v.Bytes()))
 		}
 		for i := range v.Len() {
-			list = append(list, textsIn(v.Index(i))...)
+			list = append(list, TextsIn(v.Index(i))...)
 		}
 	case reflect.Pointer, reflect.Interface:
 		if !v.IsNil() && v.Type() != reflect.TypeFor[*strings.Builder]() { // it points to itself
-			list = append(list, textsIn(v.Elem())...)
+			list = append(list, TextsIn(v.Elem())...)
 		}
 	}
 	return list
 }
 
-// FixedPolicies holds a set that never changes.
-func FixedPolicies(set *policy.Set, m *Metrics) *Policies {
-	p := &Policies{log: slog.New(slog.DiscardHandler), metrics: m, loaded: time.Now()}
-	p.current.Store(set)
-	m.policyAPIs.Set(float64(len(set.APIs())))
+// FixedPolicies holds policies that nobody changes.
+func FixedPolicies(t testing.TB, m *Metrics, files ...policyfile.File) *Policies {
+	t.Helper()
+	dir := t.TempDir()
+	for i, f := range files {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.yaml", i)), f.Data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := LoadPolicies(dir, slog.New(slog.DiscardHandler), m)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return p
 }

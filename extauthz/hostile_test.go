@@ -185,9 +185,9 @@ func found(context.Context) (keys.Grant, error) {
 	return *keys.NewGrant(&entries[0].Key), nil
 }
 
-func askBroken(t *testing.T, file policyfile.File, b brokenStore, change func(*extauthz.Config)) (*stack, *authv3.CheckResponse, error) {
+func askBroken(t *testing.T, file policyfile.File, b brokenStore, change func(*extauthz.AuthorizerConfig)) (*stack, *authv3.CheckResponse, error) {
 	t.Helper()
-	s := newStack(t, func(c *extauthz.Config) {
+	s := newStack(t, func(c *extauthz.AuthorizerConfig) {
 		c.Keys, c.Limits = b, b
 		if change != nil {
 			change(c)
@@ -265,7 +265,7 @@ func TestDeadlineOfOurOwn(t *testing.T) {
 		<-ctx.Done()
 		return keys.Grant{}, ctx.Err()
 	}
-	_, resp, err := askBroken(t, smallFile(), brokenStore{lookup: hang}, func(c *extauthz.Config) { c.Deadline = time.Millisecond })
+	_, resp, err := askBroken(t, smallFile(), brokenStore{lookup: hang}, func(c *extauthz.AuthorizerConfig) { c.Deadline = time.Millisecond })
 	if err != nil || resp.GetDeniedResponse().GetStatus().GetCode() != 500 {
 		t.Errorf("%v, %v", resp, err)
 	}
@@ -281,7 +281,7 @@ func TestFinishedContextIsAnError(t *testing.T) {
 		<-ctx.Done()
 		return limits.Result{Allowed: true, Now: time.Now(), States: make([]limits.State, 1)}, nil
 	}
-	check := extauthz.CheckDirectly(t, smallFile(), brokenStore{lookup: late, spend: spent})
+	check := extauthz.CheckDirectly(t, extauthz.AuthorizerOf(t, smallFile(), brokenStore{lookup: late, spend: spent}))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	secret, _ := smallKey()
@@ -321,7 +321,7 @@ func FuzzCheckRequest(f *testing.F) {
 		f.Add(seed)
 	}
 	unknown := func(context.Context) (keys.Grant, error) { return keys.Grant{}, keys.ErrUnknown }
-	check := extauthz.CheckDirectly(f, smallFile(), brokenStore{lookup: unknown})
+	check := extauthz.CheckDirectly(f, extauthz.AuthorizerOf(f, smallFile(), brokenStore{lookup: unknown}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var req authv3.CheckRequest
 		if proto.Unmarshal(data, &req) != nil {
@@ -454,8 +454,8 @@ func TestNothingIsKeptOfARequest(t *testing.T) {
 			}
 			lane := "GET /envoy/api=small,target=rewritten" + target + " HTTP/1.1\r\nauthorization: Bearer " + secret + "\r\nx-request-id: mark\r\nx_consumer_id: mark\r\n\r\n"
 			for from, texts := range map[string][]string{
-				"gRPC": extauthz.HeldAfterCheck(t, smallFile(), from, b),
-				"lane": extauthz.HeldByLane(t, smallFile(), from, []byte(lane)),
+				"gRPC": extauthz.HeldAfterCheck(t, extauthz.AuthorizerOf(t, smallFile(), from), b, extauthz.TextsIn),
+				"lane": extauthz.HeldByLane(extauthz.AuthorizerOf(t, smallFile(), from), []byte(lane), extauthz.TextsIn),
 			} {
 				for _, text := range texts {
 					if strings.Contains(text, secret) || strings.Contains(text, "mark") || strings.Contains(text, "consumer_id") {

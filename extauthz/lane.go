@@ -33,7 +33,7 @@ const (
 	// that its peer has shown may be one of a CA that is trusted no more. From laneAge on
 	// (10 % more or less, so that not all end at once) an answer is the last of its
 	// connection; by laneEnd a proxy has closed one that it has not used since.
-	laneEnd = maxConnectionAge + maxConnectionAgeGrace
+	laneEnd = MaxConnectionAge + MaxConnectionAgeGrace
 	laneAge = laneEnd - 150*time.Second
 )
 
@@ -55,8 +55,7 @@ type LaneConfig struct {
 // the request target as a URL and answers by itself what is none, and because the
 // lane exists to cost less CPU.
 type Lane struct {
-	authorizer *authorizer
-	readiness  *readiness
+	authorizer *Authorizer
 	config     LaneConfig
 	age, end   time.Duration // laneAge and laneEnd
 	last       time.Duration // laneLast
@@ -69,14 +68,12 @@ type Lane struct {
 	conns    map[*laneConn]struct{}
 }
 
-// Lane returns the HTTP lane of a server: same policies, keys, limits, metrics and
-// log. It does not listen yet.
-func (s *Server) Lane(c LaneConfig) *Lane {
+// NewLane builds a server of what the authorizer decides. It does not listen yet.
+func NewLane(a *Authorizer, c LaneConfig) *Lane {
 	if c.TLS != nil {
 		c.TLS = laneTLS(c.TLS)
 	}
-	return &Lane{authorizer: s.authorizer, readiness: s.readiness, config: c,
-		age: laneAge, end: laneEnd, last: laneLast, conns: map[*laneConn]struct{}{}}
+	return &Lane{authorizer: a, config: c, age: laneAge, end: laneEnd, last: laneLast, conns: map[*laneConn]struct{}{}}
 }
 
 // laneTLS is a configuration for HTTP/1.1, which a client that offers HTTP/2 alone
@@ -118,10 +115,10 @@ func (l *Lane) Serve(listener net.Listener) error {
 			if !temporary(err) {
 				return err
 			}
-			l.authorizer.log.trouble(context.Background(), "http lane: accept", slog.Any("error", err))
+			l.authorizer.Trouble(context.Background(), "http lane: accept", slog.Any("error", err))
 			time.Sleep(10 * time.Millisecond) // out of file descriptors: some will come back
 		case !l.trusts(c.RemoteAddr()):
-			l.authorizer.metrics.laneRefused.WithLabelValues("peer").Inc()
+			l.authorizer.Metrics().HTTPRefused("peer")
 			_ = c.Close()
 		default:
 			l.start(c)
@@ -177,7 +174,7 @@ func (l *Lane) start(c net.Conn) {
 // Shutdown takes no new connections, ends the idle ones and lets requests under way
 // be answered; when the context ends first it cuts them off.
 func (l *Lane) Shutdown(ctx context.Context) {
-	defer l.authorizer.log.end()
+	defer l.authorizer.Flush()
 	l.mu.Lock()
 	l.draining.Store(true)
 	if l.listener != nil {
@@ -219,14 +216,13 @@ func (l *Lane) Shutdown(ctx context.Context) {
 // the proxy's time is up, the policy hands the decision to the proxy, or something
 // broke.
 func (l *Lane) authorize(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) (d *policy.Decision, ok bool) {
-	a := l.authorizer
 	defer func() {
 		if p := recover(); p != nil {
-			_ = panicked(a.metrics, a.log, "http lane", p)
+			l.authorizer.Panicked("http lane", p)
 			d, ok = nil, false
 		}
 	}()
-	d = a.decide(ctx, start, set, r, check)
+	d = l.authorizer.Decide(ctx, start, set, r, check)
 	return d, ctx.Err() == nil && !d.FailRPC
 }
 

@@ -3,17 +3,12 @@ package extauthz
 import (
 	"bytes"
 	"errors"
-	"log/slog"
 	"net"
 	"reflect"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"tollgate/policy"
-	"tollgate/policy/keys"
-	"tollgate/policy/limits"
 	"tollgate/policy/policyfile"
 )
 
@@ -49,22 +44,8 @@ func LaneRequest(t testing.TB, file policyfile.File, head string) policy.Request
 }
 
 // LaneDirectly returns what a connection of the lane answers to these bytes.
-func LaneDirectly(t testing.TB, file policyfile.File, store interface {
-	KeyFinder
-	Spender
-}) func(sent []byte) []byte {
-	t.Helper()
-	set, err := policyfile.Compile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	metrics := NewMetrics(prometheus.NewRegistry())
-	l := &Lane{readiness: newReadiness(), authorizer: &authorizer{
-		policies: FixedPolicies(set, metrics),
-		decider:  policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
-		keys:     store, limits: store, deadline: DefaultDeadline, metrics: metrics,
-		log: newDecisionLog(slog.New(slog.DiscardHandler), LogNone),
-	}}
+func LaneDirectly(a *Authorizer) func(sent []byte) []byte {
+	l := NewLane(a, LaneConfig{})
 	return func(sent []byte) []byte {
 		c := &scriptedConn{in: bytes.NewReader(sent)}
 		(&laneConn{lane: l, conn: c, last: time.Now().Add(laneAge), end: time.Now().Add(laneEnd)}).serve()
@@ -90,17 +71,10 @@ func (c *scriptedConn) Write(p []byte) (int, error) { return c.out.Write(p) }
 func (c *scriptedConn) SetDeadline(time.Time) error { return nil }
 func (c *scriptedConn) Close() error                { return errors.New("closed by the test") }
 
-// LaneRefused returns a counter of what the lane refused.
-func (m *Metrics) LaneRefused(why string) prometheus.Counter {
-	return m.laneRefused.WithLabelValues(why)
-}
-
 // HeldByLane returns the texts that a connection of the lane holds when it has
 // answered these bytes and waits for more.
-func HeldByLane(t testing.TB, file policyfile.File, s store, sent []byte) (texts []string) {
-	t.Helper()
-	service := directly(t, file, s)
-	c := &laneConn{lane: &Lane{authorizer: service.authorizer, readiness: newReadiness()}, last: time.Now().Add(laneAge), end: time.Now().Add(laneEnd)}
+func HeldByLane(a *Authorizer, sent []byte, textsIn func(reflect.Value) []string) (texts []string) {
+	c := &laneConn{lane: NewLane(a, LaneConfig{}), last: time.Now().Add(laneAge), end: time.Now().Add(laneEnd)}
 	c.conn = &scriptedConn{in: bytes.NewReader(sent), drained: func() {
 		texts = nil
 		for _, part := range []any{c.in, c.message, c.request, c.check} {
@@ -128,5 +102,5 @@ func (l *Lane) SetLast(d time.Duration) {
 // LaneAges returns the shipped ages of the lane's connections, and how old those of
 // the gRPC port get.
 func LaneAges() (age, end, grpc time.Duration) {
-	return laneAge, laneEnd, maxConnectionAge + maxConnectionAgeGrace
+	return laneAge, laneEnd, MaxConnectionAge + MaxConnectionAgeGrace
 }

@@ -18,8 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/testutil"
-
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
 	"tollgate/extauthz"
@@ -55,7 +53,7 @@ func first(t *testing.T, ask func([]byte) []byte, lines ...string) (*http.Respon
 // Only a good target with a good key is allowed; everything that a client could try
 // to say in the place of the proxy is not.
 func TestLaneTargets(t *testing.T) {
-	ask := extauthz.LaneDirectly(t, smallFile(), allowing())
+	ask := extauthz.LaneDirectly(extauthz.AuthorizerOf(t, smallFile(), allowing()))
 	secret, _ := smallKey()
 	key := "authorization: Bearer " + secret
 	for _, c := range []struct {
@@ -161,7 +159,7 @@ func TestLaneTargets(t *testing.T) {
 // What is no request is refused and ends the connection, and what follows it is not
 // taken for another one.
 func TestLaneRefusesWhatIsNoRequest(t *testing.T) {
-	ask := extauthz.LaneDirectly(t, smallFile(), allowing())
+	ask := extauthz.LaneDirectly(extauthz.AuthorizerOf(t, smallFile(), allowing()))
 	const smuggled = "GET /envoy/api=small/open HTTP/1.1\r\n\r\n"
 	for _, sent := range []string{
 		"GET /envoy/api=small/open HTTP/2.0\r\n\r\n", "GET /envoy/api=small/open\r\n\r\n", "GET  /envoy/api=small/open HTTP/1.1\r\n\r\n",
@@ -224,7 +222,7 @@ func TestLaneAddresses(t *testing.T) {
 
 // A key in the query is refused unless the proxy says that it takes it out.
 func TestLaneKeysInTheQuery(t *testing.T) {
-	ask := extauthz.LaneDirectly(t, smallFile(), allowing())
+	ask := extauthz.LaneDirectly(extauthz.AuthorizerOf(t, smallFile(), allowing()))
 	secret, _ := smallKey()
 	for place, want := range map[string]string{
 		"/envoy/api=small": "", "/envoy/api=small,target=rewritten": "/items/1?a=%20&&b",
@@ -264,7 +262,7 @@ func TestLaneWhenUndecided(t *testing.T) {
 		{rpc, away, envoyLine, 503, "", "", ""}, {rpc, away, nginxLine, 503, "", "", ""}, {rpc, away, caddyLine, 503, "", "", ""},
 		{smallFile(), panics, envoyLine, 503, "", "", ""},
 	} {
-		resp, body := first(t, extauthz.LaneDirectly(t, c.file, c.store), append([]string{c.line}, other...)...)
+		resp, body := first(t, extauthz.LaneDirectly(extauthz.AuthorizerOf(t, c.file, c.store)), append([]string{c.line}, other...)...)
 		if resp.StatusCode != c.status || resp.Header.Get("X-Tollgate-Status") != c.shown || body != c.body || resp.Header.Get("X-Tollgate-Body") != c.say {
 			t.Errorf("%s: %d %v %s", c.line, resp.StatusCode, resp.Header, body)
 		}
@@ -277,7 +275,7 @@ func TestLaneWhenUndecided(t *testing.T) {
 		}
 		return found(ctx)
 	}
-	if resp, _ := first(t, extauthz.LaneDirectly(t, smallFile(), slow), envoyLine, key, "x-envoy-expected-rq-timeout-ms: 10"); resp.StatusCode == 200 {
+	if resp, _ := first(t, extauthz.LaneDirectly(extauthz.AuthorizerOf(t, smallFile(), slow)), envoyLine, key, "x-envoy-expected-rq-timeout-ms: 10"); resp.StatusCode == 200 {
 		t.Error("allowed after Envoy's deadline")
 	}
 }
@@ -373,7 +371,7 @@ func TestLanePeers(t *testing.T) {
 	if resp, err := http.Get("http://" + addr + "/envoy/api=small/open"); err == nil {
 		t.Errorf("a stranger got %d", resp.StatusCode)
 	}
-	if n := testutil.ToFloat64(s.metrics.LaneRefused("peer")); n != 1 {
+	if n := s.httpRefused(t, "peer"); n != 1 {
 		t.Errorf("%v refused peers are counted", n)
 	}
 	socket := filepath.Join(shortFolder(t), "s")
@@ -381,7 +379,7 @@ func TestLanePeers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveLaneOn(t, s.server.Lane(extauthz.LaneConfig{Trusted: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}), l)
+	serveLaneOn(t, extauthz.NewLane(s.authorizer, extauthz.LaneConfig{Trusted: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}), l)
 	c, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)
@@ -435,7 +433,7 @@ func TestLaneDrains(t *testing.T) {
 		<-release
 		return found(ctx)
 	}
-	s := newStack(t, func(c *extauthz.Config) { c.Keys, c.Limits = slow, slow }, smallFile())
+	s := newStack(t, func(c *extauthz.AuthorizerConfig) { c.Keys, c.Limits = slow, slow }, smallFile())
 	addr := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
 	dial := func() (net.Conn, *bufio.Reader) {
 		c, err := net.Dial("tcp", addr)
@@ -492,7 +490,7 @@ func FuzzLane(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	unknown := func(context.Context) (keys.Grant, error) { return keys.Grant{}, keys.ErrUnknown }
-	ask := extauthz.LaneDirectly(f, smallFile(), brokenStore{lookup: unknown})
+	ask := extauthz.LaneDirectly(extauthz.AuthorizerOf(f, smallFile(), brokenStore{lookup: unknown}))
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		out := ask(sent)
 		if bytes.Contains(out, []byte("HTTP/1.1 200 ")) && !bytes.Contains(sent, []byte("open")) {
@@ -523,7 +521,7 @@ func FuzzLane(f *testing.F) {
 // BenchmarkLane is one request of a busy connection, without network and store:
 // read, decide on a key that is found at once, write.
 func BenchmarkLane(b *testing.B) {
-	ask := extauthz.LaneDirectly(b, smallFile("limits: [{name: minute, requests: 5, per: minute}]", "limits: []"), allowing())
+	ask := extauthz.LaneDirectly(extauthz.AuthorizerOf(b, smallFile("limits: [{name: minute, requests: 5, per: minute}]", "limits: []"), allowing()))
 	secret, _ := smallKey()
 	request := []byte("GET /envoy/api=small/items/1?a=b HTTP/1.1\r\nhost: small.test\r\ncontent-length: 0\r\nauthorization: Bearer " + secret +
 		"\r\nx-request-id: 5f0c1a3e-0f63-4c0a-9d43-6b7d0e3f9a11\r\nx-envoy-external-address: 192.0.2.1\r\nx-envoy-expected-rq-timeout-ms: 250\r\n\r\n")

@@ -147,12 +147,12 @@ func (c *laneConn) answer(head []byte) (more bool) {
 	}
 	// A proxy that is told so sends its next request elsewhere; one whose connection is
 	// closed under its hands has lost the request.
-	leaving := c.lane.draining.Load() || c.lane.readiness.draining.Load() || start.After(c.last)
+	leaving := c.lane.draining.Load() || c.lane.authorizer.Readiness().Draining() || start.After(c.last)
 	more = c.message.keepAlive && !leaving
 	if c.message.target == laneReady {
 		return c.ready(more) && more
 	}
-	set := c.lane.authorizer.policies.Current()
+	set := c.lane.authorizer.Policy()
 	place := c.message.fill(&c.request, set)
 
 	var ctx context.Context = context.Background()
@@ -176,7 +176,7 @@ func (c *laneConn) answer(head []byte) (more bool) {
 func (c *laneConn) ready(more bool) (sent bool) {
 	reply := laneReply{out: c.out[:0], head: c.message.method == "HEAD", close: !more}
 	text := "ok\n"
-	if c.lane.readiness.serving() {
+	if c.lane.authorizer.Readiness().Serving() {
 		reply.status(http.StatusOK)
 	} else {
 		text = "not ready\n"
@@ -195,7 +195,7 @@ func (c *laneConn) ready(more bool) (sent bool) {
 func (c *laneConn) forget() {
 	clear(c.message.fields)
 	c.message = laneMessage{fields: c.message.fields[:0]}
-	forget(&c.request)
+	c.request.Forget()
 	c.check.Forget()
 }
 
@@ -229,7 +229,7 @@ func (c *laneConn) refuse(f *laneFault) {
 	if f.status == http.StatusRequestEntityTooLarge || f.status == http.StatusRequestHeaderFieldsTooLarge {
 		why = "too_large"
 	}
-	c.lane.authorizer.metrics.laneRefused.WithLabelValues(why).Inc()
+	c.lane.authorizer.Metrics().HTTPRefused(why)
 	out := append(c.out[:0], "HTTP/1.1 "...)
 	out = strconv.AppendInt(out, int64(f.status), 10)
 	out = append(out, " \r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: "...)

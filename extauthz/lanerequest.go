@@ -109,11 +109,11 @@ func (p *lanePlace) words(s string) bool {
 			flag = &p.rewrites
 		case word == "encoding=raw":
 			flag = &p.raw
-		case name == contextAPI:
+		case name == ContextAPI:
 			named = &p.api
-		case name == contextRoute:
+		case name == ContextRoute:
 			named = &p.route
-		case name == contextEnvironment:
+		case name == ContextEnvironment:
 			named = &p.environment
 		}
 		switch {

@@ -71,7 +71,7 @@ func serveLane(t *testing.T, s *stack, config extauthz.LaneConfig) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.lane = s.server.Lane(config)
+	s.lane = extauthz.NewLane(s.authorizer, config)
 	serveLaneOn(t, s.lane, l)
 	return l.Addr().String()
 }

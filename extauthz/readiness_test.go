@@ -66,7 +66,8 @@ func (c *laneClient) ends() bool {
 
 // Streams whose clients wait for ever do not hold up the end.
 func TestOpenStreamsDoNotHoldUpTheEnd(t *testing.T) {
-	s := newStack(t, func(c *extauthz.Config) { c.Reflection = true }, smallFile())
+	s := newStack(t, nil, smallFile())
+	s.serveGRPC(t, extauthz.Config{Reflection: true})
 	conn := s.dial(t)
 	for range 3 {
 		watch, err := healthv1.NewHealthClient(conn).Watch(context.Background(), &healthv1.HealthCheckRequest{})

@@ -71,7 +71,7 @@ tollgate_grpc_refused_total{why="too_large"} 2
 	}
 	lane := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
 	resp := rawRequest(t, lane, "POST /envoy/api=small/open HTTP/1.1\r\ncontent-length: 99999\r\n\r\n")
-	if n := testutil.ToFloat64(s.metrics.LaneRefused("too_large")); n != 1 || resp != 413 {
+	if n := s.httpRefused(t, "too_large"); n != 1 || resp != 413 {
 		t.Errorf("the lane: %d, %v counted", resp, n)
 	}
 }

@@ -42,7 +42,7 @@ func TestHealthThenDrainThenStop(t *testing.T) {
 		<-release
 		return keys.Grant{}, keys.ErrUnknown
 	}
-	s := newStack(t, func(c *extauthz.Config) { c.Keys = brokenStore{lookup: slow} }, smallFile())
+	s := newStack(t, func(c *extauthz.AuthorizerConfig) { c.Keys = brokenStore{lookup: slow} }, smallFile())
 	conn := s.dial(t)
 	health := healthv1.NewHealthClient(conn)
 	for _, service := range []string{"", "envoy.service.auth.v3.Authorization"} {
@@ -99,7 +99,8 @@ func TestHealthThenDrainThenStop(t *testing.T) {
 
 func TestReflectionIsOffUnlessAsked(t *testing.T) {
 	for _, on := range []bool{false, true} {
-		s := newStack(t, func(c *extauthz.Config) { c.Reflection = on }, smallFile())
+		s := newStack(t, nil, smallFile())
+		s.serveGRPC(t, extauthz.Config{Reflection: on})
 		stream, err := reflectionv1.NewServerReflectionClient(s.dial(t)).ServerReflectionInfo(within(t))
 		if err != nil {
 			t.Fatal(err)
@@ -182,7 +183,8 @@ func TestMutualTLSAndReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newStack(t, func(c *extauthz.Config) { c.TLS = certificates.Config() }, smallFile())
+	s := newStack(t, nil, smallFile())
+	s.serveGRPC(t, extauthz.Config{TLS: certificates.Config()})
 	ask := func(by *authorityOf) (*x509.Certificate, error) {
 		_, _, clientPEM, clientKey := by.issue(t, "envoy")
 		pair, err := tls.X509KeyPair(clientPEM, clientKey)

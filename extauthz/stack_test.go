@@ -89,17 +89,17 @@ func eventually(t *testing.T, what string, ready func() bool) {
 
 // stack is a whole Tollgate: policies, store, gRPC server.
 type stack struct {
-	clock    *clock
-	set      *policy.Set
-	hasher   *keys.Hasher
-	metrics  *extauthz.Metrics
-	registry *prometheus.Registry
-	log      *logs
-	addr     string
-	server   *extauthz.Server
-	exact    bool           // limits are counted exactly
-	lane     *extauthz.Lane // the latest of serveLane
-	stores   *stores
+	clock      *clock
+	hasher     *keys.Hasher
+	metrics    *extauthz.Metrics
+	registry   *prometheus.Registry
+	log        *logs
+	addr       string
+	authorizer *extauthz.Authorizer
+	server     *extauthz.Server
+	exact      bool           // limits are counted exactly
+	lane       *extauthz.Lane // the latest of serveLane
+	stores     *stores
 }
 
 // stores lets one server change its store between scripts.
@@ -129,19 +129,15 @@ func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, er
 }
 
 // newStack serves policy files on a free port of the loopback.
-func newStack(t *testing.T, change func(*extauthz.Config), files ...policyfile.File) *stack {
+func newStack(t *testing.T, change func(*extauthz.AuthorizerConfig), files ...policyfile.File) *stack {
 	t.Helper()
-	set, err := policyfile.Compile(files...)
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := &stack{
-		clock: &clock{}, set: set, hasher: keys.NewHasher([]byte("a pepper of the tests")),
+		clock: &clock{}, hasher: keys.NewHasher([]byte("a pepper of the tests")),
 		registry: prometheus.NewRegistry(), log: &logs{}, stores: &stores{},
 	}
 	s.metrics = extauthz.NewMetrics(s.registry)
-	config := extauthz.Config{
-		Policies: extauthz.FixedPolicies(set, s.metrics),
+	config := extauthz.AuthorizerConfig{
+		Policies: extauthz.FixedPolicies(t, s.metrics, files...),
 		Decider:  policy.NewDecider(s.hasher, limits.NewLocal(1, s.clock.Now, 100), s.clock.Now),
 		Keys:     s.stores, Limits: s.stores, Metrics: s.metrics,
 		Log: slog.New(slog.NewJSONHandler(s.log, nil)), Decisions: extauthz.LogAll,
@@ -151,9 +147,16 @@ func newStack(t *testing.T, change func(*extauthz.Config), files ...policyfile.F
 	if change != nil {
 		change(&config)
 	}
-	s.server = extauthz.New(config)
-	s.addr = serve(t, s.server)
+	s.authorizer = extauthz.NewAuthorizer(config)
+	s.serveGRPC(t, extauthz.Config{})
 	return s
+}
+
+// serveGRPC serves the stack on another port than before.
+func (s *stack) serveGRPC(t *testing.T, config extauthz.Config) {
+	t.Helper()
+	s.server = extauthz.New(s.authorizer, config)
+	s.addr = serve(t, s.server)
 }
 
 func serve(t *testing.T, s *extauthz.Server) string {
@@ -173,6 +176,23 @@ func serve(t *testing.T, s *extauthz.Server) string {
 		}
 	})
 	return l.Addr().String()
+}
+
+// httpRefused is how often the HTTP server has counted a refusal for this reason.
+func (s *stack) httpRefused(t *testing.T, why string) (n float64) {
+	t.Helper()
+	families, err := s.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "tollgate_http_lane_refused_total" && m.GetLabel()[0].GetValue() == why {
+				n += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return n
 }
 
 // use empties the store and seeds the keys.

@@ -11,7 +11,6 @@ import (
 
 	"tollgate/extauthz"
 	"tollgate/policy/keys"
-	"tollgate/policy/policyfile"
 )
 
 // well is a store with which nothing is wrong.
@@ -47,13 +46,9 @@ func TestReadyzTellsOfTheStore(t *testing.T) {
 		if c.policy == "open" {
 			file = smallFile("errors:", "stale_for: 7m\nerrors:", "{name: basic, ", "{name: basic, failure_mode: open, ")
 		}
-		set, err := policyfile.Compile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
 		registry := prometheus.NewRegistry()
 		st := &extauthz.Status{
-			Policies: extauthz.FixedPolicies(set, extauthz.NewMetrics(registry)), Gatherer: registry, Store: "redis",
+			Policies: extauthz.FixedPolicies(t, extauthz.NewMetrics(registry), file), Gatherer: registry, Store: "redis",
 			Standing: func() keys.StandingState { return c.state }, Now: func() time.Time { return now },
 		}
 		extauthz.RegisterStanding(registry, st)
@@ -92,16 +87,12 @@ func TestReadyzTellsOfTheStore(t *testing.T) {
 
 // What the store is not asked for the moment is named, with why.
 func TestReadyzTellsOfTheBreaker(t *testing.T) {
-	set, err := policyfile.Compile(smallFile())
-	if err != nil {
-		t.Fatal(err)
-	}
 	breaker := keys.NewBreaker(func(keys.BreakerChange) {})
 	for range 10 {
 		_ = breaker.Do(keys.Spend, "node 1", func() error { return errors.New("no answer") })
 	}
 	st := &extauthz.Status{
-		Policies: extauthz.FixedPolicies(set, extauthz.NewMetrics(prometheus.NewRegistry())), Breaker: breaker, Standing: well,
+		Policies: extauthz.FixedPolicies(t, extauthz.NewMetrics(prometheus.NewRegistry()), smallFile()), Breaker: breaker, Standing: well,
 	}
 	out := httptest.NewRecorder()
 	st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/readyz", nil))

@@ -189,7 +189,7 @@ func TestCallersLeave(t *testing.T) {
 	lookups := brokenStore{lookup: func(ctx context.Context) (keys.Grant, error) { return keys.Grant{}, wait(ctx) }}
 	spends := brokenStore{lookup: found, spend: func(ctx context.Context) (limits.Result, error) { return limits.Result{}, wait(ctx) }}
 	for name, store := range map[string]brokenStore{"key": lookups, "limits": spends} {
-		s := newStack(t, func(c *extauthz.Config) { c.Keys, c.Limits, c.Deadline = store, store, 200*time.Millisecond }, smallFile())
+		s := newStack(t, func(c *extauthz.AuthorizerConfig) { c.Keys, c.Limits, c.Deadline = store, store, 200*time.Millisecond }, smallFile())
 		lane := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
 		client := authv3.NewAuthorizationClient(s.dial(t))
 		ctx, cancel := context.WithCancel(t.Context())

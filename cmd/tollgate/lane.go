@@ -80,7 +80,7 @@ func (v *service) listenLane(s *settings) error {
 	if err != nil {
 		return failed(fmt.Errorf("--authz-http-address: %w", err))
 	}
-	v.laneListener, v.lane = listener, v.grpc.Lane(extauthz.LaneConfig{Trusted: peers, TLS: config})
+	v.laneListener, v.lane = listener, extauthz.NewLane(v.authorizer, extauthz.LaneConfig{Trusted: peers, TLS: config})
 	return nil
 }
 

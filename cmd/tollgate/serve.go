@@ -73,23 +73,24 @@ under way end, and the server stops. A second signal stops it at once.`,
 
 // service is what serve has started, in the order of its fields.
 type service struct {
-	log      *slog.Logger
-	metrics  *extauthz.Metrics
-	registry *prometheus.Registry
-	policies *extauthz.Policies
-	certs    *extauthz.Certificates // nil without TLS
-	store    *store
-	hasher   *keys.Hasher
-	older    bool // the hasher has older methods
-	standing *keys.Standing
-	seeder   *seeder
-	cache    *keyCache
-	leases   *counters.Leases
-	grpc     *extauthz.Server
-	status   *extauthz.Status
-	http     *http.Server
-	profiler *profiler      // nil unless asked for
-	lane     *extauthz.Lane // nil without --authz-http-address
+	log        *slog.Logger
+	metrics    *extauthz.Metrics
+	registry   *prometheus.Registry
+	policies   *extauthz.Policies
+	certs      *extauthz.Certificates // nil without TLS
+	store      *store
+	hasher     *keys.Hasher
+	older      bool // the hasher has older methods
+	standing   *keys.Standing
+	seeder     *seeder
+	cache      *keyCache
+	leases     *counters.Leases
+	authorizer *extauthz.Authorizer
+	grpc       *extauthz.Server
+	status     *extauthz.Status
+	http       *http.Server
+	profiler   *profiler      // nil unless asked for
+	lane       *extauthz.Lane // nil without --authz-http-address
 
 	grpcListener, httpListener, laneListener net.Listener
 }
@@ -206,21 +207,20 @@ func (v *service) build(s *settings) {
 		Exact: s.limits == limitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
 	})
 	extauthz.RegisterLimits(v.registry, v.leases)
-	v.grpc = extauthz.New(extauthz.Config{
-		Policies:   v.policies,
-		Decider:    policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
-		Keys:       v.cache.cache,
-		Limits:     v.leases,
-		Breaker:    v.cache.breaker,
-		Usage:      v.cache.usage,
-		Rehash:     v.cache.rehash(),
-		Metrics:    v.metrics,
-		Log:        v.log,
-		Decisions:  extauthz.Decisions(s.logDecisions),
-		Deadline:   s.deadline,
-		TLS:        config,
-		Reflection: s.reflection,
+	v.authorizer = extauthz.NewAuthorizer(extauthz.AuthorizerConfig{
+		Policies:  v.policies,
+		Decider:   policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
+		Keys:      v.cache.cache,
+		Limits:    v.leases,
+		Breaker:   v.cache.breaker,
+		Usage:     v.cache.usage,
+		Rehash:    v.cache.rehash(),
+		Metrics:   v.metrics,
+		Log:       v.log,
+		Decisions: extauthz.Decisions(s.logDecisions),
+		Deadline:  s.deadline,
 	})
+	v.grpc = extauthz.New(v.authorizer, extauthz.Config{TLS: config, Reflection: s.reflection})
 	v.status = &extauthz.Status{
 		Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Standing: v.standing.State,
 		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream,
