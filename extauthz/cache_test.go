@@ -81,17 +81,15 @@ func TestCachedKey(t *testing.T) {
 	}
 	metrics.BreakerChanged(keys.BreakerChange{Operation: keys.Spend, Open: true})
 	metrics.KeyChanged(20 * time.Millisecond)
-	out := httptest.NewRecorder()
-	st := &extauthz.Status{Policies: extauthz.FixedPolicies(t, s.metrics, smallFile()), Gatherer: registry, Standing: well}
-	st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/metrics", nil))
+	out := metricsOf(registry)
 	for _, line := range []string{
 		`tollgate_key_lookups_total{outcome="hit"} 1`, `tollgate_key_lookups_total{outcome="miss"} 1`,
 		`tollgate_key_lookups_total{outcome="stale"} 0`, `tollgate_key_cache_entries{kind="key"} 1`,
 		"tollgate_key_stream_up 0", `tollgate_store_breaker_open{operation="spend"} 1`, `tollgate_store_breaker_open{operation="lookup"} 0`, "tollgate_key_change_delay_seconds_count 1",
 		`tollgate_key_age_days_count{api="small"} 1`, `tollgate_key_age_days_bucket{api="small",le="90"} 0`,
 	} {
-		if !strings.Contains(out.Body.String(), line+"\n") {
-			t.Errorf("no %s in\n%s", line, out.Body)
+		if !strings.Contains(out, line+"\n") {
+			t.Errorf("no %s in\n%s", line, out)
 		}
 	}
 	metrics.BreakerChanged(keys.BreakerChange{Operation: keys.Spend})

@@ -5,16 +5,17 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -399,16 +400,10 @@ func TestLaneMutualTLS(t *testing.T) {
 	ours := newAuthority(t)
 	_, _, cert, key := ours.issue(t, "tollgate")
 	_, _, clientCert, clientKey := ours.issue(t, "envoy")
-	dir := t.TempDir()
 	s := newStack(t, nil, smallFile())
-	certs, err := extauthz.LoadCertificates(extauthz.CertificateFiles{
-		Certificate: writeFile(t, filepath.Join(dir, "c"), cert), Key: writeFile(t, filepath.Join(dir, "k"), key),
-		ClientCA: writeFile(t, filepath.Join(dir, "ca"), ours.pem),
-	}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := serveLane(t, s, extauthz.LaneConfig{TLS: certs.Config()})
+	var trusted atomic.Pointer[x509.CertPool]
+	trusted.Store(ours.pool())
+	addr := serveLane(t, s, extauthz.LaneConfig{TLS: mutualTLS(t, cert, key, &trusted)})
 	pair, err := tls.X509KeyPair(clientCert, clientKey)
 	if err != nil {
 		t.Fatal(err)
@@ -421,6 +416,18 @@ func TestLaneMutualTLS(t *testing.T) {
 		}
 		client.CloseIdleConnections()
 	}
+}
+
+// mutualTLS is a configuration that follows which CA is trusted.
+func mutualTLS(t *testing.T, cert, key []byte, trusted *atomic.Pointer[x509.CertPool]) *tls.Config {
+	t.Helper()
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		return &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: trusted.Load(), ClientAuth: tls.RequireAndVerifyClientCert}, nil
+	}}
 }
 
 // A request under way when the lane is told to stop is answered; idle connections

@@ -1,7 +1,6 @@
 package extauthz_test
 
 import (
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -25,16 +24,14 @@ func TestLimitMetrics(t *testing.T) {
 			}
 		}
 	}
-	out := httptest.NewRecorder()
-	st := &extauthz.Status{Gatherer: registry}
-	st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/metrics", nil))
+	out := metricsOf(registry)
 	for _, line := range []string{
 		`tollgate_limit_spends_total{from="lease"} 2`, `tollgate_limit_spends_total{from="store"} 2`, `tollgate_limit_spends_total{from="refusal"} 0`,
 		`tollgate_limit_spends_total{from="reading"} 0`, "tollgate_limit_trips_total 2", "tollgate_limit_units_held 2", "tollgate_limit_units_stranded_total 0", "tollgate_limit_clock_jumps_total 0",
 		"tollgate_limit_entries 1",
 	} {
-		if !strings.Contains(out.Body.String(), line+"\n") {
-			t.Errorf("no %s in\n%s", line, out.Body)
+		if !strings.Contains(out, line+"\n") {
+			t.Errorf("no %s in\n%s", line, out)
 		}
 	}
 }

@@ -6,10 +6,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
-	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -163,36 +162,24 @@ func TestLaneConnectionsHaveAnAge(t *testing.T) {
 
 // A client of a CA that is trusted no more keeps no open connection.
 func TestLaneForgetsAnOldClientCA(t *testing.T) {
-	ca, next, dir := newAuthority(t), newAuthority(t), t.TempDir()
+	ca, next := newAuthority(t), newAuthority(t)
 	_, _, certPEM, keyPEM := ca.issue(t, "tollgate")
-	files := extauthz.CertificateFiles{
-		Certificate: writeFile(t, filepath.Join(dir, "tls.crt"), certPEM),
-		Key:         writeFile(t, filepath.Join(dir, "tls.key"), keyPEM),
-		ClientCA:    writeFile(t, filepath.Join(dir, "ca.crt"), ca.pem),
-	}
-	certificates, err := extauthz.LoadCertificates(files, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := newStack(t, nil, smallFile())
-	address := serveLane(t, s, extauthz.LaneConfig{TLS: certificates.Config()})
+	var trusted atomic.Pointer[x509.CertPool]
+	trusted.Store(ca.pool())
+	address := serveLane(t, s, extauthz.LaneConfig{TLS: mutualTLS(t, certPEM, keyPEM, &trusted)})
 	s.lane.SetAges(0, time.Hour)
 	_, _, clientPEM, clientKey := ca.issue(t, "envoy")
 	pair, err := tls.X509KeyPair(clientPEM, clientKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots := x509.NewCertPool()
-	roots.AddCert(ca.cert)
-	config := &tls.Config{RootCAs: roots, ServerName: "tollgate", Certificates: []tls.Certificate{pair}}
+	config := &tls.Config{RootCAs: ca.pool(), ServerName: "tollgate", Certificates: []tls.Certificate{pair}}
 	c, err := tls.Dial("tcp", address, config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, files.ClientCA, next.pem)
-	if err := certificates.Refresh(); err != nil {
-		t.Fatal(err)
-	}
+	trusted.Store(next.pool())
 	open := newLaneClient(t, c)
 	if _, last := open.get("/envoy/api=small/open"); !last || !open.ends() {
 		t.Error("the connection of the old CA's client goes on")

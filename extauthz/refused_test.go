@@ -69,10 +69,15 @@ tollgate_grpc_refused_total{why="too_large"} 2
 	if n := strings.Count(s.log.String(), "with_request_body"); n != 1 {
 		t.Errorf("%d lines say what to do:\n%s", n, s.log)
 	}
-	lane := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
-	resp := rawRequest(t, lane, "POST /envoy/api=small/open HTTP/1.1\r\ncontent-length: 99999\r\n\r\n")
+}
+
+// A body that is too large is refused unread, and counted.
+func TestLargeBodiesAreCounted(t *testing.T) {
+	s := newStack(t, nil, smallFile())
+	addr := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
+	resp := rawRequest(t, addr, "POST /envoy/api=small/open HTTP/1.1\r\ncontent-length: 99999\r\n\r\n")
 	if n := s.httpRefused(t, "too_large"); n != 1 || resp != 413 {
-		t.Errorf("the lane: %d, %v counted", resp, n)
+		t.Errorf("%d, %v counted", resp, n)
 	}
 }
 

@@ -22,25 +22,31 @@ import (
 	"tollgate/testdata"
 )
 
-// TestScripts runs the script of every API over plain gRPC and through real
-// Envoys, over HTTP/1.1 and HTTP/2, on the embedded store and on a real Redis;
-// over plain gRPC and through the newest Envoy with leased limits and with exact ones,
-// else leased.
+// TestScripts runs the script of every API over plain gRPC, on the embedded store and on
+// a real Redis, with leased limits and with exact ones.
 func TestScripts(t *testing.T) {
 	for _, api := range testdata.APIs() {
 		t.Run(api, func(t *testing.T) {
 			file, entries, blocks := apiFiles(t, api)
-			t.Run("grpc", func(t *testing.T) {
-				s := newStack(t, nil, file)
-				client := authv3.NewAuthorizationClient(s.dial(t))
-				for _, s.exact = range []bool{false, true} {
-					for _, encoding := range []string{"headers", "header_map"} {
-						runScript(t, fmt.Sprintf("%s,exact=%v", encoding, s.exact), s, entries, blocks, func(t *testing.T, b *testdata.Block) *answer {
-							return askGRPC(t, client, b, encoding)
-						})
-					}
+			s := newStack(t, nil, file)
+			client := authv3.NewAuthorizationClient(s.dial(t))
+			for _, s.exact = range []bool{false, true} {
+				for _, encoding := range []string{"headers", "header_map"} {
+					runScript(t, fmt.Sprintf("%s,exact=%v", encoding, s.exact), s, entries, blocks, func(t *testing.T, b *testdata.Block) *answer {
+						return askGRPC(t, client, b, encoding)
+					})
 				}
-			})
+			}
+		})
+	}
+}
+
+// TestScriptsThroughEnvoy runs the same scripts through real Envoys, over HTTP/1.1 and
+// HTTP/2, on both stores; through the newest also with exact limits.
+func TestScriptsThroughEnvoy(t *testing.T) {
+	for _, api := range testdata.APIs() {
+		t.Run(api, func(t *testing.T) {
+			file, entries, blocks := apiFiles(t, api)
 			for _, version := range envoyVersions() {
 				t.Run("envoy-"+version, func(t *testing.T) {
 					s := newStack(t, nil, file)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/redis/go-redis/v9"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -176,6 +178,13 @@ func serve(t *testing.T, s *extauthz.Server) string {
 		}
 	})
 	return l.Addr().String()
+}
+
+// metricsOf is what Prometheus gets.
+func metricsOf(g prometheus.Gatherer) string {
+	out := httptest.NewRecorder()
+	promhttp.HandlerFor(g, promhttp.HandlerOpts{}).ServeHTTP(out, httptest.NewRequest("GET", "/metrics", nil))
+	return out.Body.String()
 }
 
 // httpRefused is how often the HTTP server has counted a refusal for this reason.

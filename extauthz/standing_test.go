@@ -2,7 +2,9 @@ package extauthz_test
 
 import (
 	"errors"
+	"log/slog"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +85,44 @@ func TestReadyzTellsOfTheStore(t *testing.T) {
 			t.Errorf("%s: tollgate_ready 1: %t", what, ready)
 		}
 	}
+}
+
+// A policy file that is refused is named, and takes nothing out of service; a server that
+// leaves says so.
+func TestReadyzTellsOfThePolicy(t *testing.T) {
+	dir, registry := t.TempDir(), prometheus.NewRegistry()
+	file := writeFile(t, filepath.Join(dir, "small.yaml"), smallFile().Data)
+	policies, err := extauthz.LoadPolicies(dir, slog.New(slog.DiscardHandler), extauthz.NewMetrics(registry))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := &extauthz.Status{Policies: policies, Gatherer: registry, Store: "embedded", Standing: func() keys.StandingState {
+		return keys.StandingState{Reached: true, Fits: true, Answered: time.Now(), Silent: errors.New("away")}
+	}}
+	has := func(path string, code int, texts ...string) {
+		t.Helper()
+		out := httptest.NewRecorder()
+		st.Handler().ServeHTTP(out, httptest.NewRequest("GET", path, nil))
+		if out.Code != code {
+			t.Errorf("%s: %d", path, out.Code)
+		}
+		for _, text := range texts {
+			if !strings.Contains(out.Body.String(), text) {
+				t.Errorf("%s does not say %q:\n%s", path, text, out.Body)
+			}
+		}
+	}
+	writeFile(t, file, smallFile("per: minute", "per: fortnight").Data)
+	policies.Refresh(time.Now())
+	has("/readyz", 200, "ok\n", "small.yaml:11:59", `unknown unit "fortnight"`, "store: embedded", "store: not reachable, last heard 0.0 s ago: away")
+	has("/metrics", 200, "tollgate_policy_rejected 1")
+	writeFile(t, file, smallFile().Data)
+	policies.Refresh(time.Now())
+	has("/metrics", 200, "tollgate_policy_rejected 0", "tollgate_policy_apis 1")
+	has("/livez", 200, "ok")
+	st.Drain()
+	has("/readyz", 503, "draining")
+	has("/livez", 200, "ok")
 }
 
 // What the store is not asked for the moment is named, with why.
