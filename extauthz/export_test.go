@@ -23,9 +23,6 @@ import (
 	"tollgate/policy/policyfile"
 )
 
-// Clean lets tests see what a header value becomes.
-func Clean(value string) string { return clean(value) }
-
 // Reply lets tests encode the reply of any decision.
 func Reply(d *policy.Decision) []byte {
 	var e encoder

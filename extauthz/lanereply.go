@@ -191,7 +191,7 @@ func (r *laneReply) fields(headers []policy.Header) {
 func (r *laneReply) field(name, value string) {
 	r.out = append(r.out, name...)
 	r.out = append(r.out, ": "...)
-	r.out = append(r.out, clean(value)...)
+	r.out = append(r.out, CleanValue(value)...)
 	r.out = append(r.out, "\r\n"...)
 }
 

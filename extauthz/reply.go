@@ -91,7 +91,7 @@ func (e *encoder) reply(b []byte, d *policy.Decision) []byte {
 // different ones (1.36 to 1.40 decide by append alone), and the default of one of
 // them adds our value beside the client's forged copy.
 func (e *encoder) option(number protowire.Number, name, value string) {
-	value = clean(value)
+	value = CleanValue(value)
 	header := sizeText(name) + sizeText(value)
 	b := e.part
 	b = append(b, tag(number, protowire.BytesType))
@@ -155,22 +155,4 @@ func sizeText(s string) int {
 		return 0
 	}
 	return 1 + protowire.SizeBytes(len(s))
-}
-
-// clean makes any text safe as a header value: a CR or LF would split the
-// response (RFC 9110 section 5.5), and invalid UTF-8 would fail the whole reply.
-func clean(value string) string {
-	for i := range len(value) {
-		if c := value[i]; c < ' ' && c != '\t' || c >= 0x7f {
-			return strings.Map(printable, strings.ToValidUTF8(value, "?"))
-		}
-	}
-	return value
-}
-
-func printable(r rune) rune {
-	if r < ' ' && r != '\t' || r == 0x7f {
-		return ' '
-	}
-	return r
 }

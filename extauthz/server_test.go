@@ -352,7 +352,7 @@ func TestHeaderValuesAreClean(t *testing.T) {
 		"bad utf-8 \xff\xfe end": "bad utf-8 ? end",
 		"del\x7f":                "del ",
 	} {
-		if got := extauthz.Clean(in); got != want {
+		if got := extauthz.CleanValue(in); got != want {
 			t.Errorf("%q becomes %q, want %q", in, got, want)
 		}
 	}

@@ -220,7 +220,7 @@ func viaGeneratedCode(d *policy.Decision) *authv3.CheckResponse {
 	options := func(headers []policy.Header) (out []*corev3.HeaderValueOption) {
 		for _, h := range headers {
 			out = append(out, &corev3.HeaderValueOption{
-				Header: &corev3.HeaderValue{Key: h.Name, Value: extauthz.Clean(h.Value)},
+				Header: &corev3.HeaderValue{Key: h.Name, Value: extauthz.CleanValue(h.Value)},
 				//lint:ignore SA1019 Envoy 1.36 to 1.40 decide by this field alone
 				Append:       wrapperspb.Bool(false),
 				AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
