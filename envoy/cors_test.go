@@ -1,4 +1,4 @@
-package extauthz_test
+package envoy_test
 
 import (
 	"net/netip"
@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"tollgate/envoy/envoytest"
+	"tollgate/extauthz/extauthztest"
 	"tollgate/policy/policyfile"
 )
 
@@ -71,7 +72,7 @@ func lists(resp *envoytest.Response, header, word string) bool {
 // corsPolicy is the pixelmagic policy with this said about preflights.
 func corsPolicy(t *testing.T, preflight string) policyfile.File {
 	t.Helper()
-	file, _, _ := apiFiles(t, "pixelmagic")
+	file, _, _ := extauthztest.APIFiles(t, "pixelmagic")
 	file.Data = []byte(strings.Replace(string(file.Data), "credentials:", preflight+"\ncredentials:", 1))
 	return file
 }
@@ -81,7 +82,7 @@ const ourPage, otherPage = "https://app.example.com", "https://elsewhere.example
 // The Envoys as we ship them answer the preflights of the pages that they name, and
 // let these read a refusal; nothing has to be public for that.
 func TestBrowserThroughTheShippedEnvoys(t *testing.T) {
-	_, entries, _ := apiFiles(t, "pixelmagic")
+	_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
 	key := [2]string{"authorization", "Bearer " + entries[0].Secret}
 	for _, d := range envoyDoors(t, corsPolicy(t, "preflight: check"), entries, nil) {
 		ours, other := page{ourPage, d.sends}, page{otherPage, d.sends}
@@ -103,7 +104,7 @@ func TestBrowserThroughTheShippedEnvoys(t *testing.T) {
 
 // Traefik does the same where its middleware for that stands first.
 func TestBrowserThroughTraefik(t *testing.T) {
-	_, entries, _ := apiFiles(t, "pixelmagic")
+	_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
 	eachOtherDoor(t, corsPolicy(t, "preflight: check"), entries, func(config string) string { return withCORS(t, config) }, func(t *testing.T, d door) {
 		if d.name != "traefik" {
 			return
@@ -121,7 +122,7 @@ func TestBrowserThroughTraefik(t *testing.T) {
 // An Envoy without the filter and the other proxies hand a preflight to Tollgate, and
 // with preflight: public it reaches the application, which answers it.
 func TestBrowserWhereTheApplicationAnswers(t *testing.T) {
-	_, entries, _ := apiFiles(t, "pixelmagic")
+	_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
 	key := [2]string{"x-api-key", entries[0].Secret}
 	for preflight, passes := range map[string]bool{"preflight: public": true, "preflight: check": false} {
 		eachPlainDoor(t, corsPolicy(t, preflight), func(t *testing.T, d door) {
@@ -159,7 +160,7 @@ func TestBrowserWhereTheApplicationAnswers(t *testing.T) {
 // let pages read refusals.
 func eachPlainDoor(t *testing.T, file policyfile.File, test func(t *testing.T, d door)) {
 	t.Helper()
-	_, entries, _ := apiFiles(t, "pixelmagic")
+	_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
 	for _, d := range envoyDoors(t, file, entries, func(bootstrap []byte) []byte { return withoutCORS(t, bootstrap) }) {
 		t.Run(d.name, func(t *testing.T) { test(t, d) })
 	}

@@ -1,4 +1,4 @@
-package extauthz_test
+package envoy_test
 
 import (
 	"context"
@@ -12,7 +12,8 @@ import (
 
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
-	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
+	"tollgate/extauthz/httpserver"
 	"tollgate/policy/keys"
 	"tollgate/policy/policyfile"
 )
@@ -21,7 +22,7 @@ import (
 // Tollgate and an application behind it.
 type door struct {
 	name  string
-	stack *stack
+	stack *extauthztest.Stack
 	sends func(r *envoytest.Request) (*envoytest.Response, error)
 }
 
@@ -38,18 +39,18 @@ func envoyDoors(t *testing.T, file policyfile.File, entries []keys.Entry, edit f
 		edit = func(bootstrap []byte) []byte { return bootstrap }
 	}
 	for _, version := range envoyVersions() {
-		s := newStack(t, nil, file)
-		s.use(t, newRedis(t, "embedded"), entries)
-		edges := map[string]*edge{"gRPC": startEnvoy(t, version, edit(bootstrap(t)), s.addr, s)}
+		s := extauthztest.NewStack(t, nil, file)
+		s.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
+		edges := map[string]*edge{"gRPC": startEnvoy(t, version, edit(bootstrap(t)), s.Addr, s)}
 		if version >= oldestOverHTTP {
-			edges["HTTP"] = startEnvoy(t, version, edit(overHTTP), serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), s)
+			edges["HTTP"] = startEnvoy(t, version, edit(overHTTP), extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()}), s)
 		}
 		for name, e := range edges {
 			for protocol, send := range map[string]func(*envoytest.Request, context.Context, string, bool) (*envoytest.Response, error){
 				"h1": (*envoytest.Request).SendH1, "h2": (*envoytest.Request).SendH2,
 			} {
 				doors = append(doors, door{fmt.Sprintf("envoy %s, %s, %s", version, name, protocol), s, func(r *envoytest.Request) (*envoytest.Response, error) {
-					return send(r, within(t), e.envoy.Addr(), true)
+					return send(r, extauthztest.Within(t), e.envoy.Addr(), true)
 				}})
 			}
 		}
@@ -70,12 +71,12 @@ func eachDoor(t *testing.T, file policyfile.File, entries []keys.Entry, edit fun
 // eachOtherDoor is eachDoor without Envoys.
 func eachOtherDoor(t *testing.T, file policyfile.File, entries []keys.Entry, edit func(config string) string, test func(t *testing.T, d door)) {
 	t.Helper()
-	s := newStack(t, nil, file)
-	s.use(t, newRedis(t, "embedded"), entries)
-	lane := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
+	s := extauthztest.NewStack(t, nil, file)
+	s.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
+	lane := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})
 	eachOtherProxy(t, proxySetup{tollgate: lane, edit: edit, patient: true}, func(t *testing.T, p *otherProxy) {
 		test(t, door{p.name, s, func(r *envoytest.Request) (*envoytest.Response, error) {
-			return r.SendH1(within(t), p.addr, p.protocol)
+			return r.SendH1(extauthztest.Within(t), p.addr, p.protocol)
 		}})
 	})
 }
@@ -130,7 +131,7 @@ func mendsFirst(proxy, target string) bool {
 // What Tollgate judges is what the application gets, byte for byte, whichever way it is
 // asked: a request that passes arrives as it was sent, but for the key.
 func TestEveryDoorJudgesTheBytesThatPass(t *testing.T) {
-	file, entries, _ := apiFiles(t, "pixelmagic")
+	file, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
 	key := entries[0].Secret
 	corpus := map[string]string{ // what the application gets; "" for nothing
 		"/v1/images/a!b": "/v1/images/a!b", "/v1/images/a?q=!": "/v1/images/a?q=!", "/v1/images/a%C3%BC": "/v1/images/a%C3%BC",
@@ -177,7 +178,7 @@ func TestEveryDoorJudgesTheBytesThatPass(t *testing.T) {
 // What an application could read as one of the headers that we alone set does not
 // arrive, nor what asks it for another method.
 func TestEnvoyLetsNoAliasThrough(t *testing.T) {
-	file, entries, _ := apiFiles(t, "pixelmagic")
+	file, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
 	doors := envoyDoors(t, file, entries, nil)
 	// Where Tollgate sees all headers it removes them itself. Over HTTP it sees none that is not allowed.
 	for _, d := range envoyDoors(t, file, entries, func(bootstrap []byte) []byte {
@@ -235,7 +236,7 @@ func TestEnvoyLetsNoAliasThrough(t *testing.T) {
 // The application is shown DELETE where a server folds the method, so delete is not
 // judged as something else.
 func TestNoDoorFoldsMethods(t *testing.T) {
-	file, entries, _ := apiFiles(t, "pixelmagic")
+	file, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
 	eachDoor(t, file, entries, nil, func(t *testing.T, d door) {
 		for method, passes := range map[string]bool{"DELETE": true, "delete": false, "Delete": false, "dELETE": false} {
 			r := &envoytest.Request{Method: method, Target: "/v1/chat/conversations/1", Host: "api.pixelmagicai.com", Source: netip.MustParseAddr("192.0.2.1"),
@@ -253,9 +254,9 @@ func TestNoDoorFoldsMethods(t *testing.T) {
 // balancers write that; what cannot be read is nobody, never the balancer.
 func TestBehindALoadBalancer(t *testing.T) {
 	const balancer = "10.0.0.5"
-	file := smallFile("api: small", "api: pixelmagic", "small.test", "api.pixelmagicai.com", "credentials:", "client_address: {from: xff, trusted_hops: 1}\ncredentials:",
+	file := extauthztest.SmallFile("api: small", "api: pixelmagic", "small.test", "api.pixelmagicai.com", "credentials:", "client_address: {from: xff, trusted_hops: 1}\ncredentials:",
 		"{name: basic, limits: [{name: minute, requests: 5, per: minute}]}", "{name: basic, limits: []}")
-	secret, entries := smallKey()
+	secret, entries := extauthztest.SmallKey()
 	entries[0].Key.API = "pixelmagic"
 	for _, network := range []string{"203.0.113.0/24", "2001:db8::/32", "10.0.0.0/8"} {
 		entries[0].Key.IPs = append(entries[0].Key.IPs, netip.MustParsePrefix(network))

@@ -1,4 +1,4 @@
-package extauthz_test
+package envoy_test
 
 import (
 	"encoding/json"
@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"tollgate/envoy/envoytest"
+	"tollgate/extauthz/extauthztest"
 )
 
 // identityHeaders are what only Tollgate may say about a caller.
@@ -52,8 +53,8 @@ func TestAliasesOfIdentityHeadersBehindOtherProxies(t *testing.T) {
 	}
 	innocent := [][2]string{{"X-Consumer-Idle", "stays"}, {"X-My-Consumer-ID", "stays"}, {"X-Consumer-ID-2", "stays"}, {"XConsumerID", "stays"}}
 	eachOtherProxy(t, proxySetup{}, func(t *testing.T, p *otherProxy) {
-		_, entries, _ := apiFiles(t, "pixelmagic")
-		p.stack.use(t, newRedis(t, "embedded"), entries)
+		_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
+		p.stack.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
 		for _, r := range []*envoytest.Request{
 			{Method: "GET", Target: "/health"}, // nothing is known about the caller
 			{Method: "GET", Target: "/v1/models", Headers: [][2]string{{"X-API-Key", "pm_DemoNoServices00000000000002YFOzx"}}},
@@ -85,8 +86,8 @@ func TestAliasesOfIdentityHeadersBehindOtherProxies(t *testing.T) {
 // client's list for its own loses what it has set itself.
 func TestConnectionTakesNoHeaderOfOurs(t *testing.T) {
 	eachProxy(t, proxySetup{}, func(t *testing.T, p *otherProxy) {
-		_, entries, _ := apiFiles(t, "pixelmagic")
-		p.stack.use(t, newRedis(t, "embedded"), entries)
+		_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
+		p.stack.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
 		for _, connection := range []string{
 			"close, " + strings.Join(identityHeaders(), ", "), "keep-alive," + strings.ToLower(strings.Join(identityHeaders(), ",")),
 		} {

@@ -1,4 +1,4 @@
-package extauthz_test
+package envoy_test
 
 import (
 	"bytes"
@@ -15,7 +15,8 @@ import (
 	"testing"
 
 	"tollgate/envoy/envoytest"
-	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
+	"tollgate/extauthz/httpserver"
 	"tollgate/testdata"
 )
 
@@ -24,7 +25,7 @@ import (
 type otherProxy struct {
 	name     string
 	addr     string
-	stack    *stack
+	stack    *extauthztest.Stack
 	protocol bool          // it takes PROXY protocol, so requests can come from anywhere
 	grpc     bool          // it asks over gRPC
 	end      func() string // ends it and returns all that it has logged
@@ -100,7 +101,7 @@ func (p *otherProxy) differs(b *testdata.Block) string {
 // key through the configurations that we ship for nginx and Caddy.
 func TestScriptBehindOtherProxies(t *testing.T) {
 	eachOtherProxy(t, proxySetup{}, func(t *testing.T, p *otherProxy) {
-		_, entries, blocks := apiFiles(t, "pixelmagic")
+		_, entries, blocks := extauthztest.APIFiles(t, "pixelmagic")
 		kept := blocks[:0]
 		for _, b := range blocks {
 			if why := p.differs(&b); why != "" {
@@ -115,7 +116,7 @@ func TestScriptBehindOtherProxies(t *testing.T) {
 		if len(kept) < 60 {
 			t.Errorf("%s: only %d of %d blocks", p.name, len(kept), len(blocks))
 		}
-		runScriptOn(t, "embedded", p.name, p.stack, entries, kept, p.ask)
+		extauthztest.RunScriptOn(t, "embedded", p.name, p.stack, entries, kept, p.ask)
 	})
 }
 
@@ -123,13 +124,13 @@ func TestScriptBehindOtherProxies(t *testing.T) {
 // application.
 func (p *otherProxy) stand(t *testing.T, setup *proxySetup) {
 	t.Helper()
-	file, _, _ := apiFiles(t, "pixelmagic")
-	p.stack = newStack(t, nil, file)
-	lane := serveLane(t, p.stack, extauthz.LaneConfig{Trusted: loopback()})
+	file, _, _ := extauthztest.APIFiles(t, "pixelmagic")
+	p.stack = extauthztest.NewStack(t, nil, file)
+	lane := extauthztest.ServeHTTP(t, p.stack, httpserver.Config{Trusted: extauthztest.Loopback()})
 	if setup.tollgate == "" {
 		setup.tollgate, setup.patient = lane, true
 		if p.grpc {
-			setup.tollgate = p.stack.addr
+			setup.tollgate = p.stack.Addr
 		}
 	}
 	if setup.application == "" {
@@ -152,7 +153,7 @@ func (p *otherProxy) stand(t *testing.T, setup *proxySetup) {
 func startNginx(t *testing.T, path string, setup *proxySetup) *otherProxy {
 	p := &otherProxy{name: "nginx", protocol: true, addr: freeAddress(t)}
 	p.stand(t, setup)
-	dir := shortFolder(t)
+	dir := extauthztest.ShortFolder(t)
 	if err := os.Chmod(dir, 0o755); err != nil { // its workers are another user, and write long bodies there
 		t.Fatal(err)
 	}
@@ -163,7 +164,7 @@ func startNginx(t *testing.T, path string, setup *proxySetup) *otherProxy {
 		"worker_processes": "daemon off; worker_processes",
 		"http {":           "http { client_body_temp_path " + dir + "/1; proxy_temp_path " + dir + "/2; fastcgi_temp_path " + dir + "/3; uwsgi_temp_path " + dir + "/4; scgi_temp_path " + dir + "/5;",
 	})
-	file := writeFile(t, filepath.Join(dir, "nginx.conf"), config)
+	file := extauthztest.WriteFile(t, filepath.Join(dir, "nginx.conf"), config)
 	p.run(t, exec.Command(path, "-p", dir, "-e", "stderr", "-c", file))
 	return p
 }
@@ -171,11 +172,11 @@ func startNginx(t *testing.T, path string, setup *proxySetup) *otherProxy {
 func startCaddy(t *testing.T, path string, setup *proxySetup) *otherProxy {
 	p := &otherProxy{name: "caddy", addr: freeAddress(t)}
 	p.stand(t, setup)
-	dir := shortFolder(t)
+	dir := extauthztest.ShortFolder(t)
 	config := shippedConfig(t, "Caddyfile", setup, map[string]string{
 		"http://api.pixelmagicai.com:10000 {": "http://api.pixelmagicai.com:" + p.addr[strings.LastIndexByte(p.addr, ':')+1:] + " {\n\tbind 127.0.0.1",
 	})
-	file := writeFile(t, filepath.Join(dir, "Caddyfile"), config)
+	file := extauthztest.WriteFile(t, filepath.Join(dir, "Caddyfile"), config)
 	cmd := exec.Command(path, "run", "--adapter", "caddyfile", "--config", file)
 	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "HOME="+dir)
 	cmd.Env = append(cmd.Env, setup.environment...)
@@ -186,13 +187,13 @@ func startCaddy(t *testing.T, path string, setup *proxySetup) *otherProxy {
 func startTraefik(t *testing.T, path string, setup *proxySetup) *otherProxy {
 	p := &otherProxy{name: "traefik", protocol: true, addr: freeAddress(t)}
 	p.stand(t, setup)
-	dir := shortFolder(t)
+	dir := extauthztest.ShortFolder(t)
 	config := shippedConfig(t, "traefik.yaml", setup, nil)
-	file := writeFile(t, filepath.Join(dir, "traefik.yaml"), config)
+	file := extauthztest.WriteFile(t, filepath.Join(dir, "traefik.yaml"), config)
 	p.run(t, exec.Command(path, "--entrypoints.web.address="+p.addr, "--entrypoints.web.proxyprotocol.trustedips=127.0.0.1",
 		"--providers.file.filename="+file, "--global.checknewversion=false", "--global.sendanonymoususage=false",
 		"--accesslog=true", "--accesslog.fields.names.RequestPath=drop", "--accesslog.fields.headers.defaultmode=drop"))
-	eventually(t, "traefik has its routes", func() bool {
+	extauthztest.Eventually(t, "traefik has its routes", func() bool {
 		r := &envoytest.Request{Method: "GET", Target: "/", Host: "api.pixelmagicai.com"}
 		return p.send(t, r).Status != 404
 	})
@@ -232,7 +233,7 @@ func shippedConfig(t *testing.T, name string, setup *proxySetup, replace map[str
 	}
 	for _, timeout := range []string{"proxy_read_timeout 1s", "response_header_timeout 1s"} {
 		if setup.patient {
-			text = strings.ReplaceAll(text, timeout, strings.TrimSuffix(timeout, "1s")+limit.String())
+			text = strings.ReplaceAll(text, timeout, strings.TrimSuffix(timeout, "1s")+extauthztest.Limit.String())
 		}
 	}
 	exchange("127.0.0.1:9003", setup.tollgate)
@@ -253,20 +254,10 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func shortFolder(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "tollgate")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
-}
-
 // run starts the proxy and waits until it listens.
 func (p *otherProxy) run(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	output := &logs{}
+	output := &extauthztest.Logs{}
 	cmd.Stdout, cmd.Stderr = output, output
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -286,7 +277,7 @@ func (p *otherProxy) run(t *testing.T, cmd *exec.Cmd) {
 			t.Logf("%s said:\n%s", p.name, log)
 		}
 	})
-	eventually(t, p.name+" listens", func() bool {
+	extauthztest.Eventually(t, p.name+" listens", func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("%s ended", p.name)
@@ -302,14 +293,14 @@ func (p *otherProxy) run(t *testing.T, cmd *exec.Cmd) {
 
 func (p *otherProxy) send(t *testing.T, r *envoytest.Request) *envoytest.Response {
 	t.Helper()
-	resp, err := r.SendH1(within(t), p.addr, p.protocol)
+	resp, err := r.SendH1(extauthztest.Within(t), p.addr, p.protocol)
 	if err != nil {
 		t.Fatalf("%s: %s %s: %v", p.name, r.Method, r.Target, err)
 	}
 	return resp
 }
 
-func (p *otherProxy) ask(t *testing.T, b *testdata.Block) *answer {
+func (p *otherProxy) ask(t *testing.T, b *testdata.Block) *extauthztest.Answer {
 	t.Helper()
 	r := &envoytest.Request{Method: b.Method, Target: b.Target, Source: b.Source, Host: b.Host()}
 	for _, h := range b.Headers {
@@ -317,12 +308,12 @@ func (p *otherProxy) ask(t *testing.T, b *testdata.Block) *answer {
 			r.Headers = append(r.Headers, h)
 		}
 	}
-	before := len(p.stack.log.String())
+	before := len(p.stack.Log.String())
 	resp := p.send(t, r)
-	got := &answer{status: resp.Status, headers: resp.Headers, body: string(resp.Body)}
+	got := &extauthztest.Answer{Status: resp.Status, Headers: resp.Headers, Body: string(resp.Body)}
 	var echo envoytest.Received
 	if json.Unmarshal(resp.Body, &echo) == nil && echo.Method != "" {
-		got.reached, got.upstream = true, &echo
+		got.Reached, got.Upstream = true, &echo
 		if p.name == "caddy" { // this one sends the headers without a value as empty ones
 			kept := echo.Headers[:0]
 			for _, h := range echo.Headers {
@@ -334,9 +325,9 @@ func (p *otherProxy) ask(t *testing.T, b *testdata.Block) *answer {
 		}
 	}
 	if b.Method == "HEAD" {
-		got.reached = resp.Status < 400
+		got.Reached = resp.Status < 400
 	}
-	got.meta = lastDecision(p.stack.log.String()[before:])
+	got.Meta = lastDecision(p.stack.Log.String()[before:])
 	return got
 }
 
@@ -365,8 +356,8 @@ func TestForgedWordsBehindOtherProxies(t *testing.T) {
 		{"X-Envoy-External-Address", "198.51.100.7"}, {"X-Envoy-Auth-Failure-Mode-Allowed", "true"}, {"X_Consumer_Id", "forged"},
 	}
 	eachOtherProxy(t, proxySetup{}, func(t *testing.T, p *otherProxy) {
-		_, entries, _ := apiFiles(t, "pixelmagic")
-		p.stack.use(t, newRedis(t, "embedded"), entries)
+		_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
+		p.stack.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
 		r := &envoytest.Request{Method: "GET", Target: "/v1/models", Host: "api.pixelmagicai.com", Headers: forged}
 		if resp := p.send(t, r); resp.Status != 401 {
 			t.Errorf("%s: without a key: %d %s", p.name, resp.Status, resp.Body)
@@ -388,8 +379,8 @@ func TestForgedWordsBehindOtherProxies(t *testing.T) {
 // Without Tollgate nobody passes.
 func TestOtherProxiesWithoutTollgate(t *testing.T) {
 	eachOtherProxy(t, proxySetup{}, func(t *testing.T, p *otherProxy) {
-		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		p.stack.lane.Shutdown(ctx)
+		ctx, cancel := context.WithTimeout(t.Context(), extauthztest.Limit)
+		p.stack.HTTP.Shutdown(ctx)
 		cancel()
 		resp := p.send(t, &envoytest.Request{Method: "GET", Target: "/health", Host: "api.pixelmagicai.com"})
 		if resp.Status < 500 || bytes.Contains(resp.Body, []byte("method")) {

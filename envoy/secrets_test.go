@@ -1,4 +1,4 @@
-package extauthz_test
+package envoy_test
 
 import (
 	"bufio"
@@ -11,13 +11,14 @@ import (
 	"testing"
 
 	"tollgate/envoy/envoytest"
+	"tollgate/extauthz/extauthztest"
 )
 
 // What a client writes is text, also where it looks like a placeholder of the proxy:
 // the environment and the files of the proxy's machine are none of its business.
 func TestPlaceholdersOfClientsStayText(t *testing.T) {
 	dir := t.TempDir()
-	file := writeFile(t, filepath.Join(dir, "secret"), []byte("hunter-in-a-file"))
+	file := extauthztest.WriteFile(t, filepath.Join(dir, "secret"), []byte("hunter-in-a-file"))
 	setup := proxySetup{environment: []string{"TOLLGATE_TEST_PASSWORD=hunter-in-the-environment"}}
 	for _, name := range setup.environment {
 		key, value, _ := strings.Cut(name, "=")
@@ -29,8 +30,8 @@ func TestPlaceholdersOfClientsStayText(t *testing.T) {
 		"${TOLLGATE_TEST_PASSWORD}", "$TOLLGATE_TEST_PASSWORD", "$http_x_probe", "{{ env `TOLLGATE_TEST_PASSWORD` }}", "%ENVIRONMENT(TOLLGATE_TEST_PASSWORD)%",
 	}
 	eachProxy(t, setup, func(t *testing.T, p *otherProxy) {
-		_, entries, _ := apiFiles(t, "pixelmagic")
-		p.stack.use(t, newRedis(t, "embedded"), entries)
+		_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
+		p.stack.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
 		reached := 0
 		for _, word := range words {
 			word = strings.ReplaceAll(word, " ", "")
@@ -43,7 +44,7 @@ func TestPlaceholdersOfClientsStayText(t *testing.T) {
 			} {
 				r.Method, r.Host = "GET", "api.pixelmagicai.com"
 				r.Headers = append(r.Headers, [2]string{"X-Probe", "hunter-in-a-header"}, [2]string{"User-Agent", word})
-				resp, err := r.SendH1(within(t), p.addr, p.protocol)
+				resp, err := r.SendH1(extauthztest.Within(t), p.addr, p.protocol)
 				if err != nil {
 					continue // Traefik hangs up on what is no URL
 				}
@@ -197,7 +198,7 @@ func (p *otherProxy) sendSecrets(t *testing.T) {
 	requests, _ := secretRequests()
 	var sent sync.WaitGroup
 	for _, r := range requests {
-		sent.Go(func() { _, _ = r.SendH1(within(t), p.addr, p.protocol) })
+		sent.Go(func() { _, _ = r.SendH1(extauthztest.Within(t), p.addr, p.protocol) })
 	}
 	sent.Wait()
 }
@@ -210,7 +211,7 @@ func (p *otherProxy) mustHaveKept(t *testing.T) {
 	if !strings.Contains(own, "/v1/models") && !strings.Contains(own, "pixelmagic@file") {
 		t.Error("the proxy's log names no request")
 	}
-	log := own + "\n" + p.stack.log.String()
+	log := own + "\n" + p.stack.Log.String()
 	for _, secret := range secrets {
 		if at := strings.Index(log, secret); at >= 0 {
 			line := log[strings.LastIndexByte(log[:at], '\n')+1:]
@@ -224,8 +225,8 @@ func (p *otherProxy) mustHaveKept(t *testing.T) {
 // runs at its default level; at debug it writes every header.
 func TestNoKeyInAnyLog(t *testing.T) {
 	eachProxy(t, proxySetup{faulty: true}, func(t *testing.T, p *otherProxy) {
-		_, entries, _ := apiFiles(t, "pixelmagic")
-		p.stack.use(t, newRedis(t, "embedded"), entries)
+		_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
+		p.stack.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
 		p.sendSecrets(t)
 		for _, f := range []*fault{p.application, p.tollgate} {
 			for _, answer := range []string{

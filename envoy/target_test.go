@@ -1,4 +1,4 @@
-package extauthz_test
+package envoy_test
 
 import (
 	"iter"
@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"tollgate/envoy/envoytest"
+	"tollgate/extauthz/extauthztest"
 )
 
 // Where a key is taken out of the query, the application gets the path and the pairs
@@ -15,8 +16,8 @@ func TestTargetsWithAKeyArriveAsJudged(t *testing.T) {
 	const key = "api_key=pm_DemoAllServices00000000000047l1f4"
 	setup := proxySetup{without: map[string]string{"traefik": "Traefik cannot take a key out of the query"}}
 	eachProxy(t, setup, func(t *testing.T, p *otherProxy) {
-		_, entries, _ := apiFiles(t, "pixelmagic")
-		p.stack.use(t, newRedis(t, "embedded"), entries)
+		_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
+		p.stack.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
 		for path, query := range targetCorpus() {
 			target := path + "?" + key
 			if query != "" {

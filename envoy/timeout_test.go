@@ -1,4 +1,4 @@
-package extauthz_test
+package envoy_test
 
 import (
 	"net"
@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tollgate/envoy/envoytest"
+	"tollgate/extauthz/extauthztest"
 )
 
 // A Tollgate that takes the request and says nothing holds nobody up for long.
@@ -20,7 +21,7 @@ func TestTollgateThatHangs(t *testing.T) {
 		}()
 		began := time.Now()
 		resp := p.send(t, &envoytest.Request{Method: "GET", Target: "/health", Host: "api.pixelmagicai.com"})
-		if took := time.Since(began); took > limit/2 {
+		if took := time.Since(began); took > extauthztest.Limit/2 {
 			t.Errorf("it took %v", took)
 		}
 		if resp.Status < 500 || received(resp) != nil {
@@ -47,8 +48,8 @@ func silent(t *testing.T) string {
 func TestLongTargetsWithAKey(t *testing.T) {
 	setup := proxySetup{without: map[string]string{"traefik": "Traefik cannot take a key out of the query"}}
 	eachProxy(t, setup, func(t *testing.T, p *otherProxy) {
-		_, entries, _ := apiFiles(t, "pixelmagic")
-		p.stack.use(t, newRedis(t, "embedded"), entries)
+		_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
+		p.stack.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
 		for _, length := range []int{1000, 3800, 3900, 4000, 4096, 5000, 8000, 8100} {
 			rest := "/v1/models?a=" + strings.Repeat("x", length)
 			resp := p.send(t, &envoytest.Request{Method: "GET", Target: rest + "&api_key=pm_DemoAllServices00000000000047l1f4", Host: "api.pixelmagicai.com"})

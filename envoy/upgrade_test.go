@@ -1,4 +1,4 @@
-package extauthz_test
+package envoy_test
 
 import (
 	"bufio"
@@ -12,6 +12,7 @@ import (
 
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
+	"tollgate/extauthz/extauthztest"
 )
 
 // upgrader is an application that switches to every protocol that it is asked for,
@@ -119,8 +120,8 @@ func TestWebSocketsOfAListenerAreTakenBackByItsRoutes(t *testing.T) {
 // upgradesNothing sends every kind of upgrade to a public and a protected route.
 func (p *otherProxy) upgradesNothing(t *testing.T, application *upgrader) {
 	t.Helper()
-	_, entries, _ := apiFiles(t, "pixelmagic")
-	p.stack.use(t, newRedis(t, "embedded"), entries)
+	_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
+	p.stack.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
 	all := upgrades()
 	all["websocket"] = plainWebSocket()
 	for name, headers := range all {
@@ -139,11 +140,11 @@ func TestOnlyTheOpenedRouteTakesWebSockets(t *testing.T) {
 	application := newUpgrader(t)
 	setup := proxySetup{application: application.addr, edit: openWebSockets(t)}
 	eachProxy(t, setup, func(t *testing.T, p *otherProxy) {
-		_, entries, _ := apiFiles(t, "pixelmagic")
-		p.stack.use(t, newRedis(t, "embedded"), entries)
+		_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
+		p.stack.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
 		send := func(target string, headers [][2]string) (status int, asked string) {
 			r := &envoytest.Request{Method: "GET", Target: target, Host: "api.pixelmagicai.com", Headers: headers}
-			resp, err := r.SendH1(within(t), p.addr, p.protocol)
+			resp, err := r.SendH1(extauthztest.Within(t), p.addr, p.protocol)
 			if err != nil {
 				t.Fatalf("%s: %v", target, err)
 			}
@@ -192,18 +193,18 @@ func TestNoExtendedConnectBehindAnyProxy(t *testing.T) {
 		without:     map[string]string{"nginx": "nginx knows none", "traefik": "Traefik does not take HTTP/2 without TLS and PROXY protocol"},
 	}
 	eachProxy(t, setup, func(t *testing.T, p *otherProxy) {
-		_, entries, _ := apiFiles(t, "pixelmagic")
-		p.stack.use(t, newRedis(t, "embedded"), entries)
+		_, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
+		p.stack.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
 		for _, target := range []string{"/health", "/v1/chat/conversations"} {
 			r := &envoytest.Request{Method: "CONNECT", Target: target, Host: "api.pixelmagicai.com", Headers: [][2]string{
 				{":protocol", "websocket"}, {"sec-websocket-version", "13"}, {"x-api-key", "pm_DemoAllServices00000000000047l1f4"}}}
-			resp, err := r.SendH2(within(t), p.addr, p.protocol)
+			resp, err := r.SendH2(extauthztest.Within(t), p.addr, p.protocol)
 			if asked := application.asked(); asked != "" || err == nil && resp.Status < 400 {
 				t.Errorf("%s: %v, %v; the application was asked for %q", target, resp, err, asked)
 			}
 		}
 		r := &envoytest.Request{Method: "GET", Target: "/health", Host: "api.pixelmagicai.com"}
-		if resp, err := r.SendH2(within(t), p.addr, p.protocol); err != nil || resp.Status != 200 {
+		if resp, err := r.SendH2(extauthztest.Within(t), p.addr, p.protocol); err != nil || resp.Status != 200 {
 			t.Errorf("HTTP/2 itself: %v, %v", resp, err)
 		}
 	})
@@ -247,7 +248,7 @@ func startEnvoyAs(t *testing.T, name string, setup *proxySetup) *otherProxy {
 	t.Helper()
 	binary, err := findEnvoy(envoy.Version())
 	if err != nil {
-		require(t, "envoy", err.Error())
+		extauthztest.Require(t, "envoy", err.Error())
 	}
 	p := &otherProxy{name: name, protocol: true}
 	p.grpc = name == "envoy"
@@ -264,9 +265,9 @@ func startEnvoyAs(t *testing.T, name string, setup *proxySetup) *otherProxy {
 		ProxyProtocol: true, LogLevel: "info", Dir: t.TempDir(),
 	}
 	if setup.patient {
-		settings.CheckTimeout = limit
+		settings.CheckTimeout = extauthztest.Limit
 	}
-	running, err := envoytest.Start(within(t), settings)
+	running, err := envoytest.Start(extauthztest.Within(t), settings)
 	if err != nil {
 		t.Fatal(err)
 	}

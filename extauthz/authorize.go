@@ -65,8 +65,8 @@ const envoyMargin = 20 * time.Millisecond
 // DefaultDeadline is how long a decision may take if the proxy does not ask for less.
 const DefaultDeadline = 100 * time.Millisecond
 
-// AuthorizerConfig says what an Authorizer is made of. All fields are required unless said.
-type AuthorizerConfig struct {
+// Config says what an Authorizer is made of. All fields are required unless said.
+type Config struct {
 	Policies *Policies
 	Decider  *policy.Decider
 	// Keys is asked by Lookup, and by Find first if it is a KeyCache.
@@ -107,8 +107,8 @@ type Authorizer struct {
 	warned sync.Map // names of APIs, for unplaced
 }
 
-// NewAuthorizer returns an Authorizer that is ready.
-func NewAuthorizer(c AuthorizerConfig) *Authorizer {
+// New returns an Authorizer that is ready.
+func New(c Config) *Authorizer {
 	if c.Deadline == 0 {
 		c.Deadline = DefaultDeadline
 	}

@@ -9,7 +9,7 @@ import (
 	"net/netip"
 	"strings"
 
-	"tollgate/extauthz"
+	"tollgate/extauthz/httpserver"
 )
 
 // checkLane finds what is wrong with the settings of the HTTP lane. Whoever can ask
@@ -80,7 +80,7 @@ func (v *service) listenLane(s *settings) error {
 	if err != nil {
 		return failed(fmt.Errorf("--authz-http-address: %w", err))
 	}
-	v.laneListener, v.lane = listener, extauthz.NewLane(v.authorizer, extauthz.LaneConfig{Trusted: peers, TLS: config})
+	v.laneListener, v.lane = listener, httpserver.New(v.authorizer, httpserver.Config{Trusted: peers, TLS: config})
 	return nil
 }
 

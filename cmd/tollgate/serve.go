@@ -21,7 +21,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/memory"
+	"tollgate/cmd/tollgate/server"
 	"tollgate/extauthz"
+	"tollgate/extauthz/grpcserver"
+	"tollgate/extauthz/httpserver"
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
@@ -77,7 +80,7 @@ type service struct {
 	metrics    *extauthz.Metrics
 	registry   *prometheus.Registry
 	policies   *extauthz.Policies
-	certs      *extauthz.Certificates // nil without TLS
+	certs      *server.Certificates // nil without TLS
 	store      *store
 	hasher     *keys.Hasher
 	older      bool // the hasher has older methods
@@ -86,11 +89,11 @@ type service struct {
 	cache      *keyCache
 	leases     *counters.Leases
 	authorizer *extauthz.Authorizer
-	grpc       *extauthz.Server
-	status     *extauthz.Status
+	grpc       *grpcserver.Server
+	status     *server.Status
 	http       *http.Server
-	profiler   *profiler      // nil unless asked for
-	lane       *extauthz.Lane // nil without --authz-http-address
+	profiler   *profiler          // nil unless asked for
+	lane       *httpserver.Server // nil without --authz-http-address
 
 	grpcListener, httpListener, laneListener net.Listener
 }
@@ -151,7 +154,7 @@ func (v *service) loadCertificates(s *settings) error {
 		return nil
 	}
 	var err error
-	v.certs, err = extauthz.LoadCertificates(extauthz.CertificateFiles{
+	v.certs, err = server.LoadCertificates(server.CertificateFiles{
 		Certificate: s.tlsCert, Key: s.tlsKey, ClientCA: s.tlsClientCA,
 	}, v.log)
 	return err
@@ -207,7 +210,7 @@ func (v *service) build(s *settings) {
 		Exact: s.limits == limitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
 	})
 	extauthz.RegisterLimits(v.registry, v.leases)
-	v.authorizer = extauthz.NewAuthorizer(extauthz.AuthorizerConfig{
+	v.authorizer = extauthz.New(extauthz.Config{
 		Policies:  v.policies,
 		Decider:   policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
 		Keys:      v.cache.cache,
@@ -220,13 +223,13 @@ func (v *service) build(s *settings) {
 		Decisions: extauthz.Decisions(s.logDecisions),
 		Deadline:  s.deadline,
 	})
-	v.grpc = extauthz.New(v.authorizer, extauthz.Config{TLS: config, Reflection: s.reflection})
-	v.status = &extauthz.Status{
+	v.grpc = grpcserver.New(v.authorizer, grpcserver.Config{TLS: config, Reflection: s.reflection})
+	v.status = &server.Status{
 		Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Standing: v.standing.State,
 		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream,
 		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) },
 	}
-	extauthz.RegisterStanding(v.registry, v.status)
+	server.RegisterStanding(v.registry, v.status)
 	v.grpc.SetReady(v.status.Unready() == "")
 	v.http = &http.Server{
 		Handler:           v.status.Handler(),

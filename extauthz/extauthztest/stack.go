@@ -1,4 +1,4 @@
-package extauthz_test
+package extauthztest
 
 import (
 	"context"
@@ -21,6 +21,8 @@ import (
 	"google.golang.org/grpc/encoding"
 
 	"tollgate/extauthz"
+	"tollgate/extauthz/grpcserver"
+	"tollgate/extauthz/httpserver"
 	"tollgate/policy"
 	"tollgate/policy/connect/redistest"
 	"tollgate/policy/keys"
@@ -30,19 +32,19 @@ import (
 	"tollgate/testdata"
 )
 
-// limit bounds every wait of a test.
-const limit = 20 * time.Second
+// Limit bounds every wait of a test.
+const Limit = 20 * time.Second
 
-func within(t *testing.T) context.Context {
+func Within(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), Limit)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// require skips a test whose real part is missing, loudly, or fails it where CI
+// Require skips a test whose real part is missing, loudly, or fails it where CI
 // says that the part must be there.
-func require(t *testing.T, part, problem string) {
+func Require(t *testing.T, part, problem string) {
 	t.Helper()
 	if strings.Contains(os.Getenv("TOLLGATE_REQUIRE"), part) {
 		t.Fatal(problem)
@@ -50,17 +52,17 @@ func require(t *testing.T, part, problem string) {
 	t.Skipf("SKIPPED, NOT TESTED: %s", problem)
 }
 
-// clock is the injected time: the machine's own, moved by an offset.
-type clock struct{ offset atomic.Int64 }
+// Clock is the injected time: the machine's own, moved by an offset.
+type Clock struct{ offset atomic.Int64 }
 
-func (c *clock) Offset() time.Duration { return time.Duration(c.offset.Load()) }
-func (c *clock) Now() time.Time        { return time.Now().Add(c.Offset()) }
-func (c *clock) Set(t time.Time)       { c.offset.Store(int64(time.Until(t))) }
+func (c *Clock) Offset() time.Duration { return time.Duration(c.offset.Load()) }
+func (c *Clock) Now() time.Time        { return time.Now().Add(c.Offset()) }
+func (c *Clock) Set(t time.Time)       { c.offset.Store(int64(time.Until(t))) }
 
-// backends are the stores that every script runs on.
-func backends() []string { return []string{"embedded", "redis"} }
+// Backends are the stores that every script runs on.
+func Backends() []string { return []string{"embedded", "redis"} }
 
-func newRedis(t *testing.T, backend string) *redis.Client {
+func NewRedis(t *testing.T, backend string) *redis.Client {
 	t.Helper()
 	options := &redis.Options{MaxRetries: -1, ContextTimeoutEnabled: true}
 	switch backend {
@@ -75,32 +77,32 @@ func newRedis(t *testing.T, backend string) *redis.Client {
 	return client
 }
 
-func eventually(t *testing.T, what string, ready func() bool) {
+func Eventually(t *testing.T, what string, ready func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(2 * time.Millisecond)
 	defer ticker.Stop()
-	end := time.After(limit)
+	end := time.After(Limit)
 	for !ready() {
 		select {
 		case <-ticker.C:
 		case <-end:
-			t.Fatalf("not within %v: %s", limit, what)
+			t.Fatalf("not within %v: %s", Limit, what)
 		}
 	}
 }
 
-// stack is a whole Tollgate: policies, store, gRPC server.
-type stack struct {
-	clock      *clock
-	hasher     *keys.Hasher
-	metrics    *extauthz.Metrics
-	registry   *prometheus.Registry
-	log        *logs
-	addr       string
-	authorizer *extauthz.Authorizer
-	server     *extauthz.Server
-	exact      bool           // limits are counted exactly
-	lane       *extauthz.Lane // the latest of serveLane
+// Stack is a whole Tollgate: policies, store, gRPC server.
+type Stack struct {
+	Clock      *Clock
+	Hasher     *keys.Hasher
+	Metrics    *extauthz.Metrics
+	Registry   *prometheus.Registry
+	Log        *Logs
+	Addr       string
+	Authorizer *extauthz.Authorizer
+	GRPC       *grpcserver.Server
+	Exact      bool               // limits are counted exactly
+	HTTP       *httpserver.Server // the latest of serveLane
 	stores     *stores
 }
 
@@ -130,38 +132,38 @@ func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, er
 	return s.limits.Load().Spend(ctx, sp)
 }
 
-// newStack serves policy files on a free port of the loopback.
-func newStack(t *testing.T, change func(*extauthz.AuthorizerConfig), files ...policyfile.File) *stack {
+// NewStack serves policy files on a free port of the loopback.
+func NewStack(t *testing.T, change func(*extauthz.Config), files ...policyfile.File) *Stack {
 	t.Helper()
-	s := &stack{
-		clock: &clock{}, hasher: keys.NewHasher([]byte("a pepper of the tests")),
-		registry: prometheus.NewRegistry(), log: &logs{}, stores: &stores{},
+	s := &Stack{
+		Clock: &Clock{}, Hasher: keys.NewHasher([]byte("a pepper of the tests")),
+		Registry: prometheus.NewRegistry(), Log: &Logs{}, stores: &stores{},
 	}
-	s.metrics = extauthz.NewMetrics(s.registry)
-	config := extauthz.AuthorizerConfig{
-		Policies: extauthz.FixedPolicies(t, s.metrics, files...),
-		Decider:  policy.NewDecider(s.hasher, limits.NewLocal(1, s.clock.Now, 100), s.clock.Now),
-		Keys:     s.stores, Limits: s.stores, Metrics: s.metrics,
-		Log: slog.New(slog.NewJSONHandler(s.log, nil)), Decisions: extauthz.LogAll,
+	s.Metrics = extauthz.NewMetrics(s.Registry)
+	config := extauthz.Config{
+		Policies: FixedPolicies(t, s.Metrics, files...),
+		Decider:  policy.NewDecider(s.Hasher, limits.NewLocal(1, s.Clock.Now, 100), s.Clock.Now),
+		Keys:     s.stores, Limits: s.stores, Metrics: s.Metrics,
+		Log: slog.New(slog.NewJSONHandler(s.Log, nil)), Decisions: extauthz.LogAll,
 		// Loaded test machines must not turn answers into undecided ones.
-		Deadline: limit,
+		Deadline: Limit,
 	}
 	if change != nil {
 		change(&config)
 	}
-	s.authorizer = extauthz.NewAuthorizer(config)
-	s.serveGRPC(t, extauthz.Config{})
+	s.Authorizer = extauthz.New(config)
+	s.ServeGRPC(t, grpcserver.Config{})
 	return s
 }
 
-// serveGRPC serves the stack on another port than before.
-func (s *stack) serveGRPC(t *testing.T, config extauthz.Config) {
+// ServeGRPC serves the stack on another port than before.
+func (s *Stack) ServeGRPC(t *testing.T, config grpcserver.Config) {
 	t.Helper()
-	s.server = extauthz.New(s.authorizer, config)
-	s.addr = serve(t, s.server)
+	s.GRPC = grpcserver.New(s.Authorizer, config)
+	s.Addr = serve(t, s.GRPC)
 }
 
-func serve(t *testing.T, s *extauthz.Server) string {
+func serve(t *testing.T, s *grpcserver.Server) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -170,7 +172,7 @@ func serve(t *testing.T, s *extauthz.Server) string {
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		ctx, cancel := context.WithTimeout(context.Background(), Limit)
 		defer cancel()
 		s.Shutdown(ctx)
 		if err := <-served; err != nil {
@@ -180,17 +182,17 @@ func serve(t *testing.T, s *extauthz.Server) string {
 	return l.Addr().String()
 }
 
-// metricsOf is what Prometheus gets.
-func metricsOf(g prometheus.Gatherer) string {
+// MetricsOf is what Prometheus gets.
+func MetricsOf(g prometheus.Gatherer) string {
 	out := httptest.NewRecorder()
 	promhttp.HandlerFor(g, promhttp.HandlerOpts{}).ServeHTTP(out, httptest.NewRequest("GET", "/metrics", nil))
 	return out.Body.String()
 }
 
-// httpRefused is how often the HTTP server has counted a refusal for this reason.
-func (s *stack) httpRefused(t *testing.T, why string) (n float64) {
+// HTTPRefused is how often the HTTP server has counted a refusal for this reason.
+func (s *Stack) HTTPRefused(t *testing.T, why string) (n float64) {
 	t.Helper()
-	families, err := s.registry.Gather()
+	families, err := s.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,28 +206,28 @@ func (s *stack) httpRefused(t *testing.T, why string) (n float64) {
 	return n
 }
 
-// use empties the store and seeds the keys.
-func (s *stack) use(t *testing.T, client *redis.Client, entries []keys.Entry) {
+// Use empties the store and seeds the keys.
+func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keys.Entry) {
 	t.Helper()
-	if err := client.FlushAll(within(t)).Err(); err != nil {
+	if err := client.FlushAll(Within(t)).Err(); err != nil {
 		t.Fatal(err)
 	}
 	store := keys.NewStore(client)
-	s.stores.keys.Store(keys.NewCache(store, keys.CacheOptions{Timeout: limit}))
+	s.stores.keys.Store(keys.NewCache(store, keys.CacheOptions{Timeout: Limit}))
 	began := time.Now()
-	s.stores.limits.Store(counters.NewLeases(counters.NewStore(client, s.clock.Offset), counters.Options{
-		Exact: s.exact, Timeout: limit, Clock: func() time.Duration { return time.Since(began) + s.clock.Offset() },
+	s.stores.limits.Store(counters.NewLeases(counters.NewStore(client, s.Clock.Offset), counters.Options{
+		Exact: s.Exact, Timeout: Limit, Clock: func() time.Duration { return time.Since(began) + s.Clock.Offset() },
 	}))
 	// Seed forgets the secrets of what it is given.
-	if _, err := store.Seed(within(t), slices.Clone(entries), s.hasher); err != nil {
+	if _, err := store.Seed(Within(t), slices.Clone(entries), s.Hasher); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (s *stack) dial(t *testing.T) *grpc.ClientConn {
+func (s *Stack) Dial(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	strict := grpc.ForceCodecV2(strictCodec{encoding.GetCodecV2("proto"), t})
-	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(strict))
+	conn, err := grpc.NewClient(s.Addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(strict))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,8 +235,8 @@ func (s *stack) dial(t *testing.T) *grpc.ClientConn {
 	return conn
 }
 
-// apiFiles reads one of the four APIs.
-func apiFiles(t testing.TB, api string) (policyfile.File, []keys.Entry, []testdata.Block) {
+// APIFiles reads one of the four APIs.
+func APIFiles(t testing.TB, api string) (policyfile.File, []keys.Entry, []testdata.Block) {
 	t.Helper()
 	text, err := testdata.File(api, "policy.yaml")
 	if err != nil {

@@ -1,4 +1,4 @@
-package extauthz_test
+package grpcserver_test
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
+	"tollgate/extauthz/grpcserver"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 	"tollgate/policy/policyfile"
@@ -42,13 +44,13 @@ func (s atOnce) Spend(context.Context, *limits.Spend) (limits.Result, error) {
 // pictify is the largest of the four APIs: three windows, the headers of all of them.
 func pictify(t testing.TB) (policyfile.File, *keys.Grant, []byte) {
 	t.Helper()
-	file, entries, _ := apiFiles(t, "pictify")
+	file, entries, _ := extauthztest.APIFiles(t, "pictify")
 	for i := range entries {
 		k := &entries[i].Key
 		if k.Plan != "pro" || k.Status != keys.Active || len(k.IPs) > 0 || k.Environment != "live" || !k.ExpiresAt.IsZero() {
 			continue
 		}
-		req := get("/image", nil)
+		req := extauthztest.Get("/image", nil)
 		http := req.GetAttributes().GetRequest().GetHttp()
 		http.Method, http.Host = "POST", "api.pictify.io"
 		http.HeaderMap = &corev3.HeaderMap{}
@@ -74,19 +76,19 @@ func pictify(t testing.TB) (policyfile.File, *keys.Grant, []byte) {
 // here stands for one.
 func TestAllocationsOfACheck(t *testing.T) {
 	file, grant, b := pictify(t)
-	check := extauthz.CheckBytes(t, extauthz.AuthorizerOf(t, file, atOnce{grant}))
+	check := grpcserver.CheckBytes(t, extauthztest.AuthorizerOf(t, file, atOnce{grant}))
 	resp := decodeReply(t, check(b))
 	if resp.GetStatus().GetCode() != 0 || len(resp.GetOkResponse().GetResponseHeadersToAdd()) != 3 {
 		t.Fatal(resp)
 	}
-	if n := testing.AllocsPerRun(1000, func() { check(b) }); n > 3 && !extauthz.Race {
+	if n := testing.AllocsPerRun(1000, func() { check(b) }); n > 3 && !grpcserver.Race {
 		t.Errorf("%v allocations", n)
 	}
 }
 
 func BenchmarkCheck(b *testing.B) {
 	file, grant, req := pictify(b)
-	check := extauthz.CheckBytes(b, extauthz.AuthorizerOf(b, file, atOnce{grant}))
+	check := grpcserver.CheckBytes(b, extauthztest.AuthorizerOf(b, file, atOnce{grant}))
 	b.ReportAllocs()
 	for b.Loop() {
 		check(req)
@@ -100,7 +102,7 @@ func BenchmarkDecode(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Run("wire", func(b *testing.B) {
-		decode := extauthz.Decoder()
+		decode := grpcserver.Decoder()
 		b.ReportAllocs()
 		for b.Loop() {
 			if err := decode(req, set); err != nil {
@@ -125,9 +127,9 @@ func BenchmarkEncode(b *testing.B) {
 		name  string
 		store atOnce
 	}{{"allow", atOnce{grant}}, {"deny", atOnce{keys.NewGrant(&keys.Key{API: "other"})}}} {
-		d := extauthz.Decide(b, extauthz.AuthorizerOf(b, file, c.store), req)
+		d := grpcserver.Decide(b, extauthztest.AuthorizerOf(b, file, c.store), req)
 		b.Run(c.name+"/wire", func(b *testing.B) {
-			encode := extauthz.Encoder()
+			encode := grpcserver.Encoder()
 			b.ReportAllocs()
 			for b.Loop() {
 				encode(d)

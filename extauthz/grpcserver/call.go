@@ -1,4 +1,4 @@
-package extauthz
+package grpcserver
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 
+	"tollgate/extauthz"
 	"tollgate/policy"
 )
 
@@ -91,14 +92,14 @@ func (s *checkService) check(ctx context.Context, c *call) error {
 // checkService is the server that gRPC hands to the handler, and the codec of its
 // messages.
 type checkService struct {
-	authorizer *Authorizer
+	authorizer *extauthz.Authorizer
 	calls      *sync.Pool // of *call
 	shape      *shape
 	others     encoding.CodecV2 // of the other services of the server
 	refusals   rate.Sometimes   // bounds the lines about requests that could not be read
 }
 
-func newCheckService(a *Authorizer) *checkService {
+func newCheckService(a *extauthz.Authorizer) *checkService {
 	return &checkService{
 		authorizer: a,
 		calls:      &sync.Pool{New: func() any { return &call{} }},
@@ -140,7 +141,7 @@ func (s *checkService) recover(err *error) {
 	}
 }
 
-func panicked(a *Authorizer, method string, p any) error {
+func panicked(a *extauthz.Authorizer, method string, p any) error {
 	a.Panicked(method, p)
 	return status.Error(codes.Internal, "tollgate: internal error")
 }

@@ -1,4 +1,4 @@
-package extauthz
+package grpcserver
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"tollgate/extauthz"
 	"tollgate/policy"
 )
 
@@ -137,11 +138,11 @@ func (d *decoder) end(t take) {
 	switch t {
 	case takeExtension:
 		switch string(d.key) {
-		case ContextAPI:
+		case extauthz.ContextAPI:
 			d.api = extension{d.value, true}
-		case ContextRoute:
+		case extauthz.ContextRoute:
 			d.route = extension{d.value, true}
-		case ContextEnvironment:
+		case extauthz.ContextEnvironment:
 			d.environment = extension{d.value, true}
 		}
 	case takeMapHeader:

@@ -1,4 +1,4 @@
-package extauthz
+package grpcserver
 
 import (
 	"strings"
@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"tollgate/extauthz"
 	"tollgate/policy"
 )
 
@@ -91,7 +92,7 @@ func (e *encoder) reply(b []byte, d *policy.Decision) []byte {
 // different ones (1.36 to 1.40 decide by append alone), and the default of one of
 // them adds our value beside the client's forged copy.
 func (e *encoder) option(number protowire.Number, name, value string) {
-	value = CleanValue(value)
+	value = extauthz.CleanValue(value)
 	header := sizeText(name) + sizeText(value)
 	b := e.part
 	b = append(b, tag(number, protowire.BytesType))

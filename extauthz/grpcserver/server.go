@@ -1,4 +1,4 @@
-package extauthz
+package grpcserver
 
 import (
 	"context"
@@ -12,6 +12,8 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+
+	"tollgate/extauthz"
 )
 
 const (
@@ -41,7 +43,7 @@ type Config struct {
 type Server struct {
 	grpc       *grpc.Server
 	health     *healthService
-	authorizer *Authorizer
+	authorizer *extauthz.Authorizer
 }
 
 // TransportOptions returns how a Server uses grpc-go: its goroutines, the windows
@@ -54,12 +56,12 @@ func TransportOptions() []grpc.ServerOption {
 		grpc.StaticStreamWindowSize(window),
 		grpc.StaticConnWindowSize(window),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: MaxConnectionAge, MaxConnectionAgeGrace: MaxConnectionAgeGrace}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: extauthz.MaxConnectionAge, MaxConnectionAgeGrace: extauthz.MaxConnectionAgeGrace}),
 	}
 }
 
 // New builds a Server of what the authorizer decides. It does not listen yet.
-func New(a *Authorizer, c Config) *Server {
+func New(a *extauthz.Authorizer, c Config) *Server {
 	checks, health := newCheckService(a), newHealthService()
 	options := append(TransportOptions(),
 		grpc.ForceServerCodecV2(checks),
@@ -120,7 +122,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 }
 
 // recoverPanics answers a panic in one of the small services.
-func recoverPanics(a *Authorizer) grpc.UnaryServerInterceptor {
+func recoverPanics(a *extauthz.Authorizer) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 		defer func() {
 			if p := recover(); p != nil {

@@ -1,4 +1,4 @@
-package extauthz
+package grpcserver
 
 import (
 	"errors"

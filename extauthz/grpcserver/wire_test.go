@@ -1,4 +1,4 @@
-package extauthz_test
+package grpcserver_test
 
 import (
 	"net/netip"
@@ -10,8 +10,6 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -20,6 +18,8 @@ import (
 	"pgregory.net/rapid"
 
 	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
+	"tollgate/extauthz/grpcserver"
 	"tollgate/policy"
 	"tollgate/policy/policyfile"
 )
@@ -76,7 +76,7 @@ func sameRequest(a, b *policy.Request) bool {
 
 func compareDecoders(t interface{ Fatalf(string, ...any) }, set *policy.Set, b []byte) {
 	want, wantErr := byGeneratedCode(b, set)
-	got, err := extauthz.Decode(b, set)
+	got, err := grpcserver.Decode(b, set)
 	switch {
 	case (err == nil) != (wantErr == nil):
 		t.Fatalf("%x: error %v, the generated code says %v", b, err, wantErr)
@@ -88,7 +88,7 @@ func compareDecoders(t interface{ Fatalf(string, ...any) }, set *policy.Set, b [
 // fuzzSet wants headers of every kind.
 func fuzzSet(t testing.TB) *policy.Set {
 	t.Helper()
-	set, err := policyfile.Compile(smallFile("credentials: [bearer, ", "client_address: {from: external-address}\ncredentials: [bearer, {header: k}, {header: x-api-key}, "))
+	set, err := policyfile.Compile(extauthztest.SmallFile("credentials: [bearer, ", "client_address: {from: external-address}\ncredentials: [bearer, {header: k}, {header: x-api-key}, "))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func fuzzSet(t testing.TB) *policy.Set {
 // seeds are requests of every kind that Envoy sends, and what Envoy never sends.
 func seeds() [][]byte {
 	headers := map[string]string{"authorization": "Bearer a", "X-API-Key": "b", "x-api-key": "c", "x_consumer_id": "d", "cookie": "e", ":path": "/no"}
-	whole := get("/items/1?api_key=k", headers)
+	whole := extauthztest.Get("/items/1?api_key=k", headers)
 	whole.Attributes.ContextExtensions = map[string]string{"api": "small", "route": "", "else": "x"}
 	whole.Attributes.GetRequest().GetHttp().HeaderMap = &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
 		{Key: ":path", RawValue: []byte("/a\xff")}, {Key: "k", Value: "v"}, {Key: "k", RawValue: []byte{0xfe}}, {Key: ":path", Value: "/b"},
@@ -108,10 +108,10 @@ func seeds() [][]byte {
 		panic(err)
 	}
 	whole.Attributes.MetadataContext = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"f": fields}}
-	pipe := get("/", nil)
+	pipe := extauthztest.Get("/", nil)
 	pipe.Attributes.Source.Address = &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: "/run/x"}}}
 	var all [][]byte
-	for _, req := range []*authv3.CheckRequest{{}, get("/open", nil), whole, pipe} {
+	for _, req := range []*authv3.CheckRequest{{}, extauthztest.Get("/open", nil), whole, pipe} {
 		b, err := proto.Marshal(req)
 		if err != nil {
 			panic(err)
@@ -262,42 +262,6 @@ func TestRepliesAreThoseOfTheGeneratedCode(t *testing.T) {
 		if target := text.Draw(t, "target"); !strings.Contains(target, "\xff") {
 			d.Target = target
 		}
-		checkCanonical(t, extauthz.Reply(d), viaGeneratedCode(d))
+		extauthztest.CheckCanonical(t, grpcserver.Reply(d), viaGeneratedCode(d))
 	})
 }
-
-// checkCanonical compares a reply with the message that it should be. Bytes of the
-// same length that decode to the same message are those of the generated encoder,
-// but for the order of a map.
-func checkCanonical(t interface{ Fatalf(string, ...any) }, b []byte, want *authv3.CheckResponse) {
-	got := &authv3.CheckResponse{}
-	if err := proto.Unmarshal(b, got); err != nil {
-		t.Fatalf("%x: %v", b, err)
-	}
-	if !proto.Equal(got, want) {
-		t.Fatalf("got  %v\nwant %v", got, want)
-	}
-	if len(b) != proto.Size(want) {
-		t.Fatalf("%d bytes, the generated code writes %d: %v", len(b), proto.Size(want), want)
-	}
-}
-
-// strictCodec checks each reply that a client receives: it is what the generated code
-// would write.
-type strictCodec struct {
-	encoding.CodecV2
-	t *testing.T
-}
-
-func (c strictCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	err := c.CodecV2.Unmarshal(data, v)
-	if m, ok := v.(*authv3.CheckResponse); ok && err == nil {
-		checkCanonical(fatal{c.t}, data.Materialize(), proto.CloneOf(m))
-	}
-	return err
-}
-
-// fatal ends no test from a goroutine that is not the test's own.
-type fatal struct{ t *testing.T }
-
-func (f fatal) Fatalf(format string, args ...any) { f.t.Errorf(format, args...) }

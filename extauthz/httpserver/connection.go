@@ -1,4 +1,4 @@
-package extauthz
+package httpserver
 
 import (
 	"bytes"
@@ -15,33 +15,33 @@ import (
 )
 
 const (
-	laneBuffer = 4 << 10
+	bufferSize = 4 << 10
 	// A head may be as large as what Envoy accepts from its client by default (60
 	// KiB), with room for an Envoy that accepts more.
-	laneMaxHead = 256 << 10
+	maxHead = 256 << 10
 	// No proxy sends us a body that matters; a small one is read and dropped.
-	laneMaxBody = 64 << 10
-	// laneReady is the target of health checks. No proxy's place begins like this.
-	laneReady = "/readyz"
+	maxBody = 64 << 10
+	// readyTarget is the target of health checks. No proxy's place begins like this.
+	readyTarget = "/readyz"
 )
 
 // The states of a connection. Only between two requests may somebody else close it.
 const (
-	laneWaiting int32 = iota
-	laneBusy
-	laneClosed
+	stateWaiting int32 = iota
+	stateBusy
+	stateClosed
 )
 
-// laneConn is one connection of a proxy. It answers one request after another, so
+// connection is one connection of a proxy. It answers one request after another, so
 // its buffers and its request are reused.
-type laneConn struct {
-	lane  *Lane
-	conn  net.Conn
-	state atomic.Int32
+type connection struct {
+	server *Server
+	conn   net.Conn
+	state  atomic.Int32
 
 	in      []byte // read and not yet used
 	out     []byte
-	message laneMessage
+	message message
 	request policy.Request
 	check   policy.Check
 	limited time.Time // when the deadline was last set
@@ -50,17 +50,17 @@ type laneConn struct {
 }
 
 // closeIdle closes the connection unless it has a request to answer.
-func (c *laneConn) closeIdle() {
-	if c.state.CompareAndSwap(laneWaiting, laneClosed) {
+func (c *connection) closeIdle() {
+	if c.state.CompareAndSwap(stateWaiting, stateClosed) {
 		_ = c.conn.Close()
 	}
 }
 
 // serve answers requests until the proxy or a Shutdown ends the connection, or a
 // request is not one.
-func (c *laneConn) serve() {
+func (c *connection) serve() {
 	if t, ok := c.conn.(*tls.Conn); ok {
-		c.limit(time.Now(), laneHeadTimeout)
+		c.limit(time.Now(), headTimeout)
 		if t.Handshake() != nil {
 			return
 		}
@@ -69,22 +69,22 @@ func (c *laneConn) serve() {
 	for {
 		head, err := c.readHead()
 		if err != nil {
-			if fault := laneFaultOf(err); fault != nil && c.state.CompareAndSwap(laneWaiting, laneBusy) {
+			if fault := faultOf(err); fault != nil && c.state.CompareAndSwap(stateWaiting, stateBusy) {
 				c.refuse(fault)
 			}
 			return
 		}
-		if !c.state.CompareAndSwap(laneWaiting, laneBusy) {
+		if !c.state.CompareAndSwap(stateWaiting, stateBusy) {
 			return
 		}
 		if !c.answer(head) {
 			return
 		}
-		c.state.Store(laneWaiting)
-		if c.lane.draining.Load() {
+		c.state.Store(stateWaiting)
+		if c.server.draining.Load() {
 			return
 		}
-		if cap(c.in) > 4*laneBuffer && len(c.in) == 0 {
+		if cap(c.in) > 4*bufferSize && len(c.in) == 0 {
 			c.in = nil // one large head must not be kept for every connection
 		}
 	}
@@ -92,13 +92,13 @@ func (c *laneConn) serve() {
 
 // readHead returns the bytes of the next head, its empty line included. They stay
 // valid until the next read.
-func (c *laneConn) readHead() ([]byte, error) {
+func (c *connection) readHead() ([]byte, error) {
 	if c.in == nil {
-		c.in = make([]byte, 0, laneBuffer)
+		c.in = make([]byte, 0, bufferSize)
 	}
 	searched, hurried := 0, false
-	if now := time.Now(); now.Sub(c.limited) > laneDeadlineStep {
-		c.limit(now, laneIdle)
+	if now := time.Now(); now.Sub(c.limited) > deadlineStep {
+		c.limit(now, idleTime)
 	}
 	for {
 		if end := bytes.Index(c.in[searched:], []byte("\r\n\r\n")); end >= 0 {
@@ -108,14 +108,14 @@ func (c *laneConn) readHead() ([]byte, error) {
 		searched = max(len(c.in)-3, 0)
 		if len(c.in) > 0 && !hurried {
 			hurried = true
-			c.limit(time.Now(), laneHeadTimeout)
+			c.limit(time.Now(), headTimeout)
 			c.limited = time.Time{} // the next request has its own time
 		}
 		if len(c.in) == cap(c.in) {
-			if len(c.in) >= laneMaxHead {
-				return nil, &laneFault{431, "the request head is too large"}
+			if len(c.in) >= maxHead {
+				return nil, &fault{431, "the request head is too large"}
 			}
-			c.in = append(make([]byte, 0, min(2*cap(c.in), laneMaxHead)), c.in...)
+			c.in = append(make([]byte, 0, min(2*cap(c.in), maxHead)), c.in...)
 		}
 		n, err := c.conn.Read(c.in[len(c.in):cap(c.in)])
 		c.in = c.in[:len(c.in)+n]
@@ -126,7 +126,7 @@ func (c *laneConn) readHead() ([]byte, error) {
 }
 
 // limit sets the time by which reads and writes must have ended.
-func (c *laneConn) limit(now time.Time, d time.Duration) {
+func (c *connection) limit(now time.Time, d time.Duration) {
 	c.limited = now
 	until := now.Add(d)
 	if until.After(c.end) {
@@ -136,7 +136,7 @@ func (c *laneConn) limit(now time.Time, d time.Duration) {
 }
 
 // answer answers one request and reports whether the connection can go on.
-func (c *laneConn) answer(head []byte) (more bool) {
+func (c *connection) answer(head []byte) (more bool) {
 	start := time.Now()
 	if err := c.message.parse(head); err != nil {
 		c.refuse(err)
@@ -147,20 +147,20 @@ func (c *laneConn) answer(head []byte) (more bool) {
 	}
 	// A proxy that is told so sends its next request elsewhere; one whose connection is
 	// closed under its hands has lost the request.
-	leaving := c.lane.draining.Load() || c.lane.authorizer.Readiness().Draining() || start.After(c.last)
+	leaving := c.server.draining.Load() || c.server.authorizer.Readiness().Draining() || start.After(c.last)
 	more = c.message.keepAlive && !leaving
-	if c.message.target == laneReady {
+	if c.message.target == readyTarget {
 		return c.ready(more) && more
 	}
-	set := c.lane.authorizer.Policy()
+	set := c.server.authorizer.Policy()
 	place := c.message.fill(&c.request, set)
 
 	var ctx context.Context = context.Background()
 	if wait := c.message.timeout; wait > 0 && place.proxy == proxyEnvoy {
-		ctx = &laneContext{ctx, start.Add(wait)}
+		ctx = &deadlineContext{ctx, start.Add(wait)}
 	}
-	reply := laneReply{out: c.out[:0], place: place, head: c.message.method == "HEAD", close: !more}
-	d, ok := c.lane.authorize(ctx, start, set, &c.request, &c.check)
+	reply := reply{out: c.out[:0], place: place, head: c.message.method == "HEAD", close: !more}
+	d, ok := c.server.authorize(ctx, start, set, &c.request, &c.check)
 	if ok {
 		reply.decision(d)
 	} else {
@@ -173,10 +173,10 @@ func (c *laneConn) answer(head []byte) (more bool) {
 }
 
 // ready answers a health check: whether the checks of proxies are wanted here.
-func (c *laneConn) ready(more bool) (sent bool) {
-	reply := laneReply{out: c.out[:0], head: c.message.method == "HEAD", close: !more}
+func (c *connection) ready(more bool) (sent bool) {
+	reply := reply{out: c.out[:0], head: c.message.method == "HEAD", close: !more}
 	text := "ok\n"
-	if c.lane.authorizer.Readiness().Serving() {
+	if c.server.authorizer.Readiness().Serving() {
 		reply.status(http.StatusOK)
 	} else {
 		text = "not ready\n"
@@ -192,25 +192,25 @@ func (c *laneConn) ready(more bool) (sent bool) {
 
 // forget drops what the connection still holds of the request it has answered: it may
 // be quiet for minutes, and must not keep a secret alive.
-func (c *laneConn) forget() {
+func (c *connection) forget() {
 	clear(c.message.fields)
-	c.message = laneMessage{fields: c.message.fields[:0]}
+	c.message = message{fields: c.message.fields[:0]}
 	c.request.Forget()
 	c.check.Forget()
 }
 
 // dropBody takes the head and the body of the request out of the buffer.
-func (c *laneConn) dropBody(head int) bool {
+func (c *connection) dropBody(head int) bool {
 	body := c.message.length
-	if body > laneMaxBody || body > 0 && c.message.expects {
-		c.refuse(&laneFault{413, "the lane takes no bodies"})
+	if body > maxBody || body > 0 && c.message.expects {
+		c.refuse(&fault{413, "the lane takes no bodies"})
 		return false
 	}
 	read := c.in
 	defer func() { clear(read[len(c.in):]) }() // the secret is in there
 	rest := c.in[head:]
 	if have := int64(len(rest)); have < body {
-		c.limit(time.Now(), laneHeadTimeout)
+		c.limit(time.Now(), headTimeout)
 		c.limited = time.Time{}
 		if _, err := io.CopyN(io.Discard, c.conn, body-have); err != nil {
 			return false
@@ -224,12 +224,12 @@ func (c *laneConn) dropBody(head int) bool {
 
 // refuse answers what is no request that the lane takes, and what comes after it
 // cannot be told from it: the connection ends.
-func (c *laneConn) refuse(f *laneFault) {
+func (c *connection) refuse(f *fault) {
 	why := "malformed"
 	if f.status == http.StatusRequestEntityTooLarge || f.status == http.StatusRequestHeaderFieldsTooLarge {
 		why = "too_large"
 	}
-	c.lane.authorizer.Metrics().HTTPRefused(why)
+	c.server.authorizer.Metrics().HTTPRefused(why)
 	out := append(c.out[:0], "HTTP/1.1 "...)
 	out = strconv.AppendInt(out, int64(f.status), 10)
 	out = append(out, " \r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: "...)

@@ -1,4 +1,4 @@
-package extauthz
+package httpserver
 
 import (
 	"bytes"
@@ -8,33 +8,34 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/extauthz"
 	"tollgate/policy"
 	"tollgate/policy/policyfile"
 )
 
-// LaneMessage is what the lane reads of the head of a request.
-type LaneMessage struct {
+// Message is what the lane reads of the head of a request.
+type Message struct {
 	Method, Target, Host string
 	Length               int64
 }
 
-// ParseLaneMessage reads a head; it changes the bytes.
-func ParseLaneMessage(head []byte) (LaneMessage, error) {
-	var m laneMessage
+// ParseMessage reads a head; it changes the bytes.
+func ParseMessage(head []byte) (Message, error) {
+	var m message
 	if f := m.parse(head); f != nil {
-		return LaneMessage{}, f
+		return Message{}, f
 	}
-	return LaneMessage{m.method, m.target, m.host, m.length}, nil
+	return Message{m.method, m.target, m.host, m.length}, nil
 }
 
-// LaneRequest returns what the policy is asked about a request to the lane.
-func LaneRequest(t testing.TB, file policyfile.File, head string) policy.Request {
+// RequestOf returns what the policy is asked about a request to the lane.
+func RequestOf(t testing.TB, file policyfile.File, head string) policy.Request {
 	t.Helper()
 	set, err := policyfile.Compile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var m laneMessage
+	var m message
 	if f := m.parse([]byte(head)); f != nil {
 		t.Fatal(f)
 	}
@@ -43,12 +44,12 @@ func LaneRequest(t testing.TB, file policyfile.File, head string) policy.Request
 	return r
 }
 
-// LaneDirectly returns what a connection of the lane answers to these bytes.
-func LaneDirectly(a *Authorizer) func(sent []byte) []byte {
-	l := NewLane(a, LaneConfig{})
+// Directly returns what a connection of the lane answers to these bytes.
+func Directly(a *extauthz.Authorizer) func(sent []byte) []byte {
+	l := New(a, Config{})
 	return func(sent []byte) []byte {
 		c := &scriptedConn{in: bytes.NewReader(sent)}
-		(&laneConn{lane: l, conn: c, last: time.Now().Add(laneAge), end: time.Now().Add(laneEnd)}).serve()
+		(&connection{server: l, conn: c, last: time.Now().Add(connectionAge), end: time.Now().Add(connectionEnd)}).serve()
 		return c.out.Bytes()
 	}
 }
@@ -71,10 +72,10 @@ func (c *scriptedConn) Write(p []byte) (int, error) { return c.out.Write(p) }
 func (c *scriptedConn) SetDeadline(time.Time) error { return nil }
 func (c *scriptedConn) Close() error                { return errors.New("closed by the test") }
 
-// HeldByLane returns the texts that a connection of the lane holds when it has
+// HeldByConnection returns the texts that a connection of the lane holds when it has
 // answered these bytes and waits for more.
-func HeldByLane(a *Authorizer, sent []byte, textsIn func(reflect.Value) []string) (texts []string) {
-	c := &laneConn{lane: NewLane(a, LaneConfig{}), last: time.Now().Add(laneAge), end: time.Now().Add(laneEnd)}
+func HeldByConnection(a *extauthz.Authorizer, sent []byte, textsIn func(reflect.Value) []string) (texts []string) {
+	c := &connection{server: New(a, Config{}), last: time.Now().Add(connectionAge), end: time.Now().Add(connectionEnd)}
 	c.conn = &scriptedConn{in: bytes.NewReader(sent), drained: func() {
 		texts = nil
 		for _, part := range []any{c.in, c.message, c.request, c.check} {
@@ -86,21 +87,21 @@ func HeldByLane(a *Authorizer, sent []byte, textsIn func(reflect.Value) []string
 }
 
 // SetAges gives the connections that are opened from now on other ages.
-func (l *Lane) SetAges(age, end time.Duration) {
+func (l *Server) SetAges(age, end time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.age, l.end = age, end
 }
 
 // SetLast sets for how long a connection that waits for a request is served at the end.
-func (l *Lane) SetLast(d time.Duration) {
+func (l *Server) SetLast(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last = d
 }
 
-// LaneAges returns the shipped ages of the lane's connections, and how old those of
+// Ages returns the shipped ages of the lane's connections, and how old those of
 // the gRPC port get.
-func LaneAges() (age, end, grpc time.Duration) {
-	return laneAge, laneEnd, MaxConnectionAge + MaxConnectionAgeGrace
+func Ages() (age, end, grpc time.Duration) {
+	return connectionAge, connectionEnd, extauthz.MaxConnectionAge + extauthz.MaxConnectionAgeGrace
 }

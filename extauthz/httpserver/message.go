@@ -1,4 +1,4 @@
-package extauthz
+package httpserver
 
 import (
 	"errors"
@@ -7,34 +7,34 @@ import (
 	"time"
 )
 
-// laneMaxFields bounds the header fields of a request; Envoy takes 100 from its
+// maxFields bounds the header fields of a request; Envoy takes 100 from its
 // client.
-const laneMaxFields = 256
+const maxFields = 256
 
-// laneFault is a request that the lane does not take. Its text quotes nothing.
-type laneFault struct {
+// fault is a request that the lane does not take. Its text quotes nothing.
+type fault struct {
 	status int
 	text   string
 }
 
 // Error returns what is wrong with the request.
-func (f *laneFault) Error() string { return f.text }
+func (f *fault) Error() string { return f.text }
 
-func laneFaultOf(err error) *laneFault {
-	var f *laneFault
+func faultOf(err error) *fault {
+	var f *fault
 	errors.As(err, &f)
 	return f
 }
 
-// laneMessage is the head of an HTTP/1.1 request, of which the lane reads the small
+// message is the head of an HTTP/1.1 request, of which the lane reads the small
 // part that proxies send. What two parsers could read differently is a fault: bare
 // LF, folded lines, spaces around a name, repeated Host or Content-Length, and
 // Transfer-Encoding.
 //
 // Its texts are parts of one string that is made for each request.
-type laneMessage struct {
+type message struct {
 	method, target, host string
-	fields               []laneField
+	fields               []field
 
 	length    int64 // of the body
 	timeout   time.Duration
@@ -44,13 +44,13 @@ type laneMessage struct {
 	lengths   int
 }
 
-// laneField is a header field with its name in lower case.
-type laneField struct{ name, value string }
+// field is a header field with its name in lower case.
+type field struct{ name, value string }
 
 // parse reads a head that ends with its empty line. It lower-cases the names in
 // place.
-func (m *laneMessage) parse(head []byte) *laneFault {
-	*m = laneMessage{fields: m.fields[:0]}
+func (m *message) parse(head []byte) *fault {
+	*m = message{fields: m.fields[:0]}
 	lowerNames(head)
 	text := string(head)
 	line, rest, _ := strings.Cut(text, "\r\n")
@@ -62,18 +62,18 @@ func (m *laneMessage) parse(head []byte) *laneFault {
 		name, value, ok := strings.Cut(line, ":")
 		value = strings.Trim(value, " \t")
 		if !ok || !token(name) || !fieldValue(value) {
-			return &laneFault{400, "a header field is malformed"}
+			return &fault{400, "a header field is malformed"}
 		}
-		if len(m.fields) == laneMaxFields {
-			return &laneFault{431, "too many header fields"}
+		if len(m.fields) == maxFields {
+			return &fault{431, "too many header fields"}
 		}
-		m.fields = append(m.fields, laneField{name, value})
+		m.fields = append(m.fields, field{name, value})
 		if f := m.framing(name, value); f != nil {
 			return f
 		}
 	}
 	if m.hosts > 1 || m.lengths > 1 {
-		return &laneFault{400, "Host or Content-Length is repeated"}
+		return &fault{400, "Host or Content-Length is repeated"}
 	}
 	return nil
 }
@@ -94,16 +94,16 @@ func lowerNames(head []byte) {
 	}
 }
 
-func (m *laneMessage) requestLine(line string) *laneFault {
+func (m *message) requestLine(line string) *fault {
 	method, rest, ok1 := strings.Cut(line, " ")
 	target, version, ok2 := strings.Cut(rest, " ")
 	switch {
 	case !ok1 || !ok2 || !token(method) || target == "" || !visible(target):
-		return &laneFault{400, "the request line is malformed"}
+		return &fault{400, "the request line is malformed"}
 	case version == "HTTP/1.1":
 		m.keepAlive = true
 	case version != "HTTP/1.0":
-		return &laneFault{505, "the lane speaks HTTP/1.1"}
+		return &fault{505, "the lane speaks HTTP/1.1"}
 	}
 	m.method, m.target = method, target
 	return nil
@@ -111,7 +111,7 @@ func (m *laneMessage) requestLine(line string) *laneFault {
 
 // framing takes in the fields that say where the request ends and how long its
 // proxy waits.
-func (m *laneMessage) framing(name, value string) *laneFault {
+func (m *message) framing(name, value string) *fault {
 	switch name {
 	case "host":
 		m.host = value
@@ -120,11 +120,11 @@ func (m *laneMessage) framing(name, value string) *laneFault {
 		m.lengths++
 		n, err := strconv.ParseUint(value, 10, 31)
 		if err != nil {
-			return &laneFault{400, "Content-Length is no number"}
+			return &fault{400, "Content-Length is no number"}
 		}
 		m.length = int64(n)
 	case "transfer-encoding":
-		return &laneFault{400, "the lane takes no Transfer-Encoding"}
+		return &fault{400, "the lane takes no Transfer-Encoding"}
 	case "expect":
 		m.expects = true
 	case "connection":
@@ -144,7 +144,7 @@ func (m *laneMessage) framing(name, value string) *laneFault {
 
 // only returns the value of a field that must not be repeated. A proxy that sets a
 // field leaves one copy of it; two mean that one of them is the client's.
-func (m *laneMessage) only(name string) (value string, ok bool) {
+func (m *message) only(name string) (value string, ok bool) {
 	found := false
 	for _, f := range m.fields {
 		if f.name != name {
@@ -158,7 +158,7 @@ func (m *laneMessage) only(name string) (value string, ok bool) {
 	return value, found
 }
 
-func (m *laneMessage) has(name string) bool {
+func (m *message) has(name string) bool {
 	for _, f := range m.fields {
 		if f.name == name {
 			return true

@@ -1,4 +1,4 @@
-package extauthz
+package httpserver
 
 import (
 	"net/http"
@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"tollgate/extauthz"
 	"tollgate/policy"
 )
 
@@ -26,16 +27,16 @@ const (
 	headerToRemove = "x-envoy-auth-headers-to-remove"
 )
 
-// laneReply writes an answer as HTTP/1.1.
-type laneReply struct {
+// reply writes an answer as HTTP/1.1.
+type reply struct {
 	out   []byte
-	place lanePlace
+	place placement
 	head  bool // a HEAD request, whose answer has no body
 	close bool
 }
 
 // decision writes the answer of a decision in the form that its proxy needs.
-func (r *laneReply) decision(d *policy.Decision) {
+func (r *reply) decision(d *policy.Decision) {
 	if d.Allow {
 		r.allow(d)
 		return
@@ -43,7 +44,7 @@ func (r *laneReply) decision(d *policy.Decision) {
 	r.deny(d)
 }
 
-func (r *laneReply) allow(d *policy.Decision) {
+func (r *reply) allow(d *policy.Decision) {
 	r.status(http.StatusOK)
 	r.fields(d.Request)
 	r.fields(d.Response)
@@ -56,7 +57,7 @@ func (r *laneReply) allow(d *policy.Decision) {
 }
 
 // target says what the application is to get in place of what the client asked for.
-func (r *laneReply) target(target string) {
+func (r *reply) target(target string) {
 	if r.place.proxy == proxyCaddy {
 		target = caddyTarget(target)
 	}
@@ -106,7 +107,7 @@ func appendUnbraced(dst []byte, s string) []byte {
 // remove names the headers that the application must not get. nginx and Traefik
 // drop those that are not in the answer; Caddy copies them, and 2.6 makes a text of
 // its own of one that is not there.
-func (r *laneReply) remove(names []string) {
+func (r *reply) remove(names []string) {
 	switch r.place.proxy {
 	case proxyCaddy:
 		for _, name := range names {
@@ -131,7 +132,7 @@ func (r *laneReply) remove(names []string) {
 // failure_mode_allow turns into an allow, and nginx knows no refusals but 401 and
 // 403; so both get a status that refuses, and beside it the one that the API
 // documents.
-func (r *laneReply) deny(d *policy.Decision) {
+func (r *reply) deny(d *policy.Decision) {
 	status, body := d.Status, d.Body
 	switch {
 	case r.place.proxy == proxyNginx && status != http.StatusUnauthorized,
@@ -166,12 +167,12 @@ func grpcAnswer(d *policy.Decision) bool {
 
 // undecided is a failure for every proxy: Envoy follows failure_mode_allow and
 // status_on_error, nginx answers 500, Caddy and Traefik pass the 503 on.
-func (r *laneReply) undecided() {
+func (r *reply) undecided() {
 	r.status(http.StatusServiceUnavailable)
 	r.body(nil)
 }
 
-func (r *laneReply) status(code int) {
+func (r *reply) status(code int) {
 	r.out = append(r.out, "HTTP/1.1 "...)
 	r.out = strconv.AppendInt(r.out, int64(code), 10)
 	r.out = append(r.out, ' ')
@@ -182,23 +183,23 @@ func (r *laneReply) status(code int) {
 	}
 }
 
-func (r *laneReply) fields(headers []policy.Header) {
+func (r *reply) fields(headers []policy.Header) {
 	for _, h := range headers {
 		r.field(h.Name, h.Value)
 	}
 }
 
-func (r *laneReply) field(name, value string) {
+func (r *reply) field(name, value string) {
 	r.out = append(r.out, name...)
 	r.out = append(r.out, ": "...)
-	r.out = append(r.out, CleanValue(value)...)
+	r.out = append(r.out, extauthz.CleanValue(value)...)
 	r.out = append(r.out, "\r\n"...)
 }
 
 // metadata writes the decision's fields in one header, for the proxies that keep it
 // to themselves: Caddy and Traefik would show it to the client of a denial, and with
 // it why a key is refused.
-func (r *laneReply) metadata(fields []policy.Header) {
+func (r *reply) metadata(fields []policy.Header) {
 	if r.place.proxy == proxyCaddy || r.place.proxy == proxyTraefik {
 		return
 	}
@@ -229,7 +230,7 @@ func appendPlain(dst []byte, s string) []byte {
 }
 
 // body writes the length, the end of the head and the body.
-func (r *laneReply) body(body []byte) {
+func (r *reply) body(body []byte) {
 	r.out = append(r.out, "content-length: "...)
 	r.out = strconv.AppendInt(r.out, int64(len(body)), 10)
 	r.out = append(r.out, "\r\n\r\n"...)

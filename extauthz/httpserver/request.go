@@ -1,9 +1,10 @@
-package extauthz
+package httpserver
 
 import (
 	"net/netip"
 	"strings"
 
+	"tollgate/extauthz"
 	"tollgate/policy"
 )
 
@@ -22,7 +23,7 @@ const (
 	proxyTraefik
 )
 
-// lanePlace is the part of a request target that the proxy's own configuration
+// placement is the part of a request target that the proxy's own configuration
 // puts first:
 //
 //	/PROXY/WORD[,WORD…]
@@ -43,7 +44,7 @@ const (
 // the only word of its place, so that nothing that goes on there can be a word. What
 // goes on and has a slash later (",route=x/y") only Envoy can tell from words; it
 // answers such targets itself, and TestEnvoyAsksAboutPathsOnly holds it to that.
-type lanePlace struct {
+type placement struct {
 	proxy                   proxyKind
 	api, route, environment policy.Named
 	byHost, byHeader        bool
@@ -59,10 +60,10 @@ const wordByHeader = "by=header"
 
 // parsePlace splits a request target into the place and the client's part. A target
 // that is none gives the zero place.
-func parsePlace(target string) (p lanePlace, client string) {
+func parsePlace(target string) (p placement, client string) {
 	rest, ok := strings.CutPrefix(target, "/")
 	if !ok {
-		return lanePlace{}, ""
+		return placement{}, ""
 	}
 	name, rest, ok := strings.Cut(rest, "/")
 	switch name {
@@ -75,25 +76,25 @@ func parsePlace(target string) (p lanePlace, client string) {
 	case "traefik":
 		p.proxy = proxyTraefik
 	default:
-		return lanePlace{}, ""
+		return placement{}, ""
 	}
 	words := rest
 	if end := strings.IndexAny(rest, "/?"); end >= 0 {
 		words, client = rest[:end], rest[end:]
 	}
 	if !ok || !p.words(words) {
-		return lanePlace{}, ""
+		return placement{}, ""
 	}
 	envoy := p.proxy == proxyEnvoy
 	if envoy != strings.HasPrefix(client, "/") || p.byHeader && (!envoy || words != wordByHeader) {
-		return lanePlace{}, ""
+		return placement{}, ""
 	}
 	return p, client
 }
 
 // words reads the words of a place. Each may be said once, and something must say
 // where the API's name comes from.
-func (p *lanePlace) words(s string) bool {
+func (p *placement) words(s string) bool {
 	for more := true; more; {
 		var word string
 		word, s, more = strings.Cut(s, ",")
@@ -109,11 +110,11 @@ func (p *lanePlace) words(s string) bool {
 			flag = &p.rewrites
 		case word == "encoding=raw":
 			flag = &p.raw
-		case name == ContextAPI:
+		case name == extauthz.ContextAPI:
 			named = &p.api
-		case name == ContextRoute:
+		case name == extauthz.ContextRoute:
 			named = &p.route
-		case name == ContextEnvironment:
+		case name == extauthz.ContextEnvironment:
 			named = &p.environment
 		}
 		switch {
@@ -136,7 +137,7 @@ func (p *lanePlace) words(s string) bool {
 
 // header takes in the words of X-Tollgate-Place. Without it the Host decides, as in
 // a route without context_extensions.
-func (p *lanePlace) header(m *laneMessage) bool {
+func (p *placement) header(m *message) bool {
 	words, ok := m.only(headerPlace)
 	if words == "" && ok || !ok && m.has(headerPlace) {
 		return false
@@ -150,10 +151,10 @@ func (p *lanePlace) header(m *laneMessage) bool {
 }
 
 // fill makes the policy's request of the message.
-func (m *laneMessage) fill(r *policy.Request, set *policy.Set) lanePlace {
+func (m *message) fill(r *policy.Request, set *policy.Set) placement {
 	place, client := parsePlace(m.target)
 	if place.byHeader && !place.header(m) {
-		place = lanePlace{}
+		place = placement{}
 	}
 	r.HTTP, r.TargetVerbatim, r.TargetImmutable = true, place.raw || place.proxy != proxyEnvoy, !place.rewrites
 	r.API, r.Route, r.Environment = place.api, place.route, place.environment
@@ -184,7 +185,7 @@ func (m *laneMessage) fill(r *policy.Request, set *policy.Set) lanePlace {
 // fillOther copies the headers of a request that another proxy than Envoy asks
 // about. The client sent them: what only a proxy may say is taken from the one field
 // that this proxy overwrites.
-func (m *laneMessage) fillOther(r *policy.Request, set *policy.Set, addressField string) {
+func (m *message) fillOther(r *policy.Request, set *policy.Set, addressField string) {
 	value, ok := m.only(addressField)
 	last := strings.Trim(value[strings.LastIndexByte(value, ',')+1:], " \t")
 	if address, err := netip.ParseAddr(last); ok && err == nil {

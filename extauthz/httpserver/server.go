@@ -1,4 +1,4 @@
-package extauthz
+package httpserver
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tollgate/extauthz"
 	"tollgate/policy"
 )
 
@@ -19,26 +20,26 @@ const (
 	// The lane keeps a quiet connection longer than any proxy does (Envoy as we ship
 	// it and nginx 60 s, Traefik 90 s, Caddy 120 s): a connection that we close while
 	// a request is on its way costs that request.
-	laneIdle = 5 * time.Minute
+	idleTime = 5 * time.Minute
 	// A request head arrives in one piece from a proxy beside us; who sends it in
 	// drops is no proxy.
-	laneHeadTimeout = 5 * time.Second
-	// laneDeadlineStep is how old a connection's deadline may get before it is set
+	headTimeout = 5 * time.Second
+	// deadlineStep is how old a connection's deadline may get before it is set
 	// anew, so that a busy connection does not set one for each request.
-	laneDeadlineStep = 30 * time.Second
-	// laneLast is how long a connection that waits for a request is served at the end: one
+	deadlineStep = 30 * time.Second
+	// lastWait is how long a connection that waits for a request is served at the end: one
 	// may be on its way, above all on a connection that was just made.
-	laneLast = 100 * time.Millisecond
-	// laneEnd is how old a connection gets at most, as on the gRPC port: the certificate
+	lastWait = 100 * time.Millisecond
+	// connectionEnd is how old a connection gets at most, as on the gRPC port: the certificate
 	// that its peer has shown may be one of a CA that is trusted no more. From laneAge on
 	// (10 % more or less, so that not all end at once) an answer is the last of its
 	// connection; by laneEnd a proxy has closed one that it has not used since.
-	laneEnd = MaxConnectionAge + MaxConnectionAgeGrace
-	laneAge = laneEnd - 150*time.Second
+	connectionEnd = extauthz.MaxConnectionAge + extauthz.MaxConnectionAgeGrace
+	connectionAge = connectionEnd - 150*time.Second
 )
 
-// LaneConfig says who may use the HTTP lane.
-type LaneConfig struct {
+// Config says who may use the HTTP lane.
+type Config struct {
 	// Trusted holds the addresses of the proxies; connections from others are
 	// closed unread. Empty trusts every peer, which is for mTLS. Unix sockets are
 	// guarded by their permissions instead.
@@ -47,16 +48,16 @@ type LaneConfig struct {
 	TLS *tls.Config
 }
 
-// Lane answers the same questions as the gRPC port to proxies that ask over HTTP:
+// Server answers the same questions as the gRPC port to proxies that ask over HTTP:
 // Envoy's http_service, nginx' auth_request, Caddy's forward_auth and Traefik's
 // ForwardAuth.
 //
 // It speaks its own small part of HTTP/1.1 (lanemessage.go) because net/http reads
 // the request target as a URL and answers by itself what is none, and because the
 // lane exists to cost less CPU.
-type Lane struct {
-	authorizer *Authorizer
-	config     LaneConfig
+type Server struct {
+	authorizer *extauthz.Authorizer
+	config     Config
 	age, end   time.Duration // laneAge and laneEnd
 	last       time.Duration // laneLast
 
@@ -65,20 +66,20 @@ type Lane struct {
 	mu       sync.Mutex
 	closing  bool // no connection is served that is not yet
 	listener net.Listener
-	conns    map[*laneConn]struct{}
+	conns    map[*connection]struct{}
 }
 
-// NewLane builds a server of what the authorizer decides. It does not listen yet.
-func NewLane(a *Authorizer, c LaneConfig) *Lane {
+// New builds a server of what the authorizer decides. It does not listen yet.
+func New(a *extauthz.Authorizer, c Config) *Server {
 	if c.TLS != nil {
-		c.TLS = laneTLS(c.TLS)
+		c.TLS = http1TLS(c.TLS)
 	}
-	return &Lane{authorizer: a, config: c, age: laneAge, end: laneEnd, last: laneLast, conns: map[*laneConn]struct{}{}}
+	return &Server{authorizer: a, config: c, age: connectionAge, end: connectionEnd, last: lastWait, conns: map[*connection]struct{}{}}
 }
 
-// laneTLS is a configuration for HTTP/1.1, which a client that offers HTTP/2 alone
+// http1TLS is a configuration for HTTP/1.1, which a client that offers HTTP/2 alone
 // does not get.
-func laneTLS(c *tls.Config) *tls.Config {
+func http1TLS(c *tls.Config) *tls.Config {
 	http1 := func(c *tls.Config) *tls.Config {
 		c = c.Clone()
 		c.NextProtos = []string{"http/1.1"}
@@ -99,7 +100,7 @@ func laneTLS(c *tls.Config) *tls.Config {
 }
 
 // Serve answers requests on the listener until Shutdown, after which it returns nil.
-func (l *Lane) Serve(listener net.Listener) error {
+func (l *Server) Serve(listener net.Listener) error {
 	l.mu.Lock()
 	l.listener = listener
 	l.mu.Unlock()
@@ -133,7 +134,7 @@ func temporary(err error) bool {
 }
 
 // trusts reports whether a peer may ask at all.
-func (l *Lane) trusts(peer net.Addr) bool {
+func (l *Server) trusts(peer net.Addr) bool {
 	tcp, ok := peer.(*net.TCPAddr)
 	if !ok || len(l.config.Trusted) == 0 {
 		return true
@@ -147,14 +148,14 @@ func (l *Lane) trusts(peer net.Addr) bool {
 	return false
 }
 
-func (l *Lane) start(c net.Conn) {
+func (l *Server) start(c net.Conn) {
 	if l.config.TLS != nil {
 		c = tls.Server(c, l.config.TLS)
 	}
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	conn := &laneConn{lane: l, conn: c, last: now.Add(l.age*9/10 + rand.N(l.age/5+1)), end: now.Add(l.end)}
+	conn := &connection{server: l, conn: c, last: now.Add(l.age*9/10 + rand.N(l.age/5+1)), end: now.Add(l.end)}
 	if l.closing {
 		_ = c.Close()
 		return
@@ -173,7 +174,7 @@ func (l *Lane) start(c net.Conn) {
 
 // Shutdown takes no new connections, ends the idle ones and lets requests under way
 // be answered; when the context ends first it cuts them off.
-func (l *Lane) Shutdown(ctx context.Context) {
+func (l *Server) Shutdown(ctx context.Context) {
 	defer l.authorizer.Flush()
 	l.mu.Lock()
 	l.draining.Store(true)
@@ -215,7 +216,7 @@ func (l *Lane) Shutdown(ctx context.Context) {
 // authorize is Check for the lane. ok is false where there is no answer to give:
 // the proxy's time is up, the policy hands the decision to the proxy, or something
 // broke.
-func (l *Lane) authorize(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) (d *policy.Decision, ok bool) {
+func (l *Server) authorize(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) (d *policy.Decision, ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			l.authorizer.Panicked("http lane", p)
@@ -226,18 +227,18 @@ func (l *Lane) authorize(ctx context.Context, start time.Time, set *policy.Set, 
 	return d, ctx.Err() == nil && !d.FailRPC
 }
 
-// laneContext carries the proxy's deadline without a timer: what is waited for
+// deadlineContext carries the proxy's deadline without a timer: what is waited for
 // makes its own.
-type laneContext struct {
+type deadlineContext struct {
 	context.Context
 	end time.Time
 }
 
 // Deadline returns when the proxy stops waiting.
-func (c *laneContext) Deadline() (time.Time, bool) { return c.end, true }
+func (c *deadlineContext) Deadline() (time.Time, bool) { return c.end, true }
 
 // Err returns context.DeadlineExceeded once the proxy has stopped waiting.
-func (c *laneContext) Err() error {
+func (c *deadlineContext) Err() error {
 	if time.Now().Before(c.end) {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package extauthz_test
+package httpserver_test
 
 import (
 	"bufio"
@@ -19,20 +19,52 @@ import (
 	"testing"
 	"time"
 
-	"tollgate/envoy"
-	"tollgate/envoy/envoytest"
 	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
+	"tollgate/extauthz/httpserver"
 	"tollgate/policy"
 	"tollgate/policy/keys"
-	"tollgate/policy/limits"
 	"tollgate/policy/policyfile"
 )
 
-// allowing is a store that knows every key and refuses nothing.
-func allowing() brokenStore {
-	return brokenStore{lookup: found, spend: func(context.Context) (limits.Result, error) {
-		return limits.Result{Allowed: true, Now: time.Now(), States: make([]limits.State, 1)}, nil
-	}}
+// Nor does a connection that waits for its next request.
+func TestNothingIsKeptByAConnection(t *testing.T) {
+	extauthztest.RequestTraces(func(name, target, secret string, from extauthztest.BrokenStore, kept func(string) bool) {
+		sent := "GET /envoy/api=small,target=rewritten" + target + " HTTP/1.1\r\nauthorization: Bearer " + secret + "\r\nx-request-id: mark\r\nx_consumer_id: mark\r\n\r\n"
+		for _, text := range httpserver.HeldByConnection(extauthztest.AuthorizerOf(t, extauthztest.SmallFile(), from), []byte(sent), extauthztest.TextsIn) {
+			if kept(text) {
+				t.Errorf("%s, %s: %q is kept", name, target, text)
+			}
+		}
+	})
+}
+
+// A body that is too large is refused unread, and counted.
+func TestLargeBodiesAreCounted(t *testing.T) {
+	s := extauthztest.NewStack(t, nil, extauthztest.SmallFile())
+	addr := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})
+	resp := rawRequest(t, addr, "POST /envoy/api=small/open HTTP/1.1\r\ncontent-length: 99999\r\n\r\n")
+	if n := s.HTTPRefused(t, "too_large"); n != 1 || resp != 413 {
+		t.Errorf("%d, %v counted", resp, n)
+	}
+}
+
+// rawRequest sends bytes to an address and returns the status of the answer.
+func rawRequest(t *testing.T, addr, text string) int {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode
 }
 
 // first returns the first answer to a request line and headers.
@@ -53,9 +85,9 @@ func first(t *testing.T, ask func([]byte) []byte, lines ...string) (*http.Respon
 
 // Only a good target with a good key is allowed; everything that a client could try
 // to say in the place of the proxy is not.
-func TestLaneTargets(t *testing.T) {
-	ask := extauthz.LaneDirectly(extauthz.AuthorizerOf(t, smallFile(), allowing()))
-	secret, _ := smallKey()
+func TestTargets(t *testing.T) {
+	ask := httpserver.Directly(extauthztest.AuthorizerOf(t, extauthztest.SmallFile(), extauthztest.Allowing()))
+	secret, _ := extauthztest.SmallKey()
 	key := "authorization: Bearer " + secret
 	for _, c := range []struct {
 		status int
@@ -142,7 +174,7 @@ func TestLaneTargets(t *testing.T) {
 		{401, "missing_credential", []string{"GET /nginx/api=small HTTP/1.1", "X-Original-Method: GET", "X-Original-URI: /items/1"}},
 	} {
 		resp, body := first(t, ask, c.lines...)
-		got := laneMetadata(t, resp.Header.Get("X-Tollgate-Decision"))["reason"]
+		got := extauthztest.HTTPMetadata(t, resp.Header.Get("X-Tollgate-Decision"))["reason"]
 		if resp.StatusCode != c.status || got != c.reason {
 			t.Errorf("%q: %d %s, want %d %s\n%s", c.lines, resp.StatusCode, got, c.status, c.reason, body)
 		}
@@ -159,8 +191,8 @@ func TestLaneTargets(t *testing.T) {
 
 // What is no request is refused and ends the connection, and what follows it is not
 // taken for another one.
-func TestLaneRefusesWhatIsNoRequest(t *testing.T) {
-	ask := extauthz.LaneDirectly(extauthz.AuthorizerOf(t, smallFile(), allowing()))
+func TestRefusesWhatIsNoRequest(t *testing.T) {
+	ask := httpserver.Directly(extauthztest.AuthorizerOf(t, extauthztest.SmallFile(), extauthztest.Allowing()))
 	const smuggled = "GET /envoy/api=small/open HTTP/1.1\r\n\r\n"
 	for _, sent := range []string{
 		"GET /envoy/api=small/open HTTP/2.0\r\n\r\n", "GET /envoy/api=small/open\r\n\r\n", "GET  /envoy/api=small/open HTTP/1.1\r\n\r\n",
@@ -190,7 +222,7 @@ func TestLaneRefusesWhatIsNoRequest(t *testing.T) {
 }
 
 // Each proxy's address is the one that it overwrites.
-func TestLaneAddresses(t *testing.T) {
+func TestAddresses(t *testing.T) {
 	external := func(r policy.Request) (values []string) {
 		for _, h := range r.Headers {
 			if h.Name == "x-envoy-external-address" {
@@ -200,7 +232,7 @@ func TestLaneAddresses(t *testing.T) {
 		return values
 	}
 	const forged = "x-envoy-external-address: 6.6.6.6"
-	file := smallFile("credentials:", "client_address: {from: external-address}\ncredentials:")
+	file := extauthztest.SmallFile("credentials:", "client_address: {from: external-address}\ncredentials:")
 	for _, c := range []struct {
 		lines []string
 		want  string
@@ -214,7 +246,7 @@ func TestLaneAddresses(t *testing.T) {
 		{[]string{"GET /traefik/api=small HTTP/1.1", "x-forwarded-for: 192.0.2.1:80", forged}, ""},
 		{[]string{"GET /traefik/api=small HTTP/1.1", "x-forwarded-for: 192.0.2.1,", forged}, ""},
 	} {
-		r := extauthz.LaneRequest(t, file, strings.Join(c.lines, "\r\n")+"\r\n\r\n")
+		r := httpserver.RequestOf(t, file, strings.Join(c.lines, "\r\n")+"\r\n\r\n")
 		if got := strings.Join(external(r), "|"); got != c.want {
 			t.Errorf("%q: %q, want %q", c.lines, got, c.want)
 		}
@@ -222,9 +254,9 @@ func TestLaneAddresses(t *testing.T) {
 }
 
 // A key in the query is refused unless the proxy says that it takes it out.
-func TestLaneKeysInTheQuery(t *testing.T) {
-	ask := extauthz.LaneDirectly(extauthz.AuthorizerOf(t, smallFile(), allowing()))
-	secret, _ := smallKey()
+func TestKeysInTheQuery(t *testing.T) {
+	ask := httpserver.Directly(extauthztest.AuthorizerOf(t, extauthztest.SmallFile(), extauthztest.Allowing()))
+	secret, _ := extauthztest.SmallKey()
 	for place, want := range map[string]string{
 		"/envoy/api=small": "", "/envoy/api=small,target=rewritten": "/items/1?a=%20&&b",
 	} {
@@ -241,146 +273,62 @@ func TestLaneKeysInTheQuery(t *testing.T) {
 
 // A 5xx of the API is no failure of Tollgate, and a failure of Tollgate is nothing
 // else; neither allows.
-func TestLaneWhenUndecided(t *testing.T) {
-	away := brokenStore{lookup: func(context.Context) (keys.Grant, error) { return keys.Grant{}, errors.New("connection refused") }}
-	panics := brokenStore{lookup: func(context.Context) (keys.Grant, error) { panic("sm_secret") }}
-	rpc := smallFile("errors:", "undecided: rpc\nerrors:")
-	secret, _ := smallKey()
+func TestWhenUndecided(t *testing.T) {
+	away := extauthztest.BrokenStore{OnLookup: func(context.Context) (keys.Grant, error) { return keys.Grant{}, errors.New("connection refused") }}
+	panics := extauthztest.BrokenStore{OnLookup: func(context.Context) (keys.Grant, error) { panic("sm_secret") }}
+	rpc := extauthztest.SmallFile("errors:", "undecided: rpc\nerrors:")
+	secret, _ := extauthztest.SmallKey()
 	key := "authorization: Bearer " + secret
 	envoyLine, nginxLine := "GET /envoy/api=small/items/1 HTTP/1.1", "GET /nginx/api=small HTTP/1.1"
 	caddyLine := "GET /caddy/api=small HTTP/1.1"
 	other := []string{"x-original-method: GET", "x-original-uri: /items/1", "x-forwarded-method: GET", "x-forwarded-uri: /items/1", key}
 	for _, c := range []struct {
 		file             policyfile.File
-		store            brokenStore
+		store            extauthztest.BrokenStore
 		line             string
 		status           int
 		shown, body, say string
 	}{
-		{smallFile(), away, envoyLine, 403, "500", `{"error":{"code":"internal_error","message":"Our fault."}}`, ""},
-		{smallFile(), away, nginxLine, 403, "500", "", `{"error":{"code":"internal_error","message":"Our fault."}}`},
-		{smallFile(), away, caddyLine, 500, "", `{"error":{"code":"internal_error","message":"Our fault."}}`, ""},
+		{extauthztest.SmallFile(), away, envoyLine, 403, "500", `{"error":{"code":"internal_error","message":"Our fault."}}`, ""},
+		{extauthztest.SmallFile(), away, nginxLine, 403, "500", "", `{"error":{"code":"internal_error","message":"Our fault."}}`},
+		{extauthztest.SmallFile(), away, caddyLine, 500, "", `{"error":{"code":"internal_error","message":"Our fault."}}`, ""},
 		{rpc, away, envoyLine, 503, "", "", ""}, {rpc, away, nginxLine, 503, "", "", ""}, {rpc, away, caddyLine, 503, "", "", ""},
-		{smallFile(), panics, envoyLine, 503, "", "", ""},
+		{extauthztest.SmallFile(), panics, envoyLine, 503, "", "", ""},
 	} {
-		resp, body := first(t, extauthz.LaneDirectly(extauthz.AuthorizerOf(t, c.file, c.store)), append([]string{c.line}, other...)...)
+		resp, body := first(t, httpserver.Directly(extauthztest.AuthorizerOf(t, c.file, c.store)), append([]string{c.line}, other...)...)
 		if resp.StatusCode != c.status || resp.Header.Get("X-Tollgate-Status") != c.shown || body != c.body || resp.Header.Get("X-Tollgate-Body") != c.say {
 			t.Errorf("%s: %d %v %s", c.line, resp.StatusCode, resp.Header, body)
 		}
 	}
 	// Envoy's time is up before ours: no answer, least of all an allow.
-	slow := allowing()
-	slow.lookup = func(ctx context.Context) (keys.Grant, error) {
+	slow := extauthztest.Allowing()
+	slow.OnLookup = func(ctx context.Context) (keys.Grant, error) {
 		for start := time.Now(); time.Since(start) < 11*time.Millisecond; {
 			runtime.Gosched()
 		}
-		return found(ctx)
+		return extauthztest.Found(ctx)
 	}
-	if resp, _ := first(t, extauthz.LaneDirectly(extauthz.AuthorizerOf(t, smallFile(), slow)), envoyLine, key, "x-envoy-expected-rq-timeout-ms: 10"); resp.StatusCode == 200 {
+	if resp, _ := first(t, httpserver.Directly(extauthztest.AuthorizerOf(t, extauthztest.SmallFile(), slow)), envoyLine, key, "x-envoy-expected-rq-timeout-ms: 10"); resp.StatusCode == 200 {
 		t.Error("allowed after Envoy's deadline")
 	}
 }
 
-// Through real Envoys: Tollgate's failure follows failure_mode_allow, an API's own
-// 5xx does not.
-func TestEnvoyWhenUndecidedOverHTTP(t *testing.T) {
-	if envoyVersions()[0] < oldestOverHTTP {
-		t.Skip("no Envoy that is supported over HTTP")
-	}
-	shipped, err := envoy.HTTPBootstrap()
-	if err != nil {
-		t.Fatal(err)
-	}
-	careless := bytes.Replace(shipped, []byte("failure_mode_allow: false"), []byte("failure_mode_allow: true"), 1)
-	for _, c := range []struct {
-		undecided string
-		config    []byte
-		status    int
-		allowed   bool
-	}{
-		{"body", shipped, 500, false}, {"rpc", shipped, 503, false}, {"body", careless, 500, false}, {"rpc", careless, 200, true},
-	} {
-		s := newStack(t, nil, smallFile("errors:", "undecided: "+c.undecided+"\nerrors:", "api: small", "api: pixelbyte"))
-		client := newRedis(t, "embedded")
-		secret, entries := smallKey()
-		s.use(t, client, entries)
-		e := startEnvoy(t, envoyVersions()[0], c.config, serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()}), s)
-		if err := client.Close(); err != nil {
-			t.Fatal(err)
-		}
-		resp := e.send(t, &envoytest.Request{Method: "GET", Target: "/items/1", Host: "api.pixelbyte.io",
-			Headers: [][2]string{{"authorization", "Bearer " + secret}, {"x-tollgate-place", "api=other"}}, Source: netip.MustParseAddr("192.0.2.1")}, "h1")
-		if _, reached := resp.Value("x-envoy-upstream-service-time"); resp.Status != c.status || reached != c.allowed {
-			t.Errorf("undecided: %s: %d, reached %v: %s", c.undecided, resp.Status, reached, resp.Body)
-		}
-	}
-}
-
-// Envoy asks about no target of a client but those that begin with a slash, so what a
-// client says cannot go on where the words of the place end. The words are in the
-// path here, where that could do something: any of these would be the public route.
-func TestEnvoyAsksAboutPathsOnly(t *testing.T) {
-	if envoyVersions()[0] < oldestOverHTTP {
-		t.Skip("no Envoy that is supported over HTTP")
-	}
-	shipped, err := envoy.HTTPBootstrap()
-	if err != nil {
-		t.Fatal(err)
-	}
-	words := []byte("path_prefix: /envoy/by=header")
-	if !bytes.Contains(shipped, words) {
-		t.Fatal("the shipped configuration says the API in another way")
-	}
-	s := newStack(t, nil, smallFile("api: small", "api: pixelbyte"))
-	s.use(t, newRedis(t, "embedded"), nil)
-	lane := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
-	e := startEnvoy(t, envoyVersions()[0], bytes.Replace(shipped, words, []byte("path_prefix: /envoy/api=pixelbyte"), 1), lane, s)
-	request := func(method, target string) *envoytest.Request {
-		return &envoytest.Request{Method: method, Target: target, Host: "api.pixelbyte.io", Source: netip.MustParseAddr("192.0.2.1")}
-	}
-	for _, protocol := range []string{"h1", "h2"} {
-		if resp := e.send(t, request("GET", "/open"), protocol); resp.Status != 200 {
-			t.Fatalf("%s: the public route: %d %s", protocol, resp.Status, resp.Body)
-		}
-	}
-	decided := s.log.String()
-	t.Run("targets", func(t *testing.T) {
-		for _, r := range []*envoytest.Request{
-			request("GET", ",route=open/x"), request("GET", ",route=open"), request("GET", ",route=open?x"), request("GET", "?,route=open/x"),
-			request("GET", "http://api.pixelbyte.io,route=open/x"), request("GET", "http://api.pixelbyte.io?,route=open/x"),
-			request("OPTIONS", "*"), request("OPTIONS", ",route=open/x"), request("CONNECT", ",route=open/x:1"),
-		} {
-			for protocol, send := range map[string]func(context.Context, string, bool) (*envoytest.Response, error){"h1": r.SendH1, "h2": r.SendH2} {
-				t.Run(protocol, func(t *testing.T) {
-					t.Parallel() // Envoy takes a second to end a connection that it refuses
-					if resp, err := send(within(t), e.envoy.Addr(), true); err == nil && resp.Status != 400 && resp.Status != 404 {
-						t.Errorf("%s %s %s: %d %s", protocol, r.Method, r.Target, resp.Status, resp.Body)
-					}
-				})
-			}
-		}
-	})
-	if now := s.log.String(); now != decided {
-		t.Errorf("Tollgate was asked: %s", now[len(decided):])
-	}
-}
-
 // Only trusted peers are served, on TCP; a unix socket has its permissions.
-func TestLanePeers(t *testing.T) {
-	s := newStack(t, nil, smallFile())
-	addr := serveLane(t, s, extauthz.LaneConfig{Trusted: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
+func TestPeers(t *testing.T) {
+	s := extauthztest.NewStack(t, nil, extauthztest.SmallFile())
+	addr := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
 	if resp, err := http.Get("http://" + addr + "/envoy/api=small/open"); err == nil {
 		t.Errorf("a stranger got %d", resp.StatusCode)
 	}
-	if n := s.httpRefused(t, "peer"); n != 1 {
+	if n := s.HTTPRefused(t, "peer"); n != 1 {
 		t.Errorf("%v refused peers are counted", n)
 	}
-	socket := filepath.Join(shortFolder(t), "s")
+	socket := filepath.Join(extauthztest.ShortFolder(t), "s")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveLaneOn(t, extauthz.NewLane(s.authorizer, extauthz.LaneConfig{Trusted: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}), l)
+	extauthztest.ServeHTTPOn(t, httpserver.New(s.Authorizer, httpserver.Config{Trusted: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}), l)
 	c, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)
@@ -396,14 +344,14 @@ func TestLanePeers(t *testing.T) {
 }
 
 // With mTLS a client without a certificate of the CA is not served.
-func TestLaneMutualTLS(t *testing.T) {
-	ours := newAuthority(t)
-	_, _, cert, key := ours.issue(t, "tollgate")
-	_, _, clientCert, clientKey := ours.issue(t, "envoy")
-	s := newStack(t, nil, smallFile())
+func TestMutualTLS(t *testing.T) {
+	ours := extauthztest.NewAuthority(t)
+	_, _, cert, key := ours.Issue(t, "tollgate")
+	_, _, clientCert, clientKey := ours.Issue(t, "envoy")
+	s := extauthztest.NewStack(t, nil, extauthztest.SmallFile())
 	var trusted atomic.Pointer[x509.CertPool]
-	trusted.Store(ours.pool())
-	addr := serveLane(t, s, extauthz.LaneConfig{TLS: mutualTLS(t, cert, key, &trusted)})
+	trusted.Store(ours.Pool())
+	addr := extauthztest.ServeHTTP(t, s, httpserver.Config{TLS: mutualTLS(t, cert, key, &trusted)})
 	pair, err := tls.X509KeyPair(clientCert, clientKey)
 	if err != nil {
 		t.Fatal(err)
@@ -432,23 +380,23 @@ func mutualTLS(t *testing.T, cert, key []byte, trusted *atomic.Pointer[x509.Cert
 
 // A request under way when the lane is told to stop is answered; idle connections
 // end at once.
-func TestLaneDrains(t *testing.T) {
+func TestDrains(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
-	slow := allowing()
-	slow.lookup = func(ctx context.Context) (keys.Grant, error) {
+	slow := extauthztest.Allowing()
+	slow.OnLookup = func(ctx context.Context) (keys.Grant, error) {
 		close(entered)
 		<-release
-		return found(ctx)
+		return extauthztest.Found(ctx)
 	}
-	s := newStack(t, func(c *extauthz.AuthorizerConfig) { c.Keys, c.Limits = slow, slow }, smallFile())
-	addr := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
+	s := extauthztest.NewStack(t, func(c *extauthz.Config) { c.Keys, c.Limits = slow, slow }, extauthztest.SmallFile())
+	addr := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})
 	dial := func() (net.Conn, *bufio.Reader) {
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = c.Close() })
-		_ = c.SetDeadline(time.Now().Add(limit))
+		_ = c.SetDeadline(time.Now().Add(extauthztest.Limit))
 		return c, bufio.NewReader(c)
 	}
 	idle, idleReader := dial()
@@ -456,14 +404,14 @@ func TestLaneDrains(t *testing.T) {
 	if resp, err := http.ReadResponse(idleReader, nil); err != nil || resp.StatusCode != 200 {
 		t.Fatalf("%v, %v", resp, err)
 	}
-	secret, _ := smallKey()
+	secret, _ := extauthztest.SmallKey()
 	busy, busyReader := dial()
 	_, _ = io.WriteString(busy, "GET /envoy/api=small/items/1 HTTP/1.1\r\nauthorization: Bearer "+secret+"\r\n\r\n")
 	<-entered
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		s.lane.Shutdown(within(t))
+		s.HTTP.Shutdown(extauthztest.Within(t))
 	}()
 	if _, err := idleReader.ReadByte(); err != io.EOF {
 		t.Errorf("the idle connection: %v", err)
@@ -483,10 +431,10 @@ func TestLaneDrains(t *testing.T) {
 	}
 }
 
-// FuzzLane sends any bytes: never a panic, never an allow without a key but on the
+// FuzzRequest sends any bytes: never a panic, never an allow without a key but on the
 // public route, and no request that net/http reads otherwise than the lane does.
-func FuzzLane(f *testing.F) {
-	secret, _ := smallKey()
+func FuzzRequest(f *testing.F) {
+	secret, _ := extauthztest.SmallKey()
 	for _, seed := range []string{
 		"GET /envoy/api=small/items/1 HTTP/1.1\r\nauthorization: Bearer " + secret + "\r\n\r\n",
 		"GET /envoy/by=header/open HTTP/1.1\r\nX-Tollgate-Place: api=small,target=rewritten\r\n\r\n",
@@ -497,7 +445,7 @@ func FuzzLane(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	unknown := func(context.Context) (keys.Grant, error) { return keys.Grant{}, keys.ErrUnknown }
-	ask := extauthz.LaneDirectly(extauthz.AuthorizerOf(f, smallFile(), brokenStore{lookup: unknown}))
+	ask := httpserver.Directly(extauthztest.AuthorizerOf(f, extauthztest.SmallFile(), extauthztest.BrokenStore{OnLookup: unknown}))
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		out := ask(sent)
 		if bytes.Contains(out, []byte("HTTP/1.1 200 ")) && !bytes.Contains(sent, []byte("open")) {
@@ -507,7 +455,7 @@ func FuzzLane(f *testing.F) {
 		if end < 0 {
 			return
 		}
-		got, err := extauthz.ParseLaneMessage(bytes.Clone(sent[:end+4]))
+		got, err := httpserver.ParseMessage(bytes.Clone(sent[:end+4]))
 		if err != nil {
 			return
 		}
@@ -525,11 +473,11 @@ func FuzzLane(f *testing.F) {
 	})
 }
 
-// BenchmarkLane is one request of a busy connection, without network and store:
+// BenchmarkRequest is one request of a busy connection, without network and store:
 // read, decide on a key that is found at once, write.
-func BenchmarkLane(b *testing.B) {
-	ask := extauthz.LaneDirectly(extauthz.AuthorizerOf(b, smallFile("limits: [{name: minute, requests: 5, per: minute}]", "limits: []"), allowing()))
-	secret, _ := smallKey()
+func BenchmarkRequest(b *testing.B) {
+	ask := httpserver.Directly(extauthztest.AuthorizerOf(b, extauthztest.SmallFile("limits: [{name: minute, requests: 5, per: minute}]", "limits: []"), extauthztest.Allowing()))
+	secret, _ := extauthztest.SmallKey()
 	request := []byte("GET /envoy/api=small/items/1?a=b HTTP/1.1\r\nhost: small.test\r\ncontent-length: 0\r\nauthorization: Bearer " + secret +
 		"\r\nx-request-id: 5f0c1a3e-0f63-4c0a-9d43-6b7d0e3f9a11\r\nx-envoy-external-address: 192.0.2.1\r\nx-envoy-expected-rq-timeout-ms: 250\r\n\r\n")
 	b.ReportAllocs()

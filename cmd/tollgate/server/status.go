@@ -1,4 +1,4 @@
-package extauthz
+package server
 
 import (
 	"context"
@@ -12,12 +12,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"tollgate/extauthz"
 	"tollgate/policy/keys"
 )
 
 // Status answers /livez, /readyz and /metrics.
 type Status struct {
-	Policies *Policies
+	Policies *extauthz.Policies
 	Gatherer prometheus.Gatherer
 	// Store describes the store in a few words, such as "embedded".
 	Store string

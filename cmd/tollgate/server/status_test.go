@@ -1,4 +1,4 @@
-package extauthz_test
+package server_test
 
 import (
 	"errors"
@@ -11,7 +11,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"tollgate/cmd/tollgate/server"
 	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
 	"tollgate/policy/keys"
 )
 
@@ -44,16 +46,16 @@ func TestReadyzTellsOfTheStore(t *testing.T) {
 		"eviction":                   {keys.StandingState{Reached: true, Fits: true, Answered: now, Evicts: "allkeys-lru"}, "closed", 200, []string{"ok\n", "store: drops keys and counters", "(maxmemory-policy allkeys-lru)"}, "evicts"},
 		"not to be seen":             {keys.StandingState{Reached: true, Fits: true, Answered: now, Unseen: errors.New("NOPERM x")}, "closed", 200, []string{"ok\n", "store: its user may not see", "NOPERM x\n"}, "unseen"},
 	} {
-		file := smallFile("errors:", "stale_for: 7m\nerrors:")
+		file := extauthztest.SmallFile("errors:", "stale_for: 7m\nerrors:")
 		if c.policy == "open" {
-			file = smallFile("errors:", "stale_for: 7m\nerrors:", "{name: basic, ", "{name: basic, failure_mode: open, ")
+			file = extauthztest.SmallFile("errors:", "stale_for: 7m\nerrors:", "{name: basic, ", "{name: basic, failure_mode: open, ")
 		}
 		registry := prometheus.NewRegistry()
-		st := &extauthz.Status{
-			Policies: extauthz.FixedPolicies(t, extauthz.NewMetrics(registry), file), Gatherer: registry, Store: "redis",
+		st := &server.Status{
+			Policies: extauthztest.FixedPolicies(t, extauthz.NewMetrics(registry), file), Gatherer: registry, Store: "redis",
 			Standing: func() keys.StandingState { return c.state }, Now: func() time.Time { return now },
 		}
-		extauthz.RegisterStanding(registry, st)
+		server.RegisterStanding(registry, st)
 		page := func(path string) (int, string) {
 			out := httptest.NewRecorder()
 			st.Handler().ServeHTTP(out, httptest.NewRequest("GET", path, nil))
@@ -91,12 +93,12 @@ func TestReadyzTellsOfTheStore(t *testing.T) {
 // leaves says so.
 func TestReadyzTellsOfThePolicy(t *testing.T) {
 	dir, registry := t.TempDir(), prometheus.NewRegistry()
-	file := writeFile(t, filepath.Join(dir, "small.yaml"), smallFile().Data)
+	file := extauthztest.WriteFile(t, filepath.Join(dir, "small.yaml"), extauthztest.SmallFile().Data)
 	policies, err := extauthz.LoadPolicies(dir, slog.New(slog.DiscardHandler), extauthz.NewMetrics(registry))
 	if err != nil {
 		t.Fatal(err)
 	}
-	st := &extauthz.Status{Policies: policies, Gatherer: registry, Store: "embedded", Standing: func() keys.StandingState {
+	st := &server.Status{Policies: policies, Gatherer: registry, Store: "embedded", Standing: func() keys.StandingState {
 		return keys.StandingState{Reached: true, Fits: true, Answered: time.Now(), Silent: errors.New("away")}
 	}}
 	has := func(path string, code int, texts ...string) {
@@ -112,11 +114,11 @@ func TestReadyzTellsOfThePolicy(t *testing.T) {
 			}
 		}
 	}
-	writeFile(t, file, smallFile("per: minute", "per: fortnight").Data)
+	extauthztest.WriteFile(t, file, extauthztest.SmallFile("per: minute", "per: fortnight").Data)
 	policies.Refresh(time.Now())
 	has("/readyz", 200, "ok\n", "small.yaml:11:59", `unknown unit "fortnight"`, "store: embedded", "store: not reachable, last heard 0.0 s ago: away")
 	has("/metrics", 200, "tollgate_policy_rejected 1")
-	writeFile(t, file, smallFile().Data)
+	extauthztest.WriteFile(t, file, extauthztest.SmallFile().Data)
 	policies.Refresh(time.Now())
 	has("/metrics", 200, "tollgate_policy_rejected 0", "tollgate_policy_apis 1")
 	has("/livez", 200, "ok")
@@ -131,12 +133,32 @@ func TestReadyzTellsOfTheBreaker(t *testing.T) {
 	for range 10 {
 		_ = breaker.Do(keys.Spend, "node 1", func() error { return errors.New("no answer") })
 	}
-	st := &extauthz.Status{
-		Policies: extauthz.FixedPolicies(t, extauthz.NewMetrics(prometheus.NewRegistry()), smallFile()), Breaker: breaker, Standing: well,
+	st := &server.Status{
+		Policies: extauthztest.FixedPolicies(t, extauthz.NewMetrics(prometheus.NewRegistry()), extauthztest.SmallFile()), Breaker: breaker, Standing: well,
 	}
 	out := httptest.NewRecorder()
 	st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/readyz", nil))
 	if want := "\nstore: spend fails and is tried four times a second: node 1: no answer\n"; out.Code != 200 || !strings.Contains(out.Body.String(), want) {
 		t.Errorf("%d %s", out.Code, out.Body)
+	}
+}
+
+func TestReadyzTellsOfTheStream(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	st := &server.Status{
+		Policies: extauthztest.FixedPolicies(t, extauthz.NewMetrics(registry), extauthztest.SmallFile()), Gatherer: registry,
+		Standing: well,
+	}
+	for want, s := range map[string]keys.StreamStatus{
+		"key changes: listening, last heard 0.5 s ago\n":                                         {Listening: true, Silent: time.Second / 2},
+		"key changes: not listening, changes are seen after the cache's TTL: connection refused": {Problem: "connection refused"},
+		"key changes: connecting\n":                                                              {},
+	} {
+		st.Stream = func() keys.StreamStatus { return s }
+		out := httptest.NewRecorder()
+		st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/readyz", nil))
+		if out.Code != 200 || !strings.Contains(out.Body.String(), want) {
+			t.Errorf("%d %s, want %s", out.Code, out.Body, want)
+		}
 	}
 }

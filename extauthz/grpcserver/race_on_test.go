@@ -1,6 +1,6 @@
 //go:build race
 
-package extauthz
+package grpcserver
 
 // Race says that the race detector is on: it makes sync.Pool drop values on purpose, so
 // allocations cannot be counted.
