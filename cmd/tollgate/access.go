@@ -4,37 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"log/slog"
-	"net/url"
 	"os"
 	"os/signal"
 	"os/user"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"tollgate/policy"
 	"tollgate/policy/keys"
-	"tollgate/policy/keys/smallfile"
 	"tollgate/policy/policyfile"
 )
-
-// tokenVariable holds a member's token; there is no flag, because command lines
-// are public.
-const tokenVariable = envPrefix + "_TOKEN"
 
 // access is how a command that manages keys reaches the store, and in whose
 // name.
 type access struct {
-	settings  // store, socket, policy, peppers; the rest is not used
+	shared
 	tokenFile string
 	output    format
 	confirm   replicaCount // of revoke and apply
@@ -61,7 +49,7 @@ func (a *access) flags(cmd *cobra.Command) {
 	a.output = outputTable
 	f := cmd.PersistentFlags()
 	f.SortFlags = false
-	f.StringVar(&a.settings.store, "store", embeddedStore, "where the keys are: memory (that of the tollgate serve on this machine), or a URL such as redis://HOST:PORT")
+	f.StringVar(&a.shared.store, "store", embeddedStore, "where the keys are: memory (that of the tollgate serve on this machine), or a URL such as redis://HOST:PORT")
 	f.StringVar(&a.socket, "store-socket", "", "unix socket of the memory store (default: where tollgate serve has it)")
 	f.StringVar(&a.policy, "policy", "", "policy file or directory, the same as the server's; needed where a key is made or gets other rights")
 	f.StringVar(&a.pepperFile, "pepper-file", "", "file with the secret that keys are hashed with, the same as the server's; or the secret itself in TOLLGATE_PEPPER")
@@ -96,11 +84,11 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 	if err != nil {
 		return err
 	}
-	token, err := a.token()
+	token, err := memberToken(a.tokenFile)
 	if err != nil {
 		return err
 	}
-	if a.store, err = a.reach(cmd.ErrOrStderr()); err != nil {
+	if a.store, err = connectStore(&a.shared, cmd.ErrOrStderr()); err != nil {
 		return err
 	}
 	if a.who, err = a.actor(ctx, token); err != nil {
@@ -109,7 +97,7 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 	a.hasher = keys.NewHasher(pepper, older...)
 	a.manager = keys.NewManager(keys.NewStore(a.store.client), a.hasher, rules,
 		keys.NewAudit(a.store.client, 0), a.who, time.Now)
-	if a.settings.store == embeddedStore {
+	if a.shared.store == embeddedStore {
 		a.manager.AllowUnpeppered()
 	}
 	if n&thePepper != 0 {
@@ -136,14 +124,8 @@ func (a *access) fillFromEnv(flags *pflag.FlagSet) error {
 		}
 		storeGiven = storeGiven || name == "store"
 	}
-	if !storeGiven && os.Getenv("REDIS_URL") != "" {
-		a.settings.store = "" // the variables of Envoy's rate-limit service say where it is
-	}
-	a.pepperText = os.Getenv(variable("pepper"))
-	if a.pepperFile != "" && a.pepperText != "" {
-		return fmt.Errorf("--pepper-file and %s_PEPPER: give one of the two", envPrefix)
-	}
-	return nil
+	a.fromEnvironment(storeGiven)
+	return a.checkPepper()
 }
 
 // readRules compiles the policy where one is needed: a broken policy must not
@@ -178,65 +160,6 @@ func (noRules) ValidateLimits(*keys.Key) error             { return errNoRules }
 func (noRules) ValidateSecret(*keys.Key, string) error     { return errNoRules }
 func (noRules) MaxAddresses(string) int                    { return 0 }
 func (noRules) Prefix(string, string) (string, error)      { return "", errNoRules }
-
-// reach makes the client for the store.
-func (a *access) reach(stderr io.Writer) (*store, error) {
-	redis.SetLogger(redisLog{slog.New(slog.DiscardHandler)})
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	where := a.settings.store
-	if where == embeddedStore {
-		socket, err := a.runningSocket()
-		if err != nil {
-			return nil, failed(err)
-		}
-		where = (&url.URL{Scheme: "unix", Path: socket}).String()
-	}
-	return openRedis(where, os.Getenv, 0, log)
-}
-
-// runningSocket returns the path on which a server with the memory store
-// listens.
-func (a *access) runningSocket() (string, error) {
-	path := a.socket
-	if path == "" {
-		var err error
-		if path, err = defaultSocket(); err != nil {
-			return "", fmt.Errorf("--store-socket: %w", err)
-		}
-	}
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return "", fmt.Errorf("--store-socket: %w", err)
-	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("no tollgate serve with a memory store runs here (there is no %s): start one, or say where the keys are with --store redis://HOST:PORT", path)
-	}
-	return path, nil
-}
-
-// token returns the token of the member in whose name to act, or "" for the
-// operator. An empty one is a mistake: it would make the operator of a member.
-func (a *access) token() (string, error) {
-	token, given := os.LookupEnv(tokenVariable)
-	switch {
-	case given && a.tokenFile != "":
-		return "", fmt.Errorf("--token-file and %s: give one of the two", tokenVariable)
-	case given && strings.TrimSpace(token) == "":
-		return "", fmt.Errorf("%s is empty: unset it to act as the operator", tokenVariable)
-	case given:
-		return strings.TrimSpace(token), nil
-	case a.tokenFile == "":
-		return "", nil
-	}
-	data, err := smallfile.Read(a.tokenFile, maxSmall)
-	if err != nil {
-		return "", fmt.Errorf("--token-file: %w", err)
-	}
-	if token = strings.TrimSpace(string(data)); token == "" {
-		return "", fmt.Errorf("--token-file: %s is empty", a.tokenFile)
-	}
-	return token, nil
-}
 
 // actor is the member with the token, or the operator under the name of the
 // login.

@@ -44,7 +44,7 @@ after.`,
 func (a *access) printAudit(cmd *cobra.Command, entries []keys.AuditEntry, next string) error {
 	out := cmd.OutOrStdout()
 	if a.output != outputTable {
-		return a.printRecord(out, struct {
+		return a.output.printRecord(out, struct {
 			Entries []keys.AuditEntry `json:"entries"`
 			Next    string            `json:"next,omitempty"`
 		}{append([]keys.AuditEntry{}, entries...), next})

@@ -15,9 +15,6 @@ import (
 	"tollgate/policy/keys/strictyaml"
 )
 
-// maxSmall is far above what a config file, a pepper or a token has, in bytes.
-const maxSmall = 1 << 20
-
 // maxConfigDepth is what a mapping of scalars needs, and some more for a clear
 // message.
 const maxConfigDepth = 16

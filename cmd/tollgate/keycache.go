@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -15,13 +13,6 @@ import (
 
 	"tollgate/extauthz"
 	"tollgate/policy/keys"
-	"tollgate/policy/keys/smallfile"
-)
-
-// Words of --older-peppers that are no files.
-const (
-	noPepper    = "none"
-	plainSHA256 = "sha256"
 )
 
 // keyCache is what stands between the checks and the keys of a store.
@@ -99,29 +90,4 @@ func (c *keyCache) run(ctx context.Context) {
 // cacheOptions leave a decision time for an answer when a reading has not ended.
 func (s *settings) cacheOptions() keys.CacheOptions {
 	return keys.CacheOptions{Keys: s.cacheKeys, TTL: s.cacheTTL, Timeout: s.deadline * 8 / 10}
-}
-
-// olderMethods reads the methods by which keys were hashed before.
-func (s *settings) olderMethods() ([]keys.Method, error) {
-	var methods []keys.Method
-	for name := range strings.SplitSeq(s.olderPeppers, ",") {
-		switch name = strings.TrimSpace(name); name {
-		case "":
-		case noPepper:
-			methods = append(methods, keys.Method{Algorithm: keys.AlgorithmHMACSHA256})
-		case plainSHA256:
-			methods = append(methods, keys.Method{Algorithm: keys.AlgorithmSHA256})
-		default:
-			data, err := smallfile.Read(name, maxSmall)
-			if err != nil {
-				return nil, fmt.Errorf("--older-peppers: %w", err)
-			}
-			pepper := bytes.TrimRight(data, "\r\n")
-			if len(pepper) == 0 {
-				return nil, fmt.Errorf("--older-peppers: %s is empty", name)
-			}
-			methods = append(methods, keys.Method{Algorithm: keys.AlgorithmHMACSHA256, Pepper: pepper})
-		}
-	}
-	return methods, nil
 }

@@ -252,7 +252,7 @@ func newRepair(a *access) *cobra.Command {
 				if errors.Is(err, keys.ErrForbidden) || errors.Is(err, keys.ErrNotAudited) {
 					return explained(err) // nothing was looked at
 				}
-				return errors.Join(explained(err), failed(a.printRecord(cmd.OutOrStdout(), report)))
+				return errors.Join(explained(err), failed(a.output.printRecord(cmd.OutOrStdout(), report)))
 			})
 		},
 	}
@@ -266,24 +266,9 @@ func explained(err error) error {
 	if err == nil {
 		return nil
 	}
-	f := &failure{err: plainError{err}}
+	f := &failure{err: plain(err)}
 	if errors.Is(err, keys.ErrUnconfirmed) || errors.Is(err, keys.ErrUnheard) {
 		f.code = exitUnconfirmed
 	}
 	return f
 }
-
-// plainError leaves out the name of the package.
-type plainError struct{ err error }
-
-// Error returns the text for people.
-func (e plainError) Error() string {
-	lines := strings.Split(e.err.Error(), "\n")
-	for i, line := range lines {
-		lines[i] = strings.TrimPrefix(line, "keys: ")
-	}
-	return strings.Join(lines, "\n")
-}
-
-// Unwrap returns the cause.
-func (e plainError) Unwrap() error { return e.err }

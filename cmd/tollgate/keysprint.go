@@ -112,7 +112,7 @@ func state(k *keys.Key, now time.Time) string {
 // printKey prints a key, a field a line for people.
 func (a *access) printKey(w io.Writer, k *keys.Key) error {
 	if a.output != outputTable {
-		return a.printRecord(w, shown(k))
+		return a.output.printRecord(w, shown(k))
 	}
 	f := keys.FieldsOf(k)
 	return columns(w, fields(
@@ -135,12 +135,11 @@ func fields(pairs ...string) (rows [][]string) {
 }
 
 // printRecord prints v for programs; people get the YAML.
-func (a *access) printRecord(w io.Writer, v any) error {
-	output := a.output
-	if output == outputTable {
-		output = outputYAML
+func (o format) printRecord(w io.Writer, v any) error {
+	if o == outputTable {
+		o = outputYAML
 	}
-	data, err := output.encode(v)
+	data, err := o.encode(v)
 	if err != nil {
 		return err
 	}
@@ -204,7 +203,7 @@ func (a *access) showSecret(cmd *cobra.Command, k *keys.Key, secret, old string,
 
 func (a *access) printSecret(w io.Writer, made newSecret) error {
 	if a.output != outputTable {
-		return a.printRecord(w, made)
+		return a.output.printRecord(w, made)
 	}
 	if err := columns(w, fields("id", made.ID, "secret", made.Secret,
 		"replaces", made.RotatedFrom, "which works until", moments(made.RetiresAt))); err != nil {
@@ -222,7 +221,7 @@ func (a *access) showChanged(cmd *cobra.Command, k *keys.Key, err error) error {
 	out := cmd.OutOrStdout()
 	var printed error
 	if a.output != outputTable {
-		printed = a.printRecord(out, shown(k))
+		printed = a.output.printRecord(out, shown(k))
 	} else {
 		_, printed = fmt.Fprintf(out, "%s %s, version %d\n", k.ID, state(k, time.Now()), k.Version)
 	}
@@ -255,7 +254,7 @@ func (l *listing) print(ctx context.Context, cmd *cobra.Command, a *access, filt
 			return explained(err)
 		}
 		if err != nil { // of single records; the others are what was asked for
-			cmd.PrintErrln(plainError{err})
+			cmd.PrintErrln(plain(err))
 		}
 		if err := l.page(out, a.output, page); err != nil {
 			return failed(err)

@@ -22,13 +22,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-const (
-	exitOK = iota
-	exitFailure
-	exitUsage
-	exitUnconfirmed // revoked, but no replica of the store has confirmed it, or a server has not heard of it
-)
-
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
@@ -41,44 +34,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return exitOK
-	}
-	var failed *failure
-	if !errors.As(err, &failed) {
-		_, _ = fmt.Fprintf(stderr, "tollgate: %v\n", err)
-		return exitUsage
-	}
-	if failed.err != nil {
-		_, _ = fmt.Fprintf(stderr, "tollgate: %v\n", err)
-	}
-	return max(failed.code, exitFailure)
-}
-
-// failure marks an error that is not a mistake of the caller, so that run can
-// tell the two exit codes apart. Without err, the command has said what failed.
-type failure struct {
-	err  error
-	code int // 0 = exitFailure
-}
-
-// Error returns the text of the cause.
-func (f *failure) Error() string {
-	if f.err == nil {
-		return "failed"
-	}
-	return f.err.Error()
-}
-
-// Unwrap returns the cause.
-func (f *failure) Unwrap() error { return f.err }
-
-func failed(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &failure{err: err}
+	return report(root.ExecuteContext(ctx), stderr)
 }
 
 func newRoot() *cobra.Command {
@@ -101,6 +57,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.Version = version()
-	root.AddCommand(newServe(), newKeys(), newTeams(), newMembers(), newAudit(), newStoreCommand(), newPolicy(), newVersion())
+	root.AddCommand(newServe(version()), newVersion())
+	root.AddCommand(commands()...)
 	return root
 }

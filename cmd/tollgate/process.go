@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -59,15 +58,4 @@ func newLog(s *settings, w io.Writer) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// redisLog takes what go-redis says of its own accord, mostly each failed dial,
-// which is a line per request while the store is away.
-type redisLog struct{ log *slog.Logger }
-
-// Printf implements go-redis' logging interface.
-func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
-	if l.log.Enabled(ctx, slog.LevelDebug) {
-		l.log.DebugContext(ctx, fmt.Sprintf(format, v...))
-	}
 }

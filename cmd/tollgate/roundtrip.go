@@ -20,15 +20,15 @@ const (
 	tripTime = time.Second
 )
 
-// trip measures a round trip to the store, in a cluster to the master that is farthest, over so many connections, which
+// roundTrip measures a round trip to the store, in a cluster to the master that is farthest, over so many connections, which
 // are open afterwards. The shortest counts: others have waited for a processor.
-func (s *store) trip(ctx context.Context, connections int) (time.Duration, error) {
-	if one, ok := s.client.(*redis.Client); ok {
+func roundTrip(ctx context.Context, client redis.UniversalClient, connections int) (time.Duration, error) {
+	if one, ok := client.(*redis.Client); ok {
 		return measure(ctx, one, connections)
 	}
-	cluster, ok := s.client.(*redis.ClusterClient)
+	cluster, ok := client.(*redis.ClusterClient)
 	if !ok {
-		return 0, fmt.Errorf("no way to measure with a %T", s.client)
+		return 0, fmt.Errorf("no way to measure with a %T", client)
 	}
 	var mu sync.Mutex
 	var farthest time.Duration
@@ -77,7 +77,7 @@ func measure(ctx context.Context, c *redis.Client, connections int) (shortest ti
 func (v *service) farStore(ctx context.Context, deadline time.Duration, connections int) string {
 	ctx, cancel := context.WithTimeout(ctx, tripTime)
 	defer cancel()
-	trip, err := v.store.trip(ctx, connections)
+	trip, err := roundTrip(ctx, v.store.client, connections)
 	trips := time.Duration(coldTrips + v.hasher.Older())
 	if err != nil || trip*trips <= deadline {
 		return ""

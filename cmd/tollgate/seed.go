@@ -16,7 +16,6 @@ import (
 
 	"tollgate/policy"
 	"tollgate/policy/keys"
-	"tollgate/policy/keys/smallfile"
 	"tollgate/policy/policyfile"
 )
 
@@ -224,20 +223,4 @@ func permanent(err error) bool {
 	var field *keys.FieldError
 	var corrupt *keys.CorruptError
 	return errors.Is(err, keys.ErrSecretTaken) || errors.As(err, &field) || errors.As(err, &corrupt)
-}
-
-// pepper returns the secret that keys are hashed with, nil if there is none.
-func (s *settings) pepper() ([]byte, error) {
-	if s.pepperFile == "" {
-		return []byte(s.pepperText), nil
-	}
-	data, err := smallfile.Read(s.pepperFile, maxSmall)
-	if err != nil {
-		return nil, fmt.Errorf("--pepper-file: %w", err)
-	}
-	text := strings.TrimRight(string(data), "\r\n")
-	if text == "" {
-		return nil, fmt.Errorf("--pepper-file: %s is empty", s.pepperFile)
-	}
-	return []byte(text), nil
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/memory"
@@ -44,7 +43,8 @@ const (
 	endTimeout = 2 * time.Second
 )
 
-func newServe() *cobra.Command {
+// newServe returns the command that runs the server.
+func newServe(version string) *cobra.Command {
 	s := &settings{}
 	cmd := &cobra.Command{
 		Use:   "serve --policy FILE|DIR [--keys FILE|DIR] [flags]",
@@ -66,7 +66,7 @@ under way end, and the server stops. A second signal stops it at once.`,
 			if err := s.fill(cmd.Flags()); err != nil {
 				return err
 			}
-			return serve(cmd.Context(), s, cmd.ErrOrStderr())
+			return serve(cmd.Context(), s, version, cmd.ErrOrStderr())
 		},
 	}
 	cmd.Flags().SortFlags = false
@@ -76,6 +76,7 @@ under way end, and the server stops. A second signal stops it at once.`,
 
 // service is what serve has started, in the order of its fields.
 type service struct {
+	version    string
 	log        *slog.Logger
 	metrics    *extauthz.Metrics
 	registry   *prometheus.Registry
@@ -100,12 +101,11 @@ type service struct {
 
 // serve runs the server until a signal or the end of ctx. What is wrong with the
 // settings or their files is found before anything is opened.
-func serve(ctx context.Context, s *settings, stderr io.Writer) error {
+func serve(ctx context.Context, s *settings, version string, stderr io.Writer) error {
 	stop, stopNow, release := untilSignal(ctx)
 	defer release()
 
-	v := &service{log: newLog(s, stderr)}
-	redis.SetLogger(redisLog{v.log})
+	v := &service{log: newLog(s, stderr), version: version}
 	v.registry, v.metrics = newMetrics()
 	set, err := v.loadPolicies(s)
 	if err != nil {
@@ -118,13 +118,13 @@ func serve(ctx context.Context, s *settings, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if v.store, err = openStore(s, v.log); err != nil {
+	if v.store, err = openStore(&s.shared, s.deadline, v.log); err != nil {
 		return err
 	}
 	defer func() { v.logError("close the store", v.store.close()) }()
 	v.warnAboutStore()
 	records := keys.NewStore(v.store.client)
-	manager := keys.NewManager(records, v.hasher, noRules{}, keys.NewAudit(v.store.client, 0), serverActor(), time.Now)
+	manager := keys.NewManager(records, v.hasher, set, keys.NewAudit(v.store.client, 0), serverActor(), time.Now)
 	v.standing = keys.NewStanding(records, v.hasher, keys.StandingOptions{
 		Timeout: s.cacheOptions().Timeout,
 		Emptied: func() { v.cache.cache.StoreEmptied() }, // never at the first look, before there is a cache
@@ -178,14 +178,6 @@ func (v *service) prepareKeys(s *settings, set *policy.Set) (entries []keys.Entr
 		return nil, from, nil
 	}
 	return readKeys(s.keys, set, s.store == embeddedStore)
-}
-
-func openStore(s *settings, log *slog.Logger) (*store, error) {
-	if s.store == embeddedStore {
-		opened, err := openEmbedded(s.socket)
-		return opened, failed(err)
-	}
-	return openRedis(s.store, os.Getenv, s.deadline, log)
 }
 
 func (v *service) warnAboutStore() {
@@ -368,7 +360,7 @@ func (v *service) announce(s *settings) error {
 		Store string `json:"store"`
 		Pprof string `json:"pprof,omitempty"`
 	}{printAddress(v.grpcListener), printAddress(v.httpListener), v.laneAt(), v.store.address, v.profiler.address()}
-	v.log.Info("ready", slog.String("version", version()), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP), slog.String("authz_http", chosen.Lane))
+	v.log.Info("ready", slog.String("version", v.version), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP), slog.String("authz_http", chosen.Lane))
 	if s.addressesFile == "" {
 		return nil
 	}

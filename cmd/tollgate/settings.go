@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
@@ -17,31 +16,19 @@ import (
 	"tollgate/extauthz"
 )
 
-// embeddedStore is the value of --store that needs no server.
-const embeddedStore = "memory"
-
 // The values of --limits.
 const (
 	limitsAuto  = "auto"
 	limitsExact = "exact"
 )
 
-// envPrefix stands before the name of a flag in its environment variable.
-const envPrefix = "TOLLGATE"
-
 // settings are what `tollgate serve` runs with. A flag, a TOLLGATE_ variable and
 // a key of the config file say the same, in this order of precedence.
 type settings struct {
+	shared // policy is required
+
 	configFile string
-
-	policy     string // file or directory; required
 	keys       string // file or directory; none if empty
-	store      string // embeddedStore, a URL, which may hold a password, or empty for the REDIS_ variables
-	socket     string // of the embedded store; default below a directory of this user
-	pepperFile string
-	pepperText string // TOLLGATE_PEPPER; no flag, because command lines are public
-
-	olderPeppers string // files and words, joined with commas
 
 	cacheKeys int
 	cacheTTL  time.Duration
@@ -104,11 +91,6 @@ func newFlags(s *settings) *pflag.FlagSet {
 	return f
 }
 
-// variable returns the environment variable of a flag.
-func variable(flag string) string {
-	return envPrefix + "_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
-}
-
 // fill sets the flags that the command line left out from the environment, then
 // from the config file, and checks the whole.
 func (s *settings) fill(flags *pflag.FlagSet) error {
@@ -138,10 +120,7 @@ func (s *settings) fill(flags *pflag.FlagSet) error {
 			errs = append(errs, fmt.Errorf("%s: %w", variable(f.Name), err))
 		}
 	})
-	if !flags.Changed("store") && os.Getenv("REDIS_URL") != "" {
-		s.store = "" // the variables of Envoy's rate-limit service say where it is
-	}
-	s.pepperText = v.GetString("pepper")
+	s.fromEnvironment(flags.Changed("store"))
 	s.drainDelayed = flags.Changed("drain-delay")
 	if len(errs) > 0 {
 		return errors.Join(errs...)
@@ -181,8 +160,8 @@ func (s *settings) check() error {
 			return fmt.Errorf("--%s: %d is less than 1", flag, n)
 		}
 	}
-	if s.pepperFile != "" && s.pepperText != "" {
-		return fmt.Errorf("--pepper-file and %s_PEPPER: give one of the two", envPrefix)
+	if err := s.checkPepper(); err != nil {
+		return err
 	}
 	if err := checkAddress("grpc-address", s.grpcAddress); err != nil {
 		return err

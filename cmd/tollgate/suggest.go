@@ -11,6 +11,11 @@ import (
 	"tollgate/policy/policyfile"
 )
 
+// commands returns the nouns of the CLI.
+func commands() []*cobra.Command {
+	return []*cobra.Command{newKeys(), newTeams(), newMembers(), newAudit(), newStoreCommand(), newPolicy()}
+}
+
 // unknownCommand does not repeat what it does not know: that could be a secret.
 // It names the commands that there are, and the one that was probably meant.
 func unknownCommand(cmd *cobra.Command, args []string) error {

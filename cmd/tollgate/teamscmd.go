@@ -186,7 +186,7 @@ func (a *access) printTeams(cmd *cobra.Command, teams []*keys.Team, next string)
 	for _, t := range teams {
 		all = append(all, shownTeam{t, t.Members, t.Keys})
 	}
-	return a.printRecord(out, struct {
+	return a.output.printRecord(out, struct {
 		Teams []shownTeam `json:"teams"`
 		Next  string      `json:"next,omitempty"`
 	}{all, next})
@@ -246,7 +246,7 @@ func newMemberAdd(a *access, p *place) *cobra.Command {
 func (a *access) printToken(cmd *cobra.Command, made newToken) error {
 	out := cmd.OutOrStdout()
 	if a.output != outputTable {
-		return a.printRecord(out, made)
+		return a.output.printRecord(out, made)
 	}
 	if err := columns(out, fields("id", made.ID, "token", made.Token)); err != nil {
 		return err
@@ -277,7 +277,7 @@ func newMemberList(a *access, p *place) *cobra.Command {
 
 func (a *access) printMembers(cmd *cobra.Command, members []*keys.Member) error {
 	if a.output != outputTable {
-		return a.printRecord(cmd.OutOrStdout(), struct {
+		return a.output.printRecord(cmd.OutOrStdout(), struct {
 			Members []*keys.Member `json:"members"`
 		}{append([]*keys.Member{}, members...)})
 	}

@@ -164,7 +164,7 @@ func refusals(n int) error {
 
 func (a *access) printImport(cmd *cobra.Command, r keys.ImportReport, refused string) error {
 	if a.output != outputTable {
-		return a.printRecord(cmd.OutOrStdout(), r)
+		return a.output.printRecord(cmd.OutOrStdout(), r)
 	}
 	for _, f := range r.First {
 		cmd.PrintErrf("line %d: %s\n", f.Line, strings.TrimSpace(f.ID+" "+f.Reason))
@@ -312,7 +312,7 @@ func (a *access) printDiff(cmd *cobra.Command, d *keys.Diff) error {
 		return nil
 	}
 	if a.output != outputTable {
-		return a.printRecord(cmd.OutOrStdout(), d)
+		return a.output.printRecord(cmd.OutOrStdout(), d)
 	}
 	_, err := fmt.Fprint(cmd.OutOrStdout(), d)
 	return err

@@ -83,7 +83,7 @@ func (a *access) printVerdict(w io.Writer, k *keys.Key, status keys.VerifyStatus
 		v.ID, v.API, v.Team, v.Name = k.ID, k.API, k.Team, k.Name
 	}
 	if a.output != outputTable {
-		return a.printRecord(w, v)
+		return a.output.printRecord(w, v)
 	}
 	return columns(w, fields("id", v.ID, "status", string(status), "api", v.API, "team", v.Team, "name", v.Name))
 }
