@@ -20,6 +20,10 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"tollgate/cmd/tollgate/cli"
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/server"
 )
 
 func main() {
@@ -34,7 +38,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	return report(root.ExecuteContext(ctx), stderr)
+	return exit.Report(root.ExecuteContext(ctx), stderr)
 }
 
 func newRoot() *cobra.Command {
@@ -46,7 +50,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), meant(cmd, args))
+				return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), cli.DidYouMean(cmd, args))
 			}
 			_ = cmd.Help()
 			return errors.New("a command is missing")
@@ -57,7 +61,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.Version = version()
-	root.AddCommand(newServe(version()), newVersion())
-	root.AddCommand(commands()...)
+	root.AddCommand(server.Command(version()), newVersion())
+	root.AddCommand(cli.Commands()...)
 	return root
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -14,20 +14,41 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"tollgate/cmd/tollgate/cli/output"
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/settings"
+	"tollgate/cmd/tollgate/storage"
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/policyfile"
 )
 
+// knownNames refuses names of which nothing was found and that the policy, if one
+// is given, does not have. A broken policy is in the way of nothing.
+func (a *access) knownNames(filter keys.Filter, found int) error {
+	if found > 0 || a.Policy == "" {
+		return nil
+	}
+	files, err := policyfile.ReadFiles(a.Policy)
+	if err != nil {
+		return nil
+	}
+	set, err := policyfile.Compile(files...)
+	if err != nil {
+		return nil
+	}
+	return set.KnowsNames(filter.API, filter.Plan, filter.Environment)
+}
+
 // access is how a command that manages keys reaches the store, and in whose
 // name.
 type access struct {
-	shared
+	settings.Shared
 	tokenFile string
-	output    format
+	output    output.Format
 	confirm   replicaCount // of revoke and apply
 
-	store   *store
+	store   *storage.Store
 	rules   *policy.Set // nil where no policy is needed
 	who     keys.Actor
 	hasher  *keys.Hasher
@@ -46,15 +67,15 @@ const (
 
 // flags adds the flags of access to a command and all below it.
 func (a *access) flags(cmd *cobra.Command) {
-	a.output = outputTable
+	a.output = output.Table
 	f := cmd.PersistentFlags()
 	f.SortFlags = false
-	f.StringVar(&a.shared.store, "store", embeddedStore, "where the keys are: memory (that of the tollgate serve on this machine), or a URL such as redis://HOST:PORT")
-	f.StringVar(&a.socket, "store-socket", "", "unix socket of the memory store (default: where tollgate serve has it)")
-	f.StringVar(&a.policy, "policy", "", "policy file or directory, the same as the server's; needed where a key is made or gets other rights")
-	f.StringVar(&a.pepperFile, "pepper-file", "", "file with the secret that keys are hashed with, the same as the server's; or the secret itself in TOLLGATE_PEPPER")
-	f.StringVar(&a.olderPeppers, "older-peppers", "", "files with earlier peppers, as the server has them")
-	f.StringVar(&a.tokenFile, "token-file", "", "file with a member's token, to act as that member; or the token itself in "+tokenVariable)
+	f.StringVar(&a.Shared.Store, "store", settings.EmbeddedStore, "where the keys are: memory (that of the tollgate serve on this machine), or a URL such as redis://HOST:PORT")
+	f.StringVar(&a.Socket, "store-socket", "", "unix socket of the memory store (default: where tollgate serve has it)")
+	f.StringVar(&a.Policy, "policy", "", "policy file or directory, the same as the server's; needed where a key is made or gets other rights")
+	f.StringVar(&a.PepperFile, "pepper-file", "", "file with the secret that keys are hashed with, the same as the server's; or the secret itself in TOLLGATE_PEPPER")
+	f.StringVar(&a.OlderPeppers, "older-peppers", "", "files with earlier peppers, as the server has them")
+	f.StringVar(&a.tokenFile, "token-file", "", "file with a member's token, to act as that member; or the token itself in "+settings.TokenVariable)
 	f.VarP(&a.output, "output", "o", "table, json or yaml")
 }
 
@@ -65,7 +86,7 @@ func (a *access) run(cmd *cobra.Command, n needs, work func(ctx context.Context)
 	if err := a.open(ctx, cmd, n); err != nil {
 		return err
 	}
-	return errors.Join(work(ctx), failed(a.store.close()))
+	return errors.Join(work(ctx), exit.Failed(a.store.Close()))
 }
 
 func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
@@ -76,33 +97,33 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 	if err != nil {
 		return err
 	}
-	pepper, err := a.pepper()
+	pepper, err := a.Pepper()
 	if err != nil {
 		return err
 	}
-	older, err := a.olderMethods()
+	older, err := a.OlderMethods()
 	if err != nil {
 		return err
 	}
-	token, err := memberToken(a.tokenFile)
+	token, err := settings.Token(a.tokenFile)
 	if err != nil {
 		return err
 	}
-	if a.store, err = connectStore(&a.shared, cmd.ErrOrStderr()); err != nil {
+	if a.store, err = storage.Connect(&a.Shared, cmd.ErrOrStderr()); err != nil {
 		return err
 	}
 	if a.who, err = a.actor(ctx, token); err != nil {
-		return errors.Join(explained(err), failed(a.store.close()))
+		return errors.Join(explained(err), exit.Failed(a.store.Close()))
 	}
 	a.hasher = keys.NewHasher(pepper, older...)
-	a.manager = keys.NewManager(keys.NewStore(a.store.client), a.hasher, rules,
-		keys.NewAudit(a.store.client, 0), a.who, time.Now)
-	if a.shared.store == embeddedStore {
+	a.manager = keys.NewManager(keys.NewStore(a.store.Client), a.hasher, rules,
+		keys.NewAudit(a.store.Client, 0), a.who, time.Now)
+	if a.Shared.Store == settings.EmbeddedStore {
 		a.manager.AllowUnpeppered()
 	}
 	if n&thePepper != 0 {
-		if err := keys.NewStore(a.store.client).CheckPepper(ctx, a.hasher); err != nil {
-			return errors.Join(explained(err), failed(a.store.close()))
+		if err := keys.NewStore(a.store.Client).CheckPepper(ctx, a.hasher); err != nil {
+			return errors.Join(explained(err), exit.Failed(a.store.Close()))
 		}
 	}
 	if a.confirm.given {
@@ -115,17 +136,17 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 func (a *access) fillFromEnv(flags *pflag.FlagSet) error {
 	storeGiven := flags.Changed("store")
 	for _, name := range []string{"store", "store-socket", "policy", "pepper-file", "older-peppers", "token-file", confirmFlag} {
-		value, ok := os.LookupEnv(variable(name))
+		value, ok := os.LookupEnv(settings.Variable(name))
 		if !ok || value == "" || flags.Changed(name) || flags.Lookup(name) == nil {
 			continue
 		}
 		if err := flags.Set(name, value); err != nil {
-			return fmt.Errorf("%s: %w", variable(name), err)
+			return fmt.Errorf("%s: %w", settings.Variable(name), err)
 		}
 		storeGiven = storeGiven || name == "store"
 	}
-	a.fromEnvironment(storeGiven)
-	return a.checkPepper()
+	a.FromEnvironment(storeGiven)
+	return a.CheckPepper()
 }
 
 // readRules compiles the policy where one is needed: a broken policy must not
@@ -134,10 +155,10 @@ func (a *access) readRules(n needs) (keys.Rules, error) {
 	if n&storeAndPolicy == 0 {
 		return noRules{}, nil
 	}
-	if a.policy == "" {
-		return nil, fmt.Errorf("no policy, which says what a key may have: give --policy FILE|DIR or %s, the same as the server's", variable("policy"))
+	if a.Policy == "" {
+		return nil, fmt.Errorf("no policy, which says what a key may have: give --policy FILE|DIR or %s, the same as the server's", settings.Variable("policy"))
 	}
-	files, err := policyfile.ReadFiles(a.policy)
+	files, err := policyfile.ReadFiles(a.Policy)
 	if err != nil {
 		return nil, fmt.Errorf("--policy: %w", err)
 	}
@@ -165,7 +186,7 @@ func (noRules) Prefix(string, string) (string, error)      { return "", errNoRul
 // login.
 func (a *access) actor(ctx context.Context, token string) (keys.Actor, error) {
 	if token != "" {
-		member, err := keys.NewStore(a.store.client).MemberByToken(ctx, token)
+		member, err := keys.NewStore(a.store.Client).MemberByToken(ctx, token)
 		if err != nil {
 			return keys.Actor{}, err
 		}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -8,7 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"tollgate/policy/connect"
+	"tollgate/cmd/tollgate/cli/output"
+	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
 )
 
@@ -30,7 +31,7 @@ after.`,
 				if err != nil {
 					return explained(err)
 				}
-				return failed(a.printAudit(cmd, entries, next))
+				return exit.Failed(a.printAudit(cmd, entries, next))
 			})
 		},
 	}
@@ -43,8 +44,8 @@ after.`,
 
 func (a *access) printAudit(cmd *cobra.Command, entries []keys.AuditEntry, next string) error {
 	out := cmd.OutOrStdout()
-	if a.output != outputTable {
-		return a.output.printRecord(out, struct {
+	if a.output != output.Table {
+		return a.output.Print(out, struct {
 			Entries []keys.AuditEntry `json:"entries"`
 			Next    string            `json:"next,omitempty"`
 		}{append([]keys.AuditEntry{}, entries...), next})
@@ -63,56 +64,5 @@ func (a *access) printAudit(cmd *cobra.Command, entries []keys.AuditEntry, next 
 	if next != "" {
 		cmd.PrintErrf("there are more: --from %s\n", next)
 	}
-	return columns(out, rows)
-}
-
-// newStoreCommand helps to set the store up.
-func newStoreCommand() *cobra.Command {
-	cmd := group("store", "What the store needs", "")
-	cmd.AddCommand(&cobra.Command{
-		Use:   "acl server|cli|sentinel",
-		Short: "Print the rules of a Redis user that may do only what this needs",
-		Long: `Print the rules of a Redis user, for ACL SETUSER or users.acl, that may do only what
-tollgate serve (server) or the commands that manage keys (cli) need, or either on the
-sentinels. Add "on" and a password.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			acls := map[string]func() connect.ACL{"server": connect.ServerACL, "cli": connect.CLIACL, "sentinel": connect.SentinelACL}
-			acl, ok := acls[args[0]]
-			if !ok {
-				return fmt.Errorf("store acl: %q is not server, cli or sentinel", args[0])
-			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(acl().Rules(), " "))
-			return failed(err)
-		},
-	}, newAcceptEmpty())
-	return cmd
-}
-
-func newAcceptEmpty() *cobra.Command {
-	a := &access{}
-	cmd := &cobra.Command{
-		Use:   "accept-empty",
-		Short: "Say that the store is meant to be as empty as it is",
-		Long: `Say that the store is meant to be as empty as it is. Servers that know it from before
-it was emptied answer no request with a key that they do not find, until its data is
-back or this is said; from then on such a key is unknown. On a new store it says what
-the first server would: that keys are hashed with this pepper, which commands need to
-know. A store that has keys with another pepper is left as it is.`,
-		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.run(cmd, storeOnly, func(ctx context.Context) error {
-				if !a.who.Operator {
-					return fmt.Errorf("store accept-empty is for the operator, not for a member with a token")
-				}
-				if err := keys.NewStore(a.store.client).AcceptEmpty(ctx, a.hasher); err != nil {
-					return explained(err)
-				}
-				_, err := fmt.Fprintln(cmd.OutOrStdout(), "accepted: servers take the store as it is, within about a second")
-				return failed(err)
-			})
-		},
-	}
-	a.flags(cmd)
-	return cmd
+	return output.Columns(out, rows)
 }

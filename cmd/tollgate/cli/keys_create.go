@@ -1,7 +1,10 @@
-package main
+package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -11,8 +14,58 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"tollgate/cmd/tollgate/cli/output"
+	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
 )
+
+// choose refuses a new key that leaves out what the policy has a choice of.
+func (a *access) choose(k *keys.Key) error {
+	api := k.API
+	if api == "" {
+		api = a.who.API
+	}
+	plans, environments := a.rules.Choices(api)
+	var missing []error
+	if k.Plan == "" && len(plans) > 0 {
+		missing = append(missing, fmt.Errorf("--plan is missing: api %q has %s", api, strings.Join(plans, ", ")))
+	}
+	if k.Environment == "" && len(environments) > 0 {
+		missing = append(missing, fmt.Errorf("--env is missing: api %q has %s", api, strings.Join(environments, ", ")))
+	}
+	return errors.Join(missing...)
+}
+
+func newCreate(a *access) *cobra.Command {
+	k := &keyFlags{}
+	cmd := &cobra.Command{
+		Use:   "create --api API --name NAME [flags]",
+		Short: "Make a key and print its secret, this once",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			key, err := k.key(cmd.Flags(), time.Now())
+			if err != nil {
+				return err
+			}
+			return a.run(cmd, storeAndPolicy|thePepper, func(ctx context.Context) error {
+				if err := a.choose(&key); err != nil {
+					return err
+				}
+				k.sayExpiry(cmd, key.ExpiresAt)
+				made, secret, err := a.manager.Create(ctx, key, k.force)
+				return a.showSecret(cmd, made, secret, "", err)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&k.api, "api", "", "API of the policy; default: that of the member who acts")
+	f.StringVar(&k.team, "team", "", "owner of the key; default: the team of the member who acts")
+	f.StringVar(&k.environment, "env", "", "environment, where the API has some")
+	k.common(f)
+	f.BoolVar(&k.inactive, "inactive", false, "make it switched off")
+	return cmd
+}
 
 // keyFlags are the fields of a key as flags of create and update.
 type keyFlags struct {
@@ -120,46 +173,6 @@ func (k *keyFlags) noEmptyLists(f *pflag.FlagSet) error {
 	return nil
 }
 
-// patch is what update is asked for: the flags that are given, and nothing else.
-func (k *keyFlags) patch(f *pflag.FlagSet, now time.Time) (keys.Patch, error) {
-	p := keys.Patch{Force: k.force, Version: k.version}
-	p.Name, p.Note, p.Plan = ifGiven(f, "name", k.name), ifGiven(f, "note", k.note), ifGiven(f, "plan", k.plan)
-	if err := k.noEmptyLists(f); err != nil {
-		return keys.Patch{}, err
-	}
-	p.Scopes = ifGiven(f, "scopes", k.scopes)
-	ips, err := parseIPs(k.ips)
-	if err != nil {
-		return keys.Patch{}, err
-	}
-	changes, none, err := parseLimits(k.limits)
-	if err != nil {
-		return keys.Patch{}, err
-	}
-	p.IPs, p.Overrides = ifGiven(f, "ips", ips), changes
-	if none {
-		p.Limits = &[]keys.Override{}
-	}
-	at, given, err := k.expiry(f, now)
-	if err != nil {
-		return keys.Patch{}, err
-	}
-	if given {
-		p.ExpiresAt = &at
-	}
-	if p.Name == nil && p.Note == nil && p.Plan == nil && p.Scopes == nil && p.IPs == nil && !f.Changed("limit") && p.ExpiresAt == nil {
-		return keys.Patch{}, fmt.Errorf("nothing to update: give one of --name, --note, --plan, --scopes, --ips, --limit, --expires-at, --expires-in")
-	}
-	return p, nil
-}
-
-func ifGiven[T any](f *pflag.FlagSet, name string, value T) *T {
-	if !f.Changed(name) {
-		return nil
-	}
-	return &value
-}
-
 // parseIPs reads addresses and CIDRs; an empty text is none.
 func parseIPs(texts []string) ([]netip.Prefix, error) {
 	var all []netip.Prefix
@@ -205,41 +218,6 @@ func parseLimits(texts []string) (all []keys.LimitChange, none bool, err error) 
 		}
 	}
 	return all, false, nil
-}
-
-// filterFlags say which keys a command is about.
-type filterFlags struct {
-	api, team, plan, environment string
-	status                       []string
-	olderThan, unusedSince       string
-}
-
-func (l *filterFlags) add(f *pflag.FlagSet) {
-	f.StringVar(&l.api, "api", "", "only keys of this API")
-	f.StringVar(&l.team, "team", "", "only keys of this team")
-	f.StringVar(&l.plan, "plan", "", "only keys on this plan")
-	f.StringVar(&l.environment, "env", "", "only keys of this environment")
-	f.StringSliceVar(&l.status, "status", nil, "only active, inactive or revoked keys; joined with commas")
-	f.StringVar(&l.olderThan, "older-than", "", "only keys created longer ago than this, or before it: 90d, 2026-01-31, 2026-01-31T12:00:00Z")
-	f.StringVar(&l.unusedSince, "unused-since", "", "only keys not used for so long, or since then: 30d, 2026-01-31, 2026-01-31T12:00:00Z")
-}
-
-func (l *filterFlags) filter(now time.Time) (keys.Filter, error) {
-	filter := keys.Filter{API: l.api, Team: l.team, Plan: l.plan, Environment: l.environment}
-	for _, s := range l.status {
-		switch status := keys.Status(s); status {
-		case keys.Active, keys.Inactive, keys.Revoked:
-			filter.Status = append(filter.Status, status)
-		default:
-			return keys.Filter{}, fmt.Errorf("--status: %q is not active, inactive or revoked", s)
-		}
-	}
-	var err error
-	if filter.OlderThan, err = moment("older-than", l.olderThan, now); err != nil {
-		return keys.Filter{}, err
-	}
-	filter.UnusedSince, err = moment("unused-since", l.unusedSince, now)
-	return filter, err
 }
 
 // moment reads a time, a day (UTC) or a span before now; empty is the zero time.
@@ -292,43 +270,42 @@ func parseSpan(text string) (time.Duration, error) {
 	return d, nil
 }
 
-const (
-	confirmFlag = "confirm-replicas"
-	// confirmTime is how long a revocation waits for replicas.
-	confirmTime = time.Second
-	anyReplica  = "auto"
-)
-
-// replicaCount is how many replicas must confirm a revocation.
-type replicaCount struct {
-	n     int
-	given bool
+// newSecret is what create and rotate print: nothing else is ever told of a
+// secret.
+type newSecret struct {
+	ID          string    `json:"id"`
+	Secret      string    `json:"secret"`
+	RotatedFrom string    `json:"rotated_from,omitempty"`
+	RetiresAt   time.Time `json:"retires_at,omitzero"` // of the old key
 }
 
-func (c *replicaCount) add(f *pflag.FlagSet) {
-	f.Var(c, confirmFlag, "how many replicas of the store must confirm a revocation; auto = one, if the store has or has had any; 0 = none. Or TOLLGATE_CONFIRM_REPLICAS")
-}
-
-// String implements pflag.Value.
-func (c *replicaCount) String() string {
-	if !c.given || c.n == keys.AnyReplica {
-		return anyReplica
+// showSecret prints a key that was made. Beside an error it is printed all the
+// same, because nobody else knows its secret.
+func (a *access) showSecret(cmd *cobra.Command, k *keys.Key, secret, old string, err error) error {
+	if k == nil {
+		return explained(err)
 	}
-	return strconv.Itoa(c.n)
+	made := newSecret{ID: k.ID, Secret: secret, RotatedFrom: old}
+	if old != "" {
+		if before, err := a.manager.Get(cmd.Context(), old); err == nil {
+			made.RetiresAt = before.RetiresAt
+		}
+	}
+	printed := a.printSecret(cmd.OutOrStdout(), made)
+	if printed != nil {
+		printed = fmt.Errorf("%s is made, but its secret could not be printed and is lost; revoke it: %w", k.ID, printed)
+	}
+	return errors.Join(explained(err), exit.Failed(printed))
 }
 
-// Type implements pflag.Value.
-func (c *replicaCount) Type() string { return "number" }
-
-// Set implements pflag.Value.
-func (c *replicaCount) Set(text string) error {
-	n, err := strconv.Atoi(text)
-	switch {
-	case text == anyReplica:
-		n = keys.AnyReplica
-	case err != nil || n < 0 || n > 1000:
-		return fmt.Errorf("%q is not auto or a number from 0", text)
+func (a *access) printSecret(w io.Writer, made newSecret) error {
+	if a.output != output.Table {
+		return a.output.Print(w, made)
 	}
-	*c = replicaCount{n: n, given: true}
-	return nil
+	if err := output.Columns(w, output.Fields("id", made.ID, "secret", made.Secret,
+		"replaces", made.RotatedFrom, "which works until", output.Time(made.RetiresAt))); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, "The secret is shown once: it is stored nowhere.")
+	return err
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"tollgate/cmd/tollgate/cli/output"
+	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/transfer"
 )
@@ -83,13 +85,6 @@ func (s *source) holdsKeys() (some bool, err error) {
 	return some, err
 }
 
-func emptyFile(prune bool) error {
-	if prune {
-		return errors.New("apply: the file names no key; with --prune it would delete all of them")
-	}
-	return errors.New("apply: the file names no key")
-}
-
 func (s *source) guess(path string) (transfer.Format, error) {
 	if s.format != "" {
 		f, err := transfer.ParseFormat(s.format)
@@ -141,7 +136,7 @@ func (a *access) importKeys(ctx context.Context, cmd *cobra.Command, s *source, 
 		if err != nil {
 			return fmt.Errorf("--refused: %w", err)
 		}
-		defer func() { err = errors.Join(err, failed(f.Close())) }()
+		defer func() { err = errors.Join(err, exit.Failed(f.Close())) }()
 		o.Refused = f
 	}
 	if bar := newBar(cmd.ErrOrStderr(), progress); bar != nil {
@@ -152,19 +147,19 @@ func (a *access) importKeys(ctx context.Context, cmd *cobra.Command, s *source, 
 	if err == nil && report.Read == 0 {
 		err = fmt.Errorf("%s holds no key as the format %s has them", s.file.Name(), s.kind)
 	}
-	return errors.Join(explained(err), failed(a.printImport(cmd, report, refused)), refusals(report.Refused))
+	return errors.Join(explained(err), exit.Failed(a.printImport(cmd, report, refused)), refusals(report.Refused))
 }
 
 func refusals(n int) error {
 	if n == 0 {
 		return nil
 	}
-	return failed(errors.New(count(n, "record") + " refused"))
+	return exit.Failed(errors.New(output.Count(n, "record") + " refused"))
 }
 
 func (a *access) printImport(cmd *cobra.Command, r keys.ImportReport, refused string) error {
-	if a.output != outputTable {
-		return a.output.printRecord(cmd.OutOrStdout(), r)
+	if a.output != output.Table {
+		return a.output.Print(cmd.OutOrStdout(), r)
 	}
 	for _, f := range r.First {
 		cmd.PrintErrf("line %d: %s\n", f.Line, strings.TrimSpace(f.ID+" "+f.Reason))
@@ -225,95 +220,4 @@ func (b *bar) end() {
 	if b.terminal {
 		_, _ = fmt.Fprintln(b.w)
 	}
-}
-
-func newExport(a *access) *cobra.Command {
-	l, form := &filterFlags{}, ""
-	cmd := &cobra.Command{
-		Use:   "export [flags]",
-		Short: "Print keys with their hashes, as import and apply read them",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			filter, err := l.filter(time.Now())
-			if err != nil {
-				return err
-			}
-			if form != string(keys.ExportYAML) && form != string(keys.ExportJSONLines) {
-				return fmt.Errorf("--format: %q is not yaml or jsonl", form)
-			}
-			return a.run(cmd, storeOnly, func(ctx context.Context) error {
-				n, err := a.manager.Export(ctx, cmd.OutOrStdout(), keys.ExportFormat(form), filter)
-				if err == nil {
-					return a.knownNames(filter, n)
-				}
-				return explained(err)
-			})
-		},
-	}
-	cmd.Flags().SortFlags = false
-	l.add(cmd.Flags())
-	cmd.Flags().StringVar(&form, "format", string(keys.ExportYAML), "yaml or jsonl")
-	return cmd
-}
-
-func newApply(a *access) *cobra.Command {
-	s, path, o := &source{}, "", keys.ApplyOptions{}
-	cmd := &cobra.Command{
-		Use:   "apply -f FILE [--dry-run] [--prune [--all-teams]]",
-		Short: "Make the keys of an API or team what a file says",
-		Long: `Make the keys of an API or team what a file says: create what is missing, change what
-differs and, with --prune, revoke and delete what the file does not name. Only the
-teams that the file has keys of are touched, and the one that --api and --team name;
---api API --all-teams means every team of the API. Run again, it changes nothing. A
-key that is revoked, deleted or corrupt in the store is left out and named; the
-others are changed, and the exit code is 1.`,
-		Args: noKeysFile,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if path == "" {
-				return errors.New("apply: which file? give -f FILE")
-			}
-			if err := s.open(path); err != nil {
-				return err
-			}
-			defer s.file.Close()
-			o.Defaults = s.defaults
-			if o.AllTeams && (o.API == "" || o.Team != "") {
-				return errors.New("apply: --all-teams needs --api, and no --team")
-			}
-			if some, err := s.holdsKeys(); err != nil || !some {
-				return errors.Join(err, emptyFile(o.Prune))
-			}
-			return a.run(cmd, storeAndPolicy|thePepper, func(ctx context.Context) error {
-				diff, err := a.manager.Apply(ctx, transfer.Read(s.kind, s.file, s.options), o)
-				return errors.Join(explained(err), failed(a.printDiff(cmd, diff)))
-			})
-		},
-	}
-	cmd.Flags().SortFlags = false
-	cmd.Flags().StringVarP(&path, "file", "f", "", "file with the keys")
-	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "only show what would be done")
-	a.confirm.add(cmd.Flags())
-	cmd.Flags().BoolVar(&o.AllTeams, "all-teams", false, "the file speaks for every team of --api, also those it has no key of")
-	cmd.Flags().BoolVar(&o.Prune, "prune", false, "revoke and delete keys that the file does not name")
-	s.flags(cmd.Flags())
-	return cmd
-}
-
-// noKeysFile is noArguments with a word about the flag.
-func noKeysFile(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return fmt.Errorf("%s: takes flags only; did you mean -f FILE?", cmd.CommandPath())
-	}
-	return nil
-}
-
-func (a *access) printDiff(cmd *cobra.Command, d *keys.Diff) error {
-	if d == nil {
-		return nil
-	}
-	if a.output != outputTable {
-		return a.output.printRecord(cmd.OutOrStdout(), d)
-	}
-	_, err := fmt.Fprint(cmd.OutOrStdout(), d)
-	return err
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/cmd/tollgate/cli/output"
+	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
 )
 
@@ -66,11 +68,11 @@ func TestLimitsAndAddresses(t *testing.T) {
 
 // A secret that nobody will see again must not get lost silently.
 func TestASecretThatCannotBePrinted(t *testing.T) {
-	a := &access{output: outputJSON}
+	a := &access{output: output.JSON}
 	cmd := newCreate(a)
 	cmd.SetOut(brokenPipe{})
 	err := a.showSecret(cmd, &keys.Key{ID: "key_0123456789abcdef"}, "pb_secret", "", nil)
-	var f *failure
+	var f *exit.Failure
 	if !errors.As(err, &f) || !strings.Contains(err.Error(), "key_0123456789abcdef is made, but its secret could not be printed") {
 		t.Errorf("got %v", err)
 	}

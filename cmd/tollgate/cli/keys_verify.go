@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"tollgate/cmd/tollgate/cli/output"
+	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
 )
 
@@ -33,17 +35,17 @@ around it do not count. Exits with 0 if the key is active, else with 1.`,
 			return a.run(cmd, storeOnly|thePepper, func(ctx context.Context) error {
 				secret, err := readSecret(cmd.InOrStdin(), cmd.ErrOrStderr())
 				if err != nil {
-					return failed(err)
+					return exit.Failed(err)
 				}
 				key, status, err := a.manager.Verify(ctx, secret)
 				if err != nil {
 					return explained(err)
 				}
 				if err := a.printVerdict(cmd.OutOrStdout(), key, status); err != nil {
-					return failed(err)
+					return exit.Failed(err)
 				}
 				if status != keys.VerifyActive {
-					return &failure{}
+					return &exit.Failure{}
 				}
 				return nil
 			})
@@ -82,8 +84,8 @@ func (a *access) printVerdict(w io.Writer, k *keys.Key, status keys.VerifyStatus
 	if k != nil {
 		v.ID, v.API, v.Team, v.Name = k.ID, k.API, k.Team, k.Name
 	}
-	if a.output != outputTable {
-		return a.output.printRecord(w, v)
+	if a.output != output.Table {
+		return a.output.Print(w, v)
 	}
-	return columns(w, fields("id", v.ID, "status", string(status), "api", v.API, "team", v.Team, "name", v.Name))
+	return output.Columns(w, output.Fields("id", v.ID, "status", string(status), "api", v.API, "team", v.Team, "name", v.Name))
 }

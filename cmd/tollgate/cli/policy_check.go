@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -8,6 +8,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
+	"tollgate/cmd/tollgate/cli/output"
+	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/policyfile"
 )
 
@@ -18,7 +20,7 @@ func newPolicy() *cobra.Command {
 		Args:  cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), meant(cmd, args))
+				return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), DidYouMean(cmd, args))
 			}
 			_ = cmd.Help()
 			return errors.New("policy: a command is missing: check, test or schema")
@@ -41,10 +43,10 @@ standard error, and the exit code is 1.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			schema, err := policyfile.Schema()
 			if err != nil {
-				return failed(err)
+				return exit.Failed(err)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", schema)
-			return failed(err)
+			return exit.Failed(err)
 		},
 	})
 	return cmd
@@ -71,14 +73,14 @@ func checkPolicies(cmd *cobra.Command, args []string) error {
 		}
 		summary, err := summarize(f)
 		if err != nil {
-			return failed(err)
+			return exit.Failed(err)
 		}
 		if _, err := fmt.Fprintf(cmd.OutOrStdout(), "ok %s: %s\n", f.Name, summary); err != nil {
-			return failed(err)
+			return exit.Failed(err)
 		}
 	}
 	if len(faults) > 0 {
-		return &failure{}
+		return &exit.Failure{}
 	}
 	return nil
 }
@@ -123,12 +125,5 @@ func summarize(f policyfile.File) (string, error) {
 	if err := yaml.Unmarshal(f.Data, &doc); err != nil {
 		return "", fmt.Errorf("%s: %w", f.Name, err)
 	}
-	return fmt.Sprintf("api %s, %s, %s", doc.API, count(len(doc.Routes), "route"), count(len(doc.Plans), "plan")), nil
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return fmt.Sprintf("api %s, %s, %s", doc.API, output.Count(len(doc.Routes), "route"), output.Count(len(doc.Plans), "plan")), nil
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bufio"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy"
 	"tollgate/policy/policyfile"
 )
@@ -44,13 +45,13 @@ if that is not what was expected of one. Limits are not spent.`,
 			case file != "":
 				var err error
 				if text, err = readTrials(file); err != nil {
-					return failed(err)
+					return exit.Failed(err)
 				}
 				name = file
 			}
 			set, err := policyfile.Load(policies)
 			if err != nil {
-				return failed(err)
+				return exit.Failed(err)
 			}
 			return tryAll(cmd, set, name, text)
 		},
@@ -99,17 +100,17 @@ func tryAll(cmd *cobra.Command, set *policy.Set, name string, text []byte) error
 				request = "ok " + request
 			}
 			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", request, got); err != nil {
-				return failed(err)
+				return exit.Failed(err)
 			}
 		}
 	}
 	switch {
 	case lines.Err() != nil:
-		return failed(fmt.Errorf("%s: %w", name, lines.Err()))
+		return exit.Failed(fmt.Errorf("%s: %w", name, lines.Err()))
 	case tried == 0:
-		return failed(fmt.Errorf("%s holds no request", name))
+		return exit.Failed(fmt.Errorf("%s holds no request", name))
 	case wrong > 0:
-		return &failure{}
+		return &exit.Failure{}
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package exit
 
 import (
 	"errors"
@@ -9,55 +9,55 @@ import (
 
 // The exit codes.
 const (
-	exitOK = iota
-	exitFailure
-	exitUsage
-	exitUnconfirmed // revoked, but no replica of the store has confirmed it, or a server has not heard of it
+	CodeOK = iota
+	CodeFailure
+	CodeUsage
+	CodeUnconfirmed // revoked, but no replica of the store has confirmed it, or a server has not heard of it
 )
 
-// failure marks an error that is not a mistake of the caller, so that run can
+// Failure marks an error that is not a mistake of the caller, so that run can
 // tell the two exit codes apart. Without err, the command has said what failed.
-type failure struct {
-	err  error
-	code int // 0 = exitFailure
+type Failure struct {
+	Err  error
+	Code int // 0 = exitFailure
 }
 
 // Error returns the text of the cause.
-func (f *failure) Error() string {
-	if f.err == nil {
+func (f *Failure) Error() string {
+	if f.Err == nil {
 		return "failed"
 	}
-	return f.err.Error()
+	return f.Err.Error()
 }
 
 // Unwrap returns the cause.
-func (f *failure) Unwrap() error { return f.err }
+func (f *Failure) Unwrap() error { return f.Err }
 
-func failed(err error) error {
+func Failed(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &failure{err: err}
+	return &Failure{Err: err}
 }
 
-// report prints an error once and returns the exit code.
-func report(err error, stderr io.Writer) int {
+// Report prints an error once and returns the exit code.
+func Report(err error, stderr io.Writer) int {
 	if err == nil {
-		return exitOK
+		return CodeOK
 	}
-	var failed *failure
+	var failed *Failure
 	if !errors.As(err, &failed) {
 		_, _ = fmt.Fprintf(stderr, "tollgate: %v\n", err)
-		return exitUsage
+		return CodeUsage
 	}
-	if failed.err != nil {
+	if failed.Err != nil {
 		_, _ = fmt.Fprintf(stderr, "tollgate: %v\n", err)
 	}
-	return max(failed.code, exitFailure)
+	return max(failed.Code, CodeFailure)
 }
 
-// plain is an error without the name of the package.
-func plain(err error) error { return plainError{err} }
+// Plain is an error without the name of the package.
+func Plain(err error) error { return plainError{err} }
 
 type plainError struct{ err error }
 

@@ -1,4 +1,4 @@
-package main
+package listen
 
 import (
 	"errors"
@@ -12,31 +12,31 @@ import (
 	"time"
 )
 
-// unixPrefix stands before the path of a unix socket in an address.
-const unixPrefix = "unix:"
+// UnixPrefix stands before the path of a unix socket in an address.
+const UnixPrefix = "unix:"
 
 // The permissions of the unix sockets: Envoy often runs as another user of our
 // group; the store is for our own user alone.
 const (
-	grpcSocketMode  fs.FileMode = 0o660
-	storeSocketMode fs.FileMode = 0o600
+	grpcSocketMode fs.FileMode = 0o660
+	StoreMode      fs.FileMode = 0o600
 )
 
 // socketProbe bounds the question whether anybody answers on a socket.
 const socketProbe = time.Second
 
-// listen listens on HOST:PORT or unix:PATH.
-func listen(address string) (net.Listener, error) {
-	if path, ok := strings.CutPrefix(address, unixPrefix); ok {
-		return listenUnix(path, grpcSocketMode)
+// On listens on HOST:PORT or unix:PATH.
+func On(address string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(address, UnixPrefix); ok {
+		return Unix(path, grpcSocketMode)
 	}
 	return net.Listen("tcp", address)
 }
 
-// printAddress returns the address of a listener in the form that listen takes.
-func printAddress(l net.Listener) string {
+// Address returns the address of a listener in the form that listen takes.
+func Address(l net.Listener) string {
 	if l.Addr().Network() == "unix" {
-		return unixPrefix + l.Addr().String()
+		return UnixPrefix + l.Addr().String()
 	}
 	return l.Addr().String()
 }
@@ -60,14 +60,14 @@ func (l *unixListener) Close() error {
 	return errors.Join(removeErr, l.UnixListener.Close())
 }
 
-// listenUnix listens on a unix socket with these permissions. A socket that a
+// Unix listens on a unix socket with these permissions. A socket that a
 // server left behind is replaced; a path where anybody answers, or that is
 // something else, is refused.
 //
 // The socket is bound in a directory that only we can enter, and moved when its
 // permissions are right: bind itself follows the umask, which belongs to the
 // whole process, so the socket would be open to others for a moment.
-func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
+func Unix(path string, mode fs.FileMode) (net.Listener, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err

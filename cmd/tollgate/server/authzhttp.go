@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -9,38 +9,40 @@ import (
 	"net/netip"
 	"strings"
 
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/listen"
 	"tollgate/extauthz/httpserver"
 )
 
-// checkLane finds what is wrong with the settings of the HTTP lane. Whoever can ask
+// checkAuthzHTTP finds what is wrong with the settings of the HTTP lane. Whoever can ask
 // there chooses what is decided about, so an address that others can reach needs
 // mTLS or a list of who may.
-func (s *settings) checkLane() error {
-	trusted, err := s.lanePeers()
+func (s *options) checkAuthzHTTP() error {
+	trusted, err := s.authzHTTPPeers()
 	switch {
 	case err != nil:
 		return err
-	case s.laneAddress == "" && s.laneTrusted != "":
+	case s.authzHTTPAddress == "" && s.authzHTTPTrusted != "":
 		return errors.New("--authz-http-trusted: there is no --authz-http-address")
-	case s.laneAddress == "":
+	case s.authzHTTPAddress == "":
 		return nil
 	}
-	if err := checkAddress("authz-http-address", s.laneAddress); err != nil {
+	if err := checkAddress("authz-http-address", s.authzHTTPAddress); err != nil {
 		return err
 	}
-	host, _, _ := net.SplitHostPort(s.laneAddress)
+	host, _, _ := net.SplitHostPort(s.authzHTTPAddress)
 	address, err := netip.ParseAddr(host)
-	local := err == nil && address.Unmap().IsLoopback() || host == "localhost" || strings.HasPrefix(s.laneAddress, unixPrefix)
-	if !local && s.tlsClientCA == "" && (s.laneTrusted == "" || len(trusted) == 0) {
-		return fmt.Errorf("--authz-http-address: others can reach %s; give --tls-client-ca, or --authz-http-trusted with the addresses of your proxies", s.laneAddress)
+	local := err == nil && address.Unmap().IsLoopback() || host == "localhost" || strings.HasPrefix(s.authzHTTPAddress, listen.UnixPrefix)
+	if !local && s.tlsClientCA == "" && (s.authzHTTPTrusted == "" || len(trusted) == 0) {
+		return fmt.Errorf("--authz-http-address: others can reach %s; give --tls-client-ca, or --authz-http-trusted with the addresses of your proxies", s.authzHTTPAddress)
 	}
 	return nil
 }
 
-// lanePeers returns whose connections the HTTP lane takes; none means everybody's,
+// authzHTTPPeers returns whose connections the HTTP lane takes; none means everybody's,
 // who by then has shown a certificate.
-func (s *settings) lanePeers() ([]netip.Prefix, error) {
-	list := s.laneTrusted
+func (s *options) authzHTTPPeers() ([]netip.Prefix, error) {
+	list := s.authzHTTPTrusted
 	if list == "" {
 		if s.tlsClientCA != "" {
 			return nil, nil
@@ -63,44 +65,44 @@ func (s *settings) lanePeers() ([]netip.Prefix, error) {
 	return peers, nil
 }
 
-// listenLane opens the HTTP lane if there is to be one.
-func (v *service) listenLane(s *settings) error {
-	if s.laneAddress == "" {
+// listenAuthzHTTP opens the HTTP lane if there is to be one.
+func (v *service) listenAuthzHTTP(s *options) error {
+	if s.authzHTTPAddress == "" {
 		return nil
 	}
 	var config *tls.Config
 	if v.certs != nil {
 		config = v.certs.Config()
 	}
-	peers, err := s.lanePeers()
+	peers, err := s.authzHTTPPeers()
 	if err != nil {
 		return err
 	}
-	listener, err := listen(s.laneAddress)
+	listener, err := listen.On(s.authzHTTPAddress)
 	if err != nil {
-		return failed(fmt.Errorf("--authz-http-address: %w", err))
+		return exit.Failed(fmt.Errorf("--authz-http-address: %w", err))
 	}
-	v.laneListener, v.lane = listener, httpserver.New(v.authorizer, httpserver.Config{Trusted: peers, TLS: config})
+	v.authzHTTPListener, v.authzHTTP = listener, httpserver.New(v.authorizer, httpserver.Config{Trusted: peers, TLS: config})
 	return nil
 }
 
-// serveLane serves the HTTP lane if there is one.
-func (v *service) serveLane(ended chan<- error) {
-	if v.lane != nil {
-		ended <- v.lane.Serve(v.laneListener)
+// serveAuthzHTTP serves the HTTP lane if there is one.
+func (v *service) serveAuthzHTTP(ended chan<- error) {
+	if v.authzHTTP != nil {
+		ended <- v.authzHTTP.Serve(v.authzHTTPListener)
 	}
 }
 
-func (v *service) shutDownLane(ctx context.Context) {
-	if v.lane != nil {
-		v.lane.Shutdown(ctx)
+func (v *service) shutDownAuthzHTTP(ctx context.Context) {
+	if v.authzHTTP != nil {
+		v.authzHTTP.Shutdown(ctx)
 	}
 }
 
-// laneAt is where the HTTP lane is, "" for none.
-func (v *service) laneAt() string {
-	if v.laneListener == nil {
+// authzHTTPAddress is where the HTTP lane is, "" for none.
+func (v *service) authzHTTPAddress() string {
+	if v.authzHTTPListener == nil {
 		return ""
 	}
-	return printAddress(v.laneListener)
+	return listen.Address(v.authzHTTPListener)
 }

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -88,6 +88,6 @@ func (c *keyCache) run(ctx context.Context) {
 }
 
 // cacheOptions leave a decision time for an answer when a reading has not ended.
-func (s *settings) cacheOptions() keys.CacheOptions {
+func (s *options) cacheOptions() keys.CacheOptions {
 	return keys.CacheOptions{Keys: s.cacheKeys, TTL: s.cacheTTL, Timeout: s.deadline * 8 / 10}
 }

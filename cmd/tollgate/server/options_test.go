@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"bytes"
@@ -11,7 +11,15 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
+
+	"tollgate/cmd/tollgate/settings"
+	"tollgate/cmd/tollgate/tollgatetest"
 )
+
+func TestMain(m *testing.M) {
+	flag.Bool("update", false, "write the flag table of cmd/tollgate/README.md instead of comparing it")
+	os.Exit(m.Run())
+}
 
 // samples returns a value for each flag that is not its default.
 func samples() map[string]string {
@@ -27,9 +35,9 @@ func samples() map[string]string {
 }
 
 // fill returns the settings that these arguments give.
-func fill(t *testing.T, args ...string) settings {
+func fill(t *testing.T, args ...string) options {
 	t.Helper()
-	var s settings
+	var s options
 	flags := newFlags(&s)
 	if err := flags.Parse(args); err != nil {
 		t.Fatal(err)
@@ -43,7 +51,7 @@ func fill(t *testing.T, args ...string) settings {
 func TestFlagVariableAndFileSayTheSame(t *testing.T) {
 	var args []string
 	var file strings.Builder
-	defaults := newFlags(&settings{})
+	defaults := newFlags(&options{})
 	samples := samples()
 	defaults.VisitAll(func(f *pflag.Flag) {
 		if f.Name == "config" {
@@ -62,7 +70,7 @@ func TestFlagVariableAndFileSayTheSame(t *testing.T) {
 	byFlag := fill(t, args...)
 
 	config := filepath.Join(t.TempDir(), "config.yaml")
-	write(t, config, []byte(file.String()))
+	tollgatetest.WriteFile(t, config, []byte(file.String()))
 	byFile := fill(t, "--config", config)
 	byFile.configFile = ""
 	if !reflect.DeepEqual(byFile, byFlag) {
@@ -70,7 +78,7 @@ func TestFlagVariableAndFileSayTheSame(t *testing.T) {
 	}
 
 	for name, value := range samples {
-		t.Setenv(variable(name), value)
+		t.Setenv(settings.Variable(name), value)
 	}
 	if byVariable := fill(t); !reflect.DeepEqual(byVariable, byFlag) {
 		t.Errorf("variables:\n%+v\nflags:\n%+v", byVariable, byFlag)
@@ -79,18 +87,18 @@ func TestFlagVariableAndFileSayTheSame(t *testing.T) {
 
 func TestPrecedence(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "config.yaml")
-	write(t, config, []byte("policy: file\nlog-format: json\nlog-level: error\nreplicas: 2\n"))
+	tollgatetest.WriteFile(t, config, []byte("policy: file\nlog-format: json\nlog-level: error\nreplicas: 2\n"))
 	t.Setenv("TOLLGATE_CONFIG", config)
 	t.Setenv("TOLLGATE_LOG_FORMAT", "text")
 	t.Setenv("TOLLGATE_LOG_LEVEL", "warn")
 	t.Setenv("TOLLGATE_REPLICAS", "")
 	s := fill(t, "--log-level", "debug")
-	if s.policy != "file" || s.logFormat != "text" || s.logLevel != "debug" || s.replicas != 2 {
+	if s.Policy != "file" || s.logFormat != "text" || s.logLevel != "debug" || s.replicas != 2 {
 		t.Errorf("%+v; want the file's policy and replicas (an empty variable is none), the variable's format, the flag's level", s)
 	}
 	t.Setenv("TOLLGATE_PEPPER", "secret")
-	if s := fill(t); s.pepperText != "secret" {
-		t.Errorf("TOLLGATE_PEPPER: %q", s.pepperText)
+	if s := fill(t); s.PepperText != "secret" {
+		t.Errorf("TOLLGATE_PEPPER: %q", s.PepperText)
 	}
 }
 
@@ -104,19 +112,19 @@ const (
 func flagTable() string {
 	var b strings.Builder
 	b.WriteString("| flag | variable | default | what |\n| --- | --- | --- | --- |\n")
-	newFlags(&settings{}).VisitAll(func(f *pflag.Flag) {
+	newFlags(&options{}).VisitAll(func(f *pflag.Flag) {
 		value := "none"
 		if f.DefValue != "" {
 			value = "`" + f.DefValue + "`"
 		}
-		fmt.Fprintf(&b, "| `--%s` | `%s` | %s | %s |\n", f.Name, variable(f.Name), value, strings.ReplaceAll(f.Usage, "|", `\|`))
+		fmt.Fprintf(&b, "| `--%s` | `%s` | %s | %s |\n", f.Name, settings.Variable(f.Name), value, strings.ReplaceAll(f.Usage, "|", `\|`))
 	})
 	return b.String()
 }
 
 // Run with -update to write the table into the page.
 func TestFlagsOnThePage(t *testing.T) {
-	const readme = "README.md"
+	const readme = "../README.md"
 	data, err := os.ReadFile(readme)
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +139,7 @@ func TestFlagsOnThePage(t *testing.T) {
 		return
 	}
 	if flag.Lookup("update").Value.String() != "true" {
-		t.Fatalf("the table of flags in cmd/tollgate/README.md is not the one of the binary; run: go test ./cmd/tollgate -run Flags -update\nwant:\n%s", want)
+		t.Fatalf("the table of flags in cmd/tollgate/README.md is not the one of the binary; run: go test ./cmd/tollgate/server -run Flags -update\nwant:\n%s", want)
 	}
 	if err := os.WriteFile(readme, fmt.Appendf(nil, "%s%s\n%s\n%s%s", before, tableBegin, want, tableEnd, after), 0o644); err != nil {
 		t.Fatal(err)

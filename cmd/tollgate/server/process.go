@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -50,7 +50,7 @@ func untilSignal(ctx context.Context) (stop, stopNow context.Context, release fu
 }
 
 // newLog returns the log that the settings ask for; they have been checked.
-func newLog(s *settings, w io.Writer) *slog.Logger {
+func newLog(s *options, w io.Writer) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(s.logLevel))
 	options := &slog.HandlerOptions{Level: level}

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -77,7 +77,7 @@ func measure(ctx context.Context, c *redis.Client, connections int) (shortest ti
 func (v *service) farStore(ctx context.Context, deadline time.Duration, connections int) string {
 	ctx, cancel := context.WithTimeout(ctx, tripTime)
 	defer cancel()
-	trip, err := roundTrip(ctx, v.store.client, connections)
+	trip, err := roundTrip(ctx, v.store.Client, connections)
 	trips := time.Duration(coldTrips + v.hasher.Older())
 	if err != nil || trip*trips <= deadline {
 		return ""
@@ -89,7 +89,7 @@ func (v *service) farStore(ctx context.Context, deadline time.Duration, connecti
 
 // reachStore opens connections to the store before the first check needs them, and warns if it is far away.
 func (v *service) reachStore(ctx context.Context, deadline time.Duration) {
-	if v.store.embedded {
+	if v.store.Embedded {
 		return
 	}
 	if problem := v.farStore(ctx, deadline, warmConnections); problem != "" {

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/parser"
 
+	"tollgate/cmd/tollgate/storage"
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/policyfile"
@@ -109,7 +110,7 @@ func placeOfKey(file policyfile.File, i int, field string) string {
 // seeder brings the store and the keys of the file together, and keeps an eye on the
 // store.
 type seeder struct {
-	store    *store
+	store    *storage.Store
 	entries  []keys.Entry
 	from     keys.SeedSource
 	manager  *keys.Manager
@@ -141,7 +142,7 @@ func (s *seeder) start(ctx context.Context) error {
 	case err != nil:
 		s.away = true
 		s.log.Warn("the store is not reachable; starting without it, requests are answered as undecided until it is back",
-			slog.String("store", s.store.what), slog.Int("keys_waiting", len(s.entries)), slog.Any("error", err))
+			slog.String("store", s.store.What), slog.Int("keys_waiting", len(s.entries)), slog.Any("error", err))
 	}
 	return nil
 }
@@ -171,7 +172,7 @@ func (s *seeder) follow(ctx context.Context, looked func()) {
 			}
 		case err == nil && s.away:
 			s.away = false
-			s.log.Info("the store is reachable now", slog.String("store", s.store.what))
+			s.log.Info("the store is reachable now", slog.String("store", s.store.What))
 		}
 		pause = min(2*pause, lookInterval)
 	}

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -17,10 +17,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/spf13/cobra"
 
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/listen"
 	"tollgate/cmd/tollgate/memory"
-	"tollgate/cmd/tollgate/server"
+	"tollgate/cmd/tollgate/settings"
+	"tollgate/cmd/tollgate/storage"
 	"tollgate/extauthz"
 	"tollgate/extauthz/grpcserver"
 	"tollgate/extauthz/httpserver"
@@ -37,42 +39,11 @@ const (
 	// The HTTP port answers short questions from inside the cluster.
 	httpHeaderTimeout = 5 * time.Second
 	httpTimeout       = 30 * time.Second
-	// defaultDrainDelay is two of the health checks that the shipped Envoy files make.
-	defaultDrainDelay = 2 * time.Second
+	// DefaultDrainDelay is two of the health checks that the shipped Envoy files make.
+	DefaultDrainDelay = 2 * time.Second
 	// endTimeout bounds the wait for background work at the end.
 	endTimeout = 2 * time.Second
 )
-
-// newServe returns the command that runs the server.
-func newServe(version string) *cobra.Command {
-	s := &settings{}
-	cmd := &cobra.Command{
-		Use:   "serve --policy FILE|DIR [--keys FILE|DIR] [flags]",
-		Short: "Run the authorization service",
-		Long: `Run the authorization service: ext_authz v3 for Envoy on the gRPC port (with
-grpc.health.v1), /livez, /readyz and /metrics on the HTTP port, and with
---authz-http-address the same decisions for proxies that ask over HTTP.
-
-Each flag can also be a variable, TOLLGATE_ and its name in capitals
-(TOLLGATE_GRPC_ADDRESS), or a key of the YAML file that --config names
-(grpc-address: "127.0.0.1:9001"). A flag wins over a variable, a variable over
-the file. A key that the file should not have is an error; a variable is not.
-
-SIGTERM and SIGINT drain: /readyz and health say no, and after --drain-delay, in
-which proxies notice and new checks are still answered, the ports close, calls
-under way end, and the server stops. A second signal stops it at once.`,
-		Args: noFile("policy"),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := s.fill(cmd.Flags()); err != nil {
-				return err
-			}
-			return serve(cmd.Context(), s, version, cmd.ErrOrStderr())
-		},
-	}
-	cmd.Flags().SortFlags = false
-	cmd.Flags().AddFlagSet(newFlags(s))
-	return cmd
-}
 
 // service is what serve has started, in the order of its fields.
 type service struct {
@@ -81,8 +52,8 @@ type service struct {
 	metrics    *extauthz.Metrics
 	registry   *prometheus.Registry
 	policies   *extauthz.Policies
-	certs      *server.Certificates // nil without TLS
-	store      *store
+	certs      *Certificates // nil without TLS
+	store      *storage.Store
 	hasher     *keys.Hasher
 	older      bool // the hasher has older methods
 	standing   *keys.Standing
@@ -91,17 +62,17 @@ type service struct {
 	leases     *counters.Leases
 	authorizer *extauthz.Authorizer
 	grpc       *grpcserver.Server
-	status     *server.Status
+	status     *Status
 	http       *http.Server
 	profiler   *profiler          // nil unless asked for
-	lane       *httpserver.Server // nil without --authz-http-address
+	authzHTTP  *httpserver.Server // nil without --authz-http-address
 
-	grpcListener, httpListener, laneListener net.Listener
+	grpcListener, httpListener, authzHTTPListener net.Listener
 }
 
 // serve runs the server until a signal or the end of ctx. What is wrong with the
 // settings or their files is found before anything is opened.
-func serve(ctx context.Context, s *settings, version string, stderr io.Writer) error {
+func serve(ctx context.Context, s *options, version string, stderr io.Writer) error {
 	stop, stopNow, release := untilSignal(ctx)
 	defer release()
 
@@ -118,13 +89,13 @@ func serve(ctx context.Context, s *settings, version string, stderr io.Writer) e
 	if err != nil {
 		return err
 	}
-	if v.store, err = openStore(&s.shared, s.deadline, v.log); err != nil {
+	if v.store, err = storage.Open(&s.Shared, s.deadline, v.log); err != nil {
 		return err
 	}
-	defer func() { v.logError("close the store", v.store.close()) }()
+	defer func() { v.logError("close the store", v.store.Close()) }()
 	v.warnAboutStore()
-	records := keys.NewStore(v.store.client)
-	manager := keys.NewManager(records, v.hasher, set, keys.NewAudit(v.store.client, 0), serverActor(), time.Now)
+	records := keys.NewStore(v.store.Client)
+	manager := keys.NewManager(records, v.hasher, set, keys.NewAudit(v.store.Client, 0), serverActor(), time.Now)
 	v.standing = keys.NewStanding(records, v.hasher, keys.StandingOptions{
 		Timeout: s.cacheOptions().Timeout,
 		Emptied: func() { v.cache.cache.StoreEmptied() }, // never at the first look, before there is a cache
@@ -141,35 +112,35 @@ func serve(ctx context.Context, s *settings, version string, stderr io.Writer) e
 	return v.run(s, stop, stopNow)
 }
 
-func (v *service) loadPolicies(s *settings) (*policy.Set, error) {
+func (v *service) loadPolicies(s *options) (*policy.Set, error) {
 	var err error
-	if v.policies, err = extauthz.LoadPolicies(s.policy, v.log, v.metrics); err != nil {
+	if v.policies, err = extauthz.LoadPolicies(s.Policy, v.log, v.metrics); err != nil {
 		return nil, fmt.Errorf("--policy:\n%w", err)
 	}
 	return v.policies.Current(), nil
 }
 
-func (v *service) loadCertificates(s *settings) error {
+func (v *service) loadCertificates(s *options) error {
 	if s.tlsCert == "" && s.tlsKey == "" && s.tlsClientCA == "" {
 		return nil
 	}
 	var err error
-	v.certs, err = server.LoadCertificates(server.CertificateFiles{
+	v.certs, err = LoadCertificates(CertificateFiles{
 		Certificate: s.tlsCert, Key: s.tlsKey, ClientCA: s.tlsClientCA,
 	}, v.log)
 	return err
 }
 
 // prepareKeys makes the hasher and reads the keys file.
-func (v *service) prepareKeys(s *settings, set *policy.Set) (entries []keys.Entry, from keys.SeedSource, err error) {
-	pepper, err := s.pepper()
+func (v *service) prepareKeys(s *options, set *policy.Set) (entries []keys.Entry, from keys.SeedSource, err error) {
+	pepper, err := s.Pepper()
 	if err != nil {
 		return nil, from, err
 	}
-	if len(pepper) == 0 && s.store != embeddedStore {
+	if len(pepper) == 0 && s.Store != settings.EmbeddedStore {
 		v.log.Warn("no pepper: whoever can read the store can test guesses at keys; give --pepper-file")
 	}
-	older, err := s.olderMethods()
+	older, err := s.OlderMethods()
 	if err != nil {
 		return nil, from, err
 	}
@@ -177,29 +148,29 @@ func (v *service) prepareKeys(s *settings, set *policy.Set) (entries []keys.Entr
 	if s.keys == "" {
 		return nil, from, nil
 	}
-	return readKeys(s.keys, set, s.store == embeddedStore)
+	return readKeys(s.keys, set, s.Store == settings.EmbeddedStore)
 }
 
 func (v *service) warnAboutStore() {
-	if v.store.embedded {
+	if v.store.Embedded {
 		v.log.Warn("the store is EMBEDDED: keys and counters are in this process alone and are lost when it ends; give --store redis://… for more than a trial",
-			slog.String("socket", v.store.address))
+			slog.String("socket", v.store.Address))
 		return
 	}
-	v.log.Info("store", slog.String("store", v.store.what))
+	v.log.Info("store", slog.String("store", v.store.What))
 }
 
 // build makes the two servers.
-func (v *service) build(s *settings) {
+func (v *service) build(s *options) {
 	var config *tls.Config
 	if v.certs != nil {
 		config = v.certs.Config()
 	}
 	cached := s.cacheOptions()
 	cached.Vouch = v.standing.Vouch
-	v.cache = newKeyCache(v.store.client, cached, v.older, v.policies, v.registry, v.metrics, v.log)
-	v.leases = counters.NewLeases(counters.NewStore(v.store.client, nil), counters.Options{
-		Exact: s.limits == limitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
+	v.cache = newKeyCache(v.store.Client, cached, v.older, v.policies, v.registry, v.metrics, v.log)
+	v.leases = counters.NewLeases(counters.NewStore(v.store.Client, nil), counters.Options{
+		Exact: s.limits == LimitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
 	})
 	extauthz.RegisterLimits(v.registry, v.leases)
 	v.authorizer = extauthz.New(extauthz.Config{
@@ -216,12 +187,12 @@ func (v *service) build(s *settings) {
 		Deadline:  s.deadline,
 	})
 	v.grpc = grpcserver.New(v.authorizer, grpcserver.Config{TLS: config, Reflection: s.reflection})
-	v.status = &server.Status{
-		Policies: v.policies, Gatherer: v.registry, Store: v.store.what, Standing: v.standing.State,
+	v.status = &Status{
+		Policies: v.policies, Gatherer: v.registry, Store: v.store.What, Standing: v.standing.State,
 		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream,
 		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) },
 	}
-	server.RegisterStanding(v.registry, v.status)
+	RegisterStanding(v.registry, v.status)
 	v.grpc.SetReady(v.status.Unready() == "")
 	v.http = &http.Server{
 		Handler:           v.status.Handler(),
@@ -234,7 +205,7 @@ func (v *service) build(s *settings) {
 }
 
 // listen takes all ports.
-func (v *service) listen(s *settings) error {
+func (v *service) listen(s *options) error {
 	if s.addressesFile != "" {
 		// Whoever waits for the file must not find that of an earlier run.
 		if err := os.Remove(s.addressesFile); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -242,16 +213,16 @@ func (v *service) listen(s *settings) error {
 		}
 	}
 	var err error
-	if v.grpcListener, err = listen(s.grpcAddress); err != nil {
-		return failed(fmt.Errorf("--grpc-address: %w", err))
+	if v.grpcListener, err = listen.On(s.grpcAddress); err != nil {
+		return exit.Failed(fmt.Errorf("--grpc-address: %w", err))
 	}
 	if v.httpListener, err = net.Listen("tcp", s.httpAddress); err != nil {
-		return failed(errors.Join(fmt.Errorf("--http-address: %w", err), v.grpcListener.Close()))
+		return exit.Failed(errors.Join(fmt.Errorf("--http-address: %w", err), v.grpcListener.Close()))
 	}
 	if v.profiler, err = startProfiler(s.pprofAddress); err != nil {
-		return failed(errors.Join(fmt.Errorf("--pprof-address: %w", err), v.grpcListener.Close(), v.httpListener.Close()))
+		return exit.Failed(errors.Join(fmt.Errorf("--pprof-address: %w", err), v.grpcListener.Close(), v.httpListener.Close()))
 	}
-	if err := v.listenLane(s); err != nil {
+	if err := v.listenAuthzHTTP(s); err != nil {
 		v.profiler.stop()
 		return errors.Join(err, v.grpcListener.Close(), v.httpListener.Close())
 	}
@@ -260,7 +231,7 @@ func (v *service) listen(s *settings) error {
 
 // run serves until stop ends, then drains until that is done, its time is up or
 // stopNow ends.
-func (v *service) run(s *settings, stop, stopNow context.Context) error {
+func (v *service) run(s *options, stop, stopNow context.Context) error {
 	follow, endFollow := context.WithCancel(stopNow)
 	// Calls that drain still need keys that are up to date.
 	serving, endServing := context.WithCancel(context.WithoutCancel(stopNow))
@@ -276,7 +247,7 @@ func (v *service) run(s *settings, stop, stopNow context.Context) error {
 	ended := make(chan error, 3)
 	work.Go(func() { ended <- v.grpc.Serve(v.grpcListener) })
 	work.Go(func() { ended <- ignoreClosed(v.http.Serve(v.httpListener)) })
-	work.Go(func() { v.serveLane(ended) })
+	work.Go(func() { v.serveAuthzHTTP(ended) })
 	work.Go(func() { v.followPolicies(follow, s.reloadInterval) })
 	if v.certs != nil {
 		work.Go(func() { v.followCertificates(follow, s.reloadInterval) })
@@ -297,7 +268,7 @@ func (v *service) run(s *settings, stop, stopNow context.Context) error {
 	if err == nil {
 		err = drained
 	}
-	return failed(err)
+	return exit.Failed(err)
 }
 
 // waitFor waits for the work to end, but not for long: a file system that does
@@ -317,7 +288,7 @@ func (v *service) waitFor(work *sync.WaitGroup) {
 
 // delayAfter returns how long to go on serving for the cause of the end: who presses
 // Ctrl-C has no proxies that need to notice.
-func (s *settings) delayAfter(cause error) time.Duration {
+func (s *options) delayAfter(cause error) time.Duration {
 	if s.drainDelayed || errors.Is(cause, errTerminated) {
 		return s.drainDelay
 	}
@@ -326,7 +297,7 @@ func (s *settings) delayAfter(cause error) time.Duration {
 
 // shutDown says no to whoever asks for it, goes on serving for the delay, in which
 // they notice, then says no to new work and ends the old.
-func (v *service) shutDown(s *settings, delay time.Duration, stopNow context.Context) error {
+func (v *service) shutDown(s *options, delay time.Duration, stopNow context.Context) error {
 	v.status.Drain()
 	v.grpc.Drain()
 	select {
@@ -336,7 +307,7 @@ func (v *service) shutDown(s *settings, delay time.Duration, stopNow context.Con
 	ctx, cancel := context.WithTimeout(stopNow, s.drainTimeout)
 	defer cancel()
 	var lane sync.WaitGroup
-	lane.Go(func() { v.shutDownLane(ctx) })
+	lane.Go(func() { v.shutDownAuthzHTTP(ctx) })
 	v.grpc.Shutdown(ctx)
 	lane.Wait()
 	cut := ctx.Err()
@@ -352,14 +323,14 @@ func (v *service) shutDown(s *settings, delay time.Duration, stopNow context.Con
 }
 
 // announce logs the addresses and writes them to the file.
-func (v *service) announce(s *settings) error {
+func (v *service) announce(s *options) error {
 	chosen := struct {
 		GRPC  string `json:"grpc"`
 		HTTP  string `json:"http"`
 		Lane  string `json:"authz_http,omitempty"`
 		Store string `json:"store"`
 		Pprof string `json:"pprof,omitempty"`
-	}{printAddress(v.grpcListener), printAddress(v.httpListener), v.laneAt(), v.store.address, v.profiler.address()}
+	}{listen.Address(v.grpcListener), listen.Address(v.httpListener), v.authzHTTPAddress(), v.store.Address, v.profiler.address()}
 	v.log.Info("ready", slog.String("version", v.version), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP), slog.String("authz_http", chosen.Lane))
 	if s.addressesFile == "" {
 		return nil

@@ -1,9 +1,10 @@
-package main
+package server
 
 import (
 	"log/slog"
 	"time"
 
+	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
 )
 
@@ -31,7 +32,7 @@ func (l *standingLog) tell(s keys.StandingState) {
 		if s.Fits {
 			what = "THE PEPPER OF THE KEYS IN THE STORE HAS CHANGED: what is found is served, what is not is undecided"
 		}
-		l.log.Error(what, slog.String("problem", plain(s.Pepper).Error()))
+		l.log.Error(what, slog.String("problem", exit.Plain(s.Pepper).Error()))
 	case s.Pepper == nil && last.Pepper != nil:
 		l.log.Info("the pepper is that of the keys in the store")
 	}

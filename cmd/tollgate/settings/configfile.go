@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"errors"
@@ -19,10 +19,10 @@ import (
 // message.
 const maxConfigDepth = 16
 
-// readConfig reads a config file: a YAML mapping from names of flags to values of
+// ReadConfig reads a config file: a YAML mapping from names of flags to values of
 // their types. What it does not know or cannot read is an error
 // "file:line:col: what", all of them joined.
-func readConfig(file string, flags *pflag.FlagSet) (map[string]any, error) {
+func ReadConfig(file string, flags *pflag.FlagSet) (map[string]any, error) {
 	data, err := smallfile.Read(file, maxSmall)
 	if err != nil {
 		return nil, fmt.Errorf("--config: %w", err)

@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"bytes"
@@ -10,61 +10,61 @@ import (
 	"tollgate/policy/keys/smallfile"
 )
 
-// embeddedStore is the value of --store that needs no server.
-const embeddedStore = "memory"
+// EmbeddedStore is the value of --store that needs no server.
+const EmbeddedStore = "memory"
 
-// envPrefix stands before the name of a flag in its environment variable.
-const envPrefix = "TOLLGATE"
+// EnvPrefix stands before the name of a flag in its environment variable.
+const EnvPrefix = "TOLLGATE"
 
 // maxSmall is far above what a config file, a pepper or a token has, in bytes.
 const maxSmall = 1 << 20
 
-// shared are the settings that the server and the commands have in common: which policy,
+// Shared are the settings that the server and the commands have in common: which policy,
 // which store, and how keys are hashed.
-type shared struct {
-	policy     string // file or directory
-	store      string // embeddedStore, a URL, which may hold a password, or empty for the REDIS_ variables
-	socket     string // of the embedded store; default below a directory of this user
-	pepperFile string
-	pepperText string // TOLLGATE_PEPPER; no flag, because command lines are public
+type Shared struct {
+	Policy     string // file or directory
+	Store      string // embeddedStore, a URL, which may hold a password, or empty for the REDIS_ variables
+	Socket     string // of the embedded store; default below a directory of this user
+	PepperFile string
+	PepperText string // TOLLGATE_PEPPER; no flag, because command lines are public
 
-	olderPeppers string // files and words, joined with commas
+	OlderPeppers string // files and words, joined with commas
 }
 
-// variable returns the environment variable of a flag.
-func variable(flag string) string {
-	return envPrefix + "_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+// Variable returns the environment variable of a flag.
+func Variable(flag string) string {
+	return EnvPrefix + "_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// fromEnvironment takes in what no flag says: the pepper, and the store where nobody has
+// FromEnvironment takes in what no flag says: the pepper, and the store where nobody has
 // named one.
-func (s *shared) fromEnvironment(storeNamed bool) {
+func (s *Shared) FromEnvironment(storeNamed bool) {
 	if !storeNamed && os.Getenv("REDIS_URL") != "" {
-		s.store = "" // the variables of Envoy's rate-limit service say where it is
+		s.Store = "" // the variables of Envoy's rate-limit service say where it is
 	}
-	s.pepperText = os.Getenv(variable("pepper"))
+	s.PepperText = os.Getenv(Variable("pepper"))
 }
 
-// checkPepper refuses two peppers.
-func (s *shared) checkPepper() error {
-	if s.pepperFile != "" && s.pepperText != "" {
-		return fmt.Errorf("--pepper-file and %s_PEPPER: give one of the two", envPrefix)
+// CheckPepper refuses two peppers.
+func (s *Shared) CheckPepper() error {
+	if s.PepperFile != "" && s.PepperText != "" {
+		return fmt.Errorf("--pepper-file and %s_PEPPER: give one of the two", EnvPrefix)
 	}
 	return nil
 }
 
-// pepper returns the secret that keys are hashed with, nil if there is none.
-func (s *shared) pepper() ([]byte, error) {
-	if s.pepperFile == "" {
-		return []byte(s.pepperText), nil
+// Pepper returns the secret that keys are hashed with, nil if there is none.
+func (s *Shared) Pepper() ([]byte, error) {
+	if s.PepperFile == "" {
+		return []byte(s.PepperText), nil
 	}
-	data, err := smallfile.Read(s.pepperFile, maxSmall)
+	data, err := smallfile.Read(s.PepperFile, maxSmall)
 	if err != nil {
 		return nil, fmt.Errorf("--pepper-file: %w", err)
 	}
 	text := strings.TrimRight(string(data), "\r\n")
 	if text == "" {
-		return nil, fmt.Errorf("--pepper-file: %s is empty", s.pepperFile)
+		return nil, fmt.Errorf("--pepper-file: %s is empty", s.PepperFile)
 	}
 	return []byte(text), nil
 }
@@ -75,10 +75,10 @@ const (
 	plainSHA256 = "sha256"
 )
 
-// olderMethods reads the methods by which keys were hashed before.
-func (s *shared) olderMethods() ([]keys.Method, error) {
+// OlderMethods reads the methods by which keys were hashed before.
+func (s *Shared) OlderMethods() ([]keys.Method, error) {
 	var methods []keys.Method
-	for name := range strings.SplitSeq(s.olderPeppers, ",") {
+	for name := range strings.SplitSeq(s.OlderPeppers, ",") {
 		switch name = strings.TrimSpace(name); name {
 		case "":
 		case noPepper:

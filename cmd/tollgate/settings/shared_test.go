@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"os"
@@ -14,8 +14,8 @@ func TestOlderPeppers(t *testing.T) {
 	if err := os.WriteFile(file, []byte("earlier\r\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := shared{olderPeppers: " " + file + ", none,sha256,"}
-	methods, err := s.olderMethods()
+	s := Shared{OlderPeppers: " " + file + ", none,sha256,"}
+	methods, err := s.OlderMethods()
 	if err != nil || len(methods) != 3 {
 		t.Fatalf("%d methods, %v", len(methods), err)
 	}
@@ -33,12 +33,12 @@ func TestOlderPeppers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{empty, file + ".none"} {
-		s := shared{olderPeppers: bad}
-		if _, err := s.olderMethods(); err == nil || !strings.HasPrefix(err.Error(), "--older-peppers: ") {
+		s := Shared{OlderPeppers: bad}
+		if _, err := s.OlderMethods(); err == nil || !strings.HasPrefix(err.Error(), "--older-peppers: ") {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
-	if m, err := (&shared{}).olderMethods(); err != nil || len(m) != 0 {
+	if m, err := (&Shared{}).OlderMethods(); err != nil || len(m) != 0 {
 		t.Errorf("%v, %v", m, err)
 	}
 }

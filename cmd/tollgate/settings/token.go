@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"fmt"
@@ -8,19 +8,19 @@ import (
 	"tollgate/policy/keys/smallfile"
 )
 
-// tokenVariable holds a member's token; there is no flag, because command lines
+// TokenVariable holds a member's token; there is no flag, because command lines
 // are public.
-const tokenVariable = envPrefix + "_TOKEN"
+const TokenVariable = EnvPrefix + "_TOKEN"
 
-// memberToken returns the token, from a file or the environment, of the member in whose name to act, or "" for the
+// Token returns the token, from a file or the environment, of the member in whose name to act, or "" for the
 // operator. An empty one is a mistake: it would make the operator of a member.
-func memberToken(file string) (string, error) {
-	token, given := os.LookupEnv(tokenVariable)
+func Token(file string) (string, error) {
+	token, given := os.LookupEnv(TokenVariable)
 	switch {
 	case given && file != "":
-		return "", fmt.Errorf("--token-file and %s: give one of the two", tokenVariable)
+		return "", fmt.Errorf("--token-file and %s: give one of the two", TokenVariable)
 	case given && strings.TrimSpace(token) == "":
-		return "", fmt.Errorf("%s is empty: unset it to act as the operator", tokenVariable)
+		return "", fmt.Errorf("%s is empty: unset it to act as the operator", TokenVariable)
 	case given:
 		return strings.TrimSpace(token), nil
 	case file == "":

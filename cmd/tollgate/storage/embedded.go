@@ -1,4 +1,4 @@
-package main
+package storage
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/cmd/tollgate/listen"
 	"tollgate/policy/connect"
 )
 
@@ -29,14 +30,14 @@ const embeddedTimeout = 10 * time.Second
 
 // openEmbedded starts a Redis inside this process, without any TCP port: our own
 // client reaches it in memory, others of the same user by the unix socket.
-func openEmbedded(socket string) (*store, error) {
+func openEmbedded(socket string) (*Store, error) {
 	if socket == "" {
 		var err error
 		if socket, err = defaultSocket(); err != nil {
 			return nil, fmt.Errorf("--store-socket: %w", err)
 		}
 	}
-	listener, err := listenUnix(socket, storeSocketMode)
+	listener, err := listen.Unix(socket, listen.StoreMode)
 	if err != nil {
 		return nil, fmt.Errorf("--store-socket: %w", err)
 	}
@@ -55,13 +56,13 @@ func openEmbedded(socket string) (*store, error) {
 	}
 	e.work.Go(e.accept)
 	e.work.Go(e.sweep)
-	address := printAddress(listener)
-	return &store{
-		client:   e.client,
-		what:     "embedded, in this process: keys and counters are lost when it ends (" + address + ")",
-		address:  address,
-		embedded: true,
-		close:    e.close,
+	address := listen.Address(listener)
+	return &Store{
+		Client:   e.client,
+		What:     "embedded, in this process: keys and counters are lost when it ends (" + address + ")",
+		Address:  address,
+		Embedded: true,
+		Close:    e.close,
 	}, nil
 }
 

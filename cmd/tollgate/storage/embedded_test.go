@@ -1,4 +1,4 @@
-package main
+package storage
 
 import (
 	"context"
@@ -7,16 +7,18 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"tollgate/cmd/tollgate/tollgatetest"
 )
 
 // A pipeline longer than any buffer of the client or the server comes back whole.
 func TestEmbeddedTakesLongPipelines(t *testing.T) {
-	s, err := openEmbedded(filepath.Join(shortDir(t), "s"))
+	s, err := openEmbedded(filepath.Join(tollgatetest.ShortDir(t), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := s.close(); err != nil {
+		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -24,7 +26,7 @@ func TestEmbeddedTakesLongPipelines(t *testing.T) {
 	defer cancel()
 	const n = 2000
 	value := string(make([]byte, 64))
-	replies, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	replies, err := s.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for range n {
 			p.Set(ctx, "key", value, 0)
 			p.Get(ctx, "key")

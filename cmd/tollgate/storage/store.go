@@ -1,4 +1,4 @@
-package main
+package storage
 
 import (
 	"context"
@@ -15,23 +15,25 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/settings"
 	"tollgate/policy/connect"
 )
 
-// store is the opened --store.
-type store struct {
-	client   redis.UniversalClient
-	what     string // for people: logs and /readyz
-	address  string // for --addresses-file
-	embedded bool
-	close    func() error
+// Store is the opened --store.
+type Store struct {
+	Client   redis.UniversalClient
+	What     string // for people: logs and /readyz
+	Address  string // for --addresses-file
+	Embedded bool
+	Close    func() error
 }
 
 // openRedis makes a client for a URL, or, if it is empty, for what the REDIS_
 // variables in env say. It connects to nothing yet. Its errors show no password.
-func openRedis(raw string, env func(string) string, deadline time.Duration, log *slog.Logger) (*store, error) {
+func openRedis(raw string, env func(string) string, deadline time.Duration, log *slog.Logger) (*Store, error) {
 	if raw != "" && !strings.Contains(raw, "://") {
-		return nil, fmt.Errorf("--store %q: want %s, or a URL such as redis://HOST:PORT", connect.Redact(raw), embeddedStore)
+		return nil, fmt.Errorf("--store %q: want %s, or a URL such as redis://HOST:PORT", connect.Redact(raw), settings.EmbeddedStore)
 	}
 	client, what, err := connect.Open(connect.Options{URL: raw, Env: env, Deadline: deadline, Log: log})
 	if err != nil && raw != "" {
@@ -40,30 +42,30 @@ func openRedis(raw string, env func(string) string, deadline time.Duration, log 
 	if err != nil {
 		return nil, err // names the variable
 	}
-	return &store{client: client, what: "redis " + what, address: what, close: client.Close}, nil
+	return &Store{Client: client, What: "redis " + what, Address: what, Close: client.Close}, nil
 }
 
-// openStore opens the store for a server: the embedded one is started. deadline is how
+// Open opens the store for a server: the embedded one is started. deadline is how
 // long a decision may take.
-func openStore(s *shared, deadline time.Duration, log *slog.Logger) (*store, error) {
+func Open(s *settings.Shared, deadline time.Duration, log *slog.Logger) (*Store, error) {
 	redis.SetLogger(redisLog{log})
-	if s.store == embeddedStore {
-		opened, err := openEmbedded(s.socket)
-		return opened, failed(err)
+	if s.Store == settings.EmbeddedStore {
+		opened, err := openEmbedded(s.Socket)
+		return opened, exit.Failed(err)
 	}
-	return openRedis(s.store, os.Getenv, deadline, log)
+	return openRedis(s.Store, os.Getenv, deadline, log)
 }
 
-// connectStore makes the client of a command: the embedded store is that of a server on
+// Connect makes the client of a command: the embedded store is that of a server on
 // this machine.
-func connectStore(s *shared, stderr io.Writer) (*store, error) {
+func Connect(s *settings.Shared, stderr io.Writer) (*Store, error) {
 	redis.SetLogger(redisLog{slog.New(slog.DiscardHandler)})
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	where := s.store
-	if where == embeddedStore {
-		socket, err := runningSocket(s.socket)
+	where := s.Store
+	if where == settings.EmbeddedStore {
+		socket, err := runningSocket(s.Socket)
 		if err != nil {
-			return nil, failed(err)
+			return nil, exit.Failed(err)
 		}
 		where = (&url.URL{Scheme: "unix", Path: socket}).String()
 	}

@@ -1,4 +1,4 @@
-package main
+package storage
 
 import (
 	"log/slog"
@@ -27,8 +27,8 @@ func TestPasswordsAreNotShown(t *testing.T) {
 		if err != nil {
 			shown = err.Error()
 		} else {
-			shown = s.what + s.address
-			_ = s.close()
+			shown = s.What + s.Address
+			_ = s.Close()
 		}
 		if strings.Contains(shown, "hun") || strings.Contains(shown, "ter2") {
 			t.Errorf("%q is shown in %s", raw, shown)
