@@ -21,9 +21,9 @@ func RegisterLimits(r prometheus.Registerer, l *counters.Leases) {
 	}
 	r.MustRegister(&limitCollector{
 		leases:   l,
-		spends:   desc("tollgate_limit_spends_total", "Where limits were spent or read: lease is units taken ahead, refusal a refusal that is remembered, reading counters seen within a second, store a call of the store, those that only give units back included.", "from"),
+		spends:   desc("tollgate_limit_spends_total", "Where limits were spent or read: lease is leased units, refusal a refusal that is remembered, reading counters seen within a second, store a call of the store, those that only give units back included.", "from"),
 		trips:    desc("tollgate_limit_trips_total", "Round trips to the store that the calls shared."),
-		held:     desc("tollgate_limit_units_held", "Units taken ahead and not spent yet."),
+		held:     desc("tollgate_limit_units_held", "Leased units that are not spent yet."),
 		stranded: desc("tollgate_limit_units_stranded_total", "Units that may stay charged until their windows end although nothing spent them, because a reply of the store was lost."),
 		jumps:    desc("tollgate_limit_clock_jumps_total", "Jumps of the store's clock, there and back counted as two: half a second or more against the monotonic clock of this server."),
 		entries:  desc("tollgate_limit_entries", "Limit ids of which something is remembered."),

@@ -157,7 +157,7 @@ func TestProfilerIsApart(t *testing.T) {
 	}
 }
 
-// What the server had taken ahead is in the store again when it has ended, and with --limits exact nothing is taken.
+// What the server had leased is in the store again when it has ended, and with --limits exact nothing is taken.
 func TestLeasesGoBackAtTheEnd(t *testing.T) {
 	for _, mode := range []string{server.LimitsAuto, server.LimitsExact} {
 		store, dir := miniredis.RunT(t), tollgatetest.ShortDir(t)

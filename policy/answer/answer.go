@@ -33,11 +33,11 @@ func UnknownAPI() *Answer {
 }
 
 // Template is text with slots.
-type Template []piece
+type Template []segment
 
-// piece is literal text, or a slot when slot is not noSlot. A quoted slot stands inside a JSON
+// segment is literal text, or a slot when slot is not noSlot. A quoted slot stands inside a JSON
 // string.
-type piece struct {
+type segment struct {
 	text   string
 	slot   Slot
 	quoted bool

@@ -25,7 +25,7 @@ func Parse(s string) (Template, error) {
 	for {
 		before, after, found := strings.Cut(s, "{")
 		if before != "" {
-			t = append(t, piece{text: before})
+			t = append(t, segment{text: before})
 		}
 		if !found {
 			return t, nil
@@ -35,7 +35,7 @@ func Parse(s string) (Template, error) {
 		if !closed || !known {
 			return nil, fmt.Errorf("unknown placeholder %q", "{"+name+"}")
 		}
-		t = append(t, piece{slot: slot})
+		t = append(t, segment{slot: slot})
 		s = rest
 	}
 }
@@ -114,7 +114,7 @@ func (t Text) Problem() Template {
 // jsonBuilder writes the template of a JSON body.
 type jsonBuilder struct{ t Template }
 
-func (b *jsonBuilder) raw(s string) { b.t = append(b.t, piece{text: s}) }
+func (b *jsonBuilder) raw(s string) { b.t = append(b.t, segment{text: s}) }
 
 // text writes a JSON string whose placeholders are filled in later.
 func (b *jsonBuilder) text(t Template) {
@@ -131,7 +131,7 @@ func (b *jsonBuilder) text(t Template) {
 
 func (b *jsonBuilder) literal(s string) { b.text(Template{{text: s}}) }
 
-func (b *jsonBuilder) slot(s Slot) { b.t = append(b.t, piece{slot: s}) }
+func (b *jsonBuilder) slot(s Slot) { b.t = append(b.t, segment{slot: s}) }
 
 // members writes named texts in the order of their names, each after the first, or after what
 // stands before it, behind a comma.

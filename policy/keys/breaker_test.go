@@ -71,7 +71,7 @@ func TestCacheBehindAnOpenBreaker(t *testing.T) {
 	k := sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
-	bounded(c, time.Millisecond)
+	c.options.Timeout = time.Millisecond
 	clock.Advance(time.Minute)
 	asked.mute.Store(true)
 	for range tripAfter {
@@ -79,7 +79,6 @@ func TestCacheBehindAnOpenBreaker(t *testing.T) {
 			t.Error(got)
 		}
 	}
-	idle(t, c)
 	reads := asked.reads.Load()
 	for range 5 {
 		if got := status(t, c, k.Digest); got != Active {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -35,7 +36,7 @@ type CacheOptions struct {
 	// Timeout bounds the reading of a record; default 80 ms. Keep it below the deadline of a decision, so that a key
 	// that may be served stale still is.
 	Timeout time.Duration
-	Breaker *Breaker         // around each trip to the store; nil for none
+	Breaker *Breaker         // around each reading of a node; nil for none
 	Now     func() time.Time // the clock; default: the machine's, monotonic where it matters
 	// Changed is told of each change of a key that arrives, with the time since it was made by the clock of the
 	// store. It must not block.
@@ -45,9 +46,9 @@ type CacheOptions struct {
 	Server  string
 	Longest func() time.Duration
 	Log     *slog.Logger // tells when the change stream is lost and back; default: nowhere
-	// Vouch is asked before the store is believed that a secret is no key's; nil believes it. Its error is what a look-up
-	// returns then, as if the store had not answered.
-	Vouch func(ctx context.Context, d Digest) error
+	// Vouch is asked before the store is believed that it has nothing under a Redis key; nil believes it. Its error is what a
+	// look-up returns then, as if the store had not answered.
+	Vouch func(ctx context.Context, key string) error
 }
 
 func (o *CacheOptions) setDefaults() {
@@ -103,7 +104,6 @@ type Cache struct {
 	refusals *clock[rejection, alone]
 	profiles *clock[*Profile, alone] // by what profileSum says of them
 	flights  singleflight.Group
-	trips    *trips
 	callers  *callers
 	// fences order the end of a reading against the messages about the same digest.
 	fences [256]fence
@@ -150,7 +150,6 @@ func NewCache(s *Store, o CacheOptions) *Cache {
 	c.grants = newClock(o.Keys, moveCached)
 	c.refusals = newClock(o.Unknown, moveAlone[rejection])
 	c.profiles = newClock(maxProfiles, moveAlone[*Profile])
-	c.trips = newTrips(s, o.Breaker, o.Timeout)
 	c.gather = func(f func()) { time.AfterFunc(refreshGather, f) }
 	c.callers = newCallers(o.UnknownLookups)
 	return c
@@ -215,7 +214,7 @@ func (c *Cache) LookupFor(ctx context.Context, d Digest, from Caller) (Grant, er
 		c.counts.busy.Add(1)
 		return Grant{}, ErrBusy
 	}
-	if g, err = c.fly(ctx, d, from); err == nil || refused(err) {
+	if g, err = c.loadOnce(ctx, d, from); err == nil || refused(err) {
 		return g, err
 	}
 	// Not the grant that was there before the wait: a message may have taken it away since.
@@ -228,9 +227,9 @@ func (c *Cache) LookupFor(ctx context.Context, d Digest, from Caller) (Grant, er
 	return Grant{}, err
 }
 
-// fly calls load, once for all that ask at the same time. Where it ends before ctx does, which is the rule, the first of
-// them calls it himself: a goroutine for each costs more than the reading, if many share a trip.
-func (c *Cache) fly(ctx context.Context, d Digest, from Caller) (Grant, error) {
+// loadOnce calls load, once for all that ask at the same time. Where it ends before ctx does, which is the rule, the first
+// of them calls it himself, which saves a goroutine.
+func (c *Cache) loadOnce(ctx context.Context, d Digest, from Caller) (Grant, error) {
 	load := func() (any, error) { return c.load(d, from) }
 	if end, ok := ctx.Deadline(); ctx.Err() == nil && (!ok || time.Until(end) > c.options.Timeout) {
 		g, err, _ := c.flights.Do(string(d[:]), load)
@@ -289,8 +288,7 @@ func (c *Cache) load(d Digest, from Caller) (g Grant, err error) {
 	return g, err
 }
 
-// read asks the store, in a trip that it may share with others. With anew the record is decoded although it may be the one
-// that is here.
+// read asks the store. With anew the record is decoded although it may be the one that is here.
 func (c *Cache) read(ctx context.Context, d Digest, anew bool) reading {
 	o := owned{digest: d}
 	if e, common := c.grants.peek(d); e != nil {
@@ -300,15 +298,54 @@ func (c *Cache) read(ctx context.Context, d Digest, anew bool) reading {
 			o.sum = e.sum
 		}
 	}
-	return c.trips.read(ctx, o)
+	return c.store.readings(ctx, []owned{o}, c.get)[0]
 }
 
-// vouched is what a reading said, unless that counts for nothing.
+// get carries out gets in one round trip to each node that has some of what they ask for.
+func (c *Cache) get(ctx context.Context, gets []*redis.StringCmd) {
+	if c.store.nodeOf == nil {
+		c.getFrom(ctx, "", gets)
+		return
+	}
+	var work sync.WaitGroup
+	for node, gets := range c.store.byNode(gets) {
+		work.Go(func() { c.getFrom(ctx, node, gets) })
+	}
+	work.Wait()
+}
+
+// getFrom is a round trip to one node, which the breaker counts once, however many gets there are.
+func (c *Cache) getFrom(ctx context.Context, node string, gets []*redis.StringCmd) {
+	err := c.options.Breaker.Do(LookUp, node, func() error {
+		c.store.pipeline(ctx, gets)
+		for _, get := range gets {
+			if !TellsOfStore(get.Err()) {
+				return nil
+			}
+		}
+		return gets[0].Err()
+	})
+	if errors.Is(err, ErrStoreDown) {
+		for _, get := range gets {
+			get.SetErr(err)
+		}
+	}
+}
+
+// vouched is what a reading said, unless that counts for nothing. Of a cluster the node that has the record may have been
+// emptied, and not the one that leads to it.
 func (c *Cache) vouched(ctx context.Context, d Digest, r reading) reading {
-	if c.options.Vouch == nil || !errors.Is(r.err, ErrUnknown) {
+	key := secretKey(d)
+	var corrupt *CorruptError
+	switch {
+	case c.options.Vouch == nil:
+		return r
+	case errors.Is(r.err, errMissing) && errors.As(r.err, &corrupt):
+		key = recordKey(corrupt.ID)
+	case !errors.Is(r.err, ErrUnknown):
 		return r
 	}
-	if err := c.options.Vouch(ctx, d); err != nil {
+	if err := c.options.Vouch(ctx, key); err != nil {
 		return reading{err: err}
 	}
 	return r

@@ -38,7 +38,6 @@ func newTestCache(c redis.UniversalClient, options ...func(*CacheOptions)) (*Cac
 	}
 	cache := NewCache(NewStore(c), o)
 	cache.gather = func(func()) {} // see refresh_test.go
-	cache.trips.patience = time.Hour
 	return cache, clock
 }
 
@@ -355,7 +354,7 @@ func TestStaleKeyDoesNotWaitLongerThanItsCaller(t *testing.T) {
 	k := sample()
 	create(t, client, k)
 	status(t, c, k.Digest)
-	bounded(c, 200*time.Millisecond)
+	c.options.Timeout = 200 * time.Millisecond
 	clock.Advance(time.Minute)
 	asked.mute.Store(true)
 	short, end := context.WithTimeout(t.Context(), time.Millisecond)
@@ -364,9 +363,7 @@ func TestStaleKeyDoesNotWaitLongerThanItsCaller(t *testing.T) {
 		t.Errorf("known key: %+v, %v", g, err)
 	}
 	await(t, "the reading that a caller with little time left is under way", func(context.Context) bool {
-		c.trips.mu.Lock()
-		defer c.trips.mu.Unlock()
-		return c.trips.running
+		return asked.reads.Load() == 2
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -382,6 +379,28 @@ func TestStaleKeyDoesNotWaitLongerThanItsCaller(t *testing.T) {
 	}
 	if _, err := c.Lookup(t.Context(), Digest{8}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("other secret: %v", err)
+	}
+}
+
+// With a store that hangs each caller has left by its time, and ten readings open the breaker.
+func TestHungStore(t *testing.T) {
+	c, _ := newTestCache(silent(t), func(o *CacheOptions) { o.Breaker = newBreaker(nil, time.Hour) })
+	c.options.Timeout = 50 * time.Millisecond
+	var work sync.WaitGroup
+	for n := range tripAfter {
+		work.Go(func() {
+			start := time.Now()
+			if _, err := c.Lookup(t.Context(), digestOf(n)); !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+	work.Wait()
+	if _, err := c.Lookup(t.Context(), digestOf(tripAfter)); !errors.Is(err, ErrStoreDown) {
+		t.Errorf("after %d readings: %v", tripAfter, err)
 	}
 }
 

@@ -67,7 +67,7 @@ func (c *Cache) refresh(batch []owned) {
 	at, generation := c.now(), c.stream.generation.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
-	readings := c.store.readings(ctx, batch, c.trips.trip)
+	readings := c.store.readings(ctx, batch, c.get)
 	for i, r := range readings {
 		r = c.vouched(ctx, batch[i].digest, r)
 		if r.err != nil && !refused(r.err) {

@@ -176,7 +176,7 @@ func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 	client := newEmbedded(t)
 	c, clock, read := gathered(client)
 	opened := 0
-	c.trips.breaker = NewBreaker(func(BreakerChange) { opened++ })
+	c.options.Breaker = NewBreaker(func(BreakerChange) { opened++ })
 	var list []*Key
 	for i := range 3 {
 		k := sample(func(k *Key) { k.ID, k.Digest = "key_ahead"+string(rune('a'+i)), digestOf(i) })

@@ -40,8 +40,8 @@ type StandingState struct {
 	Pepper   error     // what is wrong with it at this moment: ErrPepper or a *CorruptError
 	Emptied  bool      // the store is not the one that it was
 	Unseen   error     // why an emptied store, or one that drops keys, would go unnoticed
-	Writes   error     // why the store takes none
-	Refuses  bool      // it has taken none for longer than a failover takes
+	Writes   error     // why the store, or a part of it, takes none
+	Refuses  bool      // no part of it has taken any for longer than a failover takes
 	Evicts   string    // the policy by which it drops keys when its memory is full; "" for noeviction, or if it does not say
 }
 
@@ -82,7 +82,7 @@ type Standing struct {
 	known    []memory // of each mark
 	looks    int
 	unseen   error     // why the store did not say what it does when its memory is full
-	writable time.Time // when the store last took writes; zero: never
+	writable time.Time // when the store, or a part of it, last took writes; zero: never
 
 	state    atomic.Pointer[StandingState]
 	expected atomic.Pointer[expectation]
@@ -167,7 +167,7 @@ func (w *Standing) lookAtPepper(ctx context.Context, next *StandingState) error 
 	switch {
 	case err != nil:
 		return err
-	case !found && next.Fits && next.Pepper != nil:
+	case !found && next.Pepper != nil && (next.Fits || errors.Is(next.Pepper, ErrPepper)):
 		w.judged = false // what stood there was another's: it is not ours to say what comes next
 		next.Answered = w.options.Now()
 		return nil
@@ -255,7 +255,7 @@ func (w *Standing) waitForOthers(ctx context.Context) error {
 // lookAtMarks compares the marks with those that are remembered, and sees whether the store takes writes.
 func (w *Standing) lookAtMarks(ctx context.Context, next *StandingState) error {
 	var errs []error
-	answered := false
+	answered, takes := false, false // takes: one node at least takes writes
 	next.Emptied, next.Unseen = false, w.unseen
 	for i, s := range w.store.lookAt(ctx, w.marks) {
 		if s.err == nil && w.known[i].id == "" && !s.there {
@@ -271,7 +271,7 @@ func (w *Standing) lookAtMarks(ctx context.Context, next *StandingState) error {
 		case s.there && s.mark.id == "" && w.known[i].id == "":
 			next.Unseen = &CorruptError{ID: w.marks[i], Err: errors.New("it is not a mark")}
 		default:
-			answered = true
+			answered, takes = true, takes || s.write == nil
 			w.known[i].compare(s)
 		}
 		if s.write != nil {
@@ -283,7 +283,7 @@ func (w *Standing) lookAtMarks(ctx context.Context, next *StandingState) error {
 	if answered {
 		next.Answered = now
 	}
-	if answered && next.Writes == nil {
+	if takes {
 		w.writable = now
 	}
 	return errors.Join(errs...)
@@ -346,16 +346,16 @@ func (s *Store) evicts(ctx context.Context) (policy string, err error) {
 	return policy, err
 }
 
-// Vouch makes sure that the store may be believed that the secret with the digest d is no key's, which it has just said: that it is
+// Vouch makes sure that the store may be believed that it has nothing under a Redis key, which it has just said: that it is
 // still the store that it was, and that its keys are hashed with a pepper of the server. Errors are an ErrUnvouched, or say
 // that the store did not answer.
-func (w *Standing) Vouch(ctx context.Context, d Digest) error {
+func (w *Standing) Vouch(ctx context.Context, key string) error {
 	if err := w.State().unvouched(); err != nil {
 		return err
 	}
 	i := 0
 	if len(w.marks) > 1 {
-		i = slotOf(secretKey(d)) * len(w.marks) / slots
+		i = slotOf(key) * len(w.marks) / slots
 	}
 	return w.rounds[i].join(ctx, func() error { return w.ask(i) })
 }
@@ -379,7 +379,7 @@ func (w *Standing) ask(i int) error {
 	if len(gets) == 0 {
 		return nil
 	}
-	_ = w.store.pipeline(ctx, gets) // each has its own error
+	w.store.pipeline(ctx, gets) // each has its own error
 	for _, get := range gets {
 		if err := get.Err(); err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
 			return readError(ctx, "", err)

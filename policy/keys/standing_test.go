@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/connect"
+	"tollgate/policy/connect/redistest"
 )
 
 // A server remembers which store it has, and does not take the word of one that was emptied; commands and other servers
@@ -50,7 +51,7 @@ func (w *Standing) expect(t *testing.T, what string, ready, emptied bool) {
 	if err != nil || state.Ready() != ready || state.Emptied != emptied {
 		t.Errorf("%s: %+v", what, state)
 	}
-	if vouched := w.Vouch(t.Context(), Digest{1}); (vouched == nil) != (ready && state.Pepper == nil) || vouched != nil && !errors.Is(vouched, ErrUnvouched) {
+	if vouched := w.Vouch(t.Context(), "key"); (vouched == nil) != (ready && state.Pepper == nil) || vouched != nil && !errors.Is(vouched, ErrUnvouched) {
 		t.Errorf("%s: vouches %v", what, vouched)
 	}
 }
@@ -97,6 +98,16 @@ func testEmptiedAndClaimed(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
+	// Nor does one that was wrong before, though nobody else is there any more.
+	wrong, _ := standing(t, s, pepper("b"))
+	empty(t, c)
+	if state, err := wrong.Look(t.Context()); err != nil || state.Ready() || !errors.Is(s.CheckPepper(t.Context(), pepper("b")), ErrUnclaimed) {
+		t.Errorf("a server that had another pepper: %+v, %v", state, err)
+	}
+	if err := s.AcceptEmpty(t.Context(), pepper("b")); err != nil {
+		t.Fatal(err)
+	}
+	wrong.expect(t, "the pepper of an accepted store", true, false)
 	// A server without a mark, of an earlier version, that was first.
 	empty(t, c)
 	c.Set(t.Context(), pepperKey, newPepperCheck(pepper("b")), 0)
@@ -227,28 +238,27 @@ func testPepperDeleted(t *testing.T, c redis.UniversalClient) {
 // Vouching sees at once what the next look would.
 func testVouch(t *testing.T, c redis.UniversalClient) {
 	s := NewStore(c)
-	digest := func(i int) Digest { return pepper("a").Digest(strconv.Itoa(i)) }
 	fresh := NewStanding(s, pepper("a"), StandingOptions{})
-	if err := fresh.Vouch(t.Context(), Digest{}); !errors.Is(err, ErrUnvouched) {
+	if err := fresh.Vouch(t.Context(), "key"); !errors.Is(err, ErrUnvouched) {
 		t.Errorf("before the first look: %v", err)
 	}
 	w, _ := standing(t, s, pepper("a"))
 	ended, end := context.WithCancel(t.Context())
 	end()
-	if err := w.Vouch(ended, Digest{}); !errors.Is(err, context.Canceled) && err != nil {
+	if err := w.Vouch(ended, "key"); !errors.Is(err, context.Canceled) && err != nil {
 		t.Errorf("%v", err)
 	}
 	for i := range 100 {
-		if err := w.Vouch(t.Context(), digest(i)); err != nil {
+		if err := w.Vouch(t.Context(), strconv.Itoa(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	wrong, _ := standing(t, s, pepper("b"))
-	if err := wrong.Vouch(t.Context(), Digest{}); !errors.Is(err, ErrPepper) || !errors.Is(err, ErrUnvouched) {
+	if err := wrong.Vouch(t.Context(), "key"); !errors.Is(err, ErrPepper) || !errors.Is(err, ErrUnvouched) {
 		t.Errorf("with a wrong pepper: %v", err)
 	}
 	empty(t, c)
-	if err := w.Vouch(t.Context(), digest(1)); !errors.Is(err, ErrEmptied) {
+	if err := w.Vouch(t.Context(), "key"); !errors.Is(err, ErrEmptied) {
 		t.Errorf("emptied: %v", err)
 	}
 }
@@ -313,6 +323,47 @@ func testBrokenMark(t *testing.T, c redis.UniversalClient) {
 	}
 	c.Set(t.Context(), key, "x", 0)
 	w.expect(t, "broken later", false, true)
+}
+
+// Of a cluster one node was emptied: a key in memory goes on, whichever half of it that node had.
+func TestEmptiedNode(t *testing.T) {
+	nodes := redistest.StartCluster(t, 2)
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{nodes[0].Address()}, MaxRetries: -1, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { client.Close() })
+	s, h := NewStore(client), pepper("a")
+	clock := time.Unix(1_800_000_000, 0)
+	w, _ := standing(t, s, h)
+	cache := NewCache(s, CacheOptions{Vouch: w.Vouch, Now: func() time.Time { return clock }, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
+	first := func(key string) bool { return slotOf(key) < slots/2 }
+	halves := map[string]Digest{} // of keys, by what the second node has of them
+	for i := 0; len(halves) < 4; i++ {
+		d := h.Digest(strconv.Itoa(i))
+		k := sample(func(k *Key) { k.ID, k.Digest = "key_half"+strconv.Itoa(i), d })
+		what := map[bool]string{true: "", false: "link "}[first(secretKey(d))] + map[bool]string{true: "", false: "record"}[first(recordKey(k.ID))]
+		if _, ok := halves[what]; ok {
+			continue
+		}
+		halves[what] = d
+		if err := s.Create(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cache.Lookup(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nodes[1].Do(t, "flushall")
+	clock = clock.Add(40 * time.Second) // longer than the TTL
+	for what, d := range halves {
+		if _, err := cache.Lookup(t.Context(), d); err != nil {
+			t.Errorf("a key in memory of which %q is lost: %v", what, err)
+		}
+	}
+	cold := NewCache(s, CacheOptions{Vouch: w.Vouch, Timeout: 10 * time.Second})
+	for what, d := range halves {
+		if _, err := cold.Lookup(t.Context(), d); (what == "") != (err == nil) || err != nil && !errors.Is(err, ErrEmptied) {
+			t.Errorf("another key of which %q is lost: %v", what, err)
+		}
+	}
 }
 
 // A server that comes to an empty store lets those speak first that are there and remember it.
@@ -416,6 +467,28 @@ func TestStoreThatTakesNoWrites(t *testing.T) {
 	}
 }
 
+// Where one node of a cluster takes no writes, requests are counted on the others.
+func TestNodeThatTakesNoWrites(t *testing.T) {
+	nodes := redistest.StartCluster(t, 2)
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{nodes[0].Address()}, MaxRetries: -1, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { client.Close() })
+	now := time.Unix(1_800_000_000, 0)
+	options := StandingOptions{Timeout: 10 * time.Second, Now: func() time.Time { return now }}
+	w := NewStanding(NewStore(client), pepper("a"), options)
+	w.expect(t, "at first", true, false)
+	for _, full := range []bool{false, true} {
+		nodes[map[bool]int{false: 0, true: 1}[full]].Do(t, "config", "set", "maxmemory", "1")
+		for _, w := range []*Standing{w, NewStanding(NewStore(client), pepper("a"), options)} {
+			w.expect(t, "full", true, false)
+			now = now.Add(writesGrace)
+			w.expect(t, "full for long", true, false)
+			if state := w.State(); !redis.HasErrorPrefix(state.Writes, "OOM") || state.Refuses != full {
+				t.Errorf("all nodes full: %t: %+v", full, state)
+			}
+		}
+	}
+}
+
 // Nobody has said what the keys of a store are that takes no writes and was never used: it is neither ready nor believed, and
 // it is told apart from one that is away.
 func TestNewStoreThatTakesNoWrites(t *testing.T) {
@@ -425,7 +498,7 @@ func TestNewStoreThatTakesNoWrites(t *testing.T) {
 	if state.Ready() || !state.Reached || state.Pepper != nil || !redis.HasErrorPrefix(state.Writes, "READONLY") {
 		t.Errorf("%+v", state)
 	}
-	if err := w.Vouch(t.Context(), Digest{1}); !errors.Is(err, ErrUnvouched) {
+	if err := w.Vouch(t.Context(), "key"); !errors.Is(err, ErrUnvouched) {
 		t.Errorf("it is believed: %v", err)
 	}
 	c.Do(t.Context(), "replicaof", "no", "one")

@@ -22,6 +22,9 @@ var (
 	ErrSecretDeleted = fmt.Errorf("%w: one that was deleted, whose secret never comes back", ErrSecretTaken)
 )
 
+// errMissing is that of a CorruptError of a record to which a secret leads, and which is not there.
+var errMissing = errors.New("it is missing")
+
 // CorruptError says that the store answered, but what it holds for one key cannot be used. That key fails closed;
 // others are not touched.
 type CorruptError struct {
@@ -88,21 +91,20 @@ type owned struct {
 	sum    uint64
 }
 
-// fetch carries out many GETs, each with its own error. An error of its own says that none has an answer.
-type fetch func(ctx context.Context, gets []*redis.StringCmd) error
+// getFunc carries out many GETs, each with its own error.
+type getFunc func(ctx context.Context, gets []*redis.StringCmd)
 
-// pipeline is a fetch in one round trip.
-func (s *Store) pipeline(ctx context.Context, gets []*redis.StringCmd) error {
+// pipeline is a getFunc in one round trip.
+func (s *Store) pipeline(ctx context.Context, gets []*redis.StringCmd) {
 	if len(gets) == 1 {
 		_ = s.client.Process(ctx, gets[0])
-		return nil
+		return
 	}
 	p := s.client.Pipeline()
 	for _, get := range gets {
 		_ = p.Process(ctx, get) // it only queues
 	}
 	_, _ = p.Exec(ctx) // its error is in the commands: connect.Open sees to that
-	return nil
 }
 
 // byNode parts gets by the nodes that they are for. A pipeline for several would end with the slowest of them, and where one
@@ -116,9 +118,9 @@ func (s *Store) byNode(gets []*redis.StringCmd) map[string][]*redis.StringCmd {
 	return parts
 }
 
-// readings looks up many secrets, each with its own error: in one fetch those that still belong to the key that they are
-// known for, the others in two.
-func (s *Store) readings(ctx context.Context, list []owned, fetch fetch) []reading {
+// readings looks up many secrets, each with its own error: with one call of get those that still belong to the key that
+// they are known for, the others with two.
+func (s *Store) readings(ctx context.Context, list []owned, get getFunc) []reading {
 	links, records := make([]*redis.StringCmd, len(list)), make([]*redis.StringCmd, len(list))
 	gets := make([]*redis.StringCmd, 0, 2*len(list))
 	for i, o := range list {
@@ -129,10 +131,8 @@ func (s *Store) readings(ctx context.Context, list []owned, fetch fetch) []readi
 			gets = append(gets, records[i])
 		}
 	}
+	get(ctx, gets)
 	out := make([]reading, len(list))
-	if err := fetch(ctx, gets); err != nil {
-		return failed(out, err)
-	}
 	var moved []owned
 	var places []int // of moved in list
 	for i, o := range list {
@@ -145,14 +145,14 @@ func (s *Store) readings(ctx context.Context, list []owned, fetch fetch) []readi
 			moved, places = append(moved, owned{digest: o.digest, id: id}), append(places, i)
 		}
 	}
-	for i, r := range s.follow(ctx, moved, fetch) {
+	for i, r := range s.follow(ctx, moved, get) {
 		out[places[i]] = r
 	}
 	return out
 }
 
 // follow reads the records of keys to which secrets were just seen to lead.
-func (s *Store) follow(ctx context.Context, list []owned, fetch fetch) []reading {
+func (s *Store) follow(ctx context.Context, list []owned, get getFunc) []reading {
 	if len(list) == 0 {
 		return nil
 	}
@@ -160,19 +160,10 @@ func (s *Store) follow(ctx context.Context, list []owned, fetch fetch) []reading
 	for i, o := range list {
 		records[i] = redis.NewStringCmd(ctx, "get", recordKey(o.id))
 	}
+	get(ctx, records)
 	out := make([]reading, len(list))
-	if err := fetch(ctx, records); err != nil {
-		return failed(out, err)
-	}
 	for i, o := range list {
 		out[i] = s.recordOf(ctx, o, records[i])
-	}
-	return out
-}
-
-func failed(out []reading, err error) []reading {
-	for i := range out {
-		out[i].err = err
 	}
 	return out
 }
@@ -199,7 +190,7 @@ func linkOf(ctx context.Context, link *redis.StringCmd) (id string, err error) {
 func (s *Store) recordOf(ctx context.Context, o owned, reply *redis.StringCmd) reading {
 	data, err := reply.Bytes()
 	if errors.Is(err, redis.Nil) {
-		return reading{err: &CorruptError{ID: o.id, Err: errors.New("it is missing")}}
+		return reading{err: &CorruptError{ID: o.id, Err: errMissing}}
 	}
 	if err != nil {
 		return reading{err: readError(ctx, o.id, err)}

@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"reflect"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/connect"
 )
 
 func TestCreateAndLookup(t *testing.T) {
@@ -329,6 +332,74 @@ func TestLookupAgain(t *testing.T) {
 			t.Errorf("a secret of nobody: %v", err)
 		}
 	})
+}
+
+// Each reading has what is said of its own secret, whatever is wrong with others that share its round trip.
+func TestReadingsAreApart(t *testing.T) {
+	onEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+		s := NewStore(client)
+		trips := &tripCounter{}
+		client.AddHook(trips)
+		admin := administrator(t, client)
+		key := func(n int) *Key {
+			return sample(func(k *Key) { k.ID, k.Digest = fmt.Sprintf("key_apart%d", n), digestOf(n) })
+		}
+		for n := range 8 {
+			create(t, client, key(n))
+		}
+		ctx := t.Context()
+		broken := []func(n int){
+			2: func(n int) { admin.Del(ctx, recordKey(key(n).ID)); admin.RPush(ctx, recordKey(key(n).ID), "x") },
+			3: func(n int) { admin.Del(ctx, secretKey(digestOf(n))); admin.RPush(ctx, secretKey(digestOf(n)), "x") },
+			4: func(n int) { admin.Set(ctx, recordKey(key(n).ID), "{", 0) },
+			5: func(n int) { admin.Del(ctx, recordKey(key(n).ID)) },
+			6: func(n int) { admin.Del(ctx, secretKey(digestOf(n))) },
+			7: func(n int) {
+				change(t, client, sample(func(k *Key) { k.ID, k.Digest = "key_moved", digestOf(n) }), false)
+			},
+		}
+		for n, spoil := range broken {
+			if spoil != nil {
+				spoil(n)
+			}
+		}
+		admin.Set(ctx, secretKey(digestOf(7)), "key_moved", 0)
+		var list []owned
+		for n := range 8 {
+			list = append(list, owned{digest: digestOf(n), id: key(n).ID}, owned{digest: digestOf(n)}) // known here, and not
+		}
+		expect := func(i int, r reading) {
+			got := fmt.Sprint(r.err)
+			if r.err == nil {
+				got = r.key.ID
+			}
+			want := []string{"key_apart0", "key_apart1", "not a string", "not a string", "not a record", "missing", ErrUnknown.Error(), "key_moved"}[i/2]
+			if !strings.Contains(got, want) || TellsOfStore(r.err) {
+				t.Errorf("%+v: %s, want %s", list[i], got, want)
+			}
+		}
+		trips.n.Store(0)
+		for i, r := range s.readings(ctx, list, s.pipeline) {
+			expect(i, r)
+		}
+		if n := trips.n.Load(); n != 2 {
+			t.Errorf("%d round trips", n)
+		}
+	})
+}
+
+// A record that is as it was is said to be the same, unless it is to be decoded in any case.
+func TestReadingsKnowAnUnchangedRecord(t *testing.T) {
+	client := newEmbedded(t)
+	s, k := NewStore(client), sample()
+	create(t, client, k)
+	first := s.readings(t.Context(), []owned{{digest: k.Digest}}, s.pipeline)[0]
+	list := []owned{{k.Digest, k.ID, first.sum}, {k.Digest, k.ID, 0}, {k.Digest, "key_other", first.sum}, {k.Digest, k.ID, first.sum + 1}}
+	for i, r := range s.readings(t.Context(), list, s.pipeline) {
+		if r.err != nil || r.same != (i == 0) || (r.key == nil) != r.same || r.sum != first.sum {
+			t.Errorf("%d: %+v", i, r)
+		}
+	}
 }
 
 // tripCounter counts the round trips of GETs; a new connection has some of its own.

@@ -17,27 +17,27 @@ const (
 
 // storeClock follows the clock of one node of the store by the monotonic one of this process.
 type storeClock struct {
-	mu        sync.Mutex
-	known     bool
-	low, high int64 // it is ahead by that much, ms
+	mu                   sync.Mutex
+	known                bool
+	minOffset, maxOffset int64 // from the monotonic clock, ms
 }
 
 // observe takes in that the store's clock was at ms some time between asked and now, and returns
 // how far it has jumped since it was seen before, or 0. A round trip that took long tells little,
 // and is no reason to speak of a jump.
 func (s *storeClock) observe(ms int64, asked, now time.Duration) time.Duration {
-	low, high := ms-now.Milliseconds()-1, ms-asked.Milliseconds()+1
+	lo, hi := ms-now.Milliseconds()-1, ms-asked.Milliseconds()+1
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	by := int64(0)
 	switch least := leastJump.Milliseconds(); {
 	case !s.known:
-	case low > s.high+least || high < s.low-least:
-		by = (low+high)/2 - (s.low+s.high)/2
-	case high-low > least && high-low > s.high-s.low:
+	case lo > s.maxOffset+least || hi < s.minOffset-least:
+		by = (lo+hi)/2 - (s.minOffset+s.maxOffset)/2
+	case hi-lo > least && hi-lo > s.maxOffset-s.minOffset:
 		return 0
 	}
-	s.known, s.low, s.high = true, low, high
+	s.known, s.minOffset, s.maxOffset = true, lo, hi
 	const longest = int64(1 << 42) // ms, some 139 years
 	return time.Duration(min(max(by, -longest), longest)) * time.Millisecond
 }

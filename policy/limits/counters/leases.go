@@ -371,7 +371,7 @@ func (l *Leases) addBackground(c *operation) {
 
 // Stats are counts since the start.
 type Stats struct {
-	Lease, Refusal, Reading uint64 // answers from leased units, remembered refusals, counters read lately
+	Lease, Refusal, Reading uint64 // answers from leased units, remembered refusals, counters read in the last second
 	Calls, Trips            uint64 // what the store was asked, and the round trips for it
 	Stranded                uint64 // units that may stay charged and unspent, because a reply of the store was lost or came too late
 	Jumps                   uint64 // of the store's clock

@@ -136,11 +136,11 @@ func (c *operation) read(j outcome) error {
 	return nil
 }
 
-// resultOf makes the answer for a caller. rest is what is charged to the windows and not spent.
-func (c *operation) resultOf(rest int64) limits.Result {
+// resultOf makes the answer for a caller. unspent is what is charged to the windows and not spent.
+func (c *operation) resultOf(unspent int64) limits.Result {
 	res := limits.Result{Allowed: c.allowed, Now: time.UnixMilli(c.now).UTC(), States: make([]limits.State, len(c.counts))}
 	for i, n := range c.counts {
-		res.States[i] = limits.State{Spent: n.Spent - rest, Reset: time.Unix(n.End, 0).UTC()}
+		res.States[i] = limits.State{Spent: n.Spent - unspent, Reset: time.Unix(n.End, 0).UTC()}
 	}
 	return res
 }

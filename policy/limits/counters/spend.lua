@@ -1,4 +1,4 @@
--- Spends: for each key in turn, takes a cost from every window of one limit id, or from none; leases units ahead to the
+-- Spends: for each key in turn, takes a cost from every window of one limit id, or from none; leases units to the
 -- caller; takes units back from a lease. Each spend sees what those before it did, and a record that is broken fails its
 -- own spends only. Atomic: Redis runs nothing else meanwhile.
 -- Runs on Redis 7.0 (Lua 5.1) and on the embedded store (gopher-lua). Numbers are doubles: every value here stays
@@ -14,7 +14,7 @@
 --   how many they are; or 0 for a single one, which settles units of a lease
 --   n, the number of windows; or -p for those of the p-th plan in this call
 --   units to take if all windows allow
---   units to lease ahead at most, or -1: judge, and take nothing
+--   units to lease at most, or -1: judge, and take nothing
 --   with n > 0, a plan: fields of the windows; then of each its length in seconds, or minus the anchor day of a month,
 --   and its limit, -1 for 0
 --   where units are settled: how many were leased, how many of these were not spent, and of each window the start that
@@ -111,7 +111,7 @@ while key < total do
       status = -1
     else
       for i = 1, n do
-        local start, spent, ahead = starts[i], 0, 0
+        local start, spent, onLease = starts[i], 0, 0
         local from = stored[i]
         if from then
           local units, rest
@@ -128,7 +128,7 @@ while key < total do
             break
           end
           if from == start then
-            spent, ahead = units, leased
+            spent, onLease = units, leased
           else
             -- A month that began less than 28 days before this one, by another anchor, is this one.
             local earliest, grid = start, argv[first + n + 2 * i - 2] + 0
@@ -138,7 +138,7 @@ while key < total do
               break
             end
             if from >= earliest and from <= now then
-              start, spent, ahead = from, units, leased
+              start, spent, onLease = from, units, leased
             else
               begun = true
               local field = 'previous:' .. argv[first + i - 1]
@@ -176,8 +176,8 @@ while key < total do
         end
 
         -- A record that does not hold the lease has lost it: nothing comes back then.
-        if settled > 0 and ahead >= settled and start == argv[leasedIn + i] + 0 then
-          ahead = ahead - settled
+        if settled > 0 and onLease >= settled and start == argv[leasedIn + i] + 0 then
+          onLease = onLease - settled
           spent = spent - back
           changed = true
         end
@@ -188,14 +188,14 @@ while key < total do
           -- free of these, half: who asks next, or joins, finds some too.
           local share = 0
           if room >= 100 then
-            share = (room - room % 50) / 50 - ahead
+            share = (room - room % 50) / 50 - onLease
             share = (share - share % 2) / 2
           end
           if share < grant then grant = share end
         end
-        if ahead > 0 then
+        if onLease > 0 then
           if not held then held = {nil, nil, nil} end
-          held[i] = ahead
+          held[i] = onLease
         end
         reply[size + i] = spent
       end
@@ -212,13 +212,13 @@ while key < total do
       if add > 0 or changed then
         for i = 1, n do
           local spent = reply[size + i] + add
-          local start, ahead = starts[i], grant
+          local start, onLease = starts[i], grant
           if own and own[i] then start = own[i] end
-          if held and held[i] then ahead = ahead + held[i] end
+          if held and held[i] then onLease = onLease + held[i] end
           reply[size + i] = spent
           set[2 * i - 1] = argv[first + i - 1]
-          if ahead > 0 then
-            set[2 * i] = format('%d:%d:%d', start, spent, ahead)
+          if onLease > 0 then
+            set[2 * i] = format('%d:%d:%d', start, spent, onLease)
           else
             set[2 * i] = format('%d:%d', start, spent)
           end
