@@ -41,11 +41,11 @@ test: ready-to-test build ## every test, also those through a real Envoy and a r
 	@.ci/sdk || echo "make: going on without pictify's SDK" >&2
 	@.ci/test-k8s
 	@test -n "$(RACE)" || echo 'make: no C compiler, so NO RACE DETECTOR' >&2
-	@$(GO) test -count=1 -run 'Allocat|MemoryOf|^TestDigest' ./policy/keys ./policy/limits/counters ./extauthz # what the race detector's own memory would hide
+	@$(GO) test -count=1 -run 'Allocat|MemoryOf|^TestDigest' ./policy/keys ./policy/limits/counters ./extauthz/grpcserver # what the race detector's own memory would hide
 	@TOLLGATE_ENVOYS="$(ENVOYS)" $(GO) test -count=1 -pgo=off $(RACE) $(TESTFLAGS) $(PACKAGES)
 
 test-envoys: ## the tests through Envoy, with every version that is supported
-	@$(MAKE) --no-print-directory test ENVOYS="$(ALL_ENVOYS)" PACKAGES="./envoy/... ./extauthz ./cmd/..."
+	@$(MAKE) --no-print-directory test ENVOYS="$(ALL_ENVOYS)" PACKAGES="./envoy/... ./extauthz/... ./cmd/..."
 
 # How often each setting is measured. Each takes 13 to 18 seconds, and there are 8.
 RUNS ?= 10
@@ -62,7 +62,7 @@ bench: ready-to-bench build build-tools ## what a decision costs beside always-a
 # The generated code is compared in the tests and in .ci/fuzz, too; here because it belongs to what makes checks cheap.
 bench-short: ready-to-bench build build-tools ## a moment of bench: allocations are judged, no time; and the codec against the generated one
 	@bin/tollgate-bench --short --chart= $(ARGS)
-	@$(GO) test -count=1 -run 'FuzzDecode|TestDecodersAgree|TestKindsOfFields|TestRepliesAreThose' ./extauthz
+	@$(GO) test -count=1 -run 'FuzzDecode|TestDecodersAgree|TestKindsOfFields|TestRepliesAreThose' ./extauthz/grpcserver
 
 bench-envoy: ready-to-bench build build-tools ## what it adds through a real Envoy
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy

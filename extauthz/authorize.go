@@ -10,13 +10,12 @@ package extauthz
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
-
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"tollgate/policy"
 	"tollgate/policy/keys"
@@ -51,12 +50,46 @@ type Spender interface {
 // nodes tells which server of the store counts for a limit id. counters.Leases is one.
 type nodes interface{ Node(limitID string) string }
 
+// The names by which a proxy's configuration says what a request belongs to: keys of Envoy's
+// context_extensions over gRPC, words of the path over HTTP.
+const (
+	ContextAPI         = "api"
+	ContextRoute       = "route"
+	ContextEnvironment = "environment"
+)
+
 // envoyMargin is how long before Envoy's own deadline an answer has to be on its
 // way, so that Envoy still sees it.
 const envoyMargin = 20 * time.Millisecond
 
-// authorizer answers Check calls.
-type authorizer struct {
+// DefaultDeadline is how long a decision may take if the proxy does not ask for less.
+const DefaultDeadline = 100 * time.Millisecond
+
+// Config says what an Authorizer is made of. All fields are required unless said.
+type Config struct {
+	Policies *Policies
+	Decider  *policy.Decider
+	// Keys is asked by Lookup, and by Find first if it is a KeyCache.
+	Keys   KeyFinder
+	Limits Spender
+	// Breaker is around each spend; nil for none. Give the cache of Keys the same.
+	Breaker *keys.Breaker
+	// Usage notes the keys of allowed requests; nil for none.
+	Usage *keys.Usage
+	// Rehash is told of keys that were found by an older method of hashing; nil
+	// for none. It must not wait.
+	Rehash  func(id string, from, to keys.Digest)
+	Metrics *Metrics
+	Log     *slog.Logger
+	// Decisions says which decisions are logged; default LogDenied.
+	Decisions Decisions
+	// Deadline bounds a decision; default DefaultDeadline.
+	Deadline time.Duration
+}
+
+// Authorizer decides about requests, whichever server they came to. It is safe for
+// concurrent use.
+type Authorizer struct {
 	policies *Policies
 	decider  *policy.Decider
 	keys     KeyFinder
@@ -69,30 +102,57 @@ type authorizer struct {
 	deadline time.Duration
 	metrics  *Metrics
 	log      *decisionLog
+	ready    Readiness
 
 	warned sync.Map // names of APIs, for unplaced
 }
 
-// check answers one request. What cannot be answered is an RPC error, which Envoy
-// treats by its failure_mode_allow and status_on_error; an empty CheckResponse
-// would allow the request.
-func (a *authorizer) check(ctx context.Context, c *call) error {
-	d := a.decide(ctx, c.start, c.set, &c.request, &c.check)
-	// Envoy has gone, or its time is up: an answer now could reach it by chance.
-	if err := ctx.Err(); err != nil {
-		return status.FromContextError(err).Err()
+// New returns an Authorizer that is ready.
+func New(c Config) *Authorizer {
+	if c.Deadline == 0 {
+		c.Deadline = DefaultDeadline
 	}
-	if d.FailRPC {
-		return status.Error(codes.Unavailable, "tollgate: undecided")
+	if c.Decisions == "" {
+		c.Decisions = LogDenied
 	}
-	c.answer(d)
-	return nil
+	cache, _ := c.Keys.(KeyCache)
+	nodes, _ := c.Limits.(nodes)
+	return &Authorizer{
+		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
+		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
+		log: newDecisionLog(c.Log, c.Decisions),
+	}
 }
 
-// decide decides about a request, fetching what that waits for. The Decision is
+// Policy returns the policy set in force. A request is read and decided by the same one.
+func (a *Authorizer) Policy() *policy.Set { return a.policies.Current() }
+
+// Metrics returns the metrics, for what a server refuses by itself.
+func (a *Authorizer) Metrics() *Metrics { return a.metrics }
+
+// Readiness is what health checks are told.
+func (a *Authorizer) Readiness() *Readiness { return &a.ready }
+
+// Panicked counts and logs a panic in a method, which the caller answers with an error.
+func (a *Authorizer) Panicked(method string, p any) {
+	a.metrics.panics.Inc()
+	// The value may quote the request; its type is enough beside the stack.
+	a.log.bounded.Log(context.Background(), slog.LevelError, "panic", slog.String("method", method), slog.String("type", fmt.Sprintf("%T", p)), slog.String("stack", string(debug.Stack())))
+}
+
+// Trouble warns of what a request met that is no decision, as far as the bound of the
+// log allows.
+func (a *Authorizer) Trouble(ctx context.Context, message string, attrs ...slog.Attr) {
+	a.log.trouble(ctx, message, attrs...)
+}
+
+// Flush tells what the log has only counted. Each server does that at its end.
+func (a *Authorizer) Flush() { a.log.end() }
+
+// Decide decides about a request, fetching what that waits for. The Decision is
 // void once check begins another one.
-func (a *authorizer) decide(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) *policy.Decision {
-	fetch := fetch{authorizer: a, parent: ctx, start: start}
+func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) *policy.Decision {
+	fetch := fetch{Authorizer: a, parent: ctx, start: start}
 	defer fetch.end()
 
 	wait := a.decider.Begin(check, set, r)
@@ -115,7 +175,7 @@ func (a *authorizer) decide(ctx context.Context, start time.Time, set *policy.Se
 }
 
 // afterwards is what an allowed request leaves to be done when it no longer waits.
-func (a *authorizer) afterwards(check *policy.Check) {
+func (a *Authorizer) afterwards(check *policy.Check) {
 	k := check.Key()
 	if k == nil || !check.Decision().Allow {
 		return
@@ -130,11 +190,11 @@ func (a *authorizer) afterwards(check *policy.Check) {
 
 // unplaced warns, once for each API, that the proxy's configuration lets no key of it
 // in: each refusal by itself looks like a client's mistake.
-func (a *authorizer) unplaced(ctx context.Context, api *policy.API, r *policy.Request) {
+func (a *Authorizer) unplaced(ctx context.Context, api *policy.API, r *policy.Request) {
 	if _, known := a.warned.LoadOrStore(api.Name(), true); known {
 		return
 	}
-	a.log.trouble(ctx, "every key is refused as wrong_environment: the proxy must say the environment, in context_extensions beside the api or by a host of the policy",
+	a.Trouble(ctx, "every key is refused as wrong_environment: the proxy must say the environment, in context_extensions beside the api or by a host of the policy",
 		slog.String("api", api.Name()), slog.String("environments", strings.Join(api.Environments(), ",")),
 		slog.String("asked_environment", r.Environment.Value), slog.String("host", r.Host))
 }
@@ -142,7 +202,7 @@ func (a *authorizer) unplaced(ctx context.Context, api *policy.API, r *policy.Re
 // fetch gets what one decision waits for. Its context has a deadline of our own,
 // and is made only for what cannot be answered at once.
 type fetch struct {
-	*authorizer
+	*Authorizer
 	parent context.Context
 	start  time.Time
 
@@ -181,7 +241,7 @@ func (f *fetch) key(check *policy.Check) (k keys.Grant, err error) {
 }
 
 func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
-	if f.authorizer.limits.Try(s, res) {
+	if f.Authorizer.limits.Try(s, res) {
 		return nil
 	}
 	ctx := f.context()
@@ -194,7 +254,7 @@ func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
 		node = f.nodes.Node(s.ID)
 	}
 	opened := f.breaker.Do(operation, node, func() error {
-		if *res, err = f.authorizer.limits.Spend(ctx, s); f.tells(err) {
+		if *res, err = f.Authorizer.limits.Spend(ctx, s); f.tells(err) {
 			return err
 		}
 		return nil
@@ -221,7 +281,7 @@ func (f *fetch) tells(err error) bool {
 }
 
 // keyTrouble counts and logs a look-up that told nothing about a key.
-func (a *authorizer) keyTrouble(ctx context.Context, err error) {
+func (a *Authorizer) keyTrouble(ctx context.Context, err error) {
 	if err == nil || err == keys.ErrUnknown {
 		return
 	}
@@ -236,14 +296,14 @@ func (a *authorizer) keyTrouble(ctx context.Context, err error) {
 		a.metrics.storeErrors.WithLabelValues("unvouched").Inc() // readyz and the log say why, once
 	case errors.As(err, &corrupt):
 		a.metrics.corruptRecords.Inc()
-		a.log.trouble(ctx, "corrupt key record", slog.String("key_id", corrupt.ID), slog.Any("error", corrupt.Err))
+		a.Trouble(ctx, "corrupt key record", slog.String("key_id", corrupt.ID), slog.Any("error", corrupt.Err))
 	default:
 		a.metrics.storeErrors.WithLabelValues("lookup").Inc()
-		a.log.trouble(ctx, "key look-up failed", slog.Any("error", err))
+		a.Trouble(ctx, "key look-up failed", slog.Any("error", err))
 	}
 }
 
-func (a *authorizer) limitTrouble(ctx context.Context, s *limits.Spend, err error) {
+func (a *Authorizer) limitTrouble(ctx context.Context, s *limits.Spend, err error) {
 	if err == nil {
 		return
 	}
@@ -251,5 +311,5 @@ func (a *authorizer) limitTrouble(ctx context.Context, s *limits.Spend, err erro
 	if errors.Is(err, keys.ErrStoreDown) {
 		return // what it came from has been logged
 	}
-	a.log.trouble(ctx, "limits not spent", slog.String("limit_id", s.ID), slog.Bool("read_only", s.ReadOnly), slog.Any("error", err))
+	a.Trouble(ctx, "limits not spent", slog.String("limit_id", s.ID), slog.Bool("read_only", s.ReadOnly), slog.Any("error", err))
 }

@@ -12,13 +12,14 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 
 	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 )
 
 // A flood of one message costs a hundred lines a second, hides no other, and is counted.
 func TestBoundedLog(t *testing.T) {
-	out, now := &logs{}, time.Unix(1_800_000_000, 0)
+	out, now := &extauthztest.Logs{}, time.Unix(1_800_000_000, 0)
 	log := extauthz.NewBoundedLog(slog.New(slog.NewTextHandler(out, nil)))
 	over, end := log.SetClock(func() time.Time { return now })
 	warn := func(message string, times int) {
@@ -66,7 +67,7 @@ func (f failing) Spend(context.Context, *limits.Spend) (limits.Result, error) {
 // failure as in the other.
 func TestTroubleDoesNotFillTheLog(t *testing.T) {
 	const requests = 3000
-	secret, entries := smallKey()
+	secret, entries := extauthztest.SmallKey()
 	reply := func(text string) failing { return failing{errors.New(text)} }
 	for what, c := range map[string]struct {
 		change func(*extauthz.Config)
@@ -83,15 +84,15 @@ func TestTroubleDoesNotFillTheLog(t *testing.T) {
 		"an emptied store": {func(c *extauthz.Config) { c.Keys = failing{fmt.Errorf("x: %w", keys.ErrEmptied)} }, "undecided"},
 		"a panic":          {func(c *extauthz.Config) { c.Keys = nil }, `"panic"`},
 	} {
-		s := newStack(t, func(config *extauthz.Config) { c.change(config); config.Decisions = extauthz.LogDenied }, smallFile())
-		s.use(t, newRedis(t, "embedded"), entries)
-		client, began := authv3.NewAuthorizationClient(s.dial(t)), time.Now()
+		s := extauthztest.NewStack(t, func(config *extauthz.Config) { c.change(config); config.Decisions = extauthz.LogDenied }, extauthztest.SmallFile())
+		s.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
+		client, began := authv3.NewAuthorizationClient(s.Dial(t)), time.Now()
 		for range requests {
-			_, _ = client.Check(within(t), get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
+			_, _ = client.Check(extauthztest.Within(t), extauthztest.Get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
 		}
 		most := int(2*(100+100*time.Since(began).Seconds())) + 10 // of the trouble, and of the denials
-		if n := strings.Count(s.log.String(), "\n"); n > most || !strings.Contains(s.log.String(), c.says) {
-			t.Errorf("%s: %d lines for %d requests, want %d at most:\n%.300s", what, n, requests, most, s.log)
+		if n := strings.Count(s.Log.String(), "\n"); n > most || !strings.Contains(s.Log.String(), c.says) {
+			t.Errorf("%s: %d lines for %d requests, want %d at most:\n%.300s", what, n, requests, most, s.Log)
 		}
 	}
 }

@@ -3,7 +3,6 @@ package extauthz_test
 import (
 	"context"
 	"errors"
-	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,10 +13,10 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
-	"tollgate/policy/policyfile"
 )
 
 // spends allows everything, and remembers whether it was asked.
@@ -48,24 +47,24 @@ func gatewayCode(resp *authv3.CheckResponse) int {
 
 // A key in memory needs no store, is counted as a hit, and its use is noted.
 func TestCachedKey(t *testing.T) {
-	client := newRedis(t, "embedded")
+	client := extauthztest.NewRedis(t, "embedded")
 	registry := prometheus.NewRegistry()
 	metrics := extauthz.NewMetrics(registry)
-	cache := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: limit, Changed: metrics.KeyChanged})
+	cache := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: extauthztest.Limit, Changed: metrics.KeyChanged})
 	written := make(touches, 1)
 	usage := keys.NewUsage(written, 10, time.Now)
 	extauthz.RegisterCache(registry, cache, usage)
-	s := newStack(t, func(c *extauthz.Config) {
+	s := extauthztest.NewStack(t, func(c *extauthz.Config) {
 		c.Keys, c.Limits, c.Usage = cache, spender(spends), usage
-	}, smallFile())
-	secret, entries := smallKey()
-	if _, err := keys.NewStore(client).Seed(within(t), entries, s.hasher); err != nil {
+	}, extauthztest.SmallFile())
+	secret, entries := extauthztest.SmallKey()
+	if _, err := keys.NewStore(client).Seed(extauthztest.Within(t), entries, s.Hasher); err != nil {
 		t.Fatal(err)
 	}
-	envoy := authv3.NewAuthorizationClient(s.dial(t))
+	envoy := authv3.NewAuthorizationClient(s.Dial(t))
 	ask := func(want int) {
 		t.Helper()
-		resp, err := envoy.Check(within(t), get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
+		resp, err := envoy.Check(extauthztest.Within(t), extauthztest.Get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
 		if err != nil || gatewayCode(resp) != want {
 			t.Errorf("%v, %v, want %d", resp, err, want)
 		}
@@ -82,52 +81,22 @@ func TestCachedKey(t *testing.T) {
 	}
 	metrics.BreakerChanged(keys.BreakerChange{Operation: keys.Spend, Open: true})
 	metrics.KeyChanged(20 * time.Millisecond)
-	out := httptest.NewRecorder()
-	st := &extauthz.Status{Policies: extauthz.FixedPolicies(s.set, s.metrics), Gatherer: registry, Standing: well}
-	st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/metrics", nil))
+	out := extauthztest.MetricsOf(registry)
 	for _, line := range []string{
 		`tollgate_key_lookups_total{outcome="hit"} 1`, `tollgate_key_lookups_total{outcome="miss"} 1`,
 		`tollgate_key_lookups_total{outcome="stale"} 0`, `tollgate_key_cache_entries{kind="key"} 1`,
 		"tollgate_key_stream_up 0", `tollgate_store_breaker_open{operation="spend"} 1`, `tollgate_store_breaker_open{operation="lookup"} 0`, "tollgate_key_change_delay_seconds_count 1",
 		`tollgate_key_age_days_count{api="small"} 1`, `tollgate_key_age_days_bucket{api="small",le="90"} 0`,
 	} {
-		if !strings.Contains(out.Body.String(), line+"\n") {
-			t.Errorf("no %s in\n%s", line, out.Body)
+		if !strings.Contains(out, line+"\n") {
+			t.Errorf("no %s in\n%s", line, out)
 		}
 	}
 	metrics.BreakerChanged(keys.BreakerChange{Operation: keys.Spend})
 }
 
-func TestReadyzTellsOfTheStream(t *testing.T) {
-	set, err := policyfile.Compile(smallFile())
-	if err != nil {
-		t.Fatal(err)
-	}
-	registry := prometheus.NewRegistry()
-	st := &extauthz.Status{
-		Policies: extauthz.FixedPolicies(set, extauthz.NewMetrics(registry)), Gatherer: registry,
-		Standing: well,
-	}
-	for want, s := range map[string]keys.StreamStatus{
-		"key changes: listening, last heard 0.5 s ago\n":                                         {Listening: true, Silent: time.Second / 2},
-		"key changes: not listening, changes are seen after the cache's TTL: connection refused": {Problem: "connection refused"},
-		"key changes: connecting\n":                                                              {},
-	} {
-		st.Stream = func() keys.StreamStatus { return s }
-		out := httptest.NewRecorder()
-		st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/readyz", nil))
-		if out.Code != 200 || !strings.Contains(out.Body.String(), want) {
-			t.Errorf("%d %s, want %s", out.Code, out.Body, want)
-		}
-	}
-}
-
 func TestStaleForFollowsThePolicy(t *testing.T) {
-	set, err := policyfile.Compile(smallFile("errors:", "stale_for: 7m\nerrors:"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := extauthz.FixedPolicies(set, extauthz.NewMetrics(prometheus.NewRegistry()))
+	p := extauthztest.FixedPolicies(t, extauthz.NewMetrics(prometheus.NewRegistry()), extauthztest.SmallFile("errors:", "stale_for: 7m\nerrors:"))
 	if p.StaleFor("small") != 7*time.Minute || p.StaleFor("other") != 0 {
 		t.Errorf("%v, %v", p.StaleFor("small"), p.StaleFor("other"))
 	}
@@ -140,13 +109,13 @@ func TestSpendsBehindTheBreaker(t *testing.T) {
 		asked.Add(1)
 		return limits.Result{}, errors.New("connection refused")
 	}
-	s := newStack(t, func(c *extauthz.Config) {
-		c.Keys, c.Limits, c.Breaker = brokenStore{lookup: found}, spender(away), keys.NewBreaker(nil)
-	}, smallFile())
-	envoy := authv3.NewAuthorizationClient(s.dial(t))
-	secret, _ := smallKey()
+	s := extauthztest.NewStack(t, func(c *extauthz.Config) {
+		c.Keys, c.Limits, c.Breaker = extauthztest.BrokenStore{OnLookup: extauthztest.Found}, spender(away), keys.NewBreaker(nil)
+	}, extauthztest.SmallFile())
+	envoy := authv3.NewAuthorizationClient(s.Dial(t))
+	secret, _ := extauthztest.SmallKey()
 	for range 30 {
-		resp, err := envoy.Check(within(t), get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
+		resp, err := envoy.Check(extauthztest.Within(t), extauthztest.Get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
 		if err != nil || gatewayCode(resp) != 500 {
 			t.Fatalf("%v, %v", resp, err)
 		}
@@ -155,7 +124,7 @@ func TestSpendsBehindTheBreaker(t *testing.T) {
 	if n := asked.Load(); n < 10 || n > 20 {
 		t.Errorf("asked %d times", n)
 	}
-	if lines := strings.Count(s.log.String(), "limits not spent"); int64(lines) != asked.Load() {
+	if lines := strings.Count(s.Log.String(), "limits not spent"); int64(lines) != asked.Load() {
 		t.Errorf("%d lines for %d questions", lines, asked.Load())
 	}
 }
@@ -164,9 +133,9 @@ func TestSpendsBehindTheBreaker(t *testing.T) {
 func TestBusyAndDownAreNotLogged(t *testing.T) {
 	for _, err := range []error{keys.ErrBusy, keys.ErrStoreDown} {
 		lookup := func(context.Context) (keys.Grant, error) { return keys.Grant{}, err }
-		s, resp, rpc := askBroken(t, smallFile(), brokenStore{lookup: lookup}, nil)
-		if rpc != nil || gatewayCode(resp) != 500 || strings.Contains(s.log.String(), "look-up failed") {
-			t.Errorf("%v: %v, %v, log %s", err, resp, rpc, s.log)
+		s, resp, rpc := extauthztest.AskBroken(t, extauthztest.SmallFile(), extauthztest.BrokenStore{OnLookup: lookup}, nil)
+		if rpc != nil || gatewayCode(resp) != 500 || strings.Contains(s.Log.String(), "look-up failed") {
+			t.Errorf("%v: %v, %v, log %s", err, resp, rpc, s.Log)
 		}
 	}
 }
@@ -176,9 +145,9 @@ func TestBusyAndDownAreNotLogged(t *testing.T) {
 func TestKeysUnderAnOlderPepper(t *testing.T) {
 	older := keys.Method{Pepper: []byte("older")}
 	hasher := keys.NewHasher([]byte("newer"), older)
-	secret, entries := smallKey()
-	client := newRedis(t, "embedded")
-	if _, err := keys.NewStore(client).Seed(within(t), entries, keys.NewHasher(older.Pepper)); err != nil {
+	secret, entries := extauthztest.SmallKey()
+	client := extauthztest.NewRedis(t, "embedded")
+	if _, err := keys.NewStore(client).Seed(extauthztest.Within(t), entries, keys.NewHasher(older.Pepper)); err != nil {
 		t.Fatal(err)
 	}
 	type call struct {
@@ -186,15 +155,15 @@ func TestKeysUnderAnOlderPepper(t *testing.T) {
 		from, to keys.Digest
 	}
 	calls := make(chan call, 10)
-	s := newStack(t, func(c *extauthz.Config) {
+	s := extauthztest.NewStack(t, func(c *extauthz.Config) {
 		c.Decider = policy.NewDecider(hasher, limits.NewLocal(1, time.Now, 10), time.Now)
-		c.Keys = keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: limit})
+		c.Keys = keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: extauthztest.Limit})
 		c.Limits = spender(spends)
 		c.Rehash = func(id string, from, to keys.Digest) { calls <- call{id, from, to} }
-	}, smallFile())
-	envoy := authv3.NewAuthorizationClient(s.dial(t))
+	}, extauthztest.SmallFile())
+	envoy := authv3.NewAuthorizationClient(s.Dial(t))
 	for path, want := range map[string]int{"/items/1": 200, "/nothing": 403} {
-		resp, err := envoy.Check(within(t), get(path, map[string]string{"authorization": "Bearer " + secret}))
+		resp, err := envoy.Check(extauthztest.Within(t), extauthztest.Get(path, map[string]string{"authorization": "Bearer " + secret}))
 		if err != nil || gatewayCode(resp) != want {
 			t.Errorf("%s: %v, %v", path, resp, err)
 		}
@@ -206,21 +175,21 @@ func TestKeysUnderAnOlderPepper(t *testing.T) {
 
 // The change of a key reaches a running server by its stream.
 func TestRevocationReachesTheServer(t *testing.T) {
-	client := newRedis(t, "redis")
-	cache := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: limit, TTL: time.Hour})
+	client := extauthztest.NewRedis(t, "redis")
+	cache := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: extauthztest.Limit, TTL: time.Hour})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); cache.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-ended })
-	eventually(t, "the stream is up", func() bool { return cache.Stream().Listening })
-	s := newStack(t, func(c *extauthz.Config) { c.Keys, c.Limits = cache, spender(spends) }, smallFile())
-	secret, entries := smallKey()
-	if _, err := keys.NewStore(client).Seed(within(t), entries, s.hasher); err != nil {
+	extauthztest.Eventually(t, "the stream is up", func() bool { return cache.Stream().Listening })
+	s := extauthztest.NewStack(t, func(c *extauthz.Config) { c.Keys, c.Limits = cache, spender(spends) }, extauthztest.SmallFile())
+	secret, entries := extauthztest.SmallKey()
+	if _, err := keys.NewStore(client).Seed(extauthztest.Within(t), entries, s.Hasher); err != nil {
 		t.Fatal(err)
 	}
-	envoy := authv3.NewAuthorizationClient(s.dial(t))
+	envoy := authv3.NewAuthorizationClient(s.Dial(t))
 	code := func() int {
-		resp, err := envoy.Check(within(t), get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
+		resp, err := envoy.Check(extauthztest.Within(t), extauthztest.Get("/items/1", map[string]string{"authorization": "Bearer " + secret}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -231,15 +200,15 @@ func TestRevocationReachesTheServer(t *testing.T) {
 			t.Fatal("the key does not work")
 		}
 	}
-	record, err := client.Get(within(t), "tg:v1:key:{key_small}").Result()
+	record, err := client.Get(extauthztest.Within(t), "tg:v1:key:{key_small}").Result()
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Nobody knows a message of this form; every key is read again.
 	script := redis.NewScript(`redis.call('SET', KEYS[1], ARGV[1]) return redis.call('PUBLISH', 'tg:v1:changes', 'all')`)
 	revoked := strings.Replace(record, `"status":"active"`, `"status":"revoked"`, 1)
-	if n, err := script.Run(within(t), client, []string{"tg:v1:key:{key_small}"}, revoked).Int(); err != nil || n != 1 {
+	if n, err := script.Run(extauthztest.Within(t), client, []string{"tg:v1:key:{key_small}"}, revoked).Int(); err != nil || n != 1 {
 		t.Fatalf("%d subscribers, %v", n, err)
 	}
-	eventually(t, "the key is refused", func() bool { return code() == 401 })
+	extauthztest.Eventually(t, "the key is refused", func() bool { return code() == 401 })
 }

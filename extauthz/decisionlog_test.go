@@ -12,13 +12,25 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 
 	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
 	"tollgate/policy"
 )
+
+func TestParseDecisions(t *testing.T) {
+	for _, good := range []string{"none", "denied", "all"} {
+		if got, err := extauthz.ParseDecisions(good); err != nil || string(got) != good {
+			t.Errorf("%q: %v, %v", good, got, err)
+		}
+	}
+	if _, err := extauthz.ParseDecisions("some"); err == nil {
+		t.Error(`"some" was taken`)
+	}
+}
 
 // A flood of denials costs a hundred lines a second, hides no denial of another kind,
 // and is counted in the next line.
 func TestFloodOfDenials(t *testing.T) {
-	out := &logs{}
+	out := &extauthztest.Logs{}
 	now := time.Unix(1_800_000_000, 0)
 	log, _ := extauthz.DecisionLog(slog.New(slog.NewTextHandler(out, nil)), extauthz.LogDenied, func() time.Time { return now })
 	deny := func(r policy.Reason, times int) {
@@ -48,7 +60,7 @@ func TestFloodOfDenials(t *testing.T) {
 }
 
 func TestAllDecisionsAreLogged(t *testing.T) {
-	out := &logs{}
+	out := &extauthztest.Logs{}
 	log, _ := extauthz.DecisionLog(slog.New(slog.NewTextHandler(out, nil)), extauthz.LogAll, time.Now)
 	for range 1000 {
 		log(t.Context(), &policy.Decision{Reason: policy.UnknownKey})
@@ -61,7 +73,7 @@ func TestAllDecisionsAreLogged(t *testing.T) {
 // The count of a flood that is over comes with any next decision, or at the end; that of
 // one that goes on stays with its own lines. Nothing is told twice.
 func TestEndOfAFlood(t *testing.T) {
-	out := &logs{}
+	out := &extauthztest.Logs{}
 	now := time.Unix(1_800_000_000, 0)
 	log, end := extauthz.DecisionLog(slog.New(slog.NewTextHandler(out, nil)), extauthz.LogDenied, func() time.Time { return now })
 	deny := func(r policy.Reason, times int) {
@@ -125,20 +137,20 @@ func TestEndOfAFlood(t *testing.T) {
 
 // What no line has told is told when the server stops.
 func TestFloodAtTheEnd(t *testing.T) {
-	s := newStack(t, func(c *extauthz.Config) { c.Decisions = extauthz.LogDenied }, smallFile())
-	client := authv3.NewAuthorizationClient(s.dial(t))
+	s := extauthztest.NewStack(t, func(c *extauthz.Config) { c.Decisions = extauthz.LogDenied }, extauthztest.SmallFile())
+	client := authv3.NewAuthorizationClient(s.Dial(t))
 	for range 250 {
-		if _, err := client.Check(within(t), get("/items/1", nil)); err != nil {
+		if _, err := client.Check(extauthztest.Within(t), extauthztest.Get("/items/1", nil)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.server.Shutdown(within(t))
-	sum := strings.Count(s.log.String(), `"msg":"denied"`)
-	for _, field := range regexp.MustCompile(`"not_logged":(\d+)`).FindAllStringSubmatch(s.log.String(), -1) {
+	s.GRPC.Shutdown(extauthztest.Within(t))
+	sum := strings.Count(s.Log.String(), `"msg":"denied"`)
+	for _, field := range regexp.MustCompile(`"not_logged":(\d+)`).FindAllStringSubmatch(s.Log.String(), -1) {
 		n, _ := strconv.Atoi(field[1])
 		sum += n
 	}
 	if sum != 250 {
-		t.Errorf("%d of 250 denials are told in\n%s", sum, s.log)
+		t.Errorf("%d of 250 denials are told in\n%s", sum, s.Log)
 	}
 }

@@ -21,7 +21,7 @@ type Metrics struct {
 	corruptRecords prometheus.Counter
 	panics         prometheus.Counter
 	grpcRefused    *prometheus.CounterVec
-	laneRefused    *prometheus.CounterVec
+	httpRefused    *prometheus.CounterVec
 	policyLoads    *prometheus.CounterVec
 	policyRejected prometheus.Gauge
 	policyAPIs     prometheus.Gauge
@@ -56,7 +56,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		grpcRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_grpc_refused_total", Help: "Check requests over gRPC answered with an RPC error unread: too_large (over 9 MiB: Envoy sends request bodies), malformed.",
 		}, []string{"why"}),
-		laneRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
+		httpRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_http_lane_refused_total", Help: "What the HTTP lane refused without a decision: peer (not trusted), malformed (no request), too_large (a head over 256 KiB or a body).",
 		}, []string{"why"}),
 		policyLoads: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -80,10 +80,18 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	for _, o := range keys.Operations() {
 		m.breakerOpen.WithLabelValues(o.String())
 	}
-	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.grpcRefused, m.laneRefused,
+	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.grpcRefused, m.httpRefused,
 		m.policyLoads, m.policyRejected, m.policyAPIs, m.changeDelay, m.breakerOpen)
 	return m
 }
+
+// GRPCRefused counts a check request that the gRPC server answered unread: too_large or
+// malformed.
+func (m *Metrics) GRPCRefused(why string) { m.grpcRefused.WithLabelValues(why).Inc() }
+
+// HTTPRefused counts what the HTTP server refused without a decision: peer, malformed or
+// too_large.
+func (m *Metrics) HTTPRefused(why string) { m.httpRefused.WithLabelValues(why).Inc() }
 
 // KeyChanged observes how long a change of a key took to arrive.
 func (m *Metrics) KeyChanged(delay time.Duration) { m.changeDelay.Observe(delay.Seconds()) }

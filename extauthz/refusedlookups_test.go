@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
 	"tollgate/policy"
 )
 
 // Look-ups that are refused come by the ten thousand: they are counted, a line a second, whatever is logged.
 func TestRefusedLookUpsAreNotLoggedSingly(t *testing.T) {
 	for which, told := range map[extauthz.Decisions]int{extauthz.LogDenied: 10_000, extauthz.LogAll: 10_000, extauthz.LogNone: 0} {
-		out := &logs{}
+		out := &extauthztest.Logs{}
 		now := time.Unix(1_800_000_000, 0)
 		log, end := extauthz.DecisionLog(slog.New(slog.NewTextHandler(out, nil)), which, func() time.Time { return now })
 		for range 10_000 {

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
+	"tollgate/extauthz/httpserver"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 )
@@ -66,17 +68,17 @@ func stressKeys(count int) (list []*stressKey, entries []keys.Entry) {
 // requests.
 func TestConcurrentChecks(t *testing.T) {
 	endsAll(t)
-	s := newStack(t, nil, smallFile(
+	s := extauthztest.NewStack(t, nil, extauthztest.SmallFile(
 		"{name: basic, limits: [{name: minute, requests: 5, per: minute}]}",
 		"{name: basic, limits: [{name: hour, requests: 9, per: hour}]}\n- {name: exact, counting: exact, limits: [{name: hour, requests: 9, per: hour}]}",
 		"errors:", "rate_headers: {family: x-ratelimit, reset: epoch}\nerrors:", "dialect: nested", "dialect: envelope\n  request_id: requestId"))
-	s.clock.Set(time.Date(2027, 3, 1, 12, 10, 0, 0, time.UTC))
+	s.Clock.Set(time.Date(2027, 3, 1, 12, 10, 0, 0, time.UTC))
 	list, entries := stressKeys(150)
-	s.use(t, newRedis(t, "embedded"), entries)
+	s.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
 	const workers, each = 32, 70
 	var clients []authv3.AuthorizationClient
 	for range 4 {
-		clients = append(clients, authv3.NewAuthorizationClient(s.dial(t)))
+		clients = append(clients, authv3.NewAuthorizationClient(s.Dial(t)))
 	}
 	long := strings.Repeat("long ", 500) // gRPC uses memory again from 1 KiB on
 	var decisions sync.Map               // by their id
@@ -87,7 +89,7 @@ func TestConcurrentChecks(t *testing.T) {
 			rng := rand.New(rand.NewPCG(uint64(w), 1))
 			for i := range each {
 				k, request := list[rng.IntN(len(list))], fmt.Sprintf("request-%d-%d", w, i)
-				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				ctx, cancel := context.WithTimeout(t.Context(), extauthztest.Limit)
 				if rng.IntN(8) == 0 {
 					time.AfterFunc(time.Duration(rng.IntN(1500))*time.Microsecond, cancel)
 				}
@@ -97,13 +99,13 @@ func TestConcurrentChecks(t *testing.T) {
 				if i%2 == 0 {
 					headers["x-long"] = long
 				}
-				resp, err := clients[w%len(clients)].Check(ctx, get("/items/"+request, headers))
+				resp, err := clients[w%len(clients)].Check(ctx, extauthztest.Get("/items/"+request, headers))
 				cancel()
 				switch {
 				case err == nil:
 					answered.Add(1)
 					k.ended.Add(1)
-					if problem := k.problem(resp, request, s.hasher, ended); problem != "" {
+					if problem := k.problem(resp, request, s.Hasher, ended); problem != "" {
 						t.Errorf("%s of %s: %s: %v", request, k.id, problem, resp)
 					}
 					id := metadata(resp)["decision_id"]
@@ -179,19 +181,19 @@ func endsAll(t *testing.T) {
 // over the lane, leave nothing behind, whatever the store does.
 func TestCallersLeave(t *testing.T) {
 	endsAll(t)
-	secret, _ := smallKey()
+	secret, _ := extauthztest.SmallKey()
 	var waiting atomic.Int64
 	wait := func(ctx context.Context) error {
 		waiting.Add(1)
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	lookups := brokenStore{lookup: func(ctx context.Context) (keys.Grant, error) { return keys.Grant{}, wait(ctx) }}
-	spends := brokenStore{lookup: found, spend: func(ctx context.Context) (limits.Result, error) { return limits.Result{}, wait(ctx) }}
-	for name, store := range map[string]brokenStore{"key": lookups, "limits": spends} {
-		s := newStack(t, func(c *extauthz.Config) { c.Keys, c.Limits, c.Deadline = store, store, 200*time.Millisecond }, smallFile())
-		lane := serveLane(t, s, extauthz.LaneConfig{Trusted: loopback()})
-		client := authv3.NewAuthorizationClient(s.dial(t))
+	lookups := extauthztest.BrokenStore{OnLookup: func(ctx context.Context) (keys.Grant, error) { return keys.Grant{}, wait(ctx) }}
+	spends := extauthztest.BrokenStore{OnLookup: extauthztest.Found, OnSpend: func(ctx context.Context) (limits.Result, error) { return limits.Result{}, wait(ctx) }}
+	for name, store := range map[string]extauthztest.BrokenStore{"key": lookups, "limits": spends} {
+		s := extauthztest.NewStack(t, func(c *extauthz.Config) { c.Keys, c.Limits, c.Deadline = store, store, 200*time.Millisecond }, extauthztest.SmallFile())
+		lane := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})
+		client := authv3.NewAuthorizationClient(s.Dial(t))
 		ctx, cancel := context.WithCancel(t.Context())
 		var calls sync.WaitGroup
 		waiting.Store(0)
@@ -199,7 +201,7 @@ func TestCallersLeave(t *testing.T) {
 		var conns []net.Conn
 		for range each {
 			calls.Go(func() {
-				if _, err := client.Check(ctx, get("/items/1", map[string]string{"authorization": "Bearer " + secret})); status.Code(err) != codes.Canceled {
+				if _, err := client.Check(ctx, extauthztest.Get("/items/1", map[string]string{"authorization": "Bearer " + secret})); status.Code(err) != codes.Canceled {
 					t.Errorf("%s: %v", name, err)
 				}
 			})
@@ -212,7 +214,7 @@ func TestCallersLeave(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		eventually(t, "all wait for the store", func() bool { return waiting.Load() >= 2*each })
+		extauthztest.Eventually(t, "all wait for the store", func() bool { return waiting.Load() >= 2*each })
 		cancel()
 		for _, c := range conns {
 			_ = c.Close()

@@ -49,7 +49,7 @@ func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 // room returns the part of the module that a file belongs to.
 func room(path string) string {
 	dir := filepath.ToSlash(filepath.Dir(path))
-	for _, r := range []string{"policy/keys/smallfile", "policy/keys/keystest", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/usage", "policy/router", "policy/answer", "policy/policyfile", "policy", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+	for _, r := range []string{"policy/keys/smallfile", "policy/keys/keystest", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/usage", "policy/router", "policy/answer", "policy/policyfile", "policy", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
 		if dir == r || strings.HasPrefix(dir, r+"/") {
 			return r
 		}
@@ -57,9 +57,10 @@ func room(path string) string {
 	return dir
 }
 
-// Data flows one way: cmd → extauthz → policy → keys, limits. Envoy's types stay in extauthz,
-// Redis' in the rooms that store; cmd wires all of them.
+// Data flows one way: cmd → the servers → extauthz → policy → keys, limits. Envoy's types stay in the
+// gRPC server, Redis' in the rooms that store; cmd wires all of them.
 func TestImports(t *testing.T) {
+	const forTests = "extauthz/extauthztest" // puts both servers on a store, as cmd does
 	inner := map[string][]string{
 		"policy/keys/smallfile":  nil,
 		"policy/connect":         {"policy/keys/smallfile"},
@@ -73,18 +74,21 @@ func TestImports(t *testing.T) {
 		"policy":                 {"policy/keys", "policy/limits", "policy/router", "policy/answer"},
 		"policy/policyfile":      {"policy", "policy/keys/smallfile", "policy/keys", "policy/limits", "policy/router", "policy/answer"},
 		"extauthz":               {"policy", "policy/keys/smallfile", "policy/policyfile", "policy/keys", "policy/limits", "policy/limits/counters", "policy/usage"},
+		"extauthz/grpcserver":    {"extauthz", "policy"},
+		"extauthz/httpserver":    {"extauthz", "policy"},
+		"extauthz/yardstick":     {"extauthz/grpcserver"},
 		"envoy":                  {"testdata"},
 		"testdata":               {"testdata", "policy/keys"},
 		"k8s":                    nil,
 	}
 	libraries := map[string][]string{
-		"github.com/envoyproxy/go-control-plane": {"extauthz"},
-		"google.golang.org/":                     {"extauthz", "cmd"},
+		"github.com/envoyproxy/go-control-plane": {"extauthz/grpcserver", "extauthz/yardstick"},
+		"google.golang.org/":                     {"extauthz/grpcserver", "extauthz/yardstick", "cmd"},
 		"github.com/redis/":                      {"policy/connect", "policy/keys", "policy/keys/keystest", "policy/limits/counters", "policy/usage", "cmd"},
 		"github.com/alicebob/":                   {"cmd", "policy/keys/keystest"},
 		"github.com/prometheus/":                 {"extauthz", "cmd"},
 		"github.com/spf13/":                      {"cmd"},
-		"log/slog":                               {"policy/connect", "policy/keys", "policy/keys/keystest", "extauthz", "cmd"},
+		"log/slog":                               {"policy/connect", "policy/keys", "policy/keys/keystest", "extauthz", "extauthz/grpcserver", "extauthz/httpserver", "cmd"},
 	}
 	_, files := goFiles(t)
 	for path, file := range files {
@@ -95,12 +99,12 @@ func TestImports(t *testing.T) {
 				t.Fatal(err)
 			}
 			if to, ours := strings.CutPrefix(name, "tollgate/"); ours {
-				if to = room(to + "/x.go"); from != "cmd" && from != to && !slices.Contains(inner[from], to) {
+				if to = room(to + "/x.go"); from != "cmd" && from != forTests && from != to && !slices.Contains(inner[from], to) {
 					t.Errorf("%s imports %s", path, name)
 				}
 			}
 			for library, rooms := range libraries {
-				if strings.HasPrefix(name, library) && !slices.Contains(rooms, from) && from != "envoy" {
+				if strings.HasPrefix(name, library) && !slices.Contains(rooms, from) && from != "envoy" && from != forTests {
 					t.Errorf("%s imports %s", path, name)
 				}
 			}
@@ -132,6 +136,28 @@ func TestPolicyIsFreeOfIO(t *testing.T) {
 		for _, dep := range deps {
 			if slices.ContainsFunc(unwanted, func(prefix string) bool { return strings.HasPrefix(dep, prefix) }) {
 				t.Errorf("%s depends on %s", room, dep)
+			}
+		}
+	}
+}
+
+// What decides, and what answers over HTTP, knows neither gRPC nor Envoy's messages. Protocol buffers
+// themselves come with Prometheus' library.
+func TestOnlyTheGRPCServerKnowsGRPC(t *testing.T) {
+	for _, room := range []string{"tollgate/extauthz", "tollgate/extauthz/httpserver"} {
+		out, err := exec.Command("go", "list", "-deps", room).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		deps := strings.Fields(string(out))
+		if !slices.Contains(deps, "tollgate/policy") {
+			t.Fatalf("no list: %q", deps)
+		}
+		for _, dep := range deps {
+			for _, unwanted := range []string{"google.golang.org/grpc", "google.golang.org/genproto", "github.com/envoyproxy/", "tollgate/extauthz/grpcserver"} {
+				if strings.HasPrefix(dep, unwanted) {
+					t.Errorf("%s depends on %s", room, dep)
+				}
 			}
 		}
 	}
@@ -302,10 +328,10 @@ func constantVar(v *ast.ValueSpec) bool {
 
 // What starts servers for tests is imported by tests only, and by what is for tests itself.
 func TestOnlyTestsImportTestSupport(t *testing.T) {
+	support := []string{"/redistest", "/keystest", "/tollgatetest", "/extauthztest"}
 	_, files := goFiles(t)
-	forTests := []string{"redistest", "keystest", "tollgatetest"}
 	for path, file := range files {
-		if slices.Contains(forTests, filepath.Base(filepath.Dir(path))) {
+		if slices.Contains(support, "/"+filepath.Base(filepath.Dir(path))) {
 			continue
 		}
 		for _, spec := range file.Imports {
@@ -313,8 +339,10 @@ func TestOnlyTestsImportTestSupport(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if strings.HasPrefix(name, "tollgate/") && slices.Contains(forTests, filepath.Base(name)) {
-				t.Errorf("%s imports %s", path, name)
+			for _, support := range support {
+				if strings.HasPrefix(name, "tollgate/") && strings.HasSuffix(name, support) {
+					t.Errorf("%s imports %s", path, name)
+				}
 			}
 		}
 	}

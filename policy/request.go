@@ -30,6 +30,13 @@ type Request struct {
 	Peer netip.Addr
 }
 
+// Forget empties r but for the memory of its list, for a host that keeps r for later: a secret must
+// not be kept alive with it.
+func (r *Request) Forget() {
+	clear(r.Headers)
+	*r = Request{Headers: r.Headers[:0]}
+}
+
 // Named is a name that may be given or not. A name that is given and unknown is a denial, never a
 // fallback, so the empty text is not the absent one.
 type Named struct {

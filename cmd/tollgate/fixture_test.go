@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"testing"
 	"time"
 
@@ -19,24 +18,6 @@ func eventually(t *testing.T, what string, ready func() bool) {
 	t.Helper()
 	if !tollgatetest.Within(t.Context(), limit, ready) {
 		t.Fatalf("waited %s for: %s", limit, what)
-	}
-}
-
-// shortDir returns a directory whose path leaves room for a unix socket's name.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "tg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
-}
-
-func write(t *testing.T, path string, data []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
 )
 
@@ -16,7 +18,7 @@ func TestStoreThatTakesNoWrites(t *testing.T) {
 	dir := filepath.Dir(f.socket)
 	plans := "plans:\n- {name: counted, failure_mode: closed, limits: [{name: month, requests: 90, per: month}]}\n" + // too few to lease any
 		"- {name: free, limits: []}\n"
-	write(t, dir+"/policy.yaml", append(pixelbyte(t, "policy.yaml"), plans...))
+	tollgatetest.WriteFile(t, dir+"/policy.yaml", append(pixelbyte(t, "policy.yaml"), plans...))
 	f.start(t, dir, "addresses", "--cache-ttl", "30s") // what is heard of within limit was a message
 	if err := os.Mkdir(dir+"/dump.rdb", 0o700); err != nil {
 		t.Fatal(err) // so that no snapshot can be saved
@@ -75,7 +77,7 @@ func (f *fleet) takesNoWrites(t *testing.T, begin, end func()) {
 	}
 	// Somebody who can write revokes it.
 	end()
-	if code, _, stderr := command(t, "keys", "revoke", gone.id, "--store", f.url("cli")); code != exitOK {
+	if code, _, stderr := command(t, "keys", "revoke", gone.id, "--store", f.url("cli")); code != exit.CodeOK {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
 	if f.allows(t, gone) {

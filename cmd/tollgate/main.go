@@ -20,13 +20,10 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-)
 
-const (
-	exitOK = iota
-	exitFailure
-	exitUsage
-	exitUnconfirmed // revoked, but no replica of the store has confirmed it, or a server has not heard of it
+	"tollgate/cmd/tollgate/cli"
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/server"
 )
 
 func main() {
@@ -41,44 +38,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return exitOK
-	}
-	var failed *failure
-	if !errors.As(err, &failed) {
-		_, _ = fmt.Fprintf(stderr, "tollgate: %v\n", err)
-		return exitUsage
-	}
-	if failed.err != nil {
-		_, _ = fmt.Fprintf(stderr, "tollgate: %v\n", err)
-	}
-	return max(failed.code, exitFailure)
-}
-
-// failure marks an error that is not a mistake of the caller, so that run can
-// tell the two exit codes apart. Without err, the command has said what failed.
-type failure struct {
-	err  error
-	code int // 0 = exitFailure
-}
-
-// Error returns the text of the cause.
-func (f *failure) Error() string {
-	if f.err == nil {
-		return "failed"
-	}
-	return f.err.Error()
-}
-
-// Unwrap returns the cause.
-func (f *failure) Unwrap() error { return f.err }
-
-func failed(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &failure{err: err}
+	return exit.Report(root.ExecuteContext(ctx), stderr)
 }
 
 func newRoot() *cobra.Command {
@@ -90,7 +50,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), meant(cmd, args))
+				return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), cli.DidYouMean(cmd, args))
 			}
 			_ = cmd.Help()
 			return errors.New("a command is missing")
@@ -101,6 +61,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.Version = version()
-	root.AddCommand(newServe(), newKeys(), newTeams(), newMembers(), newAudit(), newStoreCommand(), newPolicy(), newVersion())
+	root.AddCommand(server.Command(version()), newVersion())
+	root.AddCommand(cli.Commands()...)
 	return root
 }

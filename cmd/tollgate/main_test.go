@@ -9,11 +9,12 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"tollgate/cmd/tollgate/exit"
 )
 
 func TestMain(m *testing.M) {
 	flag.Int("outage", 0, "how often TestReplicasLeave measures each of its settings; 0 is a short look at some")
-	flag.Bool("update", false, "write the flag table of cmd/tollgate/README.md instead of comparing it")
 	// With the race detector each command would wait a second at its end.
 	_ = os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0"))
 	testscript.Main(m, map[string]func(){"tollgate": func() {
@@ -73,7 +74,7 @@ func TestUsageMistakesAreSaidOnce(t *testing.T) {
 		{[]string{"serve", "--policy", "p", "--pprof-address", "localhost:6060"}, `--pprof-address: "localhost:6060" is not IP:PORT on the loopback`},
 	} {
 		code, _, stderr := command(t, c.args...)
-		if code != exitUsage || !strings.Contains(stderr, c.want) {
+		if code != exit.CodeUsage || !strings.Contains(stderr, c.want) {
 			t.Errorf("tollgate %q: exit %d, %q; want exit 2, %q", c.args, code, stderr, c.want)
 		}
 		if n := strings.Count(stderr, "tollgate: "); n != 1 || c.want != "" && strings.Count(stderr, c.want) != 1 {
@@ -93,7 +94,7 @@ func TestHelpAndVersion(t *testing.T) {
 		{[]string{"version"}, "tollgate "},
 	} {
 		code, stdout, stderr := command(t, c.args...)
-		if code != exitOK || stderr != "" || !strings.Contains(stdout, c.want) {
+		if code != exit.CodeOK || stderr != "" || !strings.Contains(stdout, c.want) {
 			t.Errorf("tollgate %q: exit %d, stdout %q, stderr %q; want %q", c.args, code, stdout, stderr, c.want)
 		}
 	}

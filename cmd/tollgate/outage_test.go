@@ -19,6 +19,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/cmd/tollgate/server"
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
@@ -106,8 +107,8 @@ func (o outage) run(t *testing.T, binary string) {
 func TestDrainDelayIsTwoHealthChecks(t *testing.T) {
 	cluster := clusterOf(t).(map[string]any)
 	interval, err := time.ParseDuration(cluster["health_checks"].([]any)[0].(map[string]any)["interval"].(string))
-	if err != nil || defaultDrainDelay != 2*interval {
-		t.Errorf("--drain-delay is %s by default, and health is checked every %s (%v)", defaultDrainDelay, interval, err)
+	if err != nil || server.DefaultDrainDelay != 2*interval {
+		t.Errorf("--drain-delay is %s by default, and health is checked every %s (%v)", server.DefaultDrainDelay, interval, err)
 	}
 }
 
@@ -141,13 +142,13 @@ func TestOneReplicaRestarts(t *testing.T) {
 // start starts a Redis, the replicas and an Envoy before them, which answers by itself what is allowed.
 func (o outage) start(t *testing.T, binary string) (*envoytest.Envoy, []*replica) {
 	t.Helper()
-	dir := shortDir(t)
+	dir := tollgatetest.ShortDir(t)
 	store := redistest.Start(t, redistest.SocketOnly)
 	seedOutage(t, store.Admin)
 	policy := bytes.Replace(readFile(t, "../../testdata/small.yaml"), []byte("api: jobs"), []byte("api: pixelmagic"), 1)
 	policy = bytes.ReplaceAll(bytes.ReplaceAll(policy, []byte("requests: 60,"), []byte("requests: 100000000,")),
 		[]byte("requests: 1000,"), []byte("requests: 100000000,"))
-	write(t, dir+"/policy.yaml", policy)
+	tollgatetest.WriteFile(t, dir+"/policy.yaml", policy)
 	var replicas []*replica
 	var addresses []string
 	for i := range o.replicas {

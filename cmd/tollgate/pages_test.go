@@ -15,6 +15,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy"
 	"tollgate/policy/connect/redistest"
 	"tollgate/policy/policyfile"
@@ -285,7 +286,7 @@ func background(t *testing.T, dir, command, address string) (stop func()) {
 	cmd := exec.Command("bash", "-c", "exec env "+command)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "TOLLGATE_GRPC_ADDRESS=127.0.0.1:0", "TOLLGATE_HTTP_ADDRESS="+address,
-		"TOLLGATE_STORE_SOCKET="+filepath.Join(shortDir(t), "s"), "TOLLGATE_ADDRESSES_FILE="+ready)
+		"TOLLGATE_STORE_SOCKET="+filepath.Join(tollgatetest.ShortDir(t), "s"), "TOLLGATE_ADDRESSES_FILE="+ready)
 	var log strings.Builder
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {

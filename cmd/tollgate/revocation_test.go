@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"tollgate/cmd/tollgate/exit"
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
 )
@@ -51,11 +52,11 @@ func startFleet(t *testing.T) *fleet { return startServers(t, fleetReplicas) }
 // startServers starts so many servers with these further arguments.
 func startServers(t *testing.T, n int, args ...string) *fleet {
 	t.Helper()
-	dir := shortDir(t)
+	dir := tollgatetest.ShortDir(t)
 	f := &fleet{socket: startUsers(t), dir: dir}
 	f.admin = redis.NewClient(&redis.Options{Network: "unix", Addr: f.socket})
 	t.Cleanup(func() { _ = f.admin.Close() })
-	write(t, filepath.Join(dir, "policy.yaml"), pixelbyte(t, "policy.yaml"))
+	tollgatetest.WriteFile(t, filepath.Join(dir, "policy.yaml"), pixelbyte(t, "policy.yaml"))
 	for i := range n {
 		f.start(t, dir, fmt.Sprint("addresses", i), args...)
 	}
@@ -213,7 +214,7 @@ func (f *fleet) revoke(t *testing.T, id, secret string, heard bool) time.Duratio
 	warm.Wait()
 	code, _, stderr := command(t, "keys", "revoke", id, "--store", f.url("cli"))
 	ended := time.Now()
-	if want := map[bool]int{true: exitOK, false: exitUnconfirmed}[heard]; code != want {
+	if want := map[bool]int{true: exit.CodeOK, false: exit.CodeUnconfirmed}[heard]; code != want {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
 	if named := strings.Count(stderr, "may serve the key until"); !heard && named != len(f.replicas) {

@@ -28,6 +28,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"tollgate/cmd/tollgate/listen"
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
@@ -52,7 +53,7 @@ func TestScripts(t *testing.T) {
 		run := func(t *testing.T, setup func(*testscript.Env) error) {
 			testscript.Run(t, testscript.Params{
 				Files:              []string{script},
-				WorkdirRoot:        shortDir(t), // the sockets are in there
+				WorkdirRoot:        tollgatetest.ShortDir(t), // the sockets are in there
 				RequireUniqueNames: true,
 				Deadline:           time.Now().Add(4 * limit), // a server that should have refused to start
 				Setup: func(env *testscript.Env) error {
@@ -63,9 +64,9 @@ func TestScripts(t *testing.T) {
 					env.Setenv("TOLLGATE_DRAIN_DELAY", "0s") // no proxies need to notice, but in drain.txt
 					env.Setenv("PICTIFY_PYTHON", filepath.Join(repo, "cmd/tollgate", pictifyPython))
 					shipped := pixelbyte(t, "policy.yaml")
-					write(t, filepath.Join(env.WorkDir, "policy.yaml"), shipped)
+					tollgatetest.WriteFile(t, filepath.Join(env.WorkDir, "policy.yaml"), shipped)
 					// The same without a key for the models.
-					write(t, filepath.Join(env.WorkDir, "public.yaml"),
+					tollgatetest.WriteFile(t, filepath.Join(env.WorkDir, "public.yaml"),
 						bytes.Replace(shipped, []byte("scope: list_models}"), []byte("public: true}"), 1))
 					return setup(env)
 				},
@@ -98,7 +99,7 @@ func TestScripts(t *testing.T) {
 			run(t, func(env *testscript.Env) error {
 				socket := startUsers(t)
 				env.Setenv(usersStore, "unix://%[1]s:%[1]s@"+socket)
-				env.Setenv(adminStore, unixPrefix+socket)
+				env.Setenv(adminStore, listen.UnixPrefix+socket)
 				return nil
 			})
 		})
@@ -283,7 +284,7 @@ func startReplica(ts *testscript.TestScript, _ bool, args []string) {
 // usage: redis-cli URL COMMAND... prints the reply.
 func redisCommand(ts *testscript.TestScript, _ bool, args []string) {
 	options := &redis.Options{Addr: "127.0.0.1:" + args[0]}
-	if address, ok := strings.CutPrefix(args[0], unixPrefix); ok {
+	if address, ok := strings.CutPrefix(args[0], listen.UnixPrefix); ok {
 		options = &redis.Options{Network: "unix", Addr: address}
 	}
 	client := redis.NewClient(options)
@@ -305,7 +306,7 @@ func terminate(ts *testscript.TestScript, _ bool, _ []string) {
 
 // usage: mode FILE TYPE-AND-PERMISSIONS, as ls prints them
 func mode(ts *testscript.TestScript, _ bool, args []string) {
-	path, _ := strings.CutPrefix(args[0], unixPrefix)
+	path, _ := strings.CutPrefix(args[0], listen.UnixPrefix)
 	info, err := os.Lstat(ts.MkAbs(path))
 	ts.Check(err)
 	if got := info.Mode().String(); got != args[1] {

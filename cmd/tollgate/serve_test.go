@@ -20,13 +20,15 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
-	"github.com/alicebob/miniredis/v2/server"
+	miniserver "github.com/alicebob/miniredis/v2/server"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/redis/go-redis/v9"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/server"
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
 )
@@ -54,8 +56,8 @@ func (r *running) addresses(t *testing.T) string {
 // start starts `tollgate serve` on free ports with these further arguments.
 func start(t *testing.T, args ...string) *running {
 	t.Helper()
-	dir := shortDir(t)
-	write(t, dir+"/policy.yaml", pixelbyte(t, "policy.yaml"))
+	dir := tollgatetest.ShortDir(t)
+	tollgatetest.WriteFile(t, dir+"/policy.yaml", pixelbyte(t, "policy.yaml"))
 	ctx, stop := context.WithCancel(t.Context())
 	r := &running{file: dir + "/a", stop: stop, code: make(chan int, 1), stderr: &tollgatetest.Screen{}}
 	args = append([]string{"serve", "--policy", dir, "--store-socket", dir + "/s", "--grpc-address", "127.0.0.1:0",
@@ -73,7 +75,7 @@ func start(t *testing.T, args ...string) *running {
 func (r *running) end(t *testing.T) {
 	t.Helper()
 	r.stop()
-	if got := <-r.code; got != exitOK {
+	if got := <-r.code; got != exit.CodeOK {
 		t.Errorf("exit %d\n%s", got, r.stderr)
 	}
 }
@@ -85,7 +87,7 @@ func TestDrainAnswersCallsUnderWay(t *testing.T) {
 	release := sync.OnceFunc(func() { close(gate) })
 	t.Cleanup(release) // else the store cannot end
 	var once sync.Once
-	store.Server().SetPreHook(func(_ *server.Peer, command string, args ...string) bool {
+	store.Server().SetPreHook(func(_ *miniserver.Peer, command string, args ...string) bool {
 		if command == "GET" && strings.HasPrefix(args[0], "tg:v1:secret:") {
 			once.Do(func() { close(entered) })
 			<-gate
@@ -157,10 +159,10 @@ func TestProfilerIsApart(t *testing.T) {
 
 // What the server had leased is in the store again when it has ended, and with --limits exact nothing is taken.
 func TestLeasesGoBackAtTheEnd(t *testing.T) {
-	for _, mode := range []string{limitsAuto, limitsExact} {
-		store, dir := miniredis.RunT(t), shortDir(t)
+	for _, mode := range []string{server.LimitsAuto, server.LimitsExact} {
+		store, dir := miniredis.RunT(t), tollgatetest.ShortDir(t)
 		plan := "plans:\n- {name: big, limits: [{name: day, requests: 1000000, per: day}]}\n"
-		write(t, dir+"/policy.yaml", append(pixelbyte(t, "policy.yaml"), plan...))
+		tollgatetest.WriteFile(t, dir+"/policy.yaml", append(pixelbyte(t, "policy.yaml"), plan...))
 		client := redis.NewClient(&redis.Options{Addr: store.Addr()})
 		defer client.Close()
 		key := keys.Key{ID: "key_full", API: "pixelbyte", Name: "full", Plan: "big", LimitID: "key_full", Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
@@ -187,7 +189,7 @@ func TestLeasesGoBackAtTheEnd(t *testing.T) {
 			}
 		}
 		counter := func() string { return store.HGet("tg:v1:count:{key_full}", "day:day") }
-		if leased := strings.Count(counter(), ":") == 2; leased != (mode == limitsAuto) {
+		if leased := strings.Count(counter(), ":") == 2; leased != (mode == server.LimitsAuto) {
 			t.Errorf("--limits %s: %s", mode, counter())
 		}
 		r.end(t)
@@ -200,7 +202,7 @@ func TestLeasesGoBackAtTheEnd(t *testing.T) {
 // The gRPC port serves TLS, and takes up a new certificate; one that cannot be
 // used is said once and not taken.
 func TestCertificatesAreFollowed(t *testing.T) {
-	dir := shortDir(t)
+	dir := tollgatetest.ShortDir(t)
 	cert, key := dir+"/c.pem", dir+"/k.pem"
 	newCertificate(t, cert, key, 1)
 	r := start(t, "--tls-cert", cert, "--tls-key", key, "--reload-interval", "20ms")
@@ -217,7 +219,7 @@ func TestCertificatesAreFollowed(t *testing.T) {
 	}
 	newCertificate(t, cert, key, 2)
 	eventually(t, "the new certificate", func() bool { return serial() == 2 })
-	write(t, key, []byte("no key"))
+	tollgatetest.WriteFile(t, key, []byte("no key"))
 	eventually(t, "the complaint", func() bool { return strings.Contains(r.stderr.String(), "failed to find any PEM data in key input") })
 	if got := serial(); got != 2 {
 		t.Errorf("certificate %d, want 2", got)
@@ -225,7 +227,7 @@ func TestCertificatesAreFollowed(t *testing.T) {
 	r.end(t)
 
 	code, _, stderr := command(t, "serve", "--policy", "../../testdata/pixelbyte/policy.yaml", "--tls-client-ca", cert)
-	if code != exitUsage || !strings.Contains(stderr, "a client CA needs both") {
+	if code != exit.CodeUsage || !strings.Contains(stderr, "a client CA needs both") {
 		t.Errorf("a client CA alone: exit %d, %s", code, stderr)
 	}
 }
@@ -246,6 +248,6 @@ func newCertificate(t *testing.T, cert, key string, serial int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	write(t, key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+	tollgatetest.WriteFile(t, cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	tollgatetest.WriteFile(t, key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
 }

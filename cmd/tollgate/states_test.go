@@ -177,7 +177,7 @@ type stateServer struct {
 }
 
 func newStateServer(t *testing.T) *stateServer {
-	s := &stateServer{T: t, dir: shortDir(t), port: redistest.FreePort(t)}
+	s := &stateServer{T: t, dir: tollgatetest.ShortDir(t), port: redistest.FreePort(t)}
 	s.url = "redis://127.0.0.1:" + s.port
 	s.startRedis()
 	return s
@@ -214,8 +214,8 @@ func (s *stateServer) seed(pepper string) (secrets map[string]string) {
 }
 
 func (s *stateServer) serve(policy string) {
-	write(s.T, filepath.Join(s.dir, "policy.yaml"), []byte(policy))
-	write(s.T, filepath.Join(s.dir, "pepper"), []byte("pepper"))
+	tollgatetest.WriteFile(s.T, filepath.Join(s.dir, "policy.yaml"), []byte(policy))
+	tollgatetest.WriteFile(s.T, filepath.Join(s.dir, "pepper"), []byte("pepper"))
 	addresses, log := filepath.Join(s.dir, "addresses"), &tollgatetest.Screen{}
 	s.cmd = exec.Command("tollgate", "serve", "--policy", filepath.Join(s.dir, "policy.yaml"), "--pepper-file", filepath.Join(s.dir, "pepper"),
 		"--store", s.url, "--deadline", "1s", "--drain-delay", "1m",

@@ -14,15 +14,16 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
 )
 
 // A clock of the store that jumps and returns is in the log with its size and in the metrics, each way, and nobody is
 // refused for longer than a window.
 func TestClockJumpIsSaid(t *testing.T) {
-	store, dir := miniredis.RunT(t), shortDir(t)
+	store, dir := miniredis.RunT(t), tollgatetest.ShortDir(t)
 	plan := "plans:\n- {name: full, limits: [{name: second, requests: 5, per: second}]}\n"
-	write(t, dir+"/policy.yaml", append(pixelbyte(t, "policy.yaml"), plan...))
+	tollgatetest.WriteFile(t, dir+"/policy.yaml", append(pixelbyte(t, "policy.yaml"), plan...))
 	client := redis.NewClient(&redis.Options{Addr: store.Addr()})
 	defer client.Close()
 	key := keys.Key{ID: "key_full", API: "pixelbyte", Name: "full", Plan: "full", LimitID: "key_full", Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}

@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"tollgate/cmd/tollgate/exit"
 )
 
 // The commit and its date, set by the linker (-X main.commit=…) where the go tool does
@@ -20,7 +22,7 @@ func newVersion() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tollgate %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			return failed(err)
+			return exit.Failed(err)
 		},
 	}
 }

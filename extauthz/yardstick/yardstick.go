@@ -24,7 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"tollgate/extauthz"
+	"tollgate/extauthz/grpcserver"
 )
 
 // New returns the server. reply is a CheckResponse that allows, on the wire; its
@@ -88,7 +88,7 @@ func options(headers []header) []*corev3.HeaderValueOption {
 // Floor returns a server with the transport of Tollgate's, which answers each call
 // with these bytes and decodes nothing.
 func Floor(reply []byte) *grpc.Server {
-	s := grpc.NewServer(append(extauthz.TransportOptions(), grpc.ForceServerCodecV2(bytesCodec{reply}))...)
+	s := grpc.NewServer(append(grpcserver.TransportOptions(), grpc.ForceServerCodecV2(bytesCodec{reply}))...)
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: authv3.Authorization_ServiceDesc.ServiceName,
 		HandlerType: (*any)(nil),

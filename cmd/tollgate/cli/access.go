@@ -1,0 +1,200 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"os/user"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"tollgate/cmd/tollgate/cli/output"
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/settings"
+	"tollgate/cmd/tollgate/storage"
+	"tollgate/policy"
+	"tollgate/policy/keys"
+	"tollgate/policy/policyfile"
+)
+
+// knownNames refuses names of which nothing was found and that the policy, if one
+// is given, does not have. A broken policy is in the way of nothing.
+func (a *access) knownNames(filter keys.Filter, found int) error {
+	if found > 0 || a.Policy == "" {
+		return nil
+	}
+	files, err := policyfile.ReadFiles(a.Policy)
+	if err != nil {
+		return nil
+	}
+	set, err := policyfile.Compile(files...)
+	if err != nil {
+		return nil
+	}
+	return set.KnowsNames(filter.API, filter.Plan, filter.Environment)
+}
+
+// access is how a command that manages keys reaches the store, and in whose
+// name.
+type access struct {
+	settings.Shared
+	tokenFile string
+	output    output.Format
+	confirm   replicaCount // of revoke and apply
+
+	store   *storage.Store
+	rules   *policy.Set // nil where no policy is needed
+	who     keys.Actor
+	hasher  *keys.Hasher
+	manager *keys.Manager
+}
+
+// needs says what a command cannot do without.
+type needs uint8
+
+const (
+	storeAndPolicy needs = 1 << iota
+	thePepper            // that of the servers: secrets are hashed
+
+	storeOnly needs = 0
+)
+
+// flags adds the flags of access to a command and all below it.
+func (a *access) flags(cmd *cobra.Command) {
+	a.output = output.Table
+	f := cmd.PersistentFlags()
+	f.SortFlags = false
+	f.StringVar(&a.Shared.Store, "store", settings.EmbeddedStore, "where the keys are: memory (that of the tollgate serve on this machine), or a URL such as redis://HOST:PORT")
+	f.StringVar(&a.Socket, "store-socket", "", "unix socket of the memory store (default: where tollgate serve has it)")
+	f.StringVar(&a.Policy, "policy", "", "policy file or directory, the same as the server's; needed where a key is made or gets other rights")
+	f.StringVar(&a.PepperFile, "pepper-file", "", "file with the secret that keys are hashed with, the same as the server's; or the secret itself in TOLLGATE_PEPPER")
+	f.StringVar(&a.OlderPeppers, "older-peppers", "", "files with earlier peppers, as the server has them")
+	f.StringVar(&a.tokenFile, "token-file", "", "file with a member's token, to act as that member; or the token itself in "+settings.TokenVariable)
+	f.VarP(&a.output, "output", "o", "table, json or yaml")
+}
+
+// run opens what a command needs, lets it work until a signal, and closes it.
+func (a *access) run(cmd *cobra.Command, n needs, work func(ctx context.Context) error) error {
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := a.open(ctx, cmd, n); err != nil {
+		return err
+	}
+	return errors.Join(work(ctx), exit.Failed(a.store.Close()))
+}
+
+func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
+	if err := a.fillFromEnv(cmd.Flags()); err != nil {
+		return err
+	}
+	rules, err := a.readRules(n)
+	if err != nil {
+		return err
+	}
+	pepper, err := a.Pepper()
+	if err != nil {
+		return err
+	}
+	older, err := a.OlderMethods()
+	if err != nil {
+		return err
+	}
+	token, err := settings.Token(a.tokenFile)
+	if err != nil {
+		return err
+	}
+	if a.store, err = storage.Connect(&a.Shared, cmd.ErrOrStderr()); err != nil {
+		return err
+	}
+	if a.who, err = a.actor(ctx, token); err != nil {
+		return errors.Join(explained(err), exit.Failed(a.store.Close()))
+	}
+	a.hasher = keys.NewHasher(pepper, older...)
+	a.manager = keys.NewManager(keys.NewStore(a.store.Client), a.hasher, rules,
+		keys.NewAudit(a.store.Client, 0), a.who, time.Now)
+	if a.Shared.Store == settings.EmbeddedStore {
+		a.manager.AllowUnpeppered()
+	}
+	if n&thePepper != 0 {
+		if err := keys.NewStore(a.store.Client).CheckPepper(ctx, a.hasher); err != nil {
+			return errors.Join(explained(err), exit.Failed(a.store.Close()))
+		}
+	}
+	if a.confirm.given {
+		a.manager.RequireReplicas(a.confirm.n, confirmTime)
+	}
+	return nil
+}
+
+// fillFromEnv sets the flags of access that the command line left out.
+func (a *access) fillFromEnv(flags *pflag.FlagSet) error {
+	storeGiven := flags.Changed("store")
+	for _, name := range []string{"store", "store-socket", "policy", "pepper-file", "older-peppers", "token-file", confirmFlag} {
+		value, ok := os.LookupEnv(settings.Variable(name))
+		if !ok || value == "" || flags.Changed(name) || flags.Lookup(name) == nil {
+			continue
+		}
+		if err := flags.Set(name, value); err != nil {
+			return fmt.Errorf("%s: %w", settings.Variable(name), err)
+		}
+		storeGiven = storeGiven || name == "store"
+	}
+	a.FromEnvironment(storeGiven)
+	return a.CheckPepper()
+}
+
+// readRules compiles the policy where one is needed: a broken policy must not
+// stand in the way of a revocation.
+func (a *access) readRules(n needs) (keys.Rules, error) {
+	if n&storeAndPolicy == 0 {
+		return noRules{}, nil
+	}
+	if a.Policy == "" {
+		return nil, fmt.Errorf("no policy, which says what a key may have: give --policy FILE|DIR or %s, the same as the server's", settings.Variable("policy"))
+	}
+	files, err := policyfile.ReadFiles(a.Policy)
+	if err != nil {
+		return nil, fmt.Errorf("--policy: %w", err)
+	}
+	if a.rules, err = policyfile.Compile(files...); err != nil {
+		return nil, fmt.Errorf("--policy:\n%w", err)
+	}
+	return a.rules, nil
+}
+
+// noRules is for the commands that give a key no rights.
+type noRules struct{}
+
+var errNoRules = errors.New("this needs a policy: give --policy")
+
+func (noRules) ValidateKey(*keys.Key) error                { return errNoRules }
+func (noRules) HoldsSecret(string, string) bool            { return false }
+func (noRules) Limit(string, string, string) (int64, bool) { return 0, false }
+func (noRules) Cap(string, string, string) (int, bool)     { return 0, false }
+func (noRules) ValidateLimits(*keys.Key) error             { return errNoRules }
+func (noRules) ValidateSecret(*keys.Key, string) error     { return errNoRules }
+func (noRules) MaxAddresses(string) int                    { return 0 }
+func (noRules) Prefix(string, string) (string, error)      { return "", errNoRules }
+
+// actor is the member with the token, or the operator under the name of the
+// login.
+func (a *access) actor(ctx context.Context, token string) (keys.Actor, error) {
+	if token != "" {
+		member, err := keys.NewStore(a.store.Client).MemberByToken(ctx, token)
+		if err != nil {
+			return keys.Actor{}, err
+		}
+		return member.Actor(), nil
+	}
+	name := "uid " + strconv.Itoa(os.Getuid())
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		name = u.Username
+	}
+	return keys.Actor{Name: name, Operator: true}, nil
+}

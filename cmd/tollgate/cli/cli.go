@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/policy/keys"
+)
+
+// Commands returns the nouns of the CLI.
+func Commands() []*cobra.Command {
+	return []*cobra.Command{newKeys(), newTeams(), newMembers(), newAudit(), newStoreCommand(), newPolicy()}
+}
+
+// unknownCommand does not repeat what it does not know: that could be a secret.
+// It names the commands that there are, and the one that was probably meant.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	return fmt.Errorf("%s: want one of %s%s", cmd.CommandPath(), strings.Join(names, ", "), DidYouMean(cmd, args))
+}
+
+// DidYouMean names the commands that are spelt nearly so.
+func DidYouMean(cmd *cobra.Command, args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	near := cmd.SuggestionsFor(args[0])
+	if len(near) == 0 {
+		return ""
+	}
+	return "; did you mean " + strings.Join(near, " or ") + "?"
+}
+
+func newKeys() *cobra.Command {
+	a := &access{}
+	cmd := group("keys", "Make, show, change and end API keys",
+		`Make, show, change and end API keys, in the store that tollgate serve uses.
+
+The first six flags can also be variables: TOLLGATE_ and the name in capitals
+(TOLLGATE_STORE, TOLLGATE_POLICY). Without a member's token the operator acts.
+Every change is written to the audit stream before it is made (tollgate audit).
+No command takes a secret as an argument, and each prints one only when it is
+made.`)
+	a.flags(cmd)
+	cmd.AddCommand(newCreate(a), newGet(a), newList(a), newUpdate(a), newRotate(a),
+		newChange(a, change{"revoke", "End keys for good, at once and everywhere",
+			"It waits for a replica of the store, if that has or has had any in the last 30 days,\nand exits with 3 if none has confirmed the change within a second: revoke again then.\nIt also waits a second for every server to hear of the change, names those that have\nnot with the time until which they may serve the key, and exits with 3 then, too.", storeOnly, (*keys.Manager).Revoke}),
+		newChange(a, change{"deactivate", "Switch keys off until activate", "", storeOnly, (*keys.Manager).Deactivate}),
+		newChange(a, change{"activate", "Switch keys on again", "", storeAndPolicy, (*keys.Manager).Activate}),
+		newChange(a, change{"delete", "Remove revoked keys", "Only revoked keys can be deleted. Their ids are never used again.", storeOnly, (*keys.Manager).Delete}),
+		newVerify(a), newImport(a), newExport(a), newApply(a), newRepair(a))
+	return cmd
+}
+
+// group is a command that only has others. It does not repeat what it does not
+// know: that could be a secret.
+func group(name, short, long string) *cobra.Command {
+	return &cobra.Command{
+		Use: name, Short: short, Long: long,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				_ = cmd.Help()
+			}
+			return unknownCommand(cmd, args)
+		},
+	}
+}
+
+// ids takes key ids alone. What is none is not repeated: it could be a secret.
+func ids(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return fmt.Errorf("%s: want the id of a key, like key_0123456789abcdef", cmd.CommandPath())
+		}
+		for _, id := range args {
+			if !strings.HasPrefix(id, "key_") {
+				return fmt.Errorf("%s: an argument is not the id of a key, which begins with key_; if it was a secret, it is in your shell's history now", cmd.CommandPath())
+			}
+		}
+		return nil
+	}
+}
+
+const manyIDs = 1000
+
+// noArguments refuses arguments without repeating them: one could be a secret.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s: takes flags only", cmd.CommandPath())
+	}
+	return nil
+}
+
+// explained is an error of the Manager as run prints it: one clear line, and the
+// exit code that belongs to it.
+func explained(err error) error {
+	if err == nil {
+		return nil
+	}
+	f := &exit.Failure{Err: exit.Plain(err)}
+	if errors.Is(err, keys.ErrUnconfirmed) || errors.Is(err, keys.ErrUnheard) {
+		f.Code = exit.CodeUnconfirmed
+	}
+	return f
+}

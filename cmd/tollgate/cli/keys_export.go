@@ -1,0 +1,40 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tollgate/policy/keys"
+)
+
+func newExport(a *access) *cobra.Command {
+	l, form := &filterFlags{}, ""
+	cmd := &cobra.Command{
+		Use:   "export [flags]",
+		Short: "Print keys with their hashes, as import and apply read them",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			filter, err := l.filter(time.Now())
+			if err != nil {
+				return err
+			}
+			if form != string(keys.ExportYAML) && form != string(keys.ExportJSONLines) {
+				return fmt.Errorf("--format: %q is not yaml or jsonl", form)
+			}
+			return a.run(cmd, storeOnly, func(ctx context.Context) error {
+				n, err := a.manager.Export(ctx, cmd.OutOrStdout(), keys.ExportFormat(form), filter)
+				if err == nil {
+					return a.knownNames(filter, n)
+				}
+				return explained(err)
+			})
+		},
+	}
+	cmd.Flags().SortFlags = false
+	l.add(cmd.Flags())
+	cmd.Flags().StringVar(&form, "format", string(keys.ExportYAML), "yaml or jsonl")
+	return cmd
+}

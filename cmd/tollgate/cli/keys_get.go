@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tollgate/cmd/tollgate/cli/output"
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/policy/keys"
+)
+
+func newGet(a *access) *cobra.Command {
+	return &cobra.Command{
+		Use:   "get ID",
+		Short: "Show a key",
+		Args:  ids(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.run(cmd, storeOnly, func(ctx context.Context) error {
+				key, err := a.manager.Get(ctx, args[0])
+				if err != nil {
+					return explained(err)
+				}
+				return exit.Failed(a.printKey(cmd.OutOrStdout(), key))
+			})
+		},
+	}
+}
+
+// keyView is a key as programs get it: its record without the hash.
+type keyView struct {
+	ID          string       `json:"id"`
+	API         string       `json:"api"`
+	Team        string       `json:"team,omitempty"`
+	Name        string       `json:"name"`
+	Note        string       `json:"note,omitempty"`
+	Environment string       `json:"environment,omitempty"`
+	Plan        string       `json:"plan,omitempty"`
+	Scopes      []string     `json:"scopes,omitempty"`
+	IPs         []string     `json:"ips,omitempty"`
+	Limits      []keys.Limit `json:"limits,omitempty"`
+	Status      string       `json:"status"`
+	ExpiresAt   time.Time    `json:"expires_at,omitzero"`
+	RetiresAt   time.Time    `json:"retires_at,omitzero"`
+	CreatedAt   time.Time    `json:"created_at,omitzero"`
+	CreatedBy   string       `json:"created_by,omitempty"`
+	UpdatedAt   time.Time    `json:"updated_at,omitzero"`
+	LastUsed    time.Time    `json:"last_used,omitzero"`
+	RotatedFrom string       `json:"rotated_from,omitempty"`
+	RotatedTo   string       `json:"rotated_to,omitempty"`
+	LimitID     string       `json:"limit_id,omitempty"`
+	AnchorDay   int          `json:"anchor_day,omitempty"`
+	Version     int64        `json:"version"`
+}
+
+func shown(k *keys.Key) keyView {
+	f := keys.FieldsOf(k)
+	return keyView{
+		ID: k.ID, API: k.API, Team: k.Team, Name: k.Name, Note: k.Note, Environment: k.Environment, Plan: k.Plan,
+		Scopes: k.Scopes, IPs: f.IPs, Limits: f.Limits, Status: string(k.Status),
+		ExpiresAt: k.ExpiresAt, RetiresAt: k.RetiresAt, CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy,
+		UpdatedAt: k.UpdatedAt, LastUsed: k.LastUsed, RotatedFrom: k.RotatedFrom, RotatedTo: k.RotatedTo,
+		LimitID: k.LimitID, AnchorDay: k.AnchorDay, Version: k.Version,
+	}
+}
+
+// state is the status in a word, with what the clock has made of it.
+func state(k *keys.Key, now time.Time) string {
+	switch {
+	case k.Status != keys.Active:
+		return string(k.Status)
+	case !k.RetiresAt.IsZero() && !now.Before(k.RetiresAt):
+		return "retired"
+	case k.Expired(now):
+		return "expired"
+	case !k.RetiresAt.IsZero():
+		return "retiring"
+	}
+	return string(k.Status)
+}
+
+// printKey prints a key, a field a line for people.
+func (a *access) printKey(w io.Writer, k *keys.Key) error {
+	if a.output != output.Table {
+		return a.output.Print(w, shown(k))
+	}
+	f := keys.FieldsOf(k)
+	return output.Columns(w, output.Fields(
+		"id", k.ID, "api", k.API, "team", k.Team, "name", k.Name, "note", k.Note, "environment", k.Environment,
+		"plan", k.Plan, "scopes", strings.Join(k.Scopes, ","), "ips", strings.Join(f.IPs, ","), "limits", limitsText(k),
+		"status", state(k, time.Now()), "expires", output.Time(k.ExpiresAt), "retires", output.Time(k.RetiresAt),
+		"created", output.Time(k.CreatedAt), "created by", k.CreatedBy, "updated", output.Time(k.UpdatedAt),
+		"last used", output.Time(k.LastUsed), "rotated from", k.RotatedFrom, "rotated to", k.RotatedTo,
+		"version", fmt.Sprint(k.Version)))
+}
+
+func limitsText(k *keys.Key) string {
+	var all []string
+	for _, l := range k.Limits {
+		all = append(all, fmt.Sprintf("%s=%d", l.Name, l.Requests))
+	}
+	return strings.Join(all, ",")
+}
+
+// showChanged prints a key that was changed, also beside an error.
+func (a *access) showChanged(cmd *cobra.Command, k *keys.Key, err error) error {
+	if k == nil {
+		return explained(err)
+	}
+	out := cmd.OutOrStdout()
+	var printed error
+	if a.output != output.Table {
+		printed = a.output.Print(out, shown(k))
+	} else {
+		_, printed = fmt.Fprintf(out, "%s %s, version %d\n", k.ID, state(k, time.Now()), k.Version)
+	}
+	return errors.Join(explained(err), exit.Failed(printed))
+}

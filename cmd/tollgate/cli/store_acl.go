@@ -1,0 +1,34 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/policy/connect"
+)
+
+// newStoreCommand helps to set the store up.
+func newStoreCommand() *cobra.Command {
+	cmd := group("store", "What the store needs", "")
+	cmd.AddCommand(&cobra.Command{
+		Use:   "acl server|cli|sentinel",
+		Short: "Print the rules of a Redis user that may do only what this needs",
+		Long: `Print the rules of a Redis user, for ACL SETUSER or users.acl, that may do only what
+tollgate serve (server) or the commands that manage keys (cli) need, or either on the
+sentinels. Add "on" and a password.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			acls := map[string]func() connect.ACL{"server": connect.ServerACL, "cli": connect.CLIACL, "sentinel": connect.SentinelACL}
+			acl, ok := acls[args[0]]
+			if !ok {
+				return fmt.Errorf("store acl: %q is not server, cli or sentinel", args[0])
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(acl().Rules(), " "))
+			return exit.Failed(err)
+		},
+	}, newAcceptEmpty())
+	return cmd
+}

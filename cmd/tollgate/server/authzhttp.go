@@ -1,0 +1,108 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/listen"
+	"tollgate/extauthz/httpserver"
+)
+
+// checkAuthzHTTP finds what is wrong with the settings of the HTTP lane. Whoever can ask
+// there chooses what is decided about, so an address that others can reach needs
+// mTLS or a list of who may.
+func (s *options) checkAuthzHTTP() error {
+	trusted, err := s.authzHTTPPeers()
+	switch {
+	case err != nil:
+		return err
+	case s.authzHTTPAddress == "" && s.authzHTTPTrusted != "":
+		return errors.New("--authz-http-trusted: there is no --authz-http-address")
+	case s.authzHTTPAddress == "":
+		return nil
+	}
+	if err := checkAddress("authz-http-address", s.authzHTTPAddress); err != nil {
+		return err
+	}
+	host, _, _ := net.SplitHostPort(s.authzHTTPAddress)
+	address, err := netip.ParseAddr(host)
+	local := err == nil && address.Unmap().IsLoopback() || host == "localhost" || strings.HasPrefix(s.authzHTTPAddress, listen.UnixPrefix)
+	if !local && s.tlsClientCA == "" && (s.authzHTTPTrusted == "" || len(trusted) == 0) {
+		return fmt.Errorf("--authz-http-address: others can reach %s; give --tls-client-ca, or --authz-http-trusted with the addresses of your proxies", s.authzHTTPAddress)
+	}
+	return nil
+}
+
+// authzHTTPPeers returns whose connections the HTTP lane takes; none means everybody's,
+// who by then has shown a certificate.
+func (s *options) authzHTTPPeers() ([]netip.Prefix, error) {
+	list := s.authzHTTPTrusted
+	if list == "" {
+		if s.tlsClientCA != "" {
+			return nil, nil
+		}
+		list = "127.0.0.0/8,::1/128"
+	}
+	var peers []netip.Prefix
+	for text := range strings.SplitSeq(list, ",") {
+		text = strings.TrimSpace(text)
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			address, addressErr := netip.ParseAddr(text)
+			if addressErr != nil {
+				return nil, fmt.Errorf("--authz-http-trusted: %q is neither an address nor a CIDR", text)
+			}
+			prefix = netip.PrefixFrom(address.Unmap().WithZone(""), address.Unmap().BitLen())
+		}
+		peers = append(peers, prefix.Masked())
+	}
+	return peers, nil
+}
+
+// listenAuthzHTTP opens the HTTP lane if there is to be one.
+func (v *service) listenAuthzHTTP(s *options) error {
+	if s.authzHTTPAddress == "" {
+		return nil
+	}
+	var config *tls.Config
+	if v.certs != nil {
+		config = v.certs.Config()
+	}
+	peers, err := s.authzHTTPPeers()
+	if err != nil {
+		return err
+	}
+	listener, err := listen.On(s.authzHTTPAddress)
+	if err != nil {
+		return exit.Failed(fmt.Errorf("--authz-http-address: %w", err))
+	}
+	v.authzHTTPListener, v.authzHTTP = listener, httpserver.New(v.authorizer, httpserver.Config{Trusted: peers, TLS: config})
+	return nil
+}
+
+// serveAuthzHTTP serves the HTTP lane if there is one.
+func (v *service) serveAuthzHTTP(ended chan<- error) {
+	if v.authzHTTP != nil {
+		ended <- v.authzHTTP.Serve(v.authzHTTPListener)
+	}
+}
+
+func (v *service) shutDownAuthzHTTP(ctx context.Context) {
+	if v.authzHTTP != nil {
+		v.authzHTTP.Shutdown(ctx)
+	}
+}
+
+// authzHTTPAddress is where the HTTP lane is, "" for none.
+func (v *service) authzHTTPAddress() string {
+	if v.authzHTTPListener == nil {
+		return ""
+	}
+	return listen.Address(v.authzHTTPListener)
+}

@@ -1,0 +1,93 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"tollgate/extauthz"
+	"tollgate/policy/keys"
+)
+
+// keyCache is what stands between the checks and the keys of a store.
+type keyCache struct {
+	log      *extauthz.BoundedLog
+	breaker  *keys.Breaker
+	cache    *keys.Cache
+	usage    *keys.Usage
+	rehashes *keys.Rehashes // nil where there is no older method
+}
+
+// newKeyCache makes the cache in front of the store and registers its metrics.
+func newKeyCache(client redis.UniversalClient, o keys.CacheOptions, older bool, policies *extauthz.Policies, registry prometheus.Registerer, m *extauthz.Metrics, log *slog.Logger) *keyCache {
+	c, store := &keyCache{log: extauthz.NewBoundedLog(log)}, keys.NewStore(client)
+	c.breaker = keys.NewBreaker(func(change keys.BreakerChange) {
+		m.BreakerChanged(change)
+		about := []any{slog.String("operation", change.Operation.String())}
+		if change.Node != "" {
+			about = append(about, slog.String("node", change.Node))
+		}
+		if change.Open {
+			log.Warn("the store does not serve this operation; it is asked four times a second until it does", append(about, slog.Any("error", change.Err))...)
+			return
+		}
+		log.Info("the store serves again", about...)
+	})
+	o.Breaker, o.StaleFor, o.Changed, o.Log = c.breaker, policies.StaleFor, m.KeyChanged, log
+	o.Server = serverName()
+	o.Longest = func() time.Duration { return max(policies.LongestStale(), o.TTL) }
+	c.cache = keys.NewCache(store, o)
+	c.usage = keys.NewUsage(store, o.Keys, time.Now)
+	if older {
+		c.rehashes = keys.NewRehashes(store, keys.NewAudit(client, 0), serverActor())
+	}
+	extauthz.RegisterCache(registry, c.cache, c.usage)
+	return c
+}
+
+// serverName tells this server from others, for people. One that is started again in the same container has the same name.
+func serverName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return fmt.Sprintf("%s (process %d)", host, os.Getpid())
+}
+
+// rehash returns what a server tells of keys found by an older method, or nil.
+func (c *keyCache) rehash() func(id string, from, to keys.Digest) {
+	if c.rehashes == nil {
+		return nil
+	}
+	return c.rehashes.Add
+}
+
+// run keeps the cache up to date until ctx ends.
+func (c *keyCache) run(ctx context.Context) {
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() { c.cache.Run(ctx) })
+	work.Go(func() {
+		c.usage.Run(ctx, func(err error) {
+			c.log.Log(ctx, slog.LevelWarn, "the last use of keys was not written", slog.Any("error", err))
+		})
+	})
+	if c.rehashes != nil {
+		work.Go(func() {
+			c.rehashes.Run(ctx, func(id string, err error) {
+				c.log.Log(ctx, slog.LevelWarn, "a key keeps its older hash", slog.String("key_id", id), slog.Any("error", err))
+			})
+		})
+	}
+}
+
+// cacheOptions leave a decision time for an answer when a reading has not ended.
+func (s *options) cacheOptions() keys.CacheOptions {
+	return keys.CacheOptions{Keys: s.cacheKeys, TTL: s.cacheTTL, Timeout: s.deadline * 8 / 10}
+}

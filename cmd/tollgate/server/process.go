@@ -1,0 +1,61 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// errTerminated is the cause of an end by SIGTERM, which whoever runs servers sends;
+// SIGINT comes from a keyboard.
+var errTerminated = errors.New("SIGTERM")
+
+// untilSignal returns two contexts: stop ends at the first SIGTERM (its cause is
+// errTerminated) or SIGINT and with ctx, stopNow at the second signal. release gives
+// the signals back.
+func untilSignal(ctx context.Context) (stop, stopNow context.Context, release func()) {
+	stop, endStop := context.WithCancelCause(ctx)
+	// The end of ctx is the wish to stop, not the wish to hurry.
+	stopNow, endNow := context.WithCancel(context.WithoutCancel(ctx))
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	released := make(chan struct{})
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for _, end := range []context.CancelCauseFunc{endStop, func(error) { endNow() }} {
+			select {
+			case s := <-signals:
+				if s == syscall.SIGTERM {
+					end(errTerminated)
+				} else {
+					end(nil)
+				}
+			case <-released:
+				return
+			}
+		}
+	}()
+	return stop, stopNow, func() {
+		signal.Stop(signals)
+		close(released)
+		<-gone
+		endStop(nil)
+		endNow()
+	}
+}
+
+// newLog returns the log that the settings ask for; they have been checked.
+func newLog(s *options, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(s.logLevel))
+	options := &slog.HandlerOptions{Level: level}
+	if s.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}

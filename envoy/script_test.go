@@ -1,0 +1,192 @@
+package envoy_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"tollgate/envoy"
+	"tollgate/envoy/envoytest"
+	"tollgate/extauthz/extauthztest"
+	"tollgate/testdata"
+)
+
+// TestScriptsThroughEnvoy runs the same scripts through real Envoys, over HTTP/1.1 and
+// HTTP/2, on both stores; through the newest also with exact limits.
+func TestScriptsThroughEnvoy(t *testing.T) {
+	for _, api := range testdata.APIs() {
+		t.Run(api, func(t *testing.T) {
+			file, entries, blocks := extauthztest.APIFiles(t, api)
+			for _, version := range envoyVersions() {
+				t.Run("envoy-"+version, func(t *testing.T) {
+					s := extauthztest.NewStack(t, nil, file)
+					e := startEnvoy(t, version, bootstrap(t), s.Addr, s)
+					for _, protocol := range []string{"h1", "h2"} {
+						extauthztest.RunScript(t, protocol, s, entries, blocks, func(t *testing.T, b *testdata.Block) *extauthztest.Answer {
+							return e.ask(t, b, protocol)
+						})
+					}
+					if version == envoy.Version() {
+						t.Run("exact", func(t *testing.T) {
+							s.Exact = true
+							extauthztest.RunScriptOn(t, "redis", "h1", s, entries, blocks, func(t *testing.T, b *testdata.Block) *extauthztest.Answer {
+								return e.ask(t, b, "h1")
+							})
+						})
+					}
+				})
+			}
+		})
+	}
+}
+
+// envoyVersions are the newest Envoy and the oldest that we support, or what
+// TOLLGATE_ENVOYS lists.
+func envoyVersions() []string {
+	if list := os.Getenv("TOLLGATE_ENVOYS"); list != "" {
+		return strings.Fields(list)
+	}
+	return []string{envoy.Version(), "1.36.4"}
+}
+
+// edge is a real Envoy in front of a stack and an application that echoes.
+type edge struct {
+	envoy     *envoytest.Envoy
+	accessLog string
+}
+
+// bootstrap returns the shipped Envoy configuration.
+func bootstrap(t *testing.T) []byte {
+	t.Helper()
+	shipped, err := envoy.Bootstrap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return shipped
+}
+
+func startEnvoy(t *testing.T, version string, bootstrap []byte, tollgate string, s *extauthztest.Stack) *edge {
+	t.Helper()
+	binary, err := findEnvoy(version)
+	if err != nil {
+		extauthztest.Require(t, "envoy", err.Error())
+	}
+	upstream, err := envoytest.Serve("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { upstream.Close() })
+	e := &edge{accessLog: filepath.Join(t.TempDir(), "access.log")}
+	e.envoy, err = envoytest.Start(extauthztest.Within(t), envoytest.Settings{
+		Binary: binary, Bootstrap: bootstrap, Tollgate: tollgate, Upstream: upstream.Addr(),
+		ProxyProtocol: true, CheckTimeout: extauthztest.Limit, AccessLog: e.accessLog, Dir: t.TempDir(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.envoy.Stop(); err != nil {
+			t.Errorf("envoy: %v", err)
+		}
+		if t.Failed() {
+			lines, _ := os.ReadFile(e.accessLog)
+			t.Logf("the end of Envoy's log:\n%s\nand the requests that Tollgate could not be asked about:", e.envoy.Log())
+			for line := range bytes.Lines(lines) {
+				if bytes.Contains(line, []byte("ext_authz_error")) {
+					t.Logf("%s", line)
+				}
+			}
+			for line := range strings.Lines(s.Log.String()) {
+				if strings.Contains(line, `"level":"WARN"`) || strings.Contains(line, `"level":"ERROR"`) {
+					t.Log(line)
+				}
+			}
+		}
+	})
+	return e
+}
+
+func findEnvoy(version string) (string, error) {
+	if version == envoy.Version() {
+		return envoytest.Find()
+	}
+	return envoytest.FindVersion(version)
+}
+
+func (e *edge) ask(t *testing.T, b *testdata.Block, protocol string) *extauthztest.Answer {
+	t.Helper()
+	r := &envoytest.Request{Method: b.Method, Target: b.Target, Source: b.Source}
+	for _, h := range b.Headers {
+		if strings.EqualFold(h[0], "host") && r.Host == "" {
+			r.Host = h[1]
+			continue
+		}
+		r.Headers = append(r.Headers, h)
+	}
+	resp := e.send(t, r, protocol)
+	got := &extauthztest.Answer{Status: resp.Status, Headers: resp.Headers, Body: string(resp.Body)}
+	got.RequestID, _ = resp.Value("x-request-id")
+	if got.RequestID == "" {
+		t.Fatalf("script.txt:%d: %s: Envoy answered by itself: %d %s", b.Line, b.Name, resp.Status, resp.Body)
+	}
+	if message, ok := resp.Value("grpc-message"); ok && b.GRPC() {
+		got.Body, _ = url.PathUnescape(message)
+	}
+	var echo envoytest.Received
+	if json.Unmarshal(resp.Body, &echo) == nil && echo.Method != "" {
+		got.Upstream = &echo
+	}
+	_, got.Reached = resp.Value("x-envoy-upstream-service-time")
+	got.Meta = e.metadata(t, got.RequestID)
+	return got
+}
+
+func (e *edge) send(t *testing.T, r *envoytest.Request, protocol string) *envoytest.Response {
+	t.Helper()
+	send := r.SendH1
+	if protocol == "h2" {
+		send = r.SendH2
+	}
+	resp, err := send(extauthztest.Within(t), e.envoy.Addr(), true)
+	if err != nil {
+		t.Fatalf("%s %s %s: %v", protocol, r.Method, r.Target, err)
+	}
+	return resp
+}
+
+// metadata waits for the access-log line of a request and returns what the
+// decision left in its dynamic metadata.
+func (e *edge) metadata(t *testing.T, requestID string) map[string]string {
+	t.Helper()
+	var line struct {
+		RequestID string         `json:"request_id"`
+		Path      string         `json:"path"`
+		Tollgate  map[string]any `json:"tollgate"`
+	}
+	extauthztest.Eventually(t, "an access-log line of request "+requestID, func() bool {
+		data, _ := os.ReadFile(e.accessLog)
+		at := bytes.LastIndex(data, []byte(requestID))
+		if at < 0 {
+			return false
+		}
+		start := bytes.LastIndexByte(data[:at], '\n') + 1
+		end := bytes.IndexByte(data[at:], '\n')
+		return end >= 0 && json.Unmarshal(data[start:at+end], &line) == nil
+	})
+	if strings.Contains(line.Path, "?") {
+		t.Errorf("the access log holds a query: %s", line.Path)
+	}
+	meta := map[string]string{}
+	for name, value := range line.Tollgate {
+		meta[name] = fmt.Sprint(value)
+	}
+	if fields, ok := meta["x-tollgate-decision"]; ok { // over HTTP it is one text
+		return extauthztest.HTTPMetadata(t, fields)
+	}
+	return meta
+}

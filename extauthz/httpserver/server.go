@@ -1,0 +1,246 @@
+package httpserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tollgate/extauthz"
+	"tollgate/policy"
+)
+
+const (
+	// The lane keeps a quiet connection longer than any proxy does (Envoy as we ship
+	// it and nginx 60 s, Traefik 90 s, Caddy 120 s): a connection that we close while
+	// a request is on its way costs that request.
+	idleTime = 5 * time.Minute
+	// A request head arrives in one piece from a proxy beside us; who sends it in
+	// drops is no proxy.
+	headTimeout = 5 * time.Second
+	// deadlineStep is how old a connection's deadline may get before it is set
+	// anew, so that a busy connection does not set one for each request.
+	deadlineStep = 30 * time.Second
+	// lastWait is how long a connection that waits for a request is served at the end: one
+	// may be on its way, above all on a connection that was just made.
+	lastWait = 100 * time.Millisecond
+	// connectionEnd is how old a connection gets at most, as on the gRPC port: the certificate
+	// that its peer has shown may be one of a CA that is trusted no more. From laneAge on
+	// (10 % more or less, so that not all end at once) an answer is the last of its
+	// connection; by laneEnd a proxy has closed one that it has not used since.
+	connectionEnd = extauthz.MaxConnectionAge + extauthz.MaxConnectionAgeGrace
+	connectionAge = connectionEnd - 150*time.Second
+)
+
+// Config says who may use the HTTP lane.
+type Config struct {
+	// Trusted holds the addresses of the proxies; connections from others are
+	// closed unread. Empty trusts every peer, which is for mTLS. Unix sockets are
+	// guarded by their permissions instead.
+	Trusted []netip.Prefix
+	// TLS of the lane; nil serves plain text.
+	TLS *tls.Config
+}
+
+// Server answers the same questions as the gRPC port to proxies that ask over HTTP:
+// Envoy's http_service, nginx' auth_request, Caddy's forward_auth and Traefik's
+// ForwardAuth.
+//
+// It speaks its own small part of HTTP/1.1 (lanemessage.go) because net/http reads
+// the request target as a URL and answers by itself what is none, and because the
+// lane exists to cost less CPU.
+type Server struct {
+	authorizer *extauthz.Authorizer
+	config     Config
+	age, end   time.Duration // laneAge and laneEnd
+	last       time.Duration // laneLast
+
+	work     sync.WaitGroup
+	draining atomic.Bool // answers are the last of their connections
+	mu       sync.Mutex
+	closing  bool // no connection is served that is not yet
+	listener net.Listener
+	conns    map[*connection]struct{}
+}
+
+// New builds a server of what the authorizer decides. It does not listen yet.
+func New(a *extauthz.Authorizer, c Config) *Server {
+	if c.TLS != nil {
+		c.TLS = http1TLS(c.TLS)
+	}
+	return &Server{authorizer: a, config: c, age: connectionAge, end: connectionEnd, last: lastWait, conns: map[*connection]struct{}{}}
+}
+
+// http1TLS is a configuration for HTTP/1.1, which a client that offers HTTP/2 alone
+// does not get.
+func http1TLS(c *tls.Config) *tls.Config {
+	http1 := func(c *tls.Config) *tls.Config {
+		c = c.Clone()
+		c.NextProtos = []string{"http/1.1"}
+		return c
+	}
+	current := c.GetConfigForClient
+	c = http1(c)
+	if current != nil {
+		c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			now, err := current(hello)
+			if now == nil || err != nil {
+				return now, err
+			}
+			return http1(now), nil
+		}
+	}
+	return c
+}
+
+// Serve answers requests on the listener until Shutdown, after which it returns nil.
+func (l *Server) Serve(listener net.Listener) error {
+	l.mu.Lock()
+	l.listener = listener
+	l.mu.Unlock()
+	if l.draining.Load() {
+		return listener.Close()
+	}
+	for {
+		c, err := listener.Accept()
+		switch {
+		case err != nil && l.draining.Load():
+			return nil
+		case err != nil:
+			if !temporary(err) {
+				return err
+			}
+			l.authorizer.Trouble(context.Background(), "http lane: accept", slog.Any("error", err))
+			time.Sleep(10 * time.Millisecond) // out of file descriptors: some will come back
+		case !l.trusts(c.RemoteAddr()):
+			l.authorizer.Metrics().HTTPRefused("peer")
+			_ = c.Close()
+		default:
+			l.start(c)
+		}
+	}
+}
+
+func temporary(err error) bool {
+	var e net.Error
+	//lint:ignore SA1019 what Accept can recover from has no other name
+	return errors.As(err, &e) && e.Temporary()
+}
+
+// trusts reports whether a peer may ask at all.
+func (l *Server) trusts(peer net.Addr) bool {
+	tcp, ok := peer.(*net.TCPAddr)
+	if !ok || len(l.config.Trusted) == 0 {
+		return true
+	}
+	address := tcp.AddrPort().Addr().Unmap().WithZone("")
+	for _, p := range l.config.Trusted {
+		if p.Contains(address) {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *Server) start(c net.Conn) {
+	if l.config.TLS != nil {
+		c = tls.Server(c, l.config.TLS)
+	}
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	conn := &connection{server: l, conn: c, last: now.Add(l.age*9/10 + rand.N(l.age/5+1)), end: now.Add(l.end)}
+	if l.closing {
+		_ = c.Close()
+		return
+	}
+	l.conns[conn] = struct{}{}
+	l.work.Go(func() {
+		defer func() {
+			_ = c.Close()
+			l.mu.Lock()
+			delete(l.conns, conn)
+			l.mu.Unlock()
+		}()
+		conn.serve()
+	})
+}
+
+// Shutdown takes no new connections, ends the idle ones and lets requests under way
+// be answered; when the context ends first it cuts them off.
+func (l *Server) Shutdown(ctx context.Context) {
+	defer l.authorizer.Flush()
+	l.mu.Lock()
+	l.draining.Store(true)
+	if l.listener != nil {
+		_ = l.listener.Close()
+	}
+	open, last := len(l.conns), l.last
+	l.mu.Unlock()
+	if open > 0 {
+		select {
+		case <-time.After(last):
+		case <-ctx.Done():
+		}
+	}
+	l.mu.Lock()
+	l.closing = true
+	for c := range l.conns {
+		c.closeIdle()
+	}
+	l.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.work.Wait()
+	}()
+	select {
+	case <-done:
+		return
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	for c := range l.conns {
+		_ = c.conn.Close()
+	}
+	l.mu.Unlock()
+	<-done
+}
+
+// authorize is Check for the lane. ok is false where there is no answer to give:
+// the proxy's time is up, the policy hands the decision to the proxy, or something
+// broke.
+func (l *Server) authorize(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) (d *policy.Decision, ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.authorizer.Panicked("http lane", p)
+			d, ok = nil, false
+		}
+	}()
+	d = l.authorizer.Decide(ctx, start, set, r, check)
+	return d, ctx.Err() == nil && !d.FailRPC
+}
+
+// deadlineContext carries the proxy's deadline without a timer: what is waited for
+// makes its own.
+type deadlineContext struct {
+	context.Context
+	end time.Time
+}
+
+// Deadline returns when the proxy stops waiting.
+func (c *deadlineContext) Deadline() (time.Time, bool) { return c.end, true }
+
+// Err returns context.DeadlineExceeded once the proxy has stopped waiting.
+func (c *deadlineContext) Err() error {
+	if time.Now().Before(c.end) {
+		return nil
+	}
+	return context.DeadlineExceeded
+}

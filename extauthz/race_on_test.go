@@ -1,7 +1,0 @@
-//go:build race
-
-package extauthz
-
-// Race says that the race detector is on: it makes sync.Pool drop values on purpose, so
-// allocations cannot be counted.
-const Race = true
