@@ -13,9 +13,9 @@ const (
 	// coldTrips is how many round trips to the store a decision about a key takes that is not in memory: whose the secret
 	// is, the record, the limits. Each older method of hashing adds one.
 	coldTrips = 3
-	// warmConnections is how many connections are made before the first check: those of a moment's checks together, when
-	// the store is far away.
-	warmConnections = 16
+	// warmConnections is how many connections are made before the first check: as many as 500 first uses of keys a second
+	// keep busy, and their spends, where the store is 45 ms away. One that is made only then costs its check two more trips.
+	warmConnections = 48
 	// tripTime bounds the measuring of a trip.
 	tripTime = time.Second
 )
