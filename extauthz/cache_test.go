@@ -58,7 +58,7 @@ func TestCachedKey(t *testing.T) {
 		c.Keys, c.Limits, c.Usage = cache, spender(spends), usage
 	}, extauthztest.SmallFile())
 	secret, entries := extauthztest.SmallKey()
-	if _, err := keys.NewStore(client).Seed(extauthztest.Within(t), entries, s.Hasher); err != nil {
+	if _, err := keys.Seed(extauthztest.Within(t), keys.NewStore(client), entries, s.Hasher); err != nil {
 		t.Fatal(err)
 	}
 	envoy := authv3.NewAuthorizationClient(s.Dial(t))
@@ -147,7 +147,7 @@ func TestKeysUnderAnOlderPepper(t *testing.T) {
 	hasher := keys.NewHasher([]byte("newer"), older)
 	secret, entries := extauthztest.SmallKey()
 	client := extauthztest.NewRedis(t, "embedded")
-	if _, err := keys.NewStore(client).Seed(extauthztest.Within(t), entries, keys.NewHasher(older.Pepper)); err != nil {
+	if _, err := keys.Seed(extauthztest.Within(t), keys.NewStore(client), entries, keys.NewHasher(older.Pepper)); err != nil {
 		t.Fatal(err)
 	}
 	type call struct {
@@ -184,7 +184,7 @@ func TestRevocationReachesTheServer(t *testing.T) {
 	extauthztest.Eventually(t, "the stream is up", func() bool { return cache.Stream().Listening })
 	s := extauthztest.NewStack(t, func(c *extauthz.Config) { c.Keys, c.Limits = cache, spender(spends) }, extauthztest.SmallFile())
 	secret, entries := extauthztest.SmallKey()
-	if _, err := keys.NewStore(client).Seed(extauthztest.Within(t), entries, s.Hasher); err != nil {
+	if _, err := keys.Seed(extauthztest.Within(t), keys.NewStore(client), entries, s.Hasher); err != nil {
 		t.Fatal(err)
 	}
 	envoy := authv3.NewAuthorizationClient(s.Dial(t))

@@ -102,7 +102,7 @@ func (f *fleet) keyOn(t *testing.T, plan string) *planned {
 	secret := keys.NewSecret("pb_")
 	id := "key_" + keys.NewSecret("")[:16]
 	k := keys.Key{ID: id, API: "pixelbyte", Name: plan, Plan: plan, LimitID: id, Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
-	if _, err := keys.NewStore(f.admin).Seed(t.Context(), []keys.Entry{{Key: k, Secret: secret}}, keys.NewHasher(nil)); err != nil {
+	if _, err := keys.Seed(t.Context(), keys.NewStore(f.admin), []keys.Entry{{Key: k, Secret: secret}}, keys.NewHasher(nil)); err != nil {
 		t.Fatal(err)
 	}
 	return &planned{id, secret}

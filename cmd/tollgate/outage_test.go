@@ -369,7 +369,7 @@ func seedOutage(t *testing.T, client *redis.Client) {
 	t.Helper()
 	key := keys.Key{ID: "key_outage", API: "pixelmagic", Name: "outage", Plan: "free", LimitID: "key_outage", Scopes: []string{"read"},
 		Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
-	if _, err := keys.NewStore(client).Seed(t.Context(), []keys.Entry{{Key: key, Secret: outageKey}}, keys.NewHasher(nil)); err != nil {
+	if _, err := keys.Seed(t.Context(), keys.NewStore(client), []keys.Entry{{Key: key, Secret: outageKey}}, keys.NewHasher(nil)); err != nil {
 		t.Fatal(err)
 	}
 }

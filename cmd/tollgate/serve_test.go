@@ -166,7 +166,7 @@ func TestLeasesGoBackAtTheEnd(t *testing.T) {
 		client := redis.NewClient(&redis.Options{Addr: store.Addr()})
 		defer client.Close()
 		key := keys.Key{ID: "key_full", API: "pixelbyte", Name: "full", Plan: "big", LimitID: "key_full", Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
-		if _, err := keys.NewStore(client).Seed(t.Context(), []keys.Entry{{Key: key, Secret: "pb_DemoFullAccess000000000000040Zm5v"}}, keys.NewHasher(nil)); err != nil {
+		if _, err := keys.Seed(t.Context(), keys.NewStore(client), []keys.Entry{{Key: key, Secret: "pb_DemoFullAccess000000000000040Zm5v"}}, keys.NewHasher(nil)); err != nil {
 			t.Fatal(err)
 		}
 		r := start(t, "--policy", dir+"/policy.yaml", "--store", "redis://"+store.Addr(), "--deadline", "20s", "--limits", mode)

@@ -65,7 +65,7 @@ func states() map[string]standingState {
 	// The first server of a rollout that changes the pepper does this.
 	pepper := func(s *stateServer) {
 		next := keys.NewHasher([]byte("next"), keys.Method{Pepper: []byte("pepper")})
-		state, err := keys.NewStanding(keys.NewStore(s.redis), next, keys.StandingOptions{}).Look(s.Context())
+		state, err := keys.NewStanding(s.redis, next, keys.StandingOptions{}).Look(s.Context())
 		if err != nil || !state.Adopted {
 			s.Fatalf("%v, %+v", err, state)
 		}
@@ -197,7 +197,7 @@ func (s *stateServer) startRedis() {
 // seed makes the store one of servers with the pepper, with two keys of each plan.
 func (s *stateServer) seed(pepper string) (secrets map[string]string) {
 	h, secrets, all := keys.NewHasher([]byte(pepper)), map[string]string{}, []*keys.Key(nil)
-	_, err := keys.NewStanding(keys.NewStore(s.redis), h, keys.StandingOptions{}).Look(s.Context())
+	_, err := keys.NewStanding(s.redis, h, keys.StandingOptions{}).Look(s.Context())
 	s.must(err)
 	for _, plan := range []string{"closed", "free"} {
 		for n := range 2 {

@@ -219,7 +219,7 @@ func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keys.Entry) {
 		Exact: s.Exact, Timeout: Limit, Clock: func() time.Duration { return time.Since(began) + s.Clock.Offset() },
 	}))
 	// Seed forgets the secrets of what it is given.
-	if _, err := store.Seed(Within(t), slices.Clone(entries), s.Hasher); err != nil {
+	if _, err := keys.Seed(Within(t), store, slices.Clone(entries), s.Hasher); err != nil {
 		t.Fatal(err)
 	}
 }

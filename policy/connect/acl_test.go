@@ -42,18 +42,18 @@ func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
 
 // lookAtStore is what a server does first, and each second.
 func lookAtStore(ctx context.Context, c redis.UniversalClient, _ int) error {
-	standing := keys.NewStanding(keys.NewStore(c), keys.NewHasher([]byte("pepper")), keys.StandingOptions{Timeout: 5 * time.Second})
+	standing := keys.NewStanding(c, keys.NewHasher([]byte("pepper")), keys.StandingOptions{Timeout: 5 * time.Second})
 	state, err := standing.Look(ctx)
 	return errors.Join(err, state.Unseen, standing.Vouch(ctx, "tg:v1:secret:00"))
 }
 
 // acceptEmpty is what makes a new store one for the commands, which look at its pepper first.
 func acceptEmpty(ctx context.Context, c redis.UniversalClient, n int) error {
-	store, h := keys.NewStore(c), keys.NewHasher([]byte("pepper"))
-	if err := store.AcceptEmpty(ctx, h); err != nil {
+	h := keys.NewHasher([]byte("pepper"))
+	if err := keys.AcceptEmpty(ctx, c, h); err != nil {
 		return err
 	}
-	return store.CheckPepper(ctx, h)
+	return keys.CheckPepper(ctx, c, h)
 }
 
 // confirmChanges is how a server says which changes it has heard of.
@@ -147,10 +147,17 @@ func manageTeams(ctx context.Context, c redis.UniversalClient, n int) error {
 	if members, err := store.Members(ctx, "api", name); err != nil || len(members) != 1 {
 		return fmt.Errorf("%d members: %w", len(members), err)
 	}
-	if _, err := store.SetRole(ctx, "api", name, added.ID, keys.Admin); err != nil {
+	stored, err := store.StoredMember(ctx, "api", name, added.ID)
+	if err != nil {
 		return err
 	}
-	if err := store.RemoveMember(ctx, "api", name, added.ID); err != nil {
+	if _, err := store.SetRole(ctx, stored, keys.Admin); err != nil {
+		return err
+	}
+	if stored, err = store.StoredMember(ctx, "api", name, added.ID); err != nil {
+		return err
+	}
+	if err := store.RemoveMember(ctx, stored); err != nil {
 		return err
 	}
 	return store.DeleteTeam(ctx, "api", name)

@@ -34,6 +34,19 @@ func parseAddress(s string) (netip.Prefix, error) {
 	return prefix, nil
 }
 
+// parseAddresses reads a list. An error is a *FieldError.
+func parseAddresses(list []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for i, s := range list {
+		prefix, err := parseAddress(s)
+		if err != nil {
+			return nil, &FieldError{fmt.Sprintf("ips[%d]", i), err.Error()}
+		}
+		out = append(out, prefix)
+	}
+	return out, nil
+}
+
 func prefixProblem(p netip.Prefix) string {
 	switch {
 	case !p.IsValid():

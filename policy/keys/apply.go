@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // What is wrong with a file, or between it and the store; the Diff says where. Test with errors.Is.
@@ -90,7 +88,7 @@ func (d *Diff) String() string {
 	for _, c := range d.Changes {
 		counts[c.Kind]++
 		mark := map[ChangeKind]string{ChangeCreate: "+", ChangeUpdate: "~", ChangeDelete: "-"}[c.Kind]
-		fmt.Fprintf(&b, "%s %s %s %q\n", mark, c.ID, strings.TrimSuffix(teamTag(c.API, c.Team), "/"), c.Name)
+		fmt.Fprintf(&b, "%s %s %s %q\n", mark, c.ID, strings.TrimSuffix(c.API+"/"+c.Team, "/"), c.Name)
 		for _, f := range c.Fields {
 			fmt.Fprintf(&b, "    %s: %s -> %s\n", f.Field, f.From, f.To)
 		}
@@ -276,14 +274,11 @@ func corruptRecords(err error) ([]*CorruptError, error) {
 // others looks for the ids and secrets of the file outside of its teams.
 func (a *applier) others(ctx context.Context, wanted []*candidate) error {
 	var ids []string
-	var gets []*redis.StringCmd
-	a.m.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, c := range wanted {
-			ids, gets = append(ids, c.key.ID), append(gets, p.Get(ctx, secretKey(c.key.Digest)))
-		}
-		return nil
-	})
-	places, err := a.m.store.places(ctx, gets)
+	var digests []Digest
+	for _, c := range wanted {
+		ids, digests = append(ids, c.key.ID), append(digests, c.key.Digest)
+	}
+	places, err := a.m.store.SecretPlaces(ctx, digests)
 	if err != nil {
 		return err
 	}
@@ -384,7 +379,7 @@ func (a *applier) compare(c *candidate, old *Key) (*Change, error) {
 		return nil, err
 	}
 	if a.o.API != "" && k.API != a.o.API || a.o.Team != "" && k.Team != a.o.Team {
-		return nil, fmt.Errorf("belongs to %s, not to %s", teamTag(k.API, k.Team), teamTag(a.o.API, a.o.Team))
+		return nil, fmt.Errorf("belongs to %s, not to %s", k.API+"/"+k.Team, a.o.API+"/"+a.o.Team)
 	}
 	p := a.places[k.Digest]
 	switch {
@@ -392,17 +387,17 @@ func (a *applier) compare(c *candidate, old *Key) (*Change, error) {
 		return nil, &endError{"stays as it is: " + a.corrupt[k.ID].Error()}
 	case old != nil && old.Status == Deleted:
 		return nil, &endError{"was deleted, and an id is never used again; take it out of the file"}
-	case p.deleted:
-		return nil, &endError{"has the secret of " + show(p.id) + ", which was deleted, and a secret is never used again; take it out of the file"}
-	case p.id != "" && p.id != k.ID:
-		return nil, fmt.Errorf("the secret belongs to %s, which is in the store", show(p.id))
+	case p.Deleted:
+		return nil, &endError{"has the secret of " + show(p.ID) + ", which was deleted, and a secret is never used again; take it out of the file"}
+	case p.ID != "" && p.ID != k.ID:
+		return nil, fmt.Errorf("the secret belongs to %s, which is in the store", show(p.ID))
 	case old == nil:
 		return nil, a.successor(k)
 	case old.API != k.API || old.Team != k.Team:
 		return nil, errors.New("is the id of a key of another API or team")
 	case old.Environment != k.Environment:
 		return nil, &FieldError{"environment", "never changes; make another key"}
-	case !old.answersTo(k.Digest) && !p.former:
+	case !old.AnswersTo(k.Digest) && !p.Former:
 		return nil, errors.New("has another secret than the key in the store, and a key's secret never changes; " +
 			"give it another id. If only the pepper is another one, export the key again")
 	case old.Status == Revoked && c.state && k.Status != Revoked:

@@ -386,7 +386,7 @@ func TestApplyTwiceIsOnce(t *testing.T) {
 		var text []byte
 		for _, id := range slices.Sorted(maps.Keys(file)) {
 			f := FieldsOf(file[id])
-			text = f.appendYAML(text)
+			text = f.AppendYAML(text)
 		}
 		o := ApplyOptions{Defaults: Defaults{API: "pictify", Team: "orbit"}, Prune: true}
 		records := string(text)

@@ -87,25 +87,6 @@ func NewEntry(who Actor, action Action, api, team string, ids ...string) AuditEn
 	return AuditEntry{Who: who.Who(), Role: who.RoleName(), Action: action, API: api, Team: team, IDs: ids}
 }
 
-// RecordForAudit returns the record of k as JSON without its hash, for AuditEntry.Before and After; nil for nil.
-func RecordForAudit(k *Key) (json.RawMessage, error) {
-	if k == nil {
-		return nil, nil
-	}
-	data, err := encodeRecord(k)
-	if err != nil {
-		return nil, err
-	}
-	// By the stored form, so that a field that the record gains is in the audit too. If that is one more hash, Intent
-	// refuses it.
-	var r record
-	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, err
-	}
-	r.Hash, r.OtherHash = "", ""
-	return json.Marshal(r)
-}
-
 // Intent writes what is about to be done and returns the id that Outcome wants. On an error, which is an ErrNotAudited,
 // the caller must not make the change. Who, Action and either side that is given must be in order, and neither side
 // may have a field that names a secret, token, hash or digest.
@@ -122,13 +103,14 @@ func (a *Audit) Intent(ctx context.Context, e AuditEntry) (id string, err error)
 // Outcome writes how the change of the intent went: "done" or why not. It has two more seconds when ctx has ended,
 // because the change is made by then. An error is an ErrOutcomeLost.
 func (a *Audit) Outcome(ctx context.Context, intent, result string) error {
-	return a.outcome(ctx, AuditEntry{Intent: intent, Result: result})
+	return a.Conclude(ctx, AuditEntry{Intent: intent, Result: result})
 }
 
-func (a *Audit) outcome(ctx context.Context, e AuditEntry) error {
+// Conclude is Outcome with more than a result.
+func (a *Audit) Conclude(ctx context.Context, e AuditEntry) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeTime)
 	defer cancel()
-	e.Result = cut(e.Result, maxResultBytes)
+	e.Result = Cut(e.Result, maxResultBytes)
 	if _, err := a.add(ctx, e); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrOutcomeLost, e.Intent, err)
 	}
@@ -144,7 +126,7 @@ func (a *Audit) Do(ctx context.Context, e AuditEntry, change func(context.Contex
 		return err
 	}
 	err = change(ctx)
-	lost := a.Outcome(ctx, id, resultOf(err))
+	lost := a.Outcome(ctx, id, ResultOf(err))
 	switch {
 	case lost == nil:
 		return err
@@ -155,14 +137,14 @@ func (a *Audit) Do(ctx context.Context, e AuditEntry, change func(context.Contex
 	return fmt.Errorf("%w; besides: %v", err, lost)
 }
 
-// resultOf is the outcome's text for what a change returned.
-func resultOf(err error) string {
+// ResultOf is the outcome's text for what a change returned.
+func ResultOf(err error) string {
 	if err == nil {
 		return "done"
 	}
 	// A client library may quote a key of the store, and a secret's one holds its digest.
 	text, rest := err.Error(), err.Error()
-	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return r > 'z' || !isIDByte(byte(r)) }) {
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return r != '_' && !strings.ContainsRune(base62, r) }) {
 		if memberIDProblem(word) == "" {
 			rest = strings.ReplaceAll(rest, word, "")
 		}
@@ -173,6 +155,8 @@ func resultOf(err error) string {
 	return "error: the reason is not shown, it could hold a secret"
 }
 
+const addSource = `return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', ARGV[2], ARGV[3])`
+
 func (a *Audit) add(ctx context.Context, e AuditEntry) (id string, err error) {
 	data, err := json.Marshal(auditRecord(e.fit()))
 	if err != nil {
@@ -181,8 +165,8 @@ func (a *Audit) add(ctx context.Context, e AuditEntry) (id string, err error) {
 	id, err = a.client.XAdd(ctx, &redis.XAddArgs{
 		Stream: auditKey, MaxLen: a.max, Approx: true, Values: []any{auditField, data},
 	}).Result()
-	if isFull(err) && (e.Action.takes() || e.Intent != "") { // an outcome tells of what is done already
-		id, err = redis.NewScript(inFull+auditSource).Run(ctx, a.client, []string{auditKey}, a.max, auditField, data).Text()
+	if IsFull(err) && (e.Action.TakesRights() || e.Intent != "") { // an outcome tells of what is done already
+		id, err = redis.NewScript(AllowOOM+addSource).Run(ctx, a.client, []string{auditKey}, a.max, auditField, data).Text()
 	}
 	if err != nil {
 		return "", auditError(ctx, err)
@@ -324,14 +308,6 @@ func decodeEntry(message redis.XMessage) AuditEntry {
 
 func isStreamID(s string) bool {
 	ms, seq, ok := strings.Cut(s, "-")
-	number := func(s string) bool { _, err := strconv.ParseUint(s, 10, 64); return err == nil && only(s, isDigit) }
+	number := func(s string) bool { _, err := strconv.ParseUint(s, 10, 64); return err == nil }
 	return ok && number(ms) && number(seq)
-}
-
-// cut shortens s to at most n bytes of whole characters.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return strings.ToValidUTF8(s[:n], "")
 }

@@ -260,16 +260,16 @@ func TestOutcomeHidesWhatCouldBeASecret(t *testing.T) {
 	}
 }
 
-func TestRecordForAudit(t *testing.T) {
-	if data, err := RecordForAudit(nil); data != nil || err != nil {
+func TestPublicRecord(t *testing.T) {
+	if data, err := PublicRecord(nil); data != nil || err != nil {
 		t.Errorf("nil: %s, %v", data, err)
 	}
-	if _, err := RecordForAudit(&Key{}); err == nil {
+	if _, err := PublicRecord(&Key{}); err == nil {
 		t.Error("an invalid key")
 	}
 	k := FullKey()
 	k.Other = Digest{7: 9}
-	data, err := RecordForAudit(k)
+	data, err := PublicRecord(k)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +305,7 @@ func ExampleAudit_Do() {
 func TestAuditSaysWhy(t *testing.T) {
 	for _, err := range []error{ErrTeamExists, ErrMemberExists, ErrMemberMoved, ErrNoMember,
 		&LastAdminError{ID: "mem_0123456789abcdef", Others: 1}, &TeamInUseError{API: "pictify", Name: "orbit", Members: 1}} {
-		if got := resultOf(err); got != "error: "+err.Error() {
+		if got := ResultOf(err); got != "error: "+err.Error() {
 			t.Errorf("%v: %s", err, got)
 		}
 	}

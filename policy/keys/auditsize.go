@@ -19,7 +19,7 @@ const (
 	keptItems    = 4
 	keptText     = 64
 
-	maxAuditIDs = maxRehashes // what is done to as many at once is rare
+	maxAuditIDs = 1_000 // what is done to as many at once is rare
 )
 
 // fit returns e within the bounds.
@@ -80,7 +80,7 @@ func shorten(value json.RawMessage) (short, whole json.RawMessage) {
 		if json.Unmarshal(value, &text) != nil || len(text) <= keptText {
 			return nil, nil
 		}
-		return asJSON(cut(text, keptText)), sumOf(value, len(text))
+		return asJSON(Cut(text, keptText)), sumOf(value, len(text))
 	}
 	return nil, nil
 }

@@ -26,7 +26,7 @@ func TestAuditIsBoundedByBytes(t *testing.T) {
 	change := func(before, after *Key) {
 		t.Helper()
 		e := anIntent()
-		e.Before, e.After = keystest.Must[json.RawMessage](t)(RecordForAudit(before)), keystest.Must[json.RawMessage](t)(RecordForAudit(after))
+		e.Before, e.After = keystest.Must[json.RawMessage](t)(PublicRecord(before)), keystest.Must[json.RawMessage](t)(PublicRecord(after))
 		if err := a.Do(ctx, e, func(context.Context) error { return nil }); err != nil {
 			t.Fatal(err)
 		}

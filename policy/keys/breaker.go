@@ -203,7 +203,7 @@ func (b *Breaker) forget() {
 func TellsOfStore(err error) bool {
 	var reply redis.Error
 	switch {
-	case err == nil, refused(err):
+	case err == nil:
 		return false
 	case !errors.As(err, &reply):
 		return true
@@ -214,10 +214,4 @@ func TellsOfStore(err error) bool {
 		}
 	}
 	return !errors.Is(err, redis.Nil)
-}
-
-// refused reports whether err says something about one key instead of about the store.
-func refused(err error) bool {
-	var corrupt *CorruptError
-	return errors.Is(err, ErrUnknown) || errors.As(err, &corrupt)
 }

@@ -9,18 +9,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/singleflight"
 )
 
-// What the cache says instead of an answer about a key. Test with errors.Is.
-var (
-	// ErrNotCached says that Find does not know: Lookup has to be asked.
-	ErrNotCached = errors.New("keys: not cached")
-	// ErrBusy says that the store was not asked about a secret that was never seen here, because the caller, or all
-	// callers together, asked about too many unknown ones in the last second.
-	ErrBusy = errors.New("keys: too many look-ups of unknown secrets")
-)
+// ErrNotCached says that Find does not know: Lookup has to be asked.
+var ErrNotCached = errors.New("keys: not cached")
 
 // CacheOptions says how a Cache keeps what it reads. The zero value of each field means its default.
 type CacheOptions struct {
@@ -102,7 +95,7 @@ type Cache struct {
 
 	grants   *clock[cached, commons]
 	refusals *clock[rejection, alone]
-	profiles *clock[*Profile, alone] // by what profileSum says of them
+	profiles *clock[*Profile, alone] // by what ProfileSum says of them
 	flights  singleflight.Group
 	callers  *callers
 	// fences order the end of a reading against the messages about the same digest.
@@ -214,7 +207,7 @@ func (c *Cache) LookupFor(ctx context.Context, d Digest, from Caller) (Grant, er
 		c.counts.busy.Add(1)
 		return Grant{}, ErrBusy
 	}
-	if g, err = c.loadOnce(ctx, d, from); err == nil || refused(err) {
+	if g, err = c.loadOnce(ctx, d, from); err == nil || AboutKey(err) {
 		return g, err
 	}
 	// Not the grant that was there before the wait: a message may have taken it away since.
@@ -274,7 +267,7 @@ func (c *Cache) load(d Digest, from Caller) (g Grant, err error) {
 	for read := range maxReads {
 		changes := f.current()
 		at, generation := c.now(), c.stream.generation.Load()
-		r := c.vouched(ctx, d, c.read(ctx, d, read > 0))
+		r := c.vouched(ctx, c.read(ctx, d, read > 0))
 		if c.afterRead != nil {
 			c.afterRead(d, read)
 		}
@@ -298,54 +291,16 @@ func (c *Cache) read(ctx context.Context, d Digest, anew bool) reading {
 			o.sum = e.sum
 		}
 	}
-	return c.store.readings(ctx, []owned{o}, c.get)[0]
-}
-
-// get carries out gets in one round trip to each node that has some of what they ask for.
-func (c *Cache) get(ctx context.Context, gets []*redis.StringCmd) {
-	if c.store.nodeOf == nil {
-		c.getFrom(ctx, "", gets)
-		return
-	}
-	var work sync.WaitGroup
-	for node, gets := range c.store.byNode(gets) {
-		work.Go(func() { c.getFrom(ctx, node, gets) })
-	}
-	work.Wait()
-}
-
-// getFrom is a round trip to one node, which the breaker counts once, however many gets there are.
-func (c *Cache) getFrom(ctx context.Context, node string, gets []*redis.StringCmd) {
-	err := c.options.Breaker.Do(LookUp, node, func() error {
-		c.store.pipeline(ctx, gets)
-		for _, get := range gets {
-			if !TellsOfStore(get.Err()) {
-				return nil
-			}
-		}
-		return gets[0].Err()
-	})
-	if errors.Is(err, ErrStoreDown) {
-		for _, get := range gets {
-			get.SetErr(err)
-		}
-	}
+	return c.store.LookupMany(ctx, []owned{o}, c.options.Breaker)[0]
 }
 
 // vouched is what a reading said, unless that counts for nothing. Of a cluster the node that has the record may have been
 // emptied, and not the one that leads to it.
-func (c *Cache) vouched(ctx context.Context, d Digest, r reading) reading {
-	key := secretKey(d)
-	var corrupt *CorruptError
-	switch {
-	case c.options.Vouch == nil:
-		return r
-	case errors.Is(r.err, errMissing) && errors.As(r.err, &corrupt):
-		key = recordKey(corrupt.ID)
-	case !errors.Is(r.err, ErrUnknown):
+func (c *Cache) vouched(ctx context.Context, r reading) reading {
+	if c.options.Vouch == nil || r.Absent == "" {
 		return r
 	}
-	if err := c.options.Vouch(ctx, key); err != nil {
+	if err := c.options.Vouch(ctx, r.Absent); err != nil {
 		return reading{err: err}
 	}
 	return r
@@ -357,11 +312,11 @@ func (c *Cache) StoreEmptied() { c.newGeneration() }
 
 // profile returns the profile of k, which it shares with other keys.
 func (c *Cache) profile(k *Key) *Profile {
-	sum := profileSum(k)
+	sum := ProfileSum(k)
 	if p, _ := c.profiles.get(sum); p != nil {
 		return *p
 	}
-	made := newProfile(k)
+	made := NewProfile(k)
 	c.profiles.put(sum, func(p **Profile, _ *alone) { *p = made })
 	return made
 }
@@ -370,7 +325,7 @@ func (c *Cache) profile(k *Key) *Profile {
 // message about the digest came after the reading began: then what was read may be older than the change.
 func (c *Cache) keep(f *fence, changes uint64, d Digest, r reading, at int64, generation uint32) (g Grant, kept bool) {
 	if r.key != nil {
-		g = *newGrant(r.key, c.profile(r.key))
+		g = *NewGrantOf(r.key, c.profile(r.key))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -396,7 +351,7 @@ func (c *Cache) keep(f *fence, changes uint64, d Digest, r reading, at int64, ge
 			e.readAt(at, generation)
 			g = e.grant(common)
 		})
-	case refused(r.err):
+	case AboutKey(r.err):
 		c.grants.delete(d)
 		c.refusals.put(d, func(kept *rejection, _ *alone) { *kept = rejection{r.err, at, generation} })
 	}

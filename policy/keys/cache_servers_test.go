@@ -72,7 +72,7 @@ func TestServersAfterAClockJump(t *testing.T) {
 	c, clock, _ := aServer(t, client, "one")
 	c.apply(changeOf(Sample(), time.Now().Add(400*24*time.Hour)))
 	c.apply(changeOf(Sample(), time.Now()))
-	clock.Advance(present)
+	clock.Advance(Present)
 	c.stream.wake()
 	keystest.Await(t, "the latest is confirmed", func(ctx context.Context) bool {
 		var heard int64

@@ -3,19 +3,8 @@ package keys
 import (
 	"encoding/binary"
 	"hash/maphash"
-	"net/netip"
 	"sync"
 )
-
-// Caller is who presents a secret, as far as that is known before its key is. The zero value is everybody about whom
-// nothing is known.
-type Caller struct {
-	API     string
-	Address netip.Addr // invalid where it is not known
-	// More says that the same secret is looked up by another digest if this one is unknown, so that this one does not
-	// tell a guess from a key.
-	More bool
-}
 
 const (
 	// ownPart is the part of the look-ups in vain that each caller has for himself, whatever others do.

@@ -18,7 +18,7 @@ type Cap struct {
 	Plan        string // whose cap it is; for the error
 	Most        int
 
-	always bool // refuses also a key that takes no new place
+	Always bool // refuses also a key that takes no new place
 }
 
 // ErrCap is what every *CapError is.
@@ -38,18 +38,18 @@ func (e *CapError) Error() string {
 		in = " in environment " + show(e.Environment)
 	}
 	return fmt.Sprintf("%v: team %s of %s has %s%s, and plan %s allows %d; revoke or deactivate one first",
-		ErrCap, show(e.Team), e.API, count(e.Active, "active key"), in, show(e.Plan), e.Most)
+		ErrCap, show(e.Team), e.API, Count(e.Active, "active key"), in, show(e.Plan), e.Most)
 }
 
 // Is makes errors.Is find ErrCap.
 func (e *CapError) Is(target error) bool { return target == ErrCap }
 
-// counts reports whether the key is one of the active ones that a Cap limits, until its grace is over.
-func (k *Key) counts() bool { return k.Status == Active }
+// Counts reports whether the key is one of the active ones that a Cap limits, until its grace is over.
+func Counts(k *Key) bool { return k.Status == Active }
 
-// listing is what a team's set says of the key, whatever its version.
-func (k *Key) listing() listing {
-	l := listing{counts: k.counts(), line: k.LimitID, environment: k.Environment}
+// listingOf is what a team's set says of the key, whatever its version.
+func listingOf(k *Key) listing {
+	l := listing{counts: Counts(k), line: k.LimitID, environment: k.Environment}
 	if !k.RetiresAt.IsZero() {
 		l.end = max(k.RetiresAt.UnixMilli(), 1)
 	}
@@ -63,13 +63,13 @@ func (k *Key) listing() listing {
 const ownLine = "="
 
 func (s *Store) enlistCall(k *Key, limit *Cap) call {
-	l, mark, most, always := k.listing(), "-", -1, 0
+	l, mark, most, always := listingOf(k), "-", -1, 0
 	if l.counts {
 		mark = "+"
 	}
 	if limit != nil {
 		most = max(limit.Most, 0)
-		if limit.always {
+		if limit.Always {
 			always = 1
 		}
 	}
@@ -159,5 +159,5 @@ func parseListing(value string) (l listing, ok bool) {
 // says reports whether the listing is that of k, whatever version it was noted for.
 func (l listing) says(k *Key) bool {
 	l.version, l.since = 0, 0
-	return l == k.listing()
+	return l == listingOf(k)
 }

@@ -2,35 +2,20 @@ package keys
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/redis/go-redis/v9"
-)
-
-// Each script that changes a key publishes "<Unix ms> <hex digest> <id>" on this channel. A replica that has heard
-// nothing for a second publishes the heartbeat there.
-const (
-	changesChannel = "tg:v1:changes"
-	heartbeat      = "hb"
 )
 
 const (
-	beat = time.Second
-	// silence is how long nothing may be heard before the stream is taken for lost.
-	silence = 3 * beat
 	// glance is how often the stream is looked at.
-	glance = beat / 4
+	glance = Beat / 4
 	// subscribeTimeout bounds the start of a subscription, with its connection.
 	subscribeTimeout = time.Second
 	// beatTimeout bounds the publishing of a heartbeat, during which silence is not noticed.
-	beatTimeout = beat / 2
+	beatTimeout = Beat / 2
 )
 
 // stream is the state of the change stream.
@@ -82,7 +67,7 @@ func (c *Cache) Run(ctx context.Context) {
 			return
 		}
 		c.lost(err)
-		if c.now()-began >= int64(beat) {
+		if c.now()-began >= int64(Beat) {
 			continue
 		}
 		select {
@@ -106,13 +91,13 @@ func (c *Cache) lost(err error) {
 func (c *Cache) listen(ctx context.Context, ticks <-chan time.Time) error {
 	// What was changed before is read again, so that it is as good as heard of.
 	before := c.storeTime(ctx)
-	sub := c.store.client.Subscribe(ctx)
+	sub, err := c.store.Subscribe(ctx, subscribeTimeout)
+	if err != nil {
+		return err
+	}
 	var reader sync.WaitGroup
 	defer reader.Wait()
 	defer sub.Close() // also ends the reader
-	if err := c.subscribe(ctx, sub); err != nil {
-		return err
-	}
 	if c.stream.problem.Swap(nil) != nil {
 		c.options.Log.Info("the stream of key changes is back")
 	}
@@ -140,47 +125,29 @@ func (c *Cache) listen(ctx context.Context, ticks <-chan time.Time) error {
 		case <-ticks:
 			c.confirm(ctx, &said)
 			quiet := time.Duration(c.now() - c.stream.heard.Load())
-			if quiet >= silence {
+			if quiet >= Silence {
 				return fmt.Errorf("keys: nothing was heard for %v", quiet)
 			}
-			if quiet >= beat {
+			if quiet >= Beat {
 				c.publishBeat(ctx)
 			}
 		}
 	}
 }
 
-// subscribe waits until the store has confirmed the subscription.
-func (c *Cache) subscribe(ctx context.Context, sub *redis.PubSub) error {
-	ctx, cancel := context.WithTimeout(ctx, subscribeTimeout)
-	defer cancel()
-	if err := sub.Subscribe(ctx, changesChannel); err != nil {
-		return fmt.Errorf("keys: subscribe: %w", err)
-	}
-	reply, err := sub.ReceiveTimeout(ctx, subscribeTimeout)
-	if err != nil {
-		return fmt.Errorf("keys: subscribe: %w", err)
-	}
-	if _, ok := reply.(*redis.Subscription); !ok {
-		return fmt.Errorf("keys: subscribe: the store answered %T", reply)
-	}
-	return nil
-}
-
 // receive applies what arrives until the connection ends.
-func (c *Cache) receive(ctx context.Context, sub *redis.PubSub) error {
+func (c *Cache) receive(ctx context.Context, sub *ChangeStream) error {
 	for {
-		reply, err := sub.Receive(ctx)
+		message, again, err := sub.Next(ctx)
 		if err != nil {
-			return fmt.Errorf("keys: change stream: %w", err)
+			return err
 		}
-		switch m := reply.(type) {
-		case *redis.Subscription:
-			c.newGeneration() // the client has connected again by itself
-		case *redis.Message:
-			c.hear()
-			c.apply(m.Payload)
+		if again {
+			c.newGeneration()
+			continue
 		}
+		c.hear()
+		c.apply(message)
 	}
 }
 
@@ -188,16 +155,16 @@ func (c *Cache) receive(ctx context.Context, sub *redis.PubSub) error {
 func (c *Cache) publishBeat(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
-	_ = c.store.client.Publish(ctx, changesChannel, heartbeat).Err()
+	_, _ = c.store.Beat(ctx)
 }
 
 // apply carries out one message. One that it cannot read could mean any key.
 func (c *Cache) apply(message string) {
-	if message == heartbeat {
+	if message == Heartbeat {
 		return
 	}
 	c.counts.changes.Add(1)
-	made, d, ok := parseChange(message)
+	made, d, ok := ParseChange(message)
 	if !ok {
 		c.newGeneration()
 		return
@@ -212,17 +179,3 @@ func (c *Cache) apply(message string) {
 }
 
 func (c *Cache) newGeneration() { c.stream.generation.Add(1) }
-
-// parseChange reads "<Unix ms> <hex digest> <id>".
-func parseChange(message string) (made time.Time, d Digest, ok bool) {
-	ms, rest, _ := strings.Cut(message, " ")
-	digits, _, named := strings.Cut(rest, " ")
-	n, err := strconv.ParseInt(ms, 10, 64)
-	if err != nil || !named || len(digits) != 2*len(d) {
-		return time.Time{}, Digest{}, false
-	}
-	if _, err := hex.Decode(d[:], []byte(digits)); err != nil {
-		return time.Time{}, Digest{}, false
-	}
-	return time.UnixMilli(n), d, true
-}

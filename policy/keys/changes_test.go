@@ -154,7 +154,7 @@ func TestUnreadableMessageMeansEveryKey(t *testing.T) {
 		}
 	}
 	status(t, c, k.Digest)
-	c.apply(heartbeat)
+	c.apply(Heartbeat)
 	c.apply(changeOf(Sample(func(k *Key) { k.Digest = Digest{5} }), time.Now()))
 	if got := said(c, k.Digest); got != "active" {
 		t.Errorf("the message of another key: %s", got)
@@ -211,7 +211,7 @@ func TestHeartbeatsKeepTheGeneration(t *testing.T) {
 	status(t, c, k.Digest)
 	before := c.Stats().Generation
 	for range 10 {
-		clock.Advance(beat)
+		clock.Advance(Beat)
 		ticks <- time.Time{}
 		keystest.Await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
 	}
@@ -235,7 +235,7 @@ func TestOneReplicaBeatsForAll(t *testing.T) {
 	}
 	const beats = 6
 	for range beats {
-		clock.Advance(beat / 2)
+		clock.Advance(Beat / 2)
 		if err := client.Publish(t.Context(), keystest.Changes, "hb").Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -271,10 +271,10 @@ func TestSilence(t *testing.T) {
 	asked.beats.Store(true)
 	change(t, client, revoked(k), false)
 	for range 2 {
-		clock.Advance(beat)
+		clock.Advance(Beat)
 		ticks <- time.Time{}
 	}
-	clock.Advance(beat - 1)
+	clock.Advance(Beat - 1)
 	ticks <- time.Time{}
 	ticks <- time.Time{} // taken only after the one before was worked on
 	if got := said(c, k.Digest); got != "active" || c.Stats().Generation != before {
@@ -419,7 +419,7 @@ func TestNoStreamAtAll(t *testing.T) {
 }
 
 func TestParseChange(t *testing.T) {
-	made, d, ok := parseChange(changeOf(Sample(), time.UnixMilli(1_700_000_000_123)))
+	made, d, ok := ParseChange(changeOf(Sample(), time.UnixMilli(1_700_000_000_123)))
 	if !ok || d != Sample().Digest || made.UnixMilli() != 1_700_000_000_123 {
 		t.Error(made, ok)
 	}
@@ -427,12 +427,9 @@ func TestParseChange(t *testing.T) {
 
 func TestSubscribeRefusesAnotherReply(t *testing.T) {
 	client := keystest.NewEmbedded(t)
-	c, _ := newTestCache(client)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	sub := client.Subscribe(t.Context())
-	defer sub.Close()
-	if err := c.subscribe(ctx, sub); !errors.Is(err, context.Canceled) {
+	if _, err := NewStore(client).Subscribe(ctx, time.Second); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

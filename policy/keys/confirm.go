@@ -96,10 +96,6 @@ func (s *Store) NoteReplicas(ctx context.Context, id string) error {
 // WriteAndWait is Write that waits until so many replicas have the change, at most timeout, which must be above 0.
 // confirmed is how many have it. An error beside a key means that the change is made and that nobody knows who has it.
 func (s *Store) WriteAndWait(ctx context.Context, old, next *Key, replicas int, timeout time.Duration) (k *Key, confirmed int, err error) {
-	return s.writeAndWait(ctx, old, dated(old, next), replicas, timeout)
-}
-
-func (s *Store) writeAndWait(ctx context.Context, old, next *Key, replicas int, timeout time.Duration) (k *Key, confirmed int, err error) {
 	conn, err := s.primary(ctx, old.ID)
 	if err != nil {
 		return nil, 0, err

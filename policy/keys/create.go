@@ -75,7 +75,7 @@ func (c *creation) same() bool { return c.made || bytes.Equal(c.standing, c.data
 // is not: its secret must stay unknown.
 func interrupted(standing []byte, k *Key) bool {
 	old, err := decodeRecord(standing)
-	return err == nil && old.Status != Deleted && k.answersTo(old.Digest)
+	return err == nil && old.Status != Deleted && k.AnswersTo(old.Digest)
 }
 
 func (s *Store) create(ctx context.Context, all []*creation) {
@@ -103,7 +103,7 @@ func (c *creation) conclude() {
 		c.err = ErrExists
 	default:
 		c.err = ErrSecretTaken
-		if parseSecretPlace(c.owner).deleted {
+		if parseSecretPlace(c.owner).Deleted {
 			c.err = ErrSecretDeleted
 		}
 	}
@@ -248,4 +248,44 @@ func (s *Store) dropRecord(ctx context.Context, id string, data []byte) error {
 		return fmt.Errorf("keys: the unused record of %s is left behind: %w", id, readError(ctx, id, err))
 	}
 	return nil
+}
+
+// Discard removes a key that nobody has been told of, and leaves no tombstone. Errors: a *CorruptError; any other means that
+// the store did not answer.
+func (s *Store) Discard(ctx context.Context, k *Key) error {
+	if _, err := s.unlink(ctx, k.Digest, k.ID); err != nil {
+		return err
+	}
+	data, err := encodeRecord(k)
+	if err != nil {
+		return err
+	}
+	if err := s.dropRecord(ctx, k.ID, data); err != nil {
+		return err
+	}
+	return s.unlist(ctx, k, &Key{})
+}
+
+// Unseen counts the keys that a Create would do something for: those without a record, and those whose create was cut short. An
+// error means that the store did not answer.
+func (s *Store) Unseen(ctx context.Context, ks []*Key) (n int, err error) {
+	ids, digests := make([]string, len(ks)), make([]Digest, len(ks))
+	for i, k := range ks {
+		ids[i], digests[i] = k.ID, k.Digest
+	}
+	found, err := s.readAll(ctx, ids)
+	if err != nil {
+		return 0, err
+	}
+	places, err := s.SecretPlaces(ctx, digests)
+	if err != nil {
+		return 0, err
+	}
+	for i, f := range found {
+		cut := f.err == nil && places[i].ID == "" && f.key.AnswersTo(ks[i].Digest)
+		if errors.Is(f.err, ErrNoKey) && !errors.Is(f.err, ErrDeleted) || cut {
+			n++
+		}
+	}
+	return n, nil
 }

@@ -3,6 +3,7 @@ package keys
 import (
 	"bytes"
 	"crypto/hmac"
+	"crypto/pbkdf2"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -92,8 +93,24 @@ type Hasher struct {
 	pepperSum func(method int, salt []byte) []byte
 }
 
-// current stands for the method that is in use, in place of the number of an older one.
-const current = -1
+// CurrentMethod stands for the method that is in use, in place of the number of an older one.
+const CurrentMethod = -1
+
+const (
+	// PepperSumBytes is the length of a check of a pepper. Few bytes: enough to see a mistake, and many wrong peppers give the same.
+	PepperSumBytes = 4
+	// pepperRounds make a guess at the pepper dearer than by the hash of a key whose secret one knows, which takes one.
+	pepperRounds = 50_000
+)
+
+// pepperSum returns the check of a pepper.
+func pepperSum(pepper, salt []byte) []byte {
+	sum, err := pbkdf2.Key(sha256.New, string(pepper), append([]byte("tollgate pepper check v1"), salt...), pepperRounds, PepperSumBytes)
+	if err != nil {
+		panic(err) // only for lengths that no machine has
+	}
+	return sum
+}
 
 // hashState is reused: a ready HMAC costs two compressions less than a new one, and no allocation.
 type hashState struct {
@@ -122,7 +139,7 @@ func NewHasher(pepper []byte, older ...Method) *Hasher {
 	}
 	check := func(method int, salt []byte) []byte {
 		switch {
-		case method == current:
+		case method == CurrentMethod:
 			return pepperSum(pepper, salt)
 		case older[method].Algorithm == AlgorithmSHA256:
 			return nil
@@ -151,6 +168,10 @@ func (h *Hasher) Peppered() bool {
 	d := h.Digest("")
 	return !hmac.Equal(d[:], bare.Sum(nil))
 }
+
+// PepperSum returns a check of the pepper of the older method i, or of CurrentMethod, with a salt: PepperSumBytes bytes, or nil
+// for a method without one. It takes some ten milliseconds.
+func (h *Hasher) PepperSum(i int, salt []byte) []byte { return h.pepperSum(i, salt) }
 
 // Older returns the number of older methods.
 func (h *Hasher) Older() int { return h.older }

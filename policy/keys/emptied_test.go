@@ -26,7 +26,7 @@ func testCacheOfAnEmptiedStore(t *testing.T, c redis.UniversalClient) {
 	var now atomic.Int64
 	clock := func() time.Time { return time.Unix(1_800_000_000, now.Load()) }
 	var cache *Cache
-	w := NewStanding(s, h, StandingOptions{Timeout: 10 * time.Second, Emptied: func() { cache.StoreEmptied() }})
+	w := NewStanding(c, h, StandingOptions{Timeout: 10 * time.Second, Emptied: func() { cache.StoreEmptied() }})
 	cache = NewCache(s, CacheOptions{Vouch: w.Vouch, Now: clock, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
 	if _, err := w.Look(t.Context()); err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func testCacheOfAnEmptiedStore(t *testing.T, c redis.UniversalClient) {
 	lookup("warm, soon after", "warm", nil)
 	now.Add(int64(time.Second))
 	lookup("warm, after stale_for", "warm", ErrEmptied)
-	if err := s.AcceptEmpty(t.Context(), h); err != nil {
+	if err := AcceptEmpty(t.Context(), c, h); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Look(t.Context()); err != nil {
@@ -67,16 +67,19 @@ func TestEmptiedNode(t *testing.T) {
 	nodes := redistest.StartCluster(t, 2)
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{nodes[0].Address()}, MaxRetries: -1, ContextTimeoutEnabled: true})
 	t.Cleanup(func() { client.Close() })
-	s, h := NewStore(client), pepper("a")
+	s, h := NewStore(client), NewHasher([]byte("a"))
 	clock := time.Unix(1_800_000_000, 0)
-	w, _ := standing(t, s, h)
+	w := NewStanding(client, h, StandingOptions{Timeout: 10 * time.Second})
+	if _, err := w.Look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	cache := NewCache(s, CacheOptions{Vouch: w.Vouch, Now: func() time.Time { return clock }, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
-	first := func(key string) bool { return slotOf(key) < slots/2 }
+	first := func(key string) bool { return client.ClusterKeySlot(t.Context(), key).Val() < 16384/2 }
 	halves := map[string]Digest{} // of keys, by what the second node has of them
 	for i := 0; len(halves) < 4; i++ {
 		d := h.Digest(strconv.Itoa(i))
 		k := Sample(func(k *Key) { k.ID, k.Digest = "key_half"+strconv.Itoa(i), d })
-		what := map[bool]string{true: "", false: "link "}[first(secretKey(d))] + map[bool]string{true: "", false: "record"}[first(recordKey(k.ID))]
+		what := map[bool]string{true: "", false: "link "}[first(keystest.SecretKey(d))] + map[bool]string{true: "", false: "record"}[first(keystest.RecordKey(k.ID))]
 		if _, ok := halves[what]; ok {
 			continue
 		}

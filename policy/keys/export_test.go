@@ -161,7 +161,7 @@ func TestEveryFieldIsInTheYAMLForm(t *testing.T) {
 	want := FullKey()
 	want.Other = Digest{} // no part of an export
 	f := FieldsOf(want)
-	file := f.appendYAML([]byte("keys:\n"))
+	file := f.AppendYAML([]byte("keys:\n"))
 	entries, err := ParseFile("all", file)
 	if err != nil || len(entries) != 1 || !reflect.DeepEqual(&entries[0].Key, want) {
 		t.Errorf("%s came back as %+v, %v", file, entries, err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
+	"tollgate/policy/keys/strictjson"
 	"tollgate/policy/keys/strictyaml"
 )
 
@@ -68,7 +69,7 @@ func FieldsOf(k *Key) Fields {
 		Scopes: k.Scopes, Status: string(k.Status), AnchorDay: k.AnchorDay, Version: k.Version,
 		ExpiresAt: timeText(k.ExpiresAt), RetiresAt: timeText(k.RetiresAt),
 		CreatedAt: timeText(k.CreatedAt), UpdatedAt: timeText(k.UpdatedAt),
-		Hash: k.Algorithm + ":" + k.Digest.hex(),
+		Hash: k.Hash(),
 	}
 	for _, prefix := range k.IPs {
 		f.IPs = append(f.IPs, prefix.String())
@@ -100,8 +101,8 @@ func ParseFields(data []byte) (Fields, error) {
 	if _, err := d.Token(); err != io.EOF {
 		return Fields{}, errors.New("text after the end of the JSON object")
 	}
-	if err := exactNames(data); err != nil {
-		return Fields{}, errors.New(strings.TrimPrefix(err.Error(), "not a record: "))
+	if name, ok := strictjson.Names(data); !ok {
+		return Fields{}, fmt.Errorf("unknown or repeated field %s", show(name))
 	}
 	return f, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
 
+	"tollgate/policy/keys/strictjson"
 	"tollgate/policy/keys/strictyaml"
 )
 
@@ -510,7 +511,7 @@ func quoteHint(n ast.Node) string {
 
 // showField shows a name only if it is too short to be a secret whose colon or space was forgotten.
 func showField(name string) string {
-	if len(name) < minSecret && isFieldName(name) {
+	if len(name) < minSecret && strictjson.IsName(name) {
 		return fmt.Sprintf("%q", name)
 	}
 	return "(a name not shown: it could hold a secret)"

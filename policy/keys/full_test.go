@@ -43,10 +43,10 @@ func testFull(t *testing.T, c redis.UniversalClient) {
 		next.Status = status
 		return s.Write(ctx, k, next)
 	}
-	if err := s.Create(ctx, named("dddd", 4)); !isFull(err) {
+	if err := s.Create(ctx, named("dddd", 4)); !IsFull(err) {
 		t.Errorf("created: %v", err)
 	}
-	if _, err := write(ks[0], Active); !isFull(err) {
+	if _, err := write(ks[0], Active); !IsFull(err) {
 		t.Errorf("written: %v", err)
 	}
 	if _, err := write(ks[0], Revoked); err != nil {
@@ -62,13 +62,13 @@ func testFull(t *testing.T, c redis.UniversalClient) {
 	if err != nil {
 		t.Fatalf("deactivated: %v", err)
 	}
-	if _, err := write(inactive, Active); !isFull(err) {
+	if _, err := write(inactive, Active); !IsFull(err) {
 		t.Errorf("activated: %v", err)
 	}
 	if err := s.Delete(ctx, ks[2]); err != nil {
 		t.Errorf("deleted: %v", err)
 	}
-	if err := s.RemoveMember(ctx, "pictify", "orbit", member.ID); err != nil {
+	if err := removeMember(ctx, s, "pictify", "orbit", member.ID); err != nil {
 		t.Errorf("removed: %v", err)
 	}
 }

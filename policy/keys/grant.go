@@ -58,9 +58,10 @@ func (g *Grant) LimitID() string {
 const never = math.MaxInt64
 
 // NewGrant returns what a decision needs of k, which must be valid and may be changed afterwards.
-func NewGrant(k *Key) *Grant { return newGrant(k, newProfile(k)) }
+func NewGrant(k *Key) *Grant { return NewGrantOf(k, NewProfile(k)) }
 
-func newGrant(k *Key, p *Profile) *Grant {
+// NewGrantOf is NewGrant with a profile of k that others may share.
+func NewGrantOf(k *Key, p *Profile) *Grant {
 	g := &Grant{Profile: p, AnchorDay: int8(k.AnchorDay), end: never, noted: new(atomic.Uint32)}
 	g.text = k.ID + k.Name + k.Team
 	if g.otherLimitID = k.LimitID != k.ID; g.otherLimitID {
@@ -78,8 +79,8 @@ func newGrant(k *Key, p *Profile) *Grant {
 	return g
 }
 
-// newProfile copies the lists, and shares the texts that repeat from key to key.
-func newProfile(k *Key) *Profile {
+// NewProfile copies the lists, and shares the texts that repeat from key to key.
+func NewProfile(k *Key) *Profile {
 	p := &Profile{
 		API: shared(k.API), Environment: shared(k.Environment), Plan: shared(k.Plan),
 		Status: Status(shared(string(k.Status))), IPs: disjoint(k.IPs),
@@ -95,8 +96,8 @@ func newProfile(k *Key) *Profile {
 
 func shared(s string) string { return unique.Make(s).Value() }
 
-// profileSum is equal for keys with equal profiles only.
-func profileSum(k *Key) [sha256.Size]byte {
+// ProfileSum is equal for keys with equal profiles only.
+func ProfileSum(k *Key) [sha256.Size]byte {
 	var buf [512]byte
 	b := buf[:0]
 	text := func(s string) {

@@ -83,12 +83,12 @@ func TestGrantAllows(t *testing.T) {
 func TestProfileSum(t *testing.T) {
 	same := fullKey()
 	same.ID, same.Name, same.Team, same.Digest = "key_other", "Other", "other", Digest{9}
-	if profileSum(fullKey()) != profileSum(same) {
+	if ProfileSum(fullKey()) != ProfileSum(same) {
 		t.Error("keys with equal profiles have two sums")
 	}
 	shifted := fullKey()
 	shifted.Environment, shifted.Plan = shifted.Environment+shifted.Plan, ""
-	if profileSum(fullKey()) == profileSum(shifted) {
+	if ProfileSum(fullKey()) == ProfileSum(shifted) {
 		t.Error("two profiles have one sum")
 	}
 }

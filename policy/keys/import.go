@@ -13,8 +13,6 @@ import (
 	"iter"
 	"slices"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 const (
@@ -25,31 +23,6 @@ const (
 	// maxShown is how many refused records a report holds; all of them are written to ImportOptions.Refused.
 	maxShown = 20
 )
-
-// ErrSource is what an error of a reader of records is after which there are no more records. Any other error of such
-// a reader concerns one record.
-var ErrSource = errors.New("keys: the source cannot be read on")
-
-// Record is one key as a source has it. What the source does not say is zero; scopes that are not nil but empty are
-// given. It redacts its secret wherever it is printed.
-type Record struct {
-	Line int // of the source, from 1
-	Entry
-	Narrowed bool // the source said elsewhere what narrows the key, and that was taken over
-}
-
-// IgnoredError is what a reader of records says of a part of its source that is no key and narrows none: it is counted,
-// and nothing else is done.
-type IgnoredError struct{ What string }
-
-// Error says what is passed over. It holds no secret.
-func (e *IgnoredError) Error() string { return e.What }
-
-// Defaults is what a record gets where its source says nothing.
-type Defaults struct {
-	API, Team, Environment, Plan string
-	Scopes                       []string
-}
 
 // ImportOptions says where records come from and who is told what.
 type ImportOptions struct {
@@ -130,7 +103,7 @@ func (m *Manager) Import(ctx context.Context, records iter.Seq2[Record, error], 
 	}
 	im := newImporter(m, o)
 	err = im.run(ctx, records)
-	result := resultOf(err) + ": " + im.report.String()
+	result := ResultOf(err) + ": " + im.report.String()
 	return im.report, errors.Join(err, m.audit.Outcome(ctx, id, result))
 }
 
@@ -329,25 +302,20 @@ func (im *importer) create(ctx context.Context, batch []*candidate) error {
 // findOlder looks for secrets that came in when another pepper was in use: their keys have another hash, and another
 // id if that is derived from it.
 func (im *importer) findOlder(ctx context.Context, batch []*candidate) error {
-	var gets []*redis.StringCmd
 	if im.older == 0 {
 		return nil
 	}
-	im.m.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, c := range batch {
-			for _, d := range c.older {
-				gets = append(gets, p.Get(ctx, secretKey(d)))
-			}
-		}
-		return nil
-	})
-	places, err := im.m.store.places(ctx, gets)
+	var digests []Digest
+	for _, c := range batch {
+		digests = append(digests, c.older...)
+	}
+	places, err := im.m.store.SecretPlaces(ctx, digests)
 	if err != nil {
 		return err
 	}
 	for _, c := range batch {
 		for _, d := range c.older {
-			if places[0].id != "" {
+			if places[0].ID != "" {
 				c.key.Digest = d
 			}
 			places = places[1:]
@@ -498,24 +466,23 @@ func (im *importer) settle(ctx context.Context, batch []*candidate, tried bool) 
 	if len(batch) == 0 {
 		return nil, nil
 	}
-	records, owners := make([]*redis.StringCmd, len(batch)), make([]*redis.StringCmd, len(batch))
-	_, err = im.m.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, c := range batch {
-			records[i], owners[i] = p.Get(ctx, recordKey(c.key.ID)), p.Get(ctx, secretKey(c.key.Digest))
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "WRONGTYPE") {
-		return nil, readError(ctx, "", err)
+	ids, digests := make([]string, len(batch)), make([]Digest, len(batch))
+	for i, c := range batch {
+		ids[i], digests[i] = c.key.ID, c.key.Digest
 	}
-	places, err := im.m.store.places(ctx, owners)
+	found, err := im.m.store.readAll(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	places, err := im.m.store.SecretPlaces(ctx, digests)
 	if err != nil {
 		return nil, err
 	}
 	for i, c := range batch {
-		if !tried && (errors.Is(records[i].Err(), redis.Nil) || errors.Is(owners[i].Err(), redis.Nil)) {
+		missing := errors.Is(found[i].err, ErrNoKey) && !errors.Is(found[i].err, ErrDeleted)
+		if !tried && (missing || places[i].Empty) {
 			left = append(left, c)
-		} else if why := c.difference(records[i].Val(), places[i]); why != nil {
+		} else if why := c.difference(found[i], places[i]); why != nil {
 			im.refuse(c.line, c.key.ID, why)
 		} else {
 			im.report.Skipped++
@@ -526,20 +493,20 @@ func (im *importer) settle(ctx context.Context, batch []*candidate, tried bool) 
 }
 
 // difference compares a candidate with the record that stands under its id, and the place of its secret.
-func (c *candidate) difference(record string, p secretPlace) error {
-	if p.deleted && p.id != c.key.ID {
-		return fmt.Errorf("the secret was that of %s, which was deleted, and a secret is never used again", show(p.id))
+func (c *candidate) difference(f found, p secretPlace) error {
+	if p.Deleted && p.ID != c.key.ID {
+		return fmt.Errorf("the secret was that of %s, which was deleted, and a secret is never used again", show(p.ID))
 	}
-	if p.id != "" && p.id != c.key.ID {
-		return fmt.Errorf("the secret belongs to %s, which is in the store", show(p.id))
+	if p.ID != "" && p.ID != c.key.ID {
+		return fmt.Errorf("the secret belongs to %s, which is in the store", show(p.ID))
 	}
-	old, err := decodeRecord([]byte(record))
+	old := f.key
 	switch {
-	case err != nil:
-		return fmt.Errorf("id: %s is in use by a record that cannot be read", show(c.key.ID))
-	case old.Status == Deleted:
+	case errors.Is(f.err, ErrDeleted):
 		return fmt.Errorf("id: %s was deleted, and an id is never used again", show(c.key.ID))
-	case !old.answersTo(c.key.Digest) && !p.former:
+	case f.err != nil:
+		return fmt.Errorf("id: %s is in use by a record that cannot be read", show(c.key.ID))
+	case !old.AnswersTo(c.key.Digest) && !p.Former:
 		return fmt.Errorf("id: %s is in use by a key with another secret", show(c.key.ID))
 	}
 	// Where the source does not say, what was made up the first time stands.

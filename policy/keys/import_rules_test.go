@@ -29,7 +29,7 @@ func TestFilesKeepToTheRules(t *testing.T) {
 	fields := func(k *Key) string {
 		var b strings.Builder
 		e := FieldsOf(k)
-		b.Write(e.appendYAML([]byte("keys:\n")))
+		b.Write(e.AppendYAML([]byte("keys:\n")))
 		return b.String()
 	}
 	report, err = m.Import(t.Context(), fromYAML(fields(large)), operator("pictify"))

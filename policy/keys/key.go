@@ -6,6 +6,7 @@
 package keys
 
 import (
+	"crypto/subtle"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -84,6 +85,24 @@ func (k *Key) clone() *Key {
 	return &c
 }
 
+// AnswersTo compares both digests in any case, so that the time says nothing.
+func (k *Key) AnswersTo(d Digest) bool {
+	first := subtle.ConstantTimeCompare(k.Digest[:], d[:])
+	second := subtle.ConstantTimeCompare(k.Other[:], d[:])
+	return first|second == 1 && d != Digest{}
+}
+
+// Digests returns all digests that lead to the key: while a rehash is unfinished, replicas may know it by either.
+func (k *Key) Digests() []Digest {
+	if k.Other == (Digest{}) {
+		return []Digest{k.Digest}
+	}
+	return []Digest{k.Digest, k.Other}
+}
+
+// Hash is the algorithm and the hexadecimal digest, as ParseHash reads them.
+func (k *Key) Hash() string { return k.Algorithm + ":" + k.Digest.hex() }
+
 // FieldError says which field of a Key has a value that cannot be stored, and why. Neither text holds a secret.
 type FieldError struct {
 	Field   string // as it is written in the keys file, for example "ips" or "limits[1].name"
@@ -125,7 +144,7 @@ func (k *Key) problems() []*FieldError {
 	}
 	note("id", idProblem(k.ID))
 	note("api", apiProblem(k.API))
-	note("name", needed(k.Name, textProblem(k.Name, maxNameBytes)))
+	note("name", nameProblem(k.Name))
 	note("team", textProblem(k.Team, maxNameBytes))
 	note("note", textProblem(k.Note, maxNoteBytes))
 	note("environment", textProblem(k.Environment, maxNameBytes))
@@ -170,7 +189,7 @@ func (k *Key) listProblems(note func(field, problem string)) {
 		item("ips", i, "", prefixProblem(prefix))
 	}
 	for i, o := range k.Limits {
-		item("limits", i, ".name", needed(o.Name, textProblem(o.Name, maxNameBytes)))
+		item("limits", i, ".name", nameProblem(o.Name))
 		same := func(other Override) bool { return other.Name == o.Name }
 		if o.Name != "" && (limits != nil && limits[o.Name] || limits == nil && slices.ContainsFunc(k.Limits[:i], same)) {
 			item("limits", i, ".name", show(o.Name)+" is named twice")
@@ -276,6 +295,9 @@ func textProblem(s string, most int) string {
 	return ""
 }
 
+// nameProblem is textProblem of a name that is needed.
+func nameProblem(s string) string { return needed(s, textProblem(s, maxNameBytes)) }
+
 func needed(s, problem string) string {
 	if s == "" {
 		return "is empty"
@@ -298,3 +320,19 @@ func isDigit(c byte) bool  { return c >= '0' && c <= '9' }
 func isLetter(c byte) bool { return isLower(c) || isUpper(c) }
 func isBase62(c byte) bool { return isLetter(c) || isDigit(c) }
 func isIDByte(c byte) bool { return isBase62(c) || c == '_' }
+
+// Count is n things, as "1 key" or "2 keys".
+func Count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// Cut shortens s to at most n bytes of whole characters.
+func Cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -39,7 +38,7 @@ func (s *Store) Get(ctx context.Context, id string) (*Key, error) {
 }
 
 // Write replaces the record of old by next and publishes that, in one step; the set of the key's team follows. It returns what it wrote: next with the
-// version after that of old and, where next has the UpdatedAt of old, with the time of this machine. Errors: a
+// version after that of old; a key beside an error is written, and its team's set is not. Errors: a
 // *FieldError, also for a field that never changes (id, API, team, environment, digest); ErrConflict if old is not what
 // stands; ErrFinal for a revoked key that would be used again; ErrNoKey, ErrDeleted; a *CorruptError; any other means
 // that the store did not answer, and the change may be made or not.
@@ -50,49 +49,32 @@ func (s *Store) Write(ctx context.Context, old, next *Key) (*Key, error) {
 // WriteWithin is Write that keeps a cap: it fails with a *CapError if the key would be one active key too many. A nil
 // cap is none.
 func (s *Store) WriteWithin(ctx context.Context, old, next *Key, limit *Cap) (*Key, error) {
-	return s.write(ctx, s.client, old, dated(old, next), limit)
+	return s.write(ctx, s.client, old, next, limit)
 }
 
-func dated(old, next *Key) *Key {
-	if !next.UpdatedAt.Equal(old.UpdatedAt) {
-		return next
-	}
-	next = next.clone()
-	next.UpdatedAt = time.Now().UTC()
-	return next
-}
-
-// write is WriteWithin that leaves UpdatedAt as it is. A key beside an error is written; its team's set is not.
+// write is WriteWithin on a connection.
 func (s *Store) write(ctx context.Context, c redis.Scripter, old, next *Key, limit *Cap) (*Key, error) {
 	next, err := nextVersion(old, next)
 	if err != nil {
 		return nil, err
 	}
 	// A key that starts to count is noted before it does, one that no longer counts after it.
-	starts := next.counts() && (limit != nil || !old.counts())
+	starts := Counts(next) && (limit != nil || !Counts(old))
 	if starts {
 		if err := s.enlist(ctx, next, limit); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.change(ctx, c, old, next, next.digests()...); err != nil {
+	if err := s.change(ctx, c, old, next, next.Digests()...); err != nil {
 		if starts && !isUncertain(err) {
 			return nil, errors.Join(err, s.relist(ctx, next.ID, next.Version))
 		}
 		return nil, err
 	}
-	if !starts && old.listing() != next.listing() {
+	if !starts && listingOf(old) != listingOf(next) {
 		err = s.enlist(ctx, next, nil)
 	}
 	return next, err
-}
-
-// digests are all that lead to the key: while a rehash is unfinished, replicas may know it by either.
-func (k *Key) digests() []Digest {
-	if k.Other == (Digest{}) {
-		return []Digest{k.Digest}
-	}
-	return []Digest{k.Digest, k.Other}
 }
 
 // nextVersion returns next as it will be written.
@@ -122,12 +104,12 @@ func (s *Store) change(ctx context.Context, c redis.Scripter, old, next *Key, di
 	if err != nil {
 		return err
 	}
-	args := []any{old.Version, hashText(old), string(next.Status), data, next.ID, changesChannel}
+	args := []any{old.Version, old.Hash(), string(next.Status), data, next.ID, changesChannel}
 	for _, d := range digests {
 		args = append(args, d.hex())
 	}
 	run := s.scripts.change.Run
-	if next.Status.takes() {
+	if takesRights(next.Status) {
 		run = s.evenFull(s.scripts.change)
 	}
 	reply, err := run(ctx, c, []string{recordKey(next.ID), usedKey(next.ID)}, args...).Text()
@@ -190,7 +172,7 @@ func (s *Store) Delete(ctx context.Context, k *Key) error {
 func (s *Store) bury(ctx context.Context, k *Key) error {
 	for range maxTries {
 		// Revoked is final: it still is when the next steps are made. Both digests of an unfinished rehash are the secret's.
-		for _, d := range k.digests() {
+		for _, d := range k.Digests() {
 			if err := s.buryLink(ctx, d, k.ID); err != nil {
 				return err
 			}

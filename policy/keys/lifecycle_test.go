@@ -473,12 +473,9 @@ func testPlaces(t *testing.T, c redis.UniversalClient) {
 	if err := s.Delete(ctx, keystest.Must[*Key](t)(s.Write(ctx, k, next))); err != nil {
 		t.Fatal(err)
 	}
-	var replies []*redis.StringCmd
-	for _, d := range []byte{1, 2, 3, 13, 4} {
-		replies = append(replies, c.Get(ctx, secretKey(Digest{d})))
-	}
-	want := []secretPlace{{id: "key_here"}, {id: "key_moved", former: true}, {id: "key_gone", former: true, deleted: true}, {id: "key_gone", deleted: true}, {}}
-	if got, err := s.places(ctx, replies); err != nil || !slices.Equal(got, want) {
+	digests := []Digest{{1}, {2}, {3}, {13}, {4}}
+	want := []secretPlace{{ID: "key_here"}, {ID: "key_moved", Former: true}, {ID: "key_gone", Former: true, Deleted: true}, {ID: "key_gone", Deleted: true}, {Empty: true}}
+	if got, err := s.SecretPlaces(ctx, digests); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if apis, err := s.APIs(ctx); err != nil || !slices.Equal(apis, []string{k.API}) {

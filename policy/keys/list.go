@@ -122,7 +122,7 @@ func (l *lister) start(ctx context.Context, cursor string) (api, after string, e
 		return "", "", nil
 	}
 	api, after, ok := strings.Cut(cursor, "/")
-	if !ok || apiProblem(api) != "" || optionalIDProblem(after) != "" || l.filter.API != "" && l.filter.API != api {
+	if !ok || apiProblem(api) != "" || after != "" && idProblem(after) != "" || l.filter.API != "" && l.filter.API != api {
 		return "", "", &FieldError{"cursor", show(cursor) + " is not what a list with this filter returned"}
 	}
 	return api, after, nil

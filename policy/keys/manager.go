@@ -12,27 +12,6 @@ import (
 	"time"
 )
 
-// Rules is what the policies say about keys. policy.Set implements it.
-type Rules interface {
-	// ValidateKey reports what in a key the policy of its API does not know.
-	ValidateKey(k *Key) error
-	// Cap returns the most active keys that a team may have in the environment on the plan; capped is false for no
-	// such limit.
-	Cap(api, plan, environment string) (most int, capped bool)
-	// HoldsSecret reports whether a text holds something of the form of a key of the API.
-	HoldsSecret(api, text string) bool
-	// Limit returns the size of a limit of a plan; known is false for a plan or limit that there is not.
-	Limit(api, plan, name string) (requests int64, known bool)
-	// ValidateLimits reports an override with which a request of the key could never be allowed.
-	ValidateLimits(k *Key) error
-	// ValidateSecret reports why a secret could never be accepted as that of a key, without showing it.
-	ValidateSecret(k *Key, secret string) error
-	// MaxAddresses returns how many addresses a key's list may have; less than MaxAddresses means that.
-	MaxAddresses(api string) int
-	// Prefix returns what secrets of the environment start with; "" where the policy names no prefix.
-	Prefix(api, environment string) (prefix string, err error)
-}
-
 // What a change of a key can meet. Test with errors.Is.
 var (
 	ErrExpired     = errors.New("keys: the key has expired")
@@ -196,7 +175,7 @@ func (m *Manager) check(old, next *Key, force bool) error {
 // capOf returns the cap that k is under, if it counts.
 func (m *Manager) capOf(k *Key) (*Cap, error) {
 	most, capped := m.rules.Cap(k.API, k.Plan, k.Environment)
-	if !capped || !k.counts() {
+	if !capped || !Counts(k) {
 		return nil, nil
 	}
 	if k.Team == "" {
@@ -219,10 +198,10 @@ func (m *Manager) auditedKey(ctx context.Context, action Action, old, next *Key,
 		entry.IDs = []string{old.ID, next.ID}
 	}
 	var err error
-	if entry.Before, err = RecordForAudit(old); err != nil {
+	if entry.Before, err = PublicRecord(old); err != nil {
 		return err
 	}
-	if entry.After, err = RecordForAudit(next); err != nil {
+	if entry.After, err = PublicRecord(next); err != nil {
 		return err
 	}
 	return m.audit.Do(ctx, entry, change)
@@ -234,19 +213,13 @@ func (m *Manager) read(ctx context.Context, action Action, id string) (*Key, err
 	if err != nil {
 		return nil, err
 	}
-	if !m.who.sees(k) {
+	if !m.who.Sees(k) {
 		return nil, ErrNoKey
 	}
 	if err := m.who.Check(action, k.API, k.Team); err != nil {
 		return nil, err
 	}
 	return k, nil
-}
-
-// sees reports whether a key may be known to the actor at all. To a member, one of another team must look like one that
-// does not exist.
-func (a Actor) sees(k *Key) bool {
-	return a.Operator || a.API == k.API && a.Team == k.Team
 }
 
 // Get returns one key, with LastUsed.
@@ -315,16 +288,16 @@ func (m *Manager) edit(ctx context.Context, id string, c edit) (*Key, error) {
 
 func (m *Manager) write(ctx context.Context, old, next *Key) (*Key, error) {
 	var limit *Cap
-	if !old.counts() || old.Plan != next.Plan {
+	if !Counts(old) || old.Plan != next.Plan {
 		var err error
 		if limit, err = m.capOf(next); err != nil {
 			return nil, err
 		}
 		if limit != nil {
-			limit.always = old.Plan != next.Plan
+			limit.Always = old.Plan != next.Plan
 		}
 	}
-	return m.store.write(ctx, m.store.client, old, next, limit)
+	return m.store.WriteWithin(ctx, old, next, limit)
 }
 
 // Update changes fields of a key on top of whatever others changed meanwhile, unless p.Version says which version it is
@@ -419,12 +392,12 @@ func (m *Manager) revoke(ctx context.Context, old, next *Key) (k *Key, unconfirm
 		}
 	}
 	if need == 0 {
-		k, err = m.store.write(ctx, m.store.client, old, next, nil)
+		k, err = m.store.Write(ctx, old, next)
 		return k, nil, err
 	}
-	k, confirmed, err := m.store.writeAndWait(ctx, old, next, need, m.wait)
+	k, confirmed, err := m.store.WriteAndWait(ctx, old, next, need, m.wait)
 	if k != nil && confirmed < need {
-		unconfirmed = fmt.Errorf("%w: %d of %s%s", ErrUnconfirmed, confirmed, count(need, "replica"), none)
+		unconfirmed = fmt.Errorf("%w: %d of %s%s", ErrUnconfirmed, confirmed, Count(need, "replica"), none)
 	}
 	return k, unconfirmed, err
 }
@@ -484,6 +457,6 @@ func (m *Manager) Repair(ctx context.Context, api string) (report RepairReport, 
 	counts := report
 	counts.IDs = nil
 	data, encoding := json.Marshal(counts)
-	outcome := AuditEntry{Intent: intent, Result: resultOf(err), IDs: report.IDs, After: data}
-	return report, errors.Join(err, encoding, m.audit.outcome(ctx, outcome))
+	outcome := AuditEntry{Intent: intent, Result: ResultOf(err), IDs: report.IDs, After: data}
+	return report, errors.Join(err, encoding, m.audit.Conclude(ctx, outcome))
 }

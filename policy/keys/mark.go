@@ -3,15 +3,23 @@ package keys
 import (
 	"context"
 	"crypto/rand"
+	_ "embed"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
+
+//go:embed look.lua
+var lookSource string
+
+//go:embed accept.lua
+var acceptSource string
+
+var lookScript, acceptScript = redis.NewScript(lookSource), redis.NewScript(acceptSource)
 
 // A store without a mark that it has had was emptied: by FLUSHALL, or by a restart without its data.
 const (
@@ -21,7 +29,6 @@ const (
 	// clusterMarks are as many as make it sure that a node of a cluster with up to so many masters, of about the same
 	// number of slots, has one.
 	clusterMarks = 32
-	slots        = 16384 // hash slots of a Redis Cluster
 )
 
 // mark is "v1:" and a random id and, after an operator has accepted that the store was emptied, ":" and the Unix ms of that
@@ -63,8 +70,8 @@ func parseMark(text string) mark {
 
 // marks are the keys of a store's marks: one, but some in a cluster, each in another range of slots, of which each node that
 // is emptied loses its own.
-func (s *Store) marks() []string {
-	if _, ok := s.client.(*redis.ClusterClient); !ok {
+func marksOf(s *Store) []string {
+	if !s.IsCluster() {
 		return []string{markPrefix + "{0}"}
 	}
 	keys := make([]string, clusterMarks)
@@ -78,27 +85,6 @@ func (s *Store) marks() []string {
 	return keys
 }
 
-// slotOf is the hash slot of a key, as in the Redis Cluster specification: CRC16 (XMODEM) of its hash tag, if it has one.
-func slotOf(key string) int {
-	if _, rest, ok := strings.Cut(key, "{"); ok {
-		if tag, _, ok := strings.Cut(rest, "}"); ok && tag != "" {
-			key = tag
-		}
-	}
-	var crc uint16
-	for i := range len(key) {
-		crc ^= uint16(key[i]) << 8
-		for range 8 {
-			if crc&0x8000 != 0 {
-				crc = crc<<1 ^ 0x1021
-			} else {
-				crc <<= 1
-			}
-		}
-	}
-	return int(crc) % slots
-}
-
 // sight is what was seen of one mark.
 type sight struct {
 	mark  mark  // without an id where there is none
@@ -109,7 +95,7 @@ type sight struct {
 }
 
 // lookAt reads all marks at the same time, and tries whether the store would take a write.
-func (s *Store) lookAt(ctx context.Context, marks []string) []sight {
+func (s checks) lookAt(ctx context.Context, marks []string) []sight {
 	seen := make([]sight, len(marks))
 	var work sync.WaitGroup
 	for i, key := range marks {
@@ -124,8 +110,8 @@ func (s *Store) lookAt(ctx context.Context, marks []string) []sight {
 	return seen
 }
 
-func (s *Store) look(ctx context.Context, key string) sight {
-	values, err := s.scripts.look.Run(ctx, s.client, []string{key}).Slice()
+func (s checks) look(ctx context.Context, key string) sight {
+	values, err := lookScript.Run(ctx, s.client, []string{key}).Slice()
 	if err != nil && isWrongType(err) {
 		return sight{there: true}
 	}
@@ -139,7 +125,7 @@ func (s *Store) look(ctx context.Context, key string) sight {
 
 // tryWrite asks for a write that changes nothing: of a key that does not exist, if it exists. Redis refuses it like any other
 // when it takes none.
-func (s *Store) tryWrite(ctx context.Context, key string) error {
+func (s checks) tryWrite(ctx context.Context, key string) error {
 	err := s.client.SetArgs(ctx, key, "", redis.SetArgs{Mode: "XX"}).Err()
 	if refusesWrites(err) {
 		return err
@@ -158,41 +144,10 @@ func refusesWrites(err error) bool {
 }
 
 // claim writes a mark into an empty place, and returns what stands there then.
-func (s *Store) claim(ctx context.Context, key string) sight {
+func (s checks) claim(ctx context.Context, key string) sight {
 	err := s.client.SetArgs(ctx, key, newMark().String(), redis.SetArgs{Mode: "NX"}).Err()
 	if err != nil && !errors.Is(err, redis.Nil) { // Nil: somebody else was faster
 		return sight{err: readError(ctx, "", err)}
 	}
 	return s.look(ctx, key)
-}
-
-// AcceptEmpty says that the store, which was emptied or is new, may be used as it is: servers that remember what it was go on
-// with it. From now on the keys in it are those of the Hasher's pepper. Errors: ErrPepper for a store that has keys with
-// another one; any other means that the store did not answer.
-func (s *Store) AcceptEmpty(ctx context.Context, h *Hasher) error {
-	stored, found, err := s.pepperText(ctx)
-	if err != nil {
-		return err
-	}
-	if fit, _, err := judgePepper(stored, h); found && (err != nil || !fit) {
-		apis, err := s.client.SMembers(ctx, apisKey).Result()
-		if err != nil {
-			return fmt.Errorf("keys: look for keys: %w", readError(ctx, "", err))
-		}
-		if len(apis) > 0 {
-			return fmt.Errorf("%w. There are keys of %s: if nobody needs them, empty the store first (FLUSHDB, on every node)", ErrPepper, strings.Join(apis, ", "))
-		}
-		found = false
-	}
-	if !found {
-		if err := s.client.Set(ctx, pepperKey, newPepperCheck(h), 0).Err(); err != nil {
-			return fmt.Errorf("keys: note the pepper: %w", readError(ctx, "", err))
-		}
-	}
-	for _, key := range s.marks() {
-		if err := s.scripts.accept.Run(ctx, s.client, []string{key}, newMark().String()).Err(); err != nil {
-			return fmt.Errorf("keys: mark the store: %w", readError(ctx, "", err))
-		}
-	}
-	return nil
 }

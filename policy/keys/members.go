@@ -61,8 +61,8 @@ func (m *Member) Validate() error {
 	for _, f := range []FieldError{
 		{"id", memberIDProblem(m.ID)},
 		{"api", apiProblem(m.API)},
-		{"team", needed(m.Team, textProblem(m.Team, maxNameBytes))},
-		{"name", needed(m.Name, textProblem(m.Name, maxNameBytes))},
+		{"team", nameProblem(m.Team)},
+		{"name", nameProblem(m.Name)},
 		{"role", roleProblem(m.Role)},
 		{"created_by", textProblem(m.CreatedBy, maxNameBytes)},
 		{"created_at", timeProblem(m.CreatedAt)},
@@ -82,7 +82,7 @@ func (m *Member) Validate() error {
 
 func memberIDProblem(id string) string {
 	rest, ok := strings.CutPrefix(id, memberPrefix)
-	if !ok || len(rest) != memberIDRandom || !only(rest, isBase62) {
+	if !ok || len(rest) != memberIDRandom || strings.Trim(rest, base62) != "" {
 		return show(id) + " is not mem_ followed by 16 of 0-9 A-Z a-z"
 	}
 	return ""
@@ -98,7 +98,7 @@ type LastAdminError struct {
 // Error says what would have to change first.
 func (e *LastAdminError) Error() string {
 	return fmt.Sprintf("%v: %s cannot be removed or given another role while the team has %s and %s; "+
-		"make another member admin first", ErrLastAdmin, e.ID, count(e.Others, "other member"), count(e.Keys, "key"))
+		"make another member admin first", ErrLastAdmin, e.ID, Count(e.Others, "other member"), Count(e.Keys, "key"))
 }
 
 // Is makes errors.Is find ErrLastAdmin.
@@ -124,22 +124,20 @@ var memberAddSource string
 //go:embed member_change.lua
 var memberChangeSource string
 
-// AddMember adds a member to a team that exists and returns the record with its new ID, and the token, which cannot be
-// had again. Errors: a *FieldError; ErrNoTeam, ErrMemberExists, ErrTeamFull: nothing is changed. Any other means that
-// the store did not answer; a member that is there all the same has a token that nobody knows, so remove it.
+// AddMember is NewMember and PutMember.
 func (s *Store) AddMember(ctx context.Context, m Member) (added *Member, token string, err error) {
-	m, token, err = newMember(m)
+	m, token, err = NewMember(m)
 	if err != nil {
 		return nil, "", err
 	}
-	if err := s.addMember(ctx, &m, tokenDigest(token)); err != nil {
+	if err := s.PutMember(ctx, &m, token); err != nil {
 		return nil, "", err
 	}
 	return &m, token, nil
 }
 
-// newMember gives m an id and makes its token.
-func newMember(m Member) (Member, string, error) {
+// NewMember gives m an id, and returns it with its token, which cannot be had again. Errors: a *FieldError.
+func NewMember(m Member) (Member, string, error) {
 	// The random part of a secret is longer than that of an id.
 	m.ID, m.CreatedAt = memberPrefix+NewSecret("")[:memberIDRandom], m.CreatedAt.UTC()
 	if err := m.Validate(); err != nil {
@@ -148,7 +146,10 @@ func newMember(m Member) (Member, string, error) {
 	return m, NewSecret(TokenPrefix), nil
 }
 
-func (s *Store) addMember(ctx context.Context, m *Member, digest Digest) error {
+// PutMember adds a new member to a team that exists. Errors: ErrNoTeam, ErrMemberExists, ErrTeamFull: nothing is changed. Any
+// other means that the store did not answer; a member that is there all the same has a token that nobody knows, so remove it.
+func (s *Store) PutMember(ctx context.Context, m *Member, token string) error {
+	digest := tokenDigest(token)
 	data, err := json.Marshal(memberRecord{Member: *m, Token: tokenHash + digest.hex()})
 	if err != nil {
 		return err
@@ -202,45 +203,49 @@ func (s *Store) Members(ctx context.Context, api, team string) ([]*Member, error
 // Member returns one member of a team. Errors: ErrNoTeam, ErrNoMember; a *CorruptError; any other means that the store
 // did not answer.
 func (s *Store) Member(ctx context.Context, api, team, id string) (*Member, error) {
-	r, _, err := s.member(ctx, api, team, id)
+	m, err := s.StoredMember(ctx, api, team, id)
 	if err != nil {
 		return nil, err
 	}
-	return &r.Member, nil
+	return &m.Member, nil
 }
 
-// member also returns what is stored, which changeMember compares with. For a record that cannot be read, r is nil.
-func (s *Store) member(ctx context.Context, api, team, id string) (r *memberRecord, raw string, err error) {
+// StoredMember is a member as it stands in the store, which a change compares with.
+type StoredMember struct {
+	Member
+	digest Digest // of the token; zero for a record that cannot be read
+	raw    string
+}
+
+// StoredMember reads one member of a team. Beside a *CorruptError stands what RemoveMember needs, else errors come alone:
+// ErrNoTeam, ErrNoMember; any other means that the store did not answer.
+func (s *Store) StoredMember(ctx context.Context, api, team, id string) (*StoredMember, error) {
 	if memberIDProblem(id) != "" {
-		return nil, "", ErrNoMember
+		return nil, ErrNoMember
 	}
 	values, err := s.client.HMGet(ctx, membersKey(api, team), teamField, id).Result()
 	if err != nil {
-		return nil, "", memberError(ctx, api, team, err)
+		return nil, memberError(ctx, api, team, err)
 	}
 	if values[0] == nil {
-		return nil, "", ErrNoTeam
+		return nil, ErrNoTeam
 	}
 	raw, ok := values[1].(string)
 	if !ok {
-		return nil, "", ErrNoMember
+		return nil, ErrNoMember
 	}
-	r, err = decodeMember(api, team, id, raw)
-	return r, raw, err
-}
-
-// SetRole gives a member another role and returns the changed record. Errors: a *FieldError; ErrNoTeam, ErrNoMember; a
-// *LastAdminError; ErrMemberMoved; a *CorruptError: nothing is changed. Any other means that the store did not answer.
-func (s *Store) SetRole(ctx context.Context, api, team, id string, role Role) (*Member, error) {
-	r, raw, err := s.member(ctx, api, team, id)
+	r, err := decodeMember(api, team, id, raw)
 	if err != nil {
-		return nil, err
+		return &StoredMember{Member: Member{ID: id, API: api, Team: team}, raw: raw}, err
 	}
-	return s.setRole(ctx, r, raw, role)
+	digest, _ := r.digest()
+	return &StoredMember{Member: r.Member, digest: digest, raw: raw}, nil
 }
 
-func (s *Store) setRole(ctx context.Context, r *memberRecord, raw string, role Role) (*Member, error) {
-	changed := *r
+// SetRole gives a member another role and returns the changed record. Errors: a *FieldError; ErrNoTeam; a *LastAdminError;
+// ErrMemberMoved if it is not what stands; a *CorruptError: nothing is changed. Any other means that the store did not answer.
+func (s *Store) SetRole(ctx context.Context, m *StoredMember, role Role) (*Member, error) {
+	changed := memberRecord{Member: m.Member, Token: tokenHash + m.digest.hex()}
 	changed.Role = role
 	if err := changed.Validate(); err != nil {
 		return nil, err
@@ -249,7 +254,7 @@ func (s *Store) setRole(ctx context.Context, r *memberRecord, raw string, role R
 	if err != nil {
 		return nil, err
 	}
-	if err := s.changeMember(ctx, r.API, r.Team, r.ID, raw, string(data)); err != nil {
+	if err := s.changeMember(ctx, m.API, m.Team, m.ID, m.raw, string(data)); err != nil {
 		return nil, err
 	}
 	return &changed.Member, nil
@@ -257,25 +262,15 @@ func (s *Store) setRole(ctx context.Context, r *memberRecord, raw string, role R
 
 // RemoveMember takes a member out of a team; the token is refused from then on. The last admin can go only as the very
 // last of the team: with no other member and no key, so that the team can be deleted. A record that cannot be read can
-// be removed. Errors: ErrNoTeam, ErrNoMember; a *LastAdminError; ErrMemberMoved: nothing is changed. Any other means
+// be removed. Errors: ErrNoTeam; a *LastAdminError; ErrMemberMoved if it is not what stands: nothing is changed. Any other means
 // that the store did not answer.
-func (s *Store) RemoveMember(ctx context.Context, api, team, id string) error {
-	r, raw, err := s.member(ctx, api, team, id)
-	if err != nil && raw == "" {
-		return err
-	}
-	return s.removeMember(ctx, api, team, id, raw, r)
-}
-
-// removeMember takes a nil r for a record that cannot be read.
-func (s *Store) removeMember(ctx context.Context, api, team, id, raw string, r *memberRecord) error {
-	if err := s.changeMember(ctx, api, team, id, raw, ""); err != nil {
+func (s *Store) RemoveMember(ctx context.Context, m *StoredMember) error {
+	if err := s.changeMember(ctx, m.API, m.Team, m.ID, m.raw, ""); err != nil {
 		return err
 	}
 	// The member is gone with the record. The way from the token leads nowhere now; if it stays, it does no harm.
-	if r != nil {
-		digest, _ := r.digest()
-		s.client.Del(ctx, memberTokenKey(digest))
+	if m.digest != (Digest{}) {
+		s.client.Del(ctx, memberTokenKey(m.digest))
 	}
 	return nil
 }
@@ -299,7 +294,7 @@ func (s *Store) changeMember(ctx context.Context, api, team, id, from, to string
 // MemberByToken returns the member whose token this is. The token is taken as it is, without trimming. Errors: ErrToken;
 // a *CorruptError; any other means that the store did not answer. None of them holds the token.
 func (s *Store) MemberByToken(ctx context.Context, token string) (*Member, error) {
-	if len(token) != len(TokenPrefix)+randomBytes+checksumBytes || !HasChecksum(token, TokenPrefix) {
+	if len(token) != len(TokenPrefix)+SecretBytes || !HasChecksum(token, TokenPrefix) {
 		return nil, ErrToken
 	}
 	digest := tokenDigest(token)
@@ -315,18 +310,17 @@ func (s *Store) MemberByToken(ctx context.Context, token string) (*Member, error
 	if !ok || memberIDProblem(id) != "" {
 		return nil, &CorruptError{Err: errors.New("the token leads to something that is not a member")}
 	}
-	r, _, err := s.member(ctx, api, team, id)
+	m, err := s.StoredMember(ctx, api, team, id)
 	if errors.Is(err, ErrNoTeam) || errors.Is(err, ErrNoMember) {
 		return nil, ErrToken
 	}
 	if err != nil {
 		return nil, err
 	}
-	stored, _ := r.digest()
-	if subtle.ConstantTimeCompare(stored[:], digest[:]) != 1 {
+	if subtle.ConstantTimeCompare(m.digest[:], digest[:]) != 1 {
 		return nil, ErrToken
 	}
-	return &r.Member, nil
+	return &m.Member, nil
 }
 
 func decodeMember(api, team, id, data string) (*memberRecord, error) {

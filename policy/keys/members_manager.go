@@ -91,7 +91,7 @@ func (m *Manager) AddMember(ctx context.Context, api, team, name string, role Ro
 	if err := nameSecret("name", name); err != nil {
 		return nil, "", err
 	}
-	added, token, err := newMember(Member{
+	added, token, err := NewMember(Member{
 		API: api, Team: team, Name: name, Role: role, CreatedBy: m.who.Who(), CreatedAt: m.now(),
 	})
 	if err != nil {
@@ -99,7 +99,7 @@ func (m *Manager) AddMember(ctx context.Context, api, team, name string, role Ro
 	}
 	entry := NewEntry(m.who, ActionAddMember, api, team, added.ID)
 	err = m.audited(ctx, entry, nil, added, func(ctx context.Context) error {
-		return m.store.addMember(ctx, &added, tokenDigest(token))
+		return m.store.PutMember(ctx, &added, token)
 	})
 	result, err := ifMade(&added, err)
 	if result == nil {
@@ -124,15 +124,15 @@ func (m *Manager) SetRole(ctx context.Context, api, team, id string, role Role) 
 	if _, err := ParseRole(string(role)); err != nil {
 		return nil, err
 	}
-	r, raw, err := m.store.member(ctx, api, team, id)
+	before, err := m.store.StoredMember(ctx, api, team, id)
 	if err != nil {
 		return nil, err
 	}
-	after := r.Member
+	after := before.Member
 	after.Role = role
 	entry := NewEntry(m.who, ActionSetRole, api, team, id)
-	err = m.audited(ctx, entry, r.Member, after, func(ctx context.Context) error {
-		_, err := m.store.setRole(ctx, r, raw, role)
+	err = m.audited(ctx, entry, before.Member, after, func(ctx context.Context) error {
+		_, err := m.store.SetRole(ctx, before, role)
 		return err
 	})
 	return ifMade(&after, err)
@@ -143,17 +143,17 @@ func (m *Manager) RemoveMember(ctx context.Context, api, team, id string) error 
 	if err := m.who.Check(ActionRemoveMember, api, team); err != nil {
 		return err
 	}
-	r, raw, err := m.store.member(ctx, api, team, id)
-	if err != nil && raw == "" {
+	stored, err := m.store.StoredMember(ctx, api, team, id)
+	if stored == nil {
 		return err
 	}
-	var before any
-	if r != nil {
-		before = r.Member
+	var before any // none of a record that cannot be read
+	if err == nil {
+		before = stored.Member
 	}
 	entry := NewEntry(m.who, ActionRemoveMember, api, team, id)
 	return m.audited(ctx, entry, before, nil, func(ctx context.Context) error {
-		return m.store.removeMember(ctx, api, team, id, raw, r)
+		return m.store.RemoveMember(ctx, stored)
 	})
 }
 

@@ -2,6 +2,7 @@ package keys
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,8 +63,8 @@ func testMembers(t *testing.T, c redis.UniversalClient) {
 	}
 	for _, id := range []string{"mem_0123456789abcdef", "team", ""} {
 		_, one := s.Member(ctx, "pictify", "orbit", id)
-		_, role := s.SetRole(ctx, "pictify", "orbit", id, Viewer)
-		for _, err := range []error{one, role, s.RemoveMember(ctx, "pictify", "orbit", id)} {
+		_, role := setRole(ctx, s, "pictify", "orbit", id, Viewer)
+		for _, err := range []error{one, role, removeMember(ctx, s, "pictify", "orbit", id)} {
 			if !errors.Is(err, ErrNoMember) {
 				t.Errorf("%q: %v", id, err)
 			}
@@ -76,7 +77,7 @@ func testMembers(t *testing.T, c redis.UniversalClient) {
 	if ann.Actor() != want {
 		t.Errorf("Actor = %+v", ann.Actor())
 	}
-	changed, err := s.SetRole(ctx, "pictify", "orbit", bob.ID, Editor)
+	changed, err := setRole(ctx, s, "pictify", "orbit", bob.ID, Editor)
 	if err != nil || changed.Role != Editor || changed.Name != "bob" {
 		t.Errorf("SetRole = %+v, %v", changed, err)
 	}
@@ -84,7 +85,7 @@ func testMembers(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("Member = %+v, %v", got, err)
 	}
 	var field *FieldError
-	if _, err := s.SetRole(ctx, "pictify", "orbit", bob.ID, "owner"); !errors.As(err, &field) || field.Field != "role" {
+	if _, err := setRole(ctx, s, "pictify", "orbit", bob.ID, "owner"); !errors.As(err, &field) || field.Field != "role" {
 		t.Errorf("a role that is none: %v", err)
 	}
 }
@@ -107,7 +108,7 @@ func testTokensThatAreRefused(t *testing.T, c redis.UniversalClient) {
 	last, lastToken := add("nova", "Zoe", Admin)
 	swapped, swappedToken := add("orbit", "Kim", Viewer)
 	for _, m := range []*Member{removed, last} {
-		if err := s.RemoveMember(ctx, "pictify", m.Team, m.ID); err != nil {
+		if err := removeMember(ctx, s, "pictify", m.Team, m.ID); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -162,8 +163,8 @@ func testTheLastAdminStays(t *testing.T, c redis.UniversalClient) {
 	bob := mustMember(t, s, "orbit", "Bob", Viewer)
 	refused := func(others, keys int) {
 		t.Helper()
-		_, demote := s.SetRole(ctx, "pictify", "orbit", ann.ID, Editor)
-		for _, err := range []error{demote, s.RemoveMember(ctx, "pictify", "orbit", ann.ID)} {
+		_, demote := setRole(ctx, s, "pictify", "orbit", ann.ID, Editor)
+		for _, err := range []error{demote, removeMember(ctx, s, "pictify", "orbit", ann.ID)} {
 			var last *LastAdminError
 			if !errors.As(err, &last) || !errors.Is(err, ErrLastAdmin) || last.Others != others || last.Keys != keys || !strings.Contains(err.Error(), ann.ID) {
 				t.Errorf("the last admin: %v", err)
@@ -174,21 +175,21 @@ func testTheLastAdminStays(t *testing.T, c redis.UniversalClient) {
 		}
 	}
 	refused(1, 0)
-	if _, err := s.SetRole(ctx, "pictify", "orbit", ann.ID, Admin); err != nil {
+	if _, err := setRole(ctx, s, "pictify", "orbit", ann.ID, Admin); err != nil {
 		t.Errorf("the same role: %v", err)
 	}
 	// With a second admin either may go.
-	if _, err := s.SetRole(ctx, "pictify", "orbit", bob.ID, Admin); err != nil {
+	if _, err := setRole(ctx, s, "pictify", "orbit", bob.ID, Admin); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.SetRole(ctx, "pictify", "orbit", bob.ID, Viewer); err != nil {
+	if _, err := setRole(ctx, s, "pictify", "orbit", bob.ID, Viewer); err != nil {
 		t.Fatal(err)
 	}
 	// An admin whose record nobody can read does not count.
 	c.HSet(ctx, membersKey("pictify", "orbit"), "mem_0123456789abcdef", `"role":"admin"`)
 	refused(2, 0)
 	for _, id := range []string{"mem_0123456789abcdef", bob.ID} {
-		if err := s.RemoveMember(ctx, "pictify", "orbit", id); err != nil {
+		if err := removeMember(ctx, s, "pictify", "orbit", id); err != nil {
 			t.Errorf("%s: %v", id, err)
 		}
 	}
@@ -196,10 +197,10 @@ func testTheLastAdminStays(t *testing.T, c redis.UniversalClient) {
 	c.HSet(ctx, teamKeysKey("pictify", "orbit"), "key_abcd", "live")
 	refused(0, 1)
 	c.Del(ctx, teamKeysKey("pictify", "orbit"))
-	if _, err := s.SetRole(ctx, "pictify", "orbit", ann.ID, Viewer); !errors.Is(err, ErrLastAdmin) {
+	if _, err := setRole(ctx, s, "pictify", "orbit", ann.ID, Viewer); !errors.Is(err, ErrLastAdmin) {
 		t.Errorf("demoted though alone: %v", err)
 	}
-	if err := s.RemoveMember(ctx, "pictify", "orbit", ann.ID); err != nil {
+	if err := removeMember(ctx, s, "pictify", "orbit", ann.ID); err != nil {
 		t.Errorf("the very last member of a team without keys: %v", err)
 	}
 	if err := s.DeleteTeam(ctx, "pictify", "orbit"); err != nil {
@@ -216,8 +217,8 @@ func testTwoAdminsRemoveEachOther(t *testing.T, c redis.UniversalClient) {
 		mustMember(t, s, team, "Viewer", Viewer)
 		var wg sync.WaitGroup
 		for _, m := range []*Member{mustMember(t, s, team, "Ann", Admin), mustMember(t, s, team, "Bob", Admin)} {
-			wg.Go(func() { s.RemoveMember(ctx, "pictify", team, m.ID) })
-			wg.Go(func() { s.SetRole(ctx, "pictify", team, m.ID, Viewer) })
+			wg.Go(func() { removeMember(ctx, s, "pictify", team, m.ID) })
+			wg.Go(func() { setRole(ctx, s, "pictify", team, m.ID, Viewer) })
 		}
 		wg.Wait()
 		members, err := s.Members(ctx, "pictify", team)
@@ -239,12 +240,12 @@ func testMemberChangedMeanwhile(t *testing.T, c redis.UniversalClient) {
 	mustTeam(t, s, "pictify", "orbit")
 	mustMember(t, s, "orbit", "Ann", Admin)
 	bob := mustMember(t, s, "orbit", "Bob", Viewer)
-	c.AddHook(&keystest.Overtake{N: 1, Name: "evalsha", Do: func() { s.SetRole(ctx, "pictify", "orbit", bob.ID, Editor) }})
-	if _, err := s.SetRole(ctx, "pictify", "orbit", bob.ID, Admin); !errors.Is(err, ErrMemberMoved) {
+	c.AddHook(&keystest.Overtake{N: 1, Name: "evalsha", Do: func() { setRole(ctx, s, "pictify", "orbit", bob.ID, Editor) }})
+	if _, err := setRole(ctx, s, "pictify", "orbit", bob.ID, Admin); !errors.Is(err, ErrMemberMoved) {
 		t.Errorf("SetRole = %v", err)
 	}
-	c.AddHook(&keystest.Overtake{N: 1, Name: "evalsha", Do: func() { s.RemoveMember(ctx, "pictify", "orbit", bob.ID) }})
-	if _, err := s.SetRole(ctx, "pictify", "orbit", bob.ID, Admin); !errors.Is(err, ErrMemberMoved) {
+	c.AddHook(&keystest.Overtake{N: 1, Name: "evalsha", Do: func() { removeMember(ctx, s, "pictify", "orbit", bob.ID) }})
+	if _, err := setRole(ctx, s, "pictify", "orbit", bob.ID, Admin); !errors.Is(err, ErrMemberMoved) {
 		t.Errorf("SetRole of a removed member = %v", err)
 	}
 	if _, err := s.Member(ctx, "pictify", "orbit", bob.ID); !errors.Is(err, ErrNoMember) {
@@ -288,7 +289,7 @@ func testCorruptMembers(t *testing.T, c redis.UniversalClient) {
 		c.HSet(ctx, key, bob.ID, bad)
 		members, list := s.Members(ctx, "pictify", "orbit")
 		_, by := s.MemberByToken(ctx, token)
-		_, role := s.SetRole(ctx, "pictify", "orbit", bob.ID, Admin)
+		_, role := setRole(ctx, s, "pictify", "orbit", bob.ID, Admin)
 		_, one := s.Member(ctx, "pictify", "orbit", bob.ID)
 		for i, err := range []error{list, by, role, one} {
 			var corrupt *CorruptError
@@ -300,7 +301,7 @@ func testCorruptMembers(t *testing.T, c redis.UniversalClient) {
 			t.Errorf("%s: the others are %+v", name, members)
 		}
 	}
-	if err := s.RemoveMember(ctx, "pictify", "orbit", bob.ID); err != nil {
+	if err := removeMember(ctx, s, "pictify", "orbit", bob.ID); err != nil {
 		t.Errorf("a corrupt member cannot be removed: %v", err)
 	}
 	if _, err := s.MemberByToken(ctx, token); !errors.Is(err, ErrToken) {
@@ -378,4 +379,22 @@ func testTokenIsShownOnceAndStoredNowhere(t *testing.T, c redis.UniversalClient)
 	if strings.Contains(shown.String(), token) || strings.Contains(shown.String(), digest) {
 		t.Errorf("shown: %s", &shown)
 	}
+}
+
+// setRole changes what stands.
+func setRole(ctx context.Context, s *Store, api, team, id string, role Role) (*Member, error) {
+	m, err := s.StoredMember(ctx, api, team, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.SetRole(ctx, m, role)
+}
+
+// removeMember removes what stands, also if it cannot be read.
+func removeMember(ctx context.Context, s *Store, api, team, id string) error {
+	m, err := s.StoredMember(ctx, api, team, id)
+	if m == nil {
+		return err
+	}
+	return s.RemoveMember(ctx, m)
 }

@@ -2,9 +2,7 @@ package keys
 
 import (
 	"context"
-	"crypto/pbkdf2"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
@@ -27,28 +25,16 @@ var (
 
 const (
 	// pepperKey holds "v1:", a salt and a check of the pepper, both hexadecimal.
-	pepperKey   = "tg:v1:pepper"
-	pepperForm  = "v1"
-	pepperSalt  = 16
-	pepperCheck = 4 // few bytes: enough to see a mistake, and many wrong peppers give the same
-	// pepperRounds make a guess at the pepper dearer than by the hash of a key whose secret one knows, which takes one.
-	pepperRounds = 50_000
+	pepperKey  = "tg:v1:pepper"
+	pepperForm = "v1"
+	pepperSalt = 16
 )
-
-// pepperSum returns the check of a pepper.
-func pepperSum(pepper, salt []byte) []byte {
-	sum, err := pbkdf2.Key(sha256.New, string(pepper), append([]byte("tollgate pepper check v1"), salt...), pepperRounds, pepperCheck)
-	if err != nil {
-		panic(err) // only for lengths that no machine has
-	}
-	return sum
-}
 
 // CheckPepper compares the Hasher's peppers with the one that the keys in the store are hashed with, and writes nothing: it
 // is for those who do not serve. Errors: ErrPepper; ErrUnclaimed; a *CorruptError; any other means that the store did not
 // answer. It takes some ten milliseconds.
-func (s *Store) CheckPepper(ctx context.Context, h *Hasher) error {
-	stored, found, err := s.pepperText(ctx)
+func CheckPepper(ctx context.Context, client redis.UniversalClient, h *Hasher) error {
+	stored, found, err := checks{client}.pepperText(ctx)
 	if err != nil {
 		return err
 	}
@@ -62,8 +48,11 @@ func (s *Store) CheckPepper(ctx context.Context, h *Hasher) error {
 	return err
 }
 
+// checks are what stands in a store beside its keys: the check of their pepper, and marks.
+type checks struct{ client redis.UniversalClient }
+
 // pepperText reads the check. What is no text is one that no pepper fits.
-func (s *Store) pepperText(ctx context.Context) (text string, found bool, err error) {
+func (s checks) pepperText(ctx context.Context) (text string, found bool, err error) {
 	text, err = s.client.Get(ctx, pepperKey).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
@@ -81,11 +70,11 @@ func judgePepper(stored string, h *Hasher) (fit, older bool, err error) {
 	switch {
 	case !ok:
 		return false, false, &CorruptError{ID: pepperKey, Err: errors.New("it is not a check of a pepper")}
-	case subtle.ConstantTimeCompare(h.pepperSum(current, salt), sum) == 1:
+	case subtle.ConstantTimeCompare(h.PepperSum(CurrentMethod, salt), sum) == 1:
 		return true, false, nil
 	}
-	for i := range h.older {
-		if subtle.ConstantTimeCompare(h.pepperSum(i, salt), sum) == 1 {
+	for i := range h.Older() {
+		if subtle.ConstantTimeCompare(h.PepperSum(i, salt), sum) == 1 {
 			return true, true, nil
 		}
 	}
@@ -95,7 +84,7 @@ func judgePepper(stored string, h *Hasher) (fit, older bool, err error) {
 func newPepperCheck(h *Hasher) string {
 	salt := make([]byte, pepperSalt)
 	rand.Read(salt) // never fails: the runtime ends the program instead
-	return pepperForm + ":" + hex.EncodeToString(salt) + ":" + hex.EncodeToString(h.pepperSum(current, salt))
+	return pepperForm + ":" + hex.EncodeToString(salt) + ":" + hex.EncodeToString(h.PepperSum(CurrentMethod, salt))
 }
 
 func parsePepperCheck(text string) (salt, sum []byte, ok bool) {
@@ -103,5 +92,5 @@ func parsePepperCheck(text string) (salt, sum []byte, ok bool) {
 	first, second, _ := strings.Cut(rest, ":")
 	salt, err1 := hex.DecodeString(first)
 	sum, err2 := hex.DecodeString(second)
-	return salt, sum, form == pepperForm && errors.Join(err1, err2) == nil && len(salt) == pepperSalt && len(sum) == pepperCheck
+	return salt, sum, form == pepperForm && errors.Join(err1, err2) == nil && len(salt) == pepperSalt && len(sum) == PepperSumBytes
 }

@@ -12,9 +12,9 @@ import (
 )
 
 // standing returns how a server with this Hasher, which just started, stands to its store.
-func standing(t *testing.T, s *Store, h *Hasher) (*Standing, StandingState) {
+func standing(t *testing.T, c redis.UniversalClient, h *Hasher) (*Standing, StandingState) {
 	t.Helper()
-	w := NewStanding(s, h, StandingOptions{Timeout: 10 * time.Second})
+	w := NewStanding(c, h, StandingOptions{Timeout: 10 * time.Second})
 	state, err := w.Look(t.Context())
 	if err != nil {
 		t.Error(err)
@@ -32,19 +32,19 @@ func notACheck(t *testing.T, what string, err error) {
 }
 
 func testPepper(t *testing.T, c redis.UniversalClient) {
-	ctx, s := t.Context(), NewStore(c)
+	ctx := t.Context()
 	method := func(pepper string) Method { return Method{Pepper: []byte(pepper)} }
 	first, second := NewHasher([]byte("first")), NewHasher([]byte("second"), method("first"))
 	server := func(what string, h *Hasher, adopted bool, wrong error) {
 		t.Helper()
-		_, state := standing(t, s, h)
+		_, state := standing(t, c, h)
 		if state.Adopted != adopted || !errors.Is(state.Pepper, wrong) || state.Ready() != (wrong == nil) {
 			t.Errorf("a server: %s: %+v", what, state)
 		}
 	}
 	command := func(what string, h *Hasher, wrong error) {
 		t.Helper()
-		if err := s.CheckPepper(ctx, h); !errors.Is(err, wrong) {
+		if err := CheckPepper(ctx, c, h); !errors.Is(err, wrong) {
 			t.Errorf("a command: %s: %v", what, err)
 		}
 	}
@@ -71,29 +71,28 @@ func testPepper(t *testing.T, c redis.UniversalClient) {
 	server("with one that is new", NewHasher([]byte("new"), Method{}), true, nil)
 	for _, text := range []string{"", "x", "v2" + value[2:], value[:len(value)-2], "v1:" + value[5:], strings.ToUpper(value), "v1:zz" + value[5:]} {
 		c.Set(ctx, pepperKey, text, 0)
-		notACheck(t, text, s.CheckPepper(ctx, second))
-		_, state := standing(t, s, second)
+		notACheck(t, text, CheckPepper(ctx, c, second))
+		_, state := standing(t, c, second)
 		notACheck(t, text, state.Pepper)
 	}
 	c.Del(ctx, pepperKey)
 	c.SAdd(ctx, pepperKey, "x")
-	notACheck(t, "a set", s.CheckPepper(ctx, second))
+	notACheck(t, "a set", CheckPepper(ctx, c, second))
 }
 
 func TestPepperOfAStoreThatIsAway(t *testing.T) {
 	for what, h := range map[string]*Hasher{"get": NewHasher(nil), "set": NewHasher([]byte("new"), Method{})} {
 		c := keystest.NewEmbedded(t)
-		s := NewStore(c)
-		standing(t, s, NewHasher(nil))
+		standing(t, c, NewHasher(nil))
 		c.AddHook(keystest.DieAlways(what))
-		w := NewStanding(s, h, StandingOptions{})
+		w := NewStanding(c, h, StandingOptions{})
 		if state, err := w.Look(t.Context()); !errors.Is(err, keystest.ErrDied) || !errors.Is(state.Silent, keystest.ErrDied) || state.Adopted {
 			t.Errorf("without %s: %+v", what, state)
 		}
 	}
 	c := keystest.NewEmbedded(t)
 	c.AddHook(keystest.DieAlways("get"))
-	if err := NewStore(c).CheckPepper(t.Context(), NewHasher(nil)); !errors.Is(err, keystest.ErrDied) {
+	if err := CheckPepper(t.Context(), c, NewHasher(nil)); !errors.Is(err, keystest.ErrDied) {
 		t.Errorf("a command: %v", err)
 	}
 }
@@ -101,11 +100,10 @@ func TestPepperOfAStoreThatIsAway(t *testing.T) {
 // Of two that ask at the same time, one says which pepper it is.
 func TestPepperRace(t *testing.T) {
 	c := keystest.NewEmbedded(t)
-	s := NewStore(c)
 	other := &keystest.Overtake{Name: "set", N: 1}
-	other.Do = func() { standing(t, NewStore(c), NewHasher([]byte("other"))) }
+	other.Do = func() { standing(t, c, NewHasher([]byte("other"))) }
 	c.AddHook(other)
-	if _, state := standing(t, s, NewHasher([]byte("mine"))); !errors.Is(state.Pepper, ErrPepper) || state.Ready() {
+	if _, state := standing(t, c, NewHasher([]byte("mine"))); !errors.Is(state.Pepper, ErrPepper) || state.Ready() {
 		t.Errorf("%+v", state)
 	}
 }
@@ -113,6 +111,6 @@ func TestPepperRace(t *testing.T) {
 func BenchmarkPepperSum(b *testing.B) {
 	h := NewHasher([]byte("pepper"))
 	for b.Loop() {
-		h.pepperSum(current, make([]byte, pepperSalt))
+		h.PepperSum(CurrentMethod, make([]byte, pepperSalt))
 	}
 }

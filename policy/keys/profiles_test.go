@@ -36,7 +36,7 @@ func TestProfilesAreShared(t *testing.T) {
 			t.Errorf("%s has the profile of %s", name, other)
 		}
 		seen[p] = name
-		if !reflect.DeepEqual(p, newProfile(k)) {
+		if !reflect.DeepEqual(p, NewProfile(k)) {
 			t.Errorf("%s: %+v", name, p)
 		}
 	}

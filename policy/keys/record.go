@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/netip"
-	"slices"
 	"time"
+
+	"tollgate/policy/keys/strictjson"
 )
 
 // record is the JSON form of a Key in Redis. Its names are those of the keys file.
@@ -60,7 +60,7 @@ func recordOf(k *Key) record {
 		AnchorDay: k.AnchorDay, Version: k.Version,
 	}
 	if !k.bare() {
-		r.Hash = hashText(k)
+		r.Hash = k.Hash()
 	}
 	if k.Other != (Digest{}) {
 		r.OtherHash = k.Other.hex()
@@ -74,7 +74,19 @@ func recordOf(k *Key) record {
 	return r
 }
 
-func hashText(k *Key) string { return k.Algorithm + ":" + k.Digest.hex() }
+// PublicRecord returns the record of k as JSON without its hash; nil for nil. Errors: a *FieldError.
+func PublicRecord(k *Key) (json.RawMessage, error) {
+	if k == nil {
+		return nil, nil
+	}
+	if err := k.Validate(); err != nil {
+		return nil, err
+	}
+	// By the stored form, so that a field that the record gains is here too. Whoever keeps it looks for one more hash.
+	r := recordOf(k)
+	r.Hash, r.OtherHash = "", ""
+	return json.Marshal(r)
+}
 
 // decodeRecord takes exactly what encodeRecord could have written, in any order and layout.
 func decodeRecord(data []byte) (*Key, error) {
@@ -87,8 +99,8 @@ func decodeRecord(data []byte) (*Key, error) {
 	if _, err := d.Token(); err != io.EOF {
 		return nil, fmt.Errorf("not a record: text after its end")
 	}
-	if err := exactNames(data); err != nil {
-		return nil, err
+	if name, ok := strictjson.Names(data); !ok {
+		return nil, fmt.Errorf("not a record: unknown or repeated field %s", show(name))
 	}
 	if r.Status == Deleted && r.Hash == "" {
 		k := &Key{ID: r.ID, API: r.API, Status: Deleted, Version: r.Version}
@@ -119,53 +131,4 @@ func decodeRecord(data []byte) (*Key, error) {
 		k.Limits = append(k.Limits, Override(o))
 	}
 	return k, k.Validate()
-}
-
-func parseAddresses(list []string) ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for i, s := range list {
-		prefix, err := parseAddress(s)
-		if err != nil {
-			return nil, &FieldError{fmt.Sprintf("ips[%d]", i), err.Error()}
-		}
-		out = append(out, prefix)
-	}
-	return out, nil
-}
-
-// exactNames refuses what encoding/json lets pass: a field named twice, of which the last would win, and a name in
-// other letters than ours ("STATUS", "\u0073tatus"). data is known to be valid JSON; a json.Decoder's tokens would say
-// the same at several times the price of the decoding itself.
-func exactNames(data []byte) error {
-	var names []string // of the objects that are open, outermost first
-	var opened []int   // where in names each of them starts
-	for i := 0; i < len(data); i++ {
-		switch data[i] {
-		case '{':
-			opened = append(opened, len(names))
-		case '}':
-			names = names[:opened[len(opened)-1]]
-			opened = opened[:len(opened)-1]
-		case '"':
-			start := i + 1
-			for i = start; data[i] != '"'; i++ {
-				if data[i] == '\\' {
-					i++
-				}
-			}
-			if !bytes.HasPrefix(bytes.TrimLeft(data[i+1:], " \t\r\n"), []byte(":")) {
-				continue
-			}
-			name := string(data[start:i])
-			if !isFieldName(name) || slices.Contains(names[opened[len(opened)-1]:], name) {
-				return fmt.Errorf("not a record: unknown or repeated field %s", show(name))
-			}
-			names = append(names, name)
-		}
-	}
-	return nil
-}
-
-func isFieldName(s string) bool {
-	return only(s, func(c byte) bool { return isLower(c) || c == '_' })
 }

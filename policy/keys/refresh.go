@@ -67,10 +67,10 @@ func (c *Cache) refresh(batch []owned) {
 	at, generation := c.now(), c.stream.generation.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), c.options.Timeout)
 	defer cancel()
-	readings := c.store.readings(ctx, batch, c.get)
+	readings := c.store.LookupMany(ctx, batch, c.options.Breaker)
 	for i, r := range readings {
-		r = c.vouched(ctx, batch[i].digest, r)
-		if r.err != nil && !refused(r.err) {
+		r = c.vouched(ctx, r)
+		if r.err != nil && !AboutKey(r.err) {
 			continue
 		}
 		if c.afterRead != nil {

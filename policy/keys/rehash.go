@@ -124,7 +124,7 @@ func (r *Rehashes) all(ctx context.Context, all []rehash, failed func(id string,
 	cancel()
 	if err != nil {
 		if ctx.Err() == nil {
-			failed(all[0].id, fmt.Errorf("%w; %s", err, count(len(all), "key")))
+			failed(all[0].id, fmt.Errorf("%w; %s", err, Count(len(all), "key")))
 		}
 		return
 	}

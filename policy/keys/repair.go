@@ -244,10 +244,10 @@ func (r *repairer) secret(ctx context.Context, k *Key, a surroundings) (done boo
 		return true, nil
 	case owner == k.ID:
 		return false, nil
-	case owner != "" && (p.id != k.ID || p.deleted && k.Status != Revoked):
+	case owner != "" && (p.ID != k.ID || p.Deleted && k.Status != Revoked):
 		r.report.Taken = append(r.report.Taken, k.ID)
 		return false, nil
-	case k.Status == Revoked && !p.former:
+	case k.Status == Revoked && !p.Former:
 		if err := r.store.bury(ctx, k); err != nil {
 			return false, err
 		}
@@ -263,7 +263,7 @@ func (r *repairer) secret(ctx context.Context, k *Key, a surroundings) (done boo
 		return false, nil
 	}
 	// It could have been revoked and deleted, or rehashed, since it was read.
-	if now, err := r.store.Get(ctx, k.ID); errors.Is(err, ErrNoKey) || err == nil && !now.answersTo(k.Digest) {
+	if now, err := r.store.Get(ctx, k.ID); errors.Is(err, ErrNoKey) || err == nil && !now.AnswersTo(k.Digest) {
 		return true, r.store.retire(ctx, k.Digest, k.ID)
 	}
 	r.mended(&r.report.Linked, k.ID)
@@ -285,7 +285,7 @@ func (r *repairer) stray(ctx context.Context, k *Key, a surroundings) (done bool
 		return false, nil
 	}
 	next := k.clone()
-	next.Status = Revoked
+	next.Status, next.UpdatedAt = Revoked, time.Now().UTC()
 	if _, err := r.store.Write(ctx, k, next); err != nil {
 		return false, err
 	}
@@ -360,7 +360,7 @@ func (r *repairer) secrets(ctx context.Context, digests []string) error {
 		if err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
 			return readError(ctx, "", err)
 		}
-		if p := parseSecretPlace(owner); p.former || p.deleted {
+		if p := parseSecretPlace(owner); p.Former || p.Deleted {
 			continue // it stays so; a record that is still there has it looked at
 		}
 		var d Digest
@@ -373,7 +373,7 @@ func (r *repairer) secrets(ctx context.Context, digests []string) error {
 		return err
 	}
 	for i, f := range all {
-		if f.err == nil && (!r.concerns(f.key.API) || f.key.Status != Deleted && f.key.answersTo(found[i])) {
+		if f.err == nil && (!r.concerns(f.key.API) || f.key.Status != Deleted && f.key.AnswersTo(found[i])) {
 			continue
 		}
 		if f.err != nil && !errors.Is(f.err, ErrNoKey) {

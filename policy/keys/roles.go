@@ -66,6 +66,15 @@ const (
 	ActionReadAudit Action = "audit.read"
 )
 
+// TakesRights reports whether what is done takes rights away.
+func (a Action) TakesRights() bool {
+	switch a {
+	case ActionRevoke, ActionDeactivate, ActionDelete, ActionRemoveMember:
+		return true
+	}
+	return false
+}
+
 // Permission is one row of the table of roles.
 type Permission struct {
 	Action Action
@@ -137,9 +146,9 @@ type Actor struct {
 // as long as a record takes.
 func (a Actor) Who() string {
 	if a.Operator || a.ID == "" {
-		return cut(a.Name, maxNameBytes)
+		return Cut(a.Name, maxNameBytes)
 	}
-	return cut(a.ID+" "+a.Name, maxNameBytes)
+	return Cut(a.ID+" "+a.Name, maxNameBytes)
 }
 
 // RoleName is the member's role, or "operator".
@@ -161,6 +170,12 @@ func (a Actor) Check(action Action, api, team string) error {
 	e := &ForbiddenError{Actor: a, Action: action, API: api, Team: team, Roles: row.Roles}
 	e.Foreign = !own && len(row.Roles) > 0
 	return e
+}
+
+// Sees reports whether a key may be known to the actor at all. To a member, one of another team must look like one that
+// does not exist.
+func (a Actor) Sees(k *Key) bool {
+	return a.Operator || a.API == k.API && a.Team == k.Team
 }
 
 // ErrForbidden is what every *ForbiddenError is.

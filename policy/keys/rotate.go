@@ -68,7 +68,7 @@ func (m *Manager) rotate(ctx context.Context, id string, grace time.Duration) (s
 		if isUncertain(err) {
 			return fmt.Errorf("keys: %s may be rotated to %s, whose secret is lost; repair the store, then rotate what is active: %w", old.ID, next.ID, err)
 		}
-		return errors.Join(err, m.discard(ctx, next))
+		return errors.Join(err, m.store.Discard(ctx, next))
 	}); successor == nil {
 		return nil, "", err
 	}
@@ -97,7 +97,7 @@ func (m *Manager) retire(ctx context.Context, old *Key, successor string, grace 
 		if !old.ExpiresAt.IsZero() && old.ExpiresAt.Before(next.RetiresAt) {
 			next.RetiresAt = old.ExpiresAt
 		}
-		written, err := m.store.write(ctx, m.store.client, old, next, nil)
+		written, err := m.store.Write(ctx, old, next)
 		if written != nil || !errors.Is(err, ErrConflict) {
 			return written != nil, err
 		}
@@ -122,19 +122,4 @@ func sameRights(a, b *Key) bool {
 	b.Version, b.UpdatedAt, b.LastUsed = a.Version, a.UpdatedAt, a.LastUsed
 	b.Algorithm, b.Digest, b.Other = a.Algorithm, a.Digest, a.Other
 	return reflect.DeepEqual(a, b)
-}
-
-// discard removes a successor that did not become one. Nobody has seen it.
-func (m *Manager) discard(ctx context.Context, k *Key) error {
-	if _, err := m.store.unlink(ctx, k.Digest, k.ID); err != nil {
-		return err
-	}
-	data, err := encodeRecord(k)
-	if err != nil {
-		return err
-	}
-	if err := m.store.dropRecord(ctx, k.ID, data); err != nil {
-		return err
-	}
-	return m.store.unlist(ctx, k, &Key{})
 }

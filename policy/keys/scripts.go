@@ -16,17 +16,11 @@ var linkSource string
 //go:embed enlist.lua
 var enlistSource string
 
-//go:embed look.lua
-var lookSource string
-
-//go:embed accept.lua
-var acceptSource string
-
 // The two keys of one API key are in different slots of a cluster, so a script may touch only one of them.
 const unmakeSource = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
 
 type scripts struct {
-	change, link, enlist, unmake, present, mark, look, accept *redis.Script
+	change, link, enlist, unmake, present, mark *redis.Script
 
 	full map[*redis.Script]*redis.Script // of those that may take rights away, or confirm that: what a full Redis runs too
 }
@@ -36,11 +30,10 @@ func newScripts() scripts {
 		change: redis.NewScript(changeSource), link: redis.NewScript(linkSource),
 		enlist: redis.NewScript(enlistSource), unmake: redis.NewScript(unmakeSource),
 		present: redis.NewScript(presentSource), mark: redis.NewScript(markSource),
-		look: redis.NewScript(lookSource), accept: redis.NewScript(acceptSource),
 	}
 	s.full = map[*redis.Script]*redis.Script{
-		s.change: redis.NewScript(inFull + changeSource), s.link: redis.NewScript(inFull + linkSource),
-		s.enlist: redis.NewScript(inFull + enlistSource), s.present: redis.NewScript(inFull + presentSource),
+		s.change: redis.NewScript(AllowOOM + changeSource), s.link: redis.NewScript(AllowOOM + linkSource),
+		s.enlist: redis.NewScript(AllowOOM + enlistSource), s.present: redis.NewScript(AllowOOM + presentSource),
 	}
 	return s
 }

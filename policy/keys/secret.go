@@ -12,8 +12,11 @@ import (
 const (
 	randomBytes   = 27 // 27 base62 characters hold 160.7 bits
 	checksumBytes = 6  // 6 base62 characters hold 35.7 bits, a CRC-32 needs 32
-	minSecret     = 16
-	maxSecret     = 512
+	// SecretBytes is the length of what NewSecret puts behind the prefix.
+	SecretBytes = randomBytes + checksumBytes
+
+	minSecret = 16
+	maxSecret = 512
 )
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -46,7 +49,7 @@ func Seal(prefix, random string) string {
 // before it. It takes no more than 512 bytes and does not allocate.
 func HasChecksum(secret, prefix string) bool {
 	rest, ok := strings.CutPrefix(secret, prefix)
-	if !ok || len(secret) > maxSecret || len(rest) < randomBytes+checksumBytes || !only(rest, isBase62) {
+	if !ok || len(secret) > maxSecret || len(rest) < SecretBytes || !only(rest, isBase62) {
 		return false
 	}
 	at := len(secret) - checksumBytes
@@ -57,7 +60,7 @@ func HasChecksum(secret, prefix string) bool {
 // HoldsSecret reports whether a text that should hold none has a secret with this prefix in it, of the form that NewSecret
 // gives and up to twice its length. Without a prefix only a whole word of base62 is one.
 func HoldsSecret(text, prefix string) bool {
-	const shortest, longest = randomBytes + checksumBytes, 2 * (randomBytes + checksumBytes)
+	const shortest, longest = SecretBytes, 2 * SecretBytes
 	for at := 0; at+len(prefix)+shortest <= len(text); at++ {
 		if !strings.HasPrefix(text[at:], prefix) || prefix == "" && at > 0 && isBase62(text[at-1]) {
 			continue
@@ -78,45 +81,21 @@ func HoldsSecret(text, prefix string) bool {
 	return false
 }
 
-// textSecret refuses a secret in a text that everybody may read: one of the form of the API's keys, or secret itself,
-// which may be empty. Only texts that differ from those of old are looked at, which may be nil.
-func textSecret(rules Rules, old, k *Key, secret string) error {
-	if old == nil {
-		old = &Key{}
-	}
-	for _, f := range []struct{ field, before, text string }{
-		{"name", old.Name, k.Name}, {"note", old.Note, k.Note}, {"team", old.Team, k.Team},
-		{"created_by", old.CreatedBy, k.CreatedBy}, {"limit_id", old.LimitID, k.LimitID},
-	} {
-		if f.text == f.before {
-			continue
-		}
-		if secret != "" && strings.Contains(f.text, secret) || rules.HoldsSecret(k.API, f.text) {
-			return textError(f.field)
-		}
-	}
-	return nil
-}
-
-func textError(field string) error {
-	return &FieldError{field, "holds what looks like a key, and everybody who sees the record would see it"}
-}
-
-// nameSecret refuses a secret in the name of a team or member, which are made without a policy that would say how keys start:
-// there, the form of NewSecret after any prefix is one, so that a member's token is one too.
-func nameSecret(field, name string) error {
-	for start := range len(name) {
+// HoldsNewSecret reports whether a text has something of the form of NewSecret after any prefix in it, for texts that stand
+// under no policy which would say how keys start: so that a member's token is one too.
+func HoldsNewSecret(text string) bool {
+	for start := range len(text) {
 		// The checksum is of all between start and at.
 		crc := ^uint32(0)
-		for at := start; at+checksumBytes <= len(name) && isSecretByte(name[at]); at++ {
+		for at := start; at+checksumBytes <= len(text) && isSecretByte(text[at]); at++ {
 			sum := checksumText(crc)
-			if at-start >= randomBytes && only(name[at-randomBytes:at], isBase62) && name[at:at+checksumBytes] == string(sum[:]) {
-				return textError(field)
+			if at-start >= randomBytes && only(text[at-randomBytes:at], isBase62) && text[at:at+checksumBytes] == string(sum[:]) {
+				return true
 			}
-			crc = checksumStep(crc, name[at])
+			crc = checksumStep(crc, text[at])
 		}
 	}
-	return nil
+	return false
 }
 
 // checksum is the CRC-32 (IEEE) of s as base62, most significant character first, filled with 0.

@@ -17,32 +17,42 @@ const (
 
 // secretPlace is what the store has in the place of a secret.
 type secretPlace struct {
-	id      string // of the key; "" for an empty place
-	former  bool   // the key has, or had, another hash of the secret
-	deleted bool   // the key was deleted
+	ID      string // of the key; "" for an empty place, and for one that holds something else
+	Former  bool   // the key has, or had, another hash of the secret
+	Deleted bool   // the key was deleted
+	Empty   bool   // nothing stands there
 }
 
 func parseSecretPlace(text string) secretPlace {
 	if id, ok := strings.CutPrefix(text, buried); ok {
-		return secretPlace{id: id, deleted: true}
+		return secretPlace{ID: id, Deleted: true}
 	}
 	id, former := strings.CutPrefix(text, retired)
-	return secretPlace{id: id, former: former}
+	return secretPlace{ID: id, Former: former}
 }
 
-// places reads the replies to reading the places of secrets. A former place does not learn of the delete of its key, so the
-// record is asked. An error means that the store did not answer.
-func (s *Store) places(ctx context.Context, replies []*redis.StringCmd) ([]secretPlace, error) {
+// SecretPlaces reads the places of secrets, by their digests, in one round trip, and in a second one what became of the keys that
+// had another hash: such a place does not learn of the delete of its key. An error means that the store did not answer.
+func (s *Store) SecretPlaces(ctx context.Context, digests []Digest) ([]secretPlace, error) {
+	replies := make([]*redis.StringCmd, len(digests))
+	s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, d := range digests {
+			replies[i] = p.Get(ctx, secretKey(d))
+		}
+		return nil
+	})
 	all := make([]secretPlace, len(replies))
 	var ids []string
 	var former []int
 	for i, reply := range replies {
-		if err := reply.Err(); err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
+		err := reply.Err()
+		if err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
 			return nil, readError(ctx, "", err)
 		}
 		all[i] = parseSecretPlace(reply.Val())
-		if all[i].former {
-			ids, former = append(ids, all[i].id), append(former, i)
+		all[i].Empty = errors.Is(err, redis.Nil)
+		if all[i].Former {
+			ids, former = append(ids, all[i].ID), append(former, i)
 		}
 	}
 	if len(former) == 0 {
@@ -53,7 +63,7 @@ func (s *Store) places(ctx context.Context, replies []*redis.StringCmd) ([]secre
 		return nil, err
 	}
 	for i, f := range found {
-		all[former[i]].deleted = errors.Is(f.err, ErrDeleted)
+		all[former[i]].Deleted = errors.Is(f.err, ErrDeleted)
 	}
 	return all, nil
 }

@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/redis/go-redis/v9"
 )
 
-// Seed adds the entries whose ids the store has never seen, and never changes or revives one. First each plain
+// Seed adds to a store the entries whose ids the store has never seen, and never changes or revives one. First each plain
 // secret is replaced by its digest in entries (h may be nil if there is none) and everything is checked; an error of
 // that part has written nothing. Errors name the id, and are those of Create; added counts what was made before.
-func (s *Store) Seed(ctx context.Context, entries []Entry, h *Hasher) (added int, err error) {
+func Seed(ctx context.Context, s *Store, entries []Entry, h *Hasher) (added int, err error) {
 	if err := hashEntries(entries, h); err != nil {
 		return 0, err
 	}
@@ -59,8 +57,8 @@ type SeedSource struct {
 	SHA256 string `json:"sha256,omitempty"` // of its content, hexadecimal
 }
 
-// Seed is Store.Seed between an intent and an outcome in the audit stream, with counts and the file's digest; where the
-// store has all of the entries, nothing is written. Errors: those of Store.Seed; a *ForbiddenError for all but the
+// Seed is the function Seed between an intent and an outcome in the audit stream, with counts and the file's digest; where the
+// store has all of the entries, nothing is written. Errors: those of the function; a *ForbiddenError for all but the
 // operator; ErrNotAudited; ErrOutcomeLost.
 func (m *Manager) Seed(ctx context.Context, entries []Entry, from SeedSource) (added int, err error) {
 	if err := m.who.Check(ActionSeed, "", ""); err != nil {
@@ -71,7 +69,11 @@ func (m *Manager) Seed(ctx context.Context, entries []Entry, from SeedSource) (a
 	}
 	missing := 0
 	for some := range slices.Chunk(entries, importBatch) {
-		n, err := m.store.unseen(ctx, some)
+		ks := make([]*Key, len(some))
+		for i := range some {
+			ks[i] = &some[i].Key
+		}
+		n, err := m.store.Unseen(ctx, ks)
 		if err != nil {
 			return 0, err
 		}
@@ -92,33 +94,6 @@ func (m *Manager) Seed(ctx context.Context, entries []Entry, from SeedSource) (a
 	if err != nil {
 		return 0, err
 	}
-	added, err = m.store.Seed(ctx, entries, m.hasher)
-	return added, errors.Join(err, m.audit.Outcome(ctx, id, fmt.Sprintf("%s: added %d", resultOf(err), added)))
-}
-
-// unseen counts the entries that a Seed would do something for: those without a record, and those whose create was cut
-// short.
-func (s *Store) unseen(ctx context.Context, entries []Entry) (n int, err error) {
-	ids, places := make([]string, len(entries)), make([]*redis.StringCmd, len(entries))
-	s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, e := range entries {
-			ids[i], places[i] = e.Key.ID, p.Get(ctx, secretKey(e.Key.Digest))
-		}
-		return nil
-	})
-	found, err := s.readAll(ctx, ids)
-	if err != nil {
-		return 0, err
-	}
-	held, err := s.places(ctx, places)
-	if err != nil {
-		return 0, err
-	}
-	for i, f := range found {
-		cut := f.err == nil && held[i].id == "" && f.key.answersTo(entries[i].Key.Digest)
-		if errors.Is(f.err, ErrNoKey) && !errors.Is(f.err, ErrDeleted) || cut {
-			n++
-		}
-	}
-	return n, nil
+	added, err = Seed(ctx, m.store, entries, m.hasher)
+	return added, errors.Join(err, m.audit.Outcome(ctx, id, fmt.Sprintf("%s: added %d", ResultOf(err), added)))
 }

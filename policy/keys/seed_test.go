@@ -22,7 +22,7 @@ func TestSeed(t *testing.T) {
 			return []Entry{{Key: *plain, Secret: secret}, {Key: *hashed}}
 		}
 		entries := file()
-		if added, err := s.Seed(ctx, entries, h); added != 2 || err != nil {
+		if added, err := Seed(ctx, s, entries, h); added != 2 || err != nil {
 			t.Fatalf("Seed = %d, %v", added, err)
 		}
 		if entries[0].Plaintext() || entries[0].Key.Digest != h.Digest(secret) {
@@ -47,7 +47,7 @@ func TestSeed(t *testing.T) {
 		}
 		c.Del(ctx, keystest.SecretKey(h.Digest(second)))
 		third := Sample(func(k *Key) { k.ID, k.Digest = "key_third", Digest{3} })
-		if added, err := s.Seed(ctx, append(file(), Entry{Key: *third}), h); added != 1 || err != nil {
+		if added, err := Seed(ctx, s, append(file(), Entry{Key: *third}), h); added != 1 || err != nil {
 			t.Fatalf("Seed again = %d, %v", added, err)
 		}
 		if k, err := s.Lookup(ctx, h.Digest(secret)); err != nil || k.Status != Revoked {
@@ -74,11 +74,11 @@ func TestSeedRefuses(t *testing.T) {
 		"neither secret nor hash":            {hashed("key_one1", Digest{1}), none},
 		"an invalid key":                     {hashed("key_one1", Digest{1}), hashed("x", Digest{2})},
 	} {
-		if added, err := s.Seed(t.Context(), entries, h); err == nil || added != 0 || strings.Contains(err.Error(), secret) {
+		if added, err := Seed(t.Context(), s, entries, h); err == nil || added != 0 || strings.Contains(err.Error(), secret) {
 			t.Errorf("%s: %d, %v", name, added, err)
 		}
 	}
-	if _, err := s.Seed(t.Context(), []Entry{plain("key_one1")}, nil); err == nil {
+	if _, err := Seed(t.Context(), s, []Entry{plain("key_one1")}, nil); err == nil {
 		t.Error("a plain secret without a hasher passed")
 	}
 	if n := c.DBSize(t.Context()).Val(); n != 0 {
@@ -87,18 +87,18 @@ func TestSeedRefuses(t *testing.T) {
 	if err := s.Create(t.Context(), Sample()); err != nil {
 		t.Fatal(err)
 	}
-	added, err := s.Seed(t.Context(), []Entry{hashed("key_one1", Digest{1}), hashed("key_two2", Sample().Digest)}, nil)
+	added, err := Seed(t.Context(), s, []Entry{hashed("key_one1", Digest{1}), hashed("key_two2", Sample().Digest)}, nil)
 	if added != 1 || !errors.Is(err, ErrSecretTaken) || !strings.Contains(err.Error(), "key_two2") {
 		t.Errorf("a secret of another key: %d, %v", added, err)
 	}
 	ended, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	if _, err := NewStore(keystest.NewSilent(t)).Seed(ended, []Entry{hashed("key_six6", Digest{6})}, nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := Seed(ended, NewStore(keystest.NewSilent(t)), []Entry{hashed("key_six6", Digest{6})}, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a store that does not answer: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if added, err := s.Seed(ctx, []Entry{hashed("key_six6", Digest{6})}, nil); added != 0 || !errors.Is(err, context.Canceled) {
+	if added, err := Seed(ctx, s, []Entry{hashed("key_six6", Digest{6})}, nil); added != 0 || !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled seed: %d, %v", added, err)
 	}
 }

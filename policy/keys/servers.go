@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -17,10 +16,8 @@ import (
 const serversKey = "tg:v1:servers"
 
 const (
-	// present is how often a server says that it is there. What it has heard it says at once, but not more often than
-	// once in confirmPause.
-	present      = 2 * beat
-	confirmPause = beat / 50
+	// Present is how often a server says that it is there, besides what it has heard.
+	Present = 2 * Beat
 	// serverGone is how long a server that does not say that it has ended is remembered.
 	serverGone = 24 * time.Hour
 )
@@ -52,59 +49,6 @@ local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
 redis.call('PUBLISH', ARGV[1], now .. ' ' .. ARGV[2] .. ' -')
 return now`
 
-// confirming is what a server knows of what it has said.
-type confirming struct {
-	heard  int64 // -1: it has to be said again
-	at     int64 // cache time; 0: nothing was said
-	waits  bool  // for the end of a pause
-	failed bool
-}
-
-// hearOf notes that a change was heard of, and has it said. The latest is the one that came last: a clock of the store that
-// was ahead for a while must not confirm what comes after.
-func (c *Cache) hearOf(made time.Time) {
-	if !made.IsZero() {
-		c.stream.latest.Store(made.UnixMilli())
-	}
-	c.stream.wake()
-}
-
-// wake has what was heard said.
-func (s *stream) wake() {
-	select {
-	case s.news <- struct{}{}:
-	default:
-	}
-}
-
-// confirm says which changes were heard of, if that is new or it is time to say it again.
-func (c *Cache) confirm(ctx context.Context, s *confirming) {
-	now, latest := c.now(), c.stream.latest.Load()
-	comes, passed := s.at == 0, time.Duration(now-s.at)
-	switch {
-	case c.options.Server == "", !comes && latest == s.heard && passed < present:
-		return
-	case !comes && passed < confirmPause:
-		if !s.waits {
-			s.waits = true
-			time.AfterFunc(confirmPause-passed, c.stream.wake)
-		}
-		return
-	}
-	s.waits = false
-	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
-	defer cancel()
-	err := c.store.ConfirmChanges(ctx, c.options.Server, latest, c.options.Longest(), comes)
-	s.at, s.heard = max(now, 1), latest
-	if err != nil {
-		s.heard = -1
-		if !s.failed && ctx.Err() == nil {
-			c.options.Log.Warn("nobody who revokes a key is told that this server has heard of it", slog.Any("error", err))
-		}
-	}
-	s.failed = err != nil
-}
-
 // ConfirmChanges says for a server that it has heard of the changes up to this time, in Unix ms, and for how long it may serve
 // what it knows without the store. One that comes drops those that are long gone.
 func (s *Store) ConfirmChanges(ctx context.Context, server string, heard int64, longest time.Duration, comes bool) error {
@@ -116,29 +60,13 @@ func (s *Store) ConfirmChanges(ctx context.Context, server string, heard int64, 
 	return nil
 }
 
-// storeTime returns the time of the store, where changes are confirmed by it. Without it the server has heard of nothing.
-func (c *Cache) storeTime(ctx context.Context) time.Time {
-	if c.options.Server == "" {
-		return time.Time{}
-	}
-	ctx, cancel := context.WithTimeout(ctx, subscribeTimeout)
-	defer cancel()
-	now, err := c.store.client.Time(ctx).Result()
-	if err != nil {
-		return time.Time{}
-	}
-	return now
+// ForgetServer takes a server that ends out of those that have to confirm.
+func (s *Store) ForgetServer(ctx context.Context, server string) error {
+	return s.client.HDel(ctx, serversKey, server).Err()
 }
 
-// leave takes the server out of those that have to confirm.
-func (c *Cache) leave(ctx context.Context) {
-	if c.options.Server == "" {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), beatTimeout)
-	defer cancel()
-	_ = c.store.client.HDel(ctx, serversKey, c.options.Server).Err() // it is forgotten all the same, later
-}
+// Time returns the time of the store's clock.
+func (s *Store) Time(ctx context.Context) (time.Time, error) { return s.client.Time(ctx).Result() }
 
 // ErrUnheard says that a key is revoked, and that some servers may still serve it.
 var ErrUnheard = errors.New("keys: the change is made, but not every server has confirmed that it has heard of it")
@@ -213,7 +141,7 @@ func missing(lines map[string]string, made int64) (unheard []string) {
 			continue
 		}
 		// It may have heard of nothing a little longer than it could say so.
-		until := seen + longest + (present + silence).Milliseconds()
+		until := seen + longest + (Present + Silence).Milliseconds()
 		if heard >= made || until < made {
 			continue
 		}

@@ -8,8 +8,6 @@ import (
 
 // How large a key may be made. What is larger already stays as it is, can be read, ended and made smaller.
 const (
-	// MaxAddresses is how many addresses a key's list may have where the policy does not say more.
-	MaxAddresses = 1000
 	// maxRecord is the largest record, in bytes of its JSON. Addresses beyond MaxAddresses count extra.
 	maxRecord = 64 << 10
 	// addressBytes is what an address takes in a record at most.

@@ -4,8 +4,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // maxBeats bounds the generations whose last heartbeat is remembered. A key that is older than all of them is stale from
@@ -63,7 +61,7 @@ func (c *Cache) hear() {
 func (c *Cache) validAt(e *cached) int64 {
 	read := e.at.Load()
 	heard := c.stream.beats.of(e.generation.Load())
-	if _, many := c.store.client.(*redis.ClusterClient); many {
+	if c.store.IsCluster() {
 		heard = min(heard, read+int64(c.options.TTL))
 	}
 	return max(read, heard)

@@ -27,7 +27,7 @@ func served(t *testing.T, c *Cache, d Digest) bool {
 func beatFor(t *testing.T, c *Cache, clock *keystest.Clock, ticks chan<- time.Time, n int) {
 	t.Helper()
 	for range n {
-		clock.Advance(beat)
+		clock.Advance(Beat)
 		ticks <- time.Time{}
 		keystest.Await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
 	}
@@ -139,7 +139,7 @@ func (n *noKeys) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 // publish sends a heartbeat and waits until it is heard.
 func publish(t *testing.T, c *Cache, admin *redis.Client) {
 	t.Helper()
-	if err := admin.Publish(t.Context(), keystest.Changes, heartbeat).Err(); err != nil {
+	if err := admin.Publish(t.Context(), keystest.Changes, Heartbeat).Err(); err != nil {
 		t.Fatal(err)
 	}
 	keystest.Await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })

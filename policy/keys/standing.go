@@ -70,7 +70,8 @@ type StandingOptions struct {
 // Standing is how one server stands to its store: whether it has reached it, whether its pepper is that of the keys,
 // whether the store is still the one that it was, and whether it takes writes. It is safe for concurrent use.
 type Standing struct {
-	store   *Store
+	store *Store
+	checks
 	hasher  *Hasher
 	options StandingOptions
 	marks   []string
@@ -104,7 +105,8 @@ type expectation struct {
 }
 
 // NewStanding returns a Standing of a server with this Hasher, which has not reached the store yet.
-func NewStanding(s *Store, h *Hasher, o StandingOptions) *Standing {
+func NewStanding(client redis.UniversalClient, h *Hasher, o StandingOptions) *Standing {
+	s := NewStore(client)
 	if o.Timeout <= 0 {
 		o.Timeout = 80 * time.Millisecond
 	}
@@ -114,8 +116,8 @@ func NewStanding(s *Store, h *Hasher, o StandingOptions) *Standing {
 	if o.Emptied == nil {
 		o.Emptied = func() {}
 	}
-	marks := s.marks()
-	w := &Standing{store: s, hasher: h, options: o, marks: marks, wait: claimWait, known: make([]memory, len(marks)), rounds: make([]round, len(marks))}
+	marks := marksOf(s)
+	w := &Standing{store: s, checks: checks{client}, hasher: h, options: o, marks: marks, wait: claimWait, known: make([]memory, len(marks)), rounds: make([]round, len(marks))}
 	w.state.Store(&StandingState{})
 	w.expected.Store(&expectation{ids: make([]string, len(marks))})
 	return w
@@ -131,10 +133,10 @@ func (w *Standing) State() StandingState { return *w.state.Load() }
 func (w *Standing) Look(ctx context.Context) (StandingState, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.look(ctx)
+	return w.lookOnce(ctx)
 }
 
-func (w *Standing) look(ctx context.Context) (StandingState, error) {
+func (w *Standing) lookOnce(ctx context.Context) (StandingState, error) {
 	before := w.State()
 	next := before
 	next.Writes = nil
@@ -167,7 +169,7 @@ func (w *Standing) look(ctx context.Context) (StandingState, error) {
 
 // lookAtPepper judges the check in the store if it is not the one that was judged last.
 func (w *Standing) lookAtPepper(ctx context.Context, next *StandingState) error {
-	text, found, err := w.store.pepperText(ctx)
+	text, found, err := w.pepperText(ctx)
 	switch {
 	case err != nil:
 		return err
@@ -204,7 +206,7 @@ func (w *Standing) lookAtPepper(ctx context.Context, next *StandingState) error 
 		return nil
 	}
 	text = newPepperCheck(w.hasher)
-	if err := w.store.client.Set(ctx, pepperKey, text, 0).Err(); refusesWrites(err) {
+	if err := w.client.Set(ctx, pepperKey, text, 0).Err(); refusesWrites(err) {
 		return nil // the marks tell of it
 	} else if err != nil {
 		return fmt.Errorf("keys: note the pepper: %w", readError(ctx, "", err))
@@ -221,17 +223,17 @@ func (w *Standing) claimPepper(ctx context.Context, wait bool) (text string, err
 			return "", err
 		}
 	}
-	err = w.store.client.SetArgs(ctx, pepperKey, newPepperCheck(w.hasher), redis.SetArgs{Mode: "NX"}).Err()
+	err = w.client.SetArgs(ctx, pepperKey, newPepperCheck(w.hasher), redis.SetArgs{Mode: "NX"}).Err()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return "", fmt.Errorf("keys: note the pepper: %w", readError(ctx, "", err))
 	}
-	text, _, err = w.store.pepperText(ctx)
+	text, _, err = w.pepperText(ctx)
 	return text, err
 }
 
 // waitForOthers waits until servers that listen for changes have seen that the store is empty. A store that is new has none.
 func (w *Standing) waitForOthers(ctx context.Context) error {
-	listeners, err := w.store.client.Publish(ctx, changesChannel, heartbeat).Result()
+	listeners, err := w.store.Beat(ctx)
 	if err != nil {
 		return fmt.Errorf("keys: look for other servers: %w", readError(ctx, "", err))
 	}
@@ -249,7 +251,7 @@ func (w *Standing) waitForOthers(ctx context.Context) error {
 		case <-end.C:
 			return nil
 		case <-tick.C:
-			if _, found, err := w.store.pepperText(ctx); found || err != nil {
+			if _, found, err := w.pepperText(ctx); found || err != nil {
 				return err
 			}
 		}
@@ -261,9 +263,9 @@ func (w *Standing) lookAtMarks(ctx context.Context, next *StandingState) error {
 	var errs []error
 	answered, takes := false, false // takes: one node at least takes writes
 	next.Emptied, next.Unseen = false, w.unseen
-	for i, s := range w.store.lookAt(ctx, w.marks) {
+	for i, s := range w.lookAt(ctx, w.marks) {
 		if s.err == nil && w.known[i].id == "" && !s.there {
-			s = w.store.claim(ctx, w.marks[i])
+			s = w.claim(ctx, w.marks[i])
 		}
 		switch {
 		case redis.HasErrorPrefix(s.err, "NOPERM"):
@@ -312,7 +314,7 @@ func (w *Standing) Refilled(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	clear(w.known)
-	_, err := w.look(ctx)
+	_, err := w.lookOnce(ctx)
 	return err
 }
 
@@ -320,13 +322,13 @@ func (w *Standing) Refilled(ctx context.Context) error {
 // taken for one that keeps all.
 func (w *Standing) lookAtEviction(ctx context.Context, next *StandingState) {
 	if w.looks++; w.looks%evictionEvery == 1 {
-		next.Evicts, w.unseen = w.store.evicts(ctx)
+		next.Evicts, w.unseen = w.evicts(ctx)
 		next.Unseen = errors.Join(next.Unseen, w.unseen)
 	}
 }
 
 // evicts returns the policy of a server that drops keys, "" if none does. The error is that of a user who may not ask.
-func (s *Store) evicts(ctx context.Context) (policy string, err error) {
+func (s checks) evicts(ctx context.Context) (policy string, err error) {
 	ask := func(ctx context.Context, c redis.Cmdable) (string, error) {
 		text, err := c.Info(ctx, "memory").Result()
 		if redis.HasErrorPrefix(err, "NOPERM") {
@@ -387,7 +389,12 @@ func (w *Standing) ask(i int) error {
 	if len(gets) == 0 {
 		return nil
 	}
-	w.store.pipeline(ctx, gets) // each has its own error
+	_, _ = w.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, get := range gets {
+			_ = p.Process(ctx, get) // it only queues
+		}
+		return nil
+	}) // each has its own error: connect.Open sees to that
 	for _, get := range gets {
 		if err := get.Err(); err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
 			return readError(ctx, "", err)

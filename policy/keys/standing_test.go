@@ -47,8 +47,8 @@ func (w *Standing) expect(t *testing.T, what string, ready, emptied bool) {
 }
 
 func testEmptied(t *testing.T, c redis.UniversalClient) {
-	s, told := NewStore(c), 0
-	w := NewStanding(s, pepper("a"), StandingOptions{Timeout: 10 * time.Second, Emptied: func() { told++ }})
+	told := 0
+	w := NewStanding(c, pepper("a"), StandingOptions{Timeout: 10 * time.Second, Emptied: func() { told++ }})
 	w.expect(t, "a new store", true, false)
 	w.expect(t, "the same", true, false)
 	keystest.Empty(t, c)
@@ -57,7 +57,7 @@ func testEmptied(t *testing.T, c redis.UniversalClient) {
 	if told != 1 {
 		t.Errorf("told %d times", told)
 	}
-	again, state := standing(t, s, pepper("a"))
+	again, state := standing(t, c, pepper("a"))
 	if !state.Ready() {
 		t.Errorf("after a restart: %+v", state)
 	}
@@ -68,33 +68,33 @@ func testEmptied(t *testing.T, c redis.UniversalClient) {
 // What remembers the store puts the check of its pepper back, so that it is nobody else's.
 func testEmptiedAndClaimed(t *testing.T, c redis.UniversalClient) {
 	s := NewStore(c)
-	w, _ := standing(t, s, pepper("a"))
+	w, _ := standing(t, c, pepper("a"))
 	keystest.Empty(t, c)
-	if err := s.CheckPepper(t.Context(), pepper("b")); !errors.Is(err, ErrUnclaimed) {
+	if err := CheckPepper(t.Context(), c, pepper("b")); !errors.Is(err, ErrUnclaimed) {
 		t.Errorf("a command at once: %v", err)
 	}
 	w.expect(t, "emptied", false, true)
-	if err := s.CheckPepper(t.Context(), pepper("b")); !errors.Is(err, ErrPepper) {
+	if err := CheckPepper(t.Context(), c, pepper("b")); !errors.Is(err, ErrPepper) {
 		t.Errorf("a command with another pepper: %v", err)
 	}
-	if err := s.CheckPepper(t.Context(), pepper("a")); err != nil {
+	if err := CheckPepper(t.Context(), c, pepper("a")); err != nil {
 		t.Errorf("a command: %v", err)
 	}
-	if _, state := standing(t, s, pepper("b")); state.Ready() || !errors.Is(state.Pepper, ErrPepper) {
+	if _, state := standing(t, c, pepper("b")); state.Ready() || !errors.Is(state.Pepper, ErrPepper) {
 		t.Errorf("a server with another pepper: %+v", state)
 	}
-	for _, key := range s.marks() {
+	for _, key := range marksOf(s) {
 		if err := c.Get(t.Context(), key).Err(); !errors.Is(err, redis.Nil) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
 	// Nor does one that was wrong before, though nobody else is there any more.
-	wrong, _ := standing(t, s, pepper("b"))
+	wrong, _ := standing(t, c, pepper("b"))
 	keystest.Empty(t, c)
-	if state, err := wrong.Look(t.Context()); err != nil || state.Ready() || !errors.Is(s.CheckPepper(t.Context(), pepper("b")), ErrUnclaimed) {
+	if state, err := wrong.Look(t.Context()); err != nil || state.Ready() || !errors.Is(CheckPepper(t.Context(), c, pepper("b")), ErrUnclaimed) {
 		t.Errorf("a server that had another pepper: %+v, %v", state, err)
 	}
-	if err := s.AcceptEmpty(t.Context(), pepper("b")); err != nil {
+	if err := AcceptEmpty(t.Context(), c, pepper("b")); err != nil {
 		t.Fatal(err)
 	}
 	wrong.expect(t, "the pepper of an accepted store", true, false)
@@ -108,28 +108,28 @@ func testAcceptEmpty(t *testing.T, c redis.UniversalClient) {
 	s, ctx := NewStore(c), t.Context()
 	accept := func(h *Hasher) {
 		t.Helper()
-		if err := s.AcceptEmpty(ctx, h); err != nil {
+		if err := AcceptEmpty(ctx, c, h); err != nil {
 			t.Error(err)
 		}
 	}
 	accept(pepper("a")) // a new store, for the commands
-	if err := s.CheckPepper(ctx, pepper("a")); err != nil {
+	if err := CheckPepper(ctx, c, pepper("a")); err != nil {
 		t.Error(err)
 	}
-	w, _ := standing(t, s, pepper("a"))
+	w, _ := standing(t, c, pepper("a"))
 	keystest.Empty(t, c)
 	accept(pepper("a")) // before anybody has noticed
 	w.expect(t, "accepted at once", true, false)
 	keystest.Empty(t, c)
 	w.expect(t, "emptied", false, true)
-	restarted, _ := standing(t, s, pepper("a"))
+	restarted, _ := standing(t, c, pepper("a"))
 	accept(pepper("a"))
 	accept(pepper("a"))
 	w.expect(t, "accepted", true, false)
 	restarted.expect(t, "restarted before", true, false)
 	// Another store, which an operator accepted once, is another store.
 	marks := map[string]string{}
-	for _, key := range s.marks() {
+	for _, key := range marksOf(s) {
 		marks[key] = c.Get(ctx, key).Val()
 		c.Set(ctx, key, newMark().String()+":1790000000000", 0)
 	}
@@ -140,7 +140,7 @@ func testAcceptEmpty(t *testing.T, c redis.UniversalClient) {
 	w.expect(t, "the store again", true, false)
 	// One that another pepper has claimed without any key.
 	keystest.Empty(t, c)
-	wrong, _ := standing(t, s, pepper("b"))
+	wrong, _ := standing(t, c, pepper("b"))
 	w.expect(t, "claimed by another", false, true)
 	accept(pepper("a"))
 	w.expect(t, "taken back", true, false)
@@ -152,16 +152,15 @@ func testAcceptEmpty(t *testing.T, c redis.UniversalClient) {
 	if err := s.Create(ctx, Sample()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.AcceptEmpty(ctx, pepper("b")); !errors.Is(err, ErrPepper) || !strings.Contains(err.Error(), "There are keys of pixelbyte") {
+	if err := AcceptEmpty(ctx, c, pepper("b")); !errors.Is(err, ErrPepper) || !strings.Contains(err.Error(), "There are keys of pixelbyte") {
 		t.Errorf("a store with keys: %v", err)
 	}
 	accept(pepper("a"))
 }
 
 func testRefilled(t *testing.T, c redis.UniversalClient) {
-	s := NewStore(c)
-	w, _ := standing(t, s, pepper("a"))
-	other, _ := standing(t, s, pepper("a"))
+	w, _ := standing(t, c, pepper("a"))
+	other, _ := standing(t, c, pepper("a"))
 	keystest.Empty(t, c)
 	w.expect(t, "emptied", false, true)
 	if err := w.Refilled(t.Context()); err != nil {
@@ -173,10 +172,10 @@ func testRefilled(t *testing.T, c redis.UniversalClient) {
 
 // A store from before, whose servers know of no marks.
 func testStoreWithoutMarks(t *testing.T, c redis.UniversalClient) {
-	s, check := NewStore(c), newPepperCheck(pepper("a"))
+	check := newPepperCheck(pepper("a"))
 	c.Set(t.Context(), pepperKey, check, 0)
-	w, _ := standing(t, s, pepper("a"))
-	second, _ := standing(t, s, pepper("a"))
+	w, _ := standing(t, c, pepper("a"))
+	second, _ := standing(t, c, pepper("a"))
 	if got := c.Get(t.Context(), pepperKey).Val(); got != check {
 		t.Errorf("the check is %q", got)
 	}
@@ -190,12 +189,11 @@ func testStoreWithoutMarks(t *testing.T, c redis.UniversalClient) {
 
 // One that was ready stays so, and takes nobody's word that a key is unknown.
 func testPepperChangesLater(t *testing.T, c redis.UniversalClient) {
-	s := NewStore(c)
-	w, _ := standing(t, s, pepper("a"))
+	w, _ := standing(t, c, pepper("a"))
 	rollout := NewHasher([]byte("a"), Method{Pepper: []byte("b")})
-	prepared, _ := standing(t, s, rollout)
+	prepared, _ := standing(t, c, rollout)
 	next := NewHasher([]byte("b"), Method{Pepper: []byte("a")})
-	if _, state := standing(t, s, next); !state.Adopted {
+	if _, state := standing(t, c, next); !state.Adopted {
 		t.Errorf("%+v", state)
 	}
 	for range 2 {
@@ -216,23 +214,21 @@ func testPepperChangesLater(t *testing.T, c redis.UniversalClient) {
 }
 
 func testPepperDeleted(t *testing.T, c redis.UniversalClient) {
-	s := NewStore(c)
-	w, _ := standing(t, s, pepper("a"))
+	w, _ := standing(t, c, pepper("a"))
 	c.Del(t.Context(), pepperKey)
 	w.expect(t, "deleted", true, false)
-	if err := s.CheckPepper(t.Context(), pepper("a")); err != nil {
+	if err := CheckPepper(t.Context(), c, pepper("a")); err != nil {
 		t.Error(err)
 	}
 }
 
 // Vouching sees at once what the next look would.
 func testVouch(t *testing.T, c redis.UniversalClient) {
-	s := NewStore(c)
-	fresh := NewStanding(s, pepper("a"), StandingOptions{})
+	fresh := NewStanding(c, pepper("a"), StandingOptions{})
 	if err := fresh.Vouch(t.Context(), "key"); !errors.Is(err, ErrUnvouched) {
 		t.Errorf("before the first look: %v", err)
 	}
-	w, _ := standing(t, s, pepper("a"))
+	w, _ := standing(t, c, pepper("a"))
 	ended, end := context.WithCancel(t.Context())
 	end()
 	if err := w.Vouch(ended, "key"); !errors.Is(err, context.Canceled) && err != nil {
@@ -243,7 +239,7 @@ func testVouch(t *testing.T, c redis.UniversalClient) {
 			t.Fatal(err)
 		}
 	}
-	wrong, _ := standing(t, s, pepper("b"))
+	wrong, _ := standing(t, c, pepper("b"))
 	if err := wrong.Vouch(t.Context(), "key"); !errors.Is(err, ErrPepper) || !errors.Is(err, ErrUnvouched) {
 		t.Errorf("with a wrong pepper: %v", err)
 	}
@@ -255,14 +251,14 @@ func testVouch(t *testing.T, c redis.UniversalClient) {
 
 func testBrokenMark(t *testing.T, c redis.UniversalClient) {
 	s := NewStore(c)
-	key := s.marks()[0]
+	key := marksOf(s)[0]
 	c.SAdd(t.Context(), key, "x")
-	w, state := standing(t, s, pepper("a"))
+	w, state := standing(t, c, pepper("a"))
 	var corrupt *CorruptError
 	if !state.Ready() || !errors.As(state.Unseen, &corrupt) {
 		t.Errorf("%+v", state)
 	}
-	if err := s.AcceptEmpty(t.Context(), pepper("a")); err != nil {
+	if err := AcceptEmpty(t.Context(), c, pepper("a")); err != nil {
 		t.Error(err)
 	}
 	w.expect(t, "mended", true, false)
@@ -276,8 +272,7 @@ func testBrokenMark(t *testing.T, c redis.UniversalClient) {
 // A server that comes to an empty store lets those speak first that are there and remember it.
 func TestClaimWaitsForOthers(t *testing.T) {
 	c := keystest.NewEmbedded(t)
-	s := NewStore(c)
-	old, _ := standing(t, s, pepper("a"))
+	old, _ := standing(t, c, pepper("a"))
 	listener := c.Subscribe(t.Context(), keystest.Changes)
 	defer listener.Close()
 	if _, err := listener.Receive(t.Context()); err != nil {
@@ -286,7 +281,7 @@ func TestClaimWaitsForOthers(t *testing.T) {
 	keystest.Empty(t, c)
 	found := make(chan StandingState)
 	go func() {
-		_, state := standing(t, s, pepper("b"))
+		_, state := standing(t, c, pepper("b"))
 		found <- state
 	}()
 	select {
@@ -300,7 +295,7 @@ func TestClaimWaitsForOthers(t *testing.T) {
 	}
 	// Where those who listen remember nothing, it does not wait for ever.
 	keystest.Empty(t, c)
-	w := NewStanding(s, pepper("b"), StandingOptions{})
+	w := NewStanding(c, pepper("b"), StandingOptions{})
 	w.wait = time.Millisecond
 	if state, err := w.Look(t.Context()); err != nil || !state.Ready() {
 		t.Errorf("%+v", state)
@@ -309,7 +304,7 @@ func TestClaimWaitsForOthers(t *testing.T) {
 
 // Each node of a cluster that is emptied loses a mark of its own.
 func TestMarksOfACluster(t *testing.T) {
-	marks := NewStore(redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})).marks()
+	marks := marksOf(NewStore(redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})))
 	if len(marks) != clusterMarks {
 		t.Fatalf("%d marks", len(marks))
 	}
@@ -329,9 +324,9 @@ func TestMarksOfACluster(t *testing.T) {
 // A store that takes no writes is told apart from one that does not answer; a failover is no reason to worry.
 func TestStoreThatTakesNoWrites(t *testing.T) {
 	c := keystest.NewServer(t)
-	s, now := NewStore(c), time.Unix(1_800_000_000, 0)
+	now := time.Unix(1_800_000_000, 0)
 	options := StandingOptions{Timeout: 10 * time.Second, Now: func() time.Time { return now }}
-	w := NewStanding(s, pepper("a"), options)
+	w := NewStanding(c, pepper("a"), options)
 	w.expect(t, "at first", true, false)
 	set := func(name, value string) {
 		t.Helper()
@@ -358,7 +353,7 @@ func TestStoreThatTakesNoWrites(t *testing.T) {
 		if state := w.State(); !state.Refuses {
 			t.Errorf("%s later: %+v", refusal.code, state)
 		}
-		late := NewStanding(s, pepper("a"), options)
+		late := NewStanding(c, pepper("a"), options)
 		late.expect(t, refusal.code+" since its start", true, false)
 		if state := late.State(); !state.Refuses {
 			t.Errorf("%s since its start: %+v", refusal.code, state)
@@ -379,7 +374,7 @@ func TestNodeTakenForAServer(t *testing.T) {
 	for _, node := range redistest.StartCluster(t, 3) {
 		client := redis.NewClient(&redis.Options{Addr: node.Address(), MaxRetries: -1, ContextTimeoutEnabled: true})
 		t.Cleanup(func() { client.Close() })
-		w := NewStanding(NewStore(client), pepper("a"), StandingOptions{Timeout: 10 * time.Second})
+		w := NewStanding(client, pepper("a"), StandingOptions{Timeout: 10 * time.Second})
 		for range 2 {
 			if state, err := w.Look(t.Context()); !redis.HasErrorPrefix(err, "MOVED") || state.Reached {
 				t.Errorf("%v: %+v", err, state)
@@ -395,11 +390,11 @@ func TestNodeThatTakesNoWrites(t *testing.T) {
 	t.Cleanup(func() { client.Close() })
 	now := time.Unix(1_800_000_000, 0)
 	options := StandingOptions{Timeout: 10 * time.Second, Now: func() time.Time { return now }}
-	w := NewStanding(NewStore(client), pepper("a"), options)
+	w := NewStanding(client, pepper("a"), options)
 	w.expect(t, "at first", true, false)
 	for _, full := range []bool{false, true} {
 		nodes[map[bool]int{false: 0, true: 1}[full]].Do(t, "config", "set", "maxmemory", "1")
-		for _, w := range []*Standing{w, NewStanding(NewStore(client), pepper("a"), options)} {
+		for _, w := range []*Standing{w, NewStanding(client, pepper("a"), options)} {
 			w.expect(t, "full", true, false)
 			now = now.Add(writesGrace)
 			w.expect(t, "full for long", true, false)
@@ -415,7 +410,7 @@ func TestNodeThatTakesNoWrites(t *testing.T) {
 func TestNewStoreThatTakesNoWrites(t *testing.T) {
 	c := keystest.NewServer(t)
 	c.Do(t.Context(), "replicaof", "127.0.0.1", "1")
-	w, state := standing(t, NewStore(c), pepper("a"))
+	w, state := standing(t, c, pepper("a"))
 	if state.Ready() || !state.Reached || state.Pepper != nil || !redis.HasErrorPrefix(state.Writes, "READONLY") {
 		t.Errorf("%+v", state)
 	}
@@ -426,7 +421,7 @@ func TestNewStoreThatTakesNoWrites(t *testing.T) {
 	w.expect(t, "it takes them", true, false)
 	// A change of the pepper waits until it can be noted.
 	c.Do(t.Context(), "replicaof", "127.0.0.1", "1")
-	w, state = standing(t, NewStore(c), NewHasher([]byte("b"), Method{Pepper: []byte("a")}))
+	w, state = standing(t, c, NewHasher([]byte("b"), Method{Pepper: []byte("a")}))
 	if !state.Ready() || state.Adopted || !redis.HasErrorPrefix(state.Writes, "READONLY") {
 		t.Errorf("%+v", state)
 	}
@@ -440,7 +435,7 @@ func TestNewStoreThatTakesNoWrites(t *testing.T) {
 // What a store that has gone silent would take is not known to have changed.
 func TestSilentStoreTakesNoWrites(t *testing.T) {
 	c := keystest.NewServer(t)
-	w, _ := standing(t, NewStore(c), pepper("a"))
+	w, _ := standing(t, c, pepper("a"))
 	if err := c.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -456,7 +451,7 @@ func TestSilentStoreTakesNoWrites(t *testing.T) {
 func TestStoreThatEvicts(t *testing.T) {
 	for _, make := range []func(*testing.T) redis.UniversalClient{keystest.NewServer, func(t *testing.T) redis.UniversalClient { return keystest.NewClusterAs(t, connect.ServerACL()) }} {
 		c := make(t)
-		w, state := standing(t, NewStore(c), pepper("a"))
+		w, state := standing(t, c, pepper("a"))
 		if state.Evicts != "" {
 			t.Errorf("%+v", state)
 		}
@@ -484,7 +479,7 @@ func TestStandingWithoutRights(t *testing.T) {
 	options.Username, options.Password = "old", "old"
 	old := redis.NewClient(&options)
 	defer old.Close()
-	w, state := standing(t, NewStore(old), pepper("a"))
+	w, state := standing(t, old, pepper("a"))
 	if !state.Ready() || !redis.HasErrorPrefix(state.Unseen, "NOPERM") {
 		t.Errorf("%+v", state)
 	}

@@ -2,10 +2,10 @@ package keys
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -15,34 +15,11 @@ import (
 
 // What a look-up or a create can find. Test with errors.Is.
 var (
-	ErrUnknown     = errors.New("keys: no key has this secret")
 	ErrExists      = errors.New("keys: the id is already in use")
 	ErrSecretTaken = errors.New("keys: the secret belongs to another key")
 	// ErrSecretDeleted is an ErrSecretTaken.
 	ErrSecretDeleted = fmt.Errorf("%w: one that was deleted, whose secret never comes back", ErrSecretTaken)
 )
-
-// errMissing is that of a CorruptError of a record to which a secret leads, and which is not there.
-var errMissing = errors.New("it is missing")
-
-// CorruptError says that the store answered, but what it holds for one key cannot be used. That key fails closed;
-// others are not touched.
-type CorruptError struct {
-	ID  string // of the key, "" if even that is not known
-	Err error  // why; holds neither secret nor digest
-}
-
-// Error names the key and the reason.
-func (e *CorruptError) Error() string {
-	id := e.ID
-	if id == "" {
-		id = "(unknown id)"
-	}
-	return "keys: the record of " + id + " is corrupt: " + e.Err.Error()
-}
-
-// Unwrap gives the reason.
-func (e *CorruptError) Unwrap() error { return e.Err }
 
 // Store keeps key records in Redis: a record as JSON at tg:v1:key:{<id>}, and its id at tg:v1:secret:<hex digest>. A
 // deleted key leaves a record without details, and "deleted:<id>" in the place of its secret, so that neither is used
@@ -65,13 +42,19 @@ func NewStore(c redis.UniversalClient) *Store {
 	return &Store{client: c, scripts: newScripts(), seed: maphash.MakeSeed(), nodeOf: nodes.Of(c)}
 }
 
+// IsCluster reports whether the store is a cluster, whose nodes answer, or not, each for itself.
+func (s *Store) IsCluster() bool {
+	_, cluster := s.client.(*redis.ClusterClient)
+	return cluster
+}
+
 func recordKey(id string) string     { return "tg:v1:key:{" + id + "}" }
 func secretKey(digest Digest) string { return "tg:v1:secret:" + digest.hex() }
 
 // Lookup returns the record of the key whose secret has the digest d, whatever its status. Errors: ErrUnknown; a
 // *CorruptError; any other error means that the store did not answer, and wraps ctx's error if that is why.
 func (s *Store) Lookup(ctx context.Context, d Digest) (*Key, error) {
-	r := s.readings(ctx, []owned{{digest: d}}, s.pipeline)[0]
+	r := s.LookupMany(ctx, []owned{{digest: d}}, nil)[0]
 	return r.key, r.err
 }
 
@@ -81,6 +64,9 @@ type reading struct {
 	sum  uint64 // of the record, never 0
 	same bool   // the record is the one that was asked about, and was not decoded again
 	err  error
+	// Absent is the Redis key without which err could be another: who does not trust the store to have all that it had asks
+	// about that one. "" where it does not depend on one.
+	Absent string
 }
 
 // owned is a secret, by its digest, and the key that it belonged to when it was last looked up, "" if it was not, with the
@@ -91,10 +77,38 @@ type owned struct {
 	sum    uint64
 }
 
-// getFunc carries out many GETs, each with its own error.
-type getFunc func(ctx context.Context, gets []*redis.StringCmd)
+// get carries out gets in one round trip to each node that has some of what they ask for.
+func (s *Store) get(ctx context.Context, b *Breaker, gets []*redis.StringCmd) {
+	if s.nodeOf == nil {
+		s.getFrom(ctx, b, "", gets)
+		return
+	}
+	var work sync.WaitGroup
+	for node, gets := range s.byNode(gets) {
+		work.Go(func() { s.getFrom(ctx, b, node, gets) })
+	}
+	work.Wait()
+}
 
-// pipeline is a getFunc in one round trip.
+// getFrom is a round trip to one node, which the breaker counts once, however many gets there are.
+func (s *Store) getFrom(ctx context.Context, b *Breaker, node string, gets []*redis.StringCmd) {
+	err := b.Do(LookUp, node, func() error {
+		s.pipeline(ctx, gets)
+		for _, get := range gets {
+			if !TellsOfStore(get.Err()) {
+				return nil
+			}
+		}
+		return gets[0].Err()
+	})
+	if errors.Is(err, ErrStoreDown) {
+		for _, get := range gets {
+			get.SetErr(err)
+		}
+	}
+}
+
+// pipeline carries out GETs in one round trip, each with its own error.
 func (s *Store) pipeline(ctx context.Context, gets []*redis.StringCmd) {
 	if len(gets) == 1 {
 		_ = s.client.Process(ctx, gets[0])
@@ -118,9 +132,9 @@ func (s *Store) byNode(gets []*redis.StringCmd) map[string][]*redis.StringCmd {
 	return parts
 }
 
-// readings looks up many secrets, each with its own error: with one call of get those that still belong to the key that
-// they are known for, the others with two.
-func (s *Store) readings(ctx context.Context, list []owned, get getFunc) []reading {
+// LookupMany looks up many secrets, each with its own error: in one round trip to each node those that still belong to the key
+// that they are known for, the others in two. The breaker, which may be nil, is around each of them.
+func (s *Store) LookupMany(ctx context.Context, list []owned, b *Breaker) []reading {
 	links, records := make([]*redis.StringCmd, len(list)), make([]*redis.StringCmd, len(list))
 	gets := make([]*redis.StringCmd, 0, 2*len(list))
 	for i, o := range list {
@@ -131,7 +145,7 @@ func (s *Store) readings(ctx context.Context, list []owned, get getFunc) []readi
 			gets = append(gets, records[i])
 		}
 	}
-	get(ctx, gets)
+	s.get(ctx, b, gets)
 	out := make([]reading, len(list))
 	var moved []owned
 	var places []int // of moved in list
@@ -145,14 +159,19 @@ func (s *Store) readings(ctx context.Context, list []owned, get getFunc) []readi
 			moved, places = append(moved, owned{digest: o.digest, id: id}), append(places, i)
 		}
 	}
-	for i, r := range s.follow(ctx, moved, get) {
+	for i, r := range s.follow(ctx, moved, b) {
 		out[places[i]] = r
+	}
+	for i := range out {
+		if errors.Is(out[i].err, ErrUnknown) {
+			out[i].Absent = secretKey(list[i].digest)
+		}
 	}
 	return out
 }
 
 // follow reads the records of keys to which secrets were just seen to lead.
-func (s *Store) follow(ctx context.Context, list []owned, get getFunc) []reading {
+func (s *Store) follow(ctx context.Context, list []owned, b *Breaker) []reading {
 	if len(list) == 0 {
 		return nil
 	}
@@ -160,7 +179,7 @@ func (s *Store) follow(ctx context.Context, list []owned, get getFunc) []reading
 	for i, o := range list {
 		records[i] = redis.NewStringCmd(ctx, "get", recordKey(o.id))
 	}
-	get(ctx, records)
+	s.get(ctx, b, records)
 	out := make([]reading, len(list))
 	for i, o := range list {
 		out[i] = s.recordOf(ctx, o, records[i])
@@ -177,7 +196,7 @@ func linkOf(ctx context.Context, link *redis.StringCmd) (id string, err error) {
 	if err != nil {
 		return "", readError(ctx, "", err)
 	}
-	if p := parseSecretPlace(id); p.former || p.deleted {
+	if p := parseSecretPlace(id); p.Former || p.Deleted {
 		return "", ErrUnknown
 	}
 	if idProblem(id) != "" {
@@ -190,7 +209,7 @@ func linkOf(ctx context.Context, link *redis.StringCmd) (id string, err error) {
 func (s *Store) recordOf(ctx context.Context, o owned, reply *redis.StringCmd) reading {
 	data, err := reply.Bytes()
 	if errors.Is(err, redis.Nil) {
-		return reading{err: &CorruptError{ID: o.id, Err: errMissing}}
+		return reading{err: &CorruptError{ID: o.id, Err: errors.New("it is missing")}, Absent: recordKey(o.id)}
 	}
 	if err != nil {
 		return reading{err: readError(ctx, o.id, err)}
@@ -211,19 +230,12 @@ func decodeRecordOf(o owned, data []byte) (*Key, error) {
 		err = errors.New("it holds another id")
 	case k.bare():
 		return nil, ErrUnknown // what a delete leaves for a moment if something else made the way again
-	case !k.answersTo(o.digest):
+	case !k.AnswersTo(o.digest):
 		err = errors.New("it belongs to another secret")
 	default:
 		return k, nil
 	}
 	return nil, &CorruptError{ID: o.id, Err: err}
-}
-
-// answersTo compares both digests in any case, so that the time says nothing.
-func (k *Key) answersTo(d Digest) bool {
-	first := subtle.ConstantTimeCompare(k.Digest[:], d[:])
-	second := subtle.ConstantTimeCompare(k.Other[:], d[:])
-	return first|second == 1 && d != Digest{}
 }
 
 // readError tells a value that Redis holds under a wrong type, which concerns one key, from a store that does not

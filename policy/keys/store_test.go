@@ -252,7 +252,7 @@ func TestLookupOfCorruptRecords(t *testing.T) {
 
 // again looks up a secret that belonged to the key id.
 func again(ctx context.Context, s *Store, d Digest, id string) (*Key, error) {
-	r := s.readings(ctx, []owned{{digest: d, id: id}}, s.pipeline)[0]
+	r := s.LookupMany(ctx, []owned{{digest: d, id: id}}, nil)[0]
 	return r.key, r.err
 }
 
@@ -340,7 +340,7 @@ func TestReadingsAreApart(t *testing.T) {
 			}
 		}
 		trips.N.Store(0)
-		for i, r := range s.readings(ctx, list, s.pipeline) {
+		for i, r := range s.LookupMany(ctx, list, nil) {
 			expect(i, r)
 		}
 		if n := trips.N.Load(); n != 2 {
@@ -414,9 +414,9 @@ func TestReadingsKnowAnUnchangedRecord(t *testing.T) {
 	if err := s.Create(t.Context(), k); err != nil {
 		t.Fatal(err)
 	}
-	first := s.readings(t.Context(), []owned{{digest: k.Digest}}, s.pipeline)[0]
+	first := s.LookupMany(t.Context(), []owned{{digest: k.Digest}}, nil)[0]
 	list := []owned{{k.Digest, k.ID, first.sum}, {k.Digest, k.ID, 0}, {k.Digest, "key_other", first.sum}, {k.Digest, k.ID, first.sum + 1}}
-	for i, r := range s.readings(t.Context(), list, s.pipeline) {
+	for i, r := range s.LookupMany(t.Context(), list, nil) {
 		if r.err != nil || r.same != (i == 0) || (r.key == nil) != r.same || r.sum != first.sum {
 			t.Errorf("%d: %+v", i, r)
 		}

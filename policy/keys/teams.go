@@ -37,7 +37,7 @@ type Team struct {
 func (t *Team) Validate() error {
 	for _, f := range []FieldError{
 		{"api", apiProblem(t.API)},
-		{"team", needed(t.Name, textProblem(t.Name, maxNameBytes))},
+		{"team", nameProblem(t.Name)},
 		{"created_by", textProblem(t.CreatedBy, maxNameBytes)},
 		{"created_at", timeProblem(t.CreatedAt)},
 	} {
@@ -49,7 +49,7 @@ func (t *Team) Validate() error {
 		return &FieldError{"team", "starts or ends with a space"}
 	}
 	for i, plan := range t.Plans {
-		problem := needed(plan, textProblem(plan, maxNameBytes))
+		problem := nameProblem(plan)
 		if slices.Contains(t.Plans[:i], plan) {
 			problem = show(plan) + " is named twice"
 		}
@@ -69,18 +69,11 @@ type TeamInUseError struct {
 // Error counts what has to go first.
 func (e *TeamInUseError) Error() string {
 	return fmt.Sprintf("%v: %s of %s still has %s and %s (one counts until it is deleted); remove them first", ErrTeamInUse, show(e.Name), e.API,
-		count(e.Members, "member"), count(e.Keys, "key"))
+		Count(e.Members, "member"), Count(e.Keys, "key"))
 }
 
 // Is makes errors.Is find ErrTeamInUse.
 func (e *TeamInUseError) Is(target error) bool { return target == ErrTeamInUse }
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
 
 const (
 	teamIndexKey = "tg:v1:teams" // ZSET of "<api>/<team>", all with score 0

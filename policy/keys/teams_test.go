@@ -139,7 +139,7 @@ func testDeleteTeamOnlyWhenEmpty(t *testing.T, c redis.UniversalClient) {
 	expectInUse(1, 2, "1 member and 2 keys")
 	c.Del(ctx, teamKeysKey("pictify", "orbit"))
 	expectInUse(1, 0, "1 member and 0 keys")
-	if err := s.RemoveMember(ctx, "pictify", "orbit", m.ID); err != nil {
+	if err := removeMember(ctx, s, "pictify", "orbit", m.ID); err != nil {
 		t.Fatal(err)
 	}
 	c.HSet(ctx, teamKeysKey("pictify", "orbit"), "key_abcd", "live")
@@ -259,14 +259,17 @@ func TestTeamFields(t *testing.T) {
 func TestTeamsAndMembersWithoutAStore(t *testing.T) {
 	const api, team, id = "pictify", "orbit", "mem_0123456789abcdef"
 	calls := map[string]func(ctx context.Context, s *Store) error{
-		"CreateTeam":   func(ctx context.Context, s *Store) error { return s.CreateTeam(ctx, Team{API: api, Name: "new"}) },
-		"Team":         func(ctx context.Context, s *Store) error { _, err := s.Team(ctx, api, team); return err },
-		"Teams":        func(ctx context.Context, s *Store) error { _, _, err := s.Teams(ctx, "", "", 1); return err },
-		"DeleteTeam":   func(ctx context.Context, s *Store) error { return s.DeleteTeam(ctx, api, "gone") },
-		"Members":      func(ctx context.Context, s *Store) error { _, err := s.Members(ctx, api, team); return err },
-		"Member":       func(ctx context.Context, s *Store) error { _, err := s.Member(ctx, api, team, id); return err },
-		"SetRole":      func(ctx context.Context, s *Store) error { _, err := s.SetRole(ctx, api, team, id, Viewer); return err },
-		"RemoveMember": func(ctx context.Context, s *Store) error { return s.RemoveMember(ctx, api, team, id) },
+		"CreateTeam": func(ctx context.Context, s *Store) error { return s.CreateTeam(ctx, Team{API: api, Name: "new"}) },
+		"Team":       func(ctx context.Context, s *Store) error { _, err := s.Team(ctx, api, team); return err },
+		"Teams":      func(ctx context.Context, s *Store) error { _, _, err := s.Teams(ctx, "", "", 1); return err },
+		"DeleteTeam": func(ctx context.Context, s *Store) error { return s.DeleteTeam(ctx, api, "gone") },
+		"Members":    func(ctx context.Context, s *Store) error { _, err := s.Members(ctx, api, team); return err },
+		"Member":     func(ctx context.Context, s *Store) error { _, err := s.Member(ctx, api, team, id); return err },
+		"SetRole": func(ctx context.Context, s *Store) error {
+			_, err := setRole(ctx, s, api, team, id, Viewer)
+			return err
+		},
+		"RemoveMember": func(ctx context.Context, s *Store) error { return removeMember(ctx, s, api, team, id) },
 		"AddMember": func(ctx context.Context, s *Store) error {
 			_, token, err := s.AddMember(ctx, Member{API: api, Team: team, Name: "New", Role: Viewer})
 			if token != "" {

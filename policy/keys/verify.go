@@ -40,7 +40,7 @@ func (m *Manager) Verify(ctx context.Context, secret string) (*Key, VerifyStatus
 	if err != nil {
 		return nil, "", err
 	}
-	if !m.who.sees(k) {
+	if !m.who.Sees(k) {
 		return nil, VerifyUnknown, nil
 	}
 	// The record once more, with its last use.
@@ -72,9 +72,9 @@ func (m *Manager) verdict(k *Key) VerifyStatus {
 		return VerifyRevoked
 	case k.Status != Active:
 		return VerifyInactive
-	case reached(k.RetiresAt, now):
+	case !k.RetiresAt.IsZero() && !now.Before(k.RetiresAt):
 		return VerifyRetired
-	case reached(k.ExpiresAt, now):
+	case k.Expired(now):
 		return VerifyExpired
 	}
 	return VerifyActive

@@ -195,7 +195,7 @@ func (s keySet) seed(ctx context.Context, client *redis.Client) error {
 					return
 				}
 				part := secrets[from:min(from+seedPart, len(secrets))]
-				_, errs[w] = store.Seed(ctx, s.entries(part, from), hasher)
+				_, errs[w] = keys.Seed(ctx, store, s.entries(part, from), hasher)
 			}
 		})
 	}

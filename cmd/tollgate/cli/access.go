@@ -122,7 +122,7 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 		a.manager.AllowUnpeppered()
 	}
 	if n&thePepper != 0 {
-		if err := keys.NewStore(a.store.Client).CheckPepper(ctx, a.hasher); err != nil {
+		if err := keys.CheckPepper(ctx, a.store.Client, a.hasher); err != nil {
 			return errors.Join(explained(err), exit.Failed(a.store.Close()))
 		}
 	}

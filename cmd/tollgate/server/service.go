@@ -96,7 +96,7 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 	v.warnAboutStore()
 	records := keys.NewStore(v.store.Client)
 	manager := keys.NewManager(records, v.hasher, set, keys.NewAudit(v.store.Client, 0), serverActor(), time.Now)
-	v.standing = keys.NewStanding(records, v.hasher, keys.StandingOptions{
+	v.standing = keys.NewStanding(v.store.Client, v.hasher, keys.StandingOptions{
 		Timeout: s.cacheOptions().Timeout,
 		Emptied: func() { v.cache.cache.StoreEmptied() }, // never at the first look, before there is a cache
 	})
