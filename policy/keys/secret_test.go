@@ -181,8 +181,8 @@ func TestNameSecret(t *testing.T) {
 		strings.Replace(Seal("pk ", random), "pk ", "", 1): false,
 		"Ann": false, "": false, "orbit's team of 27 people and more of them": false,
 	} {
-		if err := nameSecret("name", name); (err != nil) != want || err != nil && strings.Contains(err.Error(), random) {
-			t.Errorf("%q: %v", name, err)
+		if HoldsNewSecret(name) != want {
+			t.Errorf("%q: want %t", name, want)
 		}
 	}
 }

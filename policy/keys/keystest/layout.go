@@ -1,6 +1,7 @@
 package keystest
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -166,4 +167,10 @@ func Dump(t *testing.T, c redis.UniversalClient) map[string]string {
 		}
 	}
 	return all
+}
+
+// TokenDigest is the hexadecimal digest of a member's token, as the store has it.
+func TokenDigest(token string) string {
+	sum := sha256.Sum256([]byte("tollgate member token v1\x00" + token))
+	return hex.EncodeToString(sum[:])
 }
