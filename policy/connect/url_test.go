@@ -2,6 +2,7 @@ package connect
 
 import (
 	"errors"
+	"net"
 	"reflect"
 	"strings"
 	"testing"
@@ -173,4 +174,26 @@ func FuzzURL(f *testing.F) {
 			t.Errorf("shown: %v", err)
 		}
 	})
+}
+
+// A cluster's node that has met no other does not know its host.
+func TestNamelessNode(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	conn, err := plainDialer(time.Second, "127.0.0.1")(t.Context(), "tcp", ":"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if _, err := plainDialer(time.Second, "127.0.0.1")(t.Context(), "tcp", "127.0.0.2:"+port); err == nil {
+		t.Error("a host that is known is not used")
+	}
+	if _, err := (&certificates{}).dialer(time.Second, "")(t.Context(), "tcp", "no port"); err == nil {
+		t.Error("no error")
+	}
 }

@@ -33,7 +33,7 @@ func testWrite(t *testing.T, c redis.UniversalClient) {
 	next := old.clone()
 	next.Note, next.Scopes = "changed", []string{"read"}
 	wrote, err := s.Write(ctx, old, next)
-	if err != nil || wrote.Version != 2 || wrote.Note != "changed" || wrote.UpdatedAt.IsZero() {
+	if err != nil || wrote.Version != 2 || wrote.Note != "changed" || !wrote.UpdatedAt.IsZero() {
 		t.Fatalf("Write = %+v, %v", wrote, err)
 	}
 	if got, err := s.Lookup(ctx, old.Digest); err != nil || !reflect.DeepEqual(got, wrote) {
@@ -43,7 +43,7 @@ func testWrite(t *testing.T, c redis.UniversalClient) {
 		t.Errorf("the old version again: %v", err)
 	}
 	dated := wrote.clone()
-	dated.UpdatedAt = keystest.Noon()
+	dated.UpdatedAt = keystest.Noon() // the caller says when
 	if wrote, err = s.Write(ctx, wrote, dated); err != nil || !wrote.UpdatedAt.Equal(keystest.Noon()) {
 		t.Errorf("the caller's UpdatedAt: %v, %v", wrote, err)
 	}
