@@ -1,4 +1,4 @@
-package connect
+package connect_test
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 )
 
@@ -23,14 +24,14 @@ type duty func(ctx context.Context, c redis.UniversalClient, n int) error
 
 // user is what a user may do, must do and must not do.
 type user struct {
-	acl      ACL
+	acl      connect.ACL
 	do, deny []duty
 }
 
 func users() map[string]user {
 	return map[string]user{
-		"server": {acl: ServerACL(), do: []duty{lookAtStore, exercise, spendOne, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
-		"cli":    {acl: CLIACL(), do: []duty{acceptEmpty, exercise, manageKeys, awaitServers, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
+		"server": {acl: connect.ServerACL(), do: []duty{lookAtStore, exercise, spendOne, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
+		"cli":    {acl: connect.CLIACL(), do: []duty{acceptEmpty, exercise, manageKeys, awaitServers, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
 	}
 }
 

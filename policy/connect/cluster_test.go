@@ -1,4 +1,4 @@
-package connect
+package connect_test
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
@@ -36,7 +37,7 @@ func asServer(t *testing.T, nodes []*server, rules ...string) {
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	nodes := startCluster(t, 3)
-	asServer(t, nodes, ServerACL().Rules()...)
+	asServer(t, nodes, connect.ServerACL().Rules()...)
 	// One node is enough to know; it tells the others.
 	c := open(t, clusterURL(nodes[1:2]))
 	for n := range 12 { // keys on every node

@@ -1,4 +1,4 @@
-package connect
+package connect_test
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/connect"
 )
 
 func TestTimeouts(t *testing.T) {
@@ -18,7 +20,7 @@ func TestTimeouts(t *testing.T) {
 		"redis://db/5?dial_timeout=3&read_timeout=50ms": {3 * time.Second, 50 * time.Millisecond, 90 * time.Millisecond},
 		"redis+sentinel://db/main/5?write_timeout=1s":   {time.Second, 90 * time.Millisecond, time.Second},
 	} {
-		c, _, err := Open(Options{URL: raw, Deadline: 100 * time.Millisecond})
+		c, _, err := connect.Open(connect.Options{URL: raw, Deadline: 100 * time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -31,7 +33,7 @@ func TestTimeouts(t *testing.T) {
 			t.Errorf("%s: %v, retries %d", raw, got, o.MaxRetries)
 		}
 	}
-	c, _, err := Open(Options{URL: "redis+cluster://db"})
+	c, _, err := connect.Open(connect.Options{URL: "redis+cluster://db"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +73,7 @@ func TestSilence(t *testing.T) {
 func TestSocketAndDatabase(t *testing.T) {
 	t.Parallel()
 	s := start(t, plain)
-	do(t, s, append([]any{"acl", "setuser", "tollgate", "on", ">hunter2"}, anys(ServerACL().Rules())...)...)
+	do(t, s, append([]any{"acl", "setuser", "tollgate", "on", ">hunter2"}, anys(connect.ServerACL().Rules())...)...)
 	do(t, s, "acl", "setuser", "tollgate", "+select")
 	everything(t, open(t, "unix://tollgate:hunter2@"+s.dir+"/s?db=2"), 0)
 	everything(t, open(t, "redis://tollgate:hunter2@"+s.address()+"/3"), 0)
@@ -92,7 +94,7 @@ func anys(list []string) []any {
 func TestInProcess(t *testing.T) {
 	t.Parallel()
 	asked := false
-	c := InProcess(func(context.Context, string, string) (net.Conn, error) { asked = true; return nil, net.ErrClosed }, 100*time.Millisecond)
+	c := connect.InProcess(func(context.Context, string, string) (net.Conn, error) { asked = true; return nil, net.ErrClosed }, 100*time.Millisecond)
 	defer c.Close()
 	if err := c.Ping(t.Context()).Err(); !errors.Is(err, net.ErrClosed) || !asked {
 		t.Errorf("%v, %v", err, asked)

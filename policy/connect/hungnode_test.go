@@ -1,4 +1,4 @@
-package connect
+package connect_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
@@ -29,7 +30,7 @@ func TestOneNodeOfAClusterHangs(t *testing.T) {
 	t.Parallel()
 	const ids = 400
 	nodes := startCluster(t, 3)
-	asServer(t, nodes, ServerACL().Rules()...)
+	asServer(t, nodes, connect.ServerACL().Rules()...)
 	h := newHungCluster(t, clusterURL(nodes), nodes[2].address())
 	h.spend(t, 1) // the client knows the nodes now
 	healthy, hung := h.spend(t, ids)

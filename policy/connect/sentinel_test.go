@@ -1,4 +1,4 @@
-package connect
+package connect_test
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
@@ -20,7 +21,7 @@ func TestSentinel(t *testing.T) {
 	t.Parallel()
 	acl := func(s *server) []string {
 		writeUsers(t, s.dir, "user replica on >replica +psync +replconf +ping",
-			"user tollgate on >hunter2 "+strings.Join(ServerACL().Rules(), " ")+"")
+			"user tollgate on >hunter2 "+strings.Join(connect.ServerACL().Rules(), " ")+"")
 		return append(plain(s), "--masterauth", "replica", "--masteruser", "replica", "--aclfile", "users.acl", "--repl-diskless-sync-delay", "0")
 	}
 	master := start(t, acl)
@@ -30,7 +31,7 @@ func TestSentinel(t *testing.T) {
 	await(t, "the replica has caught up", func(ctx context.Context) bool {
 		return strings.Contains(replica.admin.Info(ctx, "replication").Val(), "master_link_status:up")
 	})
-	watcher := startSentinel(t, master, nil, "user default on nopass ~* &* +@all\nuser watcher on >hunter3 "+strings.Join(SentinelACL().Rules(), " ")+"\n")
+	watcher := startSentinel(t, master, nil, "user default on nopass ~* &* +@all\nuser watcher on >hunter3 "+strings.Join(connect.SentinelACL().Rules(), " ")+"\n")
 	c := open(t, "redis+sentinel://tollgate:hunter2@"+watcher.address()+"/main?sentinel_username=watcher&sentinel_password=hunter3")
 	everything(t, c, 0)
 	if stats := replica.admin.Info(t.Context(), "commandstats").Val(); strings.Contains(stats, "cmdstat_get:") {

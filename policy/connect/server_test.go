@@ -1,4 +1,4 @@
-package connect
+package connect_test
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/connect/redistest"
 )
 
@@ -62,7 +63,7 @@ func await(t testing.TB, what string, ok func(context.Context) bool) {
 // open opens a URL with a deadline that no slow machine exceeds.
 func open(t testing.TB, url string) redis.UniversalClient {
 	t.Helper()
-	c, _, err := Open(Options{URL: url, Deadline: 10 * time.Second})
+	c, _, err := connect.Open(connect.Options{URL: url, Deadline: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

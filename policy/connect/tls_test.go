@@ -1,4 +1,4 @@
-package connect
+package connect_test
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/connect/redistest"
 )
 
@@ -21,7 +22,7 @@ func startTLS(t *testing.T, ca *redistest.Authority, dir string, hosts ...string
 	ca.Write(t, filepath.Join(dir, "ca.pem"))
 	ca.Issue(t, dir, "server", 2, hosts...)
 	ca.Issue(t, dir, "client", 3)
-	writeUsers(t, dir, "user tollgate on >hunter2 "+strings.Join(ServerACL().Rules(), " "))
+	writeUsers(t, dir, "user tollgate on >hunter2 "+strings.Join(connect.ServerACL().Rules(), " "))
 	return start(t, func(s *server) []string {
 		return []string{"--port", "0", "--tls-port", s.port, "--tls-ca-cert-file", filepath.Join(dir, "ca.pem"), "--tls-cert-file",
 			filepath.Join(dir, "server.pem"), "--tls-key-file", filepath.Join(dir, "server.key"), "--aclfile", filepath.Join(dir, "users.acl")}
@@ -108,7 +109,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	first.Write(t, filepath.Join(mine, "ca.pem"))
 	first.Issue(t, mine, "client", 3)
 	var log lockedBuffer
-	c, _, err := Open(Options{
+	c, _, err := connect.Open(connect.Options{
 		URL:      "rediss://" + s.address() + "?" + files(mine) + "&pool_size=1000", // go-redis dials less often after so many errors
 		Deadline: 10 * time.Second, Log: slog.New(slog.NewTextHandler(&log, nil)),
 	})

@@ -1,4 +1,4 @@
-package connect
+package connect_test
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
@@ -164,7 +165,7 @@ func told(list []error) (errs []error) {
 func TestStoreThatDoesNotServe(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(s *server) []string { return []string{"--port", s.port, "--enable-debug-command", "local"} })
-	do(t, s, append([]any{"acl", "setuser", "tollgate", "on", ">hunter2"}, anys(ServerACL().Rules())...)...)
+	do(t, s, append([]any{"acl", "setuser", "tollgate", "on", ">hunter2"}, anys(connect.ServerACL().Rules())...)...)
 	do(t, s, "acl", "setuser", "tollgate", "+select")
 	st := newStanding(t, "redis://tollgate:hunter2@"+s.address()+"/2")
 	for _, trouble := range troubles() {
@@ -197,7 +198,7 @@ func TestStoreThatAsksForAPassword(t *testing.T) {
 func TestClusterThatDoesNotServe(t *testing.T) {
 	t.Parallel()
 	node := startCluster(t, 1)[0]
-	asServer(t, []*server{node}, ServerACL().Rules()...)
+	asServer(t, []*server{node}, connect.ServerACL().Rules()...)
 	for url, trouble := range map[string]trouble{
 		"redis://tollgate:hunter2@" + node.address(): {"no slots", "CLUSTERDOWN", false, false,
 			func(t *testing.T, s *server) { do(t, s, "cluster", "delslotsrange", 0, 16383) },
