@@ -50,12 +50,12 @@ func TestCachedKey(t *testing.T) {
 	client := extauthztest.NewRedis(t, "embedded")
 	registry := prometheus.NewRegistry()
 	metrics := extauthz.NewMetrics(registry)
-	cache := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: extauthztest.Limit, Changed: metrics.KeyChanged})
+	grants := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: extauthztest.Limit, Changed: metrics.KeyChanged})
 	written := make(touches, 1)
 	usage := keys.NewUsage(written, 10, time.Now)
-	extauthz.RegisterCache(registry, cache, usage)
+	extauthz.RegisterCache(registry, grants, usage)
 	s := extauthztest.NewStack(t, func(c *extauthz.Config) {
-		c.Keys, c.Limits, c.Usage = cache, spender(spends), usage
+		c.Keys, c.Limits, c.Usage = grants, spender(spends), usage
 	}, extauthztest.SmallFile())
 	secret, entries := extauthztest.SmallKey()
 	if _, err := keys.Seed(extauthztest.Within(t), keys.NewStore(client), entries, s.Hasher); err != nil {
@@ -176,13 +176,13 @@ func TestKeysUnderAnOlderPepper(t *testing.T) {
 // The change of a key reaches a running server by its stream.
 func TestRevocationReachesTheServer(t *testing.T) {
 	client := extauthztest.NewRedis(t, "redis")
-	cache := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: extauthztest.Limit, TTL: time.Hour})
+	grants := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: extauthztest.Limit, TTL: time.Hour})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
-	go func() { defer close(ended); cache.Run(ctx) }()
+	go func() { defer close(ended); grants.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-ended })
-	extauthztest.Eventually(t, "the stream is up", func() bool { return cache.Stream().Listening })
-	s := extauthztest.NewStack(t, func(c *extauthz.Config) { c.Keys, c.Limits = cache, spender(spends) }, extauthztest.SmallFile())
+	extauthztest.Eventually(t, "the stream is up", func() bool { return grants.Stream().Listening })
+	s := extauthztest.NewStack(t, func(c *extauthz.Config) { c.Keys, c.Limits = grants, spender(spends) }, extauthztest.SmallFile())
 	secret, entries := extauthztest.SmallKey()
 	if _, err := keys.Seed(extauthztest.Within(t), keys.NewStore(client), entries, s.Hasher); err != nil {
 		t.Fatal(err)

@@ -160,16 +160,16 @@ func TestProfilerIsApart(t *testing.T) {
 // What the server had leased is in the store again when it has ended, and with --limits exact nothing is taken.
 func TestLeasesGoBackAtTheEnd(t *testing.T) {
 	for _, mode := range []string{server.LimitsAuto, server.LimitsExact} {
-		store, dir := miniredis.RunT(t), tollgatetest.ShortDir(t)
+		mini, dir := miniredis.RunT(t), tollgatetest.ShortDir(t)
 		plan := "plans:\n- {name: big, limits: [{name: day, requests: 1000000, per: day}]}\n"
 		tollgatetest.WriteFile(t, dir+"/policy.yaml", append(pixelbyte(t, "policy.yaml"), plan...))
-		client := redis.NewClient(&redis.Options{Addr: store.Addr()})
+		client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
 		defer client.Close()
 		key := keys.Key{ID: "key_full", API: "pixelbyte", Name: "full", Plan: "big", LimitID: "key_full", Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
 		if _, err := keys.Seed(t.Context(), keys.NewStore(client), []keys.Entry{{Key: key, Secret: "pb_DemoFullAccess000000000000040Zm5v"}}, keys.NewHasher(nil)); err != nil {
 			t.Fatal(err)
 		}
-		r := start(t, "--policy", dir+"/policy.yaml", "--store", "redis://"+store.Addr(), "--deadline", "20s", "--limits", mode)
+		r := start(t, "--policy", dir+"/policy.yaml", "--store", "redis://"+mini.Addr(), "--deadline", "20s", "--limits", mode)
 		conn, err := grpc.NewClient(r.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			t.Fatal(err)
@@ -188,7 +188,7 @@ func TestLeasesGoBackAtTheEnd(t *testing.T) {
 				t.Fatalf("%v, %v", response, err)
 			}
 		}
-		counter := func() string { return store.HGet("tg:v1:count:{key_full}", "day:day") }
+		counter := func() string { return mini.HGet("tg:v1:count:{key_full}", "day:day") }
 		if leased := strings.Count(counter(), ":") == 2; leased != (mode == server.LimitsAuto) {
 			t.Errorf("--limits %s: %s", mode, counter())
 		}

@@ -21,24 +21,24 @@ import (
 // A clock of the store that jumps and returns is in the log with its size and in the metrics, each way, and nobody is
 // refused for longer than a window.
 func TestClockJumpIsSaid(t *testing.T) {
-	store, dir := miniredis.RunT(t), tollgatetest.ShortDir(t)
+	mini, dir := miniredis.RunT(t), tollgatetest.ShortDir(t)
 	plan := "plans:\n- {name: full, limits: [{name: second, requests: 5, per: second}]}\n"
 	tollgatetest.WriteFile(t, dir+"/policy.yaml", append(pixelbyte(t, "policy.yaml"), plan...))
-	client := redis.NewClient(&redis.Options{Addr: store.Addr()})
+	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
 	defer client.Close()
 	key := keys.Key{ID: "key_full", API: "pixelbyte", Name: "full", Plan: "full", LimitID: "key_full", Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
 	if _, err := keys.Seed(t.Context(), keys.NewStore(client), []keys.Entry{{Key: key, Secret: "pb_DemoFullAccess000000000000040Zm5v"}}, keys.NewHasher(nil)); err != nil {
 		t.Fatal(err)
 	}
-	store.SetTime(time.Now())
-	r := start(t, "--policy", dir+"/policy.yaml", "--store", "redis://"+store.Addr(), "--deadline", "20s")
+	mini.SetTime(time.Now())
+	r := start(t, "--policy", dir+"/policy.yaml", "--store", "redis://"+mini.Addr(), "--deadline", "20s")
 	conn, err := grpc.NewClient(r.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	allowed := func(wrong time.Duration) bool {
-		store.SetTime(time.Now().Add(wrong)) // it stands else
+		mini.SetTime(time.Now().Add(wrong)) // it stands else
 		response, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
 				Host: "api.pixelbyte.io", Method: "GET", Path: "/v1/models", HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
@@ -52,7 +52,7 @@ func TestClockJumpIsSaid(t *testing.T) {
 		return response.GetOkResponse() != nil
 	}
 	says := func(sign string) bool { // a busy machine may be late by some seconds
-		return regexp.MustCompile(`the store's clock has jumped.* by=` + sign + `(9600h0m|9599h59m5)[0-9.]*s jumps=`).MatchString(r.stderr.String())
+		return regexp.MustCompile(`the mini's clock has jumped.* by=` + sign + `(9600h0m|9599h59m5)[0-9.]*s jumps=`).MatchString(r.stderr.String())
 	}
 	if !allowed(0) {
 		t.Fatal("refused before the jump")

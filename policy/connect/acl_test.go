@@ -30,8 +30,8 @@ type user struct {
 
 func users() map[string]user {
 	return map[string]user{
-		"server": {acl: connect.ServerACL(), do: []duty{lookAtStore, exercise, spendOne, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, audit, foreignKey, foreignChannel}},
-		"cli":    {acl: connect.CLIACL(), do: []duty{acceptEmpty, exercise, manageKeys, awaitServers, repair, manageTeams, audit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
+		"server": {acl: connect.ServerACL(), do: []duty{lookAtStore, exercise, spendOne, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, readAudit, foreignKey, foreignChannel}},
+		"cli":    {acl: connect.CLIACL(), do: []duty{acceptEmpty, exercise, manageKeys, awaitServers, repair, manageTeams, readAudit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
 	}
 }
 
@@ -43,9 +43,9 @@ func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
 
 // lookAtStore is what a server does first, and each second.
 func lookAtStore(ctx context.Context, c redis.UniversalClient, _ int) error {
-	standing := keys.NewStanding(c, keys.NewHasher([]byte("pepper")), keys.StandingOptions{Timeout: 5 * time.Second})
-	state, err := standing.Look(ctx)
-	return errors.Join(err, state.Unseen, standing.Vouch(ctx, "tg:v1:secret:00"))
+	w := keys.NewStanding(c, keys.NewHasher([]byte("pepper")), keys.StandingOptions{Timeout: 5 * time.Second})
+	state, err := w.Look(ctx)
+	return errors.Join(err, state.Unseen, w.Vouch(ctx, "tg:v1:secret:00"))
 }
 
 // acceptEmpty is what makes a new store one for the commands, which look at its pepper first.
@@ -74,49 +74,49 @@ func awaitServers(ctx context.Context, c redis.UniversalClient, n int) error {
 
 // changeFromServer is what a server writes besides its counters.
 func changeFromServer(ctx context.Context, c redis.UniversalClient, n int) error {
-	store, k := keys.NewStore(c), newKey(n)
-	serve := keys.NewManager(store, keys.NewHasher([]byte("pepper")), nil, keys.NewAudit(c, 1000), keys.Actor{Name: "serve", Operator: true}, time.Now)
+	records, k := keys.NewStore(c), newKey(n)
+	serve := keys.NewManager(records, keys.NewHasher([]byte("pepper")), nil, keys.NewAudit(c, 1000), keys.Actor{Name: "serve", Operator: true}, time.Now)
 	if added, err := serve.Seed(ctx, []keys.Entry{{Key: *newKey(300_000 + n)}}, keys.SeedSource{}); err != nil || added != 1 {
 		return fmt.Errorf("%d added: %w", added, err)
 	}
-	if err := store.Touch(ctx, []keys.Use{{ID: k.ID, At: time.Now()}}); err != nil {
+	if err := records.Touch(ctx, []keys.Use{{ID: k.ID, At: time.Now()}}); err != nil {
 		return err
 	}
-	return store.Rehash(ctx, k.ID, k.Digest, keys.NewHasher([]byte("newer")).Digest(k.ID))
+	return records.Rehash(ctx, k.ID, k.Digest, keys.NewHasher([]byte("newer")).Digest(k.ID))
 }
 
 // manageKeys is the life of a key.
 func manageKeys(ctx context.Context, c redis.UniversalClient, n int) error {
-	store, room := keys.NewStore(c), &keys.Cap{Most: 1000}
+	records, room := keys.NewStore(c), &keys.Cap{Most: 1000}
 	k := newKey(100_000 + n)
-	if err := store.CreateWithin(ctx, k, room); err != nil {
+	if err := records.CreateWithin(ctx, k, room); err != nil {
 		return err
 	}
-	if page, _, err := store.List(ctx, keys.Filter{}, "", 10); err != nil || len(page) == 0 {
+	if page, _, err := records.List(ctx, keys.Filter{}, "", 10); err != nil || len(page) == 0 {
 		return fmt.Errorf("%d keys listed: %w", len(page), err)
 	}
-	if _, err := store.Replication(ctx, k.ID); err != nil {
+	if _, err := records.Replication(ctx, k.ID); err != nil {
 		return err
 	}
-	old, err := store.Get(ctx, k.ID)
+	old, err := records.Get(ctx, k.ID)
 	if err != nil {
 		return err
 	}
 	next := *old
 	next.Note = "noted"
-	now, err := store.Write(ctx, old, &next)
+	now, err := records.Write(ctx, old, &next)
 	if err != nil {
 		return err
 	}
-	if _, err := store.WriteWithin(ctx, old, &next, room); !errors.Is(err, keys.ErrConflict) || strings.Contains(err.Error(), "NOPERM") {
+	if _, err := records.WriteWithin(ctx, old, &next, room); !errors.Is(err, keys.ErrConflict) || strings.Contains(err.Error(), "NOPERM") {
 		return fmt.Errorf("an overtaken write: %w", err)
 	}
 	last := *now
 	last.Status = keys.Revoked
-	if _, _, err := store.WriteAndWait(ctx, now, &last, 1, time.Millisecond); err != nil {
+	if _, _, err := records.WriteAndWait(ctx, now, &last, 1, time.Millisecond); err != nil {
 		return err
 	}
-	return store.Delete(ctx, k)
+	return records.Delete(ctx, k)
 }
 
 // repair looks through everything, and mends a key that has left its lists.
@@ -131,40 +131,40 @@ func repair(ctx context.Context, c redis.UniversalClient, n int) error {
 
 // manageTeams is the life of a team.
 func manageTeams(ctx context.Context, c redis.UniversalClient, n int) error {
-	store, name := keys.NewStore(c), fmt.Sprint("team", n)
-	if err := store.CreateTeam(ctx, keys.Team{API: "api", Name: name}); err != nil {
+	records, name := keys.NewStore(c), fmt.Sprint("team", n)
+	if err := records.CreateTeam(ctx, keys.Team{API: "api", Name: name}); err != nil {
 		return err
 	}
-	added, token, err := store.AddMember(ctx, keys.Member{API: "api", Team: name, Name: "Ada", Role: keys.Admin})
+	added, token, err := records.AddMember(ctx, keys.Member{API: "api", Team: name, Name: "Ada", Role: keys.Admin})
 	if err != nil {
 		return err
 	}
-	if _, err := store.MemberByToken(ctx, token); err != nil {
+	if _, err := records.MemberByToken(ctx, token); err != nil {
 		return err
 	}
-	if teams, _, err := store.Teams(ctx, "api", "", 10); err != nil || len(teams) == 0 {
+	if teams, _, err := records.Teams(ctx, "api", "", 10); err != nil || len(teams) == 0 {
 		return fmt.Errorf("%d teams: %w", len(teams), err)
 	}
-	if members, err := store.Members(ctx, "api", name); err != nil || len(members) != 1 {
+	if members, err := records.Members(ctx, "api", name); err != nil || len(members) != 1 {
 		return fmt.Errorf("%d members: %w", len(members), err)
 	}
-	stored, err := store.StoredMember(ctx, "api", name, added.ID)
+	stored, err := records.StoredMember(ctx, "api", name, added.ID)
 	if err != nil {
 		return err
 	}
-	if _, err := store.SetRole(ctx, stored, keys.Admin); err != nil {
+	if _, err := records.SetRole(ctx, stored, keys.Admin); err != nil {
 		return err
 	}
-	if stored, err = store.StoredMember(ctx, "api", name, added.ID); err != nil {
+	if stored, err = records.StoredMember(ctx, "api", name, added.ID); err != nil {
 		return err
 	}
-	if err := store.RemoveMember(ctx, stored); err != nil {
+	if err := records.RemoveMember(ctx, stored); err != nil {
 		return err
 	}
-	return store.DeleteTeam(ctx, "api", name)
+	return records.DeleteTeam(ctx, "api", name)
 }
 
-func audit(ctx context.Context, c redis.UniversalClient, _ int) error {
+func readAudit(ctx context.Context, c redis.UniversalClient, _ int) error {
 	a := keys.NewAudit(c, 1000)
 	if err := a.Do(ctx, keys.AuditEntry{Who: "me", Action: keys.ActionCreate}, func(context.Context) error { return nil }); err != nil {
 		return err

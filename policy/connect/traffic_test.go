@@ -37,21 +37,21 @@ func exercise(ctx context.Context, c redis.UniversalClient, n int) error {
 	if err := c.Ping(ctx).Err(); err != nil {
 		return fmt.Errorf("ping: %w", err)
 	}
-	store := keys.NewStore(c)
+	records := keys.NewStore(c)
 	k := newKey(n)
-	if err := store.Create(ctx, k); err != nil {
+	if err := records.Create(ctx, k); err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
 	thief := newKey(n)
 	thief.ID += "_thief"
-	err := store.Create(ctx, thief)
+	err := records.Create(ctx, thief)
 	if !errors.Is(err, keys.ErrSecretTaken) || strings.Contains(err.Error(), "\n") { // and nothing is left of it
 		return fmt.Errorf("create with a taken secret: %w", err)
 	}
-	if _, err := store.Lookup(ctx, k.Digest); err != nil {
+	if _, err := records.Lookup(ctx, k.Digest); err != nil {
 		return fmt.Errorf("look-up: %w", err)
 	}
-	if _, err := store.Lookup(ctx, keys.NewHasher(nil).Digest("nobody's")); !errors.Is(err, keys.ErrUnknown) {
+	if _, err := records.Lookup(ctx, keys.NewHasher(nil).Digest("nobody's")); !errors.Is(err, keys.ErrUnknown) {
 		return fmt.Errorf("look-up of an unknown secret: %w", err)
 	}
 	return nil

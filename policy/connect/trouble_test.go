@@ -95,8 +95,8 @@ func load(t *testing.T, s *server) {
 	await(t, "it loads", func(ctx context.Context) bool { return redis.IsLoadingError(s.admin.Get(ctx, "filler0").Err()) })
 }
 
-// standing is a server with keys that a cache knows, and what serves them.
-type standing struct {
+// steady is a server with keys that a cache knows, and what serves them.
+type steady struct {
 	client redis.UniversalClient
 	cache  *keys.Cache
 	leases *counters.Leases
@@ -105,9 +105,9 @@ type standing struct {
 
 const known = 4
 
-func newStanding(t *testing.T, url string) *standing {
+func newSteady(t *testing.T, url string) *steady {
 	t.Helper()
-	st := &standing{client: open(t, url), later: new(atomic.Int64)}
+	st := &steady{client: open(t, url), later: new(atomic.Int64)}
 	began := time.Now()
 	st.cache = keys.NewCache(keys.NewStore(st.client), keys.CacheOptions{
 		Timeout: 10 * time.Second, Now: func() time.Time { return began.Add(time.Duration(st.later.Load()) * time.Second) },
@@ -123,7 +123,7 @@ func newStanding(t *testing.T, url string) *standing {
 }
 
 // serves looks up and spends as long as everything is right.
-func (st *standing) serves(t *testing.T) {
+func (st *steady) serves(t *testing.T) {
 	t.Helper()
 	await(t, "the store serves again", func(context.Context) bool {
 		st.later.Add(31)
@@ -138,7 +138,7 @@ func (st *standing) serves(t *testing.T) {
 }
 
 // spend spends the limits of so many keys at once: from 33 on in more than one script.
-func (st *standing) spend(t *testing.T, n int) []error {
+func (st *steady) spend(t *testing.T, n int) []error {
 	list := make([]error, n)
 	var work sync.WaitGroup
 	for i := range list {
@@ -167,7 +167,7 @@ func TestStoreThatDoesNotServe(t *testing.T) {
 	s := start(t, func(s *server) []string { return []string{"--port", s.port, "--enable-debug-command", "local"} })
 	do(t, s, append([]any{"acl", "setuser", "tollgate", "on", ">hunter2"}, anys(connect.ServerACL().Rules())...)...)
 	do(t, s, "acl", "setuser", "tollgate", "+select")
-	st := newStanding(t, "redis://tollgate:hunter2@"+s.address()+"/2")
+	st := newSteady(t, "redis://tollgate:hunter2@"+s.address()+"/2")
 	for _, trouble := range troubles() {
 		t.Run(trouble.name, func(t *testing.T) {
 			trouble.begin(t, s)
@@ -183,7 +183,7 @@ func TestStoreThatAsksForAPassword(t *testing.T) {
 	t.Parallel()
 	s := start(t, plain)
 	for _, url := range []string{"redis://" + s.address(), "redis://" + s.address() + "/2"} {
-		st := newStanding(t, url)
+		st := newSteady(t, url)
 		trouble := trouble{says: "NOAUTH", hangsUp: true} // on who sends much without a password
 		do(t, s, "config", "set", "requirepass", "hunter2")
 		// The administrator's connection was there before.
@@ -205,7 +205,7 @@ func TestClusterThatDoesNotServe(t *testing.T) {
 			func(t *testing.T, s *server) { do(t, s, "cluster", "addslotsrange", 0, 16383) }},
 		clusterURL([]*server{node}): {"password changed", "WRONGPASS", false, false, rules("resetpass", ">other"), rules("resetpass", ">hunter2")},
 	} {
-		st := newStanding(t, url)
+		st := newSteady(t, url)
 		trouble.begin(t, node)
 		st.suffers(t, trouble)
 		trouble.heal(t, node)
@@ -214,7 +214,7 @@ func TestClusterThatDoesNotServe(t *testing.T) {
 }
 
 // suffers checks what is said during a trouble.
-func (st *standing) suffers(t *testing.T, trouble trouble) {
+func (st *steady) suffers(t *testing.T, trouble trouble) {
 	t.Helper()
 	st.later.Add(31) // all are to be read again
 	for n := range known {
@@ -247,7 +247,7 @@ func (st *standing) suffers(t *testing.T, trouble trouble) {
 	}
 }
 
-func (st *standing) away(t *testing.T, trouble trouble, err error) {
+func (st *steady) away(t *testing.T, trouble trouble, err error) {
 	t.Helper()
 	var corrupt *keys.CorruptError
 	var broken *limits.BrokenError

@@ -25,9 +25,9 @@ func testCacheOfAnEmptiedStore(t *testing.T, c redis.UniversalClient) {
 	s, h := NewStore(c), NewHasher([]byte("a"))
 	var now atomic.Int64
 	clock := func() time.Time { return time.Unix(1_800_000_000, now.Load()) }
-	var cache *Cache
-	w := NewStanding(c, h, StandingOptions{Timeout: 10 * time.Second, Emptied: func() { cache.StoreEmptied() }})
-	cache = NewCache(s, CacheOptions{Vouch: w.Vouch, Now: clock, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
+	var memory *Cache
+	w := NewStanding(c, h, StandingOptions{Timeout: 10 * time.Second, Emptied: func() { memory.StoreEmptied() }})
+	memory = NewCache(s, CacheOptions{Vouch: w.Vouch, Now: clock, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
 	if _, err := w.Look(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func testCacheOfAnEmptiedStore(t *testing.T, c redis.UniversalClient) {
 	}
 	lookup := func(what, secret string, want error) {
 		t.Helper()
-		if g, err := cache.Lookup(t.Context(), h.Digest(secret)); !errors.Is(err, want) || want == nil && g.ID() != warm.ID {
+		if g, err := memory.Lookup(t.Context(), h.Digest(secret)); !errors.Is(err, want) || want == nil && g.ID() != warm.ID {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -73,7 +73,7 @@ func TestEmptiedNode(t *testing.T) {
 	if _, err := w.Look(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	cache := NewCache(s, CacheOptions{Vouch: w.Vouch, Now: func() time.Time { return clock }, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
+	memory := NewCache(s, CacheOptions{Vouch: w.Vouch, Now: func() time.Time { return clock }, Timeout: 10 * time.Second, StaleFor: func(string) time.Duration { return time.Minute }})
 	first := func(key string) bool { return client.ClusterKeySlot(t.Context(), key).Val() < 16384/2 }
 	halves := map[string]Digest{} // of keys, by what the second node has of them
 	for i := 0; len(halves) < 4; i++ {
@@ -87,14 +87,14 @@ func TestEmptiedNode(t *testing.T) {
 		if err := s.Create(t.Context(), k); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := cache.Lookup(t.Context(), d); err != nil {
+		if _, err := memory.Lookup(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}
 	}
 	nodes[1].Do(t, "flushall")
 	clock = clock.Add(40 * time.Second) // longer than the TTL
 	for what, d := range halves {
-		if _, err := cache.Lookup(t.Context(), d); err != nil {
+		if _, err := memory.Lookup(t.Context(), d); err != nil {
 			t.Errorf("a key in memory of which %q is lost: %v", what, err)
 		}
 	}

@@ -319,7 +319,7 @@ func testCorruptMembers(t *testing.T, c redis.UniversalClient) {
 func TestMemberFields(t *testing.T) {
 	s := NewStore(keystest.NewEmbedded(t))
 	mustTeam(t, s, "pictify", "orbit")
-	keys := s.client.DBSize(t.Context()).Val()
+	before := s.client.DBSize(t.Context()).Val()
 	whole := func(edit func(*Member)) Member {
 		m := Member{API: "pictify", Team: "orbit", Name: "Ann", Role: Admin}
 		edit(&m)
@@ -341,8 +341,8 @@ func TestMemberFields(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
-	if n := s.client.DBSize(t.Context()).Val(); n != keys {
-		t.Errorf("%d keys were written", n-keys)
+	if n := s.client.DBSize(t.Context()).Val(); n != before {
+		t.Errorf("%d before were written", n-before)
 	}
 }
 

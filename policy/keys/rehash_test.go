@@ -30,9 +30,9 @@ func (s *rehashed) Rehash(_ context.Context, id string, from, to Digest) error {
 
 func TestRehashes(t *testing.T) {
 	c := keystest.NewEmbedded(t)
-	audit := NewAudit(c, 1000)
+	stream := NewAudit(c, 1000)
 	store := &rehashed{calls: make(chan rehash, 2*maxRehashes), fails: map[string]bool{"key_b": true}}
-	r := NewRehashes(store, audit, Actor{Name: "serve", Operator: true})
+	r := NewRehashes(store, stream, Actor{Name: "serve", Operator: true})
 	again := make(chan time.Time)
 	r.pause = func() <-chan time.Time { return again }
 	failed := make(chan string, 10)
@@ -65,7 +65,7 @@ func TestRehashes(t *testing.T) {
 		var entries []AuditEntry
 		keystest.Await(t, "the outcome", func(ctx context.Context) (ok bool) {
 			var err error
-			entries, _, err = audit.Read(ctx, "", 1000, OldestFirst)
+			entries, _, err = stream.Read(ctx, "", 1000, OldestFirst)
 			return err == nil && len(entries) == 2*n
 		})
 		intent, outcome := entries[2*n-2], entries[2*n-1]

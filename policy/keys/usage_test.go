@@ -37,8 +37,8 @@ func (s *touches) Touch(_ context.Context, uses []Use) error {
 }
 
 func TestUsageWritesEachGrantOnceAMinute(t *testing.T) {
-	store, clock := &touches{}, &keystest.Clock{}
-	u := NewUsage(store, 100, clock.Now)
+	writes, clock := &touches{}, &keystest.Clock{}
+	u := NewUsage(writes, 100, clock.Now)
 	g := NewGrant(Sample())
 	var want []Use
 	for i := range 3 {
@@ -49,15 +49,15 @@ func TestUsageWritesEachGrantOnceAMinute(t *testing.T) {
 		want = append(want, Use{ID: g.ID(), At: clock.Now().Local()})
 		clock.Advance(time.Second)
 	}
-	if err := u.flush(t.Context()); err != nil || len(store.calls) != 1 || !slices.Equal(store.calls[0], want) {
-		t.Fatalf("%v, %v, want %v", store.calls, err, want)
+	if err := u.flush(t.Context()); err != nil || len(writes.calls) != 1 || !slices.Equal(writes.calls[0], want) {
+		t.Fatalf("%v, %v, want %v", writes.calls, err, want)
 	}
-	if err := u.flush(t.Context()); err != nil || len(store.calls) != 1 {
-		t.Errorf("a minute without use: %v, %v", store.calls, err)
+	if err := u.flush(t.Context()); err != nil || len(writes.calls) != 1 {
+		t.Errorf("a minute without use: %v, %v", writes.calls, err)
 	}
 	u.Note(g)
-	if err := u.flush(t.Context()); err != nil || len(store.calls) != 2 {
-		t.Errorf("the next minute: %v, %v", store.calls, err)
+	if err := u.flush(t.Context()); err != nil || len(writes.calls) != 2 {
+		t.Errorf("the next minute: %v, %v", writes.calls, err)
 	}
 }
 
@@ -144,8 +144,8 @@ func (s *unsteady) Touch(_ context.Context, uses []Use) error {
 // Over writings that fail and that do not, each key is at the end written with its newest use, if that is one of the
 // newest notes that there is room for; and nothing newer is overwritten by something older.
 func TestUsageWritesTheNewestUse(t *testing.T) {
-	const keys = 5_000
-	kinds := make([]*Key, keys)
+	const inUse = 5_000
+	kinds := make([]*Key, inUse)
 	for i := range kinds {
 		kinds[i] = Sample(func(k *Key) { k.ID = fmt.Sprintf("key_%04d", i) + strings.Repeat("_", i%50) })
 	}
@@ -157,13 +157,13 @@ func TestUsageWritesTheNewestUse(t *testing.T) {
 		most := rapid.SampledFrom([]int{1, 700, 2_500, 1_000_000}).Draw(t, "most")
 		clock, store := &keystest.Clock{}, &unsteady{t: t, told: map[string]time.Time{}}
 		u := NewUsage(store, most, clock.Now)
-		newest, grants, noted, places := map[string]note{}, make([]*Grant, keys), make([]int, keys), 0
+		newest, grants, noted, places := map[string]note{}, make([]*Grant, inUse), make([]int, inUse), 0
 		flushes := 1
-		use := func() { // of some keys after each other
-			from := rapid.IntRange(0, keys-1).Draw(t, "from")
+		use := func() { // of some inUse after each other
+			from := rapid.IntRange(0, inUse-1).Draw(t, "from")
 			anew := rapid.IntRange(1, 5).Draw(t, "anew") == 1
 			for i := range rapid.IntRange(1, 3_000).Draw(t, "keys") {
-				i = (from + i) % keys
+				i = (from + i) % inUse
 				if grants[i] == nil || anew {
 					grants[i], noted[i] = NewGrant(kinds[i]), 0
 				}
