@@ -37,7 +37,7 @@ type options struct {
 
 	grpcAddress      string // HOST:PORT or unix:PATH
 	httpAddress      string // HOST:PORT
-	authzHTTPAddress string // HOST:PORT or unix:PATH; empty: no HTTP lane
+	authzHTTPAddress string // HOST:PORT or unix:PATH; empty: none over HTTP
 	authzHTTPTrusted string // CIDRs, joined with commas
 	addressesFile    string
 	pprofAddress     string // HOST:PORT on the loopback; none if empty

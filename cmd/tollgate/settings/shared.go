@@ -1,3 +1,5 @@
+// Package settings holds what the server and the commands are both told: where policy and
+// store are, and how keys are hashed. It also reads the config file and tokens.
 package settings
 
 import (
