@@ -50,7 +50,7 @@ type options struct {
 	drainTimeout   time.Duration
 	reloadInterval time.Duration
 	replicas       int
-	limits         string // limitsAuto or limitsExact
+	limits         string // LimitsAuto or LimitsExact
 
 	logFormat    string
 	logLevel     string
