@@ -271,6 +271,26 @@ func TestKeysInTheQuery(t *testing.T) {
 	}
 }
 
+// Caddy's rewrite reads a target in a way of its own: the path goes out unescaped, and
+// braces and a second "=" of the query escaped.
+func TestTargetForCaddy(t *testing.T) {
+	ask := httpserver.Directly(extauthztest.AuthorizerOf(t, extauthztest.SmallFile(), extauthztest.Allowing()))
+	secret, _ := extauthztest.SmallKey()
+	resp, body := first(t, ask, "GET /caddy/api=small,target=rewritten HTTP/1.1", "x-forwarded-method: GET", "x-forwarded-uri: /items/a%20b?x={y}&api_key="+secret+"&c=d=e")
+	if got := resp.Header.Get("X-Tollgate-Target"); resp.StatusCode != 200 || got != "/items/a b?x=%7By%7D&c=d%3De" {
+		t.Errorf("%d, target %q: %s", resp.StatusCode, got, body)
+	}
+}
+
+// A body that comes in pieces is dropped whole: the next request begins after it.
+func TestBodyInPieces(t *testing.T) {
+	ask := httpserver.Directly(extauthztest.AuthorizerOf(t, extauthztest.SmallFile(), extauthztest.Allowing()))
+	out := string(ask([]byte("POST /envoy/api=small/open HTTP/1.1\r\ncontent-length: 5000\r\n\r\n" + strings.Repeat("x", 5000) + "GET /envoy/api=small/open HTTP/1.1\r\n\r\n")))
+	if n := strings.Count(out, "HTTP/1.1 "); n != 2 || !strings.Contains(out, "HTTP/1.1 200 ") {
+		t.Errorf("%d answers: %q", n, out)
+	}
+}
+
 // A 5xx of the API is no failure of Tollgate, and a failure of Tollgate is nothing
 // else; neither allows.
 func TestWhenUndecided(t *testing.T) {
