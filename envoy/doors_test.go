@@ -73,8 +73,8 @@ func eachOtherDoor(t *testing.T, file policyfile.File, entries []keys.Entry, edi
 	t.Helper()
 	s := extauthztest.NewStack(t, nil, file)
 	s.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
-	lane := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})
-	eachOtherProxy(t, proxySetup{tollgate: lane, edit: edit, patient: true}, func(t *testing.T, p *otherProxy) {
+	overHTTP := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})
+	eachOtherProxy(t, proxySetup{tollgate: overHTTP, edit: edit, patient: true}, func(t *testing.T, p *otherProxy) {
 		test(t, door{p.name, s, func(r *envoytest.Request) (*envoytest.Response, error) {
 			return r.SendH1(extauthztest.Within(t), p.addr, p.protocol)
 		}})

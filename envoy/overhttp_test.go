@@ -65,8 +65,8 @@ func TestEnvoyAsksAboutPathsOnly(t *testing.T) {
 	}
 	s := extauthztest.NewStack(t, nil, extauthztest.SmallFile("api: small", "api: pixelbyte"))
 	s.Use(t, extauthztest.NewRedis(t, "embedded"), nil)
-	lane := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})
-	e := startEnvoy(t, envoyVersions()[0], bytes.Replace(shipped, words, []byte("path_prefix: /envoy/api=pixelbyte"), 1), lane, s)
+	overHTTP := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})
+	e := startEnvoy(t, envoyVersions()[0], bytes.Replace(shipped, words, []byte("path_prefix: /envoy/api=pixelbyte"), 1), overHTTP, s)
 	request := func(method, target string) *envoytest.Request {
 		return &envoytest.Request{Method: method, Target: target, Host: "api.pixelbyte.io", Source: netip.MustParseAddr("192.0.2.1")}
 	}

@@ -120,15 +120,15 @@ func TestScriptBehindOtherProxies(t *testing.T) {
 	})
 }
 
-// stand builds what the setup does not bring: a stack with its lane, and an
+// stand builds what the setup does not bring: a stack that is also asked over HTTP, and an
 // application.
 func (p *otherProxy) stand(t *testing.T, setup *proxySetup) {
 	t.Helper()
 	file, _, _ := extauthztest.APIFiles(t, "pixelmagic")
 	p.stack = extauthztest.NewStack(t, nil, file)
-	lane := extauthztest.ServeHTTP(t, p.stack, httpserver.Config{Trusted: extauthztest.Loopback()})
+	overHTTP := extauthztest.ServeHTTP(t, p.stack, httpserver.Config{Trusted: extauthztest.Loopback()})
 	if setup.tollgate == "" {
-		setup.tollgate, setup.patient = lane, true
+		setup.tollgate, setup.patient = overHTTP, true
 		if p.grpc {
 			setup.tollgate = p.stack.Addr
 		}

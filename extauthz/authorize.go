@@ -1,10 +1,9 @@
-// Package extauthz is Tollgate's side of Envoy's external authorization protocol
-// (envoy.service.auth.v3): it turns a CheckRequest into a policy.Request, carries
-// out what the decision waits for, and turns the Decision into a CheckResponse.
-// It is the only package that knows Envoy's protocol buffers.
+// Package extauthz decides requests for the servers: it carries out what a
+// decision waits for (a key, the limits), logs and counts it, and follows the policy
+// files. It knows no protocol: grpcserver speaks Envoy's ext_authz v3, httpserver
+// HTTP/1.1, and both ask the one Authorizer.
 //
-// The path of a request reads top-down in this file; decode.go and reply.go hold
-// its two ends, and call.go hangs all of it into gRPC.
+// The path of a request reads top-down in this file.
 package extauthz
 
 import (

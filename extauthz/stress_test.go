@@ -178,7 +178,7 @@ func endsAll(t *testing.T) {
 }
 
 // Callers who leave while their checks wait for a key or for the limits, over gRPC and
-// over the lane, leave nothing behind, whatever the store does.
+// over HTTP, leave nothing behind, whatever the store does.
 func TestCallersLeave(t *testing.T) {
 	endsAll(t)
 	secret, _ := extauthztest.SmallKey()
@@ -192,7 +192,7 @@ func TestCallersLeave(t *testing.T) {
 	spends := extauthztest.BrokenStore{OnLookup: extauthztest.Found, OnSpend: func(ctx context.Context) (limits.Result, error) { return limits.Result{}, wait(ctx) }}
 	for name, store := range map[string]extauthztest.BrokenStore{"key": lookups, "limits": spends} {
 		s := extauthztest.NewStack(t, func(c *extauthz.Config) { c.Keys, c.Limits, c.Deadline = store, store, 200*time.Millisecond }, extauthztest.SmallFile())
-		lane := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})
+		overHTTP := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})
 		client := authv3.NewAuthorizationClient(s.Dial(t))
 		ctx, cancel := context.WithCancel(t.Context())
 		var calls sync.WaitGroup
@@ -205,7 +205,7 @@ func TestCallersLeave(t *testing.T) {
 					t.Errorf("%s: %v", name, err)
 				}
 			})
-			c, err := net.Dial("tcp", lane)
+			c, err := net.Dial("tcp", overHTTP)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -14,25 +14,25 @@ import (
 	"tollgate/cmd/tollgate/tollgatetest"
 )
 
-// The lane is served on TCP and on a unix socket, and ends with the server.
+// Proxies are served over HTTP on TCP and on a unix socket, which ends with the server.
 func TestServeOverHTTP(t *testing.T) {
-	socket := tollgatetest.ShortDir(t) + "/lane"
+	socket := tollgatetest.ShortDir(t) + "/http"
 	for _, address := range []string{"127.0.0.1:0", "unix:" + socket} {
 		r := start(t, "--authz-http-address", address)
 		var chosen struct {
-			Lane string `json:"authz_http"`
+			AuthzHTTP string `json:"authz_http"`
 		}
 		if err := json.Unmarshal([]byte(r.addresses(t)), &chosen); err != nil {
 			t.Fatal(err)
 		}
 		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			network, to := "tcp", chosen.Lane
+			network, to := "tcp", chosen.AuthzHTTP
 			if path, ok := strings.CutPrefix(to, listen.UnixPrefix); ok {
 				network, to = "unix", path
 			}
 			return new(net.Dialer).DialContext(ctx, network, to)
 		}}}
-		res, err := client.Get("http://lane/envoy/api=pixelbyte/v1/models")
+		res, err := client.Get("http://x/envoy/api=pixelbyte/v1/models")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +42,7 @@ func TestServeOverHTTP(t *testing.T) {
 			t.Errorf("%s: %d %s", address, res.StatusCode, body)
 		}
 		r.end(t)
-		if _, err := client.Get("http://lane/envoy/api=pixelbyte/v1/models"); err == nil {
+		if _, err := client.Get("http://x/envoy/api=pixelbyte/v1/models"); err == nil {
 			t.Errorf("%s: answered after its end", address)
 		}
 	}

@@ -20,6 +20,7 @@ type Authority struct {
 	PEM  []byte
 }
 
+// NewAuthority returns a CA of its own.
 func NewAuthority(t *testing.T) *Authority {
 	t.Helper()
 	a := &Authority{}
@@ -27,6 +28,7 @@ func NewAuthority(t *testing.T) *Authority {
 	return a
 }
 
+// Issue makes a certificate and its key, also as PEM.
 func (a *Authority) Issue(t *testing.T, name string) (*x509.Certificate, *ecdsa.PrivateKey, []byte, []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -69,6 +71,7 @@ func (a *Authority) Pool() *x509.CertPool {
 	return pool
 }
 
+// WriteFile writes a file and returns its name.
 func WriteFile(t *testing.T, name string, data []byte) string {
 	t.Helper()
 	if err := os.WriteFile(name, data, 0o600); err != nil {

@@ -19,21 +19,26 @@ type BrokenStore struct {
 	OnSpend  func(context.Context) (limits.Result, error)
 }
 
+// Lookup implements extauthz.KeyFinder.
 func (b BrokenStore) Lookup(ctx context.Context, _ keys.Digest) (keys.Grant, error) {
 	return b.OnLookup(ctx)
 }
 
+// Try implements extauthz.Spender: it has nothing at once.
 func (b BrokenStore) Try(*limits.Spend, *limits.Result) bool { return false }
 
+// Spend implements extauthz.Spender.
 func (b BrokenStore) Spend(ctx context.Context, _ *limits.Spend) (limits.Result, error) {
 	return b.OnSpend(ctx)
 }
 
+// Found finds the small API's key.
 func Found(context.Context) (keys.Grant, error) {
 	_, entries := SmallKey()
 	return *keys.NewGrant(&entries[0].Key), nil
 }
 
+// AskBroken asks about one good request on such a store.
 func AskBroken(t *testing.T, file policyfile.File, b BrokenStore, change func(*extauthz.Config)) (*Stack, *authv3.CheckResponse, error) {
 	t.Helper()
 	s := NewStack(t, func(c *extauthz.Config) {

@@ -32,6 +32,7 @@ type strictCodec struct {
 	t *testing.T
 }
 
+// Unmarshal reads a message, and checks it if it is a reply.
 func (c strictCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	err := c.CodecV2.Unmarshal(data, v)
 	if m, ok := v.(*authv3.CheckResponse); ok && err == nil {
@@ -43,4 +44,5 @@ func (c strictCodec) Unmarshal(data mem.BufferSlice, v any) error {
 // fatal ends no test from a goroutine that is not the test's own.
 type fatal struct{ t *testing.T }
 
+// Fatalf fails the test.
 func (f fatal) Fatalf(format string, args ...any) { f.t.Errorf(format, args...) }

@@ -27,11 +27,12 @@ func HTTPMetadata(t *testing.T, text string) map[string]string {
 	return meta
 }
 
+// Loopback are the addresses of this machine.
 func Loopback() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 }
 
-// ServeHTTP serves the HTTP lane of a stack on a free port of the loopback.
+// ServeHTTP serves a stack over HTTP on a free port of the loopback.
 func ServeHTTP(t *testing.T, s *Stack, config httpserver.Config) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,20 +44,22 @@ func ServeHTTP(t *testing.T, s *Stack, config httpserver.Config) string {
 	return l.Addr().String()
 }
 
-func ServeHTTPOn(t *testing.T, lane *httpserver.Server, l net.Listener) {
+// ServeHTTPOn serves on a listener until the test ends.
+func ServeHTTPOn(t *testing.T, server *httpserver.Server, l net.Listener) {
 	t.Helper()
 	served := make(chan error, 1)
-	go func() { served <- lane.Serve(l) }()
+	go func() { served <- server.Serve(l) }()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), Limit)
 		defer cancel()
-		lane.Shutdown(ctx)
+		server.Shutdown(ctx)
 		if err := <-served; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
 }
 
+// ShortFolder returns a folder whose path leaves room for a unix socket's name.
 func ShortFolder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tollgate")

@@ -13,18 +13,21 @@ type Logs struct {
 	text bytes.Buffer
 }
 
+// Write appends p.
 func (l *Logs) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Write(p)
 }
 
+// String returns what was logged.
 func (l *Logs) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
 }
 
+// MustNotHold fails the test if the log has one of the secrets, or nothing at all.
 func (l *Logs) MustNotHold(t *testing.T, secrets map[string]string) {
 	t.Helper()
 	text := l.String()

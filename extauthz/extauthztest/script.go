@@ -25,12 +25,14 @@ type Answer struct {
 	Meta      map[string]string
 }
 
+// RunScript runs the blocks of a script on each store; ask sends one of them.
 func RunScript(t *testing.T, name string, s *Stack, entries []keys.Entry, blocks []testdata.Block, ask func(*testing.T, *testdata.Block) *Answer) {
 	for _, backend := range Backends() {
 		RunScriptOn(t, backend, name, s, entries, blocks, ask)
 	}
 }
 
+// RunScriptOn runs the blocks of a script on one store.
 func RunScriptOn(t *testing.T, backend, name string, s *Stack, entries []keys.Entry, blocks []testdata.Block, ask func(*testing.T, *testdata.Block) *Answer) {
 	t.Run(name+"/"+backend, func(t *testing.T) {
 		s.Use(t, NewRedis(t, backend), entries)
@@ -210,6 +212,7 @@ func AskGRPC(t *testing.T, client authv3.AuthorizationClient, b *testdata.Block,
 	return got
 }
 
+// ContainsFold reports whether a list has a name, in any case.
 func ContainsFold(list []string, name string) bool {
 	for _, l := range list {
 		if strings.EqualFold(l, name) {

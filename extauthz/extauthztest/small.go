@@ -33,10 +33,12 @@ errors:
   - {on: [undecided], status: 500, code: internal_error, message: Our fault.}
 `
 
+// SmallFile is the policy of one small API, with these changes of its text.
 func SmallFile(changes ...string) policyfile.File {
 	return policyfile.File{Name: "small.yaml", Data: []byte(strings.NewReplacer(changes...).Replace(Small))}
 }
 
+// SmallKey is a key of that API, and the entry to seed it with.
 func SmallKey() (secret string, entries []keys.Entry) {
 	secret = keys.Seal("sm_", "APlainKeyOfTheSmallTestAPI0")
 	return secret, []keys.Entry{{Secret: secret, Key: keys.Key{
@@ -45,6 +47,7 @@ func SmallKey() (secret string, entries []keys.Entry) {
 	}}}
 }
 
+// Get is a check request of the small API.
 func Get(target string, headers map[string]string) *authv3.CheckRequest {
 	return &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		Source: &authv3.AttributeContext_Peer{Address: SocketAddress(netip.MustParseAddr("192.0.2.1"))},
@@ -54,6 +57,7 @@ func Get(target string, headers map[string]string) *authv3.CheckRequest {
 	}}
 }
 
+// SocketAddress is an address as Envoy sends it.
 func SocketAddress(a netip.Addr) *corev3.Address {
 	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{Address: a.String()}}}
 }

@@ -1,3 +1,5 @@
+// Package extauthztest puts the servers on a store for tests, and runs the scripts of the
+// APIs against them. Only tests import it.
 package extauthztest
 
 import (
@@ -35,6 +37,7 @@ import (
 // Limit bounds every wait of a test.
 const Limit = 20 * time.Second
 
+// Within returns a context that ends in time.
 func Within(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Limit)
@@ -55,13 +58,19 @@ func Require(t *testing.T, part, problem string) {
 // Clock is the injected time: the machine's own, moved by an offset.
 type Clock struct{ offset atomic.Int64 }
 
+// Offset is how far the clock is ahead of the machine's.
 func (c *Clock) Offset() time.Duration { return time.Duration(c.offset.Load()) }
-func (c *Clock) Now() time.Time        { return time.Now().Add(c.Offset()) }
-func (c *Clock) Set(t time.Time)       { c.offset.Store(int64(time.Until(t))) }
+
+// Now returns the injected time.
+func (c *Clock) Now() time.Time { return time.Now().Add(c.Offset()) }
+
+// Set moves the clock.
+func (c *Clock) Set(t time.Time) { c.offset.Store(int64(time.Until(t))) }
 
 // Backends are the stores that every script runs on.
 func Backends() []string { return []string{"embedded", "redis"} }
 
+// NewRedis returns a client of an empty store, embedded or redis.
 func NewRedis(t *testing.T, backend string) *redis.Client {
 	t.Helper()
 	options := &redis.Options{MaxRetries: -1, ContextTimeoutEnabled: true}
@@ -77,6 +86,7 @@ func NewRedis(t *testing.T, backend string) *redis.Client {
 	return client
 }
 
+// Eventually waits until ready says so.
 func Eventually(t *testing.T, what string, ready func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(2 * time.Millisecond)
@@ -102,7 +112,7 @@ type Stack struct {
 	Authorizer *extauthz.Authorizer
 	GRPC       *grpcserver.Server
 	Exact      bool               // limits are counted exactly
-	HTTP       *httpserver.Server // the latest of serveLane
+	HTTP       *httpserver.Server // the latest of ServeHTTP
 	stores     *stores
 }
 
@@ -114,20 +124,25 @@ type stores struct {
 
 var _ extauthz.KeyCache = (*stores)(nil)
 
+// Lookup implements extauthz.KeyFinder.
 func (s *stores) Lookup(ctx context.Context, d keys.Digest) (keys.Grant, error) {
 	return s.keys.Load().Lookup(ctx, d)
 }
 
+// LookupFor implements extauthz.KeyCache.
 func (s *stores) LookupFor(ctx context.Context, d keys.Digest, from keys.Caller) (keys.Grant, error) {
 	return s.keys.Load().LookupFor(ctx, d, from)
 }
 
+// Find implements extauthz.KeyCache.
 func (s *stores) Find(d keys.Digest) (keys.Grant, error) { return s.keys.Load().Find(d) }
 
+// Try implements extauthz.Spender.
 func (s *stores) Try(sp *limits.Spend, into *limits.Result) bool {
 	return s.limits.Load().Try(sp, into)
 }
 
+// Spend implements extauthz.Spender.
 func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, error) {
 	return s.limits.Load().Spend(ctx, sp)
 }
@@ -224,6 +239,7 @@ func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keys.Entry) {
 	}
 }
 
+// Dial connects to the gRPC server, and checks each of its replies.
 func (s *Stack) Dial(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	strict := grpc.ForceCodecV2(strictCodec{encoding.GetCodecV2("proto"), t})

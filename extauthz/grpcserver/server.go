@@ -1,3 +1,10 @@
+// Package grpcserver answers Envoy's external authorization protocol
+// (envoy.service.auth.v3) over gRPC: it turns a CheckRequest into a policy.Request, has
+// the Authorizer decide, and turns the Decision into a CheckResponse. It is the only
+// package of the server that knows Envoy's protocol buffers.
+//
+// decode.go and reply.go hold the two ends of a check on the wire, and call.go hangs them
+// into gRPC.
 package grpcserver
 
 import (

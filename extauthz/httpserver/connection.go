@@ -222,7 +222,7 @@ func (c *connection) dropBody(head int) bool {
 	return true
 }
 
-// refuse answers what is no request that the lane takes, and what comes after it
+// refuse answers what is no request that is taken, and what comes after it
 // cannot be told from it: the connection ends.
 func (c *connection) refuse(f *fault) {
 	why := "malformed"

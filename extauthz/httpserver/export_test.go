@@ -13,7 +13,7 @@ import (
 	"tollgate/policy/policyfile"
 )
 
-// Message is what the lane reads of the head of a request.
+// Message is what is read of the head of a request.
 type Message struct {
 	Method, Target, Host string
 	Length               int64
@@ -28,7 +28,7 @@ func ParseMessage(head []byte) (Message, error) {
 	return Message{m.method, m.target, m.host, m.length}, nil
 }
 
-// RequestOf returns what the policy is asked about a request to the lane.
+// RequestOf returns what the policy is asked about a request.
 func RequestOf(t testing.TB, file policyfile.File, head string) policy.Request {
 	t.Helper()
 	set, err := policyfile.Compile(file)
@@ -44,7 +44,7 @@ func RequestOf(t testing.TB, file policyfile.File, head string) policy.Request {
 	return r
 }
 
-// Directly returns what a connection of the lane answers to these bytes.
+// Directly returns what a connection answers to these bytes.
 func Directly(a *extauthz.Authorizer) func(sent []byte) []byte {
 	l := New(a, Config{})
 	return func(sent []byte) []byte {
@@ -72,7 +72,7 @@ func (c *scriptedConn) Write(p []byte) (int, error) { return c.out.Write(p) }
 func (c *scriptedConn) SetDeadline(time.Time) error { return nil }
 func (c *scriptedConn) Close() error                { return errors.New("closed by the test") }
 
-// HeldByConnection returns the texts that a connection of the lane holds when it has
+// HeldByConnection returns the texts that a connection holds when it has
 // answered these bytes and waits for more.
 func HeldByConnection(a *extauthz.Authorizer, sent []byte, textsIn func(reflect.Value) []string) (texts []string) {
 	c := &connection{server: New(a, Config{}), last: time.Now().Add(connectionAge), end: time.Now().Add(connectionEnd)}
@@ -100,7 +100,7 @@ func (l *Server) SetLast(d time.Duration) {
 	l.last = d
 }
 
-// Ages returns the shipped ages of the lane's connections, and how old those of
+// Ages returns the shipped ages of the connections, and how old those of
 // the gRPC port get.
 func Ages() (age, end, grpc time.Duration) {
 	return connectionAge, connectionEnd, extauthz.MaxConnectionAge + extauthz.MaxConnectionAgeGrace

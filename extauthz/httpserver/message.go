@@ -11,7 +11,7 @@ import (
 // client.
 const maxFields = 256
 
-// fault is a request that the lane does not take. Its text quotes nothing.
+// fault is a request that is not taken. Its text quotes nothing.
 type fault struct {
 	status int
 	text   string
@@ -26,7 +26,7 @@ func faultOf(err error) *fault {
 	return f
 }
 
-// message is the head of an HTTP/1.1 request, of which the lane reads the small
+// message is the head of an HTTP/1.1 request, of which we read the small
 // part that proxies send. What two parsers could read differently is a fault: bare
 // LF, folded lines, spaces around a name, repeated Host or Content-Length, and
 // Transfer-Encoding.

@@ -18,7 +18,7 @@ import (
 	"tollgate/extauthz/httpserver"
 )
 
-// client is one connection to the HTTP lane.
+// client is one connection to the server.
 type client struct {
 	t    *testing.T
 	conn net.Conn
@@ -44,7 +44,7 @@ func newClient(t *testing.T, c net.Conn) *client {
 // get asks for a target and returns the status, and whether the connection goes on.
 func (c *client) get(target string) (status int, last bool) {
 	c.t.Helper()
-	if _, err := io.WriteString(c.conn, "GET "+target+" HTTP/1.1\r\nhost: lane\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(c.conn, "GET "+target+" HTTP/1.1\r\nhost: x\r\n\r\n"); err != nil {
 		c.t.Fatal(err)
 	}
 	resp, err := http.ReadResponse(c.in, nil)
@@ -163,12 +163,12 @@ func TestForgetsAnOldClientCA(t *testing.T) {
 // refused reports whether the server ends the connection without an answer, as it does in TLS 1.3 after the client's part
 // of the handshake.
 func (c *client) refused() bool {
-	_, _ = io.WriteString(c.conn, "GET /readyz HTTP/1.1\r\nhost: lane\r\n\r\n")
+	_, _ = io.WriteString(c.conn, "GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
 	_, err := c.in.ReadByte()
 	return err != nil
 }
 
-// A request that is on its way when the lane ends, on a connection that was made before, is answered.
+// A request that is on its way when the server ends, on a connection that was made before, is answered.
 func TestAnswersWhatIsOnItsWay(t *testing.T) {
 	s := extauthztest.NewStack(t, nil, extauthztest.SmallFile())
 	address := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})

@@ -1,3 +1,9 @@
+// Package httpserver answers the same questions as grpcserver for proxies that ask over
+// HTTP: Envoy's http_service, nginx' auth_request, Caddy's forward_auth and Traefik's
+// ForwardAuth.
+//
+// message.go reads a request, request.go finds in it what the proxy asks about, reply.go
+// writes the answer, and connection.go does one after another.
 package httpserver
 
 import (
@@ -17,7 +23,7 @@ import (
 )
 
 const (
-	// The lane keeps a quiet connection longer than any proxy does (Envoy as we ship
+	// The server keeps a quiet connection longer than any proxy does (Envoy as we ship
 	// it and nginx 60 s, Traefik 90 s, Caddy 120 s): a connection that we close while
 	// a request is on its way costs that request.
 	idleTime = 5 * time.Minute
@@ -31,20 +37,20 @@ const (
 	// may be on its way, above all on a connection that was just made.
 	lastWait = 100 * time.Millisecond
 	// connectionEnd is how old a connection gets at most, as on the gRPC port: the certificate
-	// that its peer has shown may be one of a CA that is trusted no more. From laneAge on
+	// that its peer has shown may be one of a CA that is trusted no more. From connectionAge on
 	// (10 % more or less, so that not all end at once) an answer is the last of its
-	// connection; by laneEnd a proxy has closed one that it has not used since.
+	// connection; by connectionEnd a proxy has closed one that it has not used since.
 	connectionEnd = extauthz.MaxConnectionAge + extauthz.MaxConnectionAgeGrace
 	connectionAge = connectionEnd - 150*time.Second
 )
 
-// Config says who may use the HTTP lane.
+// Config says who may ask.
 type Config struct {
 	// Trusted holds the addresses of the proxies; connections from others are
 	// closed unread. Empty trusts every peer, which is for mTLS. Unix sockets are
 	// guarded by their permissions instead.
 	Trusted []netip.Prefix
-	// TLS of the lane; nil serves plain text.
+	// TLS of the port; nil serves plain text.
 	TLS *tls.Config
 }
 
@@ -52,14 +58,14 @@ type Config struct {
 // Envoy's http_service, nginx' auth_request, Caddy's forward_auth and Traefik's
 // ForwardAuth.
 //
-// It speaks its own small part of HTTP/1.1 (lanemessage.go) because net/http reads
+// It speaks its own small part of HTTP/1.1 (message.go) because net/http reads
 // the request target as a URL and answers by itself what is none, and because the
-// lane exists to cost less CPU.
+// server exists to cost less CPU.
 type Server struct {
 	authorizer *extauthz.Authorizer
 	config     Config
-	age, end   time.Duration // laneAge and laneEnd
-	last       time.Duration // laneLast
+	age, end   time.Duration // connectionAge and connectionEnd
+	last       time.Duration // lastWait
 
 	work     sync.WaitGroup
 	draining atomic.Bool // answers are the last of their connections
@@ -213,7 +219,7 @@ func (l *Server) Shutdown(ctx context.Context) {
 	<-done
 }
 
-// authorize is Check for the lane. ok is false where there is no answer to give:
+// authorize decides as Check does over gRPC. ok is false where there is no answer to give:
 // the proxy's time is up, the policy hands the decision to the proxy, or something
 // broke.
 func (l *Server) authorize(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) (d *policy.Decision, ok bool) {

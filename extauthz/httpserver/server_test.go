@@ -144,7 +144,7 @@ func TestTargets(t *testing.T) {
 		{403, "unknown_api", []string{"GET /Envoy/api=small/items/1 HTTP/1.1", key}},
 		{403, "unknown_api", []string{"GET //envoy/api=small/items/1 HTTP/1.1", key}},
 		{403, "unknown_api", []string{"GET /x/../envoy/api=small/items/1 HTTP/1.1", key}},
-		{403, "unknown_api", []string{"GET http://lane/envoy/api=small/items/1 HTTP/1.1", key}},
+		{403, "unknown_api", []string{"GET http://x/envoy/api=small/items/1 HTTP/1.1", key}},
 		{403, "unknown_api", []string{"CONNECT small.test:443 HTTP/1.1", key}},
 		{403, "unknown_api", []string{"OPTIONS * HTTP/1.1", key}},
 		{403, "unknown_api", []string{"GET /envoy/by=host/items/1 HTTP/1.1", "host: small.test,small.test", key}},
@@ -181,7 +181,7 @@ func TestTargets(t *testing.T) {
 	}
 	for _, lines := range [][]string{
 		{"GET /caddy/api=small?x=y HTTP/1.1", "X-Forwarded-Method: GET", "X-Forwarded-Uri: /items/1", key},
-		{"GET /traefik/by=host HTTP/1.1", "Host: lane", "X-Forwarded-Host: small.test", "X-Forwarded-Method: GET", "X-Forwarded-Uri: /items/1", key},
+		{"GET /traefik/by=host HTTP/1.1", "Host: x", "X-Forwarded-Host: small.test", "X-Forwarded-Method: GET", "X-Forwarded-Uri: /items/1", key},
 	} {
 		if resp, body := first(t, ask, lines...); resp.StatusCode != 200 || resp.Header.Get("X-Tollgate-Decision") != "" {
 			t.Errorf("%q: %d %s %v", lines, resp.StatusCode, body, resp.Header)
@@ -268,6 +268,26 @@ func TestKeysInTheQuery(t *testing.T) {
 	resp, _ := first(t, ask, "GET /nginx/api=small HTTP/1.1", "x-original-method: GET", "x-original-uri: /items/1?api_key="+secret)
 	if resp.StatusCode/100 != 4 || resp.Header.Get("X-Tollgate-Status") != "401" || resp.Header.Get("X-Tollgate-Body") == "" {
 		t.Errorf("nginx: %d %v", resp.StatusCode, resp.Header)
+	}
+}
+
+// Caddy's rewrite reads a target in a way of its own: the path goes out unescaped, and
+// braces and a second "=" of the query escaped.
+func TestTargetForCaddy(t *testing.T) {
+	ask := httpserver.Directly(extauthztest.AuthorizerOf(t, extauthztest.SmallFile(), extauthztest.Allowing()))
+	secret, _ := extauthztest.SmallKey()
+	resp, body := first(t, ask, "GET /caddy/api=small,target=rewritten HTTP/1.1", "x-forwarded-method: GET", "x-forwarded-uri: /items/a%20b?x={y}&api_key="+secret+"&c=d=e")
+	if got := resp.Header.Get("X-Tollgate-Target"); resp.StatusCode != 200 || got != "/items/a b?x=%7By%7D&c=d%3De" {
+		t.Errorf("%d, target %q: %s", resp.StatusCode, got, body)
+	}
+}
+
+// A body that comes in pieces is dropped whole: the next request begins after it.
+func TestBodyInPieces(t *testing.T) {
+	ask := httpserver.Directly(extauthztest.AuthorizerOf(t, extauthztest.SmallFile(), extauthztest.Allowing()))
+	out := string(ask([]byte("POST /envoy/api=small/open HTTP/1.1\r\ncontent-length: 5000\r\n\r\n" + strings.Repeat("x", 5000) + "GET /envoy/api=small/open HTTP/1.1\r\n\r\n")))
+	if n := strings.Count(out, "HTTP/1.1 "); n != 2 || !strings.Contains(out, "HTTP/1.1 200 ") {
+		t.Errorf("%d answers: %q", n, out)
 	}
 }
 
@@ -378,7 +398,7 @@ func mutualTLS(t *testing.T, cert, key []byte, trusted *atomic.Pointer[x509.Cert
 	}}
 }
 
-// A request under way when the lane is told to stop is answered; idle connections
+// A request under way when the server is told to stop is answered; idle connections
 // end at once.
 func TestDrains(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
@@ -432,7 +452,7 @@ func TestDrains(t *testing.T) {
 }
 
 // FuzzRequest sends any bytes: never a panic, never an allow without a key but on the
-// public route, and no request that net/http reads otherwise than the lane does.
+// public route, and no request that net/http reads otherwise than the server does.
 func FuzzRequest(f *testing.F) {
 	secret, _ := extauthztest.SmallKey()
 	for _, seed := range []string{
@@ -465,7 +485,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		host := want.Host
 		if want.URL.Host != "" {
-			host = got.Host // an absolute target, which the lane refuses later
+			host = got.Host // an absolute target, which is refused later
 		}
 		if want.Method != got.Method || want.RequestURI != got.Target || host != got.Host || max(want.ContentLength, 0) != got.Length {
 			t.Errorf("%q: %+v, net/http reads %s %s %s %d", sent, got, want.Method, want.RequestURI, want.Host, want.ContentLength)

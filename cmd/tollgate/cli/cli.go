@@ -1,3 +1,6 @@
+// Package cli holds the commands that manage keys, teams and policies. Each file is named
+// for the noun and the verb that it holds; access.go opens what they work with, and this
+// file has what they share.
 package cli
 
 import (

@@ -1,3 +1,4 @@
+// Package exit tells errors from mistakes of the caller, and has the exit codes of both.
 package exit
 
 import (
@@ -15,11 +16,11 @@ const (
 	CodeUnconfirmed // revoked, but no replica of the store has confirmed it, or a server has not heard of it
 )
 
-// Failure marks an error that is not a mistake of the caller, so that run can
-// tell the two exit codes apart. Without err, the command has said what failed.
+// Failure marks an error that is not a mistake of the caller, so that Report can
+// tell the two exit codes apart. Without Err, the command has said what failed.
 type Failure struct {
 	Err  error
-	Code int // 0 = exitFailure
+	Code int // 0 = CodeFailure
 }
 
 // Error returns the text of the cause.
@@ -33,6 +34,7 @@ func (f *Failure) Error() string {
 // Unwrap returns the cause.
 func (f *Failure) Unwrap() error { return f.Err }
 
+// Failed marks an error as a failure; nil stays nil.
 func Failed(err error) error {
 	if err == nil {
 		return nil

@@ -1,3 +1,4 @@
+// Package listen opens TCP ports and unix sockets.
 package listen
 
 import (

@@ -14,7 +14,7 @@ import (
 	"tollgate/extauthz/httpserver"
 )
 
-// checkAuthzHTTP finds what is wrong with the settings of the HTTP lane. Whoever can ask
+// checkAuthzHTTP finds what is wrong with the settings of the HTTP server for proxies. Whoever can ask
 // there chooses what is decided about, so an address that others can reach needs
 // mTLS or a list of who may.
 func (s *options) checkAuthzHTTP() error {
@@ -39,7 +39,7 @@ func (s *options) checkAuthzHTTP() error {
 	return nil
 }
 
-// authzHTTPPeers returns whose connections the HTTP lane takes; none means everybody's,
+// authzHTTPPeers returns whose connections the HTTP server takes; none means everybody's,
 // who by then has shown a certificate.
 func (s *options) authzHTTPPeers() ([]netip.Prefix, error) {
 	list := s.authzHTTPTrusted
@@ -65,7 +65,7 @@ func (s *options) authzHTTPPeers() ([]netip.Prefix, error) {
 	return peers, nil
 }
 
-// listenAuthzHTTP opens the HTTP lane if there is to be one.
+// listenAuthzHTTP opens the HTTP server's port if there is to be one.
 func (v *service) listenAuthzHTTP(s *options) error {
 	if s.authzHTTPAddress == "" {
 		return nil
@@ -86,7 +86,7 @@ func (v *service) listenAuthzHTTP(s *options) error {
 	return nil
 }
 
-// serveAuthzHTTP serves the HTTP lane if there is one.
+// serveAuthzHTTP serves proxies over HTTP if there is one.
 func (v *service) serveAuthzHTTP(ended chan<- error) {
 	if v.authzHTTP != nil {
 		ended <- v.authzHTTP.Serve(v.authzHTTPListener)
@@ -99,7 +99,7 @@ func (v *service) shutDownAuthzHTTP(ctx context.Context) {
 	}
 }
 
-// authzHTTPAddress is where the HTTP lane is, "" for none.
+// authzHTTPAddress is where proxies ask over HTTP, "" for none.
 func (v *service) authzHTTPAddress() string {
 	if v.authzHTTPListener == nil {
 		return ""

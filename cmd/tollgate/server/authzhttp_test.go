@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Whoever can reach the HTTP lane chooses what is decided about: an address that
+// Whoever can reach the HTTP server chooses what is decided about: an address that
 // others reach needs a proof of who asks.
 func TestAuthzHTTPThatOthersCouldReach(t *testing.T) {
 	for _, c := range []struct {
@@ -15,7 +15,7 @@ func TestAuthzHTTPThatOthersCouldReach(t *testing.T) {
 		{[]string{"--authz-http-address", "127.0.0.1:0"}, ""},
 		{[]string{"--authz-http-address", "[::1]:0"}, ""},
 		{[]string{"--authz-http-address", "localhost:0"}, ""},
-		{[]string{"--authz-http-address", "unix:lane.sock"}, ""},
+		{[]string{"--authz-http-address", "unix:http.sock"}, ""},
 		{[]string{"--authz-http-address", "0.0.0.0:0", "--authz-http-trusted", "10.0.0.0/8, 192.0.2.7"}, ""},
 		{[]string{"--authz-http-address", ":0", "--tls-client-ca", "ca", "--tls-cert", "c", "--tls-key", "k"}, ""},
 		{[]string{"--authz-http-address", "0.0.0.0:0"}, "others can reach"},

@@ -1,3 +1,5 @@
+// Package server is `tollgate serve`: its flags, and what it puts together of policies,
+// keys, limits and the servers, starts, watches and ends. service.go reads top-down.
 package server
 
 import (

@@ -37,7 +37,7 @@ type options struct {
 
 	grpcAddress      string // HOST:PORT or unix:PATH
 	httpAddress      string // HOST:PORT
-	authzHTTPAddress string // HOST:PORT or unix:PATH; empty: no HTTP lane
+	authzHTTPAddress string // HOST:PORT or unix:PATH; empty: none over HTTP
 	authzHTTPTrusted string // CIDRs, joined with commas
 	addressesFile    string
 	pprofAddress     string // HOST:PORT on the loopback; none if empty
@@ -50,7 +50,7 @@ type options struct {
 	drainTimeout   time.Duration
 	reloadInterval time.Duration
 	replicas       int
-	limits         string // limitsAuto or limitsExact
+	limits         string // LimitsAuto or LimitsExact
 
 	logFormat    string
 	logLevel     string

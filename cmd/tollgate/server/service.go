@@ -306,10 +306,10 @@ func (v *service) shutDown(s *options, delay time.Duration, stopNow context.Cont
 	}
 	ctx, cancel := context.WithTimeout(stopNow, s.drainTimeout)
 	defer cancel()
-	var lane sync.WaitGroup
-	lane.Go(func() { v.shutDownAuthzHTTP(ctx) })
+	var overHTTP sync.WaitGroup
+	overHTTP.Go(func() { v.shutDownAuthzHTTP(ctx) })
 	v.grpc.Shutdown(ctx)
-	lane.Wait()
+	overHTTP.Wait()
 	cut := ctx.Err()
 	err := v.http.Shutdown(ctx)
 	if err != nil {
@@ -325,13 +325,13 @@ func (v *service) shutDown(s *options, delay time.Duration, stopNow context.Cont
 // announce logs the addresses and writes them to the file.
 func (v *service) announce(s *options) error {
 	chosen := struct {
-		GRPC  string `json:"grpc"`
-		HTTP  string `json:"http"`
-		Lane  string `json:"authz_http,omitempty"`
-		Store string `json:"store"`
-		Pprof string `json:"pprof,omitempty"`
+		GRPC      string `json:"grpc"`
+		HTTP      string `json:"http"`
+		AuthzHTTP string `json:"authz_http,omitempty"`
+		Store     string `json:"store"`
+		Pprof     string `json:"pprof,omitempty"`
 	}{listen.Address(v.grpcListener), listen.Address(v.httpListener), v.authzHTTPAddress(), v.store.Address, v.profiler.address()}
-	v.log.Info("ready", slog.String("version", v.version), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP), slog.String("authz_http", chosen.Lane))
+	v.log.Info("ready", slog.String("version", v.version), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP), slog.String("authz_http", chosen.AuthzHTTP))
 	if s.addressesFile == "" {
 		return nil
 	}

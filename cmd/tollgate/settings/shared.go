@@ -1,3 +1,5 @@
+// Package settings holds what the server and the commands are both told: where policy and
+// store are, and how keys are hashed. It also reads the config file and tokens.
 package settings
 
 import (
@@ -23,7 +25,7 @@ const maxSmall = 1 << 20
 // which store, and how keys are hashed.
 type Shared struct {
 	Policy     string // file or directory
-	Store      string // embeddedStore, a URL, which may hold a password, or empty for the REDIS_ variables
+	Store      string // EmbeddedStore, a URL, which may hold a password, or empty for the REDIS_ variables
 	Socket     string // of the embedded store; default below a directory of this user
 	PepperFile string
 	PepperText string // TOLLGATE_PEPPER; no flag, because command lines are public

@@ -1,3 +1,5 @@
+// Package storage opens the store that the settings name: a Redis, or the embedded one,
+// which a server runs in its own process and commands reach by its socket.
 package storage
 
 import (

@@ -16,6 +16,7 @@ func ShortDir(t *testing.T) string {
 	return dir
 }
 
+// WriteFile writes a file.
 func WriteFile(t *testing.T, path string, data []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, data, 0o600); err != nil {

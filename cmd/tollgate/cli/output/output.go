@@ -1,3 +1,5 @@
+// Package output prints what commands have to say: tables for people, JSON and YAML for
+// programs.
 package output
 
 import (
@@ -16,6 +18,7 @@ import (
 // Format is a value of --output.
 type Format string
 
+// The values of Format.
 const (
 	Table Format = "table"
 	JSON  Format = "json"
@@ -87,6 +90,7 @@ func Columns(w io.Writer, rows [][]string) error {
 	return t.Flush()
 }
 
+// Time prints a time in UTC; the zero time is nothing.
 func Time(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -94,6 +98,7 @@ func Time(t time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
+// Date prints the day of a time in UTC; the zero time is nothing.
 func Date(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -101,8 +106,10 @@ func Date(t time.Time) string {
 	return t.UTC().Format(time.DateOnly)
 }
 
+// OrDash is s, or a dash for nothing.
 func OrDash(s string) string { return cmp.Or(s, "-") }
 
+// Count is a number of things.
 func Count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
