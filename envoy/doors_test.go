@@ -14,7 +14,7 @@ import (
 	"tollgate/envoy/envoytest"
 	"tollgate/extauthz/extauthztest"
 	"tollgate/extauthz/httpserver"
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 	"tollgate/policy/policyfile"
 )
 
@@ -29,7 +29,7 @@ type door struct {
 // envoyDoors starts the Envoys that are tested, each asking over gRPC and, where that
 // is supported, over HTTP, with each version of HTTP on the client's side. edit, if not
 // nil, is what an operator changed in a bootstrap.
-func envoyDoors(t *testing.T, file policyfile.File, entries []keys.Entry, edit func(bootstrap []byte) []byte) (doors []door) {
+func envoyDoors(t *testing.T, file policyfile.File, entries []keyfile.Entry, edit func(bootstrap []byte) []byte) (doors []door) {
 	t.Helper()
 	overHTTP, err := envoy.HTTPBootstrap()
 	if err != nil {
@@ -60,7 +60,7 @@ func envoyDoors(t *testing.T, file policyfile.File, entries []keys.Entry, edit f
 
 // eachDoor runs a test at every door to an API of the name pixelmagic. edit, if not
 // nil, is what an operator changed in the file of a proxy that is not Envoy.
-func eachDoor(t *testing.T, file policyfile.File, entries []keys.Entry, edit func(config string) string, test func(t *testing.T, d door)) {
+func eachDoor(t *testing.T, file policyfile.File, entries []keyfile.Entry, edit func(config string) string, test func(t *testing.T, d door)) {
 	t.Helper()
 	for _, d := range envoyDoors(t, file, entries, nil) {
 		t.Run(d.name, func(t *testing.T) { test(t, d) })
@@ -69,7 +69,7 @@ func eachDoor(t *testing.T, file policyfile.File, entries []keys.Entry, edit fun
 }
 
 // eachOtherDoor is eachDoor without Envoys.
-func eachOtherDoor(t *testing.T, file policyfile.File, entries []keys.Entry, edit func(config string) string, test func(t *testing.T, d door)) {
+func eachOtherDoor(t *testing.T, file policyfile.File, entries []keyfile.Entry, edit func(config string) string, test func(t *testing.T, d door)) {
 	t.Helper()
 	s := extauthztest.NewStack(t, nil, file)
 	s.Use(t, extauthztest.NewRedis(t, "embedded"), entries)

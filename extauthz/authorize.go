@@ -17,7 +17,10 @@ import (
 	"time"
 
 	"tollgate/policy"
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/cache"
+	"tollgate/policy/keys/standing"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
 )
@@ -72,9 +75,9 @@ type Config struct {
 	Keys   KeyFinder
 	Limits Spender
 	// Breaker is around each spend; nil for none. Give the cache of Keys the same.
-	Breaker *keys.Breaker
+	Breaker *connect.Breaker
 	// Usage notes the keys of allowed requests; nil for none.
-	Usage *keys.Usage
+	Usage *cache.Usage
 	// Rehash is told of keys that were found by an older method of hashing; nil
 	// for none. It must not wait.
 	Rehash  func(id string, from, to keys.Digest)
@@ -95,8 +98,8 @@ type Authorizer struct {
 	cache    KeyCache // keys, if it can answer at once; else nil
 	limits   Spender
 	nodes    nodes // limits, if it knows them; else nil
-	breaker  *keys.Breaker
-	usage    *keys.Usage
+	breaker  *connect.Breaker
+	usage    *cache.Usage
 	rehash   func(id string, from, to keys.Digest)
 	deadline time.Duration
 	metrics  *Metrics
@@ -232,7 +235,7 @@ func (f *fetch) key(check *policy.Check) (k keys.Grant, err error) {
 	d := check.Digest()
 	if f.cache == nil {
 		k, err = f.keys.Lookup(f.context(), d)
-	} else if k, err = f.cache.Find(d); err == keys.ErrNotCached {
+	} else if k, err = f.cache.Find(d); err == cache.ErrNotCached {
 		k, err = f.cache.LookupFor(f.context(), d, check.Caller())
 	}
 	f.keyTrouble(f.parent, err)
@@ -245,9 +248,9 @@ func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
 	}
 	ctx := f.context()
 	var err error
-	operation, node := keys.Spend, ""
+	operation, node := connect.Spend, ""
 	if s.ReadOnly {
-		operation = keys.ReadLimits
+		operation = connect.ReadLimits
 	}
 	if f.nodes != nil {
 		node = f.nodes.Node(s.ID)
@@ -276,7 +279,7 @@ func (f *fetch) tells(err error) bool {
 	case errors.Is(err, context.DeadlineExceeded):
 		return time.Since(f.start) >= f.deadline/2 // else it had no fair time
 	}
-	return keys.TellsOfStore(err)
+	return connect.TellsOfStore(err)
 }
 
 // keyTrouble counts and logs a look-up that told nothing about a key.
@@ -289,9 +292,9 @@ func (a *Authorizer) keyTrouble(ctx context.Context, err error) {
 	case errors.Is(err, keys.ErrUnknown):
 	case errors.Is(err, keys.ErrBusy):
 		// Counted by the cache. A line each would let a scan fill the log.
-	case errors.Is(err, keys.ErrStoreDown):
+	case errors.Is(err, connect.ErrStoreDown):
 		a.metrics.storeErrors.WithLabelValues("lookup").Inc() // what it came from has been logged
-	case errors.Is(err, keys.ErrUnvouched):
+	case errors.Is(err, standing.ErrUnvouched):
 		a.metrics.storeErrors.WithLabelValues("unvouched").Inc() // readyz and the log say why, once
 	case errors.As(err, &corrupt):
 		a.metrics.corruptRecords.Inc()
@@ -307,7 +310,7 @@ func (a *Authorizer) limitTrouble(ctx context.Context, s *limits.Spend, err erro
 		return
 	}
 	a.metrics.storeErrors.WithLabelValues("spend").Inc()
-	if errors.Is(err, keys.ErrStoreDown) {
+	if errors.Is(err, connect.ErrStoreDown) {
 		return // what it came from has been logged
 	}
 	a.Trouble(ctx, "limits not spent", slog.String("limit_id", s.ID), slog.Bool("read_only", s.ReadOnly), slog.Any("error", err))

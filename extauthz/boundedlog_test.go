@@ -14,6 +14,7 @@ import (
 	"tollgate/extauthz"
 	"tollgate/extauthz/extauthztest"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/standing"
 	"tollgate/policy/limits"
 )
 
@@ -81,7 +82,7 @@ func TestTroubleDoesNotFillTheLog(t *testing.T) {
 		"broken record": {func(c *extauthz.Config) {
 			c.Keys = failing{&keys.CorruptError{ID: "key_1", Err: errors.New("it is missing")}}
 		}, "corrupt key record"},
-		"an emptied store": {func(c *extauthz.Config) { c.Keys = failing{fmt.Errorf("x: %w", keys.ErrEmptied)} }, "undecided"},
+		"an emptied store": {func(c *extauthz.Config) { c.Keys = failing{fmt.Errorf("x: %w", standing.ErrEmptied)} }, "undecided"},
 		"a panic":          {func(c *extauthz.Config) { c.Keys = nil }, `"panic"`},
 	} {
 		s := extauthztest.NewStack(t, func(config *extauthz.Config) { c.change(config); config.Decisions = extauthz.LogDenied }, extauthztest.SmallFile())

@@ -15,7 +15,11 @@ import (
 	"tollgate/extauthz"
 	"tollgate/extauthz/extauthztest"
 	"tollgate/policy"
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/cache"
+	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
 )
 
@@ -33,7 +37,7 @@ func (s spender) Spend(ctx context.Context, _ *limits.Spend) (limits.Result, err
 
 type touches chan int
 
-func (t touches) Touch(_ context.Context, uses []keys.Use) error {
+func (t touches) Touch(_ context.Context, uses []store.Use) error {
 	t <- len(uses)
 	return nil
 }
@@ -50,15 +54,15 @@ func TestCachedKey(t *testing.T) {
 	client := extauthztest.NewRedis(t, "embedded")
 	registry := prometheus.NewRegistry()
 	metrics := extauthz.NewMetrics(registry)
-	grants := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: extauthztest.Limit, Changed: metrics.KeyChanged})
+	grants := cache.New(store.New(client), cache.Options{Timeout: extauthztest.Limit, Changed: metrics.KeyChanged})
 	written := make(touches, 1)
-	usage := keys.NewUsage(written, 10, time.Now)
+	usage := cache.NewUsage(written, 10, time.Now)
 	extauthz.RegisterCache(registry, grants, usage)
 	s := extauthztest.NewStack(t, func(c *extauthz.Config) {
 		c.Keys, c.Limits, c.Usage = grants, spender(spends), usage
 	}, extauthztest.SmallFile())
 	secret, entries := extauthztest.SmallKey()
-	if _, err := keys.Seed(extauthztest.Within(t), keys.NewStore(client), entries, s.Hasher); err != nil {
+	if _, err := admin.Seed(extauthztest.Within(t), store.New(client), entries, s.Hasher); err != nil {
 		t.Fatal(err)
 	}
 	envoy := authv3.NewAuthorizationClient(s.Dial(t))
@@ -79,7 +83,7 @@ func TestCachedKey(t *testing.T) {
 	if len(written) != 1 {
 		t.Error("the use is not written")
 	}
-	metrics.BreakerChanged(keys.BreakerChange{Operation: keys.Spend, Open: true})
+	metrics.BreakerChanged(connect.BreakerChange{Operation: connect.Spend, Open: true})
 	metrics.KeyChanged(20 * time.Millisecond)
 	out := extauthztest.MetricsOf(registry)
 	for _, line := range []string{
@@ -92,7 +96,7 @@ func TestCachedKey(t *testing.T) {
 			t.Errorf("no %s in\n%s", line, out)
 		}
 	}
-	metrics.BreakerChanged(keys.BreakerChange{Operation: keys.Spend})
+	metrics.BreakerChanged(connect.BreakerChange{Operation: connect.Spend})
 }
 
 func TestStaleForFollowsThePolicy(t *testing.T) {
@@ -110,7 +114,7 @@ func TestSpendsBehindTheBreaker(t *testing.T) {
 		return limits.Result{}, errors.New("connection refused")
 	}
 	s := extauthztest.NewStack(t, func(c *extauthz.Config) {
-		c.Keys, c.Limits, c.Breaker = extauthztest.BrokenStore{OnLookup: extauthztest.Found}, spender(away), keys.NewBreaker(nil)
+		c.Keys, c.Limits, c.Breaker = extauthztest.BrokenStore{OnLookup: extauthztest.Found}, spender(away), connect.NewBreaker(nil)
 	}, extauthztest.SmallFile())
 	envoy := authv3.NewAuthorizationClient(s.Dial(t))
 	secret, _ := extauthztest.SmallKey()
@@ -131,7 +135,7 @@ func TestSpendsBehindTheBreaker(t *testing.T) {
 
 // What is refused because the store is not asked fills no log.
 func TestBusyAndDownAreNotLogged(t *testing.T) {
-	for _, err := range []error{keys.ErrBusy, keys.ErrStoreDown} {
+	for _, err := range []error{keys.ErrBusy, connect.ErrStoreDown} {
 		lookup := func(context.Context) (keys.Grant, error) { return keys.Grant{}, err }
 		s, resp, rpc := extauthztest.AskBroken(t, extauthztest.SmallFile(), extauthztest.BrokenStore{OnLookup: lookup}, nil)
 		if rpc != nil || gatewayCode(resp) != 500 || strings.Contains(s.Log.String(), "look-up failed") {
@@ -147,7 +151,7 @@ func TestKeysUnderAnOlderPepper(t *testing.T) {
 	hasher := keys.NewHasher([]byte("newer"), older)
 	secret, entries := extauthztest.SmallKey()
 	client := extauthztest.NewRedis(t, "embedded")
-	if _, err := keys.Seed(extauthztest.Within(t), keys.NewStore(client), entries, keys.NewHasher(older.Pepper)); err != nil {
+	if _, err := admin.Seed(extauthztest.Within(t), store.New(client), entries, keys.NewHasher(older.Pepper)); err != nil {
 		t.Fatal(err)
 	}
 	type call struct {
@@ -157,7 +161,7 @@ func TestKeysUnderAnOlderPepper(t *testing.T) {
 	calls := make(chan call, 10)
 	s := extauthztest.NewStack(t, func(c *extauthz.Config) {
 		c.Decider = policy.NewDecider(hasher, limits.NewLocal(1, time.Now, 10), time.Now)
-		c.Keys = keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: extauthztest.Limit})
+		c.Keys = cache.New(store.New(client), cache.Options{Timeout: extauthztest.Limit})
 		c.Limits = spender(spends)
 		c.Rehash = func(id string, from, to keys.Digest) { calls <- call{id, from, to} }
 	}, extauthztest.SmallFile())
@@ -176,7 +180,7 @@ func TestKeysUnderAnOlderPepper(t *testing.T) {
 // The change of a key reaches a running server by its stream.
 func TestRevocationReachesTheServer(t *testing.T) {
 	client := extauthztest.NewRedis(t, "redis")
-	grants := keys.NewCache(keys.NewStore(client), keys.CacheOptions{Timeout: extauthztest.Limit, TTL: time.Hour})
+	grants := cache.New(store.New(client), cache.Options{Timeout: extauthztest.Limit, TTL: time.Hour})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); grants.Run(ctx) }()
@@ -184,7 +188,7 @@ func TestRevocationReachesTheServer(t *testing.T) {
 	extauthztest.Eventually(t, "the stream is up", func() bool { return grants.Stream().Listening })
 	s := extauthztest.NewStack(t, func(c *extauthz.Config) { c.Keys, c.Limits = grants, spender(spends) }, extauthztest.SmallFile())
 	secret, entries := extauthztest.SmallKey()
-	if _, err := keys.Seed(extauthztest.Within(t), keys.NewStore(client), entries, s.Hasher); err != nil {
+	if _, err := admin.Seed(extauthztest.Within(t), store.New(client), entries, s.Hasher); err != nil {
 		t.Fatal(err)
 	}
 	envoy := authv3.NewAuthorizationClient(s.Dial(t))

@@ -3,21 +3,21 @@ package extauthz
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/cache"
 )
 
 // cacheCollector reads the counts of a key cache at each scrape, so that a check
 // counts nothing twice.
 type cacheCollector struct {
-	cache *keys.Cache
-	usage *keys.Usage
+	cache *cache.Cache
+	usage *cache.Usage
 
 	lookups, refreshes, overtaken, evictions, changes, entries, generation, listening, silence, ages *prometheus.Desc
 }
 
 // RegisterCache registers the metrics of the cache and, unless it is nil, of the
 // usage of its keys.
-func RegisterCache(r prometheus.Registerer, c *keys.Cache, u *keys.Usage) {
+func RegisterCache(r prometheus.Registerer, c *cache.Cache, u *cache.Usage) {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"tollgate/policy"
-	"tollgate/policy/keys"
+	"tollgate/policy/connect"
 )
 
 // Metrics are the server's Prometheus metrics. No label ever holds a key, a key
@@ -77,7 +77,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Help: "Servers of the store that are not asked for this operation, because they did not answer or refused it to everybody.",
 		}, []string{"operation"}),
 	}
-	for _, o := range keys.Operations() {
+	for _, o := range connect.Operations() {
 		m.breakerOpen.WithLabelValues(o.String())
 	}
 	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.grpcRefused, m.httpRefused,
@@ -97,7 +97,7 @@ func (m *Metrics) HTTPRefused(why string) { m.httpRefused.WithLabelValues(why).I
 func (m *Metrics) KeyChanged(delay time.Duration) { m.changeDelay.Observe(delay.Seconds()) }
 
 // BreakerChanged notes whether the store is asked.
-func (m *Metrics) BreakerChanged(c keys.BreakerChange) {
+func (m *Metrics) BreakerChanged(c connect.BreakerChange) {
 	open := m.breakerOpen.WithLabelValues(c.Operation.String())
 	if c.Open {
 		open.Inc()

@@ -22,6 +22,7 @@ import (
 	"tollgate/extauthz/extauthztest"
 	"tollgate/extauthz/httpserver"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 	"tollgate/policy/limits"
 )
 
@@ -34,13 +35,13 @@ type stressKey struct {
 
 // stressKeys makes keys of which one in ten each is expired, inactive, unknown and
 // malformed, and of the others every second one is counted exactly.
-func stressKeys(count int) (list []*stressKey, entries []keys.Entry) {
+func stressKeys(count int) (list []*stressKey, entries []keyfile.Entry) {
 	for i := range count {
 		k := &stressKey{
 			id: fmt.Sprintf("key_%04d", i), name: fmt.Sprint("name ", i), reason: "allowed", limit: 100_000 + int64(i),
 			secret: keys.Seal("sm_", fmt.Sprintf("AKeyOfTheManyKeysTest%06d", i)),
 		}
-		entry := keys.Entry{Secret: k.secret, Key: keys.Key{
+		entry := keyfile.Entry{Secret: k.secret, Key: keys.Key{
 			ID: k.id, API: "small", Team: "team", Name: k.name, Plan: []string{"basic", "exact"}[i/10%2], Status: keys.Active, Version: 1, LimitID: k.id,
 			AnchorDay: 1, CreatedAt: time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC), Limits: []keys.Override{{Name: "hour", Requests: k.limit}},
 		}}

@@ -11,7 +11,7 @@ import (
 	"embed"
 	"fmt"
 
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 )
 
 // files is a variable because go:embed knows no other form; nothing writes it.
@@ -51,14 +51,14 @@ func CheckRequest(name string) ([]byte, error) {
 
 // Keys returns the keys of one API with their secrets: those of keys.yaml, and
 // those of broken.yaml, whose records the policy cannot use.
-func Keys(api string) ([]keys.Entry, error) {
-	var all []keys.Entry
+func Keys(api string) ([]keyfile.Entry, error) {
+	var all []keyfile.Entry
 	for _, name := range []string{"keys.yaml", "broken.yaml"} {
 		data, err := File(api, name)
 		if err != nil {
 			return nil, err
 		}
-		entries, err := keys.ParseFile(api+"/"+name, data)
+		entries, err := keyfile.ParseFile(api+"/"+name, data)
 		if err != nil {
 			return nil, err
 		}

@@ -22,6 +22,11 @@ import (
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/audit"
+	"tollgate/policy/keys/keyfile"
+	"tollgate/policy/keys/roles"
+	"tollgate/policy/keys/store"
 	"tollgate/policy/policyfile"
 	"tollgate/testdata"
 )
@@ -92,7 +97,7 @@ type demo struct {
 	out    io.Writer
 
 	policies []policyfile.File
-	entries  []keys.Entry
+	entries  []keyfile.Entry
 	shots    []shot
 	hasher   *keys.Hasher
 	server   *server
@@ -218,9 +223,9 @@ func (noRules) Prefix(string, string) (string, error)      { return "", nil }
 func (d *demo) addKeys(ctx context.Context, socket string) error {
 	client := redis.NewClient(&redis.Options{Network: "unix", Addr: socket, Protocol: 2, DisableIdentity: true})
 	defer client.Close()
-	manager := keys.NewManager(keys.NewStore(client), d.hasher, noRules{}, keys.NewAudit(client, 0),
-		keys.Actor{Name: "tollgate demo", Operator: true}, time.Now)
-	_, err := manager.Seed(ctx, d.entries, keys.SeedSource{Source: "the demo"})
+	manager := admin.NewManager(store.New(client), d.hasher, noRules{}, audit.New(client, 0),
+		roles.Actor{Name: "tollgate demo", Operator: true}, time.Now)
+	_, err := manager.Seed(ctx, d.entries, admin.SeedSource{Source: "the demo"})
 	return err
 }
 

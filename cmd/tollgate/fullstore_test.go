@@ -9,6 +9,9 @@ import (
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/keyfile"
+	"tollgate/policy/keys/store"
 )
 
 // A store that takes no writes stops what has to be counted, and nothing else: while the breaker of spends is open, keys that
@@ -102,7 +105,7 @@ func (f *fleet) keyOn(t *testing.T, plan string) *planned {
 	secret := keys.NewSecret("pb_")
 	id := "key_" + keys.NewSecret("")[:16]
 	k := keys.Key{ID: id, API: "pixelbyte", Name: plan, Plan: plan, LimitID: id, Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
-	if _, err := keys.Seed(t.Context(), keys.NewStore(f.admin), []keys.Entry{{Key: k, Secret: secret}}, keys.NewHasher(nil)); err != nil {
+	if _, err := admin.Seed(t.Context(), store.New(f.admin), []keyfile.Entry{{Key: k, Secret: secret}}, keys.NewHasher(nil)); err != nil {
 		t.Fatal(err)
 	}
 	return &planned{id, secret}

@@ -25,6 +25,9 @@ import (
 	"tollgate/envoy/envoytest"
 	"tollgate/policy/connect/redistest"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/keyfile"
+	"tollgate/policy/keys/store"
 )
 
 // outage is one setting in which replicas leave and come back under load.
@@ -369,7 +372,7 @@ func seedOutage(t *testing.T, client *redis.Client) {
 	t.Helper()
 	key := keys.Key{ID: "key_outage", API: "pixelmagic", Name: "outage", Plan: "free", LimitID: "key_outage", Scopes: []string{"read"},
 		Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
-	if _, err := keys.Seed(t.Context(), keys.NewStore(client), []keys.Entry{{Key: key, Secret: outageKey}}, keys.NewHasher(nil)); err != nil {
+	if _, err := admin.Seed(t.Context(), store.New(client), []keyfile.Entry{{Key: key, Secret: outageKey}}, keys.NewHasher(nil)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/store"
 )
 
 const (
@@ -126,7 +127,7 @@ func (f *fleet) create(t *testing.T, n int) (ids, secrets []string) {
 		}
 		ids, secrets = append(ids, id), append(secrets, secret)
 	}
-	for _, err := range keys.NewStore(f.admin).CreateAll(t.Context(), all) {
+	for _, err := range store.New(f.admin).CreateAll(t.Context(), all) {
 		if err != nil {
 			t.Fatal(err)
 		}

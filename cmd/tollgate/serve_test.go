@@ -31,6 +31,9 @@ import (
 	"tollgate/cmd/tollgate/server"
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/keyfile"
+	"tollgate/policy/keys/store"
 )
 
 // running is a server inside the test.
@@ -166,7 +169,7 @@ func TestLeasesGoBackAtTheEnd(t *testing.T) {
 		client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
 		defer client.Close()
 		key := keys.Key{ID: "key_full", API: "pixelbyte", Name: "full", Plan: "big", LimitID: "key_full", Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
-		if _, err := keys.Seed(t.Context(), keys.NewStore(client), []keys.Entry{{Key: key, Secret: "pb_DemoFullAccess000000000000040Zm5v"}}, keys.NewHasher(nil)); err != nil {
+		if _, err := admin.Seed(t.Context(), store.New(client), []keyfile.Entry{{Key: key, Secret: "pb_DemoFullAccess000000000000040Zm5v"}}, keys.NewHasher(nil)); err != nil {
 			t.Fatal(err)
 		}
 		r := start(t, "--policy", dir+"/policy.yaml", "--store", "redis://"+mini.Addr(), "--deadline", "20s", "--limits", mode)

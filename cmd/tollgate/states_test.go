@@ -25,6 +25,8 @@ import (
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/connect/redistest"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/standing"
+	"tollgate/policy/keys/store"
 )
 
 const statesPolicy = `
@@ -65,7 +67,7 @@ func states() map[string]standingState {
 	// The first server of a rollout that changes the pepper does this.
 	pepper := func(s *stateServer) {
 		next := keys.NewHasher([]byte("next"), keys.Method{Pepper: []byte("pepper")})
-		state, err := keys.NewStanding(s.redis, next, keys.StandingOptions{}).Look(s.Context())
+		state, err := standing.New(s.redis, next, standing.Options{}).Look(s.Context())
 		if err != nil || !state.Adopted {
 			s.Fatalf("%v, %+v", err, state)
 		}
@@ -197,7 +199,7 @@ func (s *stateServer) startRedis() {
 // seed makes the store one of servers with the pepper, with two keys of each plan.
 func (s *stateServer) seed(pepper string) (secrets map[string]string) {
 	h, secrets, all := keys.NewHasher([]byte(pepper)), map[string]string{}, []*keys.Key(nil)
-	_, err := keys.NewStanding(s.redis, h, keys.StandingOptions{}).Look(s.Context())
+	_, err := standing.New(s.redis, h, standing.Options{}).Look(s.Context())
 	s.must(err)
 	for _, plan := range []string{"closed", "free"} {
 		for n := range 2 {
@@ -207,7 +209,7 @@ func (s *stateServer) seed(pepper string) (secrets map[string]string) {
 				Algorithm: keys.AlgorithmHMACSHA256, Digest: h.Digest(secret)})
 		}
 	}
-	for _, err := range keys.NewStore(s.redis).CreateAll(s.Context(), all) {
+	for _, err := range store.New(s.redis).CreateAll(s.Context(), all) {
 		s.must(err)
 	}
 	return secrets

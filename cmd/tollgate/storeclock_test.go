@@ -16,6 +16,9 @@ import (
 
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/keyfile"
+	"tollgate/policy/keys/store"
 )
 
 // A clock of the store that jumps and returns is in the log with its size and in the metrics, each way, and nobody is
@@ -27,7 +30,7 @@ func TestClockJumpIsSaid(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: mini.Addr()})
 	defer client.Close()
 	key := keys.Key{ID: "key_full", API: "pixelbyte", Name: "full", Plan: "full", LimitID: "key_full", Status: keys.Active, Version: 1, AnchorDay: 1, CreatedAt: time.Now()}
-	if _, err := keys.Seed(t.Context(), keys.NewStore(client), []keys.Entry{{Key: key, Secret: "pb_DemoFullAccess000000000000040Zm5v"}}, keys.NewHasher(nil)); err != nil {
+	if _, err := admin.Seed(t.Context(), store.New(client), []keyfile.Entry{{Key: key, Secret: "pb_DemoFullAccess000000000000040Zm5v"}}, keys.NewHasher(nil)); err != nil {
 		t.Fatal(err)
 	}
 	mini.SetTime(time.Now())

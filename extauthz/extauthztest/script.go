@@ -10,7 +10,7 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 
 	"tollgate/envoy/envoytest"
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 	"tollgate/testdata"
 )
 
@@ -26,14 +26,14 @@ type Answer struct {
 }
 
 // RunScript runs the blocks of a script on each store; ask sends one of them.
-func RunScript(t *testing.T, name string, s *Stack, entries []keys.Entry, blocks []testdata.Block, ask func(*testing.T, *testdata.Block) *Answer) {
+func RunScript(t *testing.T, name string, s *Stack, entries []keyfile.Entry, blocks []testdata.Block, ask func(*testing.T, *testdata.Block) *Answer) {
 	for _, backend := range Backends() {
 		RunScriptOn(t, backend, name, s, entries, blocks, ask)
 	}
 }
 
 // RunScriptOn runs the blocks of a script on one store.
-func RunScriptOn(t *testing.T, backend, name string, s *Stack, entries []keys.Entry, blocks []testdata.Block, ask func(*testing.T, *testdata.Block) *Answer) {
+func RunScriptOn(t *testing.T, backend, name string, s *Stack, entries []keyfile.Entry, blocks []testdata.Block, ask func(*testing.T, *testdata.Block) *Answer) {
 	t.Run(name+"/"+backend, func(t *testing.T) {
 		s.Use(t, NewRedis(t, backend), entries)
 		secrets := map[string]string{}

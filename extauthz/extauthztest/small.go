@@ -9,6 +9,7 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 	"tollgate/policy/policyfile"
 )
 
@@ -39,9 +40,9 @@ func SmallFile(changes ...string) policyfile.File {
 }
 
 // SmallKey is a key of that API, and the entry to seed it with.
-func SmallKey() (secret string, entries []keys.Entry) {
+func SmallKey() (secret string, entries []keyfile.Entry) {
 	secret = keys.Seal("sm_", "APlainKeyOfTheSmallTestAPI0")
-	return secret, []keys.Entry{{Secret: secret, Key: keys.Key{
+	return secret, []keyfile.Entry{{Secret: secret, Key: keys.Key{
 		ID: "key_small", API: "small", Team: "team_s", Name: "plain", Plan: "basic",
 		Status: keys.Active, Version: 1, LimitID: "key_small", AnchorDay: 1, CreatedAt: time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC),
 	}}}

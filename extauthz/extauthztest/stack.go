@@ -28,6 +28,10 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/connect/redistest"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/cache"
+	"tollgate/policy/keys/keyfile"
+	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
 	"tollgate/policy/policyfile"
@@ -118,7 +122,7 @@ type Stack struct {
 
 // stores lets one server change its store between scripts.
 type stores struct {
-	keys   atomic.Pointer[keys.Cache]
+	keys   atomic.Pointer[cache.Cache]
 	limits atomic.Pointer[counters.Leases]
 }
 
@@ -222,19 +226,19 @@ func (s *Stack) HTTPRefused(t *testing.T, why string) (n float64) {
 }
 
 // Use empties the store and seeds the keys.
-func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keys.Entry) {
+func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keyfile.Entry) {
 	t.Helper()
 	if err := client.FlushAll(Within(t)).Err(); err != nil {
 		t.Fatal(err)
 	}
-	store := keys.NewStore(client)
-	s.stores.keys.Store(keys.NewCache(store, keys.CacheOptions{Timeout: Limit}))
+	store := store.New(client)
+	s.stores.keys.Store(cache.New(store, cache.Options{Timeout: Limit}))
 	began := time.Now()
 	s.stores.limits.Store(counters.NewLeases(counters.NewStore(client, s.Clock.Offset), counters.Options{
 		Exact: s.Exact, Timeout: Limit, Clock: func() time.Duration { return time.Since(began) + s.Clock.Offset() },
 	}))
 	// Seed forgets the secrets of what it is given.
-	if _, err := keys.Seed(Within(t), store, slices.Clone(entries), s.Hasher); err != nil {
+	if _, err := admin.Seed(Within(t), store, slices.Clone(entries), s.Hasher); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -252,7 +256,7 @@ func (s *Stack) Dial(t *testing.T) *grpc.ClientConn {
 }
 
 // APIFiles reads one of the four APIs.
-func APIFiles(t testing.TB, api string) (policyfile.File, []keys.Entry, []testdata.Block) {
+func APIFiles(t testing.TB, api string) (policyfile.File, []keyfile.Entry, []testdata.Block) {
 	t.Helper()
 	text, err := testdata.File(api, "policy.yaml")
 	if err != nil {

@@ -17,6 +17,12 @@ import (
 
 	"tollgate/policy/connect"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/audit"
+	"tollgate/policy/keys/keyfile"
+	"tollgate/policy/keys/roles"
+	"tollgate/policy/keys/standing"
+	"tollgate/policy/keys/store"
 )
 
 // duty is something that a kind of user must be able to do. The number keeps runs apart.
@@ -43,7 +49,7 @@ func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
 
 // lookAtStore is what a server does first, and each second.
 func lookAtStore(ctx context.Context, c redis.UniversalClient, _ int) error {
-	w := keys.NewStanding(c, keys.NewHasher([]byte("pepper")), keys.StandingOptions{Timeout: 5 * time.Second})
+	w := standing.New(c, keys.NewHasher([]byte("pepper")), standing.Options{Timeout: 5 * time.Second})
 	state, err := w.Look(ctx)
 	return errors.Join(err, state.Unseen, w.Vouch(ctx, "tg:v1:secret:00"))
 }
@@ -51,21 +57,21 @@ func lookAtStore(ctx context.Context, c redis.UniversalClient, _ int) error {
 // acceptEmpty is what makes a new store one for the commands, which look at its pepper first.
 func acceptEmpty(ctx context.Context, c redis.UniversalClient, n int) error {
 	h := keys.NewHasher([]byte("pepper"))
-	if err := keys.AcceptEmpty(ctx, c, h); err != nil {
+	if err := standing.AcceptEmpty(ctx, c, h); err != nil {
 		return err
 	}
-	return keys.CheckPepper(ctx, c, h)
+	return standing.CheckPepper(ctx, c, h)
 }
 
 // confirmChanges is how a server says which changes it has heard of.
 func confirmChanges(ctx context.Context, c redis.UniversalClient, n int) error {
-	return keys.NewStore(c).ConfirmChanges(ctx, fmt.Sprint("server ", n), 1, time.Second, true)
+	return store.New(c).ConfirmChanges(ctx, fmt.Sprint("server ", n), 1, time.Second, true)
 }
 
 // awaitServers is the end of a revocation, which no server hears here.
 func awaitServers(ctx context.Context, c redis.UniversalClient, n int) error {
-	var unheard *keys.UnheardError
-	err := keys.NewStore(c).AwaitServers(ctx, newKey(n).ID, time.Millisecond)
+	var unheard *store.UnheardError
+	err := store.New(c).AwaitServers(ctx, newKey(n).ID, time.Millisecond)
 	if errors.As(err, &unheard) && unheard.Err == nil {
 		return nil
 	}
@@ -74,12 +80,12 @@ func awaitServers(ctx context.Context, c redis.UniversalClient, n int) error {
 
 // changeFromServer is what a server writes besides its counters.
 func changeFromServer(ctx context.Context, c redis.UniversalClient, n int) error {
-	records, k := keys.NewStore(c), newKey(n)
-	serve := keys.NewManager(records, keys.NewHasher([]byte("pepper")), nil, keys.NewAudit(c, 1000), keys.Actor{Name: "serve", Operator: true}, time.Now)
-	if added, err := serve.Seed(ctx, []keys.Entry{{Key: *newKey(300_000 + n)}}, keys.SeedSource{}); err != nil || added != 1 {
+	records, k := store.New(c), newKey(n)
+	serve := admin.NewManager(records, keys.NewHasher([]byte("pepper")), nil, audit.New(c, 1000), roles.Actor{Name: "serve", Operator: true}, time.Now)
+	if added, err := serve.Seed(ctx, []keyfile.Entry{{Key: *newKey(300_000 + n)}}, admin.SeedSource{}); err != nil || added != 1 {
 		return fmt.Errorf("%d added: %w", added, err)
 	}
-	if err := records.Touch(ctx, []keys.Use{{ID: k.ID, At: time.Now()}}); err != nil {
+	if err := records.Touch(ctx, []store.Use{{ID: k.ID, At: time.Now()}}); err != nil {
 		return err
 	}
 	return records.Rehash(ctx, k.ID, k.Digest, keys.NewHasher([]byte("newer")).Digest(k.ID))
@@ -87,12 +93,12 @@ func changeFromServer(ctx context.Context, c redis.UniversalClient, n int) error
 
 // manageKeys is the life of a key.
 func manageKeys(ctx context.Context, c redis.UniversalClient, n int) error {
-	records, room := keys.NewStore(c), &keys.Cap{Most: 1000}
+	records, room := store.New(c), &store.Cap{Most: 1000}
 	k := newKey(100_000 + n)
 	if err := records.CreateWithin(ctx, k, room); err != nil {
 		return err
 	}
-	if page, _, err := records.List(ctx, keys.Filter{}, "", 10); err != nil || len(page) == 0 {
+	if page, _, err := records.List(ctx, store.Filter{}, "", 10); err != nil || len(page) == 0 {
 		return fmt.Errorf("%d keys listed: %w", len(page), err)
 	}
 	if _, err := records.Replication(ctx, k.ID); err != nil {
@@ -108,7 +114,7 @@ func manageKeys(ctx context.Context, c redis.UniversalClient, n int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := records.WriteWithin(ctx, old, &next, room); !errors.Is(err, keys.ErrConflict) || strings.Contains(err.Error(), "NOPERM") {
+	if _, err := records.WriteWithin(ctx, old, &next, room); !errors.Is(err, store.ErrConflict) || strings.Contains(err.Error(), "NOPERM") {
 		return fmt.Errorf("an overtaken write: %w", err)
 	}
 	last := *now
@@ -122,20 +128,20 @@ func manageKeys(ctx context.Context, c redis.UniversalClient, n int) error {
 // repair looks through everything, and mends a key that has left its lists.
 func repair(ctx context.Context, c redis.UniversalClient, n int) error {
 	k := newKey(200_000 + n)
-	if err := keys.NewStore(c).CreateWithin(ctx, k, &keys.Cap{Most: 1000}); err != nil {
+	if err := store.New(c).CreateWithin(ctx, k, &store.Cap{Most: 1000}); err != nil {
 		return err
 	}
-	_, err := keys.NewStore(c).Repair(ctx, k.API)
+	_, err := store.New(c).Repair(ctx, k.API)
 	return err
 }
 
 // manageTeams is the life of a team.
 func manageTeams(ctx context.Context, c redis.UniversalClient, n int) error {
-	records, name := keys.NewStore(c), fmt.Sprint("team", n)
-	if err := records.CreateTeam(ctx, keys.Team{API: "api", Name: name}); err != nil {
+	records, name := store.New(c), fmt.Sprint("team", n)
+	if err := records.CreateTeam(ctx, store.Team{API: "api", Name: name}); err != nil {
 		return err
 	}
-	added, token, err := records.AddMember(ctx, keys.Member{API: "api", Team: name, Name: "Ada", Role: keys.Admin})
+	added, token, err := records.AddMember(ctx, store.Member{API: "api", Team: name, Name: "Ada", Role: roles.Admin})
 	if err != nil {
 		return err
 	}
@@ -152,7 +158,7 @@ func manageTeams(ctx context.Context, c redis.UniversalClient, n int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := records.SetRole(ctx, stored, keys.Admin); err != nil {
+	if _, err := records.SetRole(ctx, stored, roles.Admin); err != nil {
 		return err
 	}
 	if stored, err = records.StoredMember(ctx, "api", name, added.ID); err != nil {
@@ -165,11 +171,11 @@ func manageTeams(ctx context.Context, c redis.UniversalClient, n int) error {
 }
 
 func readAudit(ctx context.Context, c redis.UniversalClient, _ int) error {
-	a := keys.NewAudit(c, 1000)
-	if err := a.Do(ctx, keys.AuditEntry{Who: "me", Action: keys.ActionCreate}, func(context.Context) error { return nil }); err != nil {
+	a := audit.New(c, 1000)
+	if err := a.Do(ctx, audit.Entry{Who: "me", Action: roles.ActionCreate}, func(context.Context) error { return nil }); err != nil {
 		return err
 	}
-	for _, order := range []keys.Order{keys.OldestFirst, keys.NewestFirst} {
+	for _, order := range []audit.Order{audit.OldestFirst, audit.NewestFirst} {
 		if entries, _, err := a.Read(ctx, "", 10, order); err != nil || len(entries) < 2 {
 			return fmt.Errorf("%d entries: %w", len(entries), err)
 		}

@@ -14,6 +14,8 @@ import (
 
 	"tollgate/policy/connect"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/cache"
+	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
 )
@@ -118,7 +120,7 @@ func moveSlots(t *testing.T, nodes []*server) {
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
 	defer cancel()
 	k := newKey(1000)
-	if err := keys.NewStore(open(t, clusterURL(nodes))).Create(ctx, k); err != nil {
+	if err := store.New(open(t, clusterURL(nodes))).Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
 	record, secret := "tg:v1:key:{"+k.ID+"}", "tg:v1:secret:"+secretOf(t, nodes, k)
@@ -127,7 +129,7 @@ func moveSlots(t *testing.T, nodes []*server) {
 	var pipelines []*counters.Leases
 	for range workers {
 		c := open(t, clusterURL(nodes)) // a replica each
-		store := keys.NewStore(c)
+		store := store.New(c)
 		counters := counters.NewLeases(counters.NewStore(c, nil), counters.Options{Exact: true, Timeout: 20 * time.Second})
 		pipelines = append(pipelines, counters)
 		work.Go(func() {
@@ -247,7 +249,7 @@ func clusterOnly(t *testing.T, nodes []*server) {
 	find := func() error {
 		c := open(t, clusterURL(nodes))
 		defer c.Close()
-		_, err := keys.NewStore(c).Lookup(t.Context(), k.Digest)
+		_, err := store.New(c).Lookup(t.Context(), k.Digest)
 		return err
 	}
 	asServer(t, nodes, "-cluster|slots")
@@ -288,7 +290,7 @@ func masterOf(t *testing.T, nodes []*server, slot int64) *server {
 // of slots with it have their answers.
 func hangMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
 	const readings = 400
-	store := keys.NewStore(c)
+	store := store.New(c)
 	var ranges [readings][2]int64 // of the secret and of the record
 	hung := map[int64]bool{}
 	for n := range readings {
@@ -304,7 +306,7 @@ func hangMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
 			}
 		}
 	}
-	cache := keys.NewCache(store, keys.CacheOptions{Timeout: time.Second})
+	cache := cache.New(store, cache.Options{Timeout: time.Second})
 	do(t, nodes[2], "client", "pause", 5000, "all")
 	var found, lost atomic.Int64
 	var work sync.WaitGroup
@@ -334,7 +336,7 @@ func loseMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
 		do(t, n, "config", "set", "cluster-require-full-coverage", "no")
 	}
 	var later atomic.Int64
-	cache := keys.NewCache(keys.NewStore(c), keys.CacheOptions{Now: func() time.Time { return time.Unix(later.Load(), 0) }})
+	cache := cache.New(store.New(c), cache.Options{Now: func() time.Time { return time.Unix(later.Load(), 0) }})
 	for n := range 12 {
 		if _, err := cache.Lookup(t.Context(), newKey(n).Digest); err != nil {
 			t.Fatal(err)
@@ -353,7 +355,7 @@ func loseMaster(t *testing.T, nodes []*server, c redis.UniversalClient) {
 	await(t, "the keys are read ahead", func(context.Context) bool { return cache.Stats().Refreshes > 0 })
 	reached := 0
 	for n := range 12 {
-		switch _, err := keys.NewStore(c).Lookup(ctx, newKey(n).Digest); {
+		switch _, err := store.New(c).Lookup(ctx, newKey(n).Digest); {
 		case err == nil:
 			reached++
 		case errors.Is(err, keys.ErrUnknown):

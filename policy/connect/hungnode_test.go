@@ -12,6 +12,8 @@ import (
 
 	"tollgate/policy/connect"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/cache"
+	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
 )
@@ -47,7 +49,7 @@ func TestOneNodeOfAClusterHangs(t *testing.T) {
 		t.Errorf("%d of %d spends on nodes that answer, %d on one that does not", answered, healthy, late)
 	}
 	work.Wait()
-	if err := h.breaker.Trouble(keys.Spend); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), h.hung) {
+	if err := h.breaker.Trouble(connect.Spend); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), h.hung) {
 		t.Errorf("the trouble with spends is %v", err)
 	}
 	if answered, _ := h.spend(t, ids); answered != healthy {
@@ -59,23 +61,23 @@ func TestOneNodeOfAClusterHangs(t *testing.T) {
 	}
 	await(t, "the node serves again", func(context.Context) bool {
 		answered, late := h.spend(t, ids)
-		return answered == healthy && late == hung && h.breaker.Trouble(keys.Spend) == nil
+		return answered == healthy && late == hung && h.breaker.Trouble(connect.Spend) == nil
 	})
 }
 
 // hungCluster is what uses a cluster, one node of which hangs.
 type hungCluster struct {
-	store   *keys.Store
-	cache   *keys.Cache
-	breaker *keys.Breaker
+	store   *store.Store
+	cache   *cache.Cache
+	breaker *connect.Breaker
 	leases  [2]*counters.Leases // exact, and not
 	hung    string              // address
 }
 
 func newHungCluster(t *testing.T, url, hung string) *hungCluster {
 	c := open(t, url)
-	h := &hungCluster{store: keys.NewStore(c), breaker: keys.NewBreaker(nil), hung: hung}
-	h.cache = keys.NewCache(h.store, keys.CacheOptions{Timeout: hungTime, Breaker: h.breaker})
+	h := &hungCluster{store: store.New(c), breaker: connect.NewBreaker(nil), hung: hung}
+	h.cache = cache.New(h.store, cache.Options{Timeout: hungTime, Breaker: h.breaker})
 	for i := range h.leases {
 		h.leases[i] = counters.NewLeases(counters.NewStore(c, nil), counters.Options{Exact: i == 0, Timeout: hungPipeline})
 	}
@@ -94,7 +96,7 @@ func (h *hungCluster) spend(t *testing.T, ids int) (healthy, hung int) {
 			defer cancel()
 			id, l := fmt.Sprint("hung", n), h.leases[n%2]
 			node, s := l.Node(id), &limits.Spend{ID: id, Windows: day(90), Cost: 1} // too little to lease any
-			err := h.breaker.Do(keys.Spend, node, func() error {
+			err := h.breaker.Do(connect.Spend, node, func() error {
 				_, err := l.Spend(ctx, s)
 				return err
 			})

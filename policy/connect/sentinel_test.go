@@ -13,6 +13,7 @@ import (
 
 	"tollgate/policy/connect"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
 )
@@ -73,7 +74,7 @@ type worker struct {
 }
 
 func (w *worker) run(ctx context.Context, c redis.UniversalClient) {
-	k, store, counters := newKey(0), keys.NewStore(c), counters.NewStore(c, nil)
+	k, store, counters := newKey(0), store.New(c), counters.NewStore(c, nil)
 	for {
 		select {
 		case <-w.stop:

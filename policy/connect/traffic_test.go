@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
 )
@@ -37,7 +38,7 @@ func exercise(ctx context.Context, c redis.UniversalClient, n int) error {
 	if err := c.Ping(ctx).Err(); err != nil {
 		return fmt.Errorf("ping: %w", err)
 	}
-	records := keys.NewStore(c)
+	records := store.New(c)
 	k := newKey(n)
 	if err := records.Create(ctx, k); err != nil {
 		return fmt.Errorf("create: %w", err)
@@ -45,7 +46,7 @@ func exercise(ctx context.Context, c redis.UniversalClient, n int) error {
 	thief := newKey(n)
 	thief.ID += "_thief"
 	err := records.Create(ctx, thief)
-	if !errors.Is(err, keys.ErrSecretTaken) || strings.Contains(err.Error(), "\n") { // and nothing is left of it
+	if !errors.Is(err, store.ErrSecretTaken) || strings.Contains(err.Error(), "\n") { // and nothing is left of it
 		return fmt.Errorf("create with a taken secret: %w", err)
 	}
 	if _, err := records.Lookup(ctx, k.Digest); err != nil {

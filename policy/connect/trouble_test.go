@@ -16,6 +16,10 @@ import (
 
 	"tollgate/policy/connect"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/cache"
+	"tollgate/policy/keys/roles"
+	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
 )
@@ -98,7 +102,7 @@ func load(t *testing.T, s *server) {
 // steady is a server with keys that a cache knows, and what serves them.
 type steady struct {
 	client redis.UniversalClient
-	cache  *keys.Cache
+	cache  *cache.Cache
 	leases *counters.Leases
 	later  *atomic.Int64 // seconds
 }
@@ -109,12 +113,12 @@ func newSteady(t *testing.T, url string) *steady {
 	t.Helper()
 	st := &steady{client: open(t, url), later: new(atomic.Int64)}
 	began := time.Now()
-	st.cache = keys.NewCache(keys.NewStore(st.client), keys.CacheOptions{
+	st.cache = cache.New(store.New(st.client), cache.Options{
 		Timeout: 10 * time.Second, Now: func() time.Time { return began.Add(time.Duration(st.later.Load()) * time.Second) },
 	})
 	st.leases = counters.NewLeases(counters.NewStore(st.client, nil), counters.Options{Exact: true, Timeout: 10 * time.Second})
 	for n := range known {
-		if err := keys.NewStore(st.client).Create(t.Context(), newKey(n)); err != nil && !errors.Is(err, keys.ErrExists) {
+		if err := store.New(st.client).Create(t.Context(), newKey(n)); err != nil && !errors.Is(err, store.ErrExists) {
 			t.Fatal(err)
 		}
 	}
@@ -231,10 +235,10 @@ func (st *steady) suffers(t *testing.T, trouble trouble) {
 		st.away(t, trouble, err)
 	}
 	// As the CLI does.
-	if _, err := keys.NewStore(st.client).Lookup(t.Context(), newKey(0).Digest); !trouble.serves {
+	if _, err := store.New(st.client).Lookup(t.Context(), newKey(0).Digest); !trouble.serves {
 		st.away(t, trouble, err)
 	}
-	cli := keys.NewManager(keys.NewStore(st.client), nil, nil, nil, keys.Actor{Operator: true}, time.Now)
+	cli := admin.NewManager(store.New(st.client), nil, nil, nil, roles.Actor{Operator: true}, time.Now)
 	if _, err := cli.Get(t.Context(), newKey(0).ID); !trouble.serves {
 		st.away(t, trouble, err)
 	}

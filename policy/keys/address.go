@@ -8,8 +8,8 @@ import (
 
 // parseAddress reads one entry of an address list: a single address or a CIDR. IPv4 inside IPv6 becomes IPv4. The
 // text of an error starts with the value.
-func parseAddress(s string) (netip.Prefix, error) {
-	refuse := func(why string) (netip.Prefix, error) { return netip.Prefix{}, fmt.Errorf("%s %s", show(s), why) }
+func ParseAddress(s string) (netip.Prefix, error) {
+	refuse := func(why string) (netip.Prefix, error) { return netip.Prefix{}, fmt.Errorf("%s %s", Quote(s), why) }
 	if strings.Contains(s, "%") {
 		return refuse("has a zone, which means nothing on another machine")
 	}
@@ -35,10 +35,10 @@ func parseAddress(s string) (netip.Prefix, error) {
 }
 
 // parseAddresses reads a list. An error is a *FieldError.
-func parseAddresses(list []string) ([]netip.Prefix, error) {
+func ParseAddresses(list []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for i, s := range list {
-		prefix, err := parseAddress(s)
+		prefix, err := ParseAddress(s)
 		if err != nil {
 			return nil, &FieldError{fmt.Sprintf("ips[%d]", i), err.Error()}
 		}
@@ -52,9 +52,9 @@ func prefixProblem(p netip.Prefix) string {
 	case !p.IsValid():
 		return "is not an IP address or CIDR"
 	case p.Addr().Is4In6():
-		return show(p.String()) + " must be written as IPv4"
+		return Quote(p.String()) + " must be written as IPv4"
 	case p != p.Masked():
-		return show(p.String()) + " has bits set beyond its length"
+		return Quote(p.String()) + " has bits set beyond its length"
 	}
 	return ""
 }

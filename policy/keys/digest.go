@@ -17,28 +17,28 @@ import (
 	"sync"
 )
 
-const redacted = "[redacted]"
+const Redacted = "[redacted]"
 
 // Digest is the HMAC-SHA-256 of a secret: what the store knows a key by. It redacts itself wherever it is printed or
 // encoded, because without a pepper the digest of a short secret can be guessed back.
 type Digest [sha256.Size]byte
 
 // String returns a fixed text instead of the digest.
-func (Digest) String() string { return redacted }
+func (Digest) String() string { return Redacted }
 
 // Format prints a fixed text instead of the digest, whatever the verb.
-func (Digest) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+func (Digest) Format(f fmt.State, _ rune) { io.WriteString(f, Redacted) }
 
 // LogValue logs a fixed text instead of the digest.
-func (Digest) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (Digest) LogValue() slog.Value { return slog.StringValue(Redacted) }
 
 // MarshalText encodes a fixed text instead of the digest. It never fails.
-func (Digest) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (Digest) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
 
-func (d Digest) hex() string { return hex.EncodeToString(d[:]) }
+func (d Digest) Hex() string { return hex.EncodeToString(d[:]) }
 
 // parseHash reads "hmac-sha256:" or "sha256:" and 64 hexadecimal digits. Its errors do not hold the value.
-func parseHash(s string) (algorithm string, d Digest, err error) {
+func ParseHash(s string) (algorithm string, d Digest, err error) {
 	algorithm, digits, _ := strings.Cut(s, ":")
 	form := fmt.Errorf("is not %s: or %s: followed by %d hexadecimal digits", AlgorithmHMACSHA256, AlgorithmSHA256, 2*len(d))
 	if algorithmProblem(algorithm) != "" || len(digits) != 2*len(d) {
@@ -61,7 +61,7 @@ func algorithmProblem(algorithm string) string {
 	case AlgorithmHMACSHA256, AlgorithmSHA256:
 		return ""
 	}
-	return show(algorithm) + " is not " + AlgorithmHMACSHA256 + " or " + AlgorithmSHA256
+	return Quote(algorithm) + " is not " + AlgorithmHMACSHA256 + " or " + AlgorithmSHA256
 }
 
 // Method is a way in which secrets were once hashed. The zero Method is HMAC-SHA-256 without a pepper.
@@ -71,7 +71,7 @@ type Method struct {
 }
 
 // String returns a fixed text instead of the pepper.
-func (Method) String() string { return "Method{" + redacted + "}" }
+func (Method) String() string { return "Method{" + Redacted + "}" }
 
 // Format prints a fixed text instead of the pepper, whatever the verb.
 func (m Method) Format(f fmt.State, _ rune) { io.WriteString(f, m.String()) }
@@ -201,7 +201,7 @@ func (h *Hasher) Handle(secret string) string {
 	n := binary.BigEndian.Uint64(d[:])
 	out := []byte("key_0000000000")
 	for i := len(out) - 1; i >= len("key_"); i-- {
-		out[i] = base62[n%62]
+		out[i] = Base62[n%62]
 		n /= 62
 	}
 	return string(out)
@@ -222,7 +222,7 @@ func (s *hashState) sum(mac hash.Hash, secret string) Digest {
 }
 
 // String returns a fixed text instead of the pepper.
-func (Hasher) String() string { return "Hasher{" + redacted + "}" }
+func (Hasher) String() string { return "Hasher{" + Redacted + "}" }
 
 // Format prints a fixed text instead of the pepper, whatever the verb.
 func (h Hasher) Format(f fmt.State, _ rune) { io.WriteString(f, h.String()) }

@@ -15,8 +15,8 @@ import (
 func TestDigest(t *testing.T) {
 	// RFC 4231, test case 2.
 	const want = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-	if got := NewHasher([]byte("Jefe")).Digest("what do ya want for nothing?"); got.hex() != want {
-		t.Errorf("digest %s, want %s", got.hex(), want)
+	if got := NewHasher([]byte("Jefe")).Digest("what do ya want for nothing?"); got.Hex() != want {
+		t.Errorf("digest %s, want %s", got.Hex(), want)
 	}
 	for _, secret := range []string{"", "a", strings.Repeat("a", maxSecret), strings.Repeat("b", 3*maxSecret+1)} {
 		for _, pepper := range []string{"", "pepper", strings.Repeat("p", 100)} {
@@ -78,7 +78,7 @@ func BenchmarkDigest(b *testing.B) {
 func TestHandle(t *testing.T) {
 	h, secret := NewHasher([]byte("pepper")), NewSecret("pb_")
 	got := h.Handle(secret)
-	if len(got) != 14 || idProblem(got) != "" || !only(got[4:], isBase62) {
+	if len(got) != 14 || IDProblem(got) != "" || !only(got[4:], isBase62) {
 		t.Errorf("Handle = %q", got)
 	}
 	if got != NewHasher([]byte("pepper")).Handle(secret) {
@@ -103,7 +103,7 @@ func handleOf(d Digest) string {
 	}
 	out := []byte("key_0000000000")
 	for i := 13; i >= 4; i-- {
-		out[i] = base62[n%62]
+		out[i] = Base62[n%62]
 		n /= 62
 	}
 	return string(out)
@@ -111,11 +111,11 @@ func handleOf(d Digest) string {
 
 func TestParseHash(t *testing.T) {
 	good := strings.Repeat("0a", 32)
-	if algorithm, d, err := parseHash("hmac-sha256:" + strings.ToUpper(good)); err != nil || algorithm != "hmac-sha256" || d.hex() != good {
+	if algorithm, d, err := ParseHash("hmac-sha256:" + strings.ToUpper(good)); err != nil || algorithm != "hmac-sha256" || d.Hex() != good {
 		t.Errorf("parseHash = %v, %v, %v", algorithm, d, err)
 	}
 	for _, in := range []string{"", good, "hmac-sha256:", "md5:" + good, "hmac-sha256:" + good[1:], "hmac-sha256:" + good + "0", "hmac-sha256:" + good[1:] + "g", "hmac-sha256:" + strings.Repeat("0", 64)} {
-		if _, _, err := parseHash(in); err == nil || len(in) > 20 && strings.Contains(err.Error(), in) {
+		if _, _, err := ParseHash(in); err == nil || len(in) > 20 && strings.Contains(err.Error(), in) {
 			t.Errorf("parseHash(%q): %v", in, err)
 		}
 	}
@@ -144,7 +144,7 @@ func TestOlderMethods(t *testing.T) {
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("a", "v", m)
 	text, _ := m.MarshalText()
 	for _, s := range []string{fmt.Sprintf("%v %+v %#v %s %x", m, m, &m, m, m), log.String(), string(text), m.String()} {
-		if strings.Contains(s, "secret") || strings.Contains(s, hex.EncodeToString(m.Pepper)) || !strings.Contains(s, redacted) {
+		if strings.Contains(s, "secret") || strings.Contains(s, hex.EncodeToString(m.Pepper)) || !strings.Contains(s, Redacted) {
 			t.Error(s)
 		}
 	}
@@ -152,7 +152,7 @@ func TestOlderMethods(t *testing.T) {
 
 func TestParseHashOfSHA256(t *testing.T) {
 	good := strings.Repeat("0a", 32)
-	if algorithm, d, err := parseHash("sha256:" + good); err != nil || algorithm != AlgorithmSHA256 || d.hex() != good {
+	if algorithm, d, err := ParseHash("sha256:" + good); err != nil || algorithm != AlgorithmSHA256 || d.Hex() != good {
 		t.Errorf("parseHash = %v, %v, %v", algorithm, d, err)
 	}
 	k := sample(func(k *Key) { k.Algorithm = "md5" })

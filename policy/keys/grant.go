@@ -28,29 +28,29 @@ type Profile struct {
 // should clone it. The zero Grant is no key's.
 type Grant struct {
 	*Profile
-	text                          string // id, name, team, and the limit id if it is another
-	idBytes, nameBytes, teamBytes uint8
+	Texts                         string // id, name, team, and the limit id if it is another
+	IDBytes, NameBytes, TeamBytes uint8
 
-	AnchorDay    int8 // 1 to 31; 0 means 1
-	otherLimitID bool
-	created      uint32         // Unix minutes; 0 = not known
-	end          int64          // Unix milliseconds of the earlier of expiry and retirement; never if there is neither
-	noted        *atomic.Uint32 // the Usage period in which the use was last noted, shared by all copies
+	AnchorDay     int8 // 1 to 31; 0 means 1
+	OtherLimitID  bool
+	CreatedMinute uint32         // Unix minutes; 0 = not known
+	EndsAt        int64          // Unix milliseconds of the earlier of expiry and retirement; never if there is neither
+	Noted         *atomic.Uint32 // the Usage period in which the use was last noted, shared by all copies
 }
 
 // ID returns the key's id.
-func (g *Grant) ID() string { return g.text[:g.idBytes] }
+func (g *Grant) ID() string { return g.Texts[:g.IDBytes] }
 
 // Name returns the key's name.
-func (g *Grant) Name() string { return g.text[g.idBytes:][:g.nameBytes] }
+func (g *Grant) Name() string { return g.Texts[g.IDBytes:][:g.NameBytes] }
 
 // Team returns the team that the key belongs to, "" if it has none.
-func (g *Grant) Team() string { return g.text[int(g.idBytes)+int(g.nameBytes):][:g.teamBytes] }
+func (g *Grant) Team() string { return g.Texts[int(g.IDBytes)+int(g.NameBytes):][:g.TeamBytes] }
 
 // LimitID returns the name of the key's counters.
 func (g *Grant) LimitID() string {
-	if g.otherLimitID {
-		return g.text[int(g.idBytes)+int(g.nameBytes)+int(g.teamBytes):]
+	if g.OtherLimitID {
+		return g.Texts[int(g.IDBytes)+int(g.NameBytes)+int(g.TeamBytes):]
 	}
 	return g.ID()
 }
@@ -62,19 +62,19 @@ func NewGrant(k *Key) *Grant { return NewGrantOf(k, NewProfile(k)) }
 
 // NewGrantOf is NewGrant with a profile of k that others may share.
 func NewGrantOf(k *Key, p *Profile) *Grant {
-	g := &Grant{Profile: p, AnchorDay: int8(k.AnchorDay), end: never, noted: new(atomic.Uint32)}
-	g.text = k.ID + k.Name + k.Team
-	if g.otherLimitID = k.LimitID != k.ID; g.otherLimitID {
-		g.text += k.LimitID
+	g := &Grant{Profile: p, AnchorDay: int8(k.AnchorDay), EndsAt: never, Noted: new(atomic.Uint32)}
+	g.Texts = k.ID + k.Name + k.Team
+	if g.OtherLimitID = k.LimitID != k.ID; g.OtherLimitID {
+		g.Texts += k.LimitID
 	}
-	g.idBytes, g.nameBytes, g.teamBytes = uint8(len(k.ID)), uint8(len(k.Name)), uint8(len(k.Team))
+	g.IDBytes, g.NameBytes, g.TeamBytes = uint8(len(k.ID)), uint8(len(k.Name)), uint8(len(k.Team))
 	for _, t := range []time.Time{k.ExpiresAt, k.RetiresAt} {
 		if !t.IsZero() {
-			g.end = min(g.end, t.UnixMilli())
+			g.EndsAt = min(g.EndsAt, t.UnixMilli())
 		}
 	}
 	if !k.CreatedAt.IsZero() {
-		g.created = uint32(max(k.CreatedAt.Unix()/60, 1))
+		g.CreatedMinute = uint32(max(k.CreatedAt.Unix()/60, 1))
 	}
 	return g
 }
@@ -148,15 +148,15 @@ func disjoint(list []netip.Prefix) []netip.Prefix {
 }
 
 // Expired is what Key.Expired says, to the millisecond.
-func (g *Grant) Expired(now time.Time) bool { return g.end != never && now.UnixMilli() >= g.end }
+func (g *Grant) Expired(now time.Time) bool { return g.EndsAt != never && now.UnixMilli() >= g.EndsAt }
 
 // End returns the moment at which the key stops by itself: its expiry or the end of its grace, whichever comes first,
 // in UTC. It is zero for a key that does not.
 func (g *Grant) End() time.Time {
-	if g.end == never {
+	if g.EndsAt == never {
 		return time.Time{}
 	}
-	return time.UnixMilli(g.end).UTC()
+	return time.UnixMilli(g.EndsAt).UTC()
 }
 
 // allows reports whether a is in the list, or the list is empty. IPv4 inside IPv6 counts as IPv4, zones are ignored.

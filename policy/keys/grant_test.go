@@ -27,7 +27,7 @@ func TestGrantHoldsWhatADecisionNeeds(t *testing.T) {
 	if !reflect.DeepEqual(g.Profile, want) {
 		t.Errorf("%+v", g.Profile)
 	}
-	if g.ID() != k.ID || g.Name() != k.Name || g.LimitID() != k.LimitID || int(g.AnchorDay) != k.AnchorDay || g.Team() != k.Team || int64(g.created) != k.CreatedAt.Unix()/60 {
+	if g.ID() != k.ID || g.Name() != k.Name || g.LimitID() != k.LimitID || int(g.AnchorDay) != k.AnchorDay || g.Team() != k.Team || int64(g.CreatedMinute) != k.CreatedAt.Unix()/60 {
 		t.Errorf("%+v", g)
 	}
 	k.Scopes[0], k.Limits[0].Requests, k.IPs[0] = "other", 9, netip.Prefix{}

@@ -1,7 +1,7 @@
-// Package keys knows API keys: the record of one key, how a secret looks and is hashed, the Redis store that finds
-// a record by its secret, and the file that keys are written in by hand.
+// Package keys says what an API key is: its record, how its secret looks and is hashed, the Grant that a decision needs of it.
+// It does no I/O; rooms below it store keys, keep them in memory, change them and read them from files.
 //
-// A secret itself is never stored and never printed: the store holds its HMAC-SHA-256, and every type here that
+// A secret itself is never stored and never printed: what is stored is its HMAC-SHA-256, and every type here that
 // carries a secret or a digest redacts itself in fmt, slog and encoders.
 package keys
 
@@ -36,7 +36,7 @@ const (
 	// maxRequests is the largest limit of a policy, too. A Redis script computes with doubles, which add such numbers exactly.
 	maxRequests = 1 << 50
 
-	maxNameBytes = 128
+	MaxNameBytes = 128
 	maxNoteBytes = 1024
 )
 
@@ -79,7 +79,7 @@ type Key struct {
 }
 
 // clone shares nothing with k that a caller could change.
-func (k *Key) clone() *Key {
+func (k *Key) Clone() *Key {
 	c := *k
 	c.Scopes, c.IPs, c.Limits = slices.Clone(k.Scopes), slices.Clone(k.IPs), slices.Clone(k.Limits)
 	return &c
@@ -101,7 +101,7 @@ func (k *Key) Digests() []Digest {
 }
 
 // Hash is the algorithm and the hexadecimal digest, as ParseHash reads them.
-func (k *Key) Hash() string { return k.Algorithm + ":" + k.Digest.hex() }
+func (k *Key) Hash() string { return k.Algorithm + ":" + k.Digest.Hex() }
 
 // FieldError says which field of a Key has a value that cannot be stored, and why. Neither text holds a secret.
 type FieldError struct {
@@ -115,10 +115,10 @@ func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
 // Validate returns a *FieldError for the first field whose value cannot be stored, or nil. Of a tombstone only id, API
 // and version are needed.
 func (k *Key) Validate() error {
-	if k.bare() {
+	if k.IsTombstone() {
 		return nil
 	}
-	problems := k.problems()
+	problems := k.Problems()
 	if len(problems) > 0 {
 		return problems[0]
 	}
@@ -129,36 +129,36 @@ func (k *Key) Validate() error {
 }
 
 // bare reports whether k is a tombstone as Delete leaves it.
-func (k *Key) bare() bool {
-	return k.Status == Deleted && k.Version > 0 && idProblem(k.ID) == "" && apiProblem(k.API) == "" &&
+func (k *Key) IsTombstone() bool {
+	return k.Status == Deleted && k.Version > 0 && IDProblem(k.ID) == "" && APIProblem(k.API) == "" &&
 		reflect.DeepEqual(k, &Key{ID: k.ID, API: k.API, Status: Deleted, Version: k.Version})
 }
 
 // problems checks every field but the digest, which a key read from a file with a plain secret does not have yet.
-func (k *Key) problems() []*FieldError {
+func (k *Key) Problems() []*FieldError {
 	var found []*FieldError
 	note := func(field, problem string) {
 		if problem != "" {
 			found = append(found, &FieldError{field, problem})
 		}
 	}
-	note("id", idProblem(k.ID))
-	note("api", apiProblem(k.API))
-	note("name", nameProblem(k.Name))
-	note("team", textProblem(k.Team, maxNameBytes))
-	note("note", textProblem(k.Note, maxNoteBytes))
-	note("environment", textProblem(k.Environment, maxNameBytes))
-	note("plan", textProblem(k.Plan, maxNameBytes))
+	note("id", IDProblem(k.ID))
+	note("api", APIProblem(k.API))
+	note("name", NameProblem(k.Name))
+	note("team", TextProblem(k.Team, MaxNameBytes))
+	note("note", TextProblem(k.Note, maxNoteBytes))
+	note("environment", TextProblem(k.Environment, MaxNameBytes))
+	note("plan", TextProblem(k.Plan, MaxNameBytes))
 	note("limit_id", limitIDProblem(k.LimitID))
-	note("created_by", textProblem(k.CreatedBy, maxNameBytes))
+	note("created_by", TextProblem(k.CreatedBy, MaxNameBytes))
 	note("rotated_from", optionalIDProblem(k.RotatedFrom))
 	note("rotated_to", optionalIDProblem(k.RotatedTo))
 	k.listProblems(note)
 	note("status", statusProblem(k.Status))
-	note("expires_at", timeProblem(k.ExpiresAt))
-	note("retires_at", timeProblem(k.RetiresAt))
-	note("created_at", timeProblem(k.CreatedAt))
-	note("updated_at", timeProblem(k.UpdatedAt))
+	note("expires_at", TimeProblem(k.ExpiresAt))
+	note("retires_at", TimeProblem(k.RetiresAt))
+	note("created_at", TimeProblem(k.CreatedAt))
+	note("updated_at", TimeProblem(k.UpdatedAt))
 	if k.AnchorDay < 0 || k.AnchorDay > 31 {
 		note("anchor_day", fmt.Sprintf("%d is not a day from 1 to 31", k.AnchorDay))
 	}
@@ -179,7 +179,7 @@ func (k *Key) listProblems(note func(field, problem string)) {
 	for i, scope := range k.Scopes {
 		item("scopes", i, "", scopeProblem(scope))
 		if scopes != nil && scopes[scope] || scopes == nil && slices.Contains(k.Scopes[:i], scope) {
-			item("scopes", i, "", show(scope)+" is named twice")
+			item("scopes", i, "", Quote(scope)+" is named twice")
 		}
 		if scopes != nil {
 			scopes[scope] = true
@@ -189,10 +189,10 @@ func (k *Key) listProblems(note func(field, problem string)) {
 		item("ips", i, "", prefixProblem(prefix))
 	}
 	for i, o := range k.Limits {
-		item("limits", i, ".name", nameProblem(o.Name))
+		item("limits", i, ".name", NameProblem(o.Name))
 		same := func(other Override) bool { return other.Name == o.Name }
 		if o.Name != "" && (limits != nil && limits[o.Name] || limits == nil && slices.ContainsFunc(k.Limits[:i], same)) {
-			item("limits", i, ".name", show(o.Name)+" is named twice")
+			item("limits", i, ".name", Quote(o.Name)+" is named twice")
 		}
 		if limits != nil {
 			limits[o.Name] = true
@@ -224,10 +224,10 @@ func (k *Key) Expired(now time.Time) bool {
 
 func reached(end, now time.Time) bool { return !end.IsZero() && !now.Before(end) }
 
-func idProblem(id string) string {
+func IDProblem(id string) string {
 	rest, ok := strings.CutPrefix(id, "key_")
 	if !ok || len(rest) < 4 || len(rest) > 60 || !only(rest, isIDByte) {
-		return show(id) + " is not key_ followed by 4 to 60 of 0-9 A-Z a-z _"
+		return Quote(id) + " is not key_ followed by 4 to 60 of 0-9 A-Z a-z _"
 	}
 	return ""
 }
@@ -236,13 +236,13 @@ func optionalIDProblem(id string) string {
 	if id == "" {
 		return ""
 	}
-	return idProblem(id)
+	return IDProblem(id)
 }
 
-func apiProblem(api string) string {
+func APIProblem(api string) string {
 	body := func(c byte) bool { return isLower(c) || isDigit(c) || c == '-' }
-	if api == "" || len(api) > maxNameBytes || !isLower(api[0]) || !only(api, body) {
-		return show(api) + " is not a lower-case letter followed by a-z 0-9 -"
+	if api == "" || len(api) > MaxNameBytes || !isLower(api[0]) || !only(api, body) {
+		return Quote(api) + " is not a lower-case letter followed by a-z 0-9 -"
 	}
 	return ""
 }
@@ -251,7 +251,7 @@ func apiProblem(api string) string {
 func limitIDProblem(id string) string {
 	body := func(c byte) bool { return isIDByte(c) || c == '-' }
 	if id == "" || len(id) > 64 || !only(id, body) {
-		return show(id) + " is not 1 to 64 of 0-9 A-Z a-z _ -"
+		return Quote(id) + " is not 1 to 64 of 0-9 A-Z a-z _ -"
 	}
 	return ""
 }
@@ -259,8 +259,8 @@ func limitIDProblem(id string) string {
 // scopeProblem takes what RFC 6749 calls a scope-token, without the comma that joins scopes in headers.
 func scopeProblem(scope string) string {
 	body := func(c byte) bool { return c > ' ' && c < 0x7f && c != '"' && c != '\\' && c != ',' }
-	if scope == "" || len(scope) > maxNameBytes || !only(scope, body) {
-		return show(scope) + " is not a scope name: visible ASCII without quotes, commas and backslashes"
+	if scope == "" || len(scope) > MaxNameBytes || !only(scope, body) {
+		return Quote(scope) + " is not a scope name: visible ASCII without quotes, commas and backslashes"
 	}
 	return ""
 }
@@ -270,11 +270,11 @@ func statusProblem(s Status) string {
 	case Active, Inactive, Revoked, Deleted:
 		return ""
 	}
-	return show(string(s)) + " is not active, inactive, revoked or deleted"
+	return Quote(string(s)) + " is not active, inactive, revoked or deleted"
 }
 
 // timeProblem refuses what RFC 3339 cannot write.
-func timeProblem(t time.Time) string {
+func TimeProblem(t time.Time) string {
 	if y := t.UTC().Year(); y < 0 || y > 9999 {
 		return fmt.Sprintf("the year %d is not between 0 and 9999", y)
 	}
@@ -282,7 +282,7 @@ func timeProblem(t time.Time) string {
 }
 
 // textProblem refuses what could break a header or a log line that the text ends up in.
-func textProblem(s string, most int) string {
+func TextProblem(s string, most int) string {
 	if len(s) > most {
 		return fmt.Sprintf("is longer than %d bytes", most)
 	}
@@ -296,7 +296,7 @@ func textProblem(s string, most int) string {
 }
 
 // nameProblem is textProblem of a name that is needed.
-func nameProblem(s string) string { return needed(s, textProblem(s, maxNameBytes)) }
+func NameProblem(s string) string { return needed(s, TextProblem(s, MaxNameBytes)) }
 
 func needed(s, problem string) string {
 	if s == "" {
@@ -322,7 +322,7 @@ func isBase62(c byte) bool { return isLetter(c) || isDigit(c) }
 func isIDByte(c byte) bool { return isBase62(c) || c == '_' }
 
 // Count is n things, as "1 key" or "2 keys".
-func Count(n int, what string) string {
+func Plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
@@ -330,7 +330,7 @@ func Count(n int, what string) string {
 }
 
 // Cut shortens s to at most n bytes of whole characters.
-func Cut(s string, n int) string {
+func Shorten(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}

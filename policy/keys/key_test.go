@@ -25,7 +25,7 @@ func sample(edits ...func(*Key)) *Key {
 func withIPs(list ...string) func(*Key) {
 	return func(k *Key) {
 		for _, s := range list {
-			prefix, err := parseAddress(s)
+			prefix, err := ParseAddress(s)
 			if err != nil {
 				panic(err)
 			}
@@ -172,7 +172,7 @@ func TestParseAddress(t *testing.T) {
 		"::ffff:10.0.0.0/104": "10.0.0.0/8",
 		"0.0.0.0/0":           "0.0.0.0/0",
 	} {
-		if got, err := parseAddress(in); err != nil || got.String() != want {
+		if got, err := ParseAddress(in); err != nil || got.String() != want {
 			t.Errorf("parseAddress(%q) = %v, %v; want %s", in, got, err, want)
 		}
 	}
@@ -187,7 +187,7 @@ func TestParseAddress(t *testing.T) {
 		"fe80::1%eth0":        `"fe80::1%eth0" has a zone, which means nothing on another machine`,
 		"fe80::%eth0/64":      `"fe80::%eth0/64" has a zone, which means nothing on another machine`,
 	} {
-		if got, err := parseAddress(in); err == nil || err.Error() != want {
+		if got, err := ParseAddress(in); err == nil || err.Error() != want {
 			t.Errorf("parseAddress(%q) = %v, %v; want %s", in, got, err, want)
 		}
 	}
@@ -211,7 +211,7 @@ func TestValidateLongLists(t *testing.T) {
 
 func TestClone(t *testing.T) {
 	k := sample(withIPs("10.0.0.0/8"), func(k *Key) { k.Scopes, k.Limits = []string{"read"}, []Override{{"minute", 5}} })
-	c := k.clone()
+	c := k.Clone()
 	if !reflect.DeepEqual(c, k) {
 		t.Errorf("%+v", c)
 	}

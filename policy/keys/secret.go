@@ -15,11 +15,11 @@ const (
 	// SecretBytes is the length of what NewSecret puts behind the prefix.
 	SecretBytes = randomBytes + checksumBytes
 
-	minSecret = 16
+	MinSecret = 16
 	maxSecret = 512
 )
 
-const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+const Base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 // NewSecret returns prefix + 27 random base62 characters from crypto/rand + 6 base62 characters of checksum. The
 // prefix must be of the key alphabet A-Z a-z 0-9 . _ ~ + / = -.
@@ -31,7 +31,7 @@ func NewSecret(prefix string) string {
 		for _, b := range pool {
 			// Bytes from 248 up would make the first eight characters likelier than the others.
 			if b < 248 && len(random) < randomBytes {
-				random = append(random, base62[b%62])
+				random = append(random, Base62[b%62])
 			}
 		}
 	}
@@ -114,7 +114,7 @@ func checksumText(crc uint32) [checksumBytes]byte {
 	crc = ^crc
 	var out [checksumBytes]byte
 	for i := len(out) - 1; i >= 0; i-- {
-		out[i] = base62[crc%62]
+		out[i] = Base62[crc%62]
 		crc /= 62
 	}
 	return out
@@ -123,9 +123,9 @@ func checksumText(crc uint32) [checksumBytes]byte {
 func isSecretByte(c byte) bool { return isBase62(c) || strings.IndexByte("._~+/=-", c) >= 0 }
 
 // secretProblem never says what the secret is.
-func secretProblem(s string) string {
+func SecretProblem(s string) string {
 	switch {
-	case len(s) < minSecret:
+	case len(s) < MinSecret:
 		return "is shorter than 16 bytes"
 	case len(s) > maxSecret:
 		return "is longer than 512 bytes"
@@ -136,8 +136,8 @@ func secretProblem(s string) string {
 }
 
 // show quotes a value for an error text, unless a part of it could be a secret that was put in the wrong place.
-func show(v string) string {
-	if couldHoldSecret(v) {
+func Quote(v string) string {
+	if CouldHoldSecret(v) {
 		return "a value (not shown: it could be a secret)"
 	}
 	if len(v) > 80 {
@@ -148,7 +148,7 @@ func show(v string) string {
 
 // couldHoldSecret looks for a run of secret bytes that is long enough to be one and has a letter (addresses have
 // none). Key ids are not secrets.
-func couldHoldSecret(v string) bool {
+func CouldHoldSecret(v string) bool {
 	for len(v) > 0 {
 		n := 0
 		for n < len(v) && isSecretByte(v[n]) {
@@ -156,7 +156,7 @@ func couldHoldSecret(v string) bool {
 		}
 		run := v[:n]
 		isID := strings.HasPrefix(run, "key_") && len(run) <= 64 && only(run, isIDByte)
-		if n >= minSecret && !isID && strings.ContainsFunc(run, unicode.IsLetter) {
+		if n >= MinSecret && !isID && strings.ContainsFunc(run, unicode.IsLetter) {
 			return true
 		}
 		v = v[min(n+1, len(v)):]

@@ -13,7 +13,7 @@ func TestNewSecret(t *testing.T) {
 	used := map[rune]int{}
 	for range 2000 {
 		s := NewSecret("pk_live_")
-		if len(s) != len("pk_live_")+27+6 || !HasChecksum(s, "pk_live_") || secretProblem(s) != "" {
+		if len(s) != len("pk_live_")+27+6 || !HasChecksum(s, "pk_live_") || SecretProblem(s) != "" {
 			t.Fatalf("%q is not a secret", s)
 		}
 		if seen[s] {
@@ -29,7 +29,7 @@ func TestNewSecret(t *testing.T) {
 	}
 	// A plain b%62 would give the first eight characters a quarter more: 8,437 here, where 6,968 ± 78 is fair.
 	first := 0
-	for _, c := range base62[:8] {
+	for _, c := range Base62[:8] {
 		first += used[c]
 	}
 	if first > 7500 || first < 6400 {
@@ -99,7 +99,7 @@ func TestHasChecksum(t *testing.T) {
 func TestHasChecksumFindsTypos(t *testing.T) {
 	good := Seal("pb_", "0123456789ABCDEFGHIJabcdefg")
 	for i := 3; i < len(good); i++ {
-		for _, c := range base62 {
+		for _, c := range Base62 {
 			typo := good[:i] + string(c) + good[i+1:]
 			if typo != good && HasChecksum(typo, "pb_") {
 				t.Fatalf("%q passes for %q", typo, good)
@@ -120,7 +120,7 @@ func FuzzHasChecksum(f *testing.F) {
 			if secret != Seal("", secret[:len(secret)-6]) || !strings.HasPrefix(secret, prefix) || len(secret) > 512 {
 				t.Fatalf("%q passes with prefix %q", secret, prefix)
 			}
-			flipped := secret[:len(secret)-1] + string(base62[(strings.IndexByte(base62, secret[len(secret)-1])+1)%62])
+			flipped := secret[:len(secret)-1] + string(Base62[(strings.IndexByte(Base62, secret[len(secret)-1])+1)%62])
 			if HasChecksum(flipped, prefix) {
 				t.Fatalf("%q passes too", flipped)
 			}
@@ -142,7 +142,7 @@ func TestShow(t *testing.T) {
 		"key_" + strings.Repeat("a", 61): "a value (not shown: it could be a secret)",
 		strings.Repeat("a b", 40):        `"` + strings.Repeat("a b", 40)[:80] + `"…`,
 	} {
-		if got := show(in); got != want {
+		if got := Quote(in); got != want {
 			t.Errorf("show(%q) = %s, want %s", in, got, want)
 		}
 	}
@@ -193,7 +193,7 @@ func TestSecretProblem(t *testing.T) {
 		strings.Repeat("a", 15): "is shorter than 16 bytes", strings.Repeat("a", 513): "is longer than 512 bytes",
 		"pb_01234 56789ABCDEFG": "has a byte outside A-Z a-z 0-9 . _ ~ + / = -",
 	} {
-		if got := secretProblem(secret); got != want {
+		if got := SecretProblem(secret); got != want {
 			t.Errorf("%q: %q, want %q", secret, got, want)
 		}
 	}

@@ -1,4 +1,4 @@
-package keys
+package keys_test
 
 import (
 	"encoding/hex"
@@ -6,27 +6,28 @@ import (
 	"strings"
 	"testing"
 
+	"tollgate/policy/keys"
 	"tollgate/policy/keys/keystest"
 )
 
 // Whatever prints a value of this package must not show the secret, the digest or the pepper.
 func TestNothingIsShown(t *testing.T) {
 	const pepper = "PEPPER-of-the-kitchen"
-	h := NewHasher([]byte(pepper))
-	secret := NewSecret("pb_")
+	h := keys.NewHasher([]byte(pepper))
+	secret := keys.NewSecret("pb_")
 	h.Handle(secret)
 	d := h.Digest(secret)
-	k := Sample(func(k *Key) { k.Digest = d })
+	k := keystest.Sample(func(k *keys.Key) { k.Digest = d })
 	forbidden := []string{secret, pepper, hex.EncodeToString(d[:]), strings.ToUpper(hex.EncodeToString(d[:])), fmt.Sprint([32]byte(d)), fmt.Sprintf("%#v", [32]byte(d))[8:],
 		hex.EncodeToString([]byte(secret)), hex.EncodeToString([]byte(pepper)), fmt.Sprint([]byte(pepper)), string(d[:])}
 	for name, v := range map[string]any{
 		"hasher": h, "*hasher": *h, "digest": d, "&digest": &d, "key": *k, "&key": k,
 		"in a struct": struct {
-			H *Hasher
-			D Digest
-			K Key
+			H *keys.Hasher
+			D keys.Digest
+			K keys.Key
 		}{h, d, *k},
-		"in a hidden field": struct{ h *Hasher }{h},
+		"in a hidden field": struct{ h *keys.Hasher }{h},
 	} {
 		for how, text := range keystest.Shown(v) {
 			for _, f := range forbidden {

@@ -17,6 +17,9 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/keyfile"
+	"tollgate/policy/keys/store"
 )
 
 const (
@@ -135,8 +138,8 @@ func (s keySet) write(path string) error {
 }
 
 // entries returns the keys of a part of the set's secrets, which begins at first.
-func (s keySet) entries(secrets []string, first int) []keys.Entry {
-	list := make([]keys.Entry, len(secrets))
+func (s keySet) entries(secrets []string, first int) []keyfile.Entry {
+	list := make([]keyfile.Entry, len(secrets))
 	hot := hotKeys(s.size)
 	for n, secret := range secrets {
 		i := first + n
@@ -153,7 +156,7 @@ func (s keySet) entries(secrets []string, first int) []keys.Entry {
 		if s.spent {
 			k.Limits = []keys.Override{{Name: "day", Requests: 1}}
 		}
-		list[n] = keys.Entry{Key: k, Secret: secret}
+		list[n] = keyfile.Entry{Key: k, Secret: secret}
 	}
 	return list
 }
@@ -181,7 +184,7 @@ const seedPart = 500
 
 // seed writes the keys of a set into a store.
 func (s keySet) seed(ctx context.Context, client *redis.Client) error {
-	store, hasher := keys.NewStore(client), keys.NewHasher([]byte(pepper))
+	store, hasher := store.New(client), keys.NewHasher([]byte(pepper))
 	secrets := s.secrets()
 	errs := make([]error, 4*runtime.GOMAXPROCS(0))
 	var next atomic.Int64
@@ -195,7 +198,7 @@ func (s keySet) seed(ctx context.Context, client *redis.Client) error {
 					return
 				}
 				part := secrets[from:min(from+seedPart, len(secrets))]
-				_, errs[w] = keys.Seed(ctx, store, s.entries(part, from), hasher)
+				_, errs[w] = admin.Seed(ctx, store, s.entries(part, from), hasher)
 			}
 		})
 	}

@@ -20,12 +20,17 @@ import (
 	"tollgate/cmd/tollgate/storage"
 	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/audit"
+	"tollgate/policy/keys/roles"
+	"tollgate/policy/keys/standing"
+	"tollgate/policy/keys/store"
 	"tollgate/policy/policyfile"
 )
 
 // knownNames refuses names of which nothing was found and that the policy, if one
 // is given, does not have. A broken policy is in the way of nothing.
-func (a *access) knownNames(filter keys.Filter, found int) error {
+func (a *access) knownNames(filter store.Filter, found int) error {
 	if found > 0 || a.Policy == "" {
 		return nil
 	}
@@ -50,9 +55,9 @@ type access struct {
 
 	store   *storage.Store
 	rules   *policy.Set // nil where no policy is needed
-	who     keys.Actor
+	who     roles.Actor
 	hasher  *keys.Hasher
-	manager *keys.Manager
+	manager *admin.Manager
 }
 
 // needs says what a command cannot do without.
@@ -116,13 +121,13 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 		return errors.Join(explained(err), exit.Failed(a.store.Close()))
 	}
 	a.hasher = keys.NewHasher(pepper, older...)
-	a.manager = keys.NewManager(keys.NewStore(a.store.Client), a.hasher, rules,
-		keys.NewAudit(a.store.Client, 0), a.who, time.Now)
+	a.manager = admin.NewManager(store.New(a.store.Client), a.hasher, rules,
+		audit.New(a.store.Client, 0), a.who, time.Now)
 	if a.Shared.Store == settings.EmbeddedStore {
 		a.manager.AllowUnpeppered()
 	}
 	if n&thePepper != 0 {
-		if err := keys.CheckPepper(ctx, a.store.Client, a.hasher); err != nil {
+		if err := standing.CheckPepper(ctx, a.store.Client, a.hasher); err != nil {
 			return errors.Join(explained(err), exit.Failed(a.store.Close()))
 		}
 	}
@@ -184,11 +189,11 @@ func (noRules) Prefix(string, string) (string, error)      { return "", errNoRul
 
 // actor is the member with the token, or the operator under the name of the
 // login.
-func (a *access) actor(ctx context.Context, token string) (keys.Actor, error) {
+func (a *access) actor(ctx context.Context, token string) (roles.Actor, error) {
 	if token != "" {
-		member, err := keys.NewStore(a.store.Client).MemberByToken(ctx, token)
+		member, err := store.New(a.store.Client).MemberByToken(ctx, token)
 		if err != nil {
-			return keys.Actor{}, err
+			return roles.Actor{}, err
 		}
 		return member.Actor(), nil
 	}
@@ -196,5 +201,5 @@ func (a *access) actor(ctx context.Context, token string) (keys.Actor, error) {
 	if u, err := user.Current(); err == nil && u.Username != "" {
 		name = u.Username
 	}
-	return keys.Actor{Name: name, Operator: true}, nil
+	return roles.Actor{Name: name, Operator: true}, nil
 }

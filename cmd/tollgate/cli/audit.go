@@ -10,7 +10,8 @@ import (
 
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/audit"
+	"tollgate/policy/keys/store"
 )
 
 func newAudit() *cobra.Command {
@@ -27,7 +28,7 @@ after.`,
 				return fmt.Errorf("--limit: %d is not 1 to 1000", limit)
 			}
 			return a.run(cmd, storeOnly, func(ctx context.Context) error {
-				entries, next, err := a.manager.ReadAudit(ctx, from, limit, keys.Order(!oldest))
+				entries, next, err := a.manager.ReadAudit(ctx, from, limit, audit.Order(!oldest))
 				if err != nil {
 					return explained(err)
 				}
@@ -36,19 +37,19 @@ after.`,
 		},
 	}
 	a.flags(cmd)
-	cmd.Flags().IntVar(&limit, "limit", keys.DefaultPage, "how many lines at most")
+	cmd.Flags().IntVar(&limit, "limit", store.DefaultPage, "how many lines at most")
 	cmd.Flags().StringVar(&from, "from", "", "where an earlier output ended")
 	cmd.Flags().BoolVar(&oldest, "oldest-first", false, "begin with the oldest line that is kept")
 	return cmd
 }
 
-func (a *access) printAudit(cmd *cobra.Command, entries []keys.AuditEntry, next string) error {
+func (a *access) printAudit(cmd *cobra.Command, entries []audit.Entry, next string) error {
 	out := cmd.OutOrStdout()
 	if a.output != output.Table {
 		return a.output.Print(out, struct {
-			Entries []keys.AuditEntry `json:"entries"`
-			Next    string            `json:"next,omitempty"`
-		}{append([]keys.AuditEntry{}, entries...), next})
+			Entries []audit.Entry `json:"entries"`
+			Next    string        `json:"next,omitempty"`
+		}{append([]audit.Entry{}, entries...), next})
 	}
 	rows := [][]string{{"LINE", "TIME", "WHO", "ROLE", "ACTION", "API", "TEAM", "IDS OR RESULT"}}
 	for _, e := range entries {

@@ -11,7 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/exit"
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/store"
 )
 
 // Commands returns the nouns of the CLI.
@@ -57,10 +58,10 @@ made.`)
 	a.flags(cmd)
 	cmd.AddCommand(newCreate(a), newGet(a), newList(a), newUpdate(a), newRotate(a),
 		newChange(a, change{"revoke", "End keys for good, at once and everywhere",
-			"It waits for a replica of the store, if that has or has had any in the last 30 days,\nand exits with 3 if none has confirmed the change within a second: revoke again then.\nIt also waits a second for every server to hear of the change, names those that have\nnot with the time until which they may serve the key, and exits with 3 then, too.", storeOnly, (*keys.Manager).Revoke}),
-		newChange(a, change{"deactivate", "Switch keys off until activate", "", storeOnly, (*keys.Manager).Deactivate}),
-		newChange(a, change{"activate", "Switch keys on again", "", storeAndPolicy, (*keys.Manager).Activate}),
-		newChange(a, change{"delete", "Remove revoked keys", "Only revoked keys can be deleted. Their ids are never used again.", storeOnly, (*keys.Manager).Delete}),
+			"It waits for a replica of the store, if that has or has had any in the last 30 days,\nand exits with 3 if none has confirmed the change within a second: revoke again then.\nIt also waits a second for every server to hear of the change, names those that have\nnot with the time until which they may serve the key, and exits with 3 then, too.", storeOnly, (*admin.Manager).Revoke}),
+		newChange(a, change{"deactivate", "Switch keys off until activate", "", storeOnly, (*admin.Manager).Deactivate}),
+		newChange(a, change{"activate", "Switch keys on again", "", storeAndPolicy, (*admin.Manager).Activate}),
+		newChange(a, change{"delete", "Remove revoked keys", "Only revoked keys can be deleted. Their ids are never used again.", storeOnly, (*admin.Manager).Delete}),
 		newVerify(a), newImport(a), newExport(a), newApply(a), newRepair(a))
 	return cmd
 }
@@ -112,7 +113,7 @@ func explained(err error) error {
 		return nil
 	}
 	f := &exit.Failure{Err: exit.Plain(err)}
-	if errors.Is(err, keys.ErrUnconfirmed) || errors.Is(err, keys.ErrUnheard) {
+	if errors.Is(err, admin.ErrUnconfirmed) || errors.Is(err, store.ErrUnheard) {
 		f.Code = exit.CodeUnconfirmed
 	}
 	return f

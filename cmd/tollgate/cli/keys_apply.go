@@ -9,7 +9,7 @@ import (
 
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
 	"tollgate/policy/keys/transfer"
 )
 
@@ -21,7 +21,7 @@ func emptyFile(prune bool) error {
 }
 
 func newApply(a *access) *cobra.Command {
-	s, path, o := &source{}, "", keys.ApplyOptions{}
+	s, path, o := &source{}, "", admin.ApplyOptions{}
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE [--dry-run] [--prune [--all-teams]]",
 		Short: "Make the keys of an API or team what a file says",
@@ -71,7 +71,7 @@ func noKeysFile(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-func (a *access) printDiff(cmd *cobra.Command, d *keys.Diff) error {
+func (a *access) printDiff(cmd *cobra.Command, d *admin.Diff) error {
 	if d == nil {
 		return nil
 	}

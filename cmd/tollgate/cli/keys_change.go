@@ -12,13 +12,14 @@ import (
 	"github.com/spf13/pflag"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
 )
 
 // change is a command that does one thing to each key it is given.
 type change struct {
 	name, short, long string
 	needs             needs
-	do                func(*keys.Manager, context.Context, string) (*keys.Key, error)
+	do                func(*admin.Manager, context.Context, string) (*keys.Key, error)
 }
 
 func newChange(a *access, c change) *cobra.Command {
@@ -76,7 +77,7 @@ func (c *replicaCount) add(f *pflag.FlagSet) {
 
 // String implements pflag.Value.
 func (c *replicaCount) String() string {
-	if !c.given || c.n == keys.AnyReplica {
+	if !c.given || c.n == admin.AnyReplica {
 		return anyReplica
 	}
 	return strconv.Itoa(c.n)
@@ -90,7 +91,7 @@ func (c *replicaCount) Set(text string) error {
 	n, err := strconv.Atoi(text)
 	switch {
 	case text == anyReplica:
-		n = keys.AnyReplica
+		n = admin.AnyReplica
 	case err != nil || n < 0 || n > 1000:
 		return fmt.Errorf("%q is not auto or a number from 0", text)
 	}

@@ -17,6 +17,7 @@ import (
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
 )
 
 // choose refuses a new key that leaves out what the policy has a choice of.
@@ -195,11 +196,11 @@ func parseIPs(texts []string) ([]netip.Prefix, error) {
 
 // parseLimits reads NAME=REQUESTS and NAME=none, each name once; the word none
 // alone is for all limits.
-func parseLimits(texts []string) (all []keys.LimitChange, none bool, err error) {
+func parseLimits(texts []string) (all []admin.LimitChange, none bool, err error) {
 	for _, text := range texts {
 		name, number, ok := strings.Cut(text, "=")
 		requests, err := strconv.ParseInt(number, 10, 64)
-		same := func(c keys.LimitChange) bool { return c.Name == name }
+		same := func(c admin.LimitChange) bool { return c.Name == name }
 		switch {
 		case text == "":
 			return nil, false, fmt.Errorf("--limit is empty; give NAME=none to take one away, or none for all")
@@ -210,11 +211,11 @@ func parseLimits(texts []string) (all []keys.LimitChange, none bool, err error) 
 		case slices.ContainsFunc(all, same):
 			return nil, false, fmt.Errorf("--limit: %q is given twice", name)
 		case ok && name != "" && number == "none":
-			all = append(all, keys.LimitChange{Override: keys.Override{Name: name}, Remove: true})
+			all = append(all, admin.LimitChange{Override: keys.Override{Name: name}, Remove: true})
 		case !ok || name == "" || err != nil:
 			return nil, false, fmt.Errorf("--limit: %q is not NAME=REQUESTS, such as minute=120", text)
 		default:
-			all = append(all, keys.LimitChange{Override: keys.Override{Name: name, Requests: requests}})
+			all = append(all, admin.LimitChange{Override: keys.Override{Name: name, Requests: requests}})
 		}
 	}
 	return all, false, nil

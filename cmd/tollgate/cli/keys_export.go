@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
 )
 
 func newExport(a *access) *cobra.Command {
@@ -21,11 +21,11 @@ func newExport(a *access) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if form != string(keys.ExportYAML) && form != string(keys.ExportJSONLines) {
+			if form != string(admin.ExportYAML) && form != string(admin.ExportJSONLines) {
 				return fmt.Errorf("--format: %q is not yaml or jsonl", form)
 			}
 			return a.run(cmd, storeOnly, func(ctx context.Context) error {
-				n, err := a.manager.Export(ctx, cmd.OutOrStdout(), keys.ExportFormat(form), filter)
+				n, err := a.manager.Export(ctx, cmd.OutOrStdout(), admin.ExportFormat(form), filter)
 				if err == nil {
 					return a.knownNames(filter, n)
 				}
@@ -35,6 +35,6 @@ func newExport(a *access) *cobra.Command {
 	}
 	cmd.Flags().SortFlags = false
 	l.add(cmd.Flags())
-	cmd.Flags().StringVar(&form, "format", string(keys.ExportYAML), "yaml or jsonl")
+	cmd.Flags().StringVar(&form, "format", string(admin.ExportYAML), "yaml or jsonl")
 	return cmd
 }

@@ -13,6 +13,7 @@ import (
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 )
 
 func newGet(a *access) *cobra.Command {
@@ -34,32 +35,32 @@ func newGet(a *access) *cobra.Command {
 
 // keyView is a key as programs get it: its record without the hash.
 type keyView struct {
-	ID          string       `json:"id"`
-	API         string       `json:"api"`
-	Team        string       `json:"team,omitempty"`
-	Name        string       `json:"name"`
-	Note        string       `json:"note,omitempty"`
-	Environment string       `json:"environment,omitempty"`
-	Plan        string       `json:"plan,omitempty"`
-	Scopes      []string     `json:"scopes,omitempty"`
-	IPs         []string     `json:"ips,omitempty"`
-	Limits      []keys.Limit `json:"limits,omitempty"`
-	Status      string       `json:"status"`
-	ExpiresAt   time.Time    `json:"expires_at,omitzero"`
-	RetiresAt   time.Time    `json:"retires_at,omitzero"`
-	CreatedAt   time.Time    `json:"created_at,omitzero"`
-	CreatedBy   string       `json:"created_by,omitempty"`
-	UpdatedAt   time.Time    `json:"updated_at,omitzero"`
-	LastUsed    time.Time    `json:"last_used,omitzero"`
-	RotatedFrom string       `json:"rotated_from,omitempty"`
-	RotatedTo   string       `json:"rotated_to,omitempty"`
-	LimitID     string       `json:"limit_id,omitempty"`
-	AnchorDay   int          `json:"anchor_day,omitempty"`
-	Version     int64        `json:"version"`
+	ID          string          `json:"id"`
+	API         string          `json:"api"`
+	Team        string          `json:"team,omitempty"`
+	Name        string          `json:"name"`
+	Note        string          `json:"note,omitempty"`
+	Environment string          `json:"environment,omitempty"`
+	Plan        string          `json:"plan,omitempty"`
+	Scopes      []string        `json:"scopes,omitempty"`
+	IPs         []string        `json:"ips,omitempty"`
+	Limits      []keyfile.Limit `json:"limits,omitempty"`
+	Status      string          `json:"status"`
+	ExpiresAt   time.Time       `json:"expires_at,omitzero"`
+	RetiresAt   time.Time       `json:"retires_at,omitzero"`
+	CreatedAt   time.Time       `json:"created_at,omitzero"`
+	CreatedBy   string          `json:"created_by,omitempty"`
+	UpdatedAt   time.Time       `json:"updated_at,omitzero"`
+	LastUsed    time.Time       `json:"last_used,omitzero"`
+	RotatedFrom string          `json:"rotated_from,omitempty"`
+	RotatedTo   string          `json:"rotated_to,omitempty"`
+	LimitID     string          `json:"limit_id,omitempty"`
+	AnchorDay   int             `json:"anchor_day,omitempty"`
+	Version     int64           `json:"version"`
 }
 
 func shown(k *keys.Key) keyView {
-	f := keys.FieldsOf(k)
+	f := keyfile.FieldsOf(k)
 	return keyView{
 		ID: k.ID, API: k.API, Team: k.Team, Name: k.Name, Note: k.Note, Environment: k.Environment, Plan: k.Plan,
 		Scopes: k.Scopes, IPs: f.IPs, Limits: f.Limits, Status: string(k.Status),
@@ -89,7 +90,7 @@ func (a *access) printKey(w io.Writer, k *keys.Key) error {
 	if a.output != output.Table {
 		return a.output.Print(w, shown(k))
 	}
-	f := keys.FieldsOf(k)
+	f := keyfile.FieldsOf(k)
 	return output.Columns(w, output.Fields(
 		"id", k.ID, "api", k.API, "team", k.Team, "name", k.Name, "note", k.Note, "environment", k.Environment,
 		"plan", k.Plan, "scopes", strings.Join(k.Scopes, ","), "ips", strings.Join(f.IPs, ","), "limits", limitsText(k),

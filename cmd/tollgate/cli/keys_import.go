@@ -15,7 +15,8 @@ import (
 
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/keyfile"
 	"tollgate/policy/keys/transfer"
 )
 
@@ -25,7 +26,7 @@ type source struct {
 	labels   map[string]string
 	groups   map[string]string
 	drop     []string
-	defaults keys.Defaults
+	defaults keyfile.Defaults
 
 	kind    transfer.Format
 	summary transfer.Summary
@@ -75,7 +76,7 @@ func (s *source) open(path string) (err error) {
 // back to its start.
 func (s *source) holdsKeys() (some bool, err error) {
 	for _, err := range transfer.Read(s.kind, s.file, s.options) {
-		var ignored *keys.IgnoredError
+		var ignored *keyfile.IgnoredError
 		if !errors.As(err, &ignored) {
 			some = true
 			break
@@ -130,7 +131,7 @@ file holds no key.`,
 }
 
 func (a *access) importKeys(ctx context.Context, cmd *cobra.Command, s *source, refused string, progress bool) (err error) {
-	o := keys.ImportOptions{Defaults: s.defaults, Source: s.file.Name(), SHA256: s.summary.SHA256, Total: s.summary.Records}
+	o := admin.ImportOptions{Defaults: s.defaults, Source: s.file.Name(), SHA256: s.summary.SHA256, Total: s.summary.Records}
 	if refused != "" {
 		f, err := os.OpenFile(refused, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 		if err != nil {
@@ -157,7 +158,7 @@ func refusals(n int) error {
 	return exit.Failed(errors.New(output.Count(n, "record") + " refused"))
 }
 
-func (a *access) printImport(cmd *cobra.Command, r keys.ImportReport, refused string) error {
+func (a *access) printImport(cmd *cobra.Command, r admin.ImportReport, refused string) error {
 	if a.output != output.Table {
 		return a.output.Print(cmd.OutOrStdout(), r)
 	}
@@ -199,7 +200,7 @@ func newBar(w io.Writer, always bool) *bar {
 	return &bar{w: w, terminal: terminal}
 }
 
-func (b *bar) show(p keys.Progress) {
+func (b *bar) show(p admin.Progress) {
 	line := fmt.Sprintf("%d records, %.0f/s", p.Done, p.Rate)
 	if p.Total > 0 {
 		full := min(barWidth, barWidth*p.Done/p.Total)

@@ -15,6 +15,8 @@ import (
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
+	"tollgate/policy/keys/store"
 )
 
 func newList(a *access) *cobra.Command {
@@ -41,7 +43,7 @@ is printed too. Which keys are due for rotation: --older-than 90d --status activ
 	f := cmd.Flags()
 	f.SortFlags = false
 	l.filter.add(f)
-	f.IntVar(&l.limit, "limit", keys.DefaultPage, "how many keys at most; 0 = all")
+	f.IntVar(&l.limit, "limit", store.DefaultPage, "how many keys at most; 0 = all")
 	f.StringVar(&l.cursor, "cursor", "", "where an earlier list ended")
 	f.BoolVar(&l.wide, "wide", false, "show more columns")
 	return cmd
@@ -64,19 +66,19 @@ func (l *filterFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&l.unusedSince, "unused-since", "", "only keys not used for so long, or since then: 30d, 2026-01-31, 2026-01-31T12:00:00Z")
 }
 
-func (l *filterFlags) filter(now time.Time) (keys.Filter, error) {
-	filter := keys.Filter{API: l.api, Team: l.team, Plan: l.plan, Environment: l.environment}
+func (l *filterFlags) filter(now time.Time) (store.Filter, error) {
+	filter := store.Filter{API: l.api, Team: l.team, Plan: l.plan, Environment: l.environment}
 	for _, s := range l.status {
 		switch status := keys.Status(s); status {
 		case keys.Active, keys.Inactive, keys.Revoked:
 			filter.Status = append(filter.Status, status)
 		default:
-			return keys.Filter{}, fmt.Errorf("--status: %q is not active, inactive or revoked", s)
+			return store.Filter{}, fmt.Errorf("--status: %q is not active, inactive or revoked", s)
 		}
 	}
 	var err error
 	if filter.OlderThan, err = moment("older-than", l.olderThan, now); err != nil {
-		return keys.Filter{}, err
+		return store.Filter{}, err
 	}
 	filter.UnusedSince, err = moment("unused-since", l.unusedSince, now)
 	return filter, err
@@ -94,11 +96,11 @@ type listing struct {
 
 // print prints pages until there are enough keys, so that any number of keys
 // takes the memory of a page.
-func (l *listing) print(ctx context.Context, cmd *cobra.Command, a *access, filter keys.Filter) error {
+func (l *listing) print(ctx context.Context, cmd *cobra.Command, a *access, filter store.Filter) error {
 	out := cmd.OutOrStdout()
 	cursor := l.cursor
 	for {
-		n := keys.MaxPage
+		n := store.MaxPage
 		if l.limit > 0 {
 			n = min(n, l.limit-l.printed)
 		}
@@ -196,7 +198,7 @@ func (l *listing) table(w io.Writer, page []*keys.Key) error {
 	for _, k := range page {
 		row := []string{k.ID, k.API, k.Team, k.Name, k.Environment, k.Plan, state(k, now), output.Date(k.CreatedAt), output.Time(k.ExpiresAt), output.Time(k.LastUsed)}
 		if l.wide {
-			f := keys.FieldsOf(k)
+			f := keyfile.FieldsOf(k)
 			row = append(row, strings.Join(k.Scopes, ","), strings.Join(f.IPs, ","), limitsText(k), output.Time(k.RetiresAt), k.RotatedTo, k.CreatedBy, fmt.Sprint(k.Version), k.Note)
 		}
 		for i, cell := range row {

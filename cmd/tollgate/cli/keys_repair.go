@@ -7,7 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/exit"
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/audit"
+	"tollgate/policy/keys/roles"
 )
 
 func newRepair(a *access) *cobra.Command {
@@ -19,7 +20,7 @@ func newRepair(a *access) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.run(cmd, storeOnly, func(ctx context.Context) error {
 				report, err := a.manager.Repair(ctx, api)
-				if errors.Is(err, keys.ErrForbidden) || errors.Is(err, keys.ErrNotAudited) {
+				if errors.Is(err, roles.ErrForbidden) || errors.Is(err, audit.ErrNotAudited) {
 					return explained(err) // nothing was looked at
 				}
 				return errors.Join(explained(err), exit.Failed(a.output.Print(cmd.OutOrStdout(), report)))

@@ -11,6 +11,7 @@ import (
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
 )
 
 func TestMoments(t *testing.T) {
@@ -45,7 +46,7 @@ func TestLimitsAndAddresses(t *testing.T) {
 		}
 	}
 	got, none, err := parseLimits([]string{"minute=10", "day=none"})
-	want := []keys.LimitChange{{Override: keys.Override{Name: "minute", Requests: 10}}, {Override: keys.Override{Name: "day"}, Remove: true}}
+	want := []admin.LimitChange{{Override: keys.Override{Name: "minute", Requests: 10}}, {Override: keys.Override{Name: "day"}, Remove: true}}
 	if err != nil || none || !slices.Equal(got, want) {
 		t.Errorf("got %v, %v", got, err)
 	}
@@ -103,9 +104,9 @@ func TestVerifyReadsNoWholeDisk(t *testing.T) {
 func TestProgress(t *testing.T) {
 	var out bytes.Buffer
 	b := newBar(&out, true)
-	b.show(keys.Progress{Done: 500, Total: 1000, Rate: 250, ETA: 2 * time.Second})
-	b.show(keys.Progress{Done: 501, Total: 1000, Rate: 250, ETA: 2 * time.Second}) // too soon for another line
-	b.show(keys.Progress{Done: 1000, Total: 1000, Rate: 250})
+	b.show(admin.Progress{Done: 500, Total: 1000, Rate: 250, ETA: 2 * time.Second})
+	b.show(admin.Progress{Done: 501, Total: 1000, Rate: 250, ETA: 2 * time.Second}) // too soon for another line
+	b.show(admin.Progress{Done: 1000, Total: 1000, Rate: 250})
 	want := "[###############...............] 50 % of 1000, 250/s, 2s left\n[##############################] 100 % of 1000, 250/s, 0s left\n"
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
 )
 
 func newUpdate(a *access) *cobra.Command {
@@ -38,20 +39,20 @@ func newUpdate(a *access) *cobra.Command {
 }
 
 // patch is what update is asked for: the flags that are given, and nothing else.
-func (k *keyFlags) patch(f *pflag.FlagSet, now time.Time) (keys.Patch, error) {
-	p := keys.Patch{Force: k.force, Version: k.version}
+func (k *keyFlags) patch(f *pflag.FlagSet, now time.Time) (admin.Patch, error) {
+	p := admin.Patch{Force: k.force, Version: k.version}
 	p.Name, p.Note, p.Plan = ifGiven(f, "name", k.name), ifGiven(f, "note", k.note), ifGiven(f, "plan", k.plan)
 	if err := k.noEmptyLists(f); err != nil {
-		return keys.Patch{}, err
+		return admin.Patch{}, err
 	}
 	p.Scopes = ifGiven(f, "scopes", k.scopes)
 	ips, err := parseIPs(k.ips)
 	if err != nil {
-		return keys.Patch{}, err
+		return admin.Patch{}, err
 	}
 	changes, none, err := parseLimits(k.limits)
 	if err != nil {
-		return keys.Patch{}, err
+		return admin.Patch{}, err
 	}
 	p.IPs, p.Overrides = ifGiven(f, "ips", ips), changes
 	if none {
@@ -59,13 +60,13 @@ func (k *keyFlags) patch(f *pflag.FlagSet, now time.Time) (keys.Patch, error) {
 	}
 	at, given, err := k.expiry(f, now)
 	if err != nil {
-		return keys.Patch{}, err
+		return admin.Patch{}, err
 	}
 	if given {
 		p.ExpiresAt = &at
 	}
 	if p.Name == nil && p.Note == nil && p.Plan == nil && p.Scopes == nil && p.IPs == nil && !f.Changed("limit") && p.ExpiresAt == nil {
-		return keys.Patch{}, fmt.Errorf("nothing to update: give one of --name, --note, --plan, --scopes, --ips, --limit, --expires-at, --expires-in")
+		return admin.Patch{}, fmt.Errorf("nothing to update: give one of --name, --note, --plan, --scopes, --ips, --limit, --expires-at, --expires-in")
 	}
 	return p, nil
 }

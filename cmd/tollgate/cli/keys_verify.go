@@ -13,6 +13,7 @@ import (
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
 )
 
 // maxPasted is the longest secret that verify reads, with what stands around it.
@@ -44,7 +45,7 @@ around it do not count. Exits with 0 if the key is active, else with 1.`,
 				if err := a.printVerdict(cmd.OutOrStdout(), key, status); err != nil {
 					return exit.Failed(err)
 				}
-				if status != keys.VerifyActive {
+				if status != admin.VerifyActive {
 					return &exit.Failure{}
 				}
 				return nil
@@ -72,14 +73,14 @@ func readSecret(in io.Reader, prompt io.Writer) (string, error) {
 
 // verdict is what verify prints.
 type verdict struct {
-	ID     string            `json:"id,omitempty"`
-	Status keys.VerifyStatus `json:"status"`
-	API    string            `json:"api,omitempty"`
-	Team   string            `json:"team,omitempty"`
-	Name   string            `json:"name,omitempty"`
+	ID     string             `json:"id,omitempty"`
+	Status admin.VerifyStatus `json:"status"`
+	API    string             `json:"api,omitempty"`
+	Team   string             `json:"team,omitempty"`
+	Name   string             `json:"name,omitempty"`
 }
 
-func (a *access) printVerdict(w io.Writer, k *keys.Key, status keys.VerifyStatus) error {
+func (a *access) printVerdict(w io.Writer, k *keys.Key, status admin.VerifyStatus) error {
 	v := verdict{Status: status}
 	if k != nil {
 		v.ID, v.API, v.Team, v.Name = k.ID, k.API, k.Team, k.Name

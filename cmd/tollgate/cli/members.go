@@ -10,7 +10,8 @@ import (
 
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/roles"
+	"tollgate/policy/keys/store"
 )
 
 func newMembers() *cobra.Command {
@@ -44,7 +45,7 @@ func newMemberAdd(a *access, p *place) *cobra.Command {
 		Short: "Add a member and print the token, this once",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			role, err := keys.ParseRole(text)
+			role, err := roles.ParseRole(text)
 			if err != nil {
 				return fmt.Errorf("--%w", err)
 			}
@@ -96,11 +97,11 @@ func newMemberList(a *access, p *place) *cobra.Command {
 	}
 }
 
-func (a *access) printMembers(cmd *cobra.Command, members []*keys.Member) error {
+func (a *access) printMembers(cmd *cobra.Command, members []*store.Member) error {
 	if a.output != output.Table {
 		return a.output.Print(cmd.OutOrStdout(), struct {
-			Members []*keys.Member `json:"members"`
-		}{append([]*keys.Member{}, members...)})
+			Members []*store.Member `json:"members"`
+		}{append([]*store.Member{}, members...)})
 	}
 	rows := [][]string{{"ID", "NAME", "ROLE", "CREATED", "CREATED BY"}}
 	for _, m := range members {
@@ -115,7 +116,7 @@ func newSetRole(a *access, p *place) *cobra.Command {
 		Short: "Give a member another role",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			role, err := keys.ParseRole(args[1])
+			role, err := roles.ParseRole(args[1])
 			if err != nil {
 				return err
 			}
@@ -127,7 +128,7 @@ func newSetRole(a *access, p *place) *cobra.Command {
 				if member == nil {
 					return explained(err)
 				}
-				return errors.Join(explained(err), exit.Failed(a.printMembers(cmd, []*keys.Member{member})))
+				return errors.Join(explained(err), exit.Failed(a.printMembers(cmd, []*store.Member{member})))
 			})
 		},
 	}

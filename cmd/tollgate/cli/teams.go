@@ -11,7 +11,7 @@ import (
 
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/store"
 )
 
 // place is the team that a command is about.
@@ -67,7 +67,7 @@ their limits smaller; any other plan or a larger limit is for the operator to gi
 				if err != nil {
 					return explained(err)
 				}
-				return exit.Failed(a.printTeams(cmd, []*keys.Team{team}, ""))
+				return exit.Failed(a.printTeams(cmd, []*store.Team{team}, ""))
 			})
 		},
 	}
@@ -110,7 +110,7 @@ that are there keep theirs.`,
 				if team == nil {
 					return explained(err)
 				}
-				return errors.Join(explained(err), exit.Failed(a.printTeams(cmd, []*keys.Team{team}, "")))
+				return errors.Join(explained(err), exit.Failed(a.printTeams(cmd, []*store.Team{team}, "")))
 			})
 		},
 	}
@@ -130,7 +130,7 @@ func newTeamList(a *access) *cobra.Command {
 				if err != nil {
 					return explained(err)
 				}
-				if err := a.knownNames(keys.Filter{API: api}, len(teams)); err != nil {
+				if err := a.knownNames(store.Filter{API: api}, len(teams)); err != nil {
 					return err
 				}
 				return exit.Failed(a.printTeams(cmd, teams, next))
@@ -138,7 +138,7 @@ func newTeamList(a *access) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&api, "api", "", "only teams of this API")
-	cmd.Flags().IntVar(&limit, "limit", keys.DefaultPage, "how many at most")
+	cmd.Flags().IntVar(&limit, "limit", store.DefaultPage, "how many at most")
 	cmd.Flags().StringVar(&cursor, "cursor", "", "where an earlier list ended")
 	return cmd
 }
@@ -164,12 +164,12 @@ func newTeamDelete(a *access) *cobra.Command {
 
 // shownTeam is a team as programs get it.
 type shownTeam struct {
-	*keys.Team
+	*store.Team
 	Members int `json:"members"`
 	Keys    int `json:"keys"`
 }
 
-func (a *access) printTeams(cmd *cobra.Command, teams []*keys.Team, next string) error {
+func (a *access) printTeams(cmd *cobra.Command, teams []*store.Team, next string) error {
 	out := cmd.OutOrStdout()
 	if a.output == output.Table {
 		rows := [][]string{{"API", "TEAM", "PLANS", "MEMBERS", "KEYS", "CREATED", "CREATED BY"}}

@@ -12,22 +12,27 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/extauthz"
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/audit"
+	"tollgate/policy/keys/cache"
+	"tollgate/policy/keys/store"
 )
 
 // keyCache is what stands between the checks and the keys of a store.
 type keyCache struct {
 	log      *extauthz.BoundedLog
-	breaker  *keys.Breaker
-	cache    *keys.Cache
-	usage    *keys.Usage
-	rehashes *keys.Rehashes // nil where there is no older method
+	breaker  *connect.Breaker
+	cache    *cache.Cache
+	usage    *cache.Usage
+	rehashes *admin.Rehashes // nil where there is no older method
 }
 
 // newKeyCache makes the cache in front of the store and registers its metrics.
-func newKeyCache(client redis.UniversalClient, o keys.CacheOptions, older bool, policies *extauthz.Policies, registry prometheus.Registerer, m *extauthz.Metrics, log *slog.Logger) *keyCache {
-	c, store := &keyCache{log: extauthz.NewBoundedLog(log)}, keys.NewStore(client)
-	c.breaker = keys.NewBreaker(func(change keys.BreakerChange) {
+func newKeyCache(client redis.UniversalClient, o cache.Options, older bool, policies *extauthz.Policies, registry prometheus.Registerer, m *extauthz.Metrics, log *slog.Logger) *keyCache {
+	c, store := &keyCache{log: extauthz.NewBoundedLog(log)}, store.New(client)
+	c.breaker = connect.NewBreaker(func(change connect.BreakerChange) {
 		m.BreakerChanged(change)
 		about := []any{slog.String("operation", change.Operation.String())}
 		if change.Node != "" {
@@ -42,10 +47,10 @@ func newKeyCache(client redis.UniversalClient, o keys.CacheOptions, older bool, 
 	o.Breaker, o.StaleFor, o.Changed, o.Log = c.breaker, policies.StaleFor, m.KeyChanged, log
 	o.Server = serverName()
 	o.Longest = func() time.Duration { return max(policies.LongestStale(), o.TTL) }
-	c.cache = keys.NewCache(store, o)
-	c.usage = keys.NewUsage(store, o.Keys, time.Now)
+	c.cache = cache.New(store, o)
+	c.usage = cache.NewUsage(store, o.Keys, time.Now)
 	if older {
-		c.rehashes = keys.NewRehashes(store, keys.NewAudit(client, 0), serverActor())
+		c.rehashes = admin.NewRehashes(store, audit.New(client, 0), serverActor())
 	}
 	extauthz.RegisterCache(registry, c.cache, c.usage)
 	return c
@@ -88,6 +93,6 @@ func (c *keyCache) run(ctx context.Context) {
 }
 
 // cacheOptions leave a decision time for an answer when a reading has not ended.
-func (s *options) cacheOptions() keys.CacheOptions {
-	return keys.CacheOptions{Keys: s.cacheKeys, TTL: s.cacheTTL, Timeout: s.deadline * 8 / 10}
+func (s *options) cacheOptions() cache.Options {
+	return cache.Options{Keys: s.cacheKeys, TTL: s.cacheTTL, Timeout: s.deadline * 8 / 10}
 }

@@ -17,6 +17,11 @@ import (
 	"tollgate/cmd/tollgate/storage"
 	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/keyfile"
+	"tollgate/policy/keys/roles"
+	"tollgate/policy/keys/standing"
+	"tollgate/policy/keys/store"
 	"tollgate/policy/policyfile"
 )
 
@@ -32,19 +37,19 @@ const (
 
 // readKeys reads the keys file, or every *.yaml of a directory, and checks each
 // key against the policies. Errors name file and line.
-func readKeys(path string, set *policy.Set, plaintext bool) ([]keys.Entry, keys.SeedSource, error) {
-	from := keys.SeedSource{Source: path}
+func readKeys(path string, set *policy.Set, plaintext bool) ([]keyfile.Entry, admin.SeedSource, error) {
+	from := admin.SeedSource{Source: path}
 	files, err := policyfile.ReadKeyFiles(path)
 	if err != nil {
 		return nil, from, fmt.Errorf("--keys: %w", err)
 	}
 	content := sha256.New()
-	var all []keys.Entry
+	var all []keyfile.Entry
 	var faults []error
 	seen := map[string]string{}
 	for _, file := range files {
 		content.Write(file.Data)
-		entries, err := keys.ParseFile(file.Name, file.Data)
+		entries, err := keyfile.ParseFile(file.Name, file.Data)
 		if err != nil {
 			faults = append(faults, err)
 			continue
@@ -65,11 +70,11 @@ func readKeys(path string, set *policy.Set, plaintext bool) ([]keys.Entry, keys.
 	return all, from, nil
 }
 
-func keyFaults(file policyfile.File, i int, e keys.Entry, set *policy.Set, plaintext bool) (faults []error) {
+func keyFaults(file policyfile.File, i int, e keyfile.Entry, set *policy.Set, plaintext bool) (faults []error) {
 	if err := set.ValidateKey(&e.Key); err != nil {
 		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
 	}
-	if err := keys.CheckSize(&e.Key, set); err != nil {
+	if err := store.CheckSize(&e.Key, set); err != nil {
 		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
 	}
 	if e.Plaintext() {
@@ -111,10 +116,10 @@ func placeOfKey(file policyfile.File, i int, field string) string {
 // store.
 type seeder struct {
 	store    *storage.Store
-	entries  []keys.Entry
-	from     keys.SeedSource
-	manager  *keys.Manager
-	standing *keys.Standing
+	entries  []keyfile.Entry
+	from     admin.SeedSource
+	manager  *admin.Manager
+	standing *standing.Standing
 	report   *standingLog
 	log      *slog.Logger
 
@@ -124,12 +129,12 @@ type seeder struct {
 }
 
 // serverActor is who changes keys by itself.
-func serverActor() keys.Actor {
+func serverActor() roles.Actor {
 	name := "tollgate serve"
 	if host, err := os.Hostname(); err == nil {
 		name += " on " + host
 	}
-	return keys.Actor{Name: name, Operator: true}
+	return roles.Actor{Name: name, Operator: true}
 }
 
 // start tries once. A store that is away is not an error, and follow goes on trying. An
@@ -223,5 +228,5 @@ func (s *seeder) seed(ctx context.Context) error {
 func permanent(err error) bool {
 	var field *keys.FieldError
 	var corrupt *keys.CorruptError
-	return errors.Is(err, keys.ErrSecretTaken) || errors.As(err, &field) || errors.As(err, &corrupt)
+	return errors.Is(err, store.ErrSecretTaken) || errors.As(err, &field) || errors.As(err, &corrupt)
 }

@@ -28,6 +28,11 @@ import (
 	"tollgate/extauthz/httpserver"
 	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/audit"
+	"tollgate/policy/keys/keyfile"
+	"tollgate/policy/keys/standing"
+	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
 )
@@ -56,7 +61,7 @@ type service struct {
 	store      *storage.Store
 	hasher     *keys.Hasher
 	older      bool // the hasher has older methods
-	standing   *keys.Standing
+	standing   *standing.Standing
 	seeder     *seeder
 	cache      *keyCache
 	leases     *counters.Leases
@@ -94,9 +99,9 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 	}
 	defer func() { v.logError("close the store", v.store.Close()) }()
 	v.warnAboutStore()
-	records := keys.NewStore(v.store.Client)
-	manager := keys.NewManager(records, v.hasher, set, keys.NewAudit(v.store.Client, 0), serverActor(), time.Now)
-	v.standing = keys.NewStanding(v.store.Client, v.hasher, keys.StandingOptions{
+	records := store.New(v.store.Client)
+	manager := admin.NewManager(records, v.hasher, set, audit.New(v.store.Client, 0), serverActor(), time.Now)
+	v.standing = standing.New(v.store.Client, v.hasher, standing.Options{
 		Timeout: s.cacheOptions().Timeout,
 		Emptied: func() { v.cache.cache.StoreEmptied() }, // never at the first look, before there is a cache
 	})
@@ -132,7 +137,7 @@ func (v *service) loadCertificates(s *options) error {
 }
 
 // prepareKeys makes the hasher and reads the keys file.
-func (v *service) prepareKeys(s *options, set *policy.Set) (entries []keys.Entry, from keys.SeedSource, err error) {
+func (v *service) prepareKeys(s *options, set *policy.Set) (entries []keyfile.Entry, from admin.SeedSource, err error) {
 	pepper, err := s.Pepper()
 	if err != nil {
 		return nil, from, err

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"tollgate/cmd/tollgate/exit"
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/standing"
 )
 
 // repeatAlarm is how often it is said again that the store was emptied, or has another
@@ -17,11 +17,11 @@ const repeatAlarm = time.Minute
 type standingLog struct {
 	log   *slog.Logger
 	now   func() time.Time
-	last  keys.StandingState
+	last  standing.State
 	alarm time.Time // when the last was
 }
 
-func (l *standingLog) tell(s keys.StandingState) {
+func (l *standingLog) tell(s standing.State) {
 	last, now := l.last, l.now()
 	l.last = s
 	again := now.Sub(l.alarm) >= repeatAlarm

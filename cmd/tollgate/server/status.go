@@ -13,7 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"tollgate/extauthz"
-	"tollgate/policy/keys"
+	"tollgate/policy/connect"
+	"tollgate/policy/keys/cache"
+	"tollgate/policy/keys/standing"
 )
 
 // Status answers /livez, /readyz and /metrics.
@@ -23,14 +25,14 @@ type Status struct {
 	// Store describes the store in a few words, such as "embedded".
 	Store string
 	// Standing tells how the server stands to the store.
-	Standing func() keys.StandingState
+	Standing func() standing.State
 	// Far measures how far away the store is, and says so if that is too far, "" if
 	// it is not; nil where nobody knows.
 	Far func(context.Context) string
 	// Breaker tells what of the store is not asked for the moment; nil where there is none.
-	Breaker *keys.Breaker
+	Breaker *connect.Breaker
 	// Stream tells whether changes of keys arrive; nil where no keys are cached.
-	Stream func() keys.StreamStatus
+	Stream func() cache.StreamStatus
 	// Now is the clock; nil for the machine's.
 	Now func() time.Time
 
@@ -72,7 +74,7 @@ func (s *Status) ready(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprintf(w, "store: %s\n", s.Store)
 	state := s.Standing()
 	writeStanding(w, state, s.now())
-	for _, o := range keys.Operations() {
+	for _, o := range connect.Operations() {
 		if err := s.Breaker.Trouble(o); err != nil {
 			_, _ = fmt.Fprintf(w, "store: %s fails and is tried four times a second: %v\n", o, err)
 		}
@@ -94,7 +96,7 @@ func (s *Status) now() time.Time {
 	return s.Now()
 }
 
-func writeStream(w io.Writer, s keys.StreamStatus) {
+func writeStream(w io.Writer, s cache.StreamStatus) {
 	switch {
 	case s.Listening:
 		_, _ = fmt.Fprintf(w, "key changes: listening, last heard %.1f s ago\n", s.Silent.Seconds())
@@ -132,7 +134,7 @@ func (s *Status) Unready() string {
 }
 
 // writeStanding says what is not as it should be.
-func writeStanding(w io.Writer, s keys.StandingState, now time.Time) {
+func writeStanding(w io.Writer, s standing.State, now time.Time) {
 	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
 	switch {
 	case s.Silent != nil && s.Reached:

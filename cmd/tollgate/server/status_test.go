@@ -14,12 +14,14 @@ import (
 	"tollgate/cmd/tollgate/server"
 	"tollgate/extauthz"
 	"tollgate/extauthz/extauthztest"
-	"tollgate/policy/keys"
+	"tollgate/policy/connect"
+	"tollgate/policy/keys/cache"
+	"tollgate/policy/keys/standing"
 )
 
 // well is a store with which nothing is wrong.
-func well() keys.StandingState {
-	return keys.StandingState{Reached: true, Fits: true, Answered: time.Now()}
+func well() standing.State {
+	return standing.State{Reached: true, Fits: true, Answered: time.Now()}
 }
 
 // What /readyz says of the store, and that /livez says nothing of it.
@@ -27,24 +29,24 @@ func TestReadyzTellsOfTheStore(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	away := errors.New("connection refused")
 	for what, c := range map[string]struct {
-		state   keys.StandingState
+		state   standing.State
 		policy  string
 		code    int
 		says    []string
 		problem string
 	}{
-		"well":                       {keys.StandingState{Reached: true, Fits: true, Answered: now}, "closed", 200, []string{"ok\n"}, ""},
-		"never reached":              {keys.StandingState{Silent: away}, "closed", 503, []string{"not ready: the store has not been reached since the start\n", "store: not reachable: connection refused\n"}, "unreached"},
-		"wrong pepper":               {keys.StandingState{Reached: true, Answered: now, Pepper: keys.ErrPepper}, "closed", 503, []string{"not ready: the pepper", "\nkeys: the keys in the store are hashed with another pepper"}, "pepper"},
-		"wrong pepper later":         {keys.StandingState{Reached: true, Fits: true, Answered: now, Pepper: keys.ErrPepper}, "closed", 200, []string{"ok\n", "\nkeys: the keys", "what it does not find is undecided"}, "pepper"},
-		"emptied":                    {keys.StandingState{Reached: true, Fits: true, Answered: now, Emptied: true}, "closed", 503, []string{"not ready: the store was emptied\n", "tollgate store accept-empty"}, "emptied"},
-		"an outage":                  {keys.StandingState{Reached: true, Fits: true, Answered: now.Add(-7*time.Minute - time.Second), Silent: away}, "closed", 200, []string{"ok\n", "store: not reachable, last heard 421.0 s ago: connection refused\n"}, "silent"},
-		"an outage beyond stale_for": {keys.StandingState{Reached: true, Fits: true, Answered: now.Add(-7*time.Minute - 2*time.Second), Silent: away}, "closed", 503, []string{"not ready: the store has been away for longer than"}, "silent"},
-		"no writes for a moment":     {keys.StandingState{Reached: true, Fits: true, Answered: now, Writes: errors.New("OOM x")}, "closed", 200, []string{"ok\n", "store: takes no writes: OOM x\n"}, "writes"},
-		"no writes":                  {keys.StandingState{Reached: true, Fits: true, Answered: now, Writes: errors.New("OOM x"), Refuses: true}, "closed", 503, []string{"not ready: the store takes no writes, and by every plan"}, "writes"},
-		"no writes, a plan is open":  {keys.StandingState{Reached: true, Fits: true, Answered: now, Writes: errors.New("OOM x"), Refuses: true}, "open", 200, []string{"ok\n", "store: takes no writes: OOM x\n"}, "writes"},
-		"eviction":                   {keys.StandingState{Reached: true, Fits: true, Answered: now, Evicts: "allkeys-lru"}, "closed", 200, []string{"ok\n", "store: drops keys and counters", "(maxmemory-policy allkeys-lru)"}, "evicts"},
-		"not to be seen":             {keys.StandingState{Reached: true, Fits: true, Answered: now, Unseen: errors.New("NOPERM x")}, "closed", 200, []string{"ok\n", "store: its user may not see", "NOPERM x\n"}, "unseen"},
+		"well":                       {standing.State{Reached: true, Fits: true, Answered: now}, "closed", 200, []string{"ok\n"}, ""},
+		"never reached":              {standing.State{Silent: away}, "closed", 503, []string{"not ready: the store has not been reached since the start\n", "store: not reachable: connection refused\n"}, "unreached"},
+		"wrong pepper":               {standing.State{Reached: true, Answered: now, Pepper: standing.ErrPepper}, "closed", 503, []string{"not ready: the pepper", "\nkeys: the keys in the store are hashed with another pepper"}, "pepper"},
+		"wrong pepper later":         {standing.State{Reached: true, Fits: true, Answered: now, Pepper: standing.ErrPepper}, "closed", 200, []string{"ok\n", "\nkeys: the keys", "what it does not find is undecided"}, "pepper"},
+		"emptied":                    {standing.State{Reached: true, Fits: true, Answered: now, Emptied: true}, "closed", 503, []string{"not ready: the store was emptied\n", "tollgate store accept-empty"}, "emptied"},
+		"an outage":                  {standing.State{Reached: true, Fits: true, Answered: now.Add(-7*time.Minute - time.Second), Silent: away}, "closed", 200, []string{"ok\n", "store: not reachable, last heard 421.0 s ago: connection refused\n"}, "silent"},
+		"an outage beyond stale_for": {standing.State{Reached: true, Fits: true, Answered: now.Add(-7*time.Minute - 2*time.Second), Silent: away}, "closed", 503, []string{"not ready: the store has been away for longer than"}, "silent"},
+		"no writes for a moment":     {standing.State{Reached: true, Fits: true, Answered: now, Writes: errors.New("OOM x")}, "closed", 200, []string{"ok\n", "store: takes no writes: OOM x\n"}, "writes"},
+		"no writes":                  {standing.State{Reached: true, Fits: true, Answered: now, Writes: errors.New("OOM x"), Refuses: true}, "closed", 503, []string{"not ready: the store takes no writes, and by every plan"}, "writes"},
+		"no writes, a plan is open":  {standing.State{Reached: true, Fits: true, Answered: now, Writes: errors.New("OOM x"), Refuses: true}, "open", 200, []string{"ok\n", "store: takes no writes: OOM x\n"}, "writes"},
+		"eviction":                   {standing.State{Reached: true, Fits: true, Answered: now, Evicts: "allkeys-lru"}, "closed", 200, []string{"ok\n", "store: drops keys and counters", "(maxmemory-policy allkeys-lru)"}, "evicts"},
+		"not to be seen":             {standing.State{Reached: true, Fits: true, Answered: now, Unseen: errors.New("NOPERM x")}, "closed", 200, []string{"ok\n", "store: its user may not see", "NOPERM x\n"}, "unseen"},
 	} {
 		file := extauthztest.SmallFile("errors:", "stale_for: 7m\nerrors:")
 		if c.policy == "open" {
@@ -53,7 +55,7 @@ func TestReadyzTellsOfTheStore(t *testing.T) {
 		registry := prometheus.NewRegistry()
 		st := &server.Status{
 			Policies: extauthztest.FixedPolicies(t, extauthz.NewMetrics(registry), file), Gatherer: registry, Store: "redis",
-			Standing: func() keys.StandingState { return c.state }, Now: func() time.Time { return now },
+			Standing: func() standing.State { return c.state }, Now: func() time.Time { return now },
 		}
 		server.RegisterStanding(registry, st)
 		page := func(path string) (int, string) {
@@ -98,8 +100,8 @@ func TestReadyzTellsOfThePolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st := &server.Status{Policies: policies, Gatherer: registry, Store: "embedded", Standing: func() keys.StandingState {
-		return keys.StandingState{Reached: true, Fits: true, Answered: time.Now(), Silent: errors.New("away")}
+	st := &server.Status{Policies: policies, Gatherer: registry, Store: "embedded", Standing: func() standing.State {
+		return standing.State{Reached: true, Fits: true, Answered: time.Now(), Silent: errors.New("away")}
 	}}
 	has := func(path string, code int, texts ...string) {
 		t.Helper()
@@ -129,9 +131,9 @@ func TestReadyzTellsOfThePolicy(t *testing.T) {
 
 // What the store is not asked for the moment is named, with why.
 func TestReadyzTellsOfTheBreaker(t *testing.T) {
-	breaker := keys.NewBreaker(func(keys.BreakerChange) {})
+	breaker := connect.NewBreaker(func(connect.BreakerChange) {})
 	for range 10 {
-		_ = breaker.Do(keys.Spend, "node 1", func() error { return errors.New("no answer") })
+		_ = breaker.Do(connect.Spend, "node 1", func() error { return errors.New("no answer") })
 	}
 	st := &server.Status{
 		Policies: extauthztest.FixedPolicies(t, extauthz.NewMetrics(prometheus.NewRegistry()), extauthztest.SmallFile()), Breaker: breaker, Standing: well,
@@ -149,12 +151,12 @@ func TestReadyzTellsOfTheStream(t *testing.T) {
 		Policies: extauthztest.FixedPolicies(t, extauthz.NewMetrics(registry), extauthztest.SmallFile()), Gatherer: registry,
 		Standing: well,
 	}
-	for want, s := range map[string]keys.StreamStatus{
+	for want, s := range map[string]cache.StreamStatus{
 		"key changes: listening, last heard 0.5 s ago\n":                                         {Listening: true, Silent: time.Second / 2},
 		"key changes: not listening, changes are seen after the cache's TTL: connection refused": {Problem: "connection refused"},
 		"key changes: connecting\n":                                                              {},
 	} {
-		st.Stream = func() keys.StreamStatus { return s }
+		st.Stream = func() cache.StreamStatus { return s }
 		out := httptest.NewRecorder()
 		st.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/readyz", nil))
 		if out.Code != 200 || !strings.Contains(out.Body.String(), want) {

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 )
 
 // authorinoEntry is the entry of a Secret's data in which Authorino looks for the key by default.
@@ -21,7 +21,7 @@ const (
 
 // readAuthorino reads Secrets of any type that have an entry api_key, or that Authorino's labels name. Where the source
 // has AuthConfigs or AuthPolicies, one of them must select the Secret.
-func readAuthorino(objects []*node, o Options, yield func(keys.Record, error) bool) {
+func readAuthorino(objects []*node, o Options, yield func(keyfile.Record, error) bool) {
 	var selectors []selector
 	for _, n := range objects {
 		switch n.Field("kind").String() {
@@ -67,8 +67,8 @@ func authorinoSecret(n *node) bool {
 
 // authorinoKey reads one Secret: the key in the entry api_key, the Secret's name as the key's, and what Options.Labels
 // says from annotations and labels.
-func authorinoKey(n *node, o Options) (keys.Record, error) {
-	at := keys.Record{Line: n.Line}
+func authorinoKey(n *node, o Options) (keyfile.Record, error) {
+	at := keyfile.Record{Line: n.Line}
 	secret, err := entry(n, authorinoEntry)
 	if err == nil && secret == "" {
 		err = fmt.Errorf("secret: the Secret has no entry %s", authorinoEntry)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 )
 
 // table is a CSV file. No field of a key holds a line break, so each line is a row, and a quote that nobody closes
@@ -19,20 +20,20 @@ type table struct {
 	columns []string
 }
 
-func readCSV(r io.Reader, yield func(keys.Record, error) bool) {
+func readCSV(r io.Reader, yield func(keyfile.Record, error) bool) {
 	l := newLines(r)
 	var t *table
 	l.each(yield, func(line []byte) bool {
 		if t == nil {
 			var err error
 			if t, err = newTable(line); err != nil {
-				return yield(keys.Record{Line: l.number}, broken(err)) && false
+				return yield(keyfile.Record{Line: l.number}, broken(err)) && false
 			}
 			return true
 		}
 		f, err := t.row(line)
 		if err != nil {
-			return yield(keys.Record{Line: l.number}, err)
+			return yield(keyfile.Record{Line: l.number}, err)
 		}
 		return yield(record(l.number, f))
 	})
@@ -50,7 +51,7 @@ func newTable(line []byte) (*table, error) {
 	}
 	for i, name := range cells {
 		name = strings.TrimSpace(name)
-		if err := set(&keys.Fields{}, name, ""); err != nil {
+		if err := set(&keyfile.Fields{}, name, ""); err != nil {
 			return nil, fmt.Errorf("column %d: the first line must name the columns, as the keys file does: %w", i+1, err)
 		}
 		for j, other := range t.columns {
@@ -78,7 +79,7 @@ func (t *table) cells(line []byte) ([]string, error) {
 	return cells, nil
 }
 
-func (t *table) row(line []byte) (*keys.Fields, error) {
+func (t *table) row(line []byte) (*keyfile.Fields, error) {
 	cells, err := t.cells(line)
 	if err != nil {
 		return nil, err
@@ -86,7 +87,7 @@ func (t *table) row(line []byte) (*keys.Fields, error) {
 	if len(cells) != len(t.columns) {
 		return nil, fmt.Errorf("has %d columns, the first line has %d", len(cells), len(t.columns))
 	}
-	f := &keys.Fields{}
+	f := &keyfile.Fields{}
 	for i, cell := range cells {
 		if err := set(f, t.columns[i], cell); err != nil {
 			return nil, err
@@ -96,7 +97,7 @@ func (t *table) row(line []byte) (*keys.Fields, error) {
 }
 
 // set puts the text of a cell into the field of this name; an empty text is not given.
-func set(f *keys.Fields, name, text string) error {
+func set(f *keyfile.Fields, name, text string) error {
 	var err error
 	switch name {
 	case "scopes":
@@ -123,7 +124,7 @@ func set(f *keys.Fields, name, text string) error {
 	return err
 }
 
-func texts(f *keys.Fields) map[string]*string {
+func texts(f *keyfile.Fields) map[string]*string {
 	return map[string]*string{
 		"id": &f.ID, "api": &f.API, "team": &f.Team, "name": &f.Name, "note": &f.Note, "environment": &f.Environment,
 		"plan": &f.Plan, "limit_id": &f.LimitID, "created_by": &f.CreatedBy, "rotated_from": &f.RotatedFrom,
@@ -157,8 +158,8 @@ func list(text string) []string {
 }
 
 // limits reads "minute=60|day=1000".
-func limits(text string) ([]keys.Limit, error) {
-	var out []keys.Limit
+func limits(text string) ([]keyfile.Limit, error) {
+	var out []keyfile.Limit
 	all, err := cell("limits", text)
 	for i, part := range all {
 		at := fmt.Sprintf("limits[%d]", i)
@@ -170,7 +171,7 @@ func limits(text string) ([]keys.Limit, error) {
 		if err != nil || requests == "" {
 			return nil, &keys.FieldError{Field: at + ".requests", Problem: "is not a whole number"}
 		}
-		out = append(out, keys.Limit{Name: name, Requests: n})
+		out = append(out, keyfile.Limit{Name: name, Requests: n})
 	}
 	return out, err
 }

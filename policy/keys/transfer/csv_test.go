@@ -5,14 +5,14 @@ import (
 	"strings"
 	"testing"
 
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 )
 
 // Each field of the keys file may be a column.
 func TestEveryFieldIsAColumn(t *testing.T) {
-	for _, field := range reflect.VisibleFields(reflect.TypeFor[keys.Fields]()) {
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[keyfile.Fields]()) {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		if err := set(&keys.Fields{}, name, ""); name == "" || err != nil {
+		if err := set(&keyfile.Fields{}, name, ""); name == "" || err != nil {
 			t.Errorf("%s, column %q: %v", field.Name, name, err)
 		}
 	}

@@ -6,13 +6,13 @@ import (
 	"slices"
 	"strings"
 
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 )
 
 // readClients reads Secrets in which each entry is the id of a client and its key. Where the source has
 // SecurityPolicies with apiKeyAuth, only the Secrets that they refer to are read, in that order, and of two clients
 // of one policy with the same id the first counts, as in Envoy Gateway.
-func readClients(objects []*node, yield func(keys.Record, error) bool) {
+func readClients(objects []*node, yield func(keyfile.Record, error) bool) {
 	secrets := map[reference]*node{}
 	var order []reference
 	for _, n := range objects {
@@ -23,7 +23,7 @@ func readClients(objects []*node, yield func(keys.Record, error) bool) {
 		case isSecret(n) && !isOpaque(n):
 			ok = passOver(n, "of another type", yield)
 		case isSecret(n) && secrets[ref] != nil:
-			ok = yield(keys.Record{Line: n.Line}, errors.New("the Secret is there twice; this one is left out"))
+			ok = yield(keyfile.Record{Line: n.Line}, errors.New("the Secret is there twice; this one is left out"))
 		case isSecret(n):
 			secrets[ref], ok = n, true
 			order = append(order, ref)
@@ -122,14 +122,14 @@ func flat(n *node) string {
 
 type clients struct {
 	secrets map[reference]*node
-	yield   func(keys.Record, error) bool
+	yield   func(keyfile.Record, error) bool
 	done    map[reference]bool
 	targets []refs                        // one policy of each target
 	held    map[reference]map[string]bool // the targets that a Secret is for
 	reasons map[reference]string          // why no client of a Secret can be taken
 }
 
-func newClients(secrets map[reference]*node, groups []refs, yield func(keys.Record, error) bool) *clients {
+func newClients(secrets map[reference]*node, groups []refs, yield func(keyfile.Record, error) bool) *clients {
 	c := &clients{
 		secrets: secrets, yield: yield, done: map[reference]bool{}, held: map[reference]map[string]bool{}, reasons: map[reference]string{},
 	}
@@ -157,7 +157,7 @@ func (c *clients) group(g refs) bool {
 	first := map[string]int{} // the line on which a client's id was first seen
 	for _, ref := range g.names {
 		n := c.secrets[ref]
-		if n == nil && !c.yield(keys.Record{Line: g.line}, fmt.Errorf("the SecurityPolicy refers to Secret %s, which is not in the source", word(ref.name))) {
+		if n == nil && !c.yield(keyfile.Record{Line: g.line}, fmt.Errorf("the SecurityPolicy refers to Secret %s, which is not in the source", word(ref.name))) {
 			return false
 		}
 		if n != nil && !c.done[ref] && !c.secret(n, first, c.narrowed(ref)) {
@@ -195,7 +195,7 @@ func (c *clients) secret(n *node, first map[string]int, narrowed error) bool {
 			seen[id] = true
 			r, err := clientKey(n, id, line)
 			if at, ok := first[id]; ok {
-				r, err = keys.Record{Line: line}, fmt.Errorf("the policy has a client of this id on line %d already, and the first counts", at)
+				r, err = keyfile.Record{Line: line}, fmt.Errorf("the policy has a client of this id on line %d already, and the first counts", at)
 			} else if first[id] = line; err == nil {
 				err = narrowed
 			}
@@ -207,8 +207,8 @@ func (c *clients) secret(n *node, first map[string]int, narrowed error) bool {
 	return true
 }
 
-func clientKey(n *node, id string, line int) (keys.Record, error) {
-	at := keys.Record{Line: line}
+func clientKey(n *node, id string, line int) (keyfile.Record, error) {
+	at := keyfile.Record{Line: line}
 	if n.Field("metadata", "deletionTimestamp") != nil {
 		return at, errors.New("the Secret is being deleted")
 	}

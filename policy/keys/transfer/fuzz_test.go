@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 )
 
 // reads checks what holds for every source: lines that exist, in the end an end, and either a key with one credential
@@ -18,7 +19,7 @@ func reads(t *testing.T, f Format, text string) {
 		if over {
 			t.Fatal("records after the end")
 		}
-		over = errors.Is(err, keys.ErrSource)
+		over = errors.Is(err, keyfile.ErrSource)
 		if r.Line < 1 && !over || r.Line > lines {
 			t.Fatalf("line %d of %d", r.Line, lines)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 	"tollgate/policy/keys/strictyaml"
 )
 
@@ -26,8 +27,8 @@ type kong struct {
 	shared    map[string]*node     // decK's _plugin_configs
 	plugins   []plugin             // of groups, and for all
 	keys      []credential
-	ignored   []keys.Record // Line alone counts
-	reasons   []error       // of ignored
+	ignored   []keyfile.Record // Line alone counts
+	reasons   []error          // of ignored
 }
 
 type consumer struct {
@@ -51,7 +52,7 @@ type credential struct {
 // name one. A consumer's username becomes the key's name and its custom_id the team, because those are what
 // applications get in X-Consumer-Username and, next to it, as their own id of the consumer. What narrows the consumer
 // becomes the key's own restrictions; where that cannot be, the key is refused.
-func readKong(r io.Reader, o Options, yield func(keys.Record, error) bool) {
+func readKong(r io.Reader, o Options, yield func(keyfile.Record, error) bool) {
 	roots, faults, err := readTrees(r)
 	k := &kong{o: o, byName: map[string]*consumer{}, groups: map[string]*node{}, shared: map[string]*node{}}
 	for _, gather := range []func(*node) error{k.roots, k.references, k.pluginsOf} {
@@ -62,16 +63,16 @@ func readKong(r io.Reader, o Options, yield func(keys.Record, error) bool) {
 		}
 	}
 	for _, f := range faults {
-		if !yield(keys.Record{Line: f.line}, f) {
+		if !yield(keyfile.Record{Line: f.line}, f) {
 			return
 		}
 	}
 	if err != nil {
 		var f *fault
 		if errors.As(err, &f) {
-			yield(keys.Record{Line: f.line}, broken(fmt.Errorf("line %d: %w", f.line, f)))
+			yield(keyfile.Record{Line: f.line}, broken(fmt.Errorf("line %d: %w", f.line, f)))
 		} else {
-			yield(keys.Record{}, broken(err))
+			yield(keyfile.Record{}, broken(err))
 		}
 		return
 	}
@@ -93,8 +94,8 @@ func readKong(r io.Reader, o Options, yield func(keys.Record, error) bool) {
 }
 
 func (k *kong) ignore(n *node, format string, args ...any) {
-	k.ignored = append(k.ignored, keys.Record{Line: n.Line})
-	k.reasons = append(k.reasons, &keys.IgnoredError{What: fmt.Sprintf(format, args...)})
+	k.ignored = append(k.ignored, keyfile.Record{Line: n.Line})
+	k.reasons = append(k.reasons, &keyfile.IgnoredError{What: fmt.Sprintf(format, args...)})
 }
 
 // roots takes what others refer to.
@@ -254,8 +255,8 @@ func shown(name string) string {
 }
 
 // key reads one credential.
-func (k *kong) key(c credential) (keys.Record, error) {
-	n, at := c.node, keys.Record{Line: c.node.Line}
+func (k *kong) key(c credential) (keyfile.Record, error) {
+	n, at := c.node, keyfile.Record{Line: c.node.Line}
 	if c.of == nil {
 		_, err := k.consumer(n.Field("consumer"))
 		return at, err
@@ -281,15 +282,15 @@ func (k *kong) key(c credential) (keys.Record, error) {
 }
 
 // fields reads what the credential itself says.
-func (k *kong) fields(n *node, of *consumer) (keys.Fields, error) {
+func (k *kong) fields(n *node, of *consumer) (keyfile.Fields, error) {
 	key := n.Field("key")
 	switch {
 	case key == nil:
-		return keys.Fields{}, errors.New("secret: the credential has no key; Kong would make one up")
+		return keyfile.Fields{}, errors.New("secret: the credential has no key; Kong would make one up")
 	case key.String() == "":
-		return keys.Fields{}, errors.New("secret: the key must be text; put it in quotes")
+		return keyfile.Fields{}, errors.New("secret: the key must be text; put it in quotes")
 	}
-	f := keys.Fields{Secret: key.Text, Team: scalar(of.node.Field("custom_id"))}
+	f := keyfile.Fields{Secret: key.Text, Team: scalar(of.node.Field("custom_id"))}
 	for _, field := range []string{"username", "custom_id", "id"} {
 		if f.Name == "" {
 			f.Name = scalar(of.node.Field(field))
@@ -308,7 +309,7 @@ func (k *kong) fields(n *node, of *consumer) (keys.Fields, error) {
 	return f, k.times(n, &f)
 }
 
-func (k *kong) times(n *node, f *keys.Fields) error {
+func (k *kong) times(n *node, f *keyfile.Fields) error {
 	created, err := seconds(n.Field("created_at"))
 	if err != nil {
 		return fmt.Errorf("created_at: %w", err)

@@ -10,14 +10,14 @@ import (
 	"strconv"
 	"strings"
 
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 	"tollgate/policy/keys/strictyaml"
 )
 
 // restriction is what narrows the keys of a consumer.
 type restriction struct {
 	scopes, ips []string
-	limits      []keys.Limit
+	limits      []keyfile.Limit
 	together    bool // the consumer's keys count as one
 }
 
@@ -314,7 +314,7 @@ func (k *kong) rates(p *plugin, r *restriction, by string) error {
 		if v.Kind != strictyaml.Other || err != nil || n < 1 || v.Text[0] == '0' {
 			return p.refusal("its limit of a " + name + " is not a whole number from 1")
 		}
-		r.limits = append(r.limits, keys.Limit{Name: name, Requests: n})
+		r.limits = append(r.limits, keyfile.Limit{Name: name, Requests: n})
 	}
 	if len(r.limits) == 0 {
 		return p.refusal("names no limit")

@@ -8,26 +8,26 @@ import (
 	"slices"
 	"strings"
 
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 	"tollgate/policy/keys/strictyaml"
 )
 
 // readSecrets reads Secrets from a List or from several documents. What narrows their keys elsewhere refuses them.
-func readSecrets(r io.Reader, f Format, o Options, yield func(keys.Record, error) bool) {
+func readSecrets(r io.Reader, f Format, o Options, yield func(keyfile.Record, error) bool) {
 	roots, faults, err := readTrees(r)
 	if err != nil {
-		yield(keys.Record{}, broken(err))
+		yield(keyfile.Record{}, broken(err))
 		return
 	}
 	for _, f := range faults {
-		if !yield(keys.Record{Line: f.line}, f) {
+		if !yield(keyfile.Record{Line: f.line}, f) {
 			return
 		}
 	}
 	objects, part := flatten(roots)
 	switch {
 	case part != nil:
-		yield(keys.Record{Line: part.line}, broken(fmt.Errorf("line %d: %w", part.line, part)))
+		yield(keyfile.Record{Line: part.line}, broken(fmt.Errorf("line %d: %w", part.line, part)))
 	case f == EnvoyGateway:
 		readClients(objects, yield)
 	default:
@@ -67,12 +67,12 @@ func isOpaque(n *node) bool {
 }
 
 // passOver counts an object that is no key.
-func passOver(n *node, why string, yield func(keys.Record, error) bool) bool {
+func passOver(n *node, why string, yield func(keyfile.Record, error) bool) bool {
 	what := n.Field("kind").String()
 	if what == "" || strings.Trim(what, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" || len(what) > 40 {
 		what = "an object"
 	}
-	return yield(keys.Record{Line: n.Line}, &keys.IgnoredError{What: strings.TrimSpace(what + " " + why)})
+	return yield(keyfile.Record{Line: n.Line}, &keyfile.IgnoredError{What: strings.TrimSpace(what + " " + why)})
 }
 
 func secretName(n *node) (namespace, name string) {
@@ -80,12 +80,12 @@ func secretName(n *node) (namespace, name string) {
 }
 
 // common is what both layouts take from a Secret's own description.
-func common(n *node) keys.Fields {
+func common(n *node) keyfile.Fields {
 	namespace, name := secretName(n)
 	if namespace != "" {
 		name = namespace + "/" + name
 	}
-	return keys.Fields{Note: "Secret " + name, CreatedAt: n.Field("metadata", "creationTimestamp").String()}
+	return keyfile.Fields{Note: "Secret " + name, CreatedAt: n.Field("metadata", "creationTimestamp").String()}
 }
 
 // entry returns one value of a Secret. stringData wins over data, as in Kubernetes.

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 )
 
 func readCase(t *testing.T, name string) string {
@@ -30,7 +30,7 @@ func TestFilesOfOthers(t *testing.T) {
 	check(t, Kong, restricted, Options{}, `8 ! acls: group "readonly" on line 6 narrows the key: say which scopes it stands for, with --group readonly=SCOPE`+"\n")
 	check(t, Kong, restricted, Options{Groups: map[string]string{"readonly": "read|list"}},
 		"8 ,,,dora,,,, scopes [read list] 10.0.0.0/8 minute=5 narrowed 2023-11-14T22:13:20Z\n")
-	check(t, Kong, readCase(t, "kong-admin-api.json"), Options{}, "1 ! "+keys.ErrSource.Error()+": line 1: this is a page of Kong's Admin API, "+
+	check(t, Kong, readCase(t, "kong-admin-api.json"), Options{}, "1 ! "+keyfile.ErrSource.Error()+": line 1: this is a page of Kong's Admin API, "+
 		"which does not say what narrows its keys: use a declarative configuration (deck gateway dump, kong config db_export)\n")
 }
 
@@ -38,7 +38,7 @@ func TestFilesOfOthers(t *testing.T) {
 func ignored(f Format, text string, o Options) string {
 	var b strings.Builder
 	for r, err := range Read(f, strings.NewReader(text), o) {
-		var ignored *keys.IgnoredError
+		var ignored *keyfile.IgnoredError
 		if errors.As(err, &ignored) {
 			fmt.Fprintf(&b, "%d %s\n", r.Line, ignored.What)
 		}
@@ -87,7 +87,7 @@ func TestKongRestrictions(t *testing.T) {
 		{"plugins: [{name: ip-restriction, enabled: 'off', config: {deny: [10.0.0.1]}}]", "", narrows(2, "ip-restriction", "has addresses that are denied, which a key's list cannot say")},
 		{"plugins: [{name: rate-limiting, service: x, config: {minute: 5}}]", "", narrows(2, "rate-limiting", "is for one service or route only")},
 		{"plugins: [{name: ip-restriction, config: {allow: [10.0.0.1]}}, {name: ip-restriction, config: {allow: [10.0.0.2]}}]", "", narrows(2, "ip-restriction", "is there again on line 2")},
-		{"plugins: [{config: {}}]", "", "2 ! " + keys.ErrSource.Error() + ": line 2: a plugin without a name"},
+		{"plugins: [{config: {}}]", "", "2 ! " + keyfile.ErrSource.Error() + ": line 2: a plugin without a name"},
 		// decK's shared settings.
 		{"plugins: [{name: rate-limiting, _config: slow}]", "_plugin_configs: {slow: {minute: 7}}", taken + " minute=7 narrowed"},
 		{"plugins: [{name: rate-limiting, _config: slow, config: {minute: 3}}]", "_plugin_configs: {slow: {minute: 7}}", taken + " minute=3 narrowed"},
@@ -95,9 +95,9 @@ func TestKongRestrictions(t *testing.T) {
 		// Beside the consumer.
 		{"", "plugins: [{name: rate-limiting, consumer: a, config: {minute: 5}}]", taken + " minute=5 narrowed"},
 		{"", "plugins: [{name: rate-limiting, consumer: {username: a}, config: {minute: 5}}]", taken + " minute=5 narrowed"},
-		{"", "plugins: [{name: rate-limiting, consumer: {name: a}, config: {minute: 5}}]", "3 ! " + keys.ErrSource.Error() + ": line 3: consumer: cannot be read, and could be any"},
+		{"", "plugins: [{name: rate-limiting, consumer: {name: a}, config: {minute: 5}}]", "3 ! " + keyfile.ErrSource.Error() + ": line 3: consumer: cannot be read, and could be any"},
 		{"", "plugins: [{name: opa, consumer: other}]", taken},
-		{"", "plugins: {name: opa}", "3 ! " + keys.ErrSource.Error() + ": line 3: plugins: must be a list"},
+		{"", "plugins: {name: opa}", "3 ! " + keyfile.ErrSource.Error() + ": line 3: plugins: must be a list"},
 		// For all.
 		{"", plugin("rate-limiting", "minute: 5"), taken + " minute=5 narrowed"},
 		{plugin("rate-limiting", "hour: 9"), plugin("rate-limiting", "minute: 5"), taken + " hour=9 narrowed"},
@@ -148,7 +148,7 @@ func TestKongCredentials(t *testing.T) {
 	} {
 		check(t, Kong, "consumers: [{username: a, keyauth_credentials: ["+c.credential+"]}]", Options{}, c.want)
 	}
-	check(t, Kong, "consumers: [{username: a, keyauth_credentials: {key: $1}}]", Options{}, "1 ! "+keys.ErrSource.Error()+": line 1: keyauth_credentials: must be a list\n")
+	check(t, Kong, "consumers: [{username: a, keyauth_credentials: {key: $1}}]", Options{}, "1 ! "+keyfile.ErrSource.Error()+": line 1: keyauth_credentials: must be a list\n")
 	check(t, Kong, `{"consumers": [{"username": "a", "keyauth_credentials": [{"key": "$1", "key": "$2"}]}]}`, Options{}, "1 ! a field is named twice\n")
 	check(t, Kong, `[{"consumers": [{"username": "a"}]}, {"keyauth_credentials": [{"key": "$1", "consumer": {"id": "a"}, "enabled": false}]}]`, Options{}, "1 ,,,a,,,, secret 1 inactive\n")
 	// A part that cannot be read could narrow any key.
@@ -284,7 +284,7 @@ func TestAuthorinoWords(t *testing.T) {
 	check(t, Authorino, with(", annotations: {secret.kuadrant.io/plan-id: 5}"), Options{}, "1 ! annotations: secret.kuadrant.io/plan-id must be text; put it in quotes\n")
 	check(t, Authorino, with(", deletionTimestamp: '2026-01-01T00:00:00Z'"), Options{}, "1 ! the Secret is being deleted\n")
 	check(t, Authorino, with("")+"---\n"+with(""), Options{}, "1 ,,,a,,,Secret a, secret 1\n5 ! the Secret is there twice; this one is left out\n")
-	check(t, Authorino, `{"kind": "List", "metadata": {"continue": "abc"}, "items": []}`, Options{}, "1 ! "+keys.ErrSource.Error()+": line 1: the list is only a part: its metadata says continue\n")
+	check(t, Authorino, `{"kind": "List", "metadata": {"continue": "abc"}, "items": []}`, Options{}, "1 ! "+keyfile.ErrSource.Error()+": line 1: the list is only a part: its metadata says continue\n")
 }
 
 func TestEnvoyGatewayRestrictions(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 )
 
 // Format is a way in which keys are written down.
@@ -83,8 +84,8 @@ const maxLine = 1 << 20
 // Read returns the keys of a source in its order, each with its line, counted from 1. The error of a record concerns
 // that record alone, unless it is a keys.ErrSource, which is the last. No error holds a secret. The records can be read
 // once.
-func Read(f Format, r io.Reader, o Options) iter.Seq2[keys.Record, error] {
-	return func(yield func(keys.Record, error) bool) {
+func Read(f Format, r io.Reader, o Options) iter.Seq2[keyfile.Record, error] {
+	return func(yield func(keyfile.Record, error) bool) {
 		switch f {
 		case YAML:
 			readYAML(r, yield)
@@ -97,12 +98,12 @@ func Read(f Format, r io.Reader, o Options) iter.Seq2[keys.Record, error] {
 		case Kong:
 			readKong(r, o, yield)
 		default:
-			yield(keys.Record{}, broken(fmt.Errorf("%q is not one of %v", string(f), Formats())))
+			yield(keyfile.Record{}, broken(fmt.Errorf("%q is not one of %v", string(f), Formats())))
 		}
 	}
 }
 
-func broken(err error) error { return fmt.Errorf("%w: %w", keys.ErrSource, err) }
+func broken(err error) error { return fmt.Errorf("%w: %w", keyfile.ErrSource, err) }
 
 // Summary is what is known of a source before its keys are read.
 type Summary struct {
@@ -191,19 +192,19 @@ func trimEnd(line []byte) []byte {
 }
 
 // each calls take for every line that has text until it returns false; a line that is too long is refused.
-func (l *lines) each(yield func(keys.Record, error) bool, take func(line []byte) bool) {
+func (l *lines) each(yield func(keyfile.Record, error) bool, take func(line []byte) bool) {
 	for {
 		line, err := l.next()
 		switch {
 		case errors.Is(err, io.EOF):
 			return
 		case errors.Is(err, errLong):
-			if !yield(keys.Record{Line: l.number}, err) {
+			if !yield(keyfile.Record{Line: l.number}, err) {
 				return
 			}
 			continue
 		case err != nil:
-			yield(keys.Record{Line: l.number}, broken(err))
+			yield(keyfile.Record{Line: l.number}, broken(err))
 			return
 		}
 		if l.number == 1 {
@@ -216,21 +217,21 @@ func (l *lines) each(yield func(keys.Record, error) bool, take func(line []byte)
 }
 
 // record turns the fields of one key into what Import takes.
-func record(line int, f *keys.Fields) (keys.Record, error) {
+func record(line int, f *keyfile.Fields) (keyfile.Record, error) {
 	e, err := f.Entry()
 	if err != nil {
 		// The id tells people which one it was; Import shows it only if it is one.
-		return keys.Record{Line: line, Entry: keys.Entry{Key: keys.Key{ID: f.ID}}}, err
+		return keyfile.Record{Line: line, Entry: keyfile.Entry{Key: keys.Key{ID: f.ID}}}, err
 	}
-	return keys.Record{Line: line, Entry: e}, nil
+	return keyfile.Record{Line: line, Entry: e}, nil
 }
 
-func readLines(r io.Reader, yield func(keys.Record, error) bool) {
+func readLines(r io.Reader, yield func(keyfile.Record, error) bool) {
 	l := newLines(r)
 	l.each(yield, func(line []byte) bool {
-		f, err := keys.ParseFields(line)
+		f, err := keyfile.ParseFields(line)
 		if err != nil {
-			return yield(keys.Record{Line: l.number}, err)
+			return yield(keyfile.Record{Line: l.number}, err)
 		}
 		return yield(record(l.number, &f))
 	})

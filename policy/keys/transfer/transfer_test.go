@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 )
 
 // secret returns a strong secret that is easy to tell from others.
@@ -20,7 +21,7 @@ func secret(n int) string { return keys.Seal("pk_", fmt.Sprintf("q7Zr%023d", n))
 func says(f Format, text string, o Options) string {
 	var b strings.Builder
 	for r, err := range Read(f, strings.NewReader(text), o) {
-		var ignored *keys.IgnoredError
+		var ignored *keyfile.IgnoredError
 		if errors.As(err, &ignored) {
 			continue
 		}
@@ -128,7 +129,7 @@ $4,n,,,,,,,`, Options{}, `2 ,,orbit,CI,,,, secret 1 scopes [read write] 10.0.0.0
 13 ,,,n,,,, secret 4
 `)
 	check(t, CSV, "name;secret\na,b;$1\n", Options{}, "2 ,,,a,b,,,, secret 1\n")
-	source := keys.ErrSource.Error() + ": "
+	source := keyfile.ErrSource.Error() + ": "
 	check(t, CSV, "$1,x\n$2,y\n", Options{}, "1 ! "+source+"column 1: the first line must name the columns, as the keys file does: it is not a field of a key\n")
 	check(t, CSV, "name,secret,name\n", Options{}, "1 ! "+source+"columns 1 and 3 are both name\n")
 	check(t, CSV, "name,\"secret\n", Options{}, "1 ! "+source+"not CSV: byte 13: extraneous or missing \" in quoted-field\n")
@@ -363,14 +364,14 @@ func TestTreesThatCannotBeRead(t *testing.T) {
 		check(t, f, deepYAML, Options{}, "1 ! nested too deep\n")
 		check(t, f, strings.Repeat("- ", 200), Options{}, "1 ! nested too deep\n")
 		check(t, f, deepJSON, Options{}, "1 ! not JSON\n")
-		check(t, f, "a: \xff", Options{}, "0 ! "+keys.ErrSource.Error()+": it is not UTF-8\n")
+		check(t, f, "a: \xff", Options{}, "0 ! "+keyfile.ErrSource.Error()+": it is not UTF-8\n")
 		check(t, f, "a: b\na: c\n", Options{}, "2 ! not YAML\n")
 		check(t, f, "a: b\n...\nc: d\n", Options{}, "1 ! not YAML: a second document without a line of ---\n")
 		check(t, f, "--- # nothing\n---\n", Options{}, "")
 		check(t, f, "text", Options{}, "")
 		want := ""
 		if f == Kong {
-			want = "1 ! " + keys.ErrSource.Error() + ": line 1: consumers: must be a list\n"
+			want = "1 ! " + keyfile.ErrSource.Error() + ": line 1: consumers: must be a list\n"
 		}
 		check(t, f, "{\"kind\": 1, \"consumers\": {\"a\": true}}", Options{}, want)
 	}
@@ -380,7 +381,7 @@ func TestSourcesThatFail(t *testing.T) {
 	for _, f := range append(Formats(), "xml") {
 		n := 0
 		for _, err := range Read(f, iotest.ErrReader(errors.New("disk")), Options{}) {
-			if n++; !errors.Is(err, keys.ErrSource) {
+			if n++; !errors.Is(err, keyfile.ErrSource) {
 				t.Errorf("%s: %v", f, err)
 			}
 		}

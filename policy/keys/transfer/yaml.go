@@ -5,15 +5,15 @@ import (
 	"io"
 	"strings"
 
-	"tollgate/policy/keys"
+	"tollgate/policy/keys/keyfile"
 )
 
 // readYAML reads the keys file item by item: neither does a large file have to fit into memory, nor does a fault in one
 // item spoil the others. A file whose list is not one item a block is read as a whole.
-func readYAML(r io.Reader, yield func(keys.Record, error) bool) {
+func readYAML(r io.Reader, yield func(keyfile.Record, error) bool) {
 	l := newLines(r)
 	y := &items{yield: yield, indent: -1}
-	refuse := func(r keys.Record, err error) bool {
+	refuse := func(r keyfile.Record, err error) bool {
 		y.lost = y.lost || y.start != 0 // without this line the item says something else
 		return yield(r, err)
 	}
@@ -28,7 +28,7 @@ func readYAML(r io.Reader, yield func(keys.Record, error) bool) {
 }
 
 type items struct {
-	yield  func(keys.Record, error) bool
+	yield  func(keyfile.Record, error) bool
 	text   strings.Builder // of the item that is read, or of the whole file
 	start  int             // the line on which that begins; 0 = there is none
 	next   int             // the line that is expected
@@ -65,7 +65,7 @@ func (y *items) line(number int, s string) bool {
 		if s == "..." {
 			return true
 		}
-		y.ended = !y.yield(keys.Record{Line: number}, errors.New("is not part of the list of keys"))
+		y.ended = !y.yield(keyfile.Record{Line: number}, errors.New("is not part of the list of keys"))
 		return !y.ended
 	}
 	return y.add(number, s)
@@ -102,10 +102,10 @@ func (y *items) flush() bool {
 		return !y.ended
 	}
 	if y.lost {
-		y.ended = !y.yield(keys.Record{Line: y.start}, errors.New("the item is too long"))
+		y.ended = !y.yield(keyfile.Record{Line: y.start}, errors.New("the item is too long"))
 	} else {
-		keys.ParseItem(y.text.String(), y.start, func(line int, e keys.Entry, err error) bool {
-			y.ended = !y.yield(keys.Record{Line: line, Entry: e}, err)
+		keyfile.ParseItem(y.text.String(), y.start, func(line int, e keyfile.Entry, err error) bool {
+			y.ended = !y.yield(keyfile.Record{Line: line, Entry: e}, err)
 			return !y.ended
 		})
 	}
