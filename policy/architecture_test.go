@@ -49,7 +49,7 @@ func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 // room returns the part of the module that a file belongs to.
 func room(path string) string {
 	dir := filepath.ToSlash(filepath.Dir(path))
-	for _, r := range []string{"policy/keys/smallfile", "policy/keys/keystest", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/usage", "policy/router", "policy/answer", "policy/policyfile", "policy", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/usage", "policy/router", "policy/answer", "policy/policyfile", "policy", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
 		if dir == r || strings.HasPrefix(dir, r+"/") {
 			return r
 		}
@@ -62,33 +62,43 @@ func room(path string) string {
 func TestImports(t *testing.T) {
 	const forTests = "extauthz/extauthztest" // puts both servers on a store, as cmd does
 	inner := map[string][]string{
+		"policy/keys":            nil,
 		"policy/keys/smallfile":  nil,
+		"policy/keys/strictyaml": nil,
+		"policy/keys/strictjson": nil,
 		"policy/connect":         {"policy/keys/smallfile"},
-		"policy/keys":            {"policy/connect", "policy/keys/smallfile"},
-		"policy/keys/keystest":   {"policy/connect", "policy/keys"},
+		"policy/keys/roles":      {"policy/keys"},
+		"policy/keys/store":      {"policy/keys", "policy/keys/roles", "policy/keys/strictjson", "policy/connect"},
+		"policy/keys/standing":   {"policy/keys", "policy/keys/store"},
+		"policy/keys/audit":      {"policy/keys", "policy/keys/roles", "policy/keys/store"},
+		"policy/keys/cache":      {"policy/keys", "policy/keys/store", "policy/connect"},
+		"policy/keys/keyfile":    {"policy/keys", "policy/keys/strictyaml", "policy/keys/strictjson"},
+		"policy/keys/transfer":   {"policy/keys", "policy/keys/keyfile", "policy/keys/strictyaml"},
+		"policy/keys/admin":      {"policy/keys", "policy/keys/roles", "policy/keys/store", "policy/keys/audit", "policy/keys/keyfile"},
+		"policy/keys/keystest":   {"policy/keys", "policy/connect"},
 		"policy/limits":          nil,
 		"policy/limits/counters": {"policy/limits", "policy/connect"},
 		"policy/usage":           nil,
 		"policy/router":          nil,
 		"policy/answer":          nil,
 		"policy":                 {"policy/keys", "policy/limits", "policy/router", "policy/answer"},
-		"policy/policyfile":      {"policy", "policy/keys/smallfile", "policy/keys", "policy/limits", "policy/router", "policy/answer"},
-		"extauthz":               {"policy", "policy/keys/smallfile", "policy/policyfile", "policy/keys", "policy/limits", "policy/limits/counters", "policy/usage"},
+		"policy/policyfile":      {"policy", "policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys", "policy/limits", "policy/router", "policy/answer"},
+		"extauthz":               {"policy", "policy/policyfile", "policy/connect", "policy/keys", "policy/keys/cache", "policy/keys/standing", "policy/limits", "policy/limits/counters", "policy/usage"},
 		"extauthz/grpcserver":    {"extauthz", "policy"},
 		"extauthz/httpserver":    {"extauthz", "policy"},
 		"extauthz/yardstick":     {"extauthz/grpcserver"},
 		"envoy":                  {"testdata"},
-		"testdata":               {"testdata", "policy/keys"},
+		"testdata":               {"testdata", "policy/keys/keyfile"},
 		"k8s":                    nil,
 	}
 	libraries := map[string][]string{
 		"github.com/envoyproxy/go-control-plane": {"extauthz/grpcserver", "extauthz/yardstick"},
 		"google.golang.org/":                     {"extauthz/grpcserver", "extauthz/yardstick", "cmd"},
-		"github.com/redis/":                      {"policy/connect", "policy/keys", "policy/keys/keystest", "policy/limits/counters", "policy/usage", "cmd"},
+		"github.com/redis/":                      {"policy/connect", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/keystest", "policy/limits/counters", "policy/usage", "cmd"},
 		"github.com/alicebob/":                   {"cmd", "policy/keys/keystest"},
 		"github.com/prometheus/":                 {"extauthz", "cmd"},
 		"github.com/spf13/":                      {"cmd"},
-		"log/slog":                               {"policy/connect", "policy/keys", "policy/keys/keystest", "extauthz", "extauthz/grpcserver", "extauthz/httpserver", "cmd"},
+		"log/slog":                               {"policy/connect", "policy/keys", "policy/keys/keyfile", "policy/keys/cache", "policy/keys/keystest", "extauthz", "extauthz/grpcserver", "extauthz/httpserver", "cmd"},
 	}
 	_, files := goFiles(t)
 	for path, file := range files {
@@ -119,8 +129,8 @@ func TestPolicyIsFreeOfIO(t *testing.T) {
 	grpc := []string{"google.golang.org/", "github.com/envoyproxy/", "github.com/golang/protobuf", "github.com/planetscale/", "tollgate/extauthz"}
 	redis := []string{"github.com/redis/", "github.com/alicebob/", "github.com/sony/gobreaker"}
 	for room, unwanted := range map[string][]string{
-		"tollgate/policy":            grpc,
-		"tollgate/policy/policyfile": grpc,
+		"tollgate/policy":            append(redis, grpc...),
+		"tollgate/policy/policyfile": append(redis, grpc...),
 		"tollgate/policy/router":     append(redis, grpc...),
 		"tollgate/policy/answer":     append(redis, grpc...),
 		"tollgate/policy/limits":     append(redis, grpc...),

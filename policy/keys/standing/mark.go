@@ -21,7 +21,10 @@ var lookSource string
 //go:embed accept.lua
 var acceptSource string
 
-var lookScript, acceptScript = redis.NewScript(lookSource), redis.NewScript(acceptSource)
+var (
+	lookScript   = redis.NewScript(lookSource)
+	acceptScript = redis.NewScript(acceptSource)
+)
 
 // A store without a mark that it has had was emptied: by FLUSHALL, or by a restart without its data.
 const (
