@@ -166,7 +166,7 @@ func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Se
 			wait = check.Spent(fetch.limits(check.Spend(), check.Result()))
 		}
 	}
-	a.afterwards(check)
+	a.noteUse(check)
 	d := check.Decision()
 	if check.Unplaced() {
 		a.unplaced(ctx, check.API(), r)
@@ -176,8 +176,8 @@ func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Se
 	return d
 }
 
-// afterwards is what an allowed request leaves to be done when it no longer waits.
-func (a *Authorizer) afterwards(check *policy.Check) {
+// noteUse is what an allowed request leaves to be done when it no longer waits.
+func (a *Authorizer) noteUse(check *policy.Check) {
 	k := check.Key()
 	if k == nil || !check.Decision().Allow {
 		return
@@ -238,7 +238,7 @@ func (f *fetch) key(check *policy.Check) (k keys.Grant, err error) {
 	} else if k, err = f.cache.Find(d); err == cache.ErrNotCached {
 		k, err = f.cache.LookupFor(f.context(), d, check.Caller())
 	}
-	f.keyTrouble(f.parent, err)
+	f.lookupFailed(f.parent, err)
 	return k, err
 }
 
@@ -256,7 +256,7 @@ func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
 		node = f.nodes.Node(s.ID)
 	}
 	opened := f.breaker.Do(operation, node, func() error {
-		if *res, err = f.Authorizer.limits.Spend(ctx, s); f.tells(err) {
+		if *res, err = f.Authorizer.limits.Spend(ctx, s); f.countsAsFailure(err) {
 			return err
 		}
 		return nil
@@ -264,14 +264,14 @@ func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
 	if err == nil {
 		err = opened // keys.ErrStoreDown, or nothing
 	}
-	f.limitTrouble(f.parent, s, err)
+	f.spendFailed(f.parent, s, err)
 	return err
 }
 
-// tells reports whether an error of a spend tells of the store. What one key's limits
+// countsAsFailure reports whether the breaker counts the error of a spend. What one key's limits
 // or one caller's short deadline cause must not open the breaker for all, nor must a
 // spend that was never sent.
-func (f *fetch) tells(err error) bool {
+func (f *fetch) countsAsFailure(err error) bool {
 	var broken *limits.BrokenError
 	switch {
 	case errors.As(err, &broken), errors.Is(err, counters.ErrBusy):
@@ -279,11 +279,11 @@ func (f *fetch) tells(err error) bool {
 	case errors.Is(err, context.DeadlineExceeded):
 		return time.Since(f.start) >= f.deadline/2 // else it had no fair time
 	}
-	return connect.TellsOfStore(err)
+	return connect.IsStoreFailure(err)
 }
 
-// keyTrouble counts and logs a look-up that told nothing about a key.
-func (a *Authorizer) keyTrouble(ctx context.Context, err error) {
+// lookupFailed counts and logs a look-up that told nothing about a key.
+func (a *Authorizer) lookupFailed(ctx context.Context, err error) {
 	if err == nil || err == keys.ErrUnknown {
 		return
 	}
@@ -305,7 +305,7 @@ func (a *Authorizer) keyTrouble(ctx context.Context, err error) {
 	}
 }
 
-func (a *Authorizer) limitTrouble(ctx context.Context, s *limits.Spend, err error) {
+func (a *Authorizer) spendFailed(ctx context.Context, s *limits.Spend, err error) {
 	if err == nil {
 		return
 	}

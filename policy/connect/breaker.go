@@ -95,7 +95,7 @@ func newBreaker(changed func(BreakerChange), open time.Duration) *Breaker {
 }
 
 // Do returns the error of op, or ErrStoreDown without calling it. Only an error that tells of the store counts as a failure
-// (TellsOfStore). A nil Breaker always calls op.
+// (IsStoreFailure). A nil Breaker always calls op.
 func (b *Breaker) Do(o Operation, node string, op func() error) error {
 	if b == nil {
 		return op()
@@ -103,7 +103,7 @@ func (b *Breaker) Do(o Operation, node string, op func() error) error {
 	c := b.circuit(circuitName{o, node})
 	_, err := c.Execute(func() (struct{}, error) {
 		err := op()
-		if TellsOfStore(err) && !errors.Is(err, context.Canceled) {
+		if IsStoreFailure(err) && !errors.Is(err, context.Canceled) {
 			c.why.Store(&err)
 		}
 		return struct{}{}, err
@@ -175,7 +175,7 @@ func (b *Breaker) newCircuit(name circuitName) *circuit {
 				b.changed(BreakerChange{name.operation, name.node, to == gobreaker.StateOpen, c.reason()})
 			}
 		},
-		IsSuccessful: func(err error) bool { return !TellsOfStore(err) },
+		IsSuccessful: func(err error) bool { return !IsStoreFailure(err) },
 		// A caller that has gone says nothing about the store.
 		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
 	})
@@ -198,9 +198,9 @@ func (b *Breaker) forget() {
 	}
 }
 
-// TellsOfStore reports whether an error says that the store does not serve: that it did not answer, or that it refuses this
+// IsStoreFailure reports whether an error says that the store does not serve: that it did not answer, or that it refuses this
 // to everybody, as with NOAUTH, LOADING, READONLY or OOM. What it says of one key does not.
-func TellsOfStore(err error) bool {
+func IsStoreFailure(err error) bool {
 	var reply redis.Error
 	switch {
 	case err == nil:

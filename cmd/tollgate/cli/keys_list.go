@@ -20,7 +20,7 @@ import (
 )
 
 func newList(a *access) *cobra.Command {
-	l := &listing{}
+	l := &listPrinter{}
 	cmd := &cobra.Command{
 		Use:   "list [flags]",
 		Short: "Show keys, by API and id",
@@ -84,8 +84,8 @@ func (l *filterFlags) filter(now time.Time) (store.Filter, error) {
 	return filter, err
 }
 
-// listing is what list prints.
-type listing struct {
+// listPrinter is what list prints.
+type listPrinter struct {
 	filter filterFlags
 	limit  int
 	cursor string
@@ -96,7 +96,7 @@ type listing struct {
 
 // print prints pages until there are enough keys, so that any number of keys
 // takes the memory of a page.
-func (l *listing) print(ctx context.Context, cmd *cobra.Command, a *access, filter store.Filter) error {
+func (l *listPrinter) print(ctx context.Context, cmd *cobra.Command, a *access, filter store.Filter) error {
 	out := cmd.OutOrStdout()
 	cursor := l.cursor
 	for {
@@ -126,7 +126,7 @@ func (l *listing) print(ctx context.Context, cmd *cobra.Command, a *access, filt
 	return exit.Failed(l.end(out, cmd.ErrOrStderr(), a.output, cursor))
 }
 
-func (l *listing) page(w io.Writer, o output.Format, page []*keys.Key) error {
+func (l *listPrinter) page(w io.Writer, o output.Format, page []*keys.Key) error {
 	if o == output.Table {
 		return l.table(w, page)
 	}
@@ -151,7 +151,7 @@ func (l *listing) page(w io.Writer, o output.Format, page []*keys.Key) error {
 	return nil
 }
 
-func (l *listing) end(w, stderr io.Writer, o output.Format, cursor string) error {
+func (l *listPrinter) end(w, stderr io.Writer, o output.Format, cursor string) error {
 	quoted, err := json.Marshal(cursor)
 	if err != nil {
 		return err
@@ -183,7 +183,7 @@ func (l *listing) end(w, stderr io.Writer, o output.Format, cursor string) error
 	return err
 }
 
-func (l *listing) table(w io.Writer, page []*keys.Key) error {
+func (l *listPrinter) table(w io.Writer, page []*keys.Key) error {
 	if len(page) == 0 {
 		return nil
 	}

@@ -71,8 +71,8 @@ func readSecret(in io.Reader, prompt io.Writer) (string, error) {
 	return string(data), err
 }
 
-// verdict is what verify prints.
-type verdict struct {
+// verification is what verify prints.
+type verification struct {
 	ID     string             `json:"id,omitempty"`
 	Status admin.VerifyStatus `json:"status"`
 	API    string             `json:"api,omitempty"`
@@ -81,7 +81,7 @@ type verdict struct {
 }
 
 func (a *access) printVerdict(w io.Writer, k *keys.Key, status admin.VerifyStatus) error {
-	v := verdict{Status: status}
+	v := verification{Status: status}
 	if k != nil {
 		v.ID, v.API, v.Team, v.Name = k.ID, k.API, k.Team, k.Name
 	}

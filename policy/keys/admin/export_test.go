@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -156,17 +155,5 @@ func TestExportFails(t *testing.T) {
 	cancel()
 	if _, err := m.Export(ctx, &bytes.Buffer{}, ExportYAML, store.Filter{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
-	}
-}
-
-// A field of a key that the form forgets comes back empty.
-func TestEveryFieldIsInTheYAMLForm(t *testing.T) {
-	want := keystest.FullKey()
-	want.Other = keys.Digest{} // no part of an export
-	f := keyfile.FieldsOf(want)
-	file := f.AppendYAML([]byte("keys:\n"))
-	entries, err := keyfile.ParseFile("all", file)
-	if err != nil || len(entries) != 1 || !reflect.DeepEqual(&entries[0].Key, want) {
-		t.Errorf("%s came back as %+v, %v", file, entries, err)
 	}
 }

@@ -54,7 +54,7 @@ func (m *Manager) Verify(ctx context.Context, secret string) (*keys.Key, VerifyS
 	if err != nil {
 		return nil, "", err
 	}
-	return k, m.verdict(k), nil
+	return k, m.verifyStatus(k), nil
 }
 
 // lookup asks for the secret by all the methods that the hasher knows.
@@ -69,7 +69,7 @@ func (m *Manager) lookup(ctx context.Context, secret string) (*keys.Key, error) 
 	return k, err
 }
 
-func (m *Manager) verdict(k *keys.Key) VerifyStatus {
+func (m *Manager) verifyStatus(k *keys.Key) VerifyStatus {
 	now := m.now()
 	switch {
 	case k.Status == keys.Revoked:

@@ -99,9 +99,9 @@ type Cache struct {
 	options Options
 	start   time.Time
 
-	grants   *clockCache[cached, commons]
-	refusals *clockCache[rejection, alone]
-	profiles *clockCache[*keys.Profile, alone] // by what ProfileSum says of them
+	grants   *clockCache[cached, sharedValues]
+	refusals *clockCache[rejection, nothingShared]
+	profiles *clockCache[*keys.Profile, nothingShared] // by what ProfileSum says of them
 	flights  singleflight.Group
 	callers  *callers
 	// fences order the end of a reading against the messages about the same digest.
@@ -123,10 +123,10 @@ type rejection struct {
 	generation uint32
 }
 
-// alone is the side of blocks whose values need none.
-type alone struct{}
+// nothingShared is for blocks whose values share nothing.
+type nothingShared struct{}
 
-func moveAlone[V any](to *V, _ *alone, from *V, _ *alone) { *to = *from }
+func moveValue[V any](to *V, _ *nothingShared, from *V, _ *nothingShared) { *to = *from }
 
 // fence counts the messages about some of the digests.
 type fence struct {
@@ -147,8 +147,8 @@ func New(s *store.Store, o Options) *Cache {
 		c.start = o.Now()
 	}
 	c.grants = newClockCache(o.Keys, moveCached)
-	c.refusals = newClockCache(o.Unknown, moveAlone[rejection])
-	c.profiles = newClockCache(maxProfiles, moveAlone[*keys.Profile])
+	c.refusals = newClockCache(o.Unknown, moveValue[rejection])
+	c.profiles = newClockCache(maxProfiles, moveValue[*keys.Profile])
 	c.gather = func(f func()) { time.AfterFunc(refreshGather, f) }
 	c.callers = newCallers(o.UnknownLookups)
 	return c
@@ -165,11 +165,11 @@ func (c *Cache) now() int64 {
 // Find returns what may be said at once about the secret with the digest d, whatever the key's status: its Grant,
 // ErrUnknown, a *CorruptError, or ErrNotCached when the store has to be asked. It neither waits nor allocates.
 func (c *Cache) Find(d keys.Digest) (keys.Grant, error) {
-	if e, common := c.grants.get(d); e != nil {
+	if e, shared := c.grants.get(d); e != nil {
 		if age := c.now() - e.at.Load(); e.generation.Load() == c.stream.generation.Load() && age < int64(c.options.TTL) {
-			g := e.grant(common)
+			g := e.grant(shared)
 			if age >= int64(c.options.TTL-c.options.TTL/refreshPart) && !e.refreshing.Swap(true) {
-				c.refreshSoon(store.Known{Digest: d, ID: g.ID(), Sum: e.sum})
+				c.refreshSoon(store.LookupRequest{Digest: d, ID: g.ID(), RecordHash: e.recordHash})
 			}
 			return g, nil
 		}
@@ -217,8 +217,8 @@ func (c *Cache) LookupFor(ctx context.Context, d keys.Digest, from keys.Caller) 
 		return g, err
 	}
 	// Not the grant that was there before the wait: a message may have taken it away since.
-	if e, common := c.grants.peek(d); e != nil {
-		if old := e.grant(common); !c.stale(e, c.options.StaleFor(old.API)) {
+	if e, shared := c.grants.peek(d); e != nil {
+		if old := e.grant(shared); !c.stale(e, c.options.StaleFor(old.API)) {
 			c.counts.stale.Add(1)
 			return old, nil
 		}
@@ -288,26 +288,26 @@ func (c *Cache) load(d keys.Digest, from keys.Caller) (g keys.Grant, err error) 
 }
 
 // read asks the store. With anew the record is decoded although it may be the one that is here.
-func (c *Cache) read(ctx context.Context, d keys.Digest, anew bool) store.Reading {
-	o := store.Known{Digest: d}
-	if e, common := c.grants.peek(d); e != nil {
-		old := e.grant(common)
+func (c *Cache) read(ctx context.Context, d keys.Digest, anew bool) store.LookupResult {
+	o := store.LookupRequest{Digest: d}
+	if e, shared := c.grants.peek(d); e != nil {
+		old := e.grant(shared)
 		o.ID = old.ID()
 		if !anew {
-			o.Sum = e.sum
+			o.RecordHash = e.recordHash
 		}
 	}
-	return c.store.LookupMany(ctx, []store.Known{o}, c.options.Breaker)[0]
+	return c.store.LookupMany(ctx, []store.LookupRequest{o}, c.options.Breaker)[0]
 }
 
 // vouched is what a reading said, unless that counts for nothing. Of a cluster the node that has the record may have been
 // emptied, and not the one that leads to it.
-func (c *Cache) vouched(ctx context.Context, r store.Reading) store.Reading {
+func (c *Cache) vouched(ctx context.Context, r store.LookupResult) store.LookupResult {
 	if c.options.Vouch == nil || r.Absent == "" {
 		return r
 	}
 	if err := c.options.Vouch(ctx, r.Absent); err != nil {
-		return store.Reading{Err: err}
+		return store.LookupResult{Err: err}
 	}
 	return r
 }
@@ -323,13 +323,13 @@ func (c *Cache) profile(k *keys.Key) *keys.Profile {
 		return *p
 	}
 	made := keys.NewProfile(k)
-	c.profiles.put(sum, func(p **keys.Profile, _ *alone) { *p = made })
+	c.profiles.put(sum, func(p **keys.Profile, _ *nothingShared) { *p = made })
 	return made
 }
 
 // keep stores what a reading found that began at a moment of a generation, and returns it if it is a grant, unless a
 // message about the digest came after the reading began: then what was read may be older than the change.
-func (c *Cache) keep(f *fence, changes uint64, d keys.Digest, r store.Reading, at int64, generation uint32) (g keys.Grant, kept bool) {
+func (c *Cache) keep(f *fence, changes uint64, d keys.Digest, r store.LookupResult, at int64, generation uint32) (g keys.Grant, kept bool) {
 	if r.Key != nil {
 		g = *keys.NewGrantOf(r.Key, c.profile(r.Key))
 	}
@@ -338,28 +338,28 @@ func (c *Cache) keep(f *fence, changes uint64, d keys.Digest, r store.Reading, a
 	if f.changes != changes {
 		return g, false
 	}
-	e, common := c.grants.peek(d)
+	e, shared := c.grants.peek(d)
 	switch {
-	case r.Same:
-		if e == nil || e.sum != r.Sum {
+	case r.Unchanged:
+		if e == nil || e.recordHash != r.RecordHash {
 			return keys.Grant{}, false // it was dropped meanwhile
 		}
-		g = e.grant(common)
+		g = e.grant(shared)
 		e.readAt(at, generation)
 	case r.Key != nil:
 		if e != nil {
 			g.Noted = &e.noted // it is the same key
 		}
 		c.refusals.delete(d)
-		c.grants.put(d, func(e *cached, common *commons) {
-			e.write(&g, common)
-			e.sum = r.Sum
+		c.grants.put(d, func(e *cached, shared *sharedValues) {
+			e.write(&g, shared)
+			e.recordHash = r.RecordHash
 			e.readAt(at, generation)
-			g = e.grant(common)
+			g = e.grant(shared)
 		})
 	case keys.AboutKey(r.Err):
 		c.grants.delete(d)
-		c.refusals.put(d, func(kept *rejection, _ *alone) { *kept = rejection{r.Err, at, generation} })
+		c.refusals.put(d, func(kept *rejection, _ *nothingShared) { *kept = rejection{r.Err, at, generation} })
 	}
 	return g, true
 }
@@ -371,7 +371,7 @@ func (c *Cache) forget(d keys.Digest) {
 	f.changes++
 	if c.ours(d) {
 		c.grants.delete(d)
-		c.refusals.put(d, func(kept *rejection, _ *alone) { kept.err = ErrNotCached })
+		c.refusals.put(d, func(kept *rejection, _ *nothingShared) { kept.err = ErrNotCached })
 	} else {
 		c.refusals.delete(d)
 	}

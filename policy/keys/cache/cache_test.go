@@ -321,7 +321,7 @@ func TestStoreAway(t *testing.T) {
 		t.Errorf("within stale_for: %s", got)
 	}
 	for name, d := range map[string]keys.Digest{"changed since": changed.Digest, "unknown": {9}, "never seen": {8}} {
-		if g, err := c.Lookup(t.Context(), d); g != (keys.Grant{}) || !errors.Is(err, errAway) || !connect.TellsOfStore(err) {
+		if g, err := c.Lookup(t.Context(), d); g != (keys.Grant{}) || !errors.Is(err, errAway) || !connect.IsStoreFailure(err) {
 			t.Errorf("%s: %+v, %v", name, g, err)
 		}
 	}
@@ -616,7 +616,7 @@ func filled(n int) *Cache {
 				keystest.WithIPs(fmt.Sprintf("10.%d.%d.0/24", i>>8&255, i&255))(k)
 			}
 		})
-		c.keep(c.fence(k.Digest), 0, k.Digest, store.Reading{Key: k, Sum: 1}, 0, 0)
+		c.keep(c.fence(k.Digest), 0, k.Digest, store.LookupResult{Key: k, RecordHash: 1}, 0, 0)
 	}
 	return c
 }

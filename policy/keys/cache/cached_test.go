@@ -55,9 +55,9 @@ func TestCachedGrants(t *testing.T) {
 				continue
 			}
 			f := c.fence(k.Digest)
-			held[i], _ = c.keep(f, f.current(), k.Digest, store.Reading{Key: k, Sum: uint64(i + 1)}, 0, 0)
+			held[i], _ = c.keep(f, f.current(), k.Digest, store.LookupResult{Key: k, RecordHash: uint64(i + 1)}, 0, 0)
 			e, _ := c.grants.peek(k.Digest)
-			if g, err := c.Find(k.Digest); err != nil || g != held[i] || e.sum != uint64(i+1) {
+			if g, err := c.Find(k.Digest); err != nil || g != held[i] || e.recordHash != uint64(i+1) {
 				t.Fatalf("%+v, %v", g, err)
 			}
 		}
@@ -65,8 +65,8 @@ func TestCachedGrants(t *testing.T) {
 			checkGrant(t, g, i)
 			if found, err := c.Find(digestOf(i)); err == nil {
 				checkGrant(t, found, i)
-				if e, _ := c.grants.peek(digestOf(i)); e.sum != uint64(i+1) {
-					t.Errorf("key %d: sum %d", i, e.sum)
+				if e, _ := c.grants.peek(digestOf(i)); e.recordHash != uint64(i+1) {
+					t.Errorf("key %d: sum %d", i, e.recordHash)
 				}
 			}
 		}
@@ -105,7 +105,7 @@ func TestCachedGrantsUnderContention(t *testing.T) {
 					continue
 				}
 				f := c.fence(k.Digest)
-				c.keep(f, f.current(), k.Digest, store.Reading{Key: k, Sum: 1}, 0, 0)
+				c.keep(f, f.current(), k.Digest, store.LookupResult{Key: k, RecordHash: 1}, 0, 0)
 			}
 		})
 	}
@@ -122,10 +122,10 @@ func TestNotedIsCarriedOver(t *testing.T) {
 	c := New(nil, Options{TTL: time.Hour})
 	k := likeNoOther(1)
 	f := c.fence(k.Digest)
-	first, _ := c.keep(f, 0, k.Digest, store.Reading{Key: k, Sum: 1}, 0, 0)
+	first, _ := c.keep(f, 0, k.Digest, store.LookupResult{Key: k, RecordHash: 1}, 0, 0)
 	first.Noted.Store(7)
 	k.Plan = "other"
-	if second, _ := c.keep(f, 0, k.Digest, store.Reading{Key: k, Sum: 2}, 0, 0); second.Noted.Load() != 7 || second.Plan != "other" || first.Plan == "other" {
+	if second, _ := c.keep(f, 0, k.Digest, store.LookupResult{Key: k, RecordHash: 2}, 0, 0); second.Noted.Load() != 7 || second.Plan != "other" || first.Plan == "other" {
 		t.Errorf("%+v, after %+v", second, first)
 	}
 }

@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	// glance is how often the stream is looked at.
-	glance = store.Beat / 4
+	// checkInterval is how often the stream is looked at.
+	checkInterval = store.HeartbeatInterval / 4
 	// subscribeTimeout bounds the start of a subscription, with its connection.
 	subscribeTimeout = time.Second
-	// beatTimeout bounds the publishing of a heartbeat, during which silence is not noticed.
-	beatTimeout = store.Beat / 2
+	// heartbeatTimeout bounds the publishing of a heartbeat, during which silence is not noticed.
+	heartbeatTimeout = store.HeartbeatInterval / 2
 )
 
 // stream is the state of the change stream.
@@ -27,16 +27,16 @@ type stream struct {
 	listening  atomic.Bool
 	heard      atomic.Int64           // cache time of the last message
 	problem    atomic.Pointer[string] // why it is lost; nil at first and while it is not
-	beats      beats
+	heartbeats heartbeats
 	latest     atomic.Int64  // of the changes heard of: when it was made, in Unix ms by the clock of the store
 	news       chan struct{} // that latest may be another
 
-	ticks func() (<-chan time.Time, func()) // one each glance, until it is stopped
+	ticks func() (<-chan time.Time, func()) // one each checkInterval, until it is stopped
 }
 
 func newStream() stream {
 	return stream{news: make(chan struct{}, 1), ticks: func() (<-chan time.Time, func()) {
-		t := time.NewTicker(glance)
+		t := time.NewTicker(checkInterval)
 		return t.C, t.Stop
 	}}
 }
@@ -69,7 +69,7 @@ func (c *Cache) Run(ctx context.Context) {
 			return
 		}
 		c.lost(err)
-		if c.now()-began >= int64(store.Beat) {
+		if c.now()-began >= int64(store.HeartbeatInterval) {
 			continue
 		}
 		select {
@@ -127,11 +127,11 @@ func (c *Cache) listen(ctx context.Context, ticks <-chan time.Time) error {
 		case <-ticks:
 			c.confirm(ctx, &said)
 			quiet := time.Duration(c.now() - c.stream.heard.Load())
-			if quiet >= store.Silence {
+			if quiet >= store.MaxSilence {
 				return fmt.Errorf("keys: nothing was heard for %v", quiet)
 			}
-			if quiet >= store.Beat {
-				c.publishBeat(ctx)
+			if quiet >= store.HeartbeatInterval {
+				c.publishHeartbeat(ctx)
 			}
 		}
 	}
@@ -153,11 +153,11 @@ func (c *Cache) receive(ctx context.Context, sub *store.ChangeStream) error {
 	}
 }
 
-// publishBeat proves to all replicas that messages arrive. Its failure needs no word: nothing will be heard.
-func (c *Cache) publishBeat(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+// publishHeartbeat proves to all replicas that messages arrive. Its failure needs no word: nothing will be heard.
+func (c *Cache) publishHeartbeat(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()
-	_, _ = c.store.Beat(ctx)
+	_, _ = c.store.PublishHeartbeat(ctx)
 }
 
 // apply carries out one message. One that it cannot read could mean any key.

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -213,7 +212,7 @@ func TestHeartbeatsKeepTheGeneration(t *testing.T) {
 	status(t, c, k.Digest)
 	before := c.Stats().Generation
 	for range 10 {
-		clock.Advance(store.Beat)
+		clock.Advance(store.HeartbeatInterval)
 		ticks <- time.Time{}
 		keystest.Await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
 	}
@@ -237,7 +236,7 @@ func TestOneReplicaBeatsForAll(t *testing.T) {
 	}
 	const beats = 6
 	for range beats {
-		clock.Advance(store.Beat / 2)
+		clock.Advance(store.HeartbeatInterval / 2)
 		if err := client.Publish(t.Context(), keystest.Changes, "hb").Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -273,10 +272,10 @@ func TestSilence(t *testing.T) {
 	asked.beats.Store(true)
 	change(t, client, revoked(k), false)
 	for range 2 {
-		clock.Advance(store.Beat)
+		clock.Advance(store.HeartbeatInterval)
 		ticks <- time.Time{}
 	}
-	clock.Advance(store.Beat - 1)
+	clock.Advance(store.HeartbeatInterval - 1)
 	ticks <- time.Time{}
 	ticks <- time.Time{} // taken only after the one before was worked on
 	if got := said(c, k.Digest); got != "active" || c.Stats().Generation != before {
@@ -417,21 +416,5 @@ func TestNoStreamAtAll(t *testing.T) {
 	clock.Advance(1)
 	if got := status(t, c, k.Digest); got != keys.Revoked {
 		t.Errorf("without a stream, after the TTL: %s", got)
-	}
-}
-
-func TestParseChange(t *testing.T) {
-	made, d, ok := store.ParseChange(changeOf(keystest.Sample(), time.UnixMilli(1_700_000_000_123)))
-	if !ok || d != keystest.Sample().Digest || made.UnixMilli() != 1_700_000_000_123 {
-		t.Error(made, ok)
-	}
-}
-
-func TestSubscribeRefusesAnotherReply(t *testing.T) {
-	client := keystest.NewEmbedded(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := store.New(client).Subscribe(ctx, time.Second); !errors.Is(err, context.Canceled) {
-		t.Error(err)
 	}
 }

@@ -10,23 +10,23 @@ import (
 )
 
 const (
-	// clockShards is how many parts a clock has that can change at the same time.
+	// clockShards is how many parts a clockCache has that can change at the same time.
 	clockShards = 64
 	// blockSlots is how many values lie together; block.live has a bit for each.
 	blockSlots = 64
 )
 
-// clock keeps a bounded number of values by digest, and drops those that were not read lately when it is full (CLOCK, also
+// clockCache keeps a bounded number of values by digest, and drops those that were not read lately when it is full (CLOCK, also
 // called second chance). It is safe for concurrent use; readers take no lock, unless the part they look in is being moved.
 //
 // Values lie in blocks and are named by numbers. So the garbage collector, which follows each pointer several times a
 // minute, has nothing to do with a million of them if V holds no pointer. What values of one block refer to, and may share,
-// is in the side S of the block.
+// is in S, which the block has once.
 type clockCache[V, S any] struct {
 	most   int64
 	seed   maphash.Seed
 	size   atomic.Int64
-	move   func(to *V, toSide *S, from *V, fromSide *S) // writes what from is to an empty place
+	move   func(to *V, toShared *S, from *V, fromShared *S) // writes what from is to an empty place
 	shards [clockShards]clockShard[V, S]
 }
 
@@ -52,11 +52,11 @@ type clockShard[V, S any] struct {
 type block[V, S any] struct {
 	filled atomic.Uint32 // the slots before it are written
 	live   uint64        // of them, those in a chain
-	side   S
+	shared S
 	slots  [blockSlots]slot[V] // last: the collector does not look behind the last pointer
 }
 
-// slot is one value in a clock, and its place. One that was taken out still leads to what came after it, so that readers
+// slot is one value in a clockCache, and its place. One that was taken out still leads to what came after it, so that readers
 // who stand there go on.
 type slot[V any] struct {
 	key   keys.Digest
@@ -68,8 +68,8 @@ type slot[V any] struct {
 // sparse reports whether more than half of a full block is of no use.
 func (b *block[V, S]) sparse() bool { return bits.OnesCount64(b.live) < blockSlots/2 }
 
-// newClock returns an empty clock for most values.
-func newClockCache[V, S any](most int, move func(to *V, toSide *S, from *V, fromSide *S)) *clockCache[V, S] {
+// newClockCache returns an empty clockCache for most values.
+func newClockCache[V, S any](most int, move func(to *V, toShared *S, from *V, fromShared *S)) *clockCache[V, S] {
 	c := &clockCache[V, S]{most: int64(most), seed: maphash.MakeSeed(), move: move}
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -88,7 +88,7 @@ func chain(heads []atomic.Uint32, hash uint64) *atomic.Uint32 {
 	return &heads[hash/clockShards&uint64(len(heads)-1)]
 }
 
-// get returns the value of the key and the side of its block, or nil and nil, and notes that it was read. What it returns
+// get returns the value of the key and what its block's values share, or nil and nil, and notes that it was read. What it returns
 // stays as it is, but for what is atomic in V.
 func (c *clockCache[V, S]) get(key keys.Digest) (*V, *S) {
 	h := c.hash(&key)
@@ -101,14 +101,14 @@ func (c *clockCache[V, S]) get(key keys.Digest) (*V, *S) {
 	if !d.read.Load() {
 		d.read.Store(true)
 	}
-	return &d.value, &b.side
+	return &d.value, &b.shared
 }
 
 // peek is get that notes nothing.
 func (c *clockCache[V, S]) peek(key keys.Digest) (*V, *S) {
 	h := c.hash(&key)
 	if b, d := c.shard(h).look(h, &key); d != nil {
-		return &d.value, &b.side
+		return &d.value, &b.shared
 	}
 	return nil, nil
 }
@@ -169,7 +169,7 @@ func (c *clockCache[V, S]) write(h uint64, key *keys.Digest, fill func(*V, *S)) 
 	defer s.mu.Unlock()
 	n, b, d := s.place()
 	d.key = *key
-	fill(&d.value, &b.side)
+	fill(&d.value, &b.shared)
 	at, _, old := s.find(h, key)
 	if old != nil {
 		number := at.Load()
@@ -291,7 +291,7 @@ func (c *clockCache[V, S]) tidy(s *clockShard[V, S]) {
 			old := &from.slots[bits.TrailingZeros64(live)]
 			n, b, d := s.place()
 			d.key = old.key
-			c.move(&d.value, &b.side, &old.value, &from.side)
+			c.move(&d.value, &b.shared, &old.value, &from.shared)
 			at, _, _ := s.find(c.hash(&old.key), &old.key)
 			s.replace(at, n, d, old)
 		}

@@ -12,18 +12,20 @@ import (
 	"tollgate/policy/keys"
 )
 
-func newTestClock(most int) *clockCache[int, alone] { return newClockCache(most, moveAlone[int]) }
-
-func put(c *clockCache[int, alone], key keys.Digest, value int) {
-	c.put(key, func(v *int, _ *alone) { *v = value })
+func newTestClock(most int) *clockCache[int, nothingShared] {
+	return newClockCache(most, moveValue[int])
 }
 
-func get(c *clockCache[int, alone], key keys.Digest) *int {
+func put(c *clockCache[int, nothingShared], key keys.Digest, value int) {
+	c.put(key, func(v *int, _ *nothingShared) { *v = value })
+}
+
+func get(c *clockCache[int, nothingShared], key keys.Digest) *int {
 	v, _ := c.get(key)
 	return v
 }
 
-func peek(c *clockCache[int, alone], key keys.Digest) *int {
+func peek(c *clockCache[int, nothingShared], key keys.Digest) *int {
 	v, _ := c.peek(key)
 	return v
 }
@@ -226,13 +228,13 @@ func TestClockFreesBlocks(t *testing.T) {
 }
 
 // census compares what is in the chains with what is counted, and with the blocks.
-func census(t rapid.TB, c *clockCache[int, alone]) {
+func census(t rapid.TB, c *clockCache[int, nothingShared]) {
 	t.Helper()
 	total, seen := 0, map[keys.Digest]bool{}
 	for i := range c.shards {
 		s, n := &c.shards[i], 0
 		heads := *s.heads.Load()
-		lives := map[*block[int, alone]]int{}
+		lives := map[*block[int, nothingShared]]int{}
 		for j := range heads {
 			for b, d := s.slot(heads[j].Load()); d != nil; b, d = s.slot(d.next.Load()) {
 				if h := c.hash(&d.key); c.shard(h) != s || chain(heads, h) != &heads[j] || seen[d.key] {

@@ -9,7 +9,7 @@ import (
 )
 
 // confirmPause is how much time lies between two confirmations of what was heard, at least.
-const confirmPause = store.Beat / 50
+const confirmPause = store.HeartbeatInterval / 50
 
 // confirming is what a server knows of what it has said.
 type confirming struct {
@@ -51,7 +51,7 @@ func (c *Cache) confirm(ctx context.Context, s *confirming) {
 		return
 	}
 	s.waits = false
-	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()
 	err := c.store.ConfirmChanges(ctx, c.options.Server, latest, c.options.Longest(), comes)
 	s.at, s.heard = max(now, 1), latest
@@ -83,7 +83,7 @@ func (c *Cache) leave(ctx context.Context) {
 	if c.options.Server == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), beatTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), heartbeatTimeout)
 	defer cancel()
 	_ = c.store.ForgetServer(ctx, c.options.Server) // it is forgotten all the same, later
 }

@@ -24,12 +24,12 @@ const (
 // refreshes are the readings ahead of time that wait.
 type refreshes struct {
 	mu      sync.Mutex
-	due     []store.Known
+	due     []store.LookupRequest
 	running bool
 }
 
 // refreshSoon has a grant read again. It does not wait.
-func (c *Cache) refreshSoon(o store.Known) {
+func (c *Cache) refreshSoon(o store.LookupRequest) {
 	r := &c.refreshes
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -62,7 +62,7 @@ func (c *Cache) refreshAll() {
 }
 
 // refresh reads grants again in one round trip. What the store does not say now is asked again when it is too old.
-func (c *Cache) refresh(batch []store.Known) {
+func (c *Cache) refresh(batch []store.LookupRequest) {
 	changes := make([]uint64, len(batch))
 	for i, o := range batch {
 		changes[i] = c.fence(o.Digest).current()

@@ -190,7 +190,7 @@ func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 	ahead := func(list []*keys.Key) (before int64) {
 		before = c.now()
 		for _, k := range list {
-			c.keep(c.fence(k.Digest), 0, k.Digest, store.Reading{Key: k, Sum: 1}, before, 0)
+			c.keep(c.fence(k.Digest), 0, k.Digest, store.LookupResult{Key: k, RecordHash: 1}, before, 0)
 		}
 		clock.Advance(25 * time.Second)
 		for _, k := range list {
@@ -231,7 +231,7 @@ func TestReadingsAheadAreBounded(t *testing.T) {
 	create(t, client, k)
 	status(t, c, k.Digest)
 	clock.Advance(25 * time.Second)
-	c.refreshes.due = make([]store.Known, maxRefreshes)
+	c.refreshes.due = make([]store.LookupRequest, maxRefreshes)
 	if got := said(c, k.Digest); got != "active" || len(c.refreshes.due) != maxRefreshes || read() {
 		t.Errorf("%s, %d wait", got, len(c.refreshes.due))
 	}

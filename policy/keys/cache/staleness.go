@@ -6,38 +6,38 @@ import (
 	"time"
 )
 
-// maxBeats bounds the generations whose last heartbeat is remembered. A key that is older than all of them is stale from
+// maxHeartbeats bounds the generations whose last heartbeat is remembered. A key that is older than all of them is stale from
 // the moment at which it was read.
-const maxBeats = 256
+const maxHeartbeats = 256
 
-// beats remember when a message was last heard in each of the latest generations. Until then no change was missed, so a
+// heartbeats remember when a message was last heard in each of the latest generations. Until then no change was missed, so a
 // key that was read in that generation was valid then. Later generations say nothing about it, until it is read again.
-type beats struct {
+type heartbeats struct {
 	mu     sync.Mutex
-	latest []lastBeat // ascending by generation
+	latest []lastHeartbeat // ascending by generation
 }
 
-type lastBeat struct {
+type lastHeartbeat struct {
 	generation uint32
 	at         int64 // cache time
 }
 
 // note says that a message was heard.
-func (b *beats) note(generation uint32, at int64) {
+func (b *heartbeats) note(generation uint32, at int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n := len(b.latest); n > 0 && b.latest[n-1].generation == generation {
 		b.latest[n-1].at = at
 		return
 	}
-	if len(b.latest) == maxBeats {
+	if len(b.latest) == maxHeartbeats {
 		b.latest = slices.Delete(b.latest, 0, 1)
 	}
-	b.latest = append(b.latest, lastBeat{generation, at})
+	b.latest = append(b.latest, lastHeartbeat{generation, at})
 }
 
 // of returns when a message was last heard in a generation, 0 if that is not known.
-func (b *beats) of(generation uint32) int64 {
+func (b *heartbeats) of(generation uint32) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, last := range slices.Backward(b.latest) {
@@ -52,7 +52,7 @@ func (b *beats) of(generation uint32) int64 {
 func (c *Cache) hear() {
 	now := c.now()
 	c.stream.heard.Store(now)
-	c.stream.beats.note(c.stream.generation.Load(), now)
+	c.stream.heartbeats.note(c.stream.generation.Load(), now)
 }
 
 // validAt returns when a grant was last known to be what the store says: when it was read, or later when something was
@@ -60,7 +60,7 @@ func (c *Cache) hear() {
 // has the key, is there to be heard: it counts for the TTL of the grant.
 func (c *Cache) validAt(e *cached) int64 {
 	read := e.at.Load()
-	heard := c.stream.beats.of(e.generation.Load())
+	heard := c.stream.heartbeats.of(e.generation.Load())
 	if c.store.IsCluster() {
 		heard = min(heard, read+int64(c.options.TTL))
 	}

@@ -29,7 +29,7 @@ func served(t *testing.T, c *Cache, d keys.Digest) bool {
 func beatFor(t *testing.T, c *Cache, clock *keystest.Clock, ticks chan<- time.Time, n int) {
 	t.Helper()
 	for range n {
-		clock.Advance(store.Beat)
+		clock.Advance(store.HeartbeatInterval)
 		ticks <- time.Time{}
 		keystest.Await(t, "the heartbeat is heard", func(context.Context) bool { return c.Stream().Silent == 0 })
 	}
@@ -190,12 +190,12 @@ func TestStaleInACluster(t *testing.T) {
 }
 
 func TestBeatsAreBounded(t *testing.T) {
-	var b beats
-	for g := range uint32(3 * maxBeats) {
+	var b heartbeats
+	for g := range uint32(3 * maxHeartbeats) {
 		b.note(g, int64(g)+1)
 		b.note(g, int64(g)+2)
 	}
-	if len(b.latest) != maxBeats || b.of(3*maxBeats-1) != 3*maxBeats+1 || b.of(2*maxBeats) != 2*maxBeats+2 || b.of(2*maxBeats-1) != 0 {
-		t.Errorf("%d remembered: %d, %d, %d", len(b.latest), b.of(3*maxBeats-1), b.of(2*maxBeats), b.of(2*maxBeats-1))
+	if len(b.latest) != maxHeartbeats || b.of(3*maxHeartbeats-1) != 3*maxHeartbeats+1 || b.of(2*maxHeartbeats) != 2*maxHeartbeats+2 || b.of(2*maxHeartbeats-1) != 0 {
+		t.Errorf("%d remembered: %d, %d, %d", len(b.latest), b.of(3*maxHeartbeats-1), b.of(2*maxHeartbeats), b.of(2*maxHeartbeats-1))
 	}
 }

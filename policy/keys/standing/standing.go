@@ -239,7 +239,7 @@ func (w *Standing) claimPepper(ctx context.Context, wait bool) (text string, err
 
 // waitForOthers waits until servers that listen for changes have seen that the store is empty. A store that is new has none.
 func (w *Standing) waitForOthers(ctx context.Context) error {
-	listeners, err := w.store.Beat(ctx)
+	listeners, err := w.store.PublishHeartbeat(ctx)
 	if err != nil {
 		return fmt.Errorf("keys: look for other servers: %w", store.ReadError(ctx, "", err))
 	}

@@ -49,23 +49,23 @@ func (e *CapError) Is(target error) bool { return target == ErrCap }
 // Counts reports whether the key is one of the active ones that a Cap limits, until its grace is over.
 func CountsForCap(k *keys.Key) bool { return k.Status == keys.Active }
 
-// listingOf is what a team's set says of the key, whatever its version.
-func listingOf(k *keys.Key) listing {
-	l := listing{counts: CountsForCap(k), line: k.LimitID, environment: k.Environment}
+// teamEntryOf is what a team's set says of the key, whatever its version.
+func teamEntryOf(k *keys.Key) teamEntry {
+	l := teamEntry{counts: CountsForCap(k), limitID: k.LimitID, environment: k.Environment}
 	if !k.RetiresAt.IsZero() {
 		l.end = max(k.RetiresAt.UnixMilli(), 1)
 	}
-	if l.line == k.ID {
-		l.line = ownLine
+	if l.limitID == k.ID {
+		l.limitID = ownLimitID
 	}
 	return l
 }
 
-// ownLine stands for the counters of the key's own id, which most keys have.
-const ownLine = "="
+// ownLimitID stands for the counters of the key's own id, which most keys have.
+const ownLimitID = "="
 
-func (s *Store) enlistCall(k *keys.Key, limit *Cap) call {
-	l, mark, most, always := listingOf(k), "-", -1, 0
+func (s *Store) enlistCall(k *keys.Key, limit *Cap) scriptCall {
+	l, mark, most, always := teamEntryOf(k), "-", -1, 0
 	if l.counts {
 		mark = "+"
 	}
@@ -75,8 +75,8 @@ func (s *Store) enlistCall(k *keys.Key, limit *Cap) call {
 			always = 1
 		}
 	}
-	args := []any{k.ID, k.Version, mark, l.end, l.line, l.environment, most, always}
-	return call{script: s.scripts.enlist, keys: []string{teamKeysKey(k.API, k.Team)}, args: args, takes: !l.counts}
+	args := []any{k.ID, k.Version, mark, l.end, l.limitID, l.environment, most, always}
+	return scriptCall{script: s.scripts.enlist, keys: []string{teamKeysKey(k.API, k.Team)}, args: args, takes: !l.counts}
 }
 
 // enlist notes a key in its team's set as it is in k, if the cap allows. A key without a team is in none, so it is
@@ -85,7 +85,7 @@ func (s *Store) enlist(ctx context.Context, k *keys.Key, limit *Cap) error {
 	if k.Team == "" {
 		return nil
 	}
-	reply, err := s.run(ctx, []call{s.enlistCall(k, limit)})[0].Int64Slice()
+	reply, err := s.run(ctx, []scriptCall{s.enlistCall(k, limit)})[0].Int64Slice()
 	if err != nil {
 		return teamSetError(ctx, k, err)
 	}
@@ -98,7 +98,7 @@ func (s *Store) enlist(ctx context.Context, k *keys.Key, limit *Cap) error {
 // enlistAll notes keys without asking for a cap.
 func (s *Store) enlistAll(ctx context.Context, all []*creation) {
 	var noting []*creation
-	var calls []call
+	var calls []scriptCall
 	for _, c := range all {
 		if c.err == nil && c.k.Team != "" {
 			noting = append(noting, c)
@@ -137,29 +137,29 @@ func (s *Store) unlist(ctx context.Context, k, stands *keys.Key) error {
 	return nil
 }
 
-// listing is what a team's set holds of one key.
-type listing struct {
+// teamEntry is what a team's set holds of one key.
+type teamEntry struct {
 	version     int64
 	since       int64 // Unix seconds
 	counts      bool
 	end         int64 // Unix milliseconds; 0 = none
-	line        string
+	limitID     string
 	environment string
 }
 
-func parseListing(value string) (l listing, ok bool) {
+func parseTeamEntry(value string) (l teamEntry, ok bool) {
 	parts := strings.SplitN(value, " ", 6)
 	if len(parts) != 6 || parts[2] != "+" && parts[2] != "-" {
-		return listing{}, false
+		return teamEntry{}, false
 	}
 	version, err1 := strconv.ParseInt(parts[0], 10, 64)
 	since, err2 := strconv.ParseInt(parts[1], 10, 64)
 	end, err3 := strconv.ParseInt(parts[3], 10, 64)
-	return listing{version, since, parts[2] == "+", end, parts[4], parts[5]}, errors.Join(err1, err2, err3) == nil
+	return teamEntry{version, since, parts[2] == "+", end, parts[4], parts[5]}, errors.Join(err1, err2, err3) == nil
 }
 
-// says reports whether the listing is that of k, whatever version it was noted for.
-func (l listing) says(k *keys.Key) bool {
+// matches reports whether the entry is that of k, whatever version it was noted for.
+func (l teamEntry) matches(k *keys.Key) bool {
 	l.version, l.since = 0, 0
-	return l == listingOf(k)
+	return l == teamEntryOf(k)
 }

@@ -85,8 +85,8 @@ func testTeamSetKeepsUp(t *testing.T, c redis.UniversalClient) {
 	if err := s.Create(ctx, k); err != nil {
 		t.Fatal(err)
 	}
-	noted := func() listing {
-		l, ok := parseListing(c.HGet(ctx, teamKeysKey(k.API, k.Team), k.ID).Val())
+	noted := func() teamEntry {
+		l, ok := parseTeamEntry(c.HGet(ctx, teamKeysKey(k.API, k.Team), k.ID).Val())
 		if !ok {
 			t.Error("no note")
 		}

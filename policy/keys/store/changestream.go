@@ -17,15 +17,15 @@ import (
 // nothing for a second publishes the heartbeat there.
 const (
 	changesChannel = "tg:v1:changes"
-	// Heartbeat is the message of a server that has heard nothing for a Beat.
+	// Heartbeat is the message of a server that has heard nothing for a HeartbeatInterval.
 	Heartbeat = "hb"
 )
 
 // How often a server that hears nothing publishes a heartbeat, and for how long nothing may be heard before it takes the stream
 // of changes for lost.
 const (
-	Beat    = time.Second
-	Silence = 3 * Beat
+	HeartbeatInterval = time.Second
+	MaxSilence        = 3 * HeartbeatInterval
 )
 
 // ChangeStream is a subscription to the changes of keys.
@@ -77,8 +77,8 @@ func (c *ChangeStream) Next(ctx context.Context) (message string, again bool, er
 // Close ends the stream, and Next.
 func (c *ChangeStream) Close() error { return c.sub.Close() }
 
-// Beat publishes a heartbeat, and returns how many servers listen on the node that it was sent to.
-func (s *Store) Beat(ctx context.Context) (listeners int64, err error) {
+// PublishHeartbeat publishes a heartbeat, and returns how many servers listen on the node that it was sent to.
+func (s *Store) PublishHeartbeat(ctx context.Context) (listeners int64, err error) {
 	return s.client.Publish(ctx, changesChannel, Heartbeat).Result()
 }
 

@@ -173,7 +173,7 @@ func (s *Store) putRecords(ctx context.Context, all []*creation) {
 // linkSecrets leads the digests that lead nowhere to their keys.
 func (s *Store) linkSecrets(ctx context.Context, all []*creation) {
 	var linking []*creation
-	var calls []call
+	var calls []scriptCall
 	for _, c := range all {
 		if c.mayLink() {
 			linking = append(linking, c)
@@ -186,8 +186,8 @@ func (s *Store) linkSecrets(ctx context.Context, all []*creation) {
 	}
 }
 
-func (s *Store) linkCall(what string, d keys.Digest, id string) call {
-	return call{script: s.scripts.link, keys: []string{secretKey(d)}, args: []any{id, what, changesChannel, d.Hex()}, takes: what != "link"}
+func (s *Store) linkCall(what string, d keys.Digest, id string) scriptCall {
+	return scriptCall{script: s.scripts.link, keys: []string{secretKey(d)}, args: []any{id, what, changesChannel, d.Hex()}, takes: what != "link"}
 }
 
 func linkReply(ctx context.Context, id string, reply *redis.Cmd) (done bool, owner string, err error) {
@@ -202,26 +202,26 @@ func linkReply(ctx context.Context, id string, reply *redis.Cmd) (done bool, own
 
 // link leads d to id if its place is empty, or an earlier one of the same key, else returns what the place holds.
 func (s *Store) link(ctx context.Context, d keys.Digest, id string) (owner string, linked bool, err error) {
-	linked, owner, err = linkReply(ctx, id, s.run(ctx, []call{s.linkCall("link", d, id)})[0])
+	linked, owner, err = linkReply(ctx, id, s.run(ctx, []scriptCall{s.linkCall("link", d, id)})[0])
 	return owner, linked, err
 }
 
 // buryLink makes sure that d, a digest of the deleted key with this id, leads nowhere and to no other key ever after.
 func (s *Store) buryLink(ctx context.Context, d keys.Digest, id string) error {
-	_, _, err := linkReply(ctx, id, s.run(ctx, []call{s.linkCall("bury", d, id)})[0])
+	_, _, err := linkReply(ctx, id, s.run(ctx, []scriptCall{s.linkCall("bury", d, id)})[0])
 	return err
 }
 
 // retire makes sure that d, an earlier digest of the key with this id, leads nowhere and to no other key ever after, unless
 // it leads to another one already.
 func (s *Store) retire(ctx context.Context, d keys.Digest, id string) error {
-	_, _, err := linkReply(ctx, id, s.run(ctx, []call{s.linkCall("retire", d, id)})[0])
+	_, _, err := linkReply(ctx, id, s.run(ctx, []scriptCall{s.linkCall("retire", d, id)})[0])
 	return err
 }
 
 // unlink leads d nowhere if it leads to id.
 func (s *Store) unlink(ctx context.Context, d keys.Digest, id string) (done bool, err error) {
-	done, _, err = linkReply(ctx, id, s.run(ctx, []call{s.linkCall("unlink", d, id)})[0])
+	done, _, err = linkReply(ctx, id, s.run(ctx, []scriptCall{s.linkCall("unlink", d, id)})[0])
 	return done, err
 }
 

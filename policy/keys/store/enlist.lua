@@ -1,9 +1,9 @@
 -- Notes a key in its team's set of keys. Atomic: of two keys that would take the last place under a cap, one does.
--- A value is "<version> <Unix s> <+|-> <end> <line> <environment>": the version of the key that it was noted for, when,
+-- A value is "<version> <Unix s> <+|-> <end> <limit id> <environment>": the version of the key that it was noted for, when,
 -- whether the key is active, the Unix ms at which a rotation ends it (0 = none does), the counters that it shares with
 -- the keys that it was rotated from and to ("=" for those of its own id), and its environment.
 --
--- What counts is a line, keys that share their counters: once, however many of its keys work, but once more for each
+-- What counts is a limit id, which the keys have that share their counters: once, however many of its keys work, but once more for each
 -- key beyond the two of a rotation.
 --
 -- KEYS[1]  hash: the keys of a team
@@ -11,7 +11,7 @@
 -- ARGV[2]  version of the key
 -- ARGV[3]  + if it is active, else -
 -- ARGV[4]  its end
--- ARGV[5]  its line
+-- ARGV[5]  its limit id
 -- ARGV[6]  its environment
 -- ARGV[7]  the most that may count in this environment; -1 for no such limit
 -- ARGV[8]  1 if a key that takes no new place is refused as well when there are too many
@@ -25,11 +25,11 @@ local function works(mark, ends)
 end
 
 local function parse(id, value)
-  local version, mark, ends, line, environment = string.match(value, '^(%d+) %d+ ([+-]) (%d+) (%S+) (.*)$')
-  if line == '=' then
-    line = id
+  local version, mark, ends, limit_id, environment = string.match(value, '^(%d+) %d+ ([+-]) (%d+) (%S+) (.*)$')
+  if limit_id == '=' then
+    limit_id = id
   end
-  return tonumber(version), mark, ends, line, environment
+  return tonumber(version), mark, ends, limit_id, environment
 end
 
 local noted = redis.call('HGET', KEYS[1], ARGV[1])
@@ -42,21 +42,21 @@ end
 local most = tonumber(ARGV[7])
 if most >= 0 and works(ARGV[3], ARGV[4]) then
   local all = redis.call('HGETALL', KEYS[1])
-  local lines, before = {}, {}
+  local by_limit_id, before = {}, {}
   for i = 1, #all, 2 do
-    local _, mark, ends, line, environment = parse(all[i], all[i + 1])
+    local _, mark, ends, limit_id, environment = parse(all[i], all[i + 1])
     if mark and environment == ARGV[6] and works(mark, ends) then
-      before[line] = (before[line] or 0) + 1
+      before[limit_id] = (before[limit_id] or 0) + 1
       if all[i] ~= ARGV[1] then
-        lines[line] = (lines[line] or 0) + 1
+        by_limit_id[limit_id] = (by_limit_id[limit_id] or 0) + 1
       end
     end
   end
-  local line = ARGV[5]
-  if line == '=' then
-    line = ARGV[1]
+  local limit_id = ARGV[5]
+  if limit_id == '=' then
+    limit_id = ARGV[1]
   end
-  lines[line] = (lines[line] or 0) + 1
+  by_limit_id[limit_id] = (by_limit_id[limit_id] or 0) + 1
   local function sum(all)
     local n = 0
     for _, working in pairs(all) do
@@ -64,7 +64,7 @@ if most >= 0 and works(ARGV[3], ARGV[4]) then
     end
     return n
   end
-  local after, was = sum(lines), sum(before)
+  local after, was = sum(by_limit_id), sum(before)
   if after > most and (after > was or ARGV[8] == '1') then
     return {0, was}
   end

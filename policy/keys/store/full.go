@@ -28,7 +28,7 @@ func (s *Store) evenFull(script *redis.Script) func(ctx context.Context, c redis
 }
 
 // runFull runs those calls again that a full Redis has refused and must not, in one round trip.
-func (s *Store) runFull(ctx context.Context, calls []call, replies []*redis.Cmd) {
+func (s *Store) runFull(ctx context.Context, calls []scriptCall, replies []*redis.Cmd) {
 	var refused []int
 	for i, c := range calls {
 		if c.takes && IsFull(replies[i].Err()) {

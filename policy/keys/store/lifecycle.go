@@ -73,7 +73,7 @@ func (s *Store) write(ctx context.Context, c redis.Scripter, old, next *keys.Key
 		}
 		return nil, err
 	}
-	if !starts && listingOf(old) != listingOf(next) {
+	if !starts && teamEntryOf(old) != teamEntryOf(next) {
 		err = s.enlist(ctx, next, nil)
 	}
 	return next, err
@@ -167,11 +167,11 @@ func (s *Store) Delete(ctx context.Context, k *keys.Key) error {
 	if k.Status != keys.Revoked {
 		return ErrNotRevoked
 	}
-	return s.bury(ctx, k)
+	return s.makeTombstones(ctx, k)
 }
 
-// bury makes tombstones of a revoked key and of its secret, and takes it out of all lists.
-func (s *Store) bury(ctx context.Context, k *keys.Key) error {
+// makeTombstones makes tombstones of a revoked key and of its secret, and takes it out of all lists.
+func (s *Store) makeTombstones(ctx context.Context, k *keys.Key) error {
 	for range MaxTries {
 		// Revoked is final: it still is when the next steps are made. Both digests of an unfinished rehash are the secret's.
 		for _, d := range k.Digests() {

@@ -34,8 +34,8 @@ type RepairReport struct {
 	Taken   []string `json:"taken,omitempty"`   // the secret leads to another key
 }
 
-// maxMended is how many ids a report has, and so an entry of the audit stream.
-const maxMended = 1_000
+// maxFixed is how many ids a report has, and so an entry of the audit stream.
+const maxFixed = 1_000
 
 // settled is how old something must be before its being unfinished means that it was interrupted.
 const settled = time.Minute
@@ -102,10 +102,10 @@ type repairer struct {
 	ids    map[string]bool // of what was put right
 }
 
-// mended counts something that was put right, and notes which key it was about.
-func (r *repairer) mended(n *int, id string) {
+// fixed counts something that was put right, and notes which key it was about.
+func (r *repairer) fixed(n *int, id string) {
 	*n++
-	if keys.IDProblem(id) == "" && len(r.ids) < maxMended {
+	if keys.IDProblem(id) == "" && len(r.ids) < maxFixed {
 		r.ids[id] = true
 	}
 }
@@ -142,8 +142,8 @@ func (r *repairer) batch(ctx context.Context, names []string) error {
 	return errors.Join(append(errs, r.records(ctx, ids), r.secrets(ctx, digests))...)
 }
 
-// surroundings is what the store has beside one record.
-type surroundings struct {
+// related is what the store has beside one record.
+type related struct {
 	owner       *redis.StringCmd
 	lists       []*redis.FloatCmd
 	listed      *redis.StringCmd
@@ -167,7 +167,7 @@ func (r *repairer) records(ctx context.Context, ids []string) error {
 		}
 	}
 	r.report.Checked += len(ks)
-	around := make([]surroundings, len(ks))
+	around := make([]related, len(ks))
 	r.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, k := range ks {
 			around[i] = look(ctx, p, k)
@@ -182,8 +182,8 @@ func (r *repairer) records(ctx context.Context, ids []string) error {
 	return nil
 }
 
-func look(ctx context.Context, p redis.Pipeliner, k *keys.Key) surroundings {
-	a := surroundings{owner: p.Get(ctx, secretKey(k.Digest))}
+func look(ctx context.Context, p redis.Pipeliner, k *keys.Key) related {
+	a := related{owner: p.Get(ctx, secretKey(k.Digest))}
 	for _, list := range indexKeys(k) {
 		a.lists = append(a.lists, p.ZScore(ctx, list, k.ID))
 	}
@@ -198,9 +198,9 @@ func look(ctx context.Context, p redis.Pipeliner, k *keys.Key) surroundings {
 
 // record puts right what is wrong with one key. An error that is not uncertain means that somebody else has changed
 // it meanwhile: then it is not in the state that was seen.
-func (r *repairer) record(ctx context.Context, k *keys.Key, a surroundings) error {
-	for _, step := range []func(context.Context, *keys.Key, surroundings) (done bool, err error){
-		r.rehash, r.secret, r.stray, r.lists, r.listing,
+func (r *repairer) record(ctx context.Context, k *keys.Key, a related) error {
+	for _, step := range []func(context.Context, *keys.Key, related) (done bool, err error){
+		r.rehash, r.secret, r.orphan, r.lists, r.teamEntry,
 	} {
 		if done, err := step(ctx, k, a); done || err != nil {
 			return err
@@ -210,7 +210,7 @@ func (r *repairer) record(ctx context.Context, k *keys.Key, a surroundings) erro
 }
 
 // rehash retires the other digest of an interrupted rehash: the record says which of the two holds.
-func (r *repairer) rehash(ctx context.Context, k *keys.Key, _ surroundings) (bool, error) {
+func (r *repairer) rehash(ctx context.Context, k *keys.Key, _ related) (bool, error) {
 	if k.Other == (keys.Digest{}) || k.UpdatedAt.After(r.before) {
 		return false, nil
 	}
@@ -222,7 +222,7 @@ func (r *repairer) rehash(ctx context.Context, k *keys.Key, _ surroundings) (boo
 	if err := r.store.retire(ctx, k.Other, k.ID); err != nil {
 		return false, err
 	}
-	r.mended(&r.report.Rehashed, k.ID)
+	r.fixed(&r.report.Rehashed, k.ID)
 	// A rehash that was under way after all could have come that far meanwhile.
 	if now, err := r.store.Get(ctx, k.ID); err == nil && now.Digest == k.Other {
 		_, _, err := r.store.link(ctx, k.Other, k.ID)
@@ -233,7 +233,7 @@ func (r *repairer) rehash(ctx context.Context, k *keys.Key, _ surroundings) (boo
 }
 
 // secret sets the way to a record again, or completes the delete that has removed it.
-func (r *repairer) secret(ctx context.Context, k *keys.Key, a surroundings) (done bool, err error) {
+func (r *repairer) secret(ctx context.Context, k *keys.Key, a related) (done bool, err error) {
 	owner, err := a.owner.Result()
 	p := parseSecretPlace(owner)
 	switch {
@@ -250,10 +250,10 @@ func (r *repairer) secret(ctx context.Context, k *keys.Key, a surroundings) (don
 		r.report.Taken = append(r.report.Taken, k.ID)
 		return false, nil
 	case k.Status == keys.Revoked && !p.Former:
-		if err := r.store.bury(ctx, k); err != nil {
+		if err := r.store.makeTombstones(ctx, k); err != nil {
 			return false, err
 		}
-		r.mended(&r.report.Buried, k.ID)
+		r.fixed(&r.report.Buried, k.ID)
 		return true, nil
 	}
 	owner, linked, err := r.store.link(ctx, k.Digest, k.ID)
@@ -268,13 +268,13 @@ func (r *repairer) secret(ctx context.Context, k *keys.Key, a surroundings) (don
 	if now, err := r.store.Get(ctx, k.ID); errors.Is(err, ErrNoKey) || err == nil && !now.AnswersTo(k.Digest) {
 		return true, r.store.retire(ctx, k.Digest, k.ID)
 	}
-	r.mended(&r.report.Linked, k.ID)
+	r.fixed(&r.report.Linked, k.ID)
 	return false, nil
 }
 
-// stray revokes a successor that its key does not know: whoever made it died before anybody was told the secret. One that
+// orphan revokes a successor that its key does not know: whoever made it died before anybody was told the secret. One that
 // was used came here in another way.
-func (r *repairer) stray(ctx context.Context, k *keys.Key, a surroundings) (done bool, err error) {
+func (r *repairer) orphan(ctx context.Context, k *keys.Key, a related) (done bool, err error) {
 	if a.predecessor == nil || k.Status == keys.Revoked || !k.LastUsed.IsZero() || k.CreatedAt.IsZero() || k.CreatedAt.After(r.before) {
 		return false, nil
 	}
@@ -291,12 +291,12 @@ func (r *repairer) stray(ctx context.Context, k *keys.Key, a surroundings) (done
 	if _, err := r.store.Write(ctx, k, next); err != nil {
 		return false, err
 	}
-	r.mended(&r.report.Strays, k.ID)
+	r.fixed(&r.report.Strays, k.ID)
 	return true, nil
 }
 
 // lists puts a record into the lists that do not name it.
-func (r *repairer) lists(ctx context.Context, k *keys.Key, a surroundings) (done bool, err error) {
+func (r *repairer) lists(ctx context.Context, k *keys.Key, a related) (done bool, err error) {
 	missing := false
 	for _, reply := range a.lists {
 		switch err := reply.Err(); {
@@ -319,12 +319,12 @@ func (r *repairer) lists(ctx context.Context, k *keys.Key, a surroundings) (done
 	if err != nil {
 		return false, ReadError(ctx, k.ID, err)
 	}
-	r.mended(&r.report.Indexed, k.ID)
+	r.fixed(&r.report.Indexed, k.ID)
 	return false, nil
 }
 
-// listing makes a team's set say of a key what its record says.
-func (r *repairer) listing(ctx context.Context, k *keys.Key, a surroundings) (done bool, err error) {
+// teamEntry makes a team's set say of a key what its record says.
+func (r *repairer) teamEntry(ctx context.Context, k *keys.Key, a related) (done bool, err error) {
 	if a.listed == nil {
 		return false, nil
 	}
@@ -332,8 +332,8 @@ func (r *repairer) listing(ctx context.Context, k *keys.Key, a surroundings) (do
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return false, teamSetError(ctx, k, err)
 	}
-	l, ok := parseListing(text)
-	if ok && l.says(k) {
+	l, ok := parseTeamEntry(text)
+	if ok && l.matches(k) {
 		return false, nil
 	}
 	if ok && l.version > k.Version && time.Unix(l.since, 0).After(r.before) {
@@ -342,7 +342,7 @@ func (r *repairer) listing(ctx context.Context, k *keys.Key, a surroundings) (do
 	if err := r.store.relist(ctx, k.ID, l.version); err != nil {
 		return false, err
 	}
-	r.mended(&r.report.TeamSets, k.ID)
+	r.fixed(&r.report.TeamSets, k.ID)
 	return false, nil
 }
 
@@ -385,7 +385,7 @@ func (r *repairer) secrets(ctx context.Context, digests []string) error {
 			if err := r.store.buryLink(ctx, found[i], owners[i]); err != nil {
 				return err
 			}
-			r.mended(&r.report.Buried, owners[i])
+			r.fixed(&r.report.Buried, owners[i])
 			continue
 		}
 		done, err := r.store.unlink(ctx, found[i], owners[i])
@@ -393,7 +393,7 @@ func (r *repairer) secrets(ctx context.Context, digests []string) error {
 			return err
 		}
 		if done {
-			r.mended(&r.report.Unlinked, owners[i])
+			r.fixed(&r.report.Unlinked, owners[i])
 		}
 	}
 	return nil
@@ -449,7 +449,7 @@ func (r *repairer) unindex(ctx context.Context, api, team, id string) error {
 		}
 		return nil
 	}
-	r.mended(&r.report.Unindexed, id)
+	r.fixed(&r.report.Unindexed, id)
 	return nil
 }
 
@@ -469,14 +469,14 @@ func (r *repairer) teamSet(ctx context.Context, api, team string) error {
 			return err
 		}
 		for i, f := range all {
-			l, ok := parseListing(values[i])
+			l, ok := parseTeamEntry(values[i])
 			if listedRightly(f, api, team) || ok && time.Unix(l.since, 0).After(r.before) {
 				continue
 			}
 			if err := r.store.client.HDel(ctx, teamKeysKey(api, team), ids[i]).Err(); err != nil {
 				return memberError(ctx, api, team, err)
 			}
-			r.mended(&r.report.TeamSets, ids[i])
+			r.fixed(&r.report.TeamSets, ids[i])
 		}
 		if next == 0 {
 			return nil

@@ -33,7 +33,7 @@ func testRepair(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), New(c)
 	k := named("aaaa", 1)
 	list, teamList, set := indexKey(k.API, ""), indexKey(k.API, k.Team), teamKeysKey(k.API, k.Team)
-	stray := named("stray", 5, func(k *keys.Key) { k.RotatedFrom = "key_aaaa" })
+	orphan := named("orphan", 5, func(k *keys.Key) { k.RotatedFrom = "key_aaaa" })
 	drop := func(names ...string) { // in a cluster one at a time
 		for _, name := range names {
 			c.Del(ctx, name)
@@ -111,7 +111,7 @@ func testRepair(t *testing.T, c redis.UniversalClient) {
 			must(s.change(ctx, c, k, next))
 			c.Set(ctx, secretKey(keys.Digest{7}), k.ID, 0)
 		}, RepairReport{Checked: 1, Rehashed: 1}},
-		{"a successor that its key does not know", func() { must(s.Create(ctx, stray)) }, RepairReport{Checked: 2, Strays: 1}},
+		{"a successor that its key does not know", func() { must(s.Create(ctx, orphan)) }, RepairReport{Checked: 2, Strays: 1}},
 		{"a successor of a key that is gone", func() {
 			must(s.Create(ctx, named("heir", 6, func(k *keys.Key) { k.RotatedFrom = "key_gone" })))
 		}, RepairReport{Checked: 2}},

@@ -38,8 +38,8 @@ func newScripts() scripts {
 	return s
 }
 
-// call is one run of a script on one slot.
-type call struct {
+// scriptCall is one run of a script on one slot.
+type scriptCall struct {
 	script *redis.Script
 	keys   []string
 	args   []any
@@ -48,7 +48,7 @@ type call struct {
 
 // run runs calls in one round trip, and in a second one those that met a server which had not seen the script. The
 // error of each is in its reply.
-func (s *Store) run(ctx context.Context, calls []call) []*redis.Cmd {
+func (s *Store) run(ctx context.Context, calls []scriptCall) []*redis.Cmd {
 	replies := make([]*redis.Cmd, len(calls))
 	s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, c := range calls {

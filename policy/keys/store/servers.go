@@ -19,7 +19,7 @@ const serversKey = "tg:v1:servers"
 
 const (
 	// Present is how often a server says that it is there, besides what it has heard.
-	Present = 2 * Beat
+	Present = 2 * HeartbeatInterval
 	// serverGone is how long a server that does not say that it has ended is remembered.
 	serverGone = 24 * time.Hour
 )
@@ -143,7 +143,7 @@ func missing(lines map[string]string, made int64) (unheard []string) {
 			continue
 		}
 		// It may have heard of nothing a little longer than it could say so.
-		until := seen + longest + (Present + Silence).Milliseconds()
+		until := seen + longest + (Present + MaxSilence).Milliseconds()
 		if heard >= made || until < made {
 			continue
 		}

@@ -58,27 +58,27 @@ func secretKey(digest keys.Digest) string { return "tg:v1:secret:" + digest.Hex(
 // Lookup returns the record of the key whose secret has the digest d, whatever its status. Errors: ErrUnknown; a
 // *CorruptError; any other error means that the store did not answer, and wraps ctx's error if that is why.
 func (s *Store) Lookup(ctx context.Context, d keys.Digest) (*keys.Key, error) {
-	r := s.LookupMany(ctx, []Known{{Digest: d}}, nil)[0]
+	r := s.LookupMany(ctx, []LookupRequest{{Digest: d}}, nil)[0]
 	return r.Key, r.Err
 }
 
-// reading is what the store said of one secret: a key, or an error as Lookup has it.
-type Reading struct {
-	Key  *keys.Key
-	Sum  uint64 // of the record, never 0
-	Same bool   // the record is the one that was asked about, and was not decoded again
-	Err  error
+// LookupResult is what the store said of one secret: a key, or an error as Lookup has it.
+type LookupResult struct {
+	Key        *keys.Key
+	RecordHash uint64 // never 0
+	Unchanged  bool   // the record is the one that was asked about, and was not decoded again
+	Err        error
 	// Absent is the Redis key without which err could be another: who does not trust the store to have all that it had asks
 	// about that one. "" where it does not depend on one.
 	Absent string
 }
 
-// owned is a secret, by its digest, and the key that it belonged to when it was last looked up, "" if it was not, with the
-// sum that its record had; 0 for a record that is to be decoded in any case.
-type Known struct {
-	Digest keys.Digest
-	ID     string
-	Sum    uint64
+// LookupRequest is a secret, by its digest, and the key that it belonged to when it was last looked up, "" if it was not, with the
+// hash that its record had; 0 for a record that is to be decoded in any case.
+type LookupRequest struct {
+	Digest     keys.Digest
+	ID         string
+	RecordHash uint64
 }
 
 // get carries out gets in one round trip to each node that has some of what they ask for.
@@ -99,7 +99,7 @@ func (s *Store) getFrom(ctx context.Context, b *connect.Breaker, node string, ge
 	err := b.Do(connect.LookUp, node, func() error {
 		s.pipeline(ctx, gets)
 		for _, get := range gets {
-			if !connect.TellsOfStore(get.Err()) {
+			if !connect.IsStoreFailure(get.Err()) {
 				return nil
 			}
 		}
@@ -138,7 +138,7 @@ func (s *Store) byNode(gets []*redis.StringCmd) map[string][]*redis.StringCmd {
 
 // LookupMany looks up many secrets, each with its own error: in one round trip to each node those that still belong to the key
 // that they are known for, the others in two. The breaker, which may be nil, is around each of them.
-func (s *Store) LookupMany(ctx context.Context, list []Known, b *connect.Breaker) []Reading {
+func (s *Store) LookupMany(ctx context.Context, list []LookupRequest, b *connect.Breaker) []LookupResult {
 	links, records := make([]*redis.StringCmd, len(list)), make([]*redis.StringCmd, len(list))
 	gets := make([]*redis.StringCmd, 0, 2*len(list))
 	for i, o := range list {
@@ -150,8 +150,8 @@ func (s *Store) LookupMany(ctx context.Context, list []Known, b *connect.Breaker
 		}
 	}
 	s.get(ctx, b, gets)
-	out := make([]Reading, len(list))
-	var moved []Known
+	out := make([]LookupResult, len(list))
+	var moved []LookupRequest
 	var places []int // of moved in list
 	for i, o := range list {
 		switch id, err := linkOf(ctx, links[i]); {
@@ -160,7 +160,7 @@ func (s *Store) LookupMany(ctx context.Context, list []Known, b *connect.Breaker
 		case id == o.ID:
 			out[i] = s.recordOf(ctx, o, records[i])
 		default:
-			moved, places = append(moved, Known{Digest: o.Digest, ID: id}), append(places, i)
+			moved, places = append(moved, LookupRequest{Digest: o.Digest, ID: id}), append(places, i)
 		}
 	}
 	for i, r := range s.follow(ctx, moved, b) {
@@ -175,7 +175,7 @@ func (s *Store) LookupMany(ctx context.Context, list []Known, b *connect.Breaker
 }
 
 // follow reads the records of keys to which secrets were just seen to lead.
-func (s *Store) follow(ctx context.Context, list []Known, b *connect.Breaker) []Reading {
+func (s *Store) follow(ctx context.Context, list []LookupRequest, b *connect.Breaker) []LookupResult {
 	if len(list) == 0 {
 		return nil
 	}
@@ -184,7 +184,7 @@ func (s *Store) follow(ctx context.Context, list []Known, b *connect.Breaker) []
 		records[i] = redis.NewStringCmd(ctx, "get", recordKey(o.ID))
 	}
 	s.get(ctx, b, records)
-	out := make([]Reading, len(list))
+	out := make([]LookupResult, len(list))
 	for i, o := range list {
 		out[i] = s.recordOf(ctx, o, records[i])
 	}
@@ -210,23 +210,23 @@ func linkOf(ctx context.Context, link *redis.StringCmd) (id string, err error) {
 }
 
 // recordOf reads the record of o.id, to which the secret with the digest leads.
-func (s *Store) recordOf(ctx context.Context, o Known, reply *redis.StringCmd) Reading {
+func (s *Store) recordOf(ctx context.Context, o LookupRequest, reply *redis.StringCmd) LookupResult {
 	data, err := reply.Bytes()
 	if errors.Is(err, redis.Nil) {
-		return Reading{Err: &keys.CorruptError{ID: o.ID, Err: errors.New("it is missing")}, Absent: recordKey(o.ID)}
+		return LookupResult{Err: &keys.CorruptError{ID: o.ID, Err: errors.New("it is missing")}, Absent: recordKey(o.ID)}
 	}
 	if err != nil {
-		return Reading{Err: ReadError(ctx, o.ID, err)}
+		return LookupResult{Err: ReadError(ctx, o.ID, err)}
 	}
-	r := Reading{Sum: max(maphash.Bytes(s.seed, data), 1)}
-	if r.Same = r.Sum == o.Sum; r.Same {
+	r := LookupResult{RecordHash: max(maphash.Bytes(s.seed, data), 1)}
+	if r.Unchanged = r.RecordHash == o.RecordHash; r.Unchanged {
 		return r
 	}
 	r.Key, r.Err = decodeRecordOf(o, data)
 	return r
 }
 
-func decodeRecordOf(o Known, data []byte) (*keys.Key, error) {
+func decodeRecordOf(o LookupRequest, data []byte) (*keys.Key, error) {
 	k, err := decodeRecord(data)
 	switch {
 	case err != nil:

@@ -253,7 +253,7 @@ func TestLookupOfCorruptRecords(t *testing.T) {
 
 // again looks up a secret that belonged to the key id.
 func again(ctx context.Context, s *Store, d keys.Digest, id string) (*keys.Key, error) {
-	r := s.LookupMany(ctx, []Known{{Digest: d, ID: id}}, nil)[0]
+	r := s.LookupMany(ctx, []LookupRequest{{Digest: d, ID: id}}, nil)[0]
 	return r.Key, r.Err
 }
 
@@ -326,11 +326,11 @@ func TestReadingsAreApart(t *testing.T) {
 			}
 		}
 		admin.Set(ctx, keystest.SecretKey(digest(7)), "key_moved", 0)
-		var list []Known
+		var list []LookupRequest
 		for n := range 8 {
-			list = append(list, Known{Digest: digest(n), ID: key(n).ID}, Known{Digest: digest(n)}) // known here, and not
+			list = append(list, LookupRequest{Digest: digest(n), ID: key(n).ID}, LookupRequest{Digest: digest(n)}) // known here, and not
 		}
-		expect := func(i int, r Reading) {
+		expect := func(i int, r LookupResult) {
 			got := fmt.Sprint(r.Err)
 			if r.Err == nil {
 				got = r.Key.ID
@@ -415,10 +415,10 @@ func TestReadingsKnowAnUnchangedRecord(t *testing.T) {
 	if err := s.Create(t.Context(), k); err != nil {
 		t.Fatal(err)
 	}
-	first := s.LookupMany(t.Context(), []Known{{Digest: k.Digest}}, nil)[0]
-	list := []Known{{k.Digest, k.ID, first.Sum}, {k.Digest, k.ID, 0}, {k.Digest, "key_other", first.Sum}, {k.Digest, k.ID, first.Sum + 1}}
+	first := s.LookupMany(t.Context(), []LookupRequest{{Digest: k.Digest}}, nil)[0]
+	list := []LookupRequest{{k.Digest, k.ID, first.RecordHash}, {k.Digest, k.ID, 0}, {k.Digest, "key_other", first.RecordHash}, {k.Digest, k.ID, first.RecordHash + 1}}
 	for i, r := range s.LookupMany(t.Context(), list, nil) {
-		if r.Err != nil || r.Same != (i == 0) || (r.Key == nil) != r.Same || r.Sum != first.Sum {
+		if r.Err != nil || r.Unchanged != (i == 0) || (r.Key == nil) != r.Unchanged || r.RecordHash != first.RecordHash {
 			t.Errorf("%d: %+v", i, r)
 		}
 	}
