@@ -32,7 +32,7 @@ type KeyFinder interface {
 	Lookup(ctx context.Context, d keys.Digest) (keys.Grant, error)
 }
 
-// KeyCache is a KeyFinder that can answer at once, as keys.Cache does: Find returns
+// KeyCache is a KeyFinder that can answer at once, as cache.Cache does: Find returns
 // keys.ErrNotCached when LookupFor has to be asked. That is Lookup for a caller, and
 // returns keys.ErrBusy when he has asked about too many unknown keys.
 type KeyCache interface {

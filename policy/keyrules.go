@@ -8,7 +8,7 @@ import (
 	"tollgate/policy/keys"
 )
 
-// Set is what a keys.Manager asks about keys.
+// Set is what an admin.Manager asks about keys.
 var _ keys.Rules = (*Set)(nil)
 
 // ValidateKey reports what in a key the policies do not know: its API, environment, plan, scopes or

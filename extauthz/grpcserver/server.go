@@ -29,7 +29,7 @@ const (
 	minPing = 10 * time.Second
 	// Envoy's header limit can be raised to 8 MiB.
 	maxCheckRequest = 9 << 20
-	// Goroutines that wait for calls. One that is new for each call grows its stack
+	// Goroutines that wait for calls. One that is new for each call CheckGrowth its stack
 	// each time, which costs more than the decision; what finds none waiting gets a
 	// new one all the same.
 	streamWorkers = 128

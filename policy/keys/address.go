@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// parseAddress reads one entry of an address list: a single address or a CIDR. IPv4 inside IPv6 becomes IPv4. The
+// ParseAddress reads one entry of an address list: a single address or a CIDR. IPv4 inside IPv6 becomes IPv4. The
 // text of an error starts with the value.
 func ParseAddress(s string) (netip.Prefix, error) {
 	refuse := func(why string) (netip.Prefix, error) { return netip.Prefix{}, fmt.Errorf("%s %s", Quote(s), why) }
@@ -34,7 +34,7 @@ func ParseAddress(s string) (netip.Prefix, error) {
 	return prefix, nil
 }
 
-// parseAddresses reads a list. An error is a *FieldError.
+// ParseAddresses reads a list. An error is a *FieldError.
 func ParseAddresses(list []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for i, s := range list {

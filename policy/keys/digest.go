@@ -37,7 +37,7 @@ func (Digest) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
 
 func (d Digest) Hex() string { return hex.EncodeToString(d[:]) }
 
-// parseHash reads "hmac-sha256:" or "sha256:" and 64 hexadecimal digits. Its errors do not hold the value.
+// ParseHash reads "hmac-sha256:" or "sha256:" and 64 hexadecimal digits. Its errors do not hold the value.
 func ParseHash(s string) (algorithm string, d Digest, err error) {
 	algorithm, digits, _ := strings.Cut(s, ":")
 	form := fmt.Errorf("is not %s: or %s: followed by %d hexadecimal digits", AlgorithmHMACSHA256, AlgorithmSHA256, 2*len(d))

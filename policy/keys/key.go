@@ -78,7 +78,7 @@ type Key struct {
 	Other     Digest // leads to the key too, while Rehash replaces Digest; zero = none
 }
 
-// clone shares nothing with k that a caller could change.
+// Clone shares nothing with k that a caller could change.
 func (k *Key) Clone() *Key {
 	c := *k
 	c.Scopes, c.IPs, c.Limits = slices.Clone(k.Scopes), slices.Clone(k.IPs), slices.Clone(k.Limits)
@@ -128,13 +128,13 @@ func (k *Key) Validate() error {
 	return nil
 }
 
-// bare reports whether k is a tombstone as Delete leaves it.
+// IsTombstone reports whether k is a tombstone as Delete leaves it.
 func (k *Key) IsTombstone() bool {
 	return k.Status == Deleted && k.Version > 0 && IDProblem(k.ID) == "" && APIProblem(k.API) == "" &&
 		reflect.DeepEqual(k, &Key{ID: k.ID, API: k.API, Status: Deleted, Version: k.Version})
 }
 
-// problems checks every field but the digest, which a key read from a file with a plain secret does not have yet.
+// Problems checks every field but the digest, which a key read from a file with a plain secret does not have yet.
 func (k *Key) Problems() []*FieldError {
 	var found []*FieldError
 	note := func(field, problem string) {
@@ -273,7 +273,7 @@ func statusProblem(s Status) string {
 	return Quote(string(s)) + " is not active, inactive, revoked or deleted"
 }
 
-// timeProblem refuses what RFC 3339 cannot write.
+// TimeProblem refuses what RFC 3339 cannot write.
 func TimeProblem(t time.Time) string {
 	if y := t.UTC().Year(); y < 0 || y > 9999 {
 		return fmt.Sprintf("the year %d is not between 0 and 9999", y)
@@ -281,7 +281,7 @@ func TimeProblem(t time.Time) string {
 	return ""
 }
 
-// textProblem refuses what could break a header or a log line that the text ends up in.
+// TextProblem refuses what could break a header or a log line that the text ends up in.
 func TextProblem(s string, most int) string {
 	if len(s) > most {
 		return fmt.Sprintf("is longer than %d bytes", most)
@@ -295,7 +295,7 @@ func TextProblem(s string, most int) string {
 	return ""
 }
 
-// nameProblem is textProblem of a name that is needed.
+// NameProblem is TextProblem of a name that is needed.
 func NameProblem(s string) string { return needed(s, TextProblem(s, MaxNameBytes)) }
 
 func needed(s, problem string) string {

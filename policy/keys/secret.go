@@ -122,7 +122,7 @@ func checksumText(crc uint32) [checksumBytes]byte {
 
 func isSecretByte(c byte) bool { return isBase62(c) || strings.IndexByte("._~+/=-", c) >= 0 }
 
-// secretProblem never says what the secret is.
+// SecretProblem never says what the secret is.
 func SecretProblem(s string) string {
 	switch {
 	case len(s) < MinSecret:
@@ -135,7 +135,7 @@ func SecretProblem(s string) string {
 	return ""
 }
 
-// show quotes a value for an error text, unless a part of it could be a secret that was put in the wrong place.
+// Quote quotes a value for an error text, unless a part of it could be a secret that was put in the wrong place.
 func Quote(v string) string {
 	if CouldHoldSecret(v) {
 		return "a value (not shown: it could be a secret)"
@@ -146,7 +146,7 @@ func Quote(v string) string {
 	return strconv.Quote(v)
 }
 
-// couldHoldSecret looks for a run of secret bytes that is long enough to be one and has a letter (addresses have
+// CouldHoldSecret looks for a run of secret bytes that is long enough to be one and has a letter (addresses have
 // none). Key ids are not secrets.
 func CouldHoldSecret(v string) bool {
 	for len(v) > 0 {

@@ -161,7 +161,7 @@ func (m *Manager) RemoveMember(ctx context.Context, api, team, id string) error 
 	})
 }
 
-// ReadAudit reads the audit stream as Audit.Read does; only the operator may, since it tells of every team.
+// ReadAudit reads the audit stream as Stream.Read does; only the operator may, since it tells of every team.
 func (m *Manager) ReadAudit(ctx context.Context, from string, n int, order audit.Order) ([]audit.Entry, string, error) {
 	if err := m.who.Check(roles.ActionReadAudit, "", ""); err != nil {
 		return nil, "", err

@@ -19,7 +19,7 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// DefaultAuditEntries is how many entries the audit stream keeps if nobody says otherwise: about two a change.
+// DefaultEntries is how many entries the audit stream keeps if nobody says otherwise: about two a change.
 const DefaultEntries = 100_000
 
 // What can go wrong around a change that must be audited. Test with errors.Is.
@@ -39,7 +39,7 @@ const (
 	maxPage        = 1000
 )
 
-// AuditEntry is one line of the audit stream. A change is two: an intent, written before it takes effect, and an
+// Entry is one line of the audit stream. A change is two: an intent, written before it takes effect, and an
 // outcome that names it. An intent without outcome means that nobody can say whether the change was made.
 type Entry struct {
 	ID   string    `json:"id"`   // of this entry in the stream; set by Read
@@ -72,14 +72,14 @@ const (
 	NewestFirst Order = true
 )
 
-// Audit is the record of changes: the capped Redis stream tg:v1:audit. It is safe for concurrent use.
+// Stream is the record of changes: the capped Redis stream tg:v1:audit. It is safe for concurrent use.
 type Stream struct {
 	client redis.UniversalClient
 	max    int64
 }
 
-// NewAudit returns an Audit that keeps about max entries: Redis drops the oldest in blocks of about a hundred. A max
-// below 1 means DefaultAuditEntries. An entry is bounded too, see maxSideBytes.
+// New returns a Stream that keeps about max entries: Redis drops the oldest in blocks of about a hundred. A max
+// below 1 means DefaultEntries. An entry is bounded too, see maxSideBytes.
 func New(c redis.UniversalClient, max int64) *Stream {
 	if max < 1 {
 		max = DefaultEntries
@@ -179,7 +179,7 @@ func (a *Stream) add(ctx context.Context, e Entry) (id string, err error) {
 	return id, nil
 }
 
-// auditRecord is an AuditEntry as the stream stores it: without what the stream itself says.
+// storedEntry is an Entry as the stream stores it: without what the stream itself says.
 type storedEntry Entry
 
 // MarshalJSON leaves out id and time.

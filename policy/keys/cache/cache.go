@@ -21,7 +21,7 @@ import (
 // ErrNotCached says that Find does not know: Lookup has to be asked.
 var ErrNotCached = errors.New("keys: not cached")
 
-// CacheOptions says how a Cache keeps what it reads. The zero value of each field means its default.
+// Options says how a Cache keeps what it reads. The zero value of each field means its default.
 type Options struct {
 	Keys    int           // grants at most; default 1,000,000
 	Unknown int           // refused secrets at most, kept apart from grants; default 100,000
@@ -139,7 +139,7 @@ type counts struct {
 	aged                                                                        atomic.Uint64 // found, and too old to be served
 }
 
-// NewCache returns an empty Cache in front of s. Without Run it learns of changes by its TTL alone.
+// New returns an empty Cache in front of s. Without Run it learns of changes by its TTL alone.
 func New(s *store.Store, o Options) *Cache {
 	o.setDefaults()
 	c := &Cache{store: s, options: o, start: time.Now(), stream: newStream()}
@@ -388,7 +388,7 @@ func (f *fence) current() uint64 {
 	return f.changes
 }
 
-// CacheStats are the counts of a Cache since it was made, and its state.
+// Stats are the counts of a Cache since it was made, and its state.
 type Stats struct {
 	Hits          uint64 // grants served at once
 	Refusals      uint64 // refusals served at once

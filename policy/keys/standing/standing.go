@@ -37,7 +37,7 @@ const (
 	writesGrace = 10 * time.Second
 )
 
-// StandingState is what a server knows of its store at a moment.
+// State is what a server knows of its store at a moment.
 type State struct {
 	Reached  bool      // since the start of this server
 	Fits     bool      // its pepper is that of the keys, or was at an earlier moment; neither this nor Pepper: the store is new and takes no writes
@@ -65,7 +65,7 @@ func (s State) unvouched() error {
 	return nil
 }
 
-// StandingOptions say how a Standing asks. The zero value of each field means its default.
+// Options say how a Standing asks. The zero value of each field means its default.
 type Options struct {
 	Timeout time.Duration    // of a question that look-ups wait for; default 80 ms
 	Now     func() time.Time // default: the machine's
@@ -110,7 +110,7 @@ type expectation struct {
 	ids    []string // by mark; "" for one that could not be read yet
 }
 
-// NewStanding returns a Standing of a server with this Hasher, which has not reached the store yet.
+// New returns a Standing of a server with this Hasher, which has not reached the store yet.
 func New(client redis.UniversalClient, h *keys.Hasher, o Options) *Standing {
 	s := store.New(client)
 	if o.Timeout <= 0 {

@@ -19,7 +19,7 @@ var (
 	ErrNotRevoked = errors.New("keys: only a revoked key can be deleted")
 )
 
-// maxTries bounds how often a change that somebody else overtook is made again. Of any number of changes at a time one
+// MaxTries bounds how often a change that somebody else overtook is made again. Of any number of changes at a time one
 // always gets through, so this is also how many may come at once.
 const MaxTries = 50
 
@@ -135,7 +135,7 @@ func (s *Store) change(ctx context.Context, c redis.Scripter, old, next *keys.Ke
 	return &keys.CorruptError{ID: next.ID, Err: errors.New("it is not a record")}
 }
 
-// isUncertain reports whether an error of change leaves open if the change was made.
+// IsUncertain reports whether an error of change leaves open if the change was made.
 func IsUncertain(err error) bool {
 	var field *keys.FieldError
 	var corrupt *keys.CorruptError

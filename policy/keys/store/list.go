@@ -193,14 +193,14 @@ func (s *Store) ids(ctx context.Context, api, team, after string, n int) (ids []
 	return ids, true, nil
 }
 
-// found is a key that was read by its id, or why not.
+// Found is a key that was read by its id, or why not.
 type Found struct {
 	Key *keys.Key
 	raw []byte
 	Err error // as Get has it, but only about this key
 }
 
-// readAll reads keys by their ids in one round trip. Its own error means that the store did not answer.
+// ReadAll reads keys by their ids in one round trip. Its own error means that the store did not answer.
 func (s *Store) ReadAll(ctx context.Context, ids []string) ([]Found, error) {
 	type reply struct{ record, used *redis.StringCmd }
 	replies := make([]reply, len(ids))

@@ -44,7 +44,7 @@ type recordLimit struct {
 	Requests int64  `json:"requests"`
 }
 
-// encodeRecord gives equal text for equal keys, which Create relies on.
+// EncodeRecord gives equal text for equal keys, which Create relies on.
 func EncodeRecord(k *keys.Key) ([]byte, error) {
 	if err := k.Validate(); err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func PublicRecord(k *keys.Key) (json.RawMessage, error) {
 	return json.Marshal(r)
 }
 
-// decodeRecord takes exactly what encodeRecord could have written, in any order and layout.
+// decodeRecord takes exactly what EncodeRecord could have written, in any order and layout.
 func decodeRecord(data []byte) (*keys.Key, error) {
 	var r record
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -113,7 +113,7 @@ func decodeRecord(data []byte) (*keys.Key, error) {
 	}
 	var other keys.Digest
 	if r.OtherHash != "" {
-		// The algorithm only serves parseHash: what the other one was made with is nowhere kept.
+		// The algorithm only serves ParseHash: what the other one was made with is nowhere kept.
 		if _, other, err = keys.ParseHash(keys.AlgorithmHMACSHA256 + ":" + r.OtherHash); err != nil {
 			return nil, &keys.FieldError{Field: "other_hash", Problem: "is not 64 hexadecimal digits"}
 		}

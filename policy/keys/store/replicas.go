@@ -12,7 +12,7 @@ import (
 	"tollgate/policy/keys"
 )
 
-// errNoPrimary is for clients of a kind that does not say which server holds a key.
+// ErrNoPrimary is for clients of a kind that does not say which server holds a key.
 var ErrNoPrimary = errors.New("keys: this kind of client has no single connection to a primary")
 
 // primary returns a connection of its own to the server that holds the record of id. WAIT counts the replicas that

@@ -17,7 +17,7 @@ const (
 	buried  = "deleted:" // the key was deleted
 )
 
-// secretPlace is what the store has in the place of a secret.
+// SecretPlace is what the store has in the place of a secret.
 type SecretPlace struct {
 	ID      string // of the key; "" for an empty place, and for one that holds something else
 	Former  bool   // the key has, or had, another hash of the secret

@@ -19,7 +19,7 @@ const (
 // CheckSize returns a *FieldError for a key that is larger than a record may be.
 func CheckSize(k *keys.Key, rules keys.Rules) error { return CheckGrowth(nil, k, rules) }
 
-// grows refuses a key that is too large, unless old, which may be nil, was as large already.
+// CheckGrowth refuses a key that is too large, unless old, which may be nil, was as large already.
 func CheckGrowth(old, next *keys.Key, rules keys.Rules) error {
 	most := max(rules.MaxAddresses(next.API), keys.MaxAddresses)
 	if n := len(next.IPs); n > most && (old == nil || n > len(old.IPs)) {

@@ -39,7 +39,7 @@ type Store struct {
 	nodeOf  func(key string) string
 }
 
-// NewStore returns a Store on c, which the caller owns. Build c with connect.Open: with ContextTimeoutEnabled, else go-redis
+// New returns a Store on c, which the caller owns. Build c with connect.Open: with ContextTimeoutEnabled, else go-redis
 // bounds a read that is under way by its own ReadTimeout and not by the deadline of the context; and so that each command of
 // a pipeline tells how it went, else one that was never sent looks like an empty answer.
 func New(c redis.UniversalClient) *Store {
@@ -242,7 +242,7 @@ func decodeRecordOf(o LookupRequest, data []byte) (*keys.Key, error) {
 	return nil, &keys.CorruptError{ID: o.ID, Err: err}
 }
 
-// readError tells a value that Redis holds under a wrong type, which concerns one key, from a store that does not
+// ReadError tells a value that Redis holds under a wrong type, which concerns one key, from a store that does not
 // answer, which concerns all.
 func ReadError(ctx context.Context, id string, err error) error {
 	if IsWrongType(err) {

@@ -282,5 +282,5 @@ func memberError(ctx context.Context, api, team string, err error) error {
 	return ReadError(ctx, "", err)
 }
 
-// isWrongType also knows what the embedded store makes of the error when a script meets it.
+// IsWrongType also knows what the embedded store makes of the error when a script meets it.
 func IsWrongType(err error) bool { return strings.Contains(err.Error(), "WRONGTYPE ") }
