@@ -55,7 +55,7 @@ func TestClockJumpIsSaid(t *testing.T) {
 		return response.GetOkResponse() != nil
 	}
 	says := func(sign string) bool { // a busy machine may be late by some seconds
-		return regexp.MustCompile(`the mini's clock has jumped.* by=` + sign + `(9600h0m|9599h59m5)[0-9.]*s jumps=`).MatchString(r.stderr.String())
+		return regexp.MustCompile(`the store's clock has jumped.* by=` + sign + `(9600h0m|9599h59m5)[0-9.]*s jumps=`).MatchString(r.stderr.String())
 	}
 	if !allowed(0) {
 		t.Fatal("refused before the jump")

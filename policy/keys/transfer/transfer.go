@@ -1,5 +1,5 @@
 // Package transfer reads API keys in the formats of other places: files of our own words (YAML, JSON Lines, CSV),
-// Kubernetes Secrets and Kong's declarative configuration. It writes nothing and knows no store; keys.Import takes
+// Kubernetes Secrets and Kong's declarative configuration. It writes nothing and knows no store; admin.Manager.Import takes
 // what it reads.
 package transfer
 
