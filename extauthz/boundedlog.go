@@ -74,7 +74,7 @@ func (b *BoundedLog) kindOf(level slog.Level, message string) *boundedKind {
 	return kind
 }
 
-// add makes a kind known to tellFloods and end.
+// add makes a kind known to tellFloods and End.
 func (b *BoundedLog) add(kind *boundedKind) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -114,8 +114,8 @@ func (b *BoundedLog) tellFloods() {
 	}
 }
 
-// end writes all counts that no line has told. It can be called again.
-func (b *BoundedLog) end() {
+// End writes all counts that no line has told. It can be called again.
+func (b *BoundedLog) End() {
 	for _, kind := range b.all() {
 		b.tell(kind)
 	}

@@ -84,7 +84,7 @@ func (l *decisionLog) decision(ctx context.Context, d *policy.Decision) {
 }
 
 // end writes all counts that no line has told. It can be called again.
-func (l *decisionLog) end() { l.bounded.end() }
+func (l *decisionLog) end() { l.bounded.End() }
 
 // trouble warns of what a request met that is no decision.
 func (l *decisionLog) trouble(ctx context.Context, message string, attrs ...slog.Attr) {

@@ -20,5 +20,5 @@ func DecisionLog(log *slog.Logger, which Decisions, now func() time.Time) (decis
 // and what tells the rest at the end.
 func (b *BoundedLog) SetClock(now func() time.Time) (over, end func()) {
 	b.now = now
-	return b.tellFloods, b.end
+	return b.tellFloods, b.End
 }

@@ -92,6 +92,12 @@ func states() map[string]standingState {
 		"does not let its user see whether it does so": {before: func(s *stateServer) {
 			s.must(s.redis.Do(s.Context(), "acl", "setuser", "default", "-info").Err())
 		}, readyz: "its user may not see"},
+		"does not let its user count": {free: "closed", before: func(s *stateServer) {
+			s.must(s.redis.Do(s.Context(), "acl", "setuser", "default", "-hset").Err())
+		}, readyz: "its user may not spend"},
+		"does not let its user read keys": {before: func(s *stateServer) {
+			s.must(s.redis.Do(s.Context(), "acl", "setuser", "default", "resetkeys", "~tg:v1:[^ks]*", "~tg:v1:s[^e]*").Err())
+		}, readyz: "its user may not lookup"},
 		"answers, and the server is told to end": {after: func(s *stateServer) { s.must(s.cmd.Process.Signal(os.Interrupt)) }, readyz: "draining"},
 	}
 }

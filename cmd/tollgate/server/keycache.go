@@ -76,6 +76,7 @@ func (c *keyCache) rehash() func(id string, from, to keys.Digest) {
 // run keeps the cache up to date until ctx ends.
 func (c *keyCache) run(ctx context.Context) {
 	var work sync.WaitGroup
+	defer c.log.End()
 	defer work.Wait()
 	work.Go(func() { c.cache.Run(ctx) })
 	work.Go(func() {

@@ -63,6 +63,7 @@ type service struct {
 	older      bool // the hasher has older methods
 	standing   *standing.Standing
 	seeder     *seeder
+	rights     *rights
 	cache      *keyCache
 	leases     *counters.Leases
 	authorizer *extauthz.Authorizer
@@ -110,6 +111,10 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 		return fmt.Errorf("--keys %s: %w", s.keys, err)
 	}
 	v.reachStore(stop, s.deadline)
+	v.rights = newRights(v.store.Client)
+	if !v.seeder.away {
+		v.rights.try(stop)
+	}
 	v.build(s)
 	if err := v.listen(s); err != nil {
 		return err
@@ -193,7 +198,7 @@ func (v *service) build(s *options) {
 	})
 	v.grpc = grpcserver.New(v.authorizer, grpcserver.Config{TLS: config, Reflection: s.reflection})
 	v.status = &Status{
-		Policies: v.policies, Gatherer: v.registry, Store: v.store.What, Standing: v.standing.State,
+		Policies: v.policies, Gatherer: v.registry, Store: v.store.What, Standing: v.standing.State, Missing: v.rights.missing,
 		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream,
 		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) },
 	}
@@ -257,7 +262,12 @@ func (v *service) run(s *options, stop, stopNow context.Context) error {
 	if v.certs != nil {
 		work.Go(func() { v.followCertificates(follow, s.reloadInterval) })
 	}
-	work.Go(func() { v.seeder.follow(follow, func() { v.grpc.SetReady(v.status.Unready() == "") }) })
+	work.Go(func() {
+		v.seeder.follow(follow, func() {
+			v.rights.try(follow)
+			v.grpc.SetReady(v.status.Unready() == "")
+		})
+	})
 	err := v.announce(s)
 	delay := time.Duration(0)
 	if err == nil {

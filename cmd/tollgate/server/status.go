@@ -29,6 +29,9 @@ type Status struct {
 	// Far measures how far away the store is, and says so if that is too far, "" if
 	// it is not; nil where nobody knows.
 	Far func(context.Context) string
+	// Missing tells which right the store's user lacks for an operation that no request has needed
+	// yet; nil where nobody looks.
+	Missing func(connect.Operation) error
 	// Breaker tells what of the store is not asked for the moment; nil where there is none.
 	Breaker *connect.Breaker
 	// Stream tells whether changes of keys arrive; nil where no keys are cached.
@@ -79,6 +82,11 @@ func (s *Status) ready(w http.ResponseWriter, r *http.Request) {
 			_, _ = fmt.Fprintf(w, "store: %s fails and is tried four times a second: %v\n", o, err)
 		}
 	}
+	for _, o := range connect.Operations() {
+		if err := s.missing(o); err != nil {
+			_, _ = fmt.Fprintf(w, "store: its user may not %s (tollgate store acl server): %v\n", o, err)
+		}
+	}
 	if s.Far != nil && state.Silent == nil {
 		if far := s.Far(r.Context()); far != "" {
 			_, _ = fmt.Fprintf(w, "store: far away: %s\n", far)
@@ -127,10 +135,21 @@ func (s *Status) Unready() string {
 		return "the store was emptied"
 	case state.Silent != nil && s.now().Sub(state.Answered) >= s.Policies.LongestStale()+heardLater:
 		return "the store has been away for longer than any key is served without it"
+	case s.missing(connect.LookUp) != nil:
+		return "the store's user may not read keys"
+	case s.missing(connect.Spend) != nil && !s.Policies.Current().AnswersUncounted():
+		return "the store's user may not count requests, and by every plan a request must be counted"
 	case state.Refuses && !s.Policies.Current().AnswersUncounted():
 		return "the store takes no writes, and by every plan a request must be counted"
 	}
 	return ""
+}
+
+func (s *Status) missing(o connect.Operation) error {
+	if s.Missing == nil {
+		return nil
+	}
+	return s.Missing(o)
 }
 
 // writeStanding says what is not as it should be.
