@@ -41,7 +41,7 @@ test: ready-to-test build ## every test, also those through a real Envoy and a r
 	@.ci/sdk || echo "make: going on without pictify's SDK" >&2
 	@.ci/test-k8s
 	@test -n "$(RACE)" || echo 'make: no C compiler, so NO RACE DETECTOR' >&2
-	@$(GO) test -count=1 -run 'Allocat|MemoryOf|^TestDigest' ./policy/keys ./policy/limits/counters ./extauthz/grpcserver # what the race detector's own memory would hide
+	@$(GO) test -count=1 -run 'Allocat|MemoryOf|^TestDigest' ./policy/keys ./policy/keys/cache ./policy/limits/counters ./extauthz/grpcserver # what the race detector's own memory would hide
 	@TOLLGATE_ENVOYS="$(ENVOYS)" $(GO) test -count=1 -pgo=off $(RACE) $(TESTFLAGS) $(PACKAGES)
 
 test-envoys: ## the tests through Envoy, with every version that is supported

@@ -33,7 +33,7 @@ type KeyFinder interface {
 }
 
 // KeyCache is a KeyFinder that can answer at once, as cache.Cache does: Find returns
-// keys.ErrNotCached when LookupFor has to be asked. That is Lookup for a caller, and
+// cache.ErrNotCached when LookupFor has to be asked. That is Lookup for a caller, and
 // returns keys.ErrBusy when he has asked about too many unknown keys.
 type KeyCache interface {
 	KeyFinder
@@ -262,7 +262,7 @@ func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
 		return nil
 	})
 	if err == nil {
-		err = opened // keys.ErrStoreDown, or nothing
+		err = opened // connect.ErrStoreDown, or nothing
 	}
 	f.spendFailed(f.parent, s, err)
 	return err

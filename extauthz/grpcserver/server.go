@@ -29,9 +29,9 @@ const (
 	minPing = 10 * time.Second
 	// Envoy's header limit can be raised to 8 MiB.
 	maxCheckRequest = 9 << 20
-	// Goroutines that wait for calls. One that is new for each call CheckGrowth its stack
-	// each time, which costs more than the decision; what finds none waiting gets a
-	// new one all the same.
+	// Goroutines that wait for calls. A goroutine that is new for each call grows its
+	// stack every time, which costs more than the decision. A call that finds none
+	// waiting gets a new one all the same.
 	streamWorkers = 128
 	// A fixed window is one that HTTP/2 connections do not probe for with pings; no
 	// check request is anywhere near as large.

@@ -1,5 +1,5 @@
 // Package keys says what an API key is: its record, how its secret looks and is hashed, the Grant that a decision needs of it.
-// It does no I/O; rooms below it store keys, keep them in memory, change them and read them from files.
+// It does no I/O; the packages in its folders store keys, keep them in memory, change them and read them from files.
 //
 // A secret itself is never stored and never printed: what is stored is its HMAC-SHA-256, and every type here that
 // carries a secret or a digest redacts itself in fmt, slog and encoders.
@@ -46,7 +46,7 @@ type Override struct {
 	Requests int64  // allowed per window; 0 allows none
 }
 
-// Key is the record of one API key, as design §5 stores it. It holds no secret.
+// Key is the record of one API key. It holds no secret.
 type Key struct {
 	ID          string // key_ followed by 4 to 60 of 0-9 A-Z a-z _
 	API         string // the one API that the key belongs to
@@ -69,7 +69,7 @@ type Key struct {
 	RetiresAt time.Time // end of the grace after a rotation; zero = none
 	CreatedAt time.Time // zero = not known
 	UpdatedAt time.Time // zero = not known
-	LastUsed  time.Time // to the minute; zero = never, or not known. Not part of the record: Get and List read it
+	LastUsed  time.Time // written once a minute; zero = never, or not known. Not part of the record: Get and List read it
 
 	AnchorDay int    // 1 to 31, the day on which the key's own month starts; 0 means 1
 	Version   int64  // counts changes, from 1
@@ -321,7 +321,7 @@ func isLetter(c byte) bool { return isLower(c) || isUpper(c) }
 func isBase62(c byte) bool { return isLetter(c) || isDigit(c) }
 func isIDByte(c byte) bool { return isBase62(c) || c == '_' }
 
-// Count is n things, as "1 key" or "2 keys".
+// Plural is n things, as "1 key" or "2 keys".
 func Plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
@@ -329,7 +329,7 @@ func Plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// Cut shortens s to at most n bytes of whole characters.
+// Shorten cuts s to at most n bytes of whole characters.
 func Shorten(s string, n int) string {
 	if len(s) <= n {
 		return s

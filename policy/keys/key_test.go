@@ -193,7 +193,7 @@ func TestParseAddress(t *testing.T) {
 	}
 }
 
-// The time to judge a list CheckGrowth with the list.
+// The time to judge a list grows with the list.
 func TestValidateLongLists(t *testing.T) {
 	var scopes []string
 	for i := range 100_000 {

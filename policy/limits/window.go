@@ -3,8 +3,11 @@ package limits
 import (
 	"fmt"
 	"time"
-) // MaxLimit is the largest limit of a window, 2^53-1: the script counts in IEEE doubles, which are exact up to it.
+)
+
+// MaxLimit is the largest limit of a window, 2^53-1: the script counts in IEEE doubles, which are exact up to it.
 const MaxLimit = 1<<53 - 1
+
 const secondsPerDay = 86400
 
 // Window is one limit of a plan: at most Limit units in each clock-aligned window of one Per. Name

@@ -426,11 +426,6 @@ func (im *importer) check(c *candidate) error {
 	return nil
 }
 
-// sameLimits reports whether nothing about the limits of a standing key changes; old is nil for a new one.
-func sameLimits(old, next *keys.Key) bool {
-	return old != nil && old.Plan == next.Plan && slices.Equal(old.Scopes, next.Scopes) && slices.Equal(old.Limits, next.Limits)
-}
-
 // successors refuses keys whose predecessor is in the store and has not been rotated to them: an import does not change that
 // one, and without that Repair would take its successor for one that was never finished.
 func (im *importer) successors(ctx context.Context, batch []*candidate) (left []*candidate, err error) {

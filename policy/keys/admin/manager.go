@@ -179,6 +179,11 @@ func (m *Manager) check(old, next *keys.Key, force bool) error {
 	return m.rules.ValidateLimits(next)
 }
 
+// sameLimits reports whether nothing about the limits of a standing key changes; old is nil for a new one.
+func sameLimits(old, next *keys.Key) bool {
+	return old != nil && old.Plan == next.Plan && slices.Equal(old.Scopes, next.Scopes) && slices.Equal(old.Limits, next.Limits)
+}
+
 // capOf returns the cap that k is under, if it counts.
 func (m *Manager) capOf(k *keys.Key) (*store.Cap, error) {
 	most, capped := m.rules.Cap(k.API, k.Plan, k.Environment)

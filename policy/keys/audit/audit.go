@@ -31,7 +31,7 @@ var (
 
 const (
 	streamKey = "tg:v1:audit"
-	// auditField is the only field of a stream entry; the server's clock gives the entry its time.
+	// entryField is the only field of a stream entry; the server's clock gives the entry its time.
 	entryField = "entry"
 	// outcomeTime is how long an outcome is tried for when the caller's own time is up: the change is made already.
 	outcomeTime    = 2 * time.Second

@@ -15,7 +15,7 @@ type cached struct {
 	noted   atomic.Uint32 // the Usage period in which the use was last noted
 
 	// What the cache knows of the record.
-	recordHash uint64        // see Store.lookupAll
+	recordHash uint64        // see store.LookupResult
 	at         atomic.Int64  // cache time in ns before it was read
 	generation atomic.Uint32 // of the change stream, before it was read
 	refreshing atomic.Bool   // it was asked for again

@@ -1,5 +1,5 @@
-// Package keyfile reads and writes keys as files: strict YAML, JSON Lines and CSV in the same words. A source is whatever else
-// gives such records, see policy/keys/transfer.
+// Package keyfile has the keys file: its words, and how keys are read from and written to them. Package transfer reads the
+// same words as JSON Lines and CSV, and other systems' files; what it hands on is a Record.
 package keyfile
 
 import (

@@ -12,7 +12,7 @@ import (
 // Role is what a member may do in a team.
 type Role string
 
-// The three roles of a team, as the pictify document names them.
+// The three roles of a team, as the document of the API in testdata/pictify names them.
 const (
 	Admin  Role = "admin"
 	Editor Role = "editor"

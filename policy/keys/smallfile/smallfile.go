@@ -1,5 +1,5 @@
-// Package smallfile reads files that are small, or else not theirs who should have put them there: what is read again
-// while a server runs must not be able to end it.
+// Package smallfile reads files that must be small. A large one was put there by mistake, and must not end a server that reads
+// it again while it runs.
 package smallfile
 
 import (

@@ -73,7 +73,7 @@ func parseMark(text string) mark {
 	return m
 }
 
-// marks are the keys of a store's marks: one, but some in a cluster, each in another range of slots, of which each node that
+// marksOf returns the Redis keys of a store's marks: one, but some in a cluster, each in another range of slots, of which each node that
 // is emptied loses its own.
 func marksOf(s *store.Store) []string {
 	if !s.IsCluster() {

@@ -46,7 +46,7 @@ func (e *CapError) Error() string {
 // Is makes errors.Is find ErrCap.
 func (e *CapError) Is(target error) bool { return target == ErrCap }
 
-// Counts reports whether the key is one of the active ones that a Cap limits, until its grace is over.
+// CountsForCap reports whether the key is one of the active ones that a Cap limits, until its grace is over.
 func CountsForCap(k *keys.Key) bool { return k.Status == keys.Active }
 
 // teamEntryOf is what a team's set says of the key, whatever its version.

@@ -8,8 +8,9 @@ import (
 	"tollgate/policy/keys"
 )
 
-// A full Redis refuses scripts that write, but for those that say beforehand that it must not. What takes a right away says so,
-// once the other form was refused: the embedded store, which is never full, does not know how to read it. AllowOOM is the first
+// A full Redis refuses scripts that write, but for those that say beforehand that it must not. A script that takes
+// rights away is run plain first, and with that flag if Redis refuses it: the embedded store, which is never full, does not
+// know the flag. AllowOOM is the first
 // line of such a script.
 const AllowOOM = "#!lua flags=allow-oom\n"
 

@@ -68,8 +68,8 @@ type LookupResult struct {
 	RecordHash uint64 // never 0
 	Unchanged  bool   // the record is the one that was asked about, and was not decoded again
 	Err        error
-	// Absent is the Redis key without which err could be another: who does not trust the store to have all that it had asks
-	// about that one. "" where it does not depend on one.
+	// Absent is the Redis key that was missing, if that is why there is an error: a caller who doubts that the store is complete
+	// asks about it. Else "".
 	Absent string
 }
 

@@ -1,6 +1,6 @@
-// Package transfer reads API keys in the formats of other places: files of our own words (YAML, JSON Lines, CSV),
-// Kubernetes Secrets and Kong's declarative configuration. It writes nothing and knows no store; admin.Manager.Import takes
-// what it reads.
+// Package transfer reads keys in every format that `tollgate keys import` takes: YAML, JSON Lines and CSV in the words of the
+// keys file, Kubernetes Secrets of Authorino and of Envoy Gateway, and Kong's declarative configuration. It writes nothing and
+// knows no store; admin.Manager.Import takes what it reads.
 package transfer
 
 import (
@@ -82,7 +82,7 @@ type Options struct {
 const maxLine = 1 << 20
 
 // Read returns the keys of a source in its order, each with its line, counted from 1. The error of a record concerns
-// that record alone, unless it is a keys.ErrSource, which is the last. No error holds a secret. The records can be read
+// that record alone, unless it is a keyfile.ErrSource, which is the last. No error holds a secret. The records can be read
 // once.
 func Read(f Format, r io.Reader, o Options) iter.Seq2[keyfile.Record, error] {
 	return func(yield func(keyfile.Record, error) bool) {

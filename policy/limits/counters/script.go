@@ -68,7 +68,7 @@ func (r *script) clear() {
 func (s *Store) send(ctx context.Context, ops []*operation) {
 	verb, source := any("evalsha"), s.sha
 	for range 3 {
-		unseen, unrun := s.roundTrip(ctx, ops, verb, source)
+		unseen, unrun := s.runOnce(ctx, ops, verb, source)
 		if len(unrun) == 0 {
 			return
 		}
@@ -79,9 +79,9 @@ func (s *Store) send(ctx context.Context, ops []*operation) {
 	}
 }
 
-// roundTrip is one round trip of send. It returns the operations that have run nothing but may if
+// runOnce is one round trip of send. It returns the operations that have run nothing but may if
 // they are sent once more, and whether the script must go with them.
-func (s *Store) roundTrip(ctx context.Context, ops []*operation, verb, source any) (unseen bool, unrun []*operation) {
+func (s *Store) runOnce(ctx context.Context, ops []*operation, verb, source any) (unseen bool, unrun []*operation) {
 	most, offset := maxScript, s.offset().Milliseconds()
 	if s.singly.Load() {
 		most = 1

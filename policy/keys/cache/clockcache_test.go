@@ -148,7 +148,7 @@ func TestClockUnderContention(t *testing.T) {
 	}
 }
 
-// While a clock CheckGrowth, what was in it before is found all the time.
+// While a clock cache grows, what was in it before is found all the time.
 func TestClockGrowsUnderReaders(t *testing.T) {
 	const keys, first = 200_000, 100
 	c := newTestClock(keys)
