@@ -18,9 +18,9 @@ const boundedLines = 100
 // floodOver is how long after its last line a flood is over.
 const floodOver = time.Second
 
-// BoundedLog writes what requests can cause: so many lines a second of each kind, so that a flood of
-// one hides no other, and the rest counted in the next of them or, when the flood is over, in a line
-// of its own. It is safe for concurrent use.
+// BoundedLog writes what requests can cause: so many lines a second of each kind, so that a flood
+// of one hides no other, and the rest counted in the next of them or, when the flood is over, in a
+// line of its own. It is safe for concurrent use.
 type BoundedLog struct {
 	log *slog.Logger
 	now func() time.Time
@@ -46,8 +46,8 @@ func NewBoundedLog(log *slog.Logger) *BoundedLog {
 	return &BoundedLog{log: log, now: time.Now, messages: map[string]*boundedKind{}}
 }
 
-// Log writes a line, or counts it. The message is a constant, and each is a kind: what differs is in
-// attrs.
+// Log writes a line, or counts it. The message is a constant, and each is a kind: what differs is
+// in attrs.
 func (b *BoundedLog) Log(ctx context.Context, level slog.Level, message string, attrs ...slog.Attr) {
 	left, ok := b.allow(b.kindOf(level, message))
 	if !ok {

@@ -64,8 +64,8 @@ func (f failing) Spend(context.Context, *limits.Spend) (limits.Result, error) {
 	return limits.Result{}, f.err
 }
 
-// Whatever Redis says to each request, the log stays small: with a spend as with a look-up, in the one form of
-// failure as in the other.
+// Whatever Redis says to each request, the log stays small: with a spend as with a look-up, in the
+// one form of failure as in the other.
 func TestTroubleDoesNotFillTheLog(t *testing.T) {
 	const requests = 3000
 	secret, entries := extauthztest.SmallKey()

@@ -42,7 +42,8 @@ func newDecisionLog(log *slog.Logger, which Decisions) *decisionLog {
 	l := &decisionLog{log: log, which: which, bounded: NewBoundedLog(log)}
 	for _, r := range policy.Reasons() {
 		kind := &boundedKind{level: slog.LevelInfo, more: "more denied", about: slog.String("reason", r.String())}
-		// Look-ups that are refused come with a flood of guesses: they are only counted, a line a second.
+		// Look-ups that are refused come with a flood of guesses: they are only counted, a line a
+		// second.
 		if r != policy.LookupRefused {
 			kind.limiter = rate.NewLimiter(boundedLines, boundedLines)
 		}

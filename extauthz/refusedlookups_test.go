@@ -12,7 +12,8 @@ import (
 	"tollgate/policy"
 )
 
-// Look-ups that are refused come by the ten thousand: they are counted, a line a second, whatever is logged.
+// Look-ups that are refused come by the ten thousand: they are counted, a line a second, whatever
+// is logged.
 func TestRefusedLookUpsAreNotLoggedSingly(t *testing.T) {
 	for which, told := range map[extauthz.Decisions]int{extauthz.LogDenied: 10_000, extauthz.LogAll: 10_000, extauthz.LogNone: 0} {
 		out := &extauthztest.Logs{}

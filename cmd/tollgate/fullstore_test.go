@@ -14,8 +14,9 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// A store that takes no writes stops what has to be counted, and nothing else: while the breaker of spends is open, keys that
-// were never used before are found, those without limits are allowed, and a revocation is heard of at once.
+// A store that takes no writes stops what has to be counted, and nothing else: while the breaker of
+// spends is open, keys that were never used before are found, those without limits are allowed, and
+// a revocation is heard of at once.
 func TestStoreThatTakesNoWrites(t *testing.T) {
 	f := startServers(t, 0)
 	dir := filepath.Dir(f.socket)

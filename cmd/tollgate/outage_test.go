@@ -43,8 +43,9 @@ func (o outage) String() string {
 	return fmt.Sprintf("%s, %d replicas, %s", map[bool]string{false: "gRPC", true: "HTTP"}[o.overHTTP], o.replicas, o.balance)
 }
 
-// A replica that leaves, in a rolling restart or by SIGKILL, costs nobody a request but those that it had in hand. With
-// -outage N (make test-outage) N times for each setting, at 2,000 requests a second and with the shipped timeouts.
+// A replica that leaves, in a rolling restart or by SIGKILL, costs nobody a request but those that
+// it had in hand. With -outage N (make test-outage) N times for each setting, at 2,000 requests a
+// second and with the shipped timeouts.
 func TestReplicasLeave(t *testing.T) {
 	binary, err := envoytest.Find()
 	tollgatetest.Require(t, "envoy", err, "no Envoy (make tools)")
@@ -115,7 +116,8 @@ func TestDrainDelayIsTwoHealthChecks(t *testing.T) {
 	}
 }
 
-// A single replica is in nobody's place, and what is there for several must not keep requests from it.
+// A single replica is in nobody's place, and what is there for several must not keep requests from
+// it.
 func TestOneReplicaRestarts(t *testing.T) {
 	binary, err := envoytest.Find()
 	tollgatetest.Require(t, "envoy", err, "no Envoy (make tools)")
@@ -142,7 +144,8 @@ func TestOneReplicaRestarts(t *testing.T) {
 	}
 }
 
-// start starts a Redis, the replicas and an Envoy before them, which answers by itself what is allowed.
+// start starts a Redis, the replicas and an Envoy before them, which answers by itself what is
+// allowed.
 func (o outage) start(t *testing.T, binary string) (*envoytest.Envoy, []*replica) {
 	t.Helper()
 	dir := tollgatetest.ShortDir(t)

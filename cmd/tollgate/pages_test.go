@@ -239,7 +239,8 @@ func TestPagesCommands(t *testing.T) {
 		}
 		runShell(t, dir, exports.String()+script.String())
 	}
-	// What the commands were there for: the leaked key is revoked, the successor is not, and the file holds both.
+	// What the commands were there for: the leaked key is revoked, the successor is not, and the
+	// file holds both.
 	runShell(t, dir, exports.String()+`
 		(bin/tollgate keys verify < leaked.txt || true) | grep revoked
 		test "$(bin/tollgate keys list --status revoked | grep -c '^key_')" = 1

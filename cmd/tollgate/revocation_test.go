@@ -146,7 +146,8 @@ func (f *fleet) allowed(ctx context.Context, i int, secret string) (bool, error)
 	return response.GetOkResponse() != nil, err
 }
 
-// load asks every server about keys that nobody changes, until stop, which returns how many answers there were.
+// load asks every server about keys that nobody changes, until stop, which returns how many answers
+// there were.
 func (f *fleet) load(t *testing.T) (stop func() (answers int)) {
 	_, secrets := f.create(t, loadKeys)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -178,8 +179,8 @@ func (f *fleet) load(t *testing.T) (stop func() (answers int)) {
 	}
 }
 
-// revoke revokes a key that all servers have in memory with the command, and returns how long after its end the slowest
-// of them still allowed it. The command says if they have not heard of it.
+// revoke revokes a key that all servers have in memory with the command, and returns how long after
+// its end the slowest of them still allowed it. The command says if they have not heard of it.
 func (f *fleet) revoke(t *testing.T, id, secret string, heard bool) time.Duration {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -248,7 +249,8 @@ func (f *fleet) round(t *testing.T) time.Duration {
 // A revoked key is refused by every server at once, and within the TTL where no message arrives.
 func TestRevocationReachesEveryServer(t *testing.T) {
 	f := startFleet(t)
-	// A machine that stops for a while says nothing about the servers: one of three rounds has to be in time.
+	// A machine that stops for a while says nothing about the servers: one of three rounds has to
+	// be in time.
 	best := f.round(t)
 	for range 2 {
 		if best <= pushed {

@@ -47,7 +47,8 @@ func checkFrom(address, secret string) *authv3.CheckRequest {
 	}}
 }
 
-// scan guesses keys from one address, so many a second, 0 for as many as there can be, until ctx ends, and counts them.
+// scan guesses keys from one address, so many a second, 0 for as many as there can be, until ctx
+// ends, and counts them.
 func scan(ctx context.Context, client authv3.AuthorizationClient, perSecond float64, guesses *atomic.Int64) {
 	var callers sync.WaitGroup
 	due := make(chan struct{}, scanMost)
@@ -129,9 +130,10 @@ func (f *fleet) metric(t *testing.T, name string) int {
 	return int(n)
 }
 
-// While somebody guesses keys, those of customers are found that were never asked about. make test-scan does that with
-// 20,000 guesses a second, or half of what the machine can do, and the deadline that servers have; else it is as many as
-// there can be in a moment, and none may be refused.
+// While somebody guesses keys, those of customers are found that were never asked about. make
+// test-scan does that with 20,000 guesses a second, or half of what the machine can do, and the
+// deadline that servers have; else it is as many as there can be in a moment, and none may be
+// refused.
 func TestFirstLookUpsDuringAScan(t *testing.T) {
 	full := os.Getenv("TOLLGATE_SCAN") != ""
 	args, gap, n := []string{"--deadline", "20s"}, scanFirstGap/4, 300

@@ -257,7 +257,8 @@ func startRedis(ts *testscript.TestScript, _ bool, args []string) {
 	redistest.Start(commandT{ts}, func(*redistest.Server) []string { return options })
 }
 
-// usage: empty PORT takes all data from a Redis, and its connections, as a restart without a file does.
+// usage: empty PORT takes all data from a Redis, and its connections, as a restart without a file
+// does.
 func emptyRedis(ts *testscript.TestScript, _ bool, args []string) {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + args[0]})
 	defer client.Close()

@@ -160,7 +160,8 @@ func TestProfilerIsApart(t *testing.T) {
 	}
 }
 
-// What the server had leased is in the store again when it has ended, and with --limits exact nothing is taken.
+// What the server had leased is in the store again when it has ended, and with --limits exact
+// nothing is taken.
 func TestLeasesGoBackAtTheEnd(t *testing.T) {
 	for _, mode := range []string{server.LimitsAuto, server.LimitsExact} {
 		mini, dir := miniredis.RunT(t), tollgatetest.ShortDir(t)

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// farAway is a way to a server that takes its time: half of it there and half back, however much is sent. It returns the
-// address of its near end.
+// farAway is a way to a server that takes its time: half of it there and half back, however much is
+// sent. It returns the address of its near end.
 func farAway(t *testing.T, network, address string, trip time.Duration) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -91,7 +91,8 @@ func startFar(t *testing.T, trip time.Duration, args ...string) *fleet {
 	return f
 }
 
-// With a deadline that is long enough for the way, all customers may come at once to a server that knows none of them.
+// With a deadline that is long enough for the way, all customers may come at once to a server that
+// knows none of them.
 func TestColdKeysOfAFarStore(t *testing.T) {
 	const customers = 500
 	f := startFar(t, 45*time.Millisecond, "--deadline", "250ms")
@@ -103,7 +104,8 @@ func TestColdKeysOfAFarStore(t *testing.T) {
 		eventually(t, "the server has heard of all keys", func() bool { return f.metric(t, "tollgate_key_changes_total") == created })
 		return secrets
 	}
-	// A machine that stops for a while says nothing about the server: one of three rounds has to be in time.
+	// A machine that stops for a while says nothing about the server: one of three rounds has to be
+	// in time.
 	for n := range 3 {
 		refused := firsts(t, f.replicas[0], create(), 2*time.Millisecond)
 		t.Logf("%d of %d keys undecided", refused, customers)
@@ -119,7 +121,8 @@ func TestColdKeysOfAFarStore(t *testing.T) {
 	}
 }
 
-// A store that is farther away than the deadline allows is told of at start and in /readyz, with what was measured.
+// A store that is farther away than the deadline allows is told of at start and in /readyz, with
+// what was measured.
 func TestStoreIsTooFarAway(t *testing.T) {
 	f := startFar(t, 45*time.Millisecond, "--deadline", "100ms")
 	told := regexp.MustCompile(`a round trip takes (\S+)ms; a key that is not in memory needs 3 of them, which --deadline 100ms allows up to 33.3ms each: give (1[5-9]|[2-9]\d)0ms or more`)

@@ -50,7 +50,8 @@ errors:
   - {on: [undecided], status: 503, code: undecided, message: Not now.}
 `
 
-// standingState is a row of the table of the page: what becomes of the store, before a server starts or afterwards.
+// standingState is a row of the table of the page: what becomes of the store, before a server
+// starts or afterwards.
 type standingState struct {
 	pepper      string // of the keys; "" for the server's
 	stale, free string
@@ -132,7 +133,8 @@ func TestStatesOfTheStore(t *testing.T) {
 	}
 }
 
-// check runs a server into the state and compares the cells: readyz and health, livez, a key in memory, another key, an unknown key.
+// check runs a server into the state and compares the cells: readyz and health, livez, a key in
+// memory, another key, an unknown key.
 func (c standingState) check(t *testing.T, cells []string) {
 	s := newStateServer(t)
 	secrets := s.seed(cmp.Or(c.pepper, "pepper"))

@@ -21,8 +21,8 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// A clock of the store that jumps and returns is in the log with its size and in the metrics, each way, and nobody is
-// refused for longer than a window.
+// A clock of the store that jumps and returns is in the log with its size and in the metrics, each
+// way, and nobody is refused for longer than a window.
 func TestClockJumpIsSaid(t *testing.T) {
 	mini, dir := miniredis.RunT(t), tollgatetest.ShortDir(t)
 	plan := "plans:\n- {name: full, limits: [{name: second, requests: 5, per: second}]}\n"

@@ -92,8 +92,8 @@ func TestHealthChecks(t *testing.T) {
 	both("draining", 503, true)
 }
 
-// While proxies notice that the server leaves, its answers end their connections, so that none is cut with a request on
-// its way; and whoever has not noticed yet is still served.
+// While proxies notice that the server leaves, its answers end their connections, so that none is
+// cut with a request on its way; and whoever has not noticed yet is still served.
 func TestEndsConnectionsWithAnswers(t *testing.T) {
 	s := extauthztest.NewStack(t, nil, extauthztest.SmallFile())
 	address := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})
@@ -160,15 +160,16 @@ func TestForgetsAnOldClientCA(t *testing.T) {
 	}
 }
 
-// refused reports whether the server ends the connection without an answer, as it does in TLS 1.3 after the client's part
-// of the handshake.
+// refused reports whether the server ends the connection without an answer, as it does in TLS 1.3
+// after the client's part of the handshake.
 func (c *client) refused() bool {
 	_, _ = io.WriteString(c.conn, "GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
 	_, err := c.in.ReadByte()
 	return err != nil
 }
 
-// A request that is on its way when the server ends, on a connection that was made before, is answered.
+// A request that is on its way when the server ends, on a connection that was made before, is
+// answered.
 func TestAnswersWhatIsOnItsWay(t *testing.T) {
 	s := extauthztest.NewStack(t, nil, extauthztest.SmallFile())
 	address := extauthztest.ServeHTTP(t, s, httpserver.Config{Trusted: extauthztest.Loopback()})

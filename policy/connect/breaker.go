@@ -16,17 +16,18 @@ import (
 var ErrStoreDown = errors.New("keys: the store is not asked: it did not answer the last times")
 
 const (
-	// tripAfter failures in a row open the breaker: more than a short pause, or a lost connection, causes. Readings of
-	// keys that share a round trip are one.
+	// tripAfter failures in a row open the breaker: more than a short pause, or a lost connection,
+	// causes. Readings of keys that share a round trip are one.
 	tripAfter = 10
 	// openFor is short: it bounds how long a store that is back is still taken for away.
 	openFor = 250 * time.Millisecond
-	// forgetAfter is when a server that nobody asks any more is forgotten: nodes of a cluster come and go.
+	// forgetAfter is when a server that nobody asks any more is forgotten: nodes of a cluster come
+	// and go.
 	forgetAfter = time.Minute
 )
 
-// Operation is what the store is asked for. A store that cannot do one can often do the others: where it is full, or is a
-// replica, nothing is spent, and keys are read as ever.
+// Operation is what the store is asked for. A store that cannot do one can often do the others:
+// where it is full, or is a replica, nothing is spent, and keys are read as ever.
 type Operation uint8
 
 const (
@@ -52,9 +53,9 @@ func (o Operation) String() string {
 	return "spend"
 }
 
-// Breaker keeps checks from waiting, each until its deadline, for a store that does not answer. It does so for each operation,
-// and each node of a cluster, apart: after ten failures in a row it refuses for 250 ms at a time, and then lets one try. It is
-// safe for concurrent use.
+// Breaker keeps checks from waiting, each until its deadline, for a store that does not answer. It
+// does so for each operation, and each node of a cluster, apart: after ten failures in a row it
+// refuses for 250 ms at a time, and then lets one try. It is safe for concurrent use.
 type Breaker struct {
 	changed func(BreakerChange)
 	open    time.Duration
@@ -84,7 +85,8 @@ type BreakerChange struct {
 	Err       error // of the last failure
 }
 
-// NewBreaker returns a closed Breaker. changed, which may be nil, is told when it opens and closes; it must not use the Breaker.
+// NewBreaker returns a closed Breaker. changed, which may be nil, is told when it opens and closes;
+// it must not use the Breaker.
 func NewBreaker(changed func(BreakerChange)) *Breaker { return newBreaker(changed, openFor) }
 
 func newBreaker(changed func(BreakerChange), open time.Duration) *Breaker {
@@ -94,8 +96,8 @@ func newBreaker(changed func(BreakerChange), open time.Duration) *Breaker {
 	return &Breaker{changed: changed, open: open, now: time.Now, circuits: map[circuitName]*circuit{}}
 }
 
-// Do returns the error of op, or ErrStoreDown without calling it. Only an error that tells of the store counts as a failure
-// (IsStoreFailure). A nil Breaker always calls op.
+// Do returns the error of op, or ErrStoreDown without calling it. Only an error that tells of the
+// store counts as a failure (IsStoreFailure). A nil Breaker always calls op.
 func (b *Breaker) Do(o Operation, node string, op func() error) error {
 	if b == nil {
 		return op()
@@ -114,8 +116,8 @@ func (b *Breaker) Do(o Operation, node string, op func() error) error {
 	return err
 }
 
-// Trouble returns why an operation is not carried out, on one node or more, or nil if it is on all. It knows what the last
-// attempts met, and forgets what nobody has asked for within a minute.
+// Trouble returns why an operation is not carried out, on one node or more, or nil if it is on all.
+// It knows what the last attempts met, and forgets what nobody has asked for within a minute.
 func (b *Breaker) Trouble(o Operation) error {
 	if b == nil {
 		return nil
@@ -198,8 +200,9 @@ func (b *Breaker) forget() {
 	}
 }
 
-// IsStoreFailure reports whether an error says that the store does not serve: that it did not answer, or that it refuses this
-// to everybody, as with NOAUTH, LOADING, READONLY or OOM. What it says of one key does not.
+// IsStoreFailure reports whether an error says that the store does not serve: that it did not
+// answer, or that it refuses this to everybody, as with NOAUTH, LOADING, READONLY or OOM. What it
+// says of one key does not.
 func IsStoreFailure(err error) bool {
 	var reply redis.Error
 	switch {

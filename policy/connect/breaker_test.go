@@ -76,8 +76,8 @@ func TestOperationsHaveNames(t *testing.T) {
 	}
 }
 
-// What is not carried out, and why, is told of each operation and node apart, until it is carried out again or nobody has
-// asked for it for a while.
+// What is not carried out, and why, is told of each operation and node apart, until it is carried
+// out again or nobody has asked for it for a while.
 func TestTrouble(t *testing.T) {
 	var told []BreakerChange
 	b := newBreaker(func(c BreakerChange) { told = append(told, c) }, time.Hour)

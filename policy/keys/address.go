@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// ParseAddress reads one entry of an address list: a single address or a CIDR. IPv4 inside IPv6 becomes IPv4. The
-// text of an error starts with the value.
+// ParseAddress reads one entry of an address list: a single address or a CIDR. IPv4 inside IPv6
+// becomes IPv4. The text of an error starts with the value.
 func ParseAddress(s string) (netip.Prefix, error) {
 	refuse := func(why string) (netip.Prefix, error) { return netip.Prefix{}, fmt.Errorf("%s %s", Quote(s), why) }
 	if strings.Contains(s, "%") {

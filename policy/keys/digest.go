@@ -19,8 +19,9 @@ import (
 
 const Redacted = "[redacted]"
 
-// Digest is the HMAC-SHA-256 of a secret: what the store knows a key by. It redacts itself wherever it is printed or
-// encoded, because without a pepper the digest of a short secret can be guessed back.
+// Digest is the HMAC-SHA-256 of a secret: what the store knows a key by. It redacts itself wherever
+// it is printed or encoded, because without a pepper the digest of a short secret can be guessed
+// back.
 type Digest [sha256.Size]byte
 
 // String returns a fixed text instead of the digest.
@@ -37,7 +38,8 @@ func (Digest) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
 
 func (d Digest) Hex() string { return hex.EncodeToString(d[:]) }
 
-// ParseHash reads "hmac-sha256:" or "sha256:" and 64 hexadecimal digits. Its errors do not hold the value.
+// ParseHash reads "hmac-sha256:" or "sha256:" and 64 hexadecimal digits. Its errors do not hold the
+// value.
 func ParseHash(s string) (algorithm string, d Digest, err error) {
 	algorithm, digits, _ := strings.Cut(s, ":")
 	form := fmt.Errorf("is not %s: or %s: followed by %d hexadecimal digits", AlgorithmHMACSHA256, AlgorithmSHA256, 2*len(d))
@@ -53,7 +55,8 @@ func ParseHash(s string) (algorithm string, d Digest, err error) {
 	return algorithm, d, nil
 }
 
-// AlgorithmSHA256 is the id of SHA-256 without a pepper, in which other systems keep keys. New keys never use it.
+// AlgorithmSHA256 is the id of SHA-256 without a pepper, in which other systems keep keys. New keys
+// never use it.
 const AlgorithmSHA256 = "sha256"
 
 func algorithmProblem(algorithm string) string {
@@ -64,7 +67,8 @@ func algorithmProblem(algorithm string) string {
 	return Quote(algorithm) + " is not " + AlgorithmHMACSHA256 + " or " + AlgorithmSHA256
 }
 
-// Method is a way in which secrets were once hashed. The zero Method is HMAC-SHA-256 without a pepper.
+// Method is a way in which secrets were once hashed. The zero Method is HMAC-SHA-256 without a
+// pepper.
 type Method struct {
 	Algorithm string // AlgorithmHMACSHA256, which is also meant by "", or AlgorithmSHA256
 	Pepper    []byte // of an HMAC
@@ -82,14 +86,15 @@ func (m Method) LogValue() slog.Value { return slog.StringValue(m.String()) }
 // MarshalText encodes a fixed text instead of the pepper. It never fails.
 func (m Method) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
-// Hasher turns secrets into digests with one pepper, and with older methods into those that older records may still
-// have. It is safe for concurrent use and never shows a pepper.
+// Hasher turns secrets into digests with one pepper, and with older methods into those that older
+// records may still have. It is safe for concurrent use and never shows a pepper.
 type Hasher struct {
 	older int
-	// Behind a pointer, so that fmt does not reach the pepper through an unexported field of another struct, where
-	// it calls no Format method.
+	// Behind a pointer, so that fmt does not reach the pepper through an unexported field of
+	// another struct, where it calls no Format method.
 	states *sync.Pool
-	// pepperSum checks the pepper of an older method, or the current one; nil for a method without HMAC.
+	// pepperSum checks the pepper of an older method, or the current one; nil for a method without
+	// HMAC.
 	pepperSum func(method int, salt []byte) []byte
 }
 
@@ -97,9 +102,11 @@ type Hasher struct {
 const CurrentMethod = -1
 
 const (
-	// PepperSumBytes is the length of a check of a pepper. Few bytes: enough to see a mistake, and many wrong peppers give the same.
+	// PepperSumBytes is the length of a check of a pepper. Few bytes: enough to see a mistake, and
+	// many wrong peppers give the same.
 	PepperSumBytes = 4
-	// pepperRounds make a guess at the pepper dearer than by the hash of a key whose secret one knows, which takes one.
+	// pepperRounds make a guess at the pepper dearer than by the hash of a key whose secret one
+	// knows, which takes one.
 	pepperRounds = 50_000
 )
 
@@ -120,9 +127,9 @@ type hashState struct {
 	out            Digest
 }
 
-// NewHasher returns a Hasher with its own copy of pepper. An empty pepper gives digests that everybody can compute,
-// and handles that change with every Hasher. older are the methods whose digests still lead to a key, the likeliest
-// first.
+// NewHasher returns a Hasher with its own copy of pepper. An empty pepper gives digests that
+// everybody can compute, and handles that change with every Hasher. older are the methods whose
+// digests still lead to a key, the likeliest first.
 func NewHasher(pepper []byte, older ...Method) *Hasher {
 	pepper = bytes.Clone(pepper)
 	handleKey := make([]byte, sha256.Size)
@@ -169,8 +176,8 @@ func (h *Hasher) Peppered() bool {
 	return !hmac.Equal(d[:], bare.Sum(nil))
 }
 
-// PepperSum returns a check of the pepper of the older method i, or of CurrentMethod, with a salt: PepperSumBytes bytes, or nil
-// for a method without one. It takes some ten milliseconds.
+// PepperSum returns a check of the pepper of the older method i, or of CurrentMethod, with a salt:
+// PepperSumBytes bytes, or nil for a method without one. It takes some ten milliseconds.
 func (h *Hasher) PepperSum(i int, salt []byte) []byte { return h.pepperSum(i, salt) }
 
 // Older returns the number of older methods.
@@ -192,8 +199,9 @@ func (h *Hasher) Digest(secret string) Digest {
 	return d
 }
 
-// Handle returns "key_" and 10 base62 characters: a name for a secret that belongs to no known key, for logs and
-// error details. It is made with another key than Digest, so that it tells nothing about the stored hash.
+// Handle returns "key_" and 10 base62 characters: a name for a secret that belongs to no known key,
+// for logs and error details. It is made with another key than Digest, so that it tells nothing
+// about the stored hash.
 func (h *Hasher) Handle(secret string) string {
 	s := h.states.Get().(*hashState)
 	d := s.sum(s.handle, secret)

@@ -23,9 +23,9 @@ type Profile struct {
 	Limits      []Override
 }
 
-// Grant is what a decision needs to know of a key: its record without what only people and the life cycle need. It never
-// changes, and may be copied. Its texts are parts of a larger one, which each of them keeps in memory: who keeps one for long
-// should clone it. The zero Grant is no key's.
+// Grant is what a decision needs to know of a key: its record without what only people and the life
+// cycle need. It never changes, and may be copied. Its texts are parts of a larger one, which each
+// of them keeps in memory: who keeps one for long should clone it. The zero Grant is no key's.
 type Grant struct {
 	*Profile
 	Texts                         string // id, name, team, and the limit id if it is another
@@ -150,8 +150,8 @@ func disjoint(list []netip.Prefix) []netip.Prefix {
 // Expired is what Key.Expired says, to the millisecond.
 func (g *Grant) Expired(now time.Time) bool { return g.EndsAt != never && now.UnixMilli() >= g.EndsAt }
 
-// End returns the moment at which the key stops by itself: its expiry or the end of its grace, whichever comes first,
-// in UTC. It is zero for a key that does not.
+// End returns the moment at which the key stops by itself: its expiry or the end of its grace,
+// whichever comes first, in UTC. It is zero for a key that does not.
 func (g *Grant) End() time.Time {
 	if g.EndsAt == never {
 		return time.Time{}
@@ -159,7 +159,8 @@ func (g *Grant) End() time.Time {
 	return time.UnixMilli(g.EndsAt).UTC()
 }
 
-// allows reports whether a is in the list, or the list is empty. IPv4 inside IPv6 counts as IPv4, zones are ignored.
+// allows reports whether a is in the list, or the list is empty. IPv4 inside IPv6 counts as IPv4,
+// zones are ignored.
 func allows(list []netip.Prefix, a netip.Addr) bool {
 	if len(list) == 0 {
 		return true

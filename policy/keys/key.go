@@ -1,8 +1,9 @@
-// Package keys says what an API key is: its record, how its secret looks and is hashed, the Grant that a decision needs of it.
-// It does no I/O; the packages in its folders store keys, keep them in memory, change them and read them from files.
+// Package keys says what an API key is: its record, how its secret looks and is hashed, the Grant
+// that a decision needs of it. It does no I/O; the packages in its folders store keys, keep them in
+// memory, change them and read them from files.
 //
-// A secret itself is never stored and never printed: what is stored is its HMAC-SHA-256, and every type here that
-// carries a secret or a digest redacts itself in fmt, slog and encoders.
+// A secret itself is never stored and never printed: what is stored is its HMAC-SHA-256, and every
+// type here that carries a secret or a digest redacts itself in fmt, slog and encoders.
 package keys
 
 import (
@@ -33,7 +34,8 @@ const AlgorithmHMACSHA256 = "hmac-sha256"
 
 // The longest texts that a record may hold, in bytes.
 const (
-	// maxRequests is the largest limit of a policy, too. A Redis script computes with doubles, which add such numbers exactly.
+	// maxRequests is the largest limit of a policy, too. A Redis script computes with doubles,
+	// which add such numbers exactly.
 	maxRequests = 1 << 50
 
 	MaxNameBytes = 128
@@ -92,7 +94,8 @@ func (k *Key) AnswersTo(d Digest) bool {
 	return first|second == 1 && d != Digest{}
 }
 
-// Digests returns all digests that lead to the key: while a rehash is unfinished, replicas may know it by either.
+// Digests returns all digests that lead to the key: while a rehash is unfinished, replicas may know
+// it by either.
 func (k *Key) Digests() []Digest {
 	if k.Other == (Digest{}) {
 		return []Digest{k.Digest}
@@ -103,7 +106,8 @@ func (k *Key) Digests() []Digest {
 // Hash is the algorithm and the hexadecimal digest, as ParseHash reads them.
 func (k *Key) Hash() string { return k.Algorithm + ":" + k.Digest.Hex() }
 
-// FieldError says which field of a Key has a value that cannot be stored, and why. Neither text holds a secret.
+// FieldError says which field of a Key has a value that cannot be stored, and why. Neither text
+// holds a secret.
 type FieldError struct {
 	Field   string // as it is written in the keys file, for example "ips" or "limits[1].name"
 	Problem string
@@ -112,8 +116,8 @@ type FieldError struct {
 // Error gives field and problem on one line.
 func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
 
-// Validate returns a *FieldError for the first field whose value cannot be stored, or nil. Of a tombstone only id, API
-// and version are needed.
+// Validate returns a *FieldError for the first field whose value cannot be stored, or nil. Of a
+// tombstone only id, API and version are needed.
 func (k *Key) Validate() error {
 	if k.IsTombstone() {
 		return nil
@@ -134,7 +138,8 @@ func (k *Key) IsTombstone() bool {
 		reflect.DeepEqual(k, &Key{ID: k.ID, API: k.API, Status: Deleted, Version: k.Version})
 }
 
-// Problems checks every field but the digest, which a key read from a file with a plain secret does not have yet.
+// Problems checks every field but the digest, which a key read from a file with a plain secret does
+// not have yet.
 func (k *Key) Problems() []*FieldError {
 	var found []*FieldError
 	note := func(field, problem string) {
@@ -203,8 +208,8 @@ func (k *Key) listProblems(note func(field, problem string)) {
 	}
 }
 
-// firstOf is where the names of a long list are noted, so that it is not compared with itself; nil for a short one,
-// which needs no memory.
+// firstOf is where the names of a long list are noted, so that it is not compared with itself; nil
+// for a short one, which needs no memory.
 func firstOf(n int) map[string]bool {
 	if n <= 32 {
 		return nil
@@ -212,12 +217,13 @@ func firstOf(n int) map[string]bool {
 	return make(map[string]bool, n)
 }
 
-// Allows reports whether the key may be used from a. A key without a list may be used from everywhere, even from an
-// address that nobody knows; with a list, an invalid address is refused. IPv4 inside IPv6 counts as IPv4, and a zone
-// is ignored.
+// Allows reports whether the key may be used from a. A key without a list may be used from
+// everywhere, even from an address that nobody knows; with a list, an invalid address is refused.
+// IPv4 inside IPv6 counts as IPv4, and a zone is ignored.
 func (k *Key) Allows(a netip.Addr) bool { return allows(k.IPs, a) }
 
-// Expired reports whether the key's own expiry or the end of its grace is reached: at that instant it already is.
+// Expired reports whether the key's own expiry or the end of its grace is reached: at that instant
+// it already is.
 func (k *Key) Expired(now time.Time) bool {
 	return reached(k.ExpiresAt, now) || reached(k.RetiresAt, now)
 }
@@ -256,7 +262,8 @@ func limitIDProblem(id string) string {
 	return ""
 }
 
-// scopeProblem takes what RFC 6749 calls a scope-token, without the comma that joins scopes in headers.
+// scopeProblem takes what RFC 6749 calls a scope-token, without the comma that joins scopes in
+// headers.
 func scopeProblem(scope string) string {
 	body := func(c byte) bool { return c > ' ' && c < 0x7f && c != '"' && c != '\\' && c != ',' }
 	if scope == "" || len(scope) > MaxNameBytes || !only(scope, body) {

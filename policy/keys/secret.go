@@ -21,8 +21,8 @@ const (
 
 const Base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// NewSecret returns prefix + 27 random base62 characters from crypto/rand + 6 base62 characters of checksum. The
-// prefix must be of the key alphabet A-Z a-z 0-9 . _ ~ + / = -.
+// NewSecret returns prefix + 27 random base62 characters from crypto/rand + 6 base62 characters of
+// checksum. The prefix must be of the key alphabet A-Z a-z 0-9 . _ ~ + / = -.
 func NewSecret(prefix string) string {
 	random := make([]byte, 0, randomBytes)
 	var pool [64]byte
@@ -38,15 +38,16 @@ func NewSecret(prefix string) string {
 	return Seal(prefix, string(random))
 }
 
-// Seal returns prefix + random + the checksum of both, for fixtures whose secrets must stay the same.
+// Seal returns prefix + random + the checksum of both, for fixtures whose secrets must stay the
+// same.
 func Seal(prefix, random string) string {
 	body := prefix + random
 	sum := checksum(body)
 	return body + string(sum[:])
 }
 
-// HasChecksum reports whether secret is prefix, then at least 27 base62 characters, then the right checksum of all
-// before it. It takes no more than 512 bytes and does not allocate.
+// HasChecksum reports whether secret is prefix, then at least 27 base62 characters, then the right
+// checksum of all before it. It takes no more than 512 bytes and does not allocate.
 func HasChecksum(secret, prefix string) bool {
 	rest, ok := strings.CutPrefix(secret, prefix)
 	if !ok || len(secret) > maxSecret || len(rest) < SecretBytes || !only(rest, isBase62) {
@@ -57,8 +58,9 @@ func HasChecksum(secret, prefix string) bool {
 	return secret[at:] == string(sum[:])
 }
 
-// HoldsSecret reports whether a text that should hold none has a secret with this prefix in it, of the form that NewSecret
-// gives and up to twice its length. Without a prefix only a whole word of base62 is one.
+// HoldsSecret reports whether a text that should hold none has a secret with this prefix in it, of
+// the form that NewSecret gives and up to twice its length. Without a prefix only a whole word of
+// base62 is one.
 func HoldsSecret(text, prefix string) bool {
 	const shortest, longest = SecretBytes, 2 * SecretBytes
 	for at := 0; at+len(prefix)+shortest <= len(text); at++ {
@@ -81,8 +83,9 @@ func HoldsSecret(text, prefix string) bool {
 	return false
 }
 
-// HoldsNewSecret reports whether a text has something of the form of NewSecret after any prefix in it, for texts that stand
-// under no policy which would say how keys start: so that a member's token is one too.
+// HoldsNewSecret reports whether a text has something of the form of NewSecret after any prefix in
+// it, for texts that stand under no policy which would say how keys start: so that a member's token
+// is one too.
 func HoldsNewSecret(text string) bool {
 	for start := range len(text) {
 		// The checksum is of all between start and at.
@@ -135,7 +138,8 @@ func SecretProblem(s string) string {
 	return ""
 }
 
-// Quote quotes a value for an error text, unless a part of it could be a secret that was put in the wrong place.
+// Quote quotes a value for an error text, unless a part of it could be a secret that was put in the
+// wrong place.
 func Quote(v string) string {
 	if CouldHoldSecret(v) {
 		return "a value (not shown: it could be a secret)"
@@ -146,8 +150,8 @@ func Quote(v string) string {
 	return strconv.Quote(v)
 }
 
-// CouldHoldSecret looks for a run of secret bytes that is long enough to be one and has a letter (addresses have
-// none). Key ids are not secrets.
+// CouldHoldSecret looks for a run of secret bytes that is long enough to be one and has a letter
+// (addresses have none). Key ids are not secrets.
 func CouldHoldSecret(v string) bool {
 	for len(v) > 0 {
 		n := 0

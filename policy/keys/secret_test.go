@@ -27,7 +27,8 @@ func TestNewSecret(t *testing.T) {
 	if len(used) != 62 {
 		t.Errorf("%d of 62 characters used", len(used))
 	}
-	// A plain b%62 would give the first eight characters a quarter more: 8,437 here, where 6,968 ± 78 is fair.
+	// A plain b%62 would give the first eight characters a quarter more: 8,437 here, where 6,968 ±
+	// 78 is fair.
 	first := 0
 	for _, c := range Base62[:8] {
 		first += used[c]
@@ -165,7 +166,8 @@ func TestHoldsSecret(t *testing.T) {
 	}
 }
 
-// Of the name of a team or member nobody knows which API's keys it could hold, and members' tokens are secrets, too.
+// Of the name of a team or member nobody knows which API's keys it could hold, and members' tokens
+// are secrets, too.
 func TestNameSecret(t *testing.T) {
 	random := NewSecret("")[:randomBytes]
 	for name, want := range map[string]bool{

@@ -14,9 +14,9 @@ import (
 	"tollgate/extauthz/httpserver"
 )
 
-// checkAuthzHTTP finds what is wrong with the settings of the HTTP server for proxies. Whoever can ask
-// there chooses what is decided about, so an address that others can reach needs
-// mTLS or a list of who may.
+// checkAuthzHTTP finds what is wrong with the settings of the HTTP server for proxies. Whoever can
+// ask there chooses what is decided about, so an address that others can reach needs mTLS or a list
+// of who may.
 func (s *options) checkAuthzHTTP() error {
 	trusted, err := s.authzHTTPPeers()
 	switch {

@@ -56,7 +56,8 @@ func newKeyCache(client redis.UniversalClient, o cache.Options, older bool, poli
 	return c
 }
 
-// serverName tells this server from others, for people. One that is started again in the same container has the same name.
+// serverName tells this server from others, for people. One that is started again in the same
+// container has the same name.
 func serverName() string {
 	host, err := os.Hostname()
 	if err != nil {

@@ -60,7 +60,8 @@ func (r *rights) tryLookUp(ctx context.Context) error {
 // note keeps what the user may not do, and reports whether it may all of it. Another error is no
 // answer: what the store itself does not do, its standing says.
 func note(to *atomic.Pointer[error], err error) (may bool) {
-	// Within a script, Redis says it in other words, or the script cannot read what nobody has written.
+	// Within a script, Redis says it in other words, or the script cannot read what nobody has
+	// written.
 	var broken *limits.BrokenError
 	if redis.HasErrorPrefix(err, "NOPERM") || err != nil && strings.Contains(err.Error(), "can't run this command") || errors.As(err, &broken) {
 		to.Store(&err)

@@ -10,18 +10,20 @@ import (
 )
 
 const (
-	// coldTrips is how many round trips to the store a decision about a key takes that is not in memory: whose the secret
-	// is, the record, the limits. Each older method of hashing adds one.
+	// coldTrips is how many round trips to the store a decision about a key takes that is not in
+	// memory: whose the secret is, the record, the limits. Each older method of hashing adds one.
 	coldTrips = 3
-	// warmConnections is how many connections are made before the first check: as many as 500 first uses of keys a second
-	// keep busy, and their spends, where the store is 45 ms away. One that is made only then costs its check two more trips.
+	// warmConnections is how many connections are made before the first check: as many as 500 first
+	// uses of keys a second keep busy, and their spends, where the store is 45 ms away. One that is
+	// made only then costs its check two more trips.
 	warmConnections = 48
 	// tripTime bounds the measuring of a trip.
 	tripTime = time.Second
 )
 
-// roundTrip measures a round trip to the store, in a cluster to the master that is farthest, over so many connections, which
-// are open afterwards. The shortest counts: others have waited for a processor.
+// roundTrip measures a round trip to the store, in a cluster to the master that is farthest, over
+// so many connections, which are open afterwards. The shortest counts: others have waited for a
+// processor.
 func roundTrip(ctx context.Context, client redis.UniversalClient, connections int) (time.Duration, error) {
 	if one, ok := client.(*redis.Client); ok {
 		return measure(ctx, one, connections)
@@ -42,8 +44,9 @@ func roundTrip(ctx context.Context, client redis.UniversalClient, connections in
 	return farthest, err
 }
 
-// measure makes connections and asks over each of them, first for nothing, because that includes its greeting. Each is kept
-// until all are made: a client that gets one back would not make another.
+// measure makes connections and asks over each of them, first for nothing, because that includes
+// its greeting. Each is kept until all are made: a client that gets one back would not make
+// another.
 func measure(ctx context.Context, c *redis.Client, connections int) (shortest time.Duration, err error) {
 	var mu sync.Mutex
 	var work sync.WaitGroup
@@ -72,8 +75,8 @@ func measure(ctx context.Context, c *redis.Client, connections int) (shortest ti
 	return shortest, err
 }
 
-// farStore says that the store is so far away that keys which are not in memory cannot be decided about in time, "" if it is
-// not, or cannot be asked.
+// farStore says that the store is so far away that keys which are not in memory cannot be decided
+// about in time, "" if it is not, or cannot be asked.
 func (v *service) farStore(ctx context.Context, deadline time.Duration, connections int) string {
 	ctx, cancel := context.WithTimeout(ctx, tripTime)
 	defer cancel()
@@ -87,7 +90,8 @@ func (v *service) farStore(ctx context.Context, deadline time.Duration, connecti
 		trip.Round(100*time.Microsecond), trips, deadline, (deadline / trips).Round(100*time.Microsecond), need)
 }
 
-// reachStore opens connections to the store before the first check needs them, and warns if it is far away.
+// reachStore opens connections to the store before the first check needs them, and warns if it is
+// far away.
 func (v *service) reachStore(ctx context.Context, deadline time.Duration) {
 	if v.store.Embedded {
 		return

@@ -119,9 +119,9 @@ func writeStream(w io.Writer, s cache.StreamStatus) {
 // stream of changes, from which stale_for counts: looks are a second apart.
 const heardLater = 2 * time.Second
 
-// Unready is why no request with a key can be answered, "" where some can. What only part of the requests suffer from is no
-// reason, nor is a store that is away while the keys in memory may be served: to take every replica out of service would
-// turn a partial outage into a full one.
+// Unready is why no request with a key can be answered, "" where some can. What only part of the
+// requests suffer from is no reason, nor is a store that is away while the keys in memory may be
+// served: to take every replica out of service would turn a partial outage into a full one.
 func (s *Status) Unready() string {
 	state := s.Standing()
 	switch {

@@ -12,8 +12,8 @@ import (
 // are public.
 const TokenVariable = EnvPrefix + "_TOKEN"
 
-// Token returns the token, from a file or the environment, of the member in whose name to act, or "" for the
-// operator. An empty one is a mistake: it would make the operator of a member.
+// Token returns the token, from a file or the environment, of the member in whose name to act, or
+// "" for the operator. An empty one is a mistake: it would make the operator of a member.
 func Token(file string) (string, error) {
 	token, given := os.LookupEnv(TokenVariable)
 	switch {

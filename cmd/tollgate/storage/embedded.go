@@ -24,8 +24,9 @@ import (
 // own clock does not do that, and the TTLs in use have days to spare.
 const sweepInterval = 10 * time.Second
 
-// embeddedTimeout bounds a command whose context has no end, such as those at the start. A store in this process is only
-// ever late because the machine is busy, and decisions end by their own deadline.
+// embeddedTimeout bounds a command whose context has no end, such as those at the start. A store in
+// this process is only ever late because the machine is busy, and decisions end by their own
+// deadline.
 const embeddedTimeout = 10 * time.Second
 
 // openEmbedded starts a Redis inside this process, without any TCP port: our own

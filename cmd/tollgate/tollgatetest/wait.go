@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Require skips the test loudly where a part that it needs is missing, or fails it where TOLLGATE_REQUIRE says that the
-// part must be there. how says how to get it.
+// Require skips the test loudly where a part that it needs is missing, or fails it where
+// TOLLGATE_REQUIRE says that the part must be there. how says how to get it.
 func Require(t testing.TB, part string, err error, how string) {
 	t.Helper()
 	if err == nil {

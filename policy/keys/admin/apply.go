@@ -48,7 +48,8 @@ type FieldChange struct {
 	To    string `json:"to"`
 }
 
-// endError says that the store has a key in a state from which no file leads: only that key is left out.
+// endError says that the store has a key in a state from which no file leads: only that key is left
+// out.
 type endError struct{ why string }
 
 // Error says which state.
@@ -85,8 +86,8 @@ type Diff struct {
 // Empty reports whether there is nothing to do.
 func (d *Diff) Empty() bool { return len(d.Changes)+len(d.Refused)+len(d.Skipped) == 0 }
 
-// String is the diff for people: a line for each key that is created (+), deleted (-), changed (~, with a line for each
-// field), kept (=) or refused (!), and the counts.
+// String is the diff for people: a line for each key that is created (+), deleted (-), changed (~,
+// with a line for each field), kept (=) or refused (!), and the counts.
 func (d *Diff) String() string {
 	var b strings.Builder
 	counts := map[ChangeKind]int{}
@@ -112,23 +113,25 @@ func (d *Diff) String() string {
 	return b.String()
 }
 
-// Apply makes the store equal to a file for the teams whose keys the file has, for that of o.API and o.Team, or with
-// o.AllTeams for all of o.API; the keys of other teams are never touched. A second Apply of the same file changes nothing.
+// Apply makes the store equal to a file for the teams whose keys the file has, for that of o.API
+// and o.Team, or with o.AllTeams for all of o.API; the keys of other teams are never touched. A
+// second Apply of the same file changes nothing.
 //
-// What the file does not say of a key is empty, with these exceptions, which stay as they are in the store: status
-// (a key that was switched off or revoked is not switched on by a file that does not mention it), limit_id,
-// anchor_day, retires_at, created_at, created_by, rotated_from and rotated_to. Version and updated_at are the
-// store's own. Keys that the file does not name stay unless o.Prune is set; successors by rotation of keys that it
-// names stay in any case.
+// What the file does not say of a key is empty, with these exceptions, which stay as they are in
+// the store: status (a key that was switched off or revoked is not switched on by a file that does
+// not mention it), limit_id, anchor_day, retires_at, created_at, created_by, rotated_from and
+// rotated_to. Version and updated_at are the store's own. Keys that the file does not name stay
+// unless o.Prune is set; successors by rotation of keys that it names stay in any case.
 //
-// Everything is compared before anything is changed. A file with a record that is broken, that Rules or the store
-// would refuse, that has another secret than the key with its id, or that belongs to another API or team, is an
-// ErrRefused. A key that is revoked or deleted for good, or whose record is corrupt, stays as it is while the others go on,
-// and the error is an ErrSkipped then. Deletions come first, so that caps count what will be there. Changes that fail, for example with
-// ErrConflict because somebody else changed the key after the comparison, have Change.Failed set, the others go on,
-// and the error joins them all; the next Apply tries again. A file without any key is
-// taken at its word: with o.Prune it deletes all of them. Each change is audited for itself. Other errors: those of
-// Import.
+// Everything is compared before anything is changed. A file with a record that is broken, that
+// Rules or the store would refuse, that has another secret than the key with its id, or that
+// belongs to another API or team, is an ErrRefused. A key that is revoked or deleted for good, or
+// whose record is corrupt, stays as it is while the others go on, and the error is an ErrSkipped
+// then. Deletions come first, so that caps count what will be there. Changes that fail, for example
+// with ErrConflict because somebody else changed the key after the comparison, have Change.Failed
+// set, the others go on, and the error joins them all; the next Apply tries again. A file without
+// any key is taken at its word: with o.Prune it deletes all of them. Each change is audited for
+// itself. Other errors: those of Import.
 func (m *Manager) Apply(ctx context.Context, records iter.Seq2[keyfile.Record, error], o ApplyOptions) (*Diff, error) {
 	if err := m.who.Check(roles.ActionImport, o.API, ""); err != nil {
 		return nil, err
@@ -207,7 +210,8 @@ func (a *applier) read(records iter.Seq2[keyfile.Record, error]) error {
 	return nil
 }
 
-// readStore reads all keys that the file is about: those of its teams, and others that have an id of it.
+// readStore reads all keys that the file is about: those of its teams, and others that have an id
+// of it.
 func (a *applier) readStore(ctx context.Context) error {
 	if err := a.im.findOlder(ctx, a.wanted); err != nil {
 		return err
@@ -459,7 +463,8 @@ func (c *candidate) over(old *keys.Key) *keys.Key {
 	return next
 }
 
-// fieldChanges compares the fields that a file can change, in the order in which a keys file has them.
+// fieldChanges compares the fields that a file can change, in the order in which a keys file has
+// them.
 func fieldChanges(old, next *keys.Key) []FieldChange {
 	from, to := keyfile.FieldsOf(old), keyfile.FieldsOf(next)
 	var out []FieldChange

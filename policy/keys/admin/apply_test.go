@@ -359,8 +359,8 @@ func TestApplyOfAWholeAPI(t *testing.T) {
 	}
 }
 
-// Whatever is in the store and in the file: afterwards the store says what the file says, a second time changes
-// nothing, and nobody else's keys are touched.
+// Whatever is in the store and in the file: afterwards the store says what the file says, a second
+// time changes nothing, and nobody else's keys are touched.
 func TestApplyTwiceIsOnce(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		c := keystest.NewEmbedded(t)

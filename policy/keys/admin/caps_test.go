@@ -88,7 +88,8 @@ func testCapsOfChanges(t *testing.T, c redis.UniversalClient) {
 	}
 }
 
-// Who rotates gains no key: neither by ending the successor instead of the old key, nor by rotating again and again.
+// Who rotates gains no key: neither by ending the successor instead of the old key, nor by rotating
+// again and again.
 func testCapsOfLines(t *testing.T, c redis.UniversalClient) {
 	ctx, m := t.Context(), operatorOf(c, map[string]int{"free/live": 2, "pro/live": 1})
 	m.now = time.Now // a grace ends by the clock of the store

@@ -12,9 +12,10 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// entitled refuses what would give a key more than the team of a member has been given: a plan that is not one of the
-// team's, and a limit above that of the plan, or above what the operator gave this key before. Old is nil for a new key.
-// What a key has already stays, also if the team has been given less since.
+// entitled refuses what would give a key more than the team of a member has been given: a plan that
+// is not one of the team's, and a limit above that of the plan, or above what the operator gave
+// this key before. Old is nil for a new key. What a key has already stays, also if the team has
+// been given less since.
 func (m *Manager) entitled(ctx context.Context, old, next *keys.Key) error {
 	if m.who.Operator {
 		return nil

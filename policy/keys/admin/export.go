@@ -23,11 +23,11 @@ const (
 	ExportYAML      ExportFormat = "yaml"  // a keys file
 )
 
-// Export writes the keys that the filter takes, with hashes and without secrets, in the order of API and id, and
-// returns how many. Tombstones, earlier hashes and the time of the last use are not part of an export. Nothing is kept in memory but
-// a page of keys. Errors: a *ForbiddenError for all but the operator; *CorruptErrors, beside
-// everything else being written; an error of w; any other means that the store did not answer, and what is written is
-// not all.
+// Export writes the keys that the filter takes, with hashes and without secrets, in the order of
+// API and id, and returns how many. Tombstones, earlier hashes and the time of the last use are not
+// part of an export. Nothing is kept in memory but a page of keys. Errors: a *ForbiddenError for
+// all but the operator; *CorruptErrors, beside everything else being written; an error of w; any
+// other means that the store did not answer, and what is written is not all.
 func (m *Manager) Export(ctx context.Context, w io.Writer, format ExportFormat, f store.Filter) (n int, err error) {
 	if err := m.who.Check(roles.ActionExport, f.API, ""); err != nil {
 		return 0, err

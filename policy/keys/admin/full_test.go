@@ -15,8 +15,8 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// In a Redis whose memory is full a right can still be taken away, with both lines in the audit stream, by whoever has the
-// rights of the commands and no more; nothing else can be done.
+// In a Redis whose memory is full a right can still be taken away, with both lines in the audit
+// stream, by whoever has the rights of the commands and no more; nothing else can be done.
 func TestManagerInAFullRedis(t *testing.T) {
 	t.Parallel()
 	for what, c := range map[string]redis.UniversalClient{"server": keystest.NewServerAs(t, connect.CLIACL()), "cluster": keystest.NewClusterAs(t, connect.CLIACL())} {

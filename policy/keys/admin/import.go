@@ -22,11 +22,13 @@ import (
 )
 
 const (
-	// importBatch is how many records are written at once, and what a cancelled import still finishes.
+	// importBatch is how many records are written at once, and what a cancelled import still
+	// finishes.
 	importBatch = 500
 	// batchTime bounds the writing of a batch, also when the caller's own time is up.
 	batchTime = 30 * time.Second
-	// maxShown is how many refused records a report holds; all of them are written to ImportOptions.Refused.
+	// maxShown is how many refused records a report holds; all of them are written to
+	// ImportOptions.Refused.
 	maxShown = 20
 )
 
@@ -80,15 +82,18 @@ func (r ImportReport) String() string {
 	return s
 }
 
-// Import creates the keys that records describe, and changes none that stands. Plain secrets are hashed at once. A
-// record is refused, and the others go on, if it is broken, if Rules does not know its plan, scopes and so on, if its
-// secret or id belongs to another record or key, if Rules would never accept its secret, or if that is plain and
-// there is no pepper, unless AllowUnpeppered. An id that is missing is derived from the secret's hash, so that the same source gives the same ids;
-// a name that is missing is the id. A record with a version is one of Export and gets no date or maker. Caps are not looked at: an import takes over what exists. The same import again
-// skips what stands and completes what was interrupted. When ctx ends, the batch under way is finished, and the report
-// and ctx's error are returned. Other errors: a *ForbiddenError for all but the operator; ErrNotAudited; an ErrSource;
-// an error of o.Refused; ErrOutcomeLost; any other means that the store did not answer, and the same import goes on
-// from there. The report is right in each case.
+// Import creates the keys that records describe, and changes none that stands. Plain secrets are
+// hashed at once. A record is refused, and the others go on, if it is broken, if Rules does not
+// know its plan, scopes and so on, if its secret or id belongs to another record or key, if Rules
+// would never accept its secret, or if that is plain and there is no pepper, unless
+// AllowUnpeppered. An id that is missing is derived from the secret's hash, so that the same source
+// gives the same ids; a name that is missing is the id. A record with a version is one of Export
+// and gets no date or maker. Caps are not looked at: an import takes over what exists. The same
+// import again skips what stands and completes what was interrupted. When ctx ends, the batch under
+// way is finished, and the report and ctx's error are returned. Other errors: a *ForbiddenError for
+// all but the operator; ErrNotAudited; an ErrSource; an error of o.Refused; ErrOutcomeLost; any
+// other means that the store did not answer, and the same import goes on from there. The report is
+// right in each case.
 func (m *Manager) Import(ctx context.Context, records iter.Seq2[keyfile.Record, error], o ImportOptions) (ImportReport, error) {
 	if err := m.who.Check(roles.ActionImport, o.API, ""); err != nil {
 		return ImportReport{}, err
@@ -305,8 +310,8 @@ func (im *importer) create(ctx context.Context, batch []*candidate) error {
 	return errors.Join(err, failed)
 }
 
-// findOlder looks for secrets that came in when another pepper was in use: their keys have another hash, and another
-// id if that is derived from it.
+// findOlder looks for secrets that came in when another pepper was in use: their keys have another
+// hash, and another id if that is derived from it.
 func (im *importer) findOlder(ctx context.Context, batch []*candidate) error {
 	if im.older == 0 {
 		return nil
@@ -426,8 +431,9 @@ func (im *importer) check(c *candidate) error {
 	return nil
 }
 
-// successors refuses keys whose predecessor is in the store and has not been rotated to them: an import does not change that
-// one, and without that Repair would take its successor for one that was never finished.
+// successors refuses keys whose predecessor is in the store and has not been rotated to them: an
+// import does not change that one, and without that Repair would take its successor for one that
+// was never finished.
 func (im *importer) successors(ctx context.Context, batch []*candidate) (left []*candidate, err error) {
 	var ids []string
 	for _, c := range batch {
@@ -461,8 +467,8 @@ func notRotatedTo(k *keys.Key) error {
 	return &keys.FieldError{Field: "rotated_from", Problem: keys.Quote(k.RotatedFrom) + " has not " + keys.Quote(k.ID) + " as rotated_to"}
 }
 
-// settle decides about candidates whose id or secret is in use, and returns those that are still to be created: none if
-// they were tried.
+// settle decides about candidates whose id or secret is in use, and returns those that are still to
+// be created: none if they were tried.
 func (im *importer) settle(ctx context.Context, batch []*candidate, tried bool) (left []*candidate, err error) {
 	if len(batch) == 0 {
 		return nil, nil
@@ -493,7 +499,8 @@ func (im *importer) settle(ctx context.Context, batch []*candidate, tried bool) 
 	return left, nil
 }
 
-// difference compares a candidate with the record that stands under its id, and the place of its secret.
+// difference compares a candidate with the record that stands under its id, and the place of its
+// secret.
 func (c *candidate) difference(f store.Found, p store.SecretPlace) error {
 	if p.Deleted && p.ID != c.key.ID {
 		return fmt.Errorf("the secret was that of %s, which was deleted, and a secret is never used again", keys.Quote(p.ID))

@@ -9,8 +9,8 @@ import (
 	"tollgate/policy/keys/keystest"
 )
 
-// A file makes no key that the policy would never accept, and none that is too large; of one that stands as the file has
-// it, nothing is said.
+// A file makes no key that the policy would never accept, and none that is too large; of one that
+// stands as the file has it, nothing is said.
 func TestFilesKeepToTheRules(t *testing.T) {
 	c := keystest.NewEmbedded(t)
 	m := transferManager(c, keys.NewHasher(nil))

@@ -280,7 +280,8 @@ func TestImportKnowsOlderPeppers(t *testing.T) {
 	}
 }
 
-// A change of the pepper that is long over opens no way back to a deleted key: not by its old hash, and not by its secret.
+// A change of the pepper that is long over opens no way back to a deleted key: not by its old hash,
+// and not by its secret.
 func TestImportAfterAChangeOfThePepper(t *testing.T) {
 	for name, method := range map[string]keys.Method{"none": {}, keys.AlgorithmSHA256: {Algorithm: keys.AlgorithmSHA256}} {
 		t.Run(name, func(t *testing.T) { testImportAfterAChangeOfThePepper(t, keystest.NewEmbedded(t), method) })
@@ -618,8 +619,8 @@ func TestImportOfOneSecretInTwoForms(t *testing.T) {
 	}
 }
 
-// A successor that stands in the file alone, beside a key in the store that does not know it, would be taken for one that
-// was never finished.
+// A successor that stands in the file alone, beside a key in the store that does not know it, would
+// be taken for one that was never finished.
 func TestImportOfASuccessorOnly(t *testing.T) {
 	ctx, c := t.Context(), keystest.NewEmbedded(t)
 	m := transferManager(c, keys.NewHasher([]byte("pepper")))

@@ -28,7 +28,8 @@ func TestManagerLifecycle(t *testing.T) {
 	}.OnEveryStore(t)
 }
 
-// dieAt ends the command that brings its count to zero, and all after it, before they are sent: a crash there.
+// dieAt ends the command that brings its count to zero, and all after it, before they are sent: a
+// crash there.
 type dieAt struct{ left atomic.Int64 }
 
 func (d *dieAt) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -60,7 +61,8 @@ func (d *dieAt) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 
 const lives = 1 << 40
 
-// later makes a client's clock of the store run ahead by so much that nothing is too young to be repaired.
+// later makes a client's clock of the store run ahead by so much that nothing is too young to be
+// repaired.
 type later struct{ by time.Duration }
 
 func (l later) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -77,8 +79,8 @@ func (l later) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// testCrashes makes every operation of several steps die at every step, looks for half keys that work, repairs, and
-// makes the operation again.
+// testCrashes makes every operation of several steps die at every step, looks for half keys that
+// work, repairs, and makes the operation again.
 func testCrashes(t *testing.T, c redis.UniversalClient) {
 	crash := &dieAt{}
 	crash.left.Store(lives)
@@ -130,7 +132,8 @@ func testCrashes(t *testing.T, c redis.UniversalClient) {
 			}, false},
 		{"rehash", func() { make1(keys.Active)(); from = k.Digest }, func() error { return s.Rehash(ctx, k.ID, from, to) },
 			func(t *testing.T) {
-				// A server asks by the new digest first, and by the old one only if that is unknown.
+				// A server asks by the new digest first, and by the old one only if that is
+				// unknown.
 				if _, err := s.Lookup(ctx, to); err != nil && (!errors.Is(err, keys.ErrUnknown) || !usable(from)) {
 					t.Errorf("the key does not work: %v", err)
 				}

@@ -1,5 +1,5 @@
-// Package admin changes keys, teams and members for one actor. It asks the table of roles and the policy first, and puts each
-// change between two entries of the audit stream.
+// Package admin changes keys, teams and members for one actor. It asks the table of roles and the
+// policy first, and puts each change between two entries of the audit stream.
 package admin
 
 import (
@@ -36,10 +36,11 @@ func (e *RotatedError) Error() string { return ErrRotated.Error() + ": " + e.ID 
 // Is makes errors.Is find ErrRotated.
 func (e *RotatedError) Is(target error) bool { return target == ErrRotated }
 
-// Manager changes keys for one actor: it checks the role, the policy and the caps, and writes each change to the audit
-// stream. It is safe for concurrent use. Errors of all methods: a *ForbiddenError; ErrNotAudited and ErrOutcomeLost;
-// ErrNoKey where there is an id; a *CorruptError; any other than those named means that the store did not answer, and
-// that the change may be made or not.
+// Manager changes keys for one actor: it checks the role, the policy and the caps, and writes each
+// change to the audit stream. It is safe for concurrent use. Errors of all methods: a
+// *ForbiddenError; ErrNotAudited and ErrOutcomeLost; ErrNoKey where there is an id; a
+// *CorruptError; any other than those named means that the store did not answer, and that the
+// change may be made or not.
 type Manager struct {
 	store    *store.Store
 	hasher   *keys.Hasher
@@ -58,15 +59,16 @@ func NewManager(s *store.Store, h *keys.Hasher, rules keys.Rules, audit *audit.S
 	return &Manager{store: s, hasher: h, rules: rules, audit: audit, who: who, now: now, replicas: AnyReplica, wait: time.Second}
 }
 
-// AllowUnpeppered lets Import and Apply take plain secrets without a pepper. It is for the embedded store alone, whose
-// hashes end with its process; elsewhere whoever gets hold of a copy could guess the secrets back.
+// AllowUnpeppered lets Import and Apply take plain secrets without a pepper. It is for the embedded
+// store alone, whose hashes end with its process; elsewhere whoever gets hold of a copy could guess
+// the secrets back.
 func (m *Manager) AllowUnpeppered() { m.bare = true }
 
 // AnyReplica waits for one replica where the store has some, or should have.
 const AnyReplica = -1
 
-// RequireReplicas makes Revoke wait until n replicas have the change, at most timeout; n 0 is not to wait. Without this
-// call Revoke waits one second for AnyReplica.
+// RequireReplicas makes Revoke wait until n replicas have the change, at most timeout; n 0 is not
+// to wait. Without this call Revoke waits one second for AnyReplica.
 func (m *Manager) RequireReplicas(n int, timeout time.Duration) { m.replicas, m.wait = n, timeout }
 
 // Patch says what Update changes: what is nil stays.
@@ -89,10 +91,11 @@ type LimitChange struct {
 	Remove bool // takes the override away: the plan's own size counts
 }
 
-// Create makes a key and returns it with its secret, which is nowhere kept. Of k these are taken: API, Team, Name, Note,
-// Environment, Plan, Scopes, IPs, Limits, ExpiresAt, AnchorDay (default: today's day) and Status (Active, the default,
-// or Inactive). An expiry in the past needs force. Errors beside the common: a *FieldError; what Rules.ValidateKey
-// says; a *CapError. A key and a secret beside an error are made and good.
+// Create makes a key and returns it with its secret, which is nowhere kept. Of k these are taken:
+// API, Team, Name, Note, Environment, Plan, Scopes, IPs, Limits, ExpiresAt, AnchorDay (default:
+// today's day) and Status (Active, the default, or Inactive). An expiry in the past needs force.
+// Errors beside the common: a *FieldError; what Rules.ValidateKey says; a *CapError. A key and a
+// secret beside an error are made and good.
 func (m *Manager) Create(ctx context.Context, k keys.Key, force bool) (created *keys.Key, secret string, err error) {
 	if !m.who.Operator && k.API == "" && k.Team == "" {
 		k.API, k.Team = m.who.API, m.who.Team
@@ -152,8 +155,9 @@ func (m *Manager) today() time.Time { return m.now().UTC().Truncate(time.Millise
 // newID returns key_ and 16 random base62 characters: 95 bits.
 func newID() string { return "key_" + keys.NewSecret("")[:16] }
 
-// check refuses what cannot be stored, what the policy does not know, and an expiry that is over already. Old is nil for
-// a new key; of a standing one only what changes is held against the policy, which may have changed too.
+// check refuses what cannot be stored, what the policy does not know, and an expiry that is over
+// already. Old is nil for a new key; of a standing one only what changes is held against the
+// policy, which may have changed too.
 func (m *Manager) check(old, next *keys.Key, force bool) error {
 	if err := next.Validate(); err != nil {
 		return err
@@ -179,7 +183,8 @@ func (m *Manager) check(old, next *keys.Key, force bool) error {
 	return m.rules.ValidateLimits(next)
 }
 
-// sameLimits reports whether nothing about the limits of a standing key changes; old is nil for a new one.
+// sameLimits reports whether nothing about the limits of a standing key changes; old is nil for a
+// new one.
 func sameLimits(old, next *keys.Key) bool {
 	return old != nil && old.Plan == next.Plan && slices.Equal(old.Scopes, next.Scopes) && slices.Equal(old.Limits, next.Limits)
 }
@@ -196,8 +201,8 @@ func (m *Manager) capOf(k *keys.Key) (*store.Cap, error) {
 	return &store.Cap{Environment: k.Environment, Plan: k.Plan, Most: most}, nil
 }
 
-// auditedKey makes a change of old to next between its two lines in the audit stream. Old is nil for a new key, next for
-// one that will be gone.
+// auditedKey makes a change of old to next between its two lines in the audit stream. Old is nil
+// for a new key, next for one that will be gone.
 func (m *Manager) auditedKey(ctx context.Context, action roles.Action, old, next *keys.Key, change func(context.Context) error) error {
 	k := next
 	if k == nil {
@@ -239,8 +244,8 @@ func (m *Manager) Get(ctx context.Context, id string) (*keys.Key, error) {
 	return m.read(ctx, roles.ActionView, id)
 }
 
-// List is Store.List for what the actor may see: a member sees only the keys of the own team, which are also what an
-// empty Filter means then.
+// List is Store.List for what the actor may see: a member sees only the keys of the own team, which
+// are also what an empty Filter means then.
 func (m *Manager) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]*keys.Key, string, error) {
 	if !m.who.Operator && f.API == "" && f.Team == "" {
 		f.API, f.Team = m.who.API, m.who.Team
@@ -261,7 +266,8 @@ type edit struct {
 	write   func(ctx context.Context, old, next *keys.Key) (*keys.Key, error)
 }
 
-// edit makes a change on what stands, again if somebody else was faster and the caller named no version.
+// edit makes a change on what stands, again if somebody else was faster and the caller named no
+// version.
 func (m *Manager) edit(ctx context.Context, id string, c edit) (*keys.Key, error) {
 	for range store.MaxTries {
 		old, err := m.read(ctx, c.action, id)
@@ -312,8 +318,9 @@ func (m *Manager) write(ctx context.Context, old, next *keys.Key) (*keys.Key, er
 	return m.store.WriteWithin(ctx, old, next, limit)
 }
 
-// Update changes fields of a key on top of whatever others changed meanwhile, unless p.Version says which version it is
-// meant for. Errors beside the common: a *FieldError; what Rules.ValidateKey says; a *CapError; ErrFinal; ErrConflict.
+// Update changes fields of a key on top of whatever others changed meanwhile, unless p.Version says
+// which version it is meant for. Errors beside the common: a *FieldError; what Rules.ValidateKey
+// says; a *CapError; ErrFinal; ErrConflict.
 func (m *Manager) Update(ctx context.Context, id string, p Patch) (*keys.Key, error) {
 	return m.edit(ctx, id, edit{
 		action: roles.ActionUpdate, version: p.Version, force: p.Force, write: m.write,
@@ -371,9 +378,10 @@ func set[T any](field, value *T) {
 	}
 }
 
-// Revoke ends a key for good, publishes that, and waits until every server has heard of it. Revoking again does it again. An
-// ErrUnconfirmed comes with the key: the change is made, but could be lost if the store's primary is lost now. So does an
-// ErrUnheard: the change is made, but servers that are cut off can still serve the key for a while.
+// Revoke ends a key for good, publishes that, and waits until every server has heard of it.
+// Revoking again does it again. An ErrUnconfirmed comes with the key: the change is made, but could
+// be lost if the store's primary is lost now. So does an ErrUnheard: the change is made, but
+// servers that are cut off can still serve the key for a while.
 func (m *Manager) Revoke(ctx context.Context, id string) (*keys.Key, error) {
 	var unconfirmed error
 	k, err := m.edit(ctx, id, edit{
@@ -434,8 +442,8 @@ func to(status keys.Status) func(*keys.Key) error {
 	}
 }
 
-// Delete removes a revoked key and leaves a tombstone, so that the id is never used again. It returns the key as it was.
-// Errors beside the common: ErrNotRevoked.
+// Delete removes a revoked key and leaves a tombstone, so that the id is never used again. It
+// returns the key as it was. Errors beside the common: ErrNotRevoked.
 func (m *Manager) Delete(ctx context.Context, id string) (*keys.Key, error) {
 	k, err := m.read(ctx, roles.ActionDelete, id)
 	if err != nil {
@@ -455,8 +463,8 @@ func (m *Manager) Delete(ctx context.Context, id string) (*keys.Key, error) {
 	return deleted, err
 }
 
-// Repair is Store.Repair, for the operator. The outcome in the audit stream has the counts, and the ids of what was put
-// right.
+// Repair is Store.Repair, for the operator. The outcome in the audit stream has the counts, and the
+// ids of what was put right.
 func (m *Manager) Repair(ctx context.Context, api string) (report store.RepairReport, err error) {
 	if err := m.who.Check(roles.ActionRepair, api, ""); err != nil {
 		return store.RepairReport{}, err

@@ -10,10 +10,10 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// Each method here asks the table of roles first, so that a refusal tells nothing about what exists, and makes its
-// change between an intent and an outcome in the audit stream. ErrForbidden, ErrNotAudited and ErrOutcomeLost come
-// besides the errors of the Store's method of the same name; with ErrOutcomeLost the results are set, because the
-// change was made.
+// Each method here asks the table of roles first, so that a refusal tells nothing about what
+// exists, and makes its change between an intent and an outcome in the audit stream. ErrForbidden,
+// ErrNotAudited and ErrOutcomeLost come besides the errors of the Store's method of the same name;
+// with ErrOutcomeLost the results are set, because the change was made.
 
 // CreateTeam adds a team, whose members may use these plans; only the operator may.
 func (m *Manager) CreateTeam(ctx context.Context, api, team string, plans ...string) (*store.Team, error) {
@@ -161,7 +161,8 @@ func (m *Manager) RemoveMember(ctx context.Context, api, team, id string) error 
 	})
 }
 
-// ReadAudit reads the audit stream as Stream.Read does; only the operator may, since it tells of every team.
+// ReadAudit reads the audit stream as Stream.Read does; only the operator may, since it tells of
+// every team.
 func (m *Manager) ReadAudit(ctx context.Context, from string, n int, order audit.Order) ([]audit.Entry, string, error) {
 	if err := m.who.Check(roles.ActionReadAudit, "", ""); err != nil {
 		return nil, "", err
@@ -169,7 +170,8 @@ func (m *Manager) ReadAudit(ctx context.Context, from string, n int, order audit
 	return m.audit.Read(ctx, from, n, order)
 }
 
-// audited makes a change, in the audit stream, of something whose states are before and after; nil means none.
+// audited makes a change, in the audit stream, of something whose states are before and after; nil
+// means none.
 func (m *Manager) audited(ctx context.Context, e audit.Entry, before, after any, do func(context.Context) error) error {
 	for side, v := range map[*json.RawMessage]any{&e.Before: before, &e.After: after} {
 		if v == nil {

@@ -102,7 +102,8 @@ func (s *staff) entries() []audit.Entry {
 	return entries
 }
 
-// What each method needs is asked of the table before the store is, for every role and from every team.
+// What each method needs is asked of the table before the store is, for every role and from every
+// team.
 func testManagerAsksTheTableOfRoles(t *testing.T, c redis.UniversalClient) {
 	s := newStaff(t, c)
 	before, told := s.state(), len(s.entries())
@@ -309,7 +310,8 @@ func TestManagerWithoutAudit(t *testing.T) {
 			t.Errorf("%s: changed %v", name, now)
 		}
 	}
-	// The intent is taken and the outcome is lost: the change is made, the error says so, and a token is not lost.
+	// The intent is taken and the outcome is lost: the change is made, the error says so, and a
+	// token is not lost.
 	for name, change := range s.changes() {
 		crash.Armed.Store(false)
 		before := s.state()

@@ -22,12 +22,13 @@ const (
 	// maxRehashes is how many keys may wait. More are taken up at a later use.
 	maxRehashes   = 1_000
 	rehashTimeout = time.Second
-	// rehashPause bounds how fast rehashes fill the audit stream, from which they push out what people have done.
+	// rehashPause bounds how fast rehashes fill the audit stream, from which they push out what
+	// people have done.
 	rehashPause = time.Minute
 )
 
-// Rehashes replaces the digests of keys that were found by an older method, not while a request waits. It is safe for
-// concurrent use.
+// Rehashes replaces the digests of keys that were found by an older method, not while a request
+// waits. It is safe for concurrent use.
 type Rehashes struct {
 	store Rehasher
 	audit *audit.Stream
@@ -53,7 +54,8 @@ func NewRehashes(store Rehasher, audit *audit.Stream, who roles.Actor) *Rehashes
 	}
 }
 
-// Add asks for a key's digest to be replaced. It does not wait; what there is no room for is dropped.
+// Add asks for a key's digest to be replaced. It does not wait; what there is no room for is
+// dropped.
 func (r *Rehashes) Add(id string, from, to keys.Digest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -73,9 +75,10 @@ func (r *Rehashes) Add(id string, from, to keys.Digest) {
 	}
 }
 
-// Run works until ctx ends: at once when there is something to do, then again a minute later or when no more may wait.
-// All keys of one time are one intent and one outcome in the audit stream. failed, which may be nil, is told of each key
-// that could not be changed; its next use tries again.
+// Run works until ctx ends: at once when there is something to do, then again a minute later or
+// when no more may wait. All keys of one time are one intent and one outcome in the audit stream.
+// failed, which may be nil, is told of each key that could not be changed; its next use tries
+// again.
 func (r *Rehashes) Run(ctx context.Context, failed func(id string, err error)) {
 	if failed == nil {
 		failed = func(string, error) {}

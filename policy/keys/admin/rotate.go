@@ -12,17 +12,19 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// errOtherRights says that a key got other rights while its successor was made with the earlier ones.
+// errOtherRights says that a key got other rights while its successor was made with the earlier
+// ones.
 var errOtherRights = errors.New("it has other rights now")
 
 // maxGrace bounds how long a key that a cap counts as one with its successor can go on.
 const maxGrace = 90 * 24 * time.Hour
 
-// Rotate makes a successor with the same rights, expiry and counters, and returns it with its secret. The key itself
-// stops after grace, or at its own expiry if that is sooner. Errors beside the common: a *FieldError for a negative
-// grace, and for a key that is larger than a new one may be; ErrFinal, ErrInactive, ErrExpired; a *RotatedError; a *CapError if an earlier key of the same line is still in its grace
-// and the cap has no room for three; ErrConflict if others change the key without end. A key and a secret beside an error
-// are made and good.
+// Rotate makes a successor with the same rights, expiry and counters, and returns it with its
+// secret. The key itself stops after grace, or at its own expiry if that is sooner. Errors beside
+// the common: a *FieldError for a negative grace, and for a key that is larger than a new one may
+// be; ErrFinal, ErrInactive, ErrExpired; a *RotatedError; a *CapError if an earlier key of the same
+// line is still in its grace and the cap has no room for three; ErrConflict if others change the
+// key without end. A key and a secret beside an error are made and good.
 func (m *Manager) Rotate(ctx context.Context, id string, grace time.Duration) (successor *keys.Key, secret string, err error) {
 	if grace < 0 || grace > maxGrace {
 		return nil, "", &keys.FieldError{Field: "grace", Problem: grace.String() + " is not 0 to " + maxGrace.String()}
@@ -60,7 +62,8 @@ func (m *Manager) rotate(ctx context.Context, id string, grace time.Duration) (s
 		}
 	}
 	if err = m.auditedKey(ctx, roles.ActionRotate, old, next, func(ctx context.Context) error {
-		// In this order a crash leaves the old key as it was, and a successor whose secret nobody was told.
+		// In this order a crash leaves the old key as it was, and a successor whose secret nobody
+		// was told.
 		if err := m.store.CreateWithin(ctx, next, limit); err != nil {
 			return err
 		}

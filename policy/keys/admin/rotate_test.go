@@ -150,7 +150,8 @@ func testRotateRace(t *testing.T, c redis.UniversalClient) {
 	keystest.Consistent(t, c)
 }
 
-// A key that stops being one to rotate in the middle of a rotation stays as it is, and no successor is left.
+// A key that stops being one to rotate in the middle of a rotation stays as it is, and no successor
+// is left.
 func TestRotateOvertaken(t *testing.T) {
 	for name, test := range map[string]struct {
 		overtake func(c redis.UniversalClient, m *Manager, id string) error

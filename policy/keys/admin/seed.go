@@ -14,9 +14,10 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// Seed adds to a store the entries whose ids the store has never seen, and never changes or revives one. First each plain
-// secret is replaced by its digest in entries (h may be nil if there is none) and everything is checked; an error of
-// that part has written nothing. Errors name the id, and are those of Create; added counts what was made before.
+// Seed adds to a store the entries whose ids the store has never seen, and never changes or revives
+// one. First each plain secret is replaced by its digest in entries (h may be nil if there is none)
+// and everything is checked; an error of that part has written nothing. Errors name the id, and are
+// those of Create; added counts what was made before.
 func Seed(ctx context.Context, s *store.Store, entries []keyfile.Entry, h *keys.Hasher) (added int, err error) {
 	if err := hashEntries(entries, h); err != nil {
 		return 0, err
@@ -63,9 +64,9 @@ type SeedSource struct {
 	SHA256 string `json:"sha256,omitempty"` // of its content, hexadecimal
 }
 
-// Seed is the function Seed between an intent and an outcome in the audit stream, with counts and the file's digest; where the
-// store has all of the entries, nothing is written. Errors: those of the function; a *ForbiddenError for all but the
-// operator; ErrNotAudited; ErrOutcomeLost.
+// Seed is the function Seed between an intent and an outcome in the audit stream, with counts and
+// the file's digest; where the store has all of the entries, nothing is written. Errors: those of
+// the function; a *ForbiddenError for all but the operator; ErrNotAudited; ErrOutcomeLost.
 func (m *Manager) Seed(ctx context.Context, entries []keyfile.Entry, from SeedSource) (added int, err error) {
 	if err := m.who.Check(roles.ActionSeed, "", ""); err != nil {
 		return 0, err

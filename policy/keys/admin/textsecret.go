@@ -6,8 +6,9 @@ import (
 	"tollgate/policy/keys"
 )
 
-// textSecret refuses a secret in a text that everybody may read: one of the form of the API's keys, or secret itself,
-// which may be empty. Only texts that differ from those of old are looked at, which may be nil.
+// textSecret refuses a secret in a text that everybody may read: one of the form of the API's keys,
+// or secret itself, which may be empty. Only texts that differ from those of old are looked at,
+// which may be nil.
 func textSecret(rules keys.Rules, old, k *keys.Key, secret string) error {
 	if old == nil {
 		old = &keys.Key{}

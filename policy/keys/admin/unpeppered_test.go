@@ -13,7 +13,8 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// A plain secret, however long, needs a pepper; a hash was made by somebody who knew whether it has one.
+// A plain secret, however long, needs a pepper; a hash was made by somebody who knew whether it has
+// one.
 func TestPlainSecretsNeedAPepper(t *testing.T) {
 	secret := keys.NewSecret("pk_")
 	text := `{"id":"key_plain","secret":"` + secret + `"}` + "\n" + `{"id":"key_hashed","hash":"hmac-sha256:` + strings.Repeat("ab", 32) + `"}`
@@ -40,7 +41,8 @@ func TestPlainSecretsNeedAPepper(t *testing.T) {
 	}
 }
 
-// Earlier versions marked keys as weak, in records and in exports. That is read, means nothing, and is not written again.
+// Earlier versions marked keys as weak, in records and in exports. That is read, means nothing, and
+// is not written again.
 func TestTheMarkOfWeakSecretsIsIgnored(t *testing.T) {
 	hash := strings.Repeat("ab", 32)
 	line := `{"id":"key_weak","api":"pictify","name":"n","plan":"free","limit_id":"key_weak","status":"active","created_at":"2026-01-15T12:00:00Z","updated_at":"2026-01-15T12:00:00Z","anchor_day":15,"version":1,"weak":true,"hash":"hmac-sha256:` + hash + `"}`
@@ -58,7 +60,8 @@ func TestTheMarkOfWeakSecretsIsIgnored(t *testing.T) {
 		if report, err := records(m); err != nil || report.Created != 1 {
 			t.Errorf("%s: %+v, %v", name, report, err)
 		}
-		// The record as an earlier version wrote it: the same import finds it, and every change replaces it.
+		// The record as an earlier version wrote it: the same import finds it, and every change
+		// replaces it.
 		old, err := c.Get(t.Context(), keystest.RecordKey("key_weak")).Result()
 		marked := strings.Replace(old, `"version":1,`, `"version":1,"weak":true,`, 1)
 		if err != nil || marked == old {

@@ -24,8 +24,9 @@ const (
 	VerifyActive    VerifyStatus = "active"
 )
 
-// Verify says which key a secret belongs to and what state that is in. Spaces and quotes around the secret are taken
-// off, here and nowhere else. The key is nil for VerifyMalformed and VerifyUnknown.
+// Verify says which key a secret belongs to and what state that is in. Spaces and quotes around the
+// secret are taken off, here and nowhere else. The key is nil for VerifyMalformed and
+// VerifyUnknown.
 func (m *Manager) Verify(ctx context.Context, secret string) (*keys.Key, VerifyStatus, error) {
 	secret = strings.Trim(secret, " \t\r\n\"'`“”‘’")
 	if !m.who.Operator {

@@ -1,4 +1,5 @@
-// Package audit records every change of keys, teams and members before it is made, in a capped stream of Redis.
+// Package audit records every change of keys, teams and members before it is made, in a capped
+// stream of Redis.
 package audit
 
 import (
@@ -19,7 +20,8 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// DefaultEntries is how many entries the audit stream keeps if nobody says otherwise: about two a change.
+// DefaultEntries is how many entries the audit stream keeps if nobody says otherwise: about two a
+// change.
 const DefaultEntries = 100_000
 
 // What can go wrong around a change that must be audited. Test with errors.Is.
@@ -33,14 +35,16 @@ const (
 	streamKey = "tg:v1:audit"
 	// entryField is the only field of a stream entry; the server's clock gives the entry its time.
 	entryField = "entry"
-	// outcomeTime is how long an outcome is tried for when the caller's own time is up: the change is made already.
+	// outcomeTime is how long an outcome is tried for when the caller's own time is up: the change
+	// is made already.
 	outcomeTime    = 2 * time.Second
 	maxResultBytes = 512
 	maxPage        = 1000
 )
 
-// Entry is one line of the audit stream. A change is two: an intent, written before it takes effect, and an
-// outcome that names it. An intent without outcome means that nobody can say whether the change was made.
+// Entry is one line of the audit stream. A change is two: an intent, written before it takes
+// effect, and an outcome that names it. An intent without outcome means that nobody can say whether
+// the change was made.
 type Entry struct {
 	ID   string    `json:"id"`   // of this entry in the stream; set by Read
 	Time time.Time `json:"time"` // of Redis' clock, UTC, whole milliseconds; set by Read
@@ -72,14 +76,15 @@ const (
 	NewestFirst Order = true
 )
 
-// Stream is the record of changes: the capped Redis stream tg:v1:audit. It is safe for concurrent use.
+// Stream is the record of changes: the capped Redis stream tg:v1:audit. It is safe for concurrent
+// use.
 type Stream struct {
 	client redis.UniversalClient
 	max    int64
 }
 
-// New returns a Stream that keeps about max entries: Redis drops the oldest in blocks of about a hundred. A max
-// below 1 means DefaultEntries. An entry is bounded too, see maxSideBytes.
+// New returns a Stream that keeps about max entries: Redis drops the oldest in blocks of about a
+// hundred. A max below 1 means DefaultEntries. An entry is bounded too, see maxSideBytes.
 func New(c redis.UniversalClient, max int64) *Stream {
 	if max < 1 {
 		max = DefaultEntries
@@ -92,9 +97,10 @@ func NewEntry(who roles.Actor, action roles.Action, api, team string, ids ...str
 	return Entry{Who: who.Who(), Role: who.RoleName(), Action: action, API: api, Team: team, IDs: ids}
 }
 
-// Intent writes what is about to be done and returns the id that Outcome wants. On an error, which is an ErrNotAudited,
-// the caller must not make the change. Who, Action and either side that is given must be in order, and neither side
-// may have a field that names a secret, token, hash or digest.
+// Intent writes what is about to be done and returns the id that Outcome wants. On an error, which
+// is an ErrNotAudited, the caller must not make the change. Who, Action and either side that is
+// given must be in order, and neither side may have a field that names a secret, token, hash or
+// digest.
 func (a *Stream) Intent(ctx context.Context, e Entry) (id string, err error) {
 	if err := e.intentProblem(); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrNotAudited, err)
@@ -105,8 +111,8 @@ func (a *Stream) Intent(ctx context.Context, e Entry) (id string, err error) {
 	return id, nil
 }
 
-// Outcome writes how the change of the intent went: "done" or why not. It has two more seconds when ctx has ended,
-// because the change is made by then. An error is an ErrOutcomeLost.
+// Outcome writes how the change of the intent went: "done" or why not. It has two more seconds when
+// ctx has ended, because the change is made by then. An error is an ErrOutcomeLost.
 func (a *Stream) Outcome(ctx context.Context, intent, result string) error {
 	return a.Conclude(ctx, Entry{Intent: intent, Result: result})
 }
@@ -122,9 +128,9 @@ func (a *Stream) Conclude(ctx context.Context, e Entry) error {
 	return nil
 }
 
-// Do makes a change between its intent and its outcome. Errors: an ErrNotAudited means that change was not called; an
-// ErrOutcomeLost, that the change was made and only its outcome is missing; any other is that of change, with a word
-// about the outcome if that is missing too.
+// Do makes a change between its intent and its outcome. Errors: an ErrNotAudited means that change
+// was not called; an ErrOutcomeLost, that the change was made and only its outcome is missing; any
+// other is that of change, with a word about the outcome if that is missing too.
 func (a *Stream) Do(ctx context.Context, e Entry, change func(context.Context) error) error {
 	id, err := a.Intent(ctx, e)
 	if err != nil {
@@ -203,8 +209,8 @@ func (e Entry) intentProblem() error {
 	return errors.Join(sideProblem("before", e.Before), sideProblem("after", e.After))
 }
 
-// sideProblem is the last gate before a secret would stay in the stream for good: a caller that passes a whole stored
-// record is refused.
+// sideProblem is the last gate before a secret would stay in the stream for good: a caller that
+// passes a whole stored record is refused.
 func sideProblem(side string, data json.RawMessage) error {
 	if len(data) == 0 {
 		return nil
@@ -247,9 +253,10 @@ func namesSecret(word string) bool {
 	return slices.Contains([]string{"secret", "token", "hash", "digest", "pepper"}, word)
 }
 
-// Read returns up to n entries (1 to 1000) after the cursor from, which is empty for the start and else what an
-// earlier Read in the same order returned as next. next is empty at the end. An entry that cannot be read is there
-// with Corrupt set. Errors: ErrCursor; any other means that the store did not answer.
+// Read returns up to n entries (1 to 1000) after the cursor from, which is empty for the start and
+// else what an earlier Read in the same order returned as next. next is empty at the end. An entry
+// that cannot be read is there with Corrupt set. Errors: ErrCursor; any other means that the store
+// did not answer.
 func (a *Stream) Read(ctx context.Context, from string, n int, order Order) (entries []Entry, next string, err error) {
 	n = min(max(n, 1), maxPage)
 	start, end := "-", "+"

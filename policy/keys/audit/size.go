@@ -11,12 +11,13 @@ import (
 	"tollgate/policy/keys"
 )
 
-// The stream is bounded by its entries, so an entry is bounded by its bytes: long lists of addresses in some changes must not
-// fill the store. 100,000 entries of the usual size take about 50 MB, with the largest sides less than 300 MB.
+// The stream is bounded by its entries, so an entry is bounded by its bytes: long lists of
+// addresses in some changes must not fill the store. 100,000 entries of the usual size take about
+// 50 MB, with the largest sides less than 300 MB.
 const (
-	// maxSideBytes is what the record before a change may take, and the one after it. One that is longer loses what its
-	// long lists and texts have beyond keptItems and keptText, and in its place has the size and a sum of the whole, so
-	// that a change of it is still seen.
+	// maxSideBytes is what the record before a change may take, and the one after it. One that is
+	// longer loses what its long lists and texts have beyond keptItems and keptText, and in its
+	// place has the size and a sum of the whole, so that a change of it is still seen.
 	maxSideBytes = 1024
 	keptItems    = 4
 	keptText     = 64
@@ -47,7 +48,8 @@ func fitSide(data json.RawMessage) json.RawMessage {
 			fields[name], fields[name+"_cut"] = short, whole
 		}
 	}
-	// What is still too long has many fields with long values: the longest go whole, but for what it is about.
+	// What is still too long has many fields with long values: the longest go whole, but for what
+	// it is about.
 	largestFirst := slices.SortedFunc(maps.Keys(fields), func(a, b string) int { return len(fields[b]) - len(fields[a]) })
 	for _, name := range largestFirst {
 		if short := asJSON(fields); len(short) <= maxSideBytes {
@@ -66,7 +68,8 @@ func asJSON(v any) json.RawMessage {
 	return data
 }
 
-// shorten returns the beginning of a long list or text, and what the whole was; nil for one that is short.
+// shorten returns the beginning of a long list or text, and what the whole was; nil for one that is
+// short.
 func shorten(value json.RawMessage) (short, whole json.RawMessage) {
 	switch value = bytes.TrimSpace(value); {
 	case len(value) == 0:
@@ -92,7 +95,8 @@ func cutWhole(value json.RawMessage) json.RawMessage {
 	return asJSON(map[string]json.RawMessage{"cut": sumOf(value, len(value))})
 }
 
-// sumOf says what a value was that is not there: of how many items or bytes, and a part of its SHA-256.
+// sumOf says what a value was that is not there: of how many items or bytes, and a part of its
+// SHA-256.
 func sumOf(value []byte, of int) json.RawMessage {
 	sum := sha256.Sum256(value)
 	return asJSON(struct {

@@ -13,7 +13,8 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// A change of a record with very many addresses leaves two short lines, which still tell one list from another.
+// A change of a record with very many addresses leaves two short lines, which still tell one list
+// from another.
 func TestAuditIsBoundedByBytes(t *testing.T) {
 	c := keystest.NewServer(t)
 	ctx, a := t.Context(), New(c, 1000)

@@ -13,7 +13,8 @@ import (
 // opensAfter failures in a row the breaker opens, for 250 ms at a time.
 const opensAfter = 10
 
-// refuses reports whether a breaker that is open, and lets one try now and then, keeps a look-up from the store.
+// refuses reports whether a breaker that is open, and lets one try now and then, keeps a look-up
+// from the store.
 func refuses(t *testing.T, c *Cache, d keys.Digest) bool {
 	t.Helper()
 	for range 5 {

@@ -1,5 +1,5 @@
-// Package cache keeps what a decision needs of keys in memory, and hears from the store when one of them changes. While the
-// store is away it serves what it knows. It also notes which keys are used.
+// Package cache keeps what a decision needs of keys in memory, and hears from the store when one of
+// them changes. While the store is away it serves what it knows. It also notes which keys are used.
 package cache
 
 import (
@@ -26,27 +26,29 @@ type Options struct {
 	Keys    int           // grants at most; default 1,000,000
 	Unknown int           // refused secrets at most, kept apart from grants; default 100,000
 	TTL     time.Duration // how long a lost message can go unnoticed; default 30 s
-	// StaleFor says how long a key of an API may be served while the store does not answer, from when it was last known
-	// to be valid: read, or not changed by any message up to the last one heard; default 5 min.
+	// StaleFor says how long a key of an API may be served while the store does not answer, from
+	// when it was last known to be valid: read, or not changed by any message up to the last one
+	// heard; default 5 min.
 	StaleFor func(api string) time.Duration
-	// UnknownLookups is how many secrets that prove unknown the store is asked about in a second; default 2,000. Each
-	// caller may have a twentieth of it for himself, also when others have used up the whole.
+	// UnknownLookups is how many secrets that prove unknown the store is asked about in a second;
+	// default 2,000. Each caller may have a twentieth of it for himself, also when others have used
+	// up the whole.
 	UnknownLookups int
-	// Timeout bounds the reading of a record; default 80 ms. Keep it below the deadline of a decision, so that a key
-	// that may be served stale still is.
+	// Timeout bounds the reading of a record; default 80 ms. Keep it below the deadline of a
+	// decision, so that a key that may be served stale still is.
 	Timeout time.Duration
 	Breaker *connect.Breaker // around each reading of a node; nil for none
 	Now     func() time.Time // the clock; default: the machine's, monotonic where it matters
-	// Changed is told of each change of a key that arrives, with the time since it was made by the clock of the
-	// store. It must not block.
+	// Changed is told of each change of a key that arrives, with the time since it was made by the
+	// clock of the store. It must not block.
 	Changed func(delay time.Duration)
-	// Server is the name under which this server confirms the changes that it has heard of; "" to confirm none. Longest
-	// says how long it may serve at most what it knows without the store.
+	// Server is the name under which this server confirms the changes that it has heard of; "" to
+	// confirm none. Longest says how long it may serve at most what it knows without the store.
 	Server  string
 	Longest func() time.Duration
 	Log     *slog.Logger // tells when the change stream is lost and back; default: nowhere
-	// Vouch is asked before the store is believed that it has nothing under a Redis key; nil believes it. Its error is what a
-	// look-up returns then, as if the store had not answered.
+	// Vouch is asked before the store is believed that it has nothing under a Redis key; nil
+	// believes it. Its error is what a look-up returns then, as if the store had not answered.
 	Vouch func(ctx context.Context, key string) error
 }
 
@@ -82,18 +84,20 @@ func (o *Options) setDefaults() {
 
 const (
 	defaultKeys = 1_000_000
-	// corruptTTL is short, so that a repaired record works soon, and not zero, so that a broken one is not read at
-	// each request.
+	// corruptTTL is short, so that a repaired record works soon, and not zero, so that a broken one
+	// is not read at each request.
 	corruptTTL = time.Second
 	// maxReads bounds how often a record is read that changes while it is read.
 	maxReads = 3
-	// The shared profiles at most. A profile that was dropped is only no longer shared with new grants.
+	// The shared profiles at most. A profile that was dropped is only no longer shared with new
+	// grants.
 	maxProfiles = 100_000
 )
 
-// Cache keeps grants and refusals of one replica in memory. A change of a key reaches it as a message (Run), a lost
-// message is made good by the TTL, and a lost stream of messages by a new generation: all that is older is read again
-// at its next use. While the store does not answer, known keys are served for StaleFor. It is safe for concurrent use.
+// Cache keeps grants and refusals of one replica in memory. A change of a key reaches it as a
+// message (Run), a lost message is made good by the TTL, and a lost stream of messages by a new
+// generation: all that is older is read again at its next use. While the store does not answer,
+// known keys are served for StaleFor. It is safe for concurrent use.
 type Cache struct {
 	store   *store.Store
 	options Options
@@ -162,8 +166,9 @@ func (c *Cache) now() int64 {
 	return int64(c.options.Now().Sub(c.start))
 }
 
-// Find returns what may be said at once about the secret with the digest d, whatever the key's status: its Grant,
-// ErrUnknown, a *CorruptError, or ErrNotCached when the store has to be asked. It neither waits nor allocates.
+// Find returns what may be said at once about the secret with the digest d, whatever the key's
+// status: its Grant, ErrUnknown, a *CorruptError, or ErrNotCached when the store has to be asked.
+// It neither waits nor allocates.
 func (c *Cache) Find(d keys.Digest) (keys.Grant, error) {
 	if e, shared := c.grants.get(d); e != nil {
 		if age := c.now() - e.at.Load(); e.generation.Load() == c.stream.generation.Load() && age < int64(c.options.TTL) {
@@ -198,17 +203,18 @@ func (c *Cache) Lookup(ctx context.Context, d keys.Digest) (keys.Grant, error) {
 	return c.LookupFor(ctx, d, keys.Caller{})
 }
 
-// LookupFor is Find that asks the store when it has to, once for all that ask at the same time. It waits for that no longer
-// than Timeout, nor past the deadline of ctx; one that is cancelled meanwhile may wait for the reading's end. Errors:
-// ErrUnknown; a *CorruptError; any other, among them ErrBusy and ErrStoreDown, says that the store did not answer and that
-// the key cannot be served without it.
+// LookupFor is Find that asks the store when it has to, once for all that ask at the same time. It
+// waits for that no longer than Timeout, nor past the deadline of ctx; one that is cancelled
+// meanwhile may wait for the reading's end. Errors: ErrUnknown; a *CorruptError; any other, among
+// them ErrBusy and ErrStoreDown, says that the store did not answer and that the key cannot be
+// served without it.
 func (c *Cache) LookupFor(ctx context.Context, d keys.Digest, from keys.Caller) (keys.Grant, error) {
 	g, err := c.Find(d)
 	if err != ErrNotCached {
 		return g, err
 	}
-	// Only secrets that are not known to be a key's are subject to the cap, so that a scan cannot keep a customer's key
-	// from being read again.
+	// Only secrets that are not known to be a key's are subject to the cap, so that a scan cannot
+	// keep a customer's key from being read again.
 	if !c.ours(d) && !c.callers.may(from, c.now()) {
 		c.counts.busy.Add(1)
 		return keys.Grant{}, keys.ErrBusy
@@ -226,8 +232,8 @@ func (c *Cache) LookupFor(ctx context.Context, d keys.Digest, from keys.Caller) 
 	return keys.Grant{}, err
 }
 
-// loadOnce calls load, once for all that ask at the same time. Where it ends before ctx does, which is the rule, the first
-// of them calls it himself, which saves a goroutine.
+// loadOnce calls load, once for all that ask at the same time. Where it ends before ctx does, which
+// is the rule, the first of them calls it himself, which saves a goroutine.
 func (c *Cache) loadOnce(ctx context.Context, d keys.Digest, from keys.Caller) (keys.Grant, error) {
 	load := func() (any, error) { return c.load(d, from) }
 	if end, ok := ctx.Deadline(); ctx.Err() == nil && (!ok || time.Until(end) > c.options.Timeout) {
@@ -251,7 +257,8 @@ func (c *Cache) ours(d keys.Digest) bool {
 	return r != nil && r.err == ErrNotCached
 }
 
-// load reads a record for a caller and keeps what it says. It takes no longer than the time of a reading.
+// load reads a record for a caller and keeps what it says. It takes no longer than the time of a
+// reading.
 func (c *Cache) load(d keys.Digest, from keys.Caller) (g keys.Grant, err error) {
 	// The reading that the caller just missed may have ended meanwhile.
 	if g, err = c.Find(d); err != ErrNotCached {
@@ -300,8 +307,8 @@ func (c *Cache) read(ctx context.Context, d keys.Digest, anew bool) store.Lookup
 	return c.store.LookupMany(ctx, []store.LookupRequest{o}, c.options.Breaker)[0]
 }
 
-// vouched is what a reading said, unless that counts for nothing. Of a cluster the node that has the record may have been
-// emptied, and not the one that leads to it.
+// vouched is what a reading said, unless that counts for nothing. Of a cluster the node that has
+// the record may have been emptied, and not the one that leads to it.
 func (c *Cache) vouched(ctx context.Context, r store.LookupResult) store.LookupResult {
 	if c.options.Vouch == nil || r.Absent == "" {
 		return r
@@ -312,8 +319,8 @@ func (c *Cache) vouched(ctx context.Context, r store.LookupResult) store.LookupR
 	return r
 }
 
-// StoreEmptied has every key read again at its next use: until the store knows it again, it is served no longer than while
-// the store is away.
+// StoreEmptied has every key read again at its next use: until the store knows it again, it is
+// served no longer than while the store is away.
 func (c *Cache) StoreEmptied() { c.newGeneration() }
 
 // profile returns the profile of k, which it shares with other keys.
@@ -327,8 +334,9 @@ func (c *Cache) profile(k *keys.Key) *keys.Profile {
 	return made
 }
 
-// keep stores what a reading found that began at a moment of a generation, and returns it if it is a grant, unless a
-// message about the digest came after the reading began: then what was read may be older than the change.
+// keep stores what a reading found that began at a moment of a generation, and returns it if it is
+// a grant, unless a message about the digest came after the reading began: then what was read may
+// be older than the change.
 func (c *Cache) keep(f *fence, changes uint64, d keys.Digest, r store.LookupResult, at int64, generation uint32) (g keys.Grant, kept bool) {
 	if r.Key != nil {
 		g = *keys.NewGrantOf(r.Key, c.profile(r.Key))
@@ -379,7 +387,8 @@ func (c *Cache) forget(d keys.Digest) {
 	c.flights.Forget(string(d[:]))
 }
 
-// fence returns the fence of d. Digests that share one cost each other a second reading now and then.
+// fence returns the fence of d. Digests that share one cost each other a second reading now and
+// then.
 func (c *Cache) fence(d keys.Digest) *fence { return &c.fences[d[0]] }
 
 func (f *fence) current() uint64 {

@@ -90,7 +90,8 @@ func watched(c redis.UniversalClient) *spy {
 	return s
 }
 
-// change writes the record, and with a message publishes it in the same step, as every script that changes a key does.
+// change writes the record, and with a message publishes it in the same step, as every script that
+// changes a key does.
 func change(t *testing.T, c redis.UniversalClient, k *keys.Key, published bool) {
 	t.Helper()
 	scratch := keystest.NewEmbedded(t)
@@ -273,7 +274,8 @@ func TestReadingThatIsAlwaysOvertakenIsNotKept(t *testing.T) {
 	}
 }
 
-// A reading that began before a generation must be repeated at the next use, though no message named its key.
+// A reading that began before a generation must be repeated at the next use, though no message
+// named its key.
 func TestReadingFromBeforeAGeneration(t *testing.T) {
 	client := keystest.NewEmbedded(t)
 	c, _ := newTestCache(client)
@@ -364,7 +366,8 @@ func TestStaleKeyDoesNotWaitLongerThanItsCaller(t *testing.T) {
 	if _, err := c.Lookup(ctx, keys.Digest{9}); !errors.Is(err, context.Canceled) {
 		t.Errorf("other secret: %v", err)
 	}
-	// The reading has its own time, and then the key is served although the caller would wait longer.
+	// The reading has its own time, and then the key is served although the caller would wait
+	// longer.
 	if g, err := c.Lookup(t.Context(), k.Digest); err != nil || g.Status != keys.Active {
 		t.Errorf("known key: %+v, %v", g, err)
 	}
@@ -602,8 +605,8 @@ func TestFindDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// filled returns a cache with n keys as customers have them: ids of 20 bytes, a name, a team for each ten keys, a
-// scope list, an address for one key in ten, and the digests in order.
+// filled returns a cache with n keys as customers have them: ids of 20 bytes, a name, a team for
+// each ten keys, a scope list, an address for one key in ten, and the digests in order.
 func filled(n int) *Cache {
 	c := New(nil, Options{Keys: n})
 	for i := range n {

@@ -8,7 +8,8 @@ import (
 	"tollgate/policy/keys"
 )
 
-// cached is a Grant as the cache keeps it: without pointers, see clockCache. What it refers to is in the sharedValues of its block.
+// cached is a Grant as the cache keeps it: without pointers, see clockCache. What it refers to is
+// in the sharedValues of its block.
 type cached struct {
 	end     int64
 	created uint32
@@ -27,8 +28,9 @@ type cached struct {
 	anchorDay                     int8
 }
 
-// sharedValues are what the grants of one block refer to. One writer at a time adds; readers take no lock, because what a grant
-// that they have found refers to was there before it and never changes.
+// sharedValues are what the grants of one block refer to. One writer at a time adds; readers take
+// no lock, because what a grant that they have found refers to was there before it and never
+// changes.
 type sharedValues struct {
 	first    atomic.Pointer[byte] // of the texts
 	texts    []byte               // known to the writer only

@@ -17,7 +17,8 @@ import (
 
 const maxName = 128 // bytes, of a name or a team
 
-// likeNoOther returns a key by its number: its texts have many lengths, and it shares its profile with some others.
+// likeNoOther returns a key by its number: its texts have many lengths, and it shares its profile
+// with some others.
 func likeNoOther(i int) *keys.Key {
 	return keystest.Sample(func(k *keys.Key) {
 		k.ID, k.Digest = fmt.Sprintf("key_%d", i+1000), digestOf(i)
@@ -38,7 +39,8 @@ func checkGrant(t interface{ Errorf(string, ...any) }, g keys.Grant, i int) {
 	}
 }
 
-// What is kept is found as it was put, whatever comes and goes around it, and moves from block to block.
+// What is kept is found as it was put, whatever comes and goes around it, and moves from block to
+// block.
 func TestCachedGrants(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := New(nil, Options{Keys: 3_000, TTL: time.Hour})
@@ -73,7 +75,8 @@ func TestCachedGrants(t *testing.T) {
 	})
 }
 
-// Who looks meets each key's own grant at any moment: while others are put, forgotten and dropped for room.
+// Who looks meets each key's own grant at any moment: while others are put, forgotten and dropped
+// for room.
 func TestCachedGrantsUnderContention(t *testing.T) {
 	const all, most, readers, changes = 1_500, 1_000, 3, 30_000
 	c := New(nil, Options{Keys: most, TTL: time.Hour})

@@ -9,21 +9,23 @@ import (
 )
 
 const (
-	// ownPart is the part of the look-ups in vain that each caller has for himself, whatever others do.
+	// ownPart is the part of the look-ups in vain that each caller has for himself, whatever others
+	// do.
 	ownPart = 20
-	// ceiling is how many times the whole their own parts can make, so that guesses from ever new addresses cost the store
-	// no more than is known.
+	// ceiling is how many times the whole their own parts can make, so that guesses from ever new
+	// addresses cost the store no more than is known.
 	ceiling = 16
-	// A caller has a counter in each row, and shares each with others. He is held to have used up his part only if all
-	// are used up, so that many who guess leave one for nearly everybody else.
+	// A caller has a counter in each row, and shares each with others. He is held to have used up
+	// his part only if all are used up, so that many who guess leave one for nearly everybody else.
 	callerRows = 4
 	rowShares  = 1 << 13
 )
 
-// callers bound how many secrets the store is asked about in vain. Nobody knows before whether a secret is unknown, so
-// only an answer counts, and then only if it was in vain: the keys of customers cost nothing, also when they all come at
-// once to a new replica. Whoever guesses uses up his own part and what others leave of the whole, and nothing of theirs.
-// What is counted has a fixed size.
+// callers bound how many secrets the store is asked about in vain. Nobody knows before whether a
+// secret is unknown, so only an answer counts, and then only if it was in vain: the keys of
+// customers cost nothing, also when they all come at once to a new replica. Whoever guesses uses up
+// his own part and what others leave of the whole, and nothing of theirs. What is counted has a
+// fixed size.
 type callers struct {
 	own, whole float64 // look-ups in vain a second
 	seed       maphash.Seed
@@ -47,7 +49,8 @@ func (s *spent) now(now int64, rate float64) float64 {
 	return max(s.n-float64(now-s.at)*rate/1e9, 0)
 }
 
-// add counts one. What is under way at the same time can go over the rate, and is made good in the second after.
+// add counts one. What is under way at the same time can go over the rate, and is made good in the
+// second after.
 func (s *spent) add(now int64, rate float64) {
 	s.n, s.at = min(s.now(now, rate)+1, 2*rate), now
 }

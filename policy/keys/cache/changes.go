@@ -57,7 +57,8 @@ func (c *Cache) Stream() StreamStatus {
 	return s
 }
 
-// Run listens to the changes until ctx ends, and connects again when the stream is lost. It is called once.
+// Run listens to the changes until ctx ends, and connects again when the stream is lost. It is
+// called once.
 func (c *Cache) Run(ctx context.Context) {
 	ticks, stop := c.stream.ticks()
 	defer stop()
@@ -112,8 +113,8 @@ func (c *Cache) listen(ctx context.Context, ticks <-chan time.Time) error {
 	defer c.stream.listening.Store(false)
 
 	ended := make(chan error, 1)
-	// The reader does nothing but read and apply. The embedded store waits for its subscribers, so one that
-	// published and waited for the reply would wait for itself.
+	// The reader does nothing but read and apply. The embedded store waits for its subscribers, so
+	// one that published and waited for the reply would wait for itself.
 	reader.Go(func() { ended <- c.receive(ctx, sub) })
 	var said confirming
 	for {
@@ -153,7 +154,8 @@ func (c *Cache) receive(ctx context.Context, sub *store.ChangeStream) error {
 	}
 }
 
-// publishHeartbeat proves to all replicas that messages arrive. Its failure needs no word: nothing will be heard.
+// publishHeartbeat proves to all replicas that messages arrive. Its failure needs no word: nothing
+// will be heard.
 func (c *Cache) publishHeartbeat(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()

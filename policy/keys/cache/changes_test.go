@@ -320,8 +320,8 @@ func TestStartWithoutStore(t *testing.T) {
 	}
 }
 
-// One server, three replicas with a client and a load each, 200 revocations. The load leaves a
-// part of the processors free: what is measured is the way of a message, not the queue for a processor.
+// One server, three replicas with a client and a load each, 200 revocations. The load leaves a part
+// of the processors free: what is measured is the way of a message, not the queue for a processor.
 func TestRevocationUnderLoad(t *testing.T) {
 	const replicas, revocations, most = 3, 200, 100 * time.Millisecond
 	if testing.Short() {

@@ -16,12 +16,13 @@ const (
 	blockSlots = 64
 )
 
-// clockCache keeps a bounded number of values by digest, and drops those that were not read lately when it is full (CLOCK, also
-// called second chance). It is safe for concurrent use; readers take no lock, unless the part they look in is being moved.
+// clockCache keeps a bounded number of values by digest, and drops those that were not read lately
+// when it is full (CLOCK, also called second chance). It is safe for concurrent use; readers take
+// no lock, unless the part they look in is being moved.
 //
-// Values lie in blocks and are named by numbers. So the garbage collector, which follows each pointer several times a
-// minute, has nothing to do with a million of them if V holds no pointer. What values of one block refer to, and may share,
-// is in S, which the block has once.
+// Values lie in blocks and are named by numbers. So the garbage collector, which follows each
+// pointer several times a minute, has nothing to do with a million of them if V holds no pointer.
+// What values of one block refer to, and may share, is in S, which the block has once.
 type clockCache[V, S any] struct {
 	most   int64
 	seed   maphash.Seed
@@ -48,7 +49,8 @@ type clockShard[V, S any] struct {
 	_       [64]byte // keeps the shards out of each other's cache lines
 }
 
-// block is where values lie. A slot is used once, so what a reader has found stays what it is, for as long as he keeps it.
+// block is where values lie. A slot is used once, so what a reader has found stays what it is, for
+// as long as he keeps it.
 type block[V, S any] struct {
 	filled atomic.Uint32 // the slots before it are written
 	live   uint64        // of them, those in a chain
@@ -56,8 +58,8 @@ type block[V, S any] struct {
 	slots  [blockSlots]slot[V] // last: the collector does not look behind the last pointer
 }
 
-// slot is one value in a clockCache, and its place. One that was taken out still leads to what came after it, so that readers
-// who stand there go on.
+// slot is one value in a clockCache, and its place. One that was taken out still leads to what came
+// after it, so that readers who stand there go on.
 type slot[V any] struct {
 	key   keys.Digest
 	value V
@@ -88,8 +90,8 @@ func chain(heads []atomic.Uint32, hash uint64) *atomic.Uint32 {
 	return &heads[hash/clockShards&uint64(len(heads)-1)]
 }
 
-// get returns the value of the key and what its block's values share, or nil and nil, and notes that it was read. What it returns
-// stays as it is, but for what is atomic in V.
+// get returns the value of the key and what its block's values share, or nil and nil, and notes
+// that it was read. What it returns stays as it is, but for what is atomic in V.
 func (c *clockCache[V, S]) get(key keys.Digest) (*V, *S) {
 	h := c.hash(&key)
 	s := c.shard(h)
@@ -113,8 +115,8 @@ func (c *clockCache[V, S]) peek(key keys.Digest) (*V, *S) {
 	return nil, nil
 }
 
-// look is find without the lock. Where slots went to other chains or blocks meanwhile, which can hide what is there, it takes
-// the lock and looks again.
+// look is find without the lock. Where slots went to other chains or blocks meanwhile, which can
+// hide what is there, it takes the lock and looks again.
 func (s *clockShard[V, S]) look(h uint64, key *keys.Digest) (*block[V, S], *slot[V]) {
 	moves := s.moves.Load()
 	_, b, d := s.find(h, key)
@@ -126,7 +128,8 @@ func (s *clockShard[V, S]) look(h uint64, key *keys.Digest) (*block[V, S], *slot
 	return b, d
 }
 
-// find returns the slot of the key with its block and what names it, or nil and the end of its chain.
+// find returns the slot of the key with its block and what names it, or nil and the end of its
+// chain.
 func (s *clockShard[V, S]) find(h uint64, key *keys.Digest) (at *atomic.Uint32, b *block[V, S], d *slot[V]) {
 	at = chain(*s.heads.Load(), h)
 	for {
@@ -138,7 +141,8 @@ func (s *clockShard[V, S]) find(h uint64, key *keys.Digest) (at *atomic.Uint32, 
 	}
 }
 
-// slot returns a slot by its number, and its block; nil for 0, and where a reader is overtaken and it is not written.
+// slot returns a slot by its number, and its block; nil for 0, and where a reader is overtaken and
+// it is not written.
 func (s *clockShard[V, S]) slot(n uint32) (*block[V, S], *slot[V]) {
 	if n == 0 {
 		return nil, nil
@@ -151,8 +155,8 @@ func (s *clockShard[V, S]) slot(n uint32) (*block[V, S], *slot[V]) {
 	return b, &b.slots[i]
 }
 
-// put keeps a value, which fill writes to an empty place, instead of what the key had. It counts as not read yet, so that
-// many new values that come once do not push out those that are in use.
+// put keeps a value, which fill writes to an empty place, instead of what the key had. It counts as
+// not read yet, so that many new values that come once do not push out those that are in use.
 func (c *clockCache[V, S]) put(key keys.Digest, fill func(*V, *S)) {
 	h := c.hash(&key)
 	c.write(h, &key, fill)
@@ -248,7 +252,8 @@ func (s *clockShard[V, S]) link(h uint64, n uint32, d *slot[V]) {
 	s.enter(head, n)
 }
 
-// replace puts a new slot into the place of an old one, which at names. Readers find the one or the other.
+// replace puts a new slot into the place of an old one, which at names. Readers find the one or the
+// other.
 func (s *clockShard[V, S]) replace(at *atomic.Uint32, n uint32, d, old *slot[V]) {
 	d.next.Store(old.next.Load())
 	d.read.Store(old.read.Load())
@@ -300,7 +305,8 @@ func (c *clockCache[V, S]) tidy(s *clockShard[V, S]) {
 	}
 }
 
-// widen doubles the number of chains where they have become long. The chains are at no time circular, so readers end.
+// widen doubles the number of chains where they have become long. The chains are at no time
+// circular, so readers end.
 func (c *clockCache[V, S]) widen(s *clockShard[V, S]) {
 	old := *s.heads.Load()
 	if s.count <= len(old) {
@@ -322,7 +328,8 @@ func (c *clockCache[V, S]) widen(s *clockShard[V, S]) {
 	}
 }
 
-// drop makes room in a shard: it takes out the first value but that of keep that was not read since the hand came by.
+// drop makes room in a shard: it takes out the first value but that of keep that was not read since
+// the hand came by.
 func (c *clockCache[V, S]) drop(s *clockShard[V, S], keep *keys.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -109,8 +109,8 @@ func TestSmallClock(t *testing.T) {
 	}
 }
 
-// Readers meet replacements, deletions and drops at any moment, and never see another key's value, or nothing where a
-// value is being replaced. What was deleted is not found.
+// Readers meet replacements, deletions and drops at any moment, and never see another key's value,
+// or nothing where a value is being replaced. What was deleted is not found.
 func TestClockUnderContention(t *testing.T) {
 	const keys, readers, rounds = 500, 4, 400
 	c := newTestClock(keys)
@@ -206,7 +206,8 @@ func TestClockAccounts(t *testing.T) {
 	}
 }
 
-// Values that come and go leave no memory behind, whatever stays: blocks that are half empty are emptied.
+// Values that come and go leave no memory behind, whatever stays: blocks that are half empty are
+// emptied.
 func TestClockFreesBlocks(t *testing.T) {
 	const values, stays = 20_000, 1_000
 	c := newTestClock(values + stays)

@@ -18,7 +18,8 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// A secret that an emptied store does not know is not refused, and a key in memory goes on like while the store is away.
+// A secret that an emptied store does not know is not refused, and a key in memory goes on like
+// while the store is away.
 func TestCacheOfAnEmptiedStore(t *testing.T) {
 	acl := connect.ServerACL()
 	acl.Commands = append(acl.Commands, "smembers") // for the operator, who accepts

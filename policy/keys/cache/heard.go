@@ -19,8 +19,8 @@ type confirming struct {
 	failed bool
 }
 
-// hearOf notes that a change was heard of, and has it said. The latest is the one that came last: a clock of the store that
-// was ahead for a while must not confirm what comes after.
+// hearOf notes that a change was heard of, and has it said. The latest is the one that came last: a
+// clock of the store that was ahead for a while must not confirm what comes after.
 func (c *Cache) hearOf(made time.Time) {
 	if !made.IsZero() {
 		c.stream.latest.Store(made.UnixMilli())
@@ -64,7 +64,8 @@ func (c *Cache) confirm(ctx context.Context, s *confirming) {
 	s.failed = err != nil
 }
 
-// storeTime returns the time of the store, where changes are confirmed by it. Without it the server has heard of nothing.
+// storeTime returns the time of the store, where changes are confirmed by it. Without it the server
+// has heard of nothing.
 func (c *Cache) storeTime(ctx context.Context) time.Time {
 	if c.options.Server == "" {
 		return time.Time{}

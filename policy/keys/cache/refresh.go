@@ -10,13 +10,13 @@ import (
 )
 
 const (
-	// A grant that is used in the last quarter of its TTL is read again before it ends, so that no request waits for
-	// a key in use.
+	// A grant that is used in the last quarter of its TTL is read again before it ends, so that no
+	// request waits for a key in use.
 	refreshPart = 4
 	// refreshGather is how long such readings are gathered for one round trip.
 	refreshGather = 50 * time.Millisecond
-	// maxRefreshBatch bounds one round trip, maxRefreshes what waits. A grant for which there is no room is read when
-	// it is too old.
+	// maxRefreshBatch bounds one round trip, maxRefreshes what waits. A grant for which there is no
+	// room is read when it is too old.
 	maxRefreshBatch = 64
 	maxRefreshes    = 8192
 )
@@ -61,7 +61,8 @@ func (c *Cache) refreshAll() {
 	}
 }
 
-// refresh reads grants again in one round trip. What the store does not say now is asked again when it is too old.
+// refresh reads grants again in one round trip. What the store does not say now is asked again when
+// it is too old.
 func (c *Cache) refresh(batch []store.LookupRequest) {
 	changes := make([]uint64, len(batch))
 	for i, o := range batch {

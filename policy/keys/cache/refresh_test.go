@@ -30,7 +30,8 @@ func gathered(client redis.UniversalClient) (c *Cache, clock *keystest.Clock, re
 	}
 }
 
-// A key in use is read again in the last quarter of its TTL, with the others, and never at the cost of a request.
+// A key in use is read again in the last quarter of its TTL, with the others, and never at the cost
+// of a request.
 func TestKeysInUseAreReadAhead(t *testing.T) {
 	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		c, clock, read := gathered(client)
@@ -173,8 +174,8 @@ func (l loses) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	}
 }
 
-// A reading ahead that fails leaves its key as it was, and the others of its trip are kept. Only a trip that says nothing
-// counts with the breaker.
+// A reading ahead that fails leaves its key as it was, and the others of its trip are kept. Only a
+// trip that says nothing counts with the breaker.
 func TestReadAheadThatFailsFailsAlone(t *testing.T) {
 	client := keystest.NewEmbedded(t)
 	c, clock, read := gathered(client)
@@ -244,8 +245,8 @@ func TestReadingsAheadAreBounded(t *testing.T) {
 	}
 }
 
-// A record that is as it was keeps its grant; one that differs, or whose grant was dropped meanwhile, is decoded again, also
-// where no message told.
+// A record that is as it was keeps its grant; one that differs, or whose grant was dropped
+// meanwhile, is decoded again, also where no message told.
 func TestUnchangedRecordKeepsItsGrant(t *testing.T) {
 	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		c, clock := newTestCache(client)
@@ -292,7 +293,8 @@ func TestUnchangedRecordKeepsItsGrant(t *testing.T) {
 	})
 }
 
-// A message that overtakes a reading of an unchanged record wins, and a reading ahead that was overtaken can be made again.
+// A message that overtakes a reading of an unchanged record wins, and a reading ahead that was
+// overtaken can be made again.
 func TestOvertakenReadAhead(t *testing.T) {
 	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		c, clock, read := gathered(client)

@@ -6,12 +6,13 @@ import (
 	"time"
 )
 
-// maxHeartbeats bounds the generations whose last heartbeat is remembered. A key that is older than all of them is stale from
-// the moment at which it was read.
+// maxHeartbeats bounds the generations whose last heartbeat is remembered. A key that is older than
+// all of them is stale from the moment at which it was read.
 const maxHeartbeats = 256
 
-// heartbeats remember when a message was last heard in each of the latest generations. Until then no change was missed, so a
-// key that was read in that generation was valid then. Later generations say nothing about it, until it is read again.
+// heartbeats remember when a message was last heard in each of the latest generations. Until then
+// no change was missed, so a key that was read in that generation was valid then. Later generations
+// say nothing about it, until it is read again.
 type heartbeats struct {
 	mu     sync.Mutex
 	latest []lastHeartbeat // ascending by generation
@@ -55,9 +56,10 @@ func (c *Cache) hear() {
 	c.stream.heartbeats.note(c.stream.generation.Load(), now)
 }
 
-// validAt returns when a grant was last known to be what the store says: when it was read, or later when something was
-// heard in the same generation. In a cluster a heartbeat that comes from one node does not prove that another one, which
-// has the key, is there to be heard: it counts for the TTL of the grant.
+// validAt returns when a grant was last known to be what the store says: when it was read, or later
+// when something was heard in the same generation. In a cluster a heartbeat that comes from one
+// node does not prove that another one, which has the key, is there to be heard: it counts for the
+// TTL of the grant.
 func (c *Cache) validAt(e *cached) int64 {
 	read := e.at.Load()
 	heard := c.stream.heartbeats.of(e.generation.Load())

@@ -73,8 +73,8 @@ func TestStaleFromTheOutage(t *testing.T) {
 	}
 }
 
-// A key that is revoked while the store is away from this server is refused in time, however often the stream comes back:
-// a stream without an answer about the key says nothing about it.
+// A key that is revoked while the store is away from this server is refused in time, however often
+// the stream comes back: a stream without an answer about the key says nothing about it.
 func TestReconnectsRenewNothing(t *testing.T) {
 	client := keystest.NewServer(t)
 	admin := keystest.Administrator(t, client)

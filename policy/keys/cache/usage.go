@@ -12,8 +12,8 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// Toucher writes when keys were last used: Store, for all but tests. Of two uses of one key in a call the later one
-// counts. It keeps nothing of uses.
+// Toucher writes when keys were last used: Store, for all but tests. Of two uses of one key in a
+// call the later one counts. It keeps nothing of uses.
 type Toucher interface {
 	Touch(ctx context.Context, uses []store.Use) error
 }
@@ -29,8 +29,9 @@ const (
 // ageDays are the upper bounds of the ages that Usage counts keys by, in days.
 func ageDays() [6]float64 { return [6]float64{7, 30, 60, 90, 180, 365} }
 
-// Ages counts keys by the time since they were created: each key once for each note of its use. A key whose record came
-// into the cache anew after it was noted is noted, and so counted, again in the same minute.
+// Ages counts keys by the time since they were created: each key once for each note of its use. A
+// key whose record came into the cache anew after it was noted is noted, and so counted, again in
+// the same minute.
 type Ages struct {
 	Count   uint64             // keys whose age is known
 	Days    float64            // the sum of their ages
@@ -65,9 +66,9 @@ func (a *ages) sum() Ages {
 	return out
 }
 
-// Usage notes which keys are used and writes that to the store once a minute, never while a request waits. A key is
-// written once a minute, or again with its later use if its record came into the cache anew. It is safe for concurrent
-// use.
+// Usage notes which keys are used and writes that to the store once a minute, never while a request
+// waits. A key is written once a minute, or again with its later use if its record came into the
+// cache anew. It is safe for concurrent use.
 type Usage struct {
 	store  Toucher
 	most   int
@@ -88,8 +89,8 @@ type note struct {
 	second int64 // Unix
 }
 
-// NewUsage returns a Usage that keeps at most most notes until they are written, 1,000,000 if most is 0; the oldest
-// are dropped for newer ones. now is the clock.
+// NewUsage returns a Usage that keeps at most most notes until they are written, 1,000,000 if most
+// is 0; the oldest are dropped for newer ones. now is the clock.
 func NewUsage(store Toucher, most int, now func() time.Time) *Usage {
 	if most <= 0 {
 		most = defaultKeys
@@ -103,7 +104,8 @@ func NewUsage(store Toucher, most int, now func() time.Time) *Usage {
 	return u
 }
 
-// Note notes that the key is used now. All but the first call of a minute for a Grant do nearly nothing.
+// Note notes that the key is used now. All but the first call of a minute for a Grant do nearly
+// nothing.
 func (u *Usage) Note(g *keys.Grant) {
 	if g.Noted.Load() == u.period.Load() {
 		return
@@ -145,8 +147,8 @@ func (u *Usage) Ages() map[string]Ages {
 	return out
 }
 
-// Run writes what was noted once a minute, and once more when ctx ends. failed, which may be nil, is told what could
-// not be written; that is tried again.
+// Run writes what was noted once a minute, and once more when ctx ends. failed, which may be nil,
+// is told what could not be written; that is tried again.
 func (u *Usage) Run(ctx context.Context, failed func(error)) {
 	ticks, stop := u.ticks()
 	defer stop()
@@ -188,9 +190,10 @@ func (u *Usage) flush(ctx context.Context) error {
 	return nil
 }
 
-// putBack keeps what could not be written for the next time, before what was noted meanwhile: only the last note of each
-// key, so that keys which are used every minute do not fill it while the store is away. The ids are cloned, because they
-// would keep the texts of keys that have left the cache.
+// putBack keeps what could not be written for the next time, before what was noted meanwhile: only
+// the last note of each key, so that keys which are used every minute do not fill it while the
+// store is away. The ids are cloned, because they would keep the texts of keys that have left the
+// cache.
 func (u *Usage) putBack(unwritten []note) {
 	last := make(map[string]int, len(unwritten))
 	for i, use := range unwritten {

@@ -109,7 +109,8 @@ func TestUsageTriesAgain(t *testing.T) {
 	}
 }
 
-// unsteady is a store that at one call writes a part only, and where keys are used while it is called.
+// unsteady is a store that at one call writes a part only, and where keys are used while it is
+// called.
 type unsteady struct {
 	t      *rapid.T
 	told   map[string]time.Time
@@ -143,8 +144,9 @@ func (s *unsteady) Touch(_ context.Context, uses []store.Use) error {
 	return nil
 }
 
-// Over writings that fail and that do not, each key is at the end written with its newest use, if that is one of the
-// newest notes that there is room for; and nothing newer is overwritten by something older.
+// Over writings that fail and that do not, each key is at the end written with its newest use, if
+// that is one of the newest notes that there is room for; and nothing newer is overwritten by
+// something older.
 func TestUsageWritesTheNewestUse(t *testing.T) {
 	const inUse = 5_000
 	kinds := make([]*keys.Key, inUse)

@@ -18,8 +18,9 @@ import (
 	"tollgate/policy/keys/strictyaml"
 )
 
-// Fields is a key in the words of the keys file, of which JSON Lines, CSV and Export use the same. What is empty is not
-// given. It redacts its secret and hash wherever it is printed, and only json.Marshal writes them.
+// Fields is a key in the words of the keys file, of which JSON Lines, CSV and Export use the same.
+// What is empty is not given. It redacts its secret and hash wherever it is printed, and only
+// json.Marshal writes them.
 type Fields struct {
 	ID          string   `json:"id,omitempty"`
 	API         string   `json:"api,omitempty"`
@@ -128,8 +129,8 @@ func jsonProblem(err error) error {
 	return errors.New("not JSON")
 }
 
-// Entry reads the texts. It checks only what has no place in a Key, because Import first fills in what is missing.
-// Errors are a *FieldError.
+// Entry reads the texts. It checks only what has no place in a Key, because Import first fills in
+// what is missing. Errors are a *FieldError.
 func (f *Fields) Entry() (Entry, error) {
 	k := keys.Key{
 		ID: f.ID, API: f.API, Team: f.Team, Name: f.Name, Note: f.Note, Environment: f.Environment, Plan: f.Plan,
@@ -180,9 +181,10 @@ func (f *Fields) credential(k keys.Key) (Entry, error) {
 	return Entry{}, &keys.FieldError{Field: "secret", Problem: "is missing, and so is hash; give one of the two"}
 }
 
-// ParseItem reads YAML with items of the list of a keys file ("- id: …"), or a whole one, of which line is the first
-// line. Unlike ParseFile it checks each item only for itself, and does not mind missing fields. take gets the line of
-// each item, and either what it says or what is wrong with it, without a secret; it returns false to stop.
+// ParseItem reads YAML with items of the list of a keys file ("- id: …"), or a whole one, of which
+// line is the first line. Unlike ParseFile it checks each item only for itself, and does not mind
+// missing fields. take gets the line of each item, and either what it says or what is wrong with
+// it, without a secret; it returns false to stop.
 func ParseItem(text string, line int, take func(line int, e Entry, err error) bool) {
 	p := &fileReader{ids: map[string]place{}, secrets: map[string]owner{}}
 	list, err := p.items(text, line)

@@ -73,7 +73,8 @@ func TestFieldsHideSecrets(t *testing.T) {
 	}
 }
 
-// Items are read each for itself, whether a whole file or a part of its list; what is wrong with one stops nothing.
+// Items are read each for itself, whether a whole file or a part of its list; what is wrong with
+// one stops nothing.
 func TestParseItem(t *testing.T) {
 	const items = "- {id: key_abcd, name: n, weak: true, secret: " + testSecret + "}\n- {id: key_abce, weak: 5}\n- {scopes: [], hash: " + testHash + "}\n"
 	for _, text := range []string{items, "keys:\n" + items} {

@@ -1,5 +1,6 @@
-// Package keyfile has the keys file: its words, and how keys are read from and written to them. Package transfer reads the
-// same words as JSON Lines and CSV, and other systems' files; what it hands on is a Record.
+// Package keyfile has the keys file: its words, and how keys are read from and written to them.
+// Package transfer reads the same words as JSON Lines and CSV, and other systems' files; what it
+// hands on is a Record.
 package keyfile
 
 import (
@@ -49,8 +50,9 @@ func (e Entry) LogValue() slog.Value { return slog.StringValue(e.String()) }
 // MarshalText encodes String. It never fails.
 func (e Entry) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
 
-// ParseFile reads a keys file: strict YAML with one list, keys. Name is only for error texts. The error joins up to
-// 10 lines "name:line:col: what", in the order of the file; no line holds a secret or a hash.
+// ParseFile reads a keys file: strict YAML with one list, keys. Name is only for error texts. The
+// error joins up to 10 lines "name:line:col: what", in the order of the file; no line holds a
+// secret or a hash.
 func ParseFile(name string, data []byte) ([]Entry, error) {
 	p := &fileReader{name: name, ids: map[string]place{}, secrets: map[string]owner{}}
 	p.read(strings.TrimPrefix(string(data), "\ufeff"))
@@ -128,8 +130,8 @@ func (p *fileReader) read(text string) {
 	p.each(list, "keys", func(_ int, v ast.Node) { p.entry(v) })
 }
 
-// fileBounds is what a keys file, or a part of one, may have: no key nests deeper than its limits, and a word or sign is
-// some bytes long.
+// fileBounds is what a keys file, or a part of one, may have: no key nests deeper than its limits,
+// and a word or sign is some bytes long.
 func fileBounds(text string) strictyaml.Bounds {
 	const depth, most = 16, 2 << 20
 	return strictyaml.Bounds{Bytes: maxFileBytes, Depth: depth, Tokens: min(100_000+len(text)/4, most), Twice: true}
@@ -173,7 +175,8 @@ func (p *fileReader) fields(n ast.Node, what string, set func(field string, v as
 	}
 }
 
-// each calls take for each item of the list n until the file has too many errors; it reports whether it saw them all.
+// each calls take for each item of the list n until the file has too many errors; it reports
+// whether it saw them all.
 func (p *fileReader) each(n ast.Node, what string, take func(i int, v ast.Node)) bool {
 	list, ok := n.(*ast.SequenceNode)
 	if !ok {
@@ -469,7 +472,8 @@ func firstInvalid(text string) (place, bool) {
 	return at, true
 }
 
-// nodePlace is where a reader sees the node begin: for a block mapping the parser itself points at its first colon.
+// nodePlace is where a reader sees the node begin: for a block mapping the parser itself points at
+// its first colon.
 func nodePlace(n ast.Node) place {
 	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 {
 		return nodePlace(m.Values[0].Key)

@@ -92,7 +92,8 @@ func TestAnchorDayDefaultsToTheDayOfCreationInUTC(t *testing.T) {
 	}
 }
 
-// one is a file with one key in flow form: more stands before its closing brace and starts in column 73.
+// one is a file with one key in flow form: more stands before its closing brace and starts in
+// column 73.
 func one(more string) string {
 	return "keys:\n- {id: key_abcd, api: a, name: n, secret: " + testSecret + more + "}\n"
 }
@@ -313,7 +314,8 @@ func FuzzParseFile(f *testing.F) {
 	})
 }
 
-// The file form in the documentation of the package must stay readable from disk, with its name in errors.
+// The file form in the documentation of the package must stay readable from disk, with its name in
+// errors.
 func TestParseFileNamesTheFile(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "keys.yaml")
 	if err := os.WriteFile(name, []byte("keys: 5\n"), 0o600); err != nil {

@@ -69,7 +69,8 @@ func yamlNumber(n int64) string {
 	return strconv.FormatInt(n, 10)
 }
 
-// yamlText writes what cannot be mistaken for anything else without quotes, because that is how people write it.
+// yamlText writes what cannot be mistaken for anything else without quotes, because that is how
+// people write it.
 func yamlText(s string) string {
 	words := []string{"true", "false", "null", "yes", "no", "on", "off", "y", "n", "nan", "inf"}
 	letter := func(s string) bool { return strings.Trim(s, keys.Base62[10:]) == "" }

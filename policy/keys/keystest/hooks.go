@@ -13,7 +13,8 @@ import (
 // ErrDied is the error of a command that a hook ended before it was sent.
 var ErrDied = errors.New("died here")
 
-// DieBefore is a hook that, while armed, ends every command with an argument that starts with What before it is sent.
+// DieBefore is a hook that, while armed, ends every command with an argument that starts with What
+// before it is sent.
 type DieBefore struct {
 	What  string
 	Armed atomic.Bool
@@ -40,7 +41,8 @@ func (d *DieBefore) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// ProcessPipelineHook sends what stands before the first command that is ended, and nothing after it.
+// ProcessPipelineHook sends what stands before the first command that is ended, and nothing after
+// it.
 func (d *DieBefore) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		for i, cmd := range cmds {
@@ -73,8 +75,9 @@ func hasArgument(cmd redis.Cmder, start string) bool {
 	return false
 }
 
-// Overtake is a hook that does something just before the N-th command is sent that has this name, if there is one, and an
-// argument that starts so. It counts down to it; at an N of 0 or less nothing is done.
+// Overtake is a hook that does something just before the N-th command is sent that has this name,
+// if there is one, and an argument that starts so. It counts down to it; at an N of 0 or less
+// nothing is done.
 type Overtake struct {
 	N        int
 	Name     string

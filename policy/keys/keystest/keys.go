@@ -19,7 +19,8 @@ func Sample(edits ...func(*keys.Key)) *keys.Key {
 	return k
 }
 
-// WithIPs is an edit that adds to the addresses of a key: single ones, or ranges without bits beyond their length.
+// WithIPs is an edit that adds to the addresses of a key: single ones, or ranges without bits
+// beyond their length.
 func WithIPs(list ...string) func(*keys.Key) {
 	return func(k *keys.Key) {
 		for _, s := range list {

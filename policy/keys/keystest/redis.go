@@ -18,8 +18,9 @@ import (
 	"tollgate/policy/connect/redistest"
 )
 
-// OnEveryStore runs a test on the embedded store, on a real server and on a real cluster, where a step that touches two
-// slots fails. On the real ones it acts as the user of the commands, who may do what connect.CLIACL says and no more.
+// OnEveryStore runs a test on the embedded store, on a real server and on a real cluster, where a
+// step that touches two slots fails. On the real ones it acts as the user of the commands, who may
+// do what connect.CLIACL says and no more.
 func OnEveryStore(t *testing.T, test func(t *testing.T, c redis.UniversalClient)) {
 	OnEveryStoreAs(t, connect.CLIACL(), test)
 }
@@ -35,9 +36,10 @@ func OnEveryStoreAs(t *testing.T, acl connect.ACL, test func(t *testing.T, c red
 // Parts are several tests that run on every store, by name.
 type Parts map[string]func(t *testing.T, c redis.UniversalClient)
 
-// OnEveryStoreAs runs each part on an empty store of each kind, under the name of the kind and that of the part, as
-// OnEveryStoreAs does with one test. Each has an embedded store and a server of its own. They share one cluster, which takes
-// two seconds to take writes and is emptied between them, with a client for each.
+// OnEveryStoreAs runs each part on an empty store of each kind, under the name of the kind and that
+// of the part, as OnEveryStoreAs does with one test. Each has an embedded store and a server of its
+// own. They share one cluster, which takes two seconds to take writes and is emptied between them,
+// with a client for each.
 func (p Parts) OnEveryStoreAs(t *testing.T, acl connect.ACL) {
 	t.Parallel()
 	t.Run("embedded", func(t *testing.T) { p.each(t, NewEmbedded) })
@@ -75,8 +77,8 @@ func NewServer(t *testing.T) redis.UniversalClient {
 	return closed(t, redis.NewClient(optionsOf(redistest.Start(t, redistest.SocketOnly))))
 }
 
-// NewServerAs returns a client of a server of its own, as a user with these rights. What only tests ask for is carried out
-// by an administrator.
+// NewServerAs returns a client of a server of its own, as a user with these rights. What only tests
+// ask for is carried out by an administrator.
 func NewServerAs(t *testing.T, acl connect.ACL) redis.UniversalClient {
 	s := redistest.Start(t, redistest.SocketOnly)
 	addUser(t, s, acl)
@@ -88,7 +90,8 @@ func NewServerAs(t *testing.T, acl connect.ACL) redis.UniversalClient {
 	return closed(t, c)
 }
 
-// NewServerWith returns a client of a server of its own, as a user with these rules of an ACL and nothing else.
+// NewServerWith returns a client of a server of its own, as a user with these rules of an ACL and
+// nothing else.
 func NewServerWith(t *testing.T, rules ...string) redis.UniversalClient {
 	s := redistest.Start(t, redistest.SocketOnly)
 	s.AddUser(t, userName, rules)
@@ -125,7 +128,8 @@ func closed(t *testing.T, c redis.UniversalClient) redis.UniversalClient {
 
 const userName = "tollgate"
 
-// addUser adds a user with these rights, and checks at the end that nothing was refused, not even in passing.
+// addUser adds a user with these rights, and checks at the end that nothing was refused, not even
+// in passing.
 func addUser(t *testing.T, s *redistest.Server, acl connect.ACL) {
 	t.Helper()
 	s.AddUser(t, userName, acl.Rules())
@@ -166,7 +170,8 @@ func (a asAdmin) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 	return next
 }
 
-// Empty empties a store: because that is what is tested, or because its next user cannot have one of its own.
+// Empty empties a store: because that is what is tested, or because its next user cannot have one
+// of its own.
 func Empty(t *testing.T, c redis.UniversalClient) {
 	t.Helper()
 	if err := c.FlushAll(t.Context()).Err(); err != nil {

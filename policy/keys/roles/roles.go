@@ -87,7 +87,8 @@ type Permission struct {
 // Permissions returns the table of roles: the only place that says who may do what.
 func Permissions() []Permission {
 	return []Permission{
-		// "Only Admins can create, view, and delete API keys": changing one in any other way is no less.
+		// "Only Admins can create, view, and delete API keys": changing one in any other way is no
+		// less.
 		{ActionCreate, []Role{Admin}},
 		{ActionView, []Role{Admin}},
 		{ActionUpdate, []Role{Admin}},
@@ -135,7 +136,8 @@ func permission(action Action) (Permission, bool) {
 	return table[i], true
 }
 
-// Actor is who asks for something: the operator, or a member of one team. The zero Actor may do nothing.
+// Actor is who asks for something: the operator, or a member of one team. The zero Actor may do
+// nothing.
 type Actor struct {
 	Name     string // for people: the operator's login, or the member's name
 	Operator bool   // may do everything, in every team; the other fields but Name are then of no meaning
@@ -145,8 +147,8 @@ type Actor struct {
 	Role     Role
 }
 
-// Who names the actor for the audit stream and for CreatedBy: the operator's name, or the member's id and name, at most
-// as long as a record takes.
+// Who names the actor for the audit stream and for CreatedBy: the operator's name, or the member's
+// id and name, at most as long as a record takes.
 func (a Actor) Who() string {
 	if a.Operator || a.ID == "" {
 		return keys.Shorten(a.Name, keys.MaxNameBytes)
@@ -162,8 +164,9 @@ func (a Actor) RoleName() string {
 	return string(a.Role)
 }
 
-// Check returns nil if the actor may do action on what belongs to this team of this API, else a *ForbiddenError. For
-// what belongs to no team, and for actions on many teams, team is empty: only the operator passes then.
+// Check returns nil if the actor may do action on what belongs to this team of this API, else a
+// *ForbiddenError. For what belongs to no team, and for actions on many teams, team is empty: only
+// the operator passes then.
 func (a Actor) Check(action Action, api, team string) error {
 	row, listed := permission(action)
 	own := api != "" && team != "" && api == a.API && team == a.Team
@@ -175,8 +178,8 @@ func (a Actor) Check(action Action, api, team string) error {
 	return e
 }
 
-// Sees reports whether a key may be known to the actor at all. To a member, one of another team must look like one that
-// does not exist.
+// Sees reports whether a key may be known to the actor at all. To a member, one of another team
+// must look like one that does not exist.
 func (a Actor) Sees(k *keys.Key) bool {
 	return a.Operator || a.API == k.API && a.Team == k.Team
 }
@@ -184,7 +187,8 @@ func (a Actor) Sees(k *keys.Key) bool {
 // ErrForbidden is what every *ForbiddenError is.
 var ErrForbidden = errors.New("keys: not allowed")
 
-// ForbiddenError says that the actor may not do what was asked. It says nothing about whether the thing exists.
+// ForbiddenError says that the actor may not do what was asked. It says nothing about whether the
+// thing exists.
 type ForbiddenError struct {
 	Actor     Actor
 	Action    Action

@@ -11,9 +11,10 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// AcceptEmpty says that the store, which was emptied or is new, may be used as it is: servers that remember what it was go on
-// with it. From now on the keys in it are those of the Hasher's pepper. Errors: ErrPepper for a store that has keys with
-// another one; any other means that the store did not answer.
+// AcceptEmpty says that the store, which was emptied or is new, may be used as it is: servers that
+// remember what it was go on with it. From now on the keys in it are those of the Hasher's pepper.
+// Errors: ErrPepper for a store that has keys with another one; any other means that the store did
+// not answer.
 func AcceptEmpty(ctx context.Context, client redis.UniversalClient, h *keys.Hasher) error {
 	c, s := checks{client}, store.New(client)
 	stored, found, err := c.pepperText(ctx)

@@ -1,5 +1,5 @@
--- Notes in a mark that an operator has accepted, now, that the store was emptied. A mark that stands keeps its id: servers
--- that have started since know it.
+-- Notes in a mark that an operator has accepted, now, that the store was emptied. A mark that
+-- stands keeps its id: servers that have started since know it.
 --
 -- KEYS[1]  the mark
 -- ARGV[1]  a new mark

@@ -26,18 +26,19 @@ var (
 	acceptScript = redis.NewScript(acceptSource)
 )
 
-// A store without a mark that it has had was emptied: by FLUSHALL, or by a restart without its data.
+// A store without a mark that it has had was emptied: by FLUSHALL, or by a restart without its
+// data.
 const (
 	markPrefix  = "tg:v1:store:"
 	markForm    = "v1"
 	markIDBytes = 16
-	// clusterMarks are as many as make it sure that a node of a cluster with up to so many masters, of about the same
-	// number of slots, has one.
+	// clusterMarks are as many as make it sure that a node of a cluster with up to so many masters,
+	// of about the same number of slots, has one.
 	clusterMarks = 32
 )
 
-// mark is "v1:" and a random id and, after an operator has accepted that the store was emptied, ":" and the Unix ms of that
-// by the store's own clock.
+// mark is "v1:" and a random id and, after an operator has accepted that the store was emptied, ":"
+// and the Unix ms of that by the store's own clock.
 type mark struct {
 	id       string
 	accepted int64
@@ -73,8 +74,8 @@ func parseMark(text string) mark {
 	return m
 }
 
-// marksOf returns the Redis keys of a store's marks: one, but some in a cluster, each in another range of slots, of which each node that
-// is emptied loses its own.
+// marksOf returns the Redis keys of a store's marks: one, but some in a cluster, each in another
+// range of slots, of which each node that is emptied loses its own.
 func marksOf(s *store.Store) []string {
 	if !s.IsCluster() {
 		return []string{markPrefix + "{0}"}
@@ -128,8 +129,8 @@ func (s checks) look(ctx context.Context, key string) sight {
 	return sight{mark: parseMark(text), there: there, at: at}
 }
 
-// tryWrite asks for a write that changes nothing: of a key that does not exist, if it exists. Redis refuses it like any other
-// when it takes none.
+// tryWrite asks for a write that changes nothing: of a key that does not exist, if it exists. Redis
+// refuses it like any other when it takes none.
 func (s checks) tryWrite(ctx context.Context, key string) error {
 	err := s.client.SetArgs(ctx, key, "", redis.SetArgs{Mode: "XX"}).Err()
 	if refusesWrites(err) {

@@ -17,11 +17,12 @@ import (
 
 // What a store can say of a pepper. Test with errors.Is.
 var (
-	// ErrPepper says that the keys in the store are hashed with a pepper that the Hasher does not have: none of them would be
-	// found, and no other server would find those that it adds.
+	// ErrPepper says that the keys in the store are hashed with a pepper that the Hasher does not
+	// have: none of them would be found, and no other server would find those that it adds.
 	ErrPepper = errors.New("keys: the keys in the store are hashed with another pepper. Give the one that the servers have, " +
 		"or the one before among the older ones")
-	// ErrUnclaimed says that no server has said yet with which pepper the keys of the store are hashed.
+	// ErrUnclaimed says that no server has said yet with which pepper the keys of the store are
+	// hashed.
 	ErrUnclaimed = errors.New("keys: no server has used this store yet, or it was emptied. Start tollgate serve first, which says with " +
 		"which pepper keys are hashed; if it is meant to be empty, `tollgate store accept-empty` says so too")
 )
@@ -33,9 +34,9 @@ const (
 	pepperSalt = 16
 )
 
-// CheckPepper compares the Hasher's peppers with the one that the keys in the store are hashed with, and writes nothing: it
-// is for those who do not serve. Errors: ErrPepper; ErrUnclaimed; a *CorruptError; any other means that the store did not
-// answer. It takes some ten milliseconds.
+// CheckPepper compares the Hasher's peppers with the one that the keys in the store are hashed
+// with, and writes nothing: it is for those who do not serve. Errors: ErrPepper; ErrUnclaimed; a
+// *CorruptError; any other means that the store did not answer. It takes some ten milliseconds.
 func CheckPepper(ctx context.Context, client redis.UniversalClient, h *keys.Hasher) error {
 	stored, found, err := checks{client}.pepperText(ctx)
 	if err != nil {
@@ -66,8 +67,8 @@ func (s checks) pepperText(ctx context.Context) (text string, found bool, err er
 	return text, true, nil
 }
 
-// judgePepper reports whether a check is that of one of the Hasher's peppers, and whether of an older one. The error is a
-// *CorruptError.
+// judgePepper reports whether a check is that of one of the Hasher's peppers, and whether of an
+// older one. The error is a *CorruptError.
 func judgePepper(stored string, h *keys.Hasher) (fit, older bool, err error) {
 	salt, sum, ok := parsePepperCheck(stored)
 	switch {

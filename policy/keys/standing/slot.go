@@ -5,7 +5,8 @@ import "strings"
 // slots is how many hash slots a Redis Cluster has.
 const slots = 16384
 
-// slotOf is the hash slot of a key, as in the Redis Cluster specification: CRC16 (XMODEM) of its hash tag, if it has one.
+// slotOf is the hash slot of a key, as in the Redis Cluster specification: CRC16 (XMODEM) of its
+// hash tag, if it has one.
 func slotOf(key string) int {
 	if _, rest, ok := strings.Cut(key, "{"); ok {
 		if tag, _, ok := strings.Cut(rest, "}"); ok && tag != "" {

@@ -1,6 +1,6 @@
-// Package standing says how a server stands to its store: whether it has reached it, whether its pepper is that of the keys, and
-// whether the store is still the one that it was, so that an emptied store is not believed when it says that there is no such
-// key.
+// Package standing says how a server stands to its store: whether it has reached it, whether its
+// pepper is that of the keys, and whether the store is still the one that it was, so that an
+// emptied store is not believed when it says that there is no such key.
 package standing
 
 import (
@@ -19,7 +19,8 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// Why the store's word that there is no such key does not count. All are an ErrUnvouched to errors.Is.
+// Why the store's word that there is no such key does not count. All are an ErrUnvouched to
+// errors.Is.
 var (
 	ErrUnvouched  = errors.New("keys: the store cannot say now that there is no such key")
 	ErrEmptied    = fmt.Errorf("%w: it was emptied", ErrUnvouched)
@@ -27,13 +28,15 @@ var (
 )
 
 const (
-	// claimWait is how long a server waits, before it says that its pepper is that of an empty store, for those that
-	// listen there already and may remember what it was.
+	// claimWait is how long a server waits, before it says that its pepper is that of an empty
+	// store, for those that listen there already and may remember what it was.
 	claimWait   = 3 * time.Second
 	claimGlance = 100 * time.Millisecond
-	// evictionEvery is after how many looks the store is asked again what it does when its memory is full.
+	// evictionEvery is after how many looks the store is asked again what it does when its memory
+	// is full.
 	evictionEvery = 30
-	// writesGrace is how long the store may take no writes, as while it fails over, before that counts.
+	// writesGrace is how long the store may take no writes, as while it fails over, before that
+	// counts.
 	writesGrace = 10 * time.Second
 )
 
@@ -73,8 +76,9 @@ type Options struct {
 	Emptied func()
 }
 
-// Standing is how one server stands to its store: whether it has reached it, whether its pepper is that of the keys,
-// whether the store is still the one that it was, and whether it takes writes. It is safe for concurrent use.
+// Standing is how one server stands to its store: whether it has reached it, whether its pepper is
+// that of the keys, whether the store is still the one that it was, and whether it takes writes. It
+// is safe for concurrent use.
 type Standing struct {
 	store *store.Store
 	checks
@@ -132,10 +136,11 @@ func New(client redis.UniversalClient, h *keys.Hasher, o Options) *Standing {
 // State returns what was found by the last look.
 func (w *Standing) State() State { return *w.state.Load() }
 
-// Look asks the store how things stand; call it about once a second. At first contact the pepper is judged: the first
-// server on an empty store says which that is, and one that has the store's among its older ones puts its own in the place.
-// A server whose pepper does not fit leaves everything as it is. The error, which is also in the state, says that the
-// store, or a part of it, did not answer.
+// Look asks the store how things stand; call it about once a second. At first contact the pepper is
+// judged: the first server on an empty store says which that is, and one that has the store's among
+// its older ones puts its own in the place. A server whose pepper does not fit leaves everything as
+// it is. The error, which is also in the state, says that the store, or a part of it, did not
+// answer.
 func (w *Standing) Look(ctx context.Context) (State, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -149,7 +154,8 @@ func (w *Standing) lookOnce(ctx context.Context) (State, error) {
 	err := w.lookAtPepper(ctx, &next)
 	if next.Fits {
 		unread := w.lookAtMarks(ctx, &next)
-		// One who has the check and not the marks is no store: a node of a cluster, say, that is taken for a server by itself.
+		// One who has the check and not the marks is no store: a node of a cluster, say, that is
+		// taken for a server by itself.
 		next.Reached = next.Reached && (before.Reached || unread == nil || w.knowsMark())
 		err = errors.Join(err, unread)
 	}
@@ -221,8 +227,9 @@ func (w *Standing) lookAtPepper(ctx context.Context, next *State) error {
 	return nil
 }
 
-// claimPepper says that the pepper of a store without a check is the Hasher's, unless somebody else was faster, and returns
-// the check that stands there then. With wait it gives those time who may know better.
+// claimPepper says that the pepper of a store without a check is the Hasher's, unless somebody else
+// was faster, and returns the check that stands there then. With wait it gives those time who may
+// know better.
 func (w *Standing) claimPepper(ctx context.Context, wait bool) (text string, err error) {
 	if wait {
 		if err := w.waitForOthers(ctx); err != nil {
@@ -237,7 +244,8 @@ func (w *Standing) claimPepper(ctx context.Context, wait bool) (text string, err
 	return text, err
 }
 
-// waitForOthers waits until servers that listen for changes have seen that the store is empty. A store that is new has none.
+// waitForOthers waits until servers that listen for changes have seen that the store is empty. A
+// store that is new has none.
 func (w *Standing) waitForOthers(ctx context.Context) error {
 	listeners, err := w.store.PublishHeartbeat(ctx)
 	if err != nil {
@@ -264,7 +272,8 @@ func (w *Standing) waitForOthers(ctx context.Context) error {
 	}
 }
 
-// lookAtMarks compares the marks with those that are remembered, and sees whether the store takes writes.
+// lookAtMarks compares the marks with those that are remembered, and sees whether the store takes
+// writes.
 func (w *Standing) lookAtMarks(ctx context.Context, next *State) error {
 	var errs []error
 	answered, takes := false, false // takes: one node at least takes writes
@@ -315,7 +324,8 @@ func (m *memory) compare(s sight) {
 	}
 }
 
-// Refilled says that the keys which the server answers for are in the emptied store again: it goes on with it as it is.
+// Refilled says that the keys which the server answers for are in the emptied store again: it goes
+// on with it as it is.
 func (w *Standing) Refilled(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -324,8 +334,8 @@ func (w *Standing) Refilled(ctx context.Context) error {
 	return err
 }
 
-// lookAtEviction asks now and then what the store does when its memory is full. One that does not know that question is
-// taken for one that keeps all.
+// lookAtEviction asks now and then what the store does when its memory is full. One that does not
+// know that question is taken for one that keeps all.
 func (w *Standing) lookAtEviction(ctx context.Context, next *State) {
 	if w.looks++; w.looks%evictionEvery == 1 {
 		next.Evicts, w.unseen = w.evicts(ctx)
@@ -333,7 +343,8 @@ func (w *Standing) lookAtEviction(ctx context.Context, next *State) {
 	}
 }
 
-// evicts returns the policy of a server that drops keys, "" if none does. The error is that of a user who may not ask.
+// evicts returns the policy of a server that drops keys, "" if none does. The error is that of a
+// user who may not ask.
 func (s checks) evicts(ctx context.Context) (policy string, err error) {
 	ask := func(ctx context.Context, c redis.Cmdable) (string, error) {
 		text, err := c.Info(ctx, "memory").Result()
@@ -362,9 +373,9 @@ func (s checks) evicts(ctx context.Context) (policy string, err error) {
 	return policy, err
 }
 
-// Vouch makes sure that the store may be believed that it has nothing under a Redis key, which it has just said: that it is
-// still the store that it was, and that its keys are hashed with a pepper of the server. Errors are an ErrUnvouched, or say
-// that the store did not answer.
+// Vouch makes sure that the store may be believed that it has nothing under a Redis key, which it
+// has just said: that it is still the store that it was, and that its keys are hashed with a pepper
+// of the server. Errors are an ErrUnvouched, or say that the store did not answer.
 func (w *Standing) Vouch(ctx context.Context, key string) error {
 	if err := w.State().unvouched(); err != nil {
 		return err
@@ -376,8 +387,8 @@ func (w *Standing) Vouch(ctx context.Context, key string) error {
 	return w.rounds[i].join(ctx, func() error { return w.ask(i) })
 }
 
-// ask reads what must stand there, and looks closer if it does not. In a cluster that is the mark alone: a node with the
-// pepper's check that is away must not keep the others from answering.
+// ask reads what must stand there, and looks closer if it does not. In a cluster that is the mark
+// alone: a node with the pepper's check that is away must not keep the others from answering.
 func (w *Standing) ask(i int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), w.options.Timeout)
 	defer cancel()
@@ -416,7 +427,8 @@ func (w *Standing) ask(i int) error {
 	return err
 }
 
-// round lets those share a question who ask it at the same time, provided that it is put after each of them has asked.
+// round lets those share a question who ask it at the same time, provided that it is put after each
+// of them has asked.
 type round struct {
 	mu      sync.Mutex
 	next    *question

@@ -17,8 +17,9 @@ import (
 	"tollgate/policy/keys/store"
 )
 
-// A server remembers which store it has, and does not take the word of one that was emptied; commands and other servers
-// that come to it cannot make it theirs. An operator ends that, or a restart, or that the keys are there again.
+// A server remembers which store it has, and does not take the word of one that was emptied;
+// commands and other servers that come to it cannot make it theirs. An operator ends that, or a
+// restart, or that the keys are there again.
 func TestStanding(t *testing.T) {
 	keystest.Parts{
 		"emptied": testEmptied, "claimed by others": testEmptiedAndClaimed, "accepted": testAcceptEmpty, "refilled": testRefilled,
@@ -323,7 +324,8 @@ func TestMarksOfACluster(t *testing.T) {
 	}
 }
 
-// A store that takes no writes is told apart from one that does not answer; a failover is no reason to worry.
+// A store that takes no writes is told apart from one that does not answer; a failover is no reason
+// to worry.
 func TestStoreThatTakesNoWrites(t *testing.T) {
 	c := keystest.NewServer(t)
 	now := time.Unix(1_800_000_000, 0)
@@ -371,7 +373,8 @@ func TestStoreThatTakesNoWrites(t *testing.T) {
 	}
 }
 
-// A node of a cluster that is taken for a server by itself may have the pepper's check, and has not the rest.
+// A node of a cluster that is taken for a server by itself may have the pepper's check, and has not
+// the rest.
 func TestNodeTakenForAServer(t *testing.T) {
 	for _, node := range redistest.StartCluster(t, 3) {
 		client := redis.NewClient(&redis.Options{Addr: node.Address(), MaxRetries: -1, ContextTimeoutEnabled: true})
@@ -407,8 +410,8 @@ func TestNodeThatTakesNoWrites(t *testing.T) {
 	}
 }
 
-// Nobody has said what the keys of a store are that takes no writes and was never used: it is neither ready nor believed, and
-// it is told apart from one that is away.
+// Nobody has said what the keys of a store are that takes no writes and was never used: it is
+// neither ready nor believed, and it is told apart from one that is away.
 func TestNewStoreThatTakesNoWrites(t *testing.T) {
 	c := keystest.NewServer(t)
 	c.Do(t.Context(), "replicaof", "127.0.0.1", "1")
@@ -499,5 +502,6 @@ func TestStandingWithoutRights(t *testing.T) {
 	w.expect(t, "emptied", false, true)
 }
 
-// Ready reports whether the store has been reached, and the server can answer for its keys, or could before it fell silent.
+// Ready reports whether the store has been reached, and the server can answer for its keys, or
+// could before it fell silent.
 func (s State) Ready() bool { return s.Reached && s.Fits && !s.Emptied }

@@ -12,9 +12,9 @@ import (
 	"tollgate/policy/keys"
 )
 
-// Cap is the most keys of one environment that a team may have active at once. The two keys of a rotation, which share
-// their counters, count as one while both work, and the older one alone if its successor does not. Each further key that
-// shares those counters counts for itself.
+// Cap is the most keys of one environment that a team may have active at once. The two keys of a
+// rotation, which share their counters, count as one while both work, and the older one alone if
+// its successor does not. Each further key that shares those counters counts for itself.
 type Cap struct {
 	Environment string
 	Plan        string // whose cap it is; for the error
@@ -46,7 +46,8 @@ func (e *CapError) Error() string {
 // Is makes errors.Is find ErrCap.
 func (e *CapError) Is(target error) bool { return target == ErrCap }
 
-// CountsForCap reports whether the key is one of the active ones that a Cap limits, until its grace is over.
+// CountsForCap reports whether the key is one of the active ones that a Cap limits, until its grace
+// is over.
 func CountsForCap(k *keys.Key) bool { return k.Status == keys.Active }
 
 // teamEntryOf is what a team's set says of the key, whatever its version.
@@ -79,8 +80,8 @@ func (s *Store) enlistCall(k *keys.Key, limit *Cap) scriptCall {
 	return scriptCall{script: s.scripts.enlist, keys: []string{teamKeysKey(k.API, k.Team)}, args: args, takes: !l.counts}
 }
 
-// enlist notes a key in its team's set as it is in k, if the cap allows. A key without a team is in none, so it is
-// under no cap: the caller has to see to that.
+// enlist notes a key in its team's set as it is in k, if the cap allows. A key without a team is in
+// none, so it is under no cap: the caller has to see to that.
 func (s *Store) enlist(ctx context.Context, k *keys.Key, limit *Cap) error {
 	if k.Team == "" {
 		return nil
@@ -116,7 +117,8 @@ func teamSetError(ctx context.Context, k *keys.Key, err error) error {
 	return memberError(ctx, k.API, k.Team, err)
 }
 
-// unlist takes a key out of the lists and the set that it was put into, but for those of stands, which has the same id.
+// unlist takes a key out of the lists and the set that it was put into, but for those of stands,
+// which has the same id.
 func (s *Store) unlist(ctx context.Context, k, stands *keys.Key) error {
 	keep := indexKeys(stands)
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {

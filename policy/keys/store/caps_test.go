@@ -56,7 +56,8 @@ func testCaps(t *testing.T, c redis.UniversalClient) {
 	if err := s.CreateWithin(ctx, named("iiii"), &Cap{Environment: "live", Plan: "none", Most: 0}); !errors.Is(err, ErrCap) {
 		t.Errorf("a cap of 0: %v", err)
 	}
-	// A refused create gives its place back: one with a known id, and one with another key's secret.
+	// A refused create gives its place back: one with a known id, and one with another key's
+	// secret.
 	four := &Cap{Environment: "live", Plan: "pro", Most: 3}
 	if err := s.CreateWithin(ctx, named("aaaa"), four); !errors.Is(err, ErrExists) {
 		t.Error(err)
@@ -78,7 +79,8 @@ func testCaps(t *testing.T, c redis.UniversalClient) {
 	expectCorrupt(t, "a team's set", err, "team pixelbyte/broken", "not a hash")
 }
 
-// What a team's set says of a later version of a key stays; what a Write noted that came too late goes.
+// What a team's set says of a later version of a key stays; what a Write noted that came too late
+// goes.
 func testTeamSetKeepsUp(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), New(c)
 	k := keystest.Sample(func(k *keys.Key) { k.Status = keys.Inactive })

@@ -1,4 +1,5 @@
--- Replaces the record of a key. Atomic: what is replaced is what the caller has read, and who hears of it can read it.
+-- Replaces the record of a key. Atomic: what is replaced is what the caller has read, and who hears
+-- of it can read it.
 --
 -- KEYS[1]  the record
 -- KEYS[2]  when the key was last used, in the same slot

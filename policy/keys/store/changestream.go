@@ -13,16 +13,16 @@ import (
 	"tollgate/policy/keys"
 )
 
-// Each script that changes a key publishes "<Unix ms> <hex digest> <id>" on this channel. A replica that has heard
-// nothing for a second publishes the heartbeat there.
+// Each script that changes a key publishes "<Unix ms> <hex digest> <id>" on this channel. A replica
+// that has heard nothing for a second publishes the heartbeat there.
 const (
 	changesChannel = "tg:v1:changes"
 	// Heartbeat is the message of a server that has heard nothing for a HeartbeatInterval.
 	Heartbeat = "hb"
 )
 
-// How often a server that hears nothing publishes a heartbeat, and for how long nothing may be heard before it takes the stream
-// of changes for lost.
+// How often a server that hears nothing publishes a heartbeat, and for how long nothing may be
+// heard before it takes the stream of changes for lost.
 const (
 	HeartbeatInterval = time.Second
 	MaxSilence        = 3 * HeartbeatInterval
@@ -31,7 +31,8 @@ const (
 // ChangeStream is a subscription to the changes of keys.
 type ChangeStream struct{ sub *redis.PubSub }
 
-// Subscribe returns once the store has confirmed the subscription, which takes at most timeout. The caller closes the stream.
+// Subscribe returns once the store has confirmed the subscription, which takes at most timeout. The
+// caller closes the stream.
 func (s *Store) Subscribe(ctx context.Context, timeout time.Duration) (*ChangeStream, error) {
 	sub := s.client.Subscribe(ctx)
 	if err := confirmed(ctx, sub, timeout); err != nil {
@@ -57,8 +58,8 @@ func confirmed(ctx context.Context, sub *redis.PubSub, timeout time.Duration) er
 	return nil
 }
 
-// Next waits for a message: a Heartbeat, or what ParseChange reads. again says that there is none, because the client has
-// connected anew by itself: messages may have been lost.
+// Next waits for a message: a Heartbeat, or what ParseChange reads. again says that there is none,
+// because the client has connected anew by itself: messages may have been lost.
 func (c *ChangeStream) Next(ctx context.Context) (message string, again bool, err error) {
 	for {
 		reply, err := c.sub.Receive(ctx)
@@ -77,7 +78,8 @@ func (c *ChangeStream) Next(ctx context.Context) (message string, again bool, er
 // Close ends the stream, and Next.
 func (c *ChangeStream) Close() error { return c.sub.Close() }
 
-// PublishHeartbeat publishes a heartbeat, and returns how many servers listen on the node that it was sent to.
+// PublishHeartbeat publishes a heartbeat, and returns how many servers listen on the node that it
+// was sent to.
 func (s *Store) PublishHeartbeat(ctx context.Context) (listeners int64, err error) {
 	return s.client.Publish(ctx, changesChannel, Heartbeat).Result()
 }

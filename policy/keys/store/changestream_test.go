@@ -14,7 +14,8 @@ import (
 	"tollgate/policy/keys/keystest"
 )
 
-// Whoever subscribes hears of each change of a key, with its digest, and of heartbeats, in their order.
+// Whoever subscribes hears of each change of a key, with its digest, and of heartbeats, in their
+// order.
 func TestChangeStream(t *testing.T) {
 	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, c redis.UniversalClient) {
 		ctx, s := t.Context(), New(c)

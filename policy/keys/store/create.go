@@ -11,15 +11,17 @@ import (
 	"tollgate/policy/keys"
 )
 
-// Create adds a key: the lists that name it first, then its record, the way to it from the secret last, so that what a
-// crash leaves behind never answers a request. The same Create again completes it, and so does Repair. Errors: a
-// *FieldError; ErrExists if the id is known, as a tombstone too (nothing that stands is changed, but an interrupted
-// create of the same id and secret is completed); ErrSecretTaken if another key has or had the secret, as a tombstone or before a rehash, then
-// nothing of this one stays; a *CorruptError; any other error means that the store did not answer, and the key may be there or not.
+// Create adds a key: the lists that name it first, then its record, the way to it from the secret
+// last, so that what a crash leaves behind never answers a request. The same Create again completes
+// it, and so does Repair. Errors: a *FieldError; ErrExists if the id is known, as a tombstone too
+// (nothing that stands is changed, but an interrupted create of the same id and secret is
+// completed); ErrSecretTaken if another key has or had the secret, as a tombstone or before a
+// rehash, then nothing of this one stays; a *CorruptError; any other error means that the store did
+// not answer, and the key may be there or not.
 func (s *Store) Create(ctx context.Context, k *keys.Key) error { return s.CreateWithin(ctx, k, nil) }
 
-// CreateWithin is Create that keeps a cap: it fails with a *CapError if the key would be one active key too many. A nil
-// cap is none.
+// CreateWithin is Create that keeps a cap: it fails with a *CapError if the key would be one active
+// key too many. A nil cap is none.
 func (s *Store) CreateWithin(ctx context.Context, k *keys.Key, limit *Cap) error {
 	c := newCreation(k)
 	if c.err != nil {
@@ -34,8 +36,8 @@ func (s *Store) CreateWithin(ctx context.Context, k *keys.Key, limit *Cap) error
 	return c.err
 }
 
-// CreateAll is Create of many keys in a few round trips; up to some thousands at once. errs has one place for each key,
-// nil for those that were made.
+// CreateAll is Create of many keys in a few round trips; up to some thousands at once. errs has one
+// place for each key, nil for those that were made.
 func (s *Store) CreateAll(ctx context.Context, ks []*keys.Key) (errs []error) {
 	all := make([]*creation, len(ks))
 	for i, k := range ks {
@@ -73,8 +75,8 @@ func (c *creation) mayLink() bool {
 
 func (c *creation) same() bool { return c.made || bytes.Equal(c.standing, c.data) }
 
-// interrupted reports whether the record that stands could be half of a create of k with other details. A tombstone
-// is not: its secret must stay unknown.
+// interrupted reports whether the record that stands could be half of a create of k with other
+// details. A tombstone is not: its secret must stay unknown.
 func interrupted(standing []byte, k *keys.Key) bool {
 	old, err := decodeRecord(standing)
 	return err == nil && old.Status != keys.Deleted && k.AnswersTo(old.Digest)
@@ -111,8 +113,8 @@ func (c *creation) conclude() {
 	}
 }
 
-// each sends what queue adds for each creation without error in one round trip; queue returns what to do with the
-// replies, which are there by then.
+// each sends what queue adds for each creation without error in one round trip; queue returns what
+// to do with the replies, which are there by then.
 func (s *Store) each(ctx context.Context, all []*creation, queue func(redis.Pipeliner, *creation) func()) {
 	var after []func()
 	s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -128,8 +130,8 @@ func (s *Store) each(ctx context.Context, all []*creation, queue func(redis.Pipe
 	}
 }
 
-// listKeys puts the keys into the lists of their APIs and teams. A key that counts under a cap is in its team's set
-// already.
+// listKeys puts the keys into the lists of their APIs and teams. A key that counts under a cap is
+// in its team's set already.
 func (s *Store) listKeys(ctx context.Context, all []*creation) {
 	apis := map[string]bool{}
 	s.each(ctx, all, func(p redis.Pipeliner, c *creation) func() {
@@ -200,20 +202,22 @@ func linkReply(ctx context.Context, id string, reply *redis.Cmd) (done bool, own
 	return n == 1, owner, nil
 }
 
-// link leads d to id if its place is empty, or an earlier one of the same key, else returns what the place holds.
+// link leads d to id if its place is empty, or an earlier one of the same key, else returns what
+// the place holds.
 func (s *Store) link(ctx context.Context, d keys.Digest, id string) (owner string, linked bool, err error) {
 	linked, owner, err = linkReply(ctx, id, s.run(ctx, []scriptCall{s.linkCall("link", d, id)})[0])
 	return owner, linked, err
 }
 
-// buryLink makes sure that d, a digest of the deleted key with this id, leads nowhere and to no other key ever after.
+// buryLink makes sure that d, a digest of the deleted key with this id, leads nowhere and to no
+// other key ever after.
 func (s *Store) buryLink(ctx context.Context, d keys.Digest, id string) error {
 	_, _, err := linkReply(ctx, id, s.run(ctx, []scriptCall{s.linkCall("bury", d, id)})[0])
 	return err
 }
 
-// retire makes sure that d, an earlier digest of the key with this id, leads nowhere and to no other key ever after, unless
-// it leads to another one already.
+// retire makes sure that d, an earlier digest of the key with this id, leads nowhere and to no
+// other key ever after, unless it leads to another one already.
 func (s *Store) retire(ctx context.Context, d keys.Digest, id string) error {
 	_, _, err := linkReply(ctx, id, s.run(ctx, []scriptCall{s.linkCall("retire", d, id)})[0])
 	return err
@@ -252,8 +256,8 @@ func (s *Store) dropRecord(ctx context.Context, id string, data []byte) error {
 	return nil
 }
 
-// Discard removes a key that nobody has been told of, and leaves no tombstone. Errors: a *CorruptError; any other means that
-// the store did not answer.
+// Discard removes a key that nobody has been told of, and leaves no tombstone. Errors: a
+// *CorruptError; any other means that the store did not answer.
 func (s *Store) Discard(ctx context.Context, k *keys.Key) error {
 	if _, err := s.unlink(ctx, k.Digest, k.ID); err != nil {
 		return err
@@ -268,8 +272,8 @@ func (s *Store) Discard(ctx context.Context, k *keys.Key) error {
 	return s.unlist(ctx, k, &keys.Key{})
 }
 
-// Unseen counts the keys that a Create would do something for: those without a record, and those whose create was cut short. An
-// error means that the store did not answer.
+// Unseen counts the keys that a Create would do something for: those without a record, and those
+// whose create was cut short. An error means that the store did not answer.
 func (s *Store) Unseen(ctx context.Context, ks []*keys.Key) (n int, err error) {
 	ids, digests := make([]string, len(ks)), make([]keys.Digest, len(ks))
 	for i, k := range ks {

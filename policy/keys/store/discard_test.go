@@ -12,8 +12,8 @@ import (
 	"tollgate/policy/keys/keystest"
 )
 
-// A key that nobody was told of leaves nothing behind, and its id and secret can be used; what a create would do something
-// for is counted.
+// A key that nobody was told of leaves nothing behind, and its id and secret can be used; what a
+// create would do something for is counted.
 func TestDiscardAndUnseen(t *testing.T) {
 	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
 		ctx, s := t.Context(), New(c)

@@ -1,10 +1,11 @@
--- Notes a key in its team's set of keys. Atomic: of two keys that would take the last place under a cap, one does.
--- A value is "<version> <Unix s> <+|-> <end> <limit id> <environment>": the version of the key that it was noted for, when,
--- whether the key is active, the Unix ms at which a rotation ends it (0 = none does), the counters that it shares with
--- the keys that it was rotated from and to ("=" for those of its own id), and its environment.
+-- Notes a key in its team's set of keys. Atomic: of two keys that would take the last place under a
+-- cap, one does. A value is "<version> <Unix s> <+|-> <end> <limit id> <environment>": the version
+-- of the key that it was noted for, when, whether the key is active, the Unix ms at which a
+-- rotation ends it (0 = none does), the counters that it shares with the keys that it was rotated
+-- from and to ("=" for those of its own id), and its environment.
 --
--- What counts is a limit id, which the keys have that share their counters: once, however many of its keys work, but once more for each
--- key beyond the two of a rotation.
+-- What counts is a limit id, which the keys have that share their counters: once, however many of
+-- its keys work, but once more for each key beyond the two of a rotation.
 --
 -- KEYS[1]  hash: the keys of a team
 -- ARGV[1]  id of the key

@@ -8,10 +8,10 @@ import (
 	"tollgate/policy/keys"
 )
 
-// A full Redis refuses scripts that write, but for those that say beforehand that it must not. A script that takes
-// rights away is run plain first, and with that flag if Redis refuses it: the embedded store, which is never full, does not
-// know the flag. AllowOOM is the first
-// line of such a script.
+// A full Redis refuses scripts that write, but for those that say beforehand that it must not. A
+// script that takes rights away is run plain first, and with that flag if Redis refuses it: the
+// embedded store, which is never full, does not know the flag. AllowOOM is the first line of such a
+// script.
 const AllowOOM = "#!lua flags=allow-oom\n"
 
 // IsFull reports whether Redis has refused a write because its memory is full.

@@ -12,8 +12,8 @@ import (
 	"tollgate/policy/keys/roles"
 )
 
-// In a Redis whose memory is full a right can still be taken away, by whoever has the rights of the commands and no more, and
-// the servers hear of it; nothing else can be done.
+// In a Redis whose memory is full a right can still be taken away, by whoever has the rights of the
+// commands and no more, and the servers hear of it; nothing else can be done.
 func TestTakingRightsAwayInAFullRedis(t *testing.T) {
 	t.Parallel()
 	for what, start := range map[string]func(*testing.T, connect.ACL) redis.UniversalClient{"server": keystest.NewServerAs, "cluster": keystest.NewClusterAs} {

@@ -19,12 +19,13 @@ var (
 	ErrNotRevoked = errors.New("keys: only a revoked key can be deleted")
 )
 
-// MaxTries bounds how often a change that somebody else overtook is made again. Of any number of changes at a time one
-// always gets through, so this is also how many may come at once.
+// MaxTries bounds how often a change that somebody else overtook is made again. Of any number of
+// changes at a time one always gets through, so this is also how many may come at once.
 const MaxTries = 50
 
-// Get returns the key with this id, whatever its status, with LastUsed. Errors: a *FieldError for a text that is no id;
-// ErrNoKey, ErrDeleted; a *CorruptError; any other means that the store did not answer.
+// Get returns the key with this id, whatever its status, with LastUsed. Errors: a *FieldError for a
+// text that is no id; ErrNoKey, ErrDeleted; a *CorruptError; any other means that the store did not
+// answer.
 func (s *Store) Get(ctx context.Context, id string) (*keys.Key, error) {
 	if problem := keys.IDProblem(id); problem != "" {
 		return nil, &keys.FieldError{Field: "id", Problem: problem}
@@ -39,17 +40,18 @@ func (s *Store) Get(ctx context.Context, id string) (*keys.Key, error) {
 	return all[0].Key, nil
 }
 
-// Write replaces the record of old by next and publishes that, in one step; the set of the key's team follows. It returns what it wrote: next with the
-// version after that of old; a key beside an error is written, and its team's set is not. Errors: a
-// *FieldError, also for a field that never changes (id, API, team, environment, digest); ErrConflict if old is not what
-// stands; ErrFinal for a revoked key that would be used again; ErrNoKey, ErrDeleted; a *CorruptError; any other means
+// Write replaces the record of old by next and publishes that, in one step; the set of the key's
+// team follows. It returns what it wrote: next with the version after that of old; a key beside an
+// error is written, and its team's set is not. Errors: a *FieldError, also for a field that never
+// changes (id, API, team, environment, digest); ErrConflict if old is not what stands; ErrFinal for
+// a revoked key that would be used again; ErrNoKey, ErrDeleted; a *CorruptError; any other means
 // that the store did not answer, and the change may be made or not.
 func (s *Store) Write(ctx context.Context, old, next *keys.Key) (*keys.Key, error) {
 	return s.WriteWithin(ctx, old, next, nil)
 }
 
-// WriteWithin is Write that keeps a cap: it fails with a *CapError if the key would be one active key too many. A nil
-// cap is none.
+// WriteWithin is Write that keeps a cap: it fails with a *CapError if the key would be one active
+// key too many. A nil cap is none.
 func (s *Store) WriteWithin(ctx context.Context, old, next *keys.Key, limit *Cap) (*keys.Key, error) {
 	return s.write(ctx, s.client, old, next, limit)
 }
@@ -143,7 +145,8 @@ func IsUncertain(err error) bool {
 		!errors.Is(err, ErrNotRevoked) && !errors.As(err, &field) && !errors.As(err, &corrupt)
 }
 
-// relist notes a key in its team's set as it stands now, in place of a note for a version that was not written.
+// relist notes a key in its team's set as it stands now, in place of a note for a version that was
+// not written.
 func (s *Store) relist(ctx context.Context, id string, noted int64) error {
 	k, err := s.Get(ctx, id)
 	if errors.Is(err, ErrNoKey) {
@@ -156,9 +159,10 @@ func (s *Store) relist(ctx context.Context, id string, noted int64) error {
 	return s.enlist(ctx, k, nil)
 }
 
-// Delete removes a revoked key: the way to it from its secret first, then its record. Both become tombstones, so that
-// nothing revives the id or the secret. The same Delete again completes an interrupted one. Errors: ErrNotRevoked; ErrNoKey,
-// ErrDeleted; a *CorruptError; any other means that the store did not answer.
+// Delete removes a revoked key: the way to it from its secret first, then its record. Both become
+// tombstones, so that nothing revives the id or the secret. The same Delete again completes an
+// interrupted one. Errors: ErrNotRevoked; ErrNoKey, ErrDeleted; a *CorruptError; any other means
+// that the store did not answer.
 func (s *Store) Delete(ctx context.Context, k *keys.Key) error {
 	k, err := s.Get(ctx, k.ID)
 	if err != nil {
@@ -170,10 +174,12 @@ func (s *Store) Delete(ctx context.Context, k *keys.Key) error {
 	return s.makeTombstones(ctx, k)
 }
 
-// makeTombstones makes tombstones of a revoked key and of its secret, and takes it out of all lists.
+// makeTombstones makes tombstones of a revoked key and of its secret, and takes it out of all
+// lists.
 func (s *Store) makeTombstones(ctx context.Context, k *keys.Key) error {
 	for range MaxTries {
-		// Revoked is final: it still is when the next steps are made. Both digests of an unfinished rehash are the secret's.
+		// Revoked is final: it still is when the next steps are made. Both digests of an unfinished
+		// rehash are the secret's.
 		for _, d := range k.Digests() {
 			if err := s.buryLink(ctx, d, k.ID); err != nil {
 				return err
@@ -194,10 +200,11 @@ func (s *Store) makeTombstones(ctx context.Context, k *keys.Key) error {
 	return ErrConflict
 }
 
-// Rehash replaces the digest of a key. No other key can have the old one afterwards, also when this one is deleted. The key answers to one of the two at every moment, and to both for some; the
-// same Rehash again completes an interrupted one. Errors: ErrConflict if the key has another digest than from;
-// ErrFinal for a revoked one; ErrSecretTaken; ErrNoKey, ErrDeleted; a *CorruptError; any other means that the store did
-// not answer.
+// Rehash replaces the digest of a key. No other key can have the old one afterwards, also when this
+// one is deleted. The key answers to one of the two at every moment, and to both for some; the same
+// Rehash again completes an interrupted one. Errors: ErrConflict if the key has another digest than
+// from; ErrFinal for a revoked one; ErrSecretTaken; ErrNoKey, ErrDeleted; a *CorruptError; any
+// other means that the store did not answer.
 func (s *Store) Rehash(ctx context.Context, id string, from, to keys.Digest) error {
 	if from == to || to == (keys.Digest{}) {
 		return &keys.FieldError{Field: "hash", Problem: "is not another one"}
@@ -218,9 +225,10 @@ func (s *Store) Rehash(ctx context.Context, id string, from, to keys.Digest) err
 	return ErrConflict
 }
 
-// rehashStep makes the next step of a rehash. The record says how far it is: the new digest is noted beside the old
-// one, then a secret leads there, then the two change places, then, once it is sure that a secret still leads there, none leads to
-// the old one ever again, then the record forgets it.
+// rehashStep makes the next step of a rehash. The record says how far it is: the new digest is
+// noted beside the old one, then a secret leads there, then the two change places, then, once it is
+// sure that a secret still leads there, none leads to the old one ever again, then the record
+// forgets it.
 func (s *Store) rehashStep(ctx context.Context, k *keys.Key, from, to keys.Digest) (done bool, err error) {
 	next := k.Clone()
 	next.Version++
@@ -242,8 +250,8 @@ func (s *Store) rehashStep(ctx context.Context, k *keys.Key, from, to keys.Diges
 		next.Digest, next.Other, next.Algorithm = to, from, keys.AlgorithmHMACSHA256
 		return false, s.change(ctx, s.client, k, next)
 	case k.Digest == to && k.Other != (keys.Digest{}):
-		// A Repair that undid an earlier try could have retired the new digest after it was led here, and before the record
-		// said that it holds.
+		// A Repair that undid an earlier try could have retired the new digest after it was led
+		// here, and before the record said that it holds.
 		if _, _, err := s.link(ctx, to, k.ID); err != nil {
 			return false, err
 		}

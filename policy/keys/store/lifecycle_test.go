@@ -196,7 +196,8 @@ func testDelete(t *testing.T, c redis.UniversalClient) {
 	}
 }
 
-// Whichever hash of its secret a key is deleted under while a rehash is unfinished: no key ever has one of the two again.
+// Whichever hash of its secret a key is deleted under while a rehash is unfinished: no key ever has
+// one of the two again.
 func testDeleteDuringRehash(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), New(c)
 	for i, name := range []string{"not linked yet", "linked", "unlinked"} {
@@ -285,7 +286,8 @@ func testRehash(t *testing.T, c redis.UniversalClient) {
 	if err := s.Rehash(ctx, k.ID, from, to); !errors.Is(err, ErrConflict) {
 		t.Errorf("from a digest that it does not have: %v", err)
 	}
-	// No other key can have an earlier digest; the key itself can have it again, when the pepper is changed back.
+	// No other key can have an earlier digest; the key itself can have it again, when the pepper is
+	// changed back.
 	taken := func(d keys.Digest) {
 		t.Helper()
 		other := keystest.Sample(func(k *keys.Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", d })

@@ -36,8 +36,8 @@ const maxRead = 1000
 // apisKey is the set of APIs that have or had keys.
 const apisKey = "tg:v1:apis"
 
-// indexKey is the list of the ids of an API, or of a team of it: a ZSET in which all scores are 0. No API's name has
-// a slash.
+// indexKey is the list of the ids of an API, or of a team of it: a ZSET in which all scores are 0.
+// No API's name has a slash.
 func indexKey(api, team string) string {
 	if team == "" {
 		return "tg:v1:index:{" + api + "}"
@@ -67,11 +67,12 @@ func (f *Filter) matches(k *keys.Key) bool {
 	return false
 }
 
-// List returns up to limit keys (0 means DefaultPage, at most MaxPage) in the order of API and id, after the cursor,
-// which is empty for the start and else what an earlier List of the same Filter returned as next; next is empty at the
-// end. The work of one call is bounded, so a page may be short, or empty, while there is a next. Records that cannot
-// be read are left out and named, as *CorruptError, in an error that comes beside the others and next. Other errors: a
-// *FieldError for the cursor; any other means that the store did not answer, and comes alone.
+// List returns up to limit keys (0 means DefaultPage, at most MaxPage) in the order of API and id,
+// after the cursor, which is empty for the start and else what an earlier List of the same Filter
+// returned as next; next is empty at the end. The work of one call is bounded, so a page may be
+// short, or empty, while there is a next. Records that cannot be read are left out and named, as
+// *CorruptError, in an error that comes beside the others and next. Other errors: a *FieldError for
+// the cursor; any other means that the store did not answer, and comes alone.
 func (s *Store) List(ctx context.Context, f Filter, cursor string, limit int) (page []*keys.Key, next string, err error) {
 	if limit <= 0 {
 		limit = DefaultPage
@@ -140,7 +141,8 @@ func (s *Store) APIs(ctx context.Context) ([]string, error) {
 	return apis, nil
 }
 
-// read reads keys of one API until the page is full, the budget spent or the list at its end; more says that it is not.
+// read reads keys of one API until the page is full, the budget spent or the list at its end; more
+// says that it is not.
 func (l *lister) read(ctx context.Context, api, after string) (last string, more bool, err error) {
 	for last = after; ; {
 		room := l.limit - len(l.page)
@@ -200,7 +202,8 @@ type Found struct {
 	Err error // as Get has it, but only about this key
 }
 
-// ReadAll reads keys by their ids in one round trip. Its own error means that the store did not answer.
+// ReadAll reads keys by their ids in one round trip. Its own error means that the store did not
+// answer.
 func (s *Store) ReadAll(ctx context.Context, ids []string) ([]Found, error) {
 	type reply struct{ record, used *redis.StringCmd }
 	replies := make([]reply, len(ids))

@@ -1,4 +1,5 @@
--- Adds a member to a team. Atomic: the team exists when the member is written, and no other has the name.
+-- Adds a member to a team. Atomic: the team exists when the member is written, and no other has the
+-- name.
 --
 -- KEYS[1]  hash: the team's record and one field a member
 -- ARGV[1]  field of the team's record

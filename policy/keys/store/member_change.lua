@@ -1,4 +1,5 @@
--- Replaces or removes a member, or replaces the team's record. Atomic: a team that has other members, or keys, keeps an admin.
+-- Replaces or removes a member, or replaces the team's record. Atomic: a team that has other
+-- members, or keys, keeps an admin.
 --
 -- KEYS[1]  hash: the team's record and one field a member
 -- KEYS[2]  hash: the team's keys, in the same slot

@@ -34,7 +34,8 @@ const (
 
 // What a call about a member can find. Test with errors.Is.
 var (
-	// ErrToken is the same for a token that never was, one of a removed member and one of a deleted team.
+	// ErrToken is the same for a token that never was, one of a removed member and one of a deleted
+	// team.
 	ErrToken        = errors.New("keys: the member token is not valid")
 	ErrNoMember     = errors.New("keys: there is no such member in the team")
 	ErrMemberExists = errors.New("keys: the team has a member of this name")
@@ -113,8 +114,9 @@ type memberRecord struct {
 	Token string `json:"token"` // "sha256:" and the hexadecimal digest of the token
 }
 
-// tokenDigest needs no pepper: a token has 160 random bits, so nobody can guess one from its hash, and every command
-// line would have to be given the pepper only to know who is asking. The first bytes keep it apart from other digests.
+// tokenDigest needs no pepper: a token has 160 random bits, so nobody can guess one from its hash,
+// and every command line would have to be given the pepper only to know who is asking. The first
+// bytes keep it apart from other digests.
 func tokenDigest(token string) keys.Digest {
 	return sha256.Sum256([]byte("tollgate member token v1\x00" + token))
 }
@@ -139,7 +141,8 @@ func (s *Store) AddMember(ctx context.Context, m Member) (added *Member, token s
 	return &m, token, nil
 }
 
-// NewMember gives m an id, and returns it with its token, which cannot be had again. Errors: a *FieldError.
+// NewMember gives m an id, and returns it with its token, which cannot be had again. Errors: a
+// *FieldError.
 func NewMember(m Member) (Member, string, error) {
 	// The random part of a secret is longer than that of an id.
 	m.ID, m.CreatedAt = memberPrefix+keys.NewSecret("")[:memberIDRandom], m.CreatedAt.UTC()
@@ -149,15 +152,17 @@ func NewMember(m Member) (Member, string, error) {
 	return m, keys.NewSecret(TokenPrefix), nil
 }
 
-// PutMember adds a new member to a team that exists. Errors: ErrNoTeam, ErrMemberExists, ErrTeamFull: nothing is changed. Any
-// other means that the store did not answer; a member that is there all the same has a token that nobody knows, so remove it.
+// PutMember adds a new member to a team that exists. Errors: ErrNoTeam, ErrMemberExists,
+// ErrTeamFull: nothing is changed. Any other means that the store did not answer; a member that is
+// there all the same has a token that nobody knows, so remove it.
 func (s *Store) PutMember(ctx context.Context, m *Member, token string) error {
 	digest := tokenDigest(token)
 	data, err := json.Marshal(memberRecord{Member: *m, Token: tokenHash + digest.Hex()})
 	if err != nil {
 		return err
 	}
-	// The way from the token first: without the record it leads nowhere, so a crash leaves nothing that works.
+	// The way from the token first: without the record it leads nowhere, so a crash leaves nothing
+	// that works.
 	if err := s.client.Set(ctx, memberTokenKey(digest), m.ID+" "+teamTag(m.API, m.Team), 0).Err(); err != nil {
 		return memberError(ctx, m.API, m.Team, err)
 	}
@@ -173,8 +178,8 @@ func (s *Store) PutMember(ctx context.Context, m *Member, token string) error {
 	return refused
 }
 
-// Members returns the members of a team by name. Errors: ErrNoTeam; those that cannot be read are left out, and
-// named in an error beside the others; any other means that the store did not answer.
+// Members returns the members of a team by name. Errors: ErrNoTeam; those that cannot be read are
+// left out, and named in an error beside the others; any other means that the store did not answer.
 func (s *Store) Members(ctx context.Context, api, team string) ([]*Member, error) {
 	fields, err := s.client.HGetAll(ctx, membersKey(api, team)).Result()
 	if err != nil {
@@ -203,8 +208,8 @@ func (s *Store) Members(ctx context.Context, api, team string) ([]*Member, error
 	return members, errors.Join(corrupt...)
 }
 
-// Member returns one member of a team. Errors: ErrNoTeam, ErrNoMember; a *CorruptError; any other means that the store
-// did not answer.
+// Member returns one member of a team. Errors: ErrNoTeam, ErrNoMember; a *CorruptError; any other
+// means that the store did not answer.
 func (s *Store) Member(ctx context.Context, api, team, id string) (*Member, error) {
 	m, err := s.StoredMember(ctx, api, team, id)
 	if err != nil {
@@ -220,8 +225,8 @@ type StoredMember struct {
 	raw    string
 }
 
-// StoredMember reads one member of a team. Beside a *CorruptError stands what RemoveMember needs, else errors come alone:
-// ErrNoTeam, ErrNoMember; any other means that the store did not answer.
+// StoredMember reads one member of a team. Beside a *CorruptError stands what RemoveMember needs,
+// else errors come alone: ErrNoTeam, ErrNoMember; any other means that the store did not answer.
 func (s *Store) StoredMember(ctx context.Context, api, team, id string) (*StoredMember, error) {
 	if MemberIDProblem(id) != "" {
 		return nil, ErrNoMember
@@ -245,8 +250,9 @@ func (s *Store) StoredMember(ctx context.Context, api, team, id string) (*Stored
 	return &StoredMember{Member: r.Member, digest: digest, raw: raw}, nil
 }
 
-// SetRole gives a member another role and returns the changed record. Errors: a *FieldError; ErrNoTeam; a *LastAdminError;
-// ErrMemberMoved if it is not what stands; a *CorruptError: nothing is changed. Any other means that the store did not answer.
+// SetRole gives a member another role and returns the changed record. Errors: a *FieldError;
+// ErrNoTeam; a *LastAdminError; ErrMemberMoved if it is not what stands; a *CorruptError: nothing
+// is changed. Any other means that the store did not answer.
 func (s *Store) SetRole(ctx context.Context, m *StoredMember, role roles.Role) (*Member, error) {
 	changed := memberRecord{Member: m.Member, Token: tokenHash + m.digest.Hex()}
 	changed.Role = role
@@ -263,15 +269,17 @@ func (s *Store) SetRole(ctx context.Context, m *StoredMember, role roles.Role) (
 	return &changed.Member, nil
 }
 
-// RemoveMember takes a member out of a team; the token is refused from then on. The last admin can go only as the very
-// last of the team: with no other member and no key, so that the team can be deleted. A record that cannot be read can
-// be removed. Errors: ErrNoTeam; a *LastAdminError; ErrMemberMoved if it is not what stands: nothing is changed. Any other means
-// that the store did not answer.
+// RemoveMember takes a member out of a team; the token is refused from then on. The last admin can
+// go only as the very last of the team: with no other member and no key, so that the team can be
+// deleted. A record that cannot be read can be removed. Errors: ErrNoTeam; a *LastAdminError;
+// ErrMemberMoved if it is not what stands: nothing is changed. Any other means that the store did
+// not answer.
 func (s *Store) RemoveMember(ctx context.Context, m *StoredMember) error {
 	if err := s.changeMember(ctx, m.API, m.Team, m.ID, m.raw, ""); err != nil {
 		return err
 	}
-	// The member is gone with the record. The way from the token leads nowhere now; if it stays, it does no harm.
+	// The member is gone with the record. The way from the token leads nowhere now; if it stays, it
+	// does no harm.
 	if m.digest != (keys.Digest{}) {
 		s.client.Del(ctx, memberTokenKey(m.digest))
 	}
@@ -294,8 +302,9 @@ func (s *Store) changeMember(ctx context.Context, api, team, id, from, to string
 	return nil
 }
 
-// MemberByToken returns the member whose token this is. The token is taken as it is, without trimming. Errors: ErrToken;
-// a *CorruptError; any other means that the store did not answer. None of them holds the token.
+// MemberByToken returns the member whose token this is. The token is taken as it is, without
+// trimming. Errors: ErrToken; a *CorruptError; any other means that the store did not answer. None
+// of them holds the token.
 func (s *Store) MemberByToken(ctx context.Context, token string) (*Member, error) {
 	if len(token) != len(TokenPrefix)+keys.SecretBytes || !keys.HasChecksum(token, TokenPrefix) {
 		return nil, ErrToken

@@ -92,7 +92,8 @@ func testMembers(t *testing.T, c redis.UniversalClient) {
 	}
 }
 
-// A token that never was, one of a removed member, of a deleted team and of somebody else get the same answer.
+// A token that never was, one of a removed member, of a deleted team and of somebody else get the
+// same answer.
 func testTokensThatAreRefused(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), New(c)
 	mustTeam(t, s, "pictify", "orbit")
@@ -120,7 +121,8 @@ func testTokensThatAreRefused(t *testing.T, c redis.UniversalClient) {
 	if err := s.DeleteTeam(ctx, "pictify", "nova"); err != nil {
 		t.Fatal(err)
 	}
-	// The way from the token is left over: after a crash, of a removed member and of a deleted team.
+	// The way from the token is left over: after a crash, of a removed member and of a deleted
+	// team.
 	c.HDel(ctx, membersKey("pictify", "orbit"), left.ID)
 	c.Set(ctx, memberTokenKey(tokenDigest(lastToken)), last.ID+" pictify/nova", 0)
 	// A token that leads to a member who has another one.

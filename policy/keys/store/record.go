@@ -75,7 +75,8 @@ func recordOf(k *keys.Key) record {
 	return r
 }
 
-// PublicRecord returns the record of k as JSON without its hash; nil for nil. Errors: a *FieldError.
+// PublicRecord returns the record of k as JSON without its hash; nil for nil. Errors: a
+// *FieldError.
 func PublicRecord(k *keys.Key) (json.RawMessage, error) {
 	if k == nil {
 		return nil, nil
@@ -83,7 +84,8 @@ func PublicRecord(k *keys.Key) (json.RawMessage, error) {
 	if err := k.Validate(); err != nil {
 		return nil, err
 	}
-	// By the stored form, so that a field that the record gains is here too. Whoever keeps it looks for one more hash.
+	// By the stored form, so that a field that the record gains is here too. Whoever keeps it looks
+	// for one more hash.
 	r := recordOf(k)
 	r.Hash, r.OtherHash = "", ""
 	return json.Marshal(r)

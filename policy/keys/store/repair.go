@@ -43,9 +43,10 @@ const settled = time.Minute
 // repairBatch is how many keys of the store are looked at in one round trip.
 const repairBatch = 500
 
-// Repair looks at the keys of one API, or of all if api is empty, and completes or undoes what was interrupted between
-// two steps. It reads every key of the store once. It may run beside everything else, and twice. An error means that the
-// store did not answer, and comes with what was done before.
+// Repair looks at the keys of one API, or of all if api is empty, and completes or undoes what was
+// interrupted between two steps. It reads every key of the store once. It may run beside everything
+// else, and twice. An error means that the store did not answer, and comes with what was done
+// before.
 func (s *Store) Repair(ctx context.Context, api string) (RepairReport, error) {
 	return s.repair(ctx, api, settled)
 }
@@ -67,7 +68,8 @@ func (s *Store) repair(ctx context.Context, api string, age time.Duration) (Repa
 	return r.report, nil
 }
 
-// scan calls take with the names of everything in the store, some at a time and one call after the other.
+// scan calls take with the names of everything in the store, some at a time and one call after the
+// other.
 func (s *Store) scan(ctx context.Context, take func(ctx context.Context, names []string) error) error {
 	var one sync.Mutex
 	walk := func(ctx context.Context, c *redis.Client) error {
@@ -196,8 +198,8 @@ func look(ctx context.Context, p redis.Pipeliner, k *keys.Key) related {
 	return a
 }
 
-// record puts right what is wrong with one key. An error that is not uncertain means that somebody else has changed
-// it meanwhile: then it is not in the state that was seen.
+// record puts right what is wrong with one key. An error that is not uncertain means that somebody
+// else has changed it meanwhile: then it is not in the state that was seen.
 func (r *repairer) record(ctx context.Context, k *keys.Key, a related) error {
 	for _, step := range []func(context.Context, *keys.Key, related) (done bool, err error){
 		r.rehash, r.secret, r.orphan, r.lists, r.teamEntry,
@@ -272,8 +274,8 @@ func (r *repairer) secret(ctx context.Context, k *keys.Key, a related) (done boo
 	return false, nil
 }
 
-// orphan revokes a successor that its key does not know: whoever made it died before anybody was told the secret. One that
-// was used came here in another way.
+// orphan revokes a successor that its key does not know: whoever made it died before anybody was
+// told the secret. One that was used came here in another way.
 func (r *repairer) orphan(ctx context.Context, k *keys.Key, a related) (done bool, err error) {
 	if a.predecessor == nil || k.Status == keys.Revoked || !k.LastUsed.IsZero() || k.CreatedAt.IsZero() || k.CreatedAt.After(r.before) {
 		return false, nil
@@ -453,7 +455,8 @@ func (r *repairer) unindex(ctx context.Context, api, team, id string) error {
 	return nil
 }
 
-// teamSet takes out of a team's set what has no record. What a record says otherwise, listing has seen to.
+// teamSet takes out of a team's set what has no record. What a record says otherwise, listing has
+// seen to.
 func (r *repairer) teamSet(ctx context.Context, api, team string) error {
 	for cursor := uint64(0); ; {
 		fields, next, err := r.store.client.HScan(ctx, teamKeysKey(api, team), cursor, "", repairBatch).Result()

@@ -213,7 +213,8 @@ func TestRepairOfAStoreThatIsAway(t *testing.T) {
 	}
 }
 
-// Repair runs beside everything else. Each part changes the key at the worst moment: after Repair has read it.
+// Repair runs beside everything else. Each part changes the key at the worst moment: after Repair
+// has read it.
 func TestRepairOvertaken(t *testing.T) {
 	for name, test := range map[string]struct {
 		spoil    func(t *testing.T, s *Store, k *keys.Key)
@@ -330,7 +331,8 @@ func TestRepairOvertaken(t *testing.T) {
 	}
 }
 
-// A team whose set cannot be read stops neither a repair nor the keys of others for good: the error says which.
+// A team whose set cannot be read stops neither a repair nor the keys of others for good: the error
+// says which.
 func TestRepairOfABrokenTeam(t *testing.T) {
 	c := keystest.NewEmbedded(t)
 	s, k := New(c), named("aaaa", 1)
@@ -343,8 +345,8 @@ func TestRepairOfABrokenTeam(t *testing.T) {
 	expectCorrupt(t, "repair", errors.Unwrap(err), "team pixelbyte/team_orbit", "not a hash")
 }
 
-// A rehash that starts again while Repair undoes the first try, and that goes on only after Repair has looked whether it
-// did, still leads to the key at the end.
+// A rehash that starts again while Repair undoes the first try, and that goes on only after Repair
+// has looked whether it did, still leads to the key at the end.
 func TestRepairMeetsARehashThatStartsAgain(t *testing.T) {
 	ctx, c := t.Context(), keystest.NewEmbedded(t)
 	s, k := New(c), named("aaaa", 1)

@@ -15,8 +15,8 @@ import (
 // ErrNoPrimary is for clients of a kind that does not say which server holds a key.
 var ErrNoPrimary = errors.New("keys: this kind of client has no single connection to a primary")
 
-// primary returns a connection of its own to the server that holds the record of id. WAIT counts the replicas that
-// have what its own connection wrote.
+// primary returns a connection of its own to the server that holds the record of id. WAIT counts
+// the replicas that have what its own connection wrote.
 func (s *Store) primary(ctx context.Context, id string) (*redis.Conn, error) {
 	switch c := s.client.(type) {
 	case *redis.Client:
@@ -32,9 +32,11 @@ func (s *Store) primary(ctx context.Context, id string) (*redis.Conn, error) {
 }
 
 const (
-	// replicasKey is set while the store is known to have replicas: a primary forgets one that is gone.
+	// replicasKey is set while the store is known to have replicas: a primary forgets one that is
+	// gone.
 	replicasKey = "tg:v1:replicas"
-	// replicasTTL is how long a store is taken for one that should have replicas after one was last seen.
+	// replicasTTL is how long a store is taken for one that should have replicas after one was last
+	// seen.
 	replicasTTL = 30 * 24 * time.Hour
 )
 
@@ -44,10 +46,10 @@ type Replication struct {
 	Expected bool // there are, or should be, replicas
 }
 
-// Replication returns what is known of the replicas of the primary that holds this id. One is expected if the primary
-// knows any, has had one within its repl-backlog-ttl (an hour, if nobody has set it), or is told to write only with
-// replicas (min-replicas-to-write), and for 30 days after NoteReplicas has seen one. A store that does not know what a
-// replica is has none.
+// Replication returns what is known of the replicas of the primary that holds this id. One is
+// expected if the primary knows any, has had one within its repl-backlog-ttl (an hour, if nobody
+// has set it), or is told to write only with replicas (min-replicas-to-write), and for 30 days
+// after NoteReplicas has seen one. A store that does not know what a replica is has none.
 func (s *Store) Replication(ctx context.Context, id string) (r Replication, err error) {
 	conn, err := s.primary(ctx, id)
 	if err != nil {
@@ -95,8 +97,9 @@ func (s *Store) NoteReplicas(ctx context.Context, id string) error {
 	return nil
 }
 
-// WriteAndWait is Write that waits until so many replicas have the change, at most timeout, which must be above 0.
-// confirmed is how many have it. An error beside a key means that the change is made and that nobody knows who has it.
+// WriteAndWait is Write that waits until so many replicas have the change, at most timeout, which
+// must be above 0. confirmed is how many have it. An error beside a key means that the change is
+// made and that nobody knows who has it.
 func (s *Store) WriteAndWait(ctx context.Context, old, next *keys.Key, replicas int, timeout time.Duration) (k *keys.Key, confirmed int, err error) {
 	conn, err := s.primary(ctx, old.ID)
 	if err != nil {

@@ -45,8 +45,8 @@ func TestWriteWaitsForAReplica(t *testing.T) {
 	if got, err := decodeRecord(data); err != nil || got.Note != "again" {
 		t.Errorf("the replica has %+v, %v", got, err)
 	}
-	// A replica that is paused confirms nothing. The connection of the write has nothing else to wait for: to wait on another
-	// one would confirm it.
+	// A replica that is paused confirms nothing. The connection of the write has nothing else to
+	// wait for: to wait on another one would confirm it.
 	keystest.Await(t, "the replica has all", func(ctx context.Context) bool {
 		n, err := c.Wait(ctx, 1, 10*time.Millisecond).Result()
 		return err == nil && n == 1
@@ -95,7 +95,8 @@ func TestReplicasThatAreGoneAreExpected(t *testing.T) {
 	expectReplication(t, s, "one is expected", Replication{Expected: true})
 }
 
-// The connection is lost between the write and the WAIT: the change is made, and nobody knows who has it.
+// The connection is lost between the write and the WAIT: the change is made, and nobody knows who
+// has it.
 func TestWaitThatIsLost(t *testing.T) {
 	c := keystest.NewEmbedded(t)
 	s, k := New(c), keystest.Sample()

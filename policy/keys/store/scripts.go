@@ -16,7 +16,8 @@ var linkSource string
 //go:embed enlist.lua
 var enlistSource string
 
-// The two keys of one API key are in different slots of a cluster, so a script may touch only one of them.
+// The two keys of one API key are in different slots of a cluster, so a script may touch only one
+// of them.
 const unmakeSource = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
 
 type scripts struct {
@@ -46,8 +47,8 @@ type scriptCall struct {
 	takes  bool // rights away
 }
 
-// run runs calls in one round trip, and in a second one those that met a server which had not seen the script. The
-// error of each is in its reply.
+// run runs calls in one round trip, and in a second one those that met a server which had not seen
+// the script. The error of each is in its reply.
 func (s *Store) run(ctx context.Context, calls []scriptCall) []*redis.Cmd {
 	replies := make([]*redis.Cmd, len(calls))
 	s.client.Pipelined(ctx, func(p redis.Pipeliner) error {

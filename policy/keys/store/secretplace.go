@@ -10,8 +10,8 @@ import (
 	"tollgate/policy/keys"
 )
 
-// What stands before the id in the place of a secret that leads to no key any more. Such a place is never emptied: else an
-// export from before could bring the secret back.
+// What stands before the id in the place of a secret that leads to no key any more. Such a place is
+// never emptied: else an export from before could bring the secret back.
 const (
 	retired = "former:"  // the key has another hash of the secret since a change of the pepper
 	buried  = "deleted:" // the key was deleted
@@ -33,8 +33,9 @@ func parseSecretPlace(text string) SecretPlace {
 	return SecretPlace{ID: id, Former: former}
 }
 
-// SecretPlaces reads the places of secrets, by their digests, in one round trip, and in a second one what became of the keys that
-// had another hash: such a place does not learn of the delete of its key. An error means that the store did not answer.
+// SecretPlaces reads the places of secrets, by their digests, in one round trip, and in a second
+// one what became of the keys that had another hash: such a place does not learn of the delete of
+// its key. An error means that the store did not answer.
 func (s *Store) SecretPlaces(ctx context.Context, digests []keys.Digest) ([]SecretPlace, error) {
 	replies := make([]*redis.StringCmd, len(digests))
 	s.client.Pipelined(ctx, func(p redis.Pipeliner) error {

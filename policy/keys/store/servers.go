@@ -11,10 +11,11 @@ import (
 	"tollgate/policy/keys"
 )
 
-// serversKey is a hash: of each server that hears of changes, by its name, "<heard> <seen> <longest>": the time of the
-// latest change that it has heard of, when it last said so, both in Unix ms by the clock of the store, and for how many ms
-// after that it may serve what it knows without the store. In a cluster nodes have clocks of their own, and what is
-// heard from one can seem to confirm what comes from another, for as long as they differ.
+// serversKey is a hash: of each server that hears of changes, by its name, "<heard> <seen>
+// <longest>": the time of the latest change that it has heard of, when it last said so, both in
+// Unix ms by the clock of the store, and for how many ms after that it may serve what it knows
+// without the store. In a cluster nodes have clocks of their own, and what is heard from one can
+// seem to confirm what comes from another, for as long as they differ.
 const serversKey = "tg:v1:servers"
 
 const (
@@ -41,8 +42,8 @@ if ARGV[5] == '1' then
 end
 return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. string.format('%.0f', now) .. ' ' .. ARGV[3])`
 
-// markSource publishes a change of no key, after which all that was published before on the same connection of a server
-// has arrived, and replies with its time.
+// markSource publishes a change of no key, after which all that was published before on the same
+// connection of a server has arrived, and replies with its time.
 //
 // KEYS[1] any key of the slot; ARGV: channel, a digest that no secret has.
 const markSource = `
@@ -51,8 +52,9 @@ local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
 redis.call('PUBLISH', ARGV[1], now .. ' ' .. ARGV[2] .. ' -')
 return now`
 
-// ConfirmChanges says for a server that it has heard of the changes up to this time, in Unix ms, and for how long it may serve
-// what it knows without the store. One that comes drops those that are long gone.
+// ConfirmChanges says for a server that it has heard of the changes up to this time, in Unix ms,
+// and for how long it may serve what it knows without the store. One that comes drops those that
+// are long gone.
 func (s *Store) ConfirmChanges(ctx context.Context, server string, heard int64, longest time.Duration, comes bool) error {
 	run := s.evenFull(s.scripts.present) // a line for each server, without which no revocation is confirmed
 	err := run(ctx, s.client, []string{serversKey}, server, heard, longest.Milliseconds(), serverGone.Milliseconds(), comes).Err()
@@ -93,8 +95,9 @@ func (e *UnheardError) Is(target error) bool { return target == ErrUnheard }
 // Unwrap returns why nobody knows.
 func (e *UnheardError) Unwrap() error { return e.Err }
 
-// AwaitServers waits until every server has heard of what was changed before in the record of a key, at most timeout.
-// Those that have not are in an *UnheardError, unless they cannot serve what they know any more.
+// AwaitServers waits until every server has heard of what was changed before in the record of a
+// key, at most timeout. Those that have not are in an *UnheardError, unless they cannot serve what
+// they know any more.
 func (s *Store) AwaitServers(ctx context.Context, id string, timeout time.Duration) error {
 	// A server that comes later reads everything anew.
 	if all, err := s.client.HGetAll(ctx, serversKey).Result(); err != nil || len(all) == 0 {

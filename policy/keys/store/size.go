@@ -8,9 +8,11 @@ import (
 	"tollgate/policy/keys"
 )
 
-// How large a key may be made. What is larger already stays as it is, can be read, ended and made smaller.
+// How large a key may be made. What is larger already stays as it is, can be read, ended and made
+// smaller.
 const (
-	// maxRecord is the largest record, in bytes of its JSON. Addresses beyond MaxAddresses count extra.
+	// maxRecord is the largest record, in bytes of its JSON. Addresses beyond MaxAddresses count
+	// extra.
 	maxRecord = 64 << 10
 	// addressBytes is what an address takes in a record at most.
 	addressBytes = 64

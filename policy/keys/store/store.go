@@ -1,5 +1,6 @@
-// Package store keeps API keys, and the teams and members that own them, in Redis. It finds a key by the digest of its secret,
-// writes each change with its message to the servers in one step, and repairs what was cut short.
+// Package store keeps API keys, and the teams and members that own them, in Redis. It finds a key
+// by the digest of its secret, writes each change with its message to the servers in one step, and
+// repairs what was cut short.
 package store
 
 import (
@@ -25,13 +26,14 @@ var (
 	ErrSecretDeleted = fmt.Errorf("%w: one that was deleted, whose secret never comes back", ErrSecretTaken)
 )
 
-// Store keeps key records in Redis: a record as JSON at tg:v1:key:{<id>}, and its id at tg:v1:secret:<hex digest>. A
-// deleted key leaves a record without details, and "deleted:<id>" in the place of its secret, so that neither is used
-// again; a key that was rehashed leaves "former:<id>" in the place of the earlier digest. Beside them are
-// tg:v1:used:{<id>}, the Unix second of the last use; the lists of ids tg:v1:index:{<api>} and tg:v1:index:{<api>/<team>},
-// the set of APIs tg:v1:apis, and tg:v1:team:{<api>/<team>}, which says of each key of a team whether it counts under a Cap.
-// It is safe for concurrent use. It needs Redis 7.0 or later, alone, behind Sentinel
-// or as a cluster.
+// Store keeps key records in Redis: a record as JSON at tg:v1:key:{<id>}, and its id at
+// tg:v1:secret:<hex digest>. A deleted key leaves a record without details, and "deleted:<id>" in
+// the place of its secret, so that neither is used again; a key that was rehashed leaves
+// "former:<id>" in the place of the earlier digest. Beside them are tg:v1:used:{<id>}, the Unix
+// second of the last use; the lists of ids tg:v1:index:{<api>} and tg:v1:index:{<api>/<team>}, the
+// set of APIs tg:v1:apis, and tg:v1:team:{<api>/<team>}, which says of each key of a team whether
+// it counts under a Cap. It is safe for concurrent use. It needs Redis 7.0 or later, alone, behind
+// Sentinel or as a cluster.
 type Store struct {
 	client  redis.UniversalClient
 	scripts scripts
@@ -39,9 +41,10 @@ type Store struct {
 	nodeOf  func(key string) string
 }
 
-// New returns a Store on c, which the caller owns. Build c with connect.Open: with ContextTimeoutEnabled, else go-redis
-// bounds a read that is under way by its own ReadTimeout and not by the deadline of the context; and so that each command of
-// a pipeline tells how it went, else one that was never sent looks like an empty answer.
+// New returns a Store on c, which the caller owns. Build c with connect.Open: with
+// ContextTimeoutEnabled, else go-redis bounds a read that is under way by its own ReadTimeout and
+// not by the deadline of the context; and so that each command of a pipeline tells how it went,
+// else one that was never sent looks like an empty answer.
 func New(c redis.UniversalClient) *Store {
 	return &Store{client: c, scripts: newScripts(), seed: maphash.MakeSeed(), nodeOf: nodes.Of(c)}
 }
@@ -55,8 +58,9 @@ func (s *Store) IsCluster() bool {
 func recordKey(id string) string          { return "tg:v1:key:{" + id + "}" }
 func secretKey(digest keys.Digest) string { return "tg:v1:secret:" + digest.Hex() }
 
-// Lookup returns the record of the key whose secret has the digest d, whatever its status. Errors: ErrUnknown; a
-// *CorruptError; any other error means that the store did not answer, and wraps ctx's error if that is why.
+// Lookup returns the record of the key whose secret has the digest d, whatever its status. Errors:
+// ErrUnknown; a *CorruptError; any other error means that the store did not answer, and wraps ctx's
+// error if that is why.
 func (s *Store) Lookup(ctx context.Context, d keys.Digest) (*keys.Key, error) {
 	r := s.LookupMany(ctx, []LookupRequest{{Digest: d}}, nil)[0]
 	return r.Key, r.Err
@@ -68,13 +72,14 @@ type LookupResult struct {
 	RecordHash uint64 // never 0
 	Unchanged  bool   // the record is the one that was asked about, and was not decoded again
 	Err        error
-	// Absent is the Redis key that was missing, if that is why there is an error: a caller who doubts that the store is complete
-	// asks about it. Else "".
+	// Absent is the Redis key that was missing, if that is why there is an error: a caller who
+	// doubts that the store is complete asks about it. Else "".
 	Absent string
 }
 
-// LookupRequest is a secret, by its digest, and the key that it belonged to when it was last looked up, "" if it was not, with the
-// hash that its record had; 0 for a record that is to be decoded in any case.
+// LookupRequest is a secret, by its digest, and the key that it belonged to when it was last looked
+// up, "" if it was not, with the hash that its record had; 0 for a record that is to be decoded in
+// any case.
 type LookupRequest struct {
 	Digest     keys.Digest
 	ID         string
@@ -125,8 +130,8 @@ func (s *Store) pipeline(ctx context.Context, gets []*redis.StringCmd) {
 	_, _ = p.Exec(ctx) // its error is in the commands: connect.Open sees to that
 }
 
-// byNode parts gets by the nodes that they are for. A pipeline for several would end with the slowest of them, and where one
-// does not answer, go-redis gives its error to all.
+// byNode parts gets by the nodes that they are for. A pipeline for several would end with the
+// slowest of them, and where one does not answer, go-redis gives its error to all.
 func (s *Store) byNode(gets []*redis.StringCmd) map[string][]*redis.StringCmd {
 	parts := make(map[string][]*redis.StringCmd)
 	for _, get := range gets {
@@ -136,8 +141,9 @@ func (s *Store) byNode(gets []*redis.StringCmd) map[string][]*redis.StringCmd {
 	return parts
 }
 
-// LookupMany looks up many secrets, each with its own error: in one round trip to each node those that still belong to the key
-// that they are known for, the others in two. The breaker, which may be nil, is around each of them.
+// LookupMany looks up many secrets, each with its own error: in one round trip to each node those
+// that still belong to the key that they are known for, the others in two. The breaker, which may
+// be nil, is around each of them.
 func (s *Store) LookupMany(ctx context.Context, list []LookupRequest, b *connect.Breaker) []LookupResult {
 	links, records := make([]*redis.StringCmd, len(list)), make([]*redis.StringCmd, len(list))
 	gets := make([]*redis.StringCmd, 0, 2*len(list))
@@ -242,8 +248,8 @@ func decodeRecordOf(o LookupRequest, data []byte) (*keys.Key, error) {
 	return nil, &keys.CorruptError{ID: o.ID, Err: err}
 }
 
-// ReadError tells a value that Redis holds under a wrong type, which concerns one key, from a store that does not
-// answer, which concerns all.
+// ReadError tells a value that Redis holds under a wrong type, which concerns one key, from a store
+// that does not answer, which concerns all.
 func ReadError(ctx context.Context, id string, err error) error {
 	if IsWrongType(err) {
 		return &keys.CorruptError{ID: id, Err: errors.New("it is not a string")}
@@ -254,8 +260,8 @@ func ReadError(ctx context.Context, id string, err error) error {
 	return fmt.Errorf("keys: store: %w", err)
 }
 
-// ctxError also sees a deadline that has passed but whose timer has not run yet: the socket's own deadline is the
-// same instant and can be first.
+// ctxError also sees a deadline that has passed but whose timer has not run yet: the socket's own
+// deadline is the same instant and can be first.
 func ctxError(ctx context.Context) error {
 	if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
 		return context.DeadlineExceeded

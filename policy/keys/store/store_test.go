@@ -123,7 +123,8 @@ func TestCreateAfterACrash(t *testing.T) {
 			t.Errorf("Lookup = %+v, %v", got, err)
 		}
 
-		// The same id and secret with other details: the record that stands is completed and stays as it is.
+		// The same id and secret with other details: the record that stands is completed and stays
+		// as it is.
 		half := keystest.Sample(func(k *keys.Key) { k.ID, k.Digest = "key_half", keys.Digest{5} })
 		s.putTest(t, half)
 		asked := *half
@@ -257,7 +258,8 @@ func again(ctx context.Context, s *Store, d keys.Digest, id string) (*keys.Key, 
 	return r.Key, r.Err
 }
 
-// A second look-up is one round trip while the secret belongs to the same key, and finds what the first would.
+// A second look-up is one round trip while the secret belongs to the same key, and finds what the
+// first would.
 func TestLookupAgain(t *testing.T) {
 	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
 		ctx, s, k := t.Context(), New(c), keystest.Sample()
@@ -283,7 +285,8 @@ func TestLookupAgain(t *testing.T) {
 	})
 }
 
-// Each reading has what is said of its own secret, whatever is wrong with others that share its round trip.
+// Each reading has what is said of its own secret, whatever is wrong with others that share its
+// round trip.
 func TestReadingsAreApart(t *testing.T) {
 	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
 		s := New(client)

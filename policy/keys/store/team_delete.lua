@@ -1,4 +1,5 @@
--- Deletes a team that is empty. Atomic: a member that is being added, or a key, is either counted or finds no team.
+-- Deletes a team that is empty. Atomic: a member that is being added, or a key, is either counted
+-- or finds no team.
 --
 -- KEYS[1]  hash: the team's record and one field a member
 -- KEYS[2]  hash: the team's keys, in the same slot

@@ -23,8 +23,9 @@ var (
 	ErrTeamInUse  = errors.New("keys: the team is in use") // what every *TeamInUseError is
 )
 
-// Team owns keys of one API. Its record is the field "team" of the hash tg:v1:members:{<api>/<name>}, so that one
-// script sees the team, its members and (tg:v1:team:{<api>/<name>}) its keys in one slot of a cluster.
+// Team owns keys of one API. Its record is the field "team" of the hash
+// tg:v1:members:{<api>/<name>}, so that one script sees the team, its members and
+// (tg:v1:team:{<api>/<name>}) its keys in one slot of a cluster.
 type Team struct {
 	API       string    `json:"api"`
 	Name      string    `json:"name"`            // what Key.Team says, and X-Consumer-ID
@@ -94,8 +95,8 @@ func teamKeysKey(api, team string) string { return "tg:v1:team:{" + teamTag(api,
 //go:embed team_delete.lua
 var teamDeleteSource string
 
-// CreateTeam adds a team. Errors: a *FieldError; ErrTeamExists; any other means that the store did not answer, and
-// the same call again completes what was begun.
+// CreateTeam adds a team. Errors: a *FieldError; ErrTeamExists; any other means that the store did
+// not answer, and the same call again completes what was begun.
 func (s *Store) CreateTeam(ctx context.Context, t Team) error {
 	if err := t.Validate(); err != nil {
 		return err
@@ -126,8 +127,8 @@ func (s *Store) indexTeam(ctx context.Context, api, team string) error {
 	return nil
 }
 
-// Team returns one team with its counts. Errors: ErrNoTeam; a *CorruptError; any other means that the store did not
-// answer.
+// Team returns one team with its counts. Errors: ErrNoTeam; a *CorruptError; any other means that
+// the store did not answer.
 func (s *Store) Team(ctx context.Context, api, team string) (*Team, error) {
 	found, err := s.readTeams(ctx, []string{teamTag(api, team)})
 	if err != nil {
@@ -139,10 +140,10 @@ func (s *Store) Team(ctx context.Context, api, team string) (*Team, error) {
 	return found[0], nil
 }
 
-// Teams returns up to limit teams (1 to 1000) of the API, or of all if api is empty, in the order of API and name,
-// after the cursor, which is empty for the start and else what an earlier call returned as next. next is empty at
-// the end. A page may be short, or empty, while there is a next. Teams that cannot be read are left out, and named in
-// an error beside the others.
+// Teams returns up to limit teams (1 to 1000) of the API, or of all if api is empty, in the order
+// of API and name, after the cursor, which is empty for the start and else what an earlier call
+// returned as next. next is empty at the end. A page may be short, or empty, while there is a next.
+// Teams that cannot be read are left out, and named in an error beside the others.
 func (s *Store) Teams(ctx context.Context, api, cursor string, limit int) (teams []*Team, next string, err error) {
 	limit = min(max(limit, 1), maxTeamPage)
 	from, to := "-", "+"
@@ -165,9 +166,9 @@ func (s *Store) Teams(ctx context.Context, api, cursor string, limit int) (teams
 	return teams, next, err
 }
 
-// SetPlans says which plans members may give the keys of a team, in place of those before. Errors: a *FieldError;
-// ErrNoTeam; ErrConflict if somebody else has changed the team meanwhile; a *CorruptError: nothing is changed. Any other
-// means that the store did not answer.
+// SetPlans says which plans members may give the keys of a team, in place of those before. Errors:
+// a *FieldError; ErrNoTeam; ErrConflict if somebody else has changed the team meanwhile; a
+// *CorruptError: nothing is changed. Any other means that the store did not answer.
 func (s *Store) SetPlans(ctx context.Context, api, team string, plans []string) (*Team, error) {
 	raw, err := s.client.HGet(ctx, membersKey(api, team), teamField).Result()
 	if errors.Is(err, redis.Nil) {
@@ -196,7 +197,8 @@ func (s *Store) SetPlans(ctx context.Context, api, team string, plans []string) 
 	return t, nil
 }
 
-// readTeams leaves out the tags that have no team: a create that was cut short, or a delete that is under way.
+// readTeams leaves out the tags that have no team: a create that was cut short, or a delete that is
+// under way.
 func (s *Store) readTeams(ctx context.Context, tags []string) ([]*Team, error) {
 	type reply struct {
 		record        *redis.StringCmd
@@ -249,8 +251,9 @@ func decodeTeam(tag string, data []byte) (*Team, error) {
 	return &t, nil
 }
 
-// DeleteTeam removes a team that has neither members nor keys. Errors: ErrNoTeam; a *TeamInUseError, then nothing is
-// changed; any other means that the store did not answer, and the team may be gone or not.
+// DeleteTeam removes a team that has neither members nor keys. Errors: ErrNoTeam; a
+// *TeamInUseError, then nothing is changed; any other means that the store did not answer, and the
+// team may be gone or not.
 func (s *Store) DeleteTeam(ctx context.Context, api, team string) error {
 	found := []string{membersKey(api, team), teamKeysKey(api, team)}
 	counts, err := redis.NewScript(teamDeleteSource).Run(ctx, s.client, found, teamField).Int64Slice()

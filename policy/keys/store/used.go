@@ -10,8 +10,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// usedTTL ends the note of a use after so long that the key counts as unused anyway, and that of a deleted key which
-// a replica has written late.
+// usedTTL ends the note of a use after so long that the key counts as unused anyway, and that of a
+// deleted key which a replica has written late.
 const usedTTL = 400 * 24 * time.Hour
 
 // usedKey is beside the record, so that a use is no change of it.
@@ -23,8 +23,9 @@ type Use struct {
 	At time.Time // written to the second
 }
 
-// Touch notes when keys were last used, to the second. Of several uses of one key the last of the list is kept. Call it
-// about once a minute for a key. The error means that the store did not answer; any part may be written.
+// Touch notes when keys were last used, to the second. Of several uses of one key the last of the
+// list is kept. Call it about once a minute for a key. The error means that the store did not
+// answer; any part may be written.
 func (s *Store) Touch(ctx context.Context, uses []Use) error {
 	if len(uses) == 0 {
 		return nil

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Names finds what encoding/json lets pass: a field named twice, of which the last would win, and a name in
-// other letters than ours ("STATUS", "\u0073tatus"). data is known to be valid JSON; a json.Decoder's tokens would say
-// the same at several times the price of the decoding itself.
+// Names finds what encoding/json lets pass: a field named twice, of which the last would win, and a
+// name in other letters than ours ("STATUS", "\u0073tatus"). data is known to be valid JSON; a
+// json.Decoder's tokens would say the same at several times the price of the decoding itself.
 func Names(data []byte) (bad string, ok bool) {
 	var names []string // of the objects that are open, outermost first
 	var opened []int   // where in names each of them starts

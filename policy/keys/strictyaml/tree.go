@@ -18,7 +18,8 @@ const (
 	Mapping              //
 )
 
-// Node is a part of a document in which anchors, aliases and merges are resolved. A nil Node is one that is not there.
+// Node is a part of a document in which anchors, aliases and merges are resolved. A nil Node is one
+// that is not there.
 type Node struct {
 	Line, Column int
 	Kind         Kind
@@ -73,8 +74,8 @@ func (n *Node) String() string {
 // Size returns how many nodes n stands for, with all that aliases repeat.
 func (n *Node) Size() int { return n.size }
 
-// Tree resolves what the parser returned. The whole may stand for at most this many nodes, so that a few aliases do not
-// become millions of records.
+// Tree resolves what the parser returned. The whole may stand for at most this many nodes, so that
+// a few aliases do not become millions of records.
 func Tree(n ast.Node, most int) (*Node, *Fault) {
 	t := &tree{anchors: map[string]*Node{}, most: most}
 	root := t.node(n)

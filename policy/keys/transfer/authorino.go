@@ -19,8 +19,8 @@ const (
 	kuadrantPlan = "secret.kuadrant.io/plan-id"
 )
 
-// readAuthorino reads Secrets of any type that have an entry api_key, or that Authorino's labels name. Where the source
-// has AuthConfigs or AuthPolicies, one of them must select the Secret.
+// readAuthorino reads Secrets of any type that have an entry api_key, or that Authorino's labels
+// name. Where the source has AuthConfigs or AuthPolicies, one of them must select the Secret.
 func readAuthorino(objects []*node, o Options, yield func(keyfile.Record, error) bool) {
 	var selectors []selector
 	for _, n := range objects {
@@ -59,14 +59,15 @@ func readAuthorino(objects []*node, o Options, yield func(keyfile.Record, error)
 	}
 }
 
-// authorinoSecret reports whether a Secret could be a key: Authorino goes by labels and entries, not by the type.
+// authorinoSecret reports whether a Secret could be a key: Authorino goes by labels and entries,
+// not by the type.
 func authorinoSecret(n *node) bool {
 	return isOpaque(n) || n.Field("data", authorinoEntry) != nil || n.Field("stringData", authorinoEntry) != nil ||
 		n.Field("metadata", "labels", "authorino.kuadrant.io/managed-by") != nil
 }
 
-// authorinoKey reads one Secret: the key in the entry api_key, the Secret's name as the key's, and what Options.Labels
-// says from annotations and labels.
+// authorinoKey reads one Secret: the key in the entry api_key, the Secret's name as the key's, and
+// what Options.Labels says from annotations and labels.
 func authorinoKey(n *node, o Options) (keyfile.Record, error) {
 	at := keyfile.Record{Line: n.Line}
 	secret, err := entry(n, authorinoEntry)
@@ -123,8 +124,8 @@ func described(n *node, name string) (string, error) {
 	return "", nil
 }
 
-// unknownMeaning refuses a word of Kuadrant's on a Secret that nobody has said the meaning of: policies go by such words,
-// as with the groups of a user.
+// unknownMeaning refuses a word of Kuadrant's on a Secret that nobody has said the meaning of:
+// policies go by such words, as with the groups of a user.
 func unknownMeaning(n *node, labels map[string]string) error {
 	known := append(slices.Collect(maps.Values(labels)), kuadrantUser, kuadrantPlan,
 		"authorino.kuadrant.io/managed-by", "kuadrant.io/apikeys-by", "kuadrant.io/auth-secret")
@@ -186,7 +187,8 @@ func find(n *node, name string) (found *node) {
 	return found
 }
 
-// selected refuses a Secret that no AuthConfig of the source selects, or that one selects which narrows it.
+// selected refuses a Secret that no AuthConfig of the source selects, or that one selects which
+// narrows it.
 func selected(n *node, selectors []selector) error {
 	namespace, _ := secretName(n)
 	found := len(selectors) == 0

@@ -13,8 +13,8 @@ import (
 	"tollgate/policy/keys/keyfile"
 )
 
-// table is a CSV file. No field of a key holds a line break, so each line is a row, and a quote that nobody closes
-// spoils one row.
+// table is a CSV file. No field of a key holds a line break, so each line is a row, and a quote
+// that nobody closes spoils one row.
 type table struct {
 	comma   rune
 	columns []string

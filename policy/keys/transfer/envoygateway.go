@@ -9,9 +9,9 @@ import (
 	"tollgate/policy/keys/keyfile"
 )
 
-// readClients reads Secrets in which each entry is the id of a client and its key. Where the source has
-// SecurityPolicies with apiKeyAuth, only the Secrets that they refer to are read, in that order, and of two clients
-// of one policy with the same id the first counts, as in Envoy Gateway.
+// readClients reads Secrets in which each entry is the id of a client and its key. Where the source
+// has SecurityPolicies with apiKeyAuth, only the Secrets that they refer to are read, in that
+// order, and of two clients of one policy with the same id the first counts, as in Envoy Gateway.
 func readClients(objects []*node, yield func(keyfile.Record, error) bool) {
 	secrets := map[reference]*node{}
 	var order []reference
@@ -168,8 +168,8 @@ func (c *clients) group(g refs) bool {
 	return true
 }
 
-// narrowed says why no client of a Secret can be taken: a policy that refers to it narrows it, or it is for some of the
-// routes only.
+// narrowed says why no client of a Secret can be taken: a policy that refers to it narrows it, or
+// it is for some of the routes only.
 func (c *clients) narrowed(ref reference) error {
 	if why := c.reasons[ref]; why != "" {
 		return errors.New(why)

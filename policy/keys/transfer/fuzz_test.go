@@ -10,8 +10,8 @@ import (
 	"tollgate/policy/keys/keyfile"
 )
 
-// reads checks what holds for every source: lines that exist, in the end an end, and either a key with one credential
-// or an error, which tells nothing of the secret that the seeds have.
+// reads checks what holds for every source: lines that exist, in the end an end, and either a key
+// with one credential or an error, which tells nothing of the secret that the seeds have.
 func reads(t *testing.T, f Format, text string) {
 	lines := strings.Count(text, "\n") + strings.Count(text, "\r") + 1 // a lone \r ends a line of YAML
 	over := false

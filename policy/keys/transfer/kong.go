@@ -14,8 +14,8 @@ import (
 	"tollgate/policy/keys/strictyaml"
 )
 
-// longestTTL is what Kong takes, in seconds. Its own exports for data planes write the moment of expiry in the same
-// field, as Unix seconds, which is more.
+// longestTTL is what Kong takes, in seconds. Its own exports for data planes write the moment of
+// expiry in the same field, as Unix seconds, which is more.
 const longestTTL = 100_000_000
 
 // kong is a declarative configuration, of all documents of a file.
@@ -48,10 +48,11 @@ type credential struct {
 	of   *consumer
 }
 
-// readKong reads the keyauth_credentials of a declarative configuration, both those inside a consumer and those that
-// name one. A consumer's username becomes the key's name and its custom_id the team, because those are what
-// applications get in X-Consumer-Username and, next to it, as their own id of the consumer. What narrows the consumer
-// becomes the key's own restrictions; where that cannot be, the key is refused.
+// readKong reads the keyauth_credentials of a declarative configuration, both those inside a
+// consumer and those that name one. A consumer's username becomes the key's name and its custom_id
+// the team, because those are what applications get in X-Consumer-Username and, next to it, as
+// their own id of the consumer. What narrows the consumer becomes the key's own restrictions; where
+// that cannot be, the key is refused.
 func readKong(r io.Reader, o Options, yield func(keyfile.Record, error) bool) {
 	roots, faults, err := readTrees(r)
 	k := &kong{o: o, byName: map[string]*consumer{}, groups: map[string]*node{}, shared: map[string]*node{}}
@@ -187,8 +188,8 @@ func (k *kong) credential(n *node, c *consumer) {
 	}
 }
 
-// whose finds the consumer that a part of the file is about. One that the file does not have has no key in it either,
-// but a reference that cannot be read could be to any.
+// whose finds the consumer that a part of the file is about. One that the file does not have has no
+// key in it either, but a reference that cannot be read could be to any.
 func (k *kong) whose(n *node, take func(*consumer)) error {
 	c, err := k.consumer(n.Field("consumer"))
 	switch {
@@ -334,7 +335,8 @@ func (k *kong) times(n *node, f *keyfile.Fields) error {
 	return nil
 }
 
-// seconds reads a whole or broken number of seconds; nothing is 0. What begins with 0 is octal to Kong's own reader.
+// seconds reads a whole or broken number of seconds; nothing is 0. What begins with 0 is octal to
+// Kong's own reader.
 func seconds(n *node) (int64, error) {
 	if n == nil {
 		return 0, nil

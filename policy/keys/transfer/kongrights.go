@@ -23,7 +23,8 @@ type restriction struct {
 
 func (r *restriction) any() bool { return len(r.scopes)+len(r.ips)+len(r.limits) > 0 }
 
-// plugin is one of Kong's plugins where it stands. Without a consumer or group it is for all of them.
+// plugin is one of Kong's plugins where it stands. Without a consumer or group it is for all of
+// them.
 type plugin struct {
 	node  *node
 	name  string
@@ -32,8 +33,8 @@ type plugin struct {
 	route bool // it is for one service or route only
 }
 
-// narrowing plugins are looked at wherever they stand. Any other one is a part of the API that the keys are for, unless
-// it is a consumer's or a group's own.
+// narrowing plugins are looked at wherever they stand. Any other one is a part of the API that the
+// keys are for, unless it is a consumer's or a group's own.
 func narrowing(name string) bool {
 	return slices.Contains([]string{
 		"acl", "ip-restriction", "rate-limiting", "rate-limiting-advanced", "response-ratelimiting", "ai-rate-limiting-advanced",
@@ -50,7 +51,8 @@ func harmless(name string) bool {
 	}, name)
 }
 
-// pluginsOf takes all plugins of a document: those of the whole, of services and routes, of consumers and their groups.
+// pluginsOf takes all plugins of a document: those of the whole, of services and routes, of
+// consumers and their groups.
 func (k *kong) pluginsOf(root *node) error {
 	var errs []error
 	each := func(n *node, name string, take func(*node)) {
@@ -119,7 +121,8 @@ func (k *kong) plugin(p plugin) error {
 	return nil
 }
 
-// group follows a reference to a consumer group: its name or id, a mapping with one of them, or the group itself.
+// group follows a reference to a consumer group: its name or id, a mapping with one of them, or the
+// group itself.
 func (k *kong) group(ref *node) *node {
 	for _, name := range []string{scalar(ref), scalar(ref.Field("id")), scalar(ref.Field("name"))} {
 		if g := k.groups[name]; name != "" && g != nil {
@@ -181,8 +184,8 @@ func (k *kong) judge(c *consumer) (r restriction, err error) {
 	return r, nil
 }
 
-// effective returns which of a consumer's plugins of one name is in force: as in Kong, its own, else that of a group,
-// else that of a route or service, else that for all.
+// effective returns which of a consumer's plugins of one name is in force: as in Kong, its own,
+// else that of a group, else that of a route or service, else that for all.
 func effective(name string, all []*plugin) (*plugin, error) {
 	var levels [4][]*plugin
 	for _, p := range all {
@@ -286,7 +289,8 @@ func (k *kong) texts(p *plugin, names ...string) (all []string, err error) {
 	return all, nil
 }
 
-// rates takes over how many requests a consumer has in each window. by is the setting that says what is counted.
+// rates takes over how many requests a consumer has in each window. by is the setting that says
+// what is counted.
 func (k *kong) rates(p *plugin, r *restriction, by string) error {
 	if err := k.complete(p); err != nil {
 		return err
@@ -388,7 +392,8 @@ func (k *kong) scopes(c *consumer, groups []*node, all []*plugin) (scopes []stri
 	return scopes, nil
 }
 
-// accessLists looks at the acl plugins: they may let only groups in, deny some, and take consumer groups for groups.
+// accessLists looks at the acl plugins: they may let only groups in, deny some, and take consumer
+// groups for groups.
 func (k *kong) accessLists(in []membership, groups []*node, all []*plugin) (_ []membership, denied []string, err error) {
 	var guard *plugin
 	for _, p := range all {

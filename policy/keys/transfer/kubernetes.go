@@ -12,7 +12,8 @@ import (
 	"tollgate/policy/keys/strictyaml"
 )
 
-// readSecrets reads Secrets from a List or from several documents. What narrows their keys elsewhere refuses them.
+// readSecrets reads Secrets from a List or from several documents. What narrows their keys
+// elsewhere refuses them.
 func readSecrets(r io.Reader, f Format, o Options, yield func(keyfile.Record, error) bool) {
 	roots, faults, err := readTrees(r)
 	if err != nil {

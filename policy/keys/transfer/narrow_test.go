@@ -46,7 +46,8 @@ func ignored(f Format, text string, o Options) string {
 	return b.String()
 }
 
-// oneKey is a file with a consumer that has one key, and what a test adds to the consumer and to the file.
+// oneKey is a file with a consumer that has one key, and what a test adds to the consumer and to
+// the file.
 func oneKey(consumer, rest string) string {
 	if consumer != "" {
 		consumer = ", " + consumer
@@ -159,7 +160,8 @@ func TestKongCredentials(t *testing.T) {
 	check(t, Kong, "consumers: [{username: 5, custom_id: 6}]\nkeyauth_credentials: [{key: $1, consumer: 5}]", Options{}, "2 ,,6,5,,,, secret 1\n")
 }
 
-// Kong counts a consumer's keys together unless it is told otherwise; so do we, at each import the same.
+// Kong counts a consumer's keys together unless it is told otherwise; so do we, at each import the
+// same.
 func TestKongCountsConsumers(t *testing.T) {
 	file := "consumers: [{username: a, keyauth_credentials: [{key: $1}, {key: $2}], plugins: [{name: rate-limiting, config: {minute: 5%s}}]}]"
 	shared := "counts as kong_4d9f5847dfc55dc28d6c1714"
@@ -237,7 +239,8 @@ spec:
       apiKey: {selector: {matchLabels: {app: x}, matchExpressions: [{key: tier, operator: In, values: [gold]}]}%s}
 `
 
-// A Secret is a key by what selects it, whatever its type; what an AuthConfig asks for besides refuses it.
+// A Secret is a key by what selects it, whatever its type; what an AuthConfig asks for besides
+// refuses it.
 func TestAuthorinoSelectors(t *testing.T) {
 	secrets := `kind: Secret
 metadata: {name: in, namespace: apps, labels: {app: x, tier: gold}}

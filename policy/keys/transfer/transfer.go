@@ -1,6 +1,7 @@
-// Package transfer reads keys in every format that `tollgate keys import` takes: YAML, JSON Lines and CSV in the words of the
-// keys file, Kubernetes Secrets of Authorino and of Envoy Gateway, and Kong's declarative configuration. It writes nothing and
-// knows no store; admin.Manager.Import takes what it reads.
+// Package transfer reads keys in every format that `tollgate keys import` takes: YAML, JSON Lines
+// and CSV in the words of the keys file, Kubernetes Secrets of Authorino and of Envoy Gateway, and
+// Kong's declarative configuration. It writes nothing and knows no store; admin.Manager.Import
+// takes what it reads.
 package transfer
 
 import (
@@ -45,7 +46,8 @@ func ParseFormat(s string) (Format, error) {
 	return "", fmt.Errorf("transfer: %q is not one of %v", s, Formats())
 }
 
-// FormatOf guesses by the end of a file's name; ok is false where it cannot: "" and names without a known end.
+// FormatOf guesses by the end of a file's name; ok is false where it cannot: "" and names without a
+// known end.
 func FormatOf(name string) (f Format, ok bool) {
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".yaml", ".yml":
@@ -60,19 +62,20 @@ func FormatOf(name string) (f Format, ok bool) {
 
 // Options says what the formats of other systems leave open.
 type Options struct {
-	// AsOf is when the source was written, from which Kong's ttl counts where a credential has no created_at. A file's
-	// time of modification is a good one, because the same import gives the same expiry again. Zero: such a credential
-	// is refused.
+	// AsOf is when the source was written, from which Kong's ttl counts where a credential has no
+	// created_at. A file's time of modification is a good one, because the same import gives the
+	// same expiry again. Zero: such a credential is refused.
 	AsOf time.Time
-	// Labels says which label or annotation of a Kubernetes Secret of Authorino's holds a field: team, plan,
-	// environment, scopes, name or note. Where it has no entry for team and plan, they are Kuadrant's
-	// secret.kuadrant.io/user-id and secret.kuadrant.io/plan-id; an empty name is none.
+	// Labels says which label or annotation of a Kubernetes Secret of Authorino's holds a field:
+	// team, plan, environment, scopes, name or note. Where it has no entry for team and plan, they
+	// are Kuadrant's secret.kuadrant.io/user-id and secret.kuadrant.io/plan-id; an empty name is
+	// none.
 	Labels map[string]string
-	// Groups says which scopes an ACL group of Kong's stands for, joined with |. A key whose consumer is in a group that is
-	// not here is refused.
+	// Groups says which scopes an ACL group of Kong's stands for, joined with |. A key whose
+	// consumer is in a group that is not here is refused.
 	Groups map[string]string
-	// Drop names plugins of Kong's that keys lose, because the policy does what they did. Without that, a key that a plugin
-	// narrows in a way that no key of ours can be narrowed in is refused.
+	// Drop names plugins of Kong's that keys lose, because the policy does what they did. Without
+	// that, a key that a plugin narrows in a way that no key of ours can be narrowed in is refused.
 	Drop []string
 	// API keeps the counters apart that the keys of one consumer of Kong's share.
 	API string
@@ -81,9 +84,9 @@ type Options struct {
 // maxLine is the longest line or item of the keys file, in bytes.
 const maxLine = 1 << 20
 
-// Read returns the keys of a source in its order, each with its line, counted from 1. The error of a record concerns
-// that record alone, unless it is a keyfile.ErrSource, which is the last. No error holds a secret. The records can be read
-// once.
+// Read returns the keys of a source in its order, each with its line, counted from 1. The error of
+// a record concerns that record alone, unless it is a keyfile.ErrSource, which is the last. No
+// error holds a secret. The records can be read once.
 func Read(f Format, r io.Reader, o Options) iter.Seq2[keyfile.Record, error] {
 	return func(yield func(keyfile.Record, error) bool) {
 		switch f {
@@ -112,7 +115,8 @@ type Summary struct {
 	Records int // at most; 0 = not known
 }
 
-// Survey reads a source once to its end. For YAML, JSON Lines and CSV it counts the records without looking at them.
+// Survey reads a source once to its end. For YAML, JSON Lines and CSV it counts the records without
+// looking at them.
 func Survey(f Format, r io.Reader) (Summary, error) {
 	sum := sha256.New()
 	lines := newLines(io.TeeReader(r, sum))
@@ -152,8 +156,8 @@ type lines struct {
 
 func newLines(r io.Reader) *lines { return &lines{r: bufio.NewReaderSize(r, 64<<10)} }
 
-// next returns a line without its end, which is valid until the next call. Errors: io.EOF after the last; errLong for
-// a line that is left out.
+// next returns a line without its end, which is valid until the next call. Errors: io.EOF after the
+// last; errLong for a line that is left out.
 func (l *lines) next() ([]byte, error) {
 	var long []byte
 	l.size = 0
@@ -191,7 +195,8 @@ func trimEnd(line []byte) []byte {
 	return line
 }
 
-// each calls take for every line that has text until it returns false; a line that is too long is refused.
+// each calls take for every line that has text until it returns false; a line that is too long is
+// refused.
 func (l *lines) each(yield func(keyfile.Record, error) bool, take func(line []byte) bool) {
 	for {
 		line, err := l.next()

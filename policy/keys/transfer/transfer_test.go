@@ -16,8 +16,8 @@ import (
 // secret returns a strong secret that is easy to tell from others.
 func secret(n int) string { return keys.Seal("pk_", fmt.Sprintf("q7Zr%023d", n)) }
 
-// says reads a source and writes each record as one line: its line, then the error or what the key says. What is
-// ignored is left out.
+// says reads a source and writes each record as one line: its line, then the error or what the key
+// says. What is ignored is left out.
 func says(f Format, text string, o Options) string {
 	var b strings.Builder
 	for r, err := range Read(f, strings.NewReader(text), o) {

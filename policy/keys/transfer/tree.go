@@ -23,8 +23,9 @@ type node = strictyaml.Node
 const (
 	// maxTree is the largest file that is read as a whole, in bytes.
 	maxTree = 64 << 20
-	// maxNodes is how many values a file may hold, and how many words and signs of YAML a document: those take about 300
-	// bytes of memory each while they are read. Kong's file of 100,000 consumers has 1,600,000.
+	// maxNodes is how many values a file may hold, and how many words and signs of YAML a document:
+	// those take about 300 bytes of memory each while they are read. Kong's file of 100,000
+	// consumers has 1,600,000.
 	maxNodes = 2 << 20
 	// maxDepth is far above what a document nests; the parsers recurse.
 	maxDepth = 64
@@ -38,7 +39,8 @@ type fault struct {
 
 func (f *fault) Error() string { return f.what }
 
-// readTrees reads all documents of a file, JSON or YAML. A document that is broken is left out and has a fault.
+// readTrees reads all documents of a file, JSON or YAML. A document that is broken is left out and
+// has a fault.
 func readTrees(r io.Reader) (roots []*node, faults []*fault, err error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxTree+1))
 	switch {
@@ -136,7 +138,8 @@ func (d document) parse(left *int) (*node, *fault) {
 
 func tooMany() string { return fmt.Sprintf("the file holds more than %d values; split it", maxNodes) }
 
-// jsonTree builds nodes from JSON. Their lines are those of the end of a scalar and of the start of the rest.
+// jsonTree builds nodes from JSON. Their lines are those of the end of a scalar and of the start of
+// the rest.
 type jsonTree struct {
 	data []byte
 	d    *json.Decoder
@@ -234,7 +237,8 @@ func unexpected(err error) error {
 	return err
 }
 
-// listOf returns the values of a field that holds a list. One of another kind is a fault: nothing of it could be read.
+// listOf returns the values of a field that holds a list. One of another kind is a fault: nothing
+// of it could be read.
 func listOf(n *node, name string) ([]*node, error) {
 	v := n.Field(name)
 	if v != nil && v.Kind != strictyaml.Sequence {

@@ -8,8 +8,9 @@ import (
 	"tollgate/policy/keys/keyfile"
 )
 
-// readYAML reads the keys file item by item: neither does a large file have to fit into memory, nor does a fault in one
-// item spoil the others. A file whose list is not one item a block is read as a whole.
+// readYAML reads the keys file item by item: neither does a large file have to fit into memory, nor
+// does a fault in one item spoil the others. A file whose list is not one item a block is read as a
+// whole.
 func readYAML(r io.Reader, yield func(keyfile.Record, error) bool) {
 	l := newLines(r)
 	y := &items{yield: yield, indent: -1}
