@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/policy/keys/admin"
+	"tollgate/policy/keys/standing"
 )
 
 func newExport(a *access) *cobra.Command {
@@ -26,6 +27,10 @@ func newExport(a *access) *cobra.Command {
 			}
 			return a.run(cmd, storeOnly, func(ctx context.Context) error {
 				n, err := a.manager.Export(ctx, cmd.OutOrStdout(), admin.ExportFormat(form), filter)
+				if err == nil && n == 0 {
+					// A backup of nothing must not take the place of one that has the keys.
+					err = standing.CheckClaimed(ctx, a.store.Client)
+				}
 				if err == nil {
 					return a.knownNames(filter, n)
 				}

@@ -272,6 +272,26 @@ func testBrokenMark(t *testing.T, c redis.UniversalClient) {
 	w.expect(t, "broken later", false, true)
 }
 
+// A store that a server has used says so, until it is emptied; the check of a pepper alone does not count.
+func TestCheckClaimed(t *testing.T) {
+	c := keystest.NewEmbedded(t)
+	claimed := func(what string, want error) {
+		t.Helper()
+		if err := CheckClaimed(t.Context(), c); !errors.Is(err, want) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	claimed("a new store", ErrUnclaimed)
+	standing(t, c, pepper("a"))
+	claimed("in use", nil)
+	for _, key := range marksOf(store.New(c)) {
+		c.Del(t.Context(), key)
+	}
+	claimed("emptied, with the check of a pepper", ErrUnclaimed)
+	c.AddHook(keystest.DieAlways("tg:v1:"))
+	claimed("away", keystest.ErrDied)
+}
+
 // A server that comes to an empty store lets those speak first that are there and remember it.
 func TestClaimWaitsForOthers(t *testing.T) {
 	c := keystest.NewEmbedded(t)
