@@ -547,9 +547,6 @@ func (c *compiler) failures() {
 		}
 		c.spec.StaleFor = d
 	}
-	if c.doc.ShadowMode {
-		c.fault("shadow_mode", "shadow_mode true is reserved and not built yet")
-	}
 }
 
 func (c *compiler) rateHeaders() {

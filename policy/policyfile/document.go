@@ -24,7 +24,6 @@ type document struct {
 	Plans         []planIn       `yaml:"plans,omitempty" jsonschema_description:"Plans and their limits. Without any plan nothing is limited."`
 	Undecided     string         `yaml:"undecided,omitempty" jsonschema:"enum=body,enum=rpc" jsonschema_description:"What happens when the store cannot be asked in time: the API's own 5xx body, or an RPC error so that Envoy's failure_mode_allow and status_on_error decide. Default: body."`
 	StaleFor      string         `yaml:"stale_for,omitempty" jsonschema_description:"How long known keys go on while the store is away. Go duration. Default: 5m."`
-	ShadowMode    bool           `yaml:"shadow_mode,omitempty" jsonschema_description:"Reserved: false."`
 	Errors        errorsIn       `yaml:"errors" jsonschema:"required" jsonschema_description:"How each refusal is answered."`
 	RateHeaders   rateHeadersIn  `yaml:"rate_headers,omitempty" jsonschema_description:"Rate-limit response headers."`
 }

@@ -19,9 +19,6 @@ func Schema() ([]byte, error) {
 	s := r.Reflect(&document{})
 	s.ID = ""
 	s.Title = "Tollgate policy file"
-	if shadow, ok := s.Properties.Get("shadow_mode"); ok {
-		shadow.Const = false // the tags of a bool know no enum
-	}
 	return json.MarshalIndent(s, "", "  ")
 }
 

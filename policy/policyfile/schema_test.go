@@ -111,7 +111,7 @@ func TestSchemaRefusesBadFiles(t *testing.T) {
 		"plan-anchor-0", "plan-anchor-32", "plan-anchor-word", "plan-failure-mode-unknown", "plan-counting-unknown", "plan-limits-null", "plan-without-limits",
 		"limit-unknown-unit", "limit-per-missing", "limit-requests-missing", "limit-requests-negative", "limit-environment-twice", "limit-environments-empty", "dialect-unknown", "dialect-missing",
 		"answer-status-200", "answer-status-600", "answer-message-missing", "answer-without-reason", "checksum-unknown", "undecided-unknown",
-		"rate-headers-family-unknown", "rate-headers-reset-unknown", "shadow-mode-true",
+		"rate-headers-family-unknown", "rate-headers-reset-unknown",
 	} {
 		text, err := os.ReadFile(filepath.Join("..", "..", "testdata", "bad", fault+".yaml"))
 		if err != nil {
