@@ -41,7 +41,7 @@ func newCreate(a *access) *cobra.Command {
 	k := &keyFlags{}
 	cmd := &cobra.Command{
 		Use:   "create --api API --name NAME [flags]",
-		Short: "Make a key and print its secret, this once",
+		Short: "Make a key and print its secret, which is shown only once",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			key, err := k.key(cmd.Flags(), time.Now())

@@ -11,9 +11,9 @@ func newRotate(a *access) *cobra.Command {
 	grace := span(day)
 	cmd := &cobra.Command{
 		Use:   "rotate ID [--grace 24h]",
-		Short: "Make a successor of a key and print its secret, this once",
+		Short: "Make a successor of a key and print its secret, which is shown only once",
 		Long: `Make a successor of a key, with the same rights, expiry and counters, and print its
-secret, this once. The key itself stops after the grace, or at its own expiry if
+secret, which is shown only once. The key itself stops after the grace, or at its own expiry if
 that is sooner.`,
 		Args: ids(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -42,7 +42,7 @@ func newMemberAdd(a *access, p *place) *cobra.Command {
 	text := ""
 	cmd := &cobra.Command{
 		Use:   "add NAME --api API --team TEAM --role admin|editor|viewer",
-		Short: "Add a member and print the token, this once",
+		Short: "Add a member and print the token, which is shown only once",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			role, err := roles.ParseRole(text)

@@ -87,7 +87,7 @@ func (m *Manager) SetPlans(ctx context.Context, api, team string, plans []string
 	return ifMade(&after, err)
 }
 
-// AddMember adds a member and returns the record and the token, which is shown this once.
+// AddMember adds a member and returns the record and the token, which is shown only once.
 func (m *Manager) AddMember(ctx context.Context, api, team, name string, role roles.Role) (*store.Member, string, error) {
 	if err := m.who.Check(roles.ActionAddMember, api, team); err != nil {
 		return nil, "", err

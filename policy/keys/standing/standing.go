@@ -31,7 +31,7 @@ const (
 	// claimWait is how long a server waits, before it says that its pepper is that of an empty
 	// store, for those that listen there already and may remember what it was.
 	claimWait   = 3 * time.Second
-	claimGlance = 100 * time.Millisecond
+	claimPoll = 100 * time.Millisecond
 	// evictionEvery is after how many looks the store is asked again what it does when its memory
 	// is full.
 	evictionEvery = 30
@@ -256,7 +256,7 @@ func (w *Standing) waitForOthers(ctx context.Context) error {
 	}
 	end := time.NewTimer(w.wait)
 	defer end.Stop()
-	tick := time.NewTicker(claimGlance)
+	tick := time.NewTicker(claimPoll)
 	defer tick.Stop()
 	for {
 		select {

@@ -310,7 +310,7 @@ func TestClaimWaitsForOthers(t *testing.T) {
 	select {
 	case state := <-found:
 		t.Fatalf("it did not wait: %+v", state)
-	case <-time.After(2 * claimGlance):
+	case <-time.After(2 * claimPoll):
 	}
 	old.expect(t, "emptied", false, true)
 	if state := <-found; !errors.Is(state.Pepper, ErrPepper) {

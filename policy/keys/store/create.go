@@ -209,10 +209,10 @@ func (s *Store) link(ctx context.Context, d keys.Digest, id string) (owner strin
 	return owner, linked, err
 }
 
-// buryLink makes sure that d, a digest of the deleted key with this id, leads nowhere and to no
+// tombstoneLink makes sure that d, a digest of the deleted key with this id, leads nowhere and to no
 // other key ever after.
-func (s *Store) buryLink(ctx context.Context, d keys.Digest, id string) error {
-	_, _, err := linkReply(ctx, id, s.run(ctx, []scriptCall{s.linkCall("bury", d, id)})[0])
+func (s *Store) tombstoneLink(ctx context.Context, d keys.Digest, id string) error {
+	_, _, err := linkReply(ctx, id, s.run(ctx, []scriptCall{s.linkCall("tombstone", d, id)})[0])
 	return err
 }
 

@@ -181,7 +181,7 @@ func (s *Store) makeTombstones(ctx context.Context, k *keys.Key) error {
 		// Revoked is final: it still is when the next steps are made. Both digests of an unfinished
 		// rehash are the secret's.
 		for _, d := range k.Digests() {
-			if err := s.buryLink(ctx, d, k.ID); err != nil {
+			if err := s.tombstoneLink(ctx, d, k.ID); err != nil {
 				return err
 			}
 		}

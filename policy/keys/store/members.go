@@ -123,10 +123,10 @@ func tokenDigest(token string) keys.Digest {
 
 func memberTokenKey(d keys.Digest) string { return "tg:v1:member:" + d.Hex() }
 
-//go:embed member_add.lua
+//go:embed lua/member_add.lua
 var memberAddSource string
 
-//go:embed member_change.lua
+//go:embed lua/member_change.lua
 var memberChangeSource string
 
 // AddMember is NewMember and PutMember.

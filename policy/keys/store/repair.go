@@ -384,7 +384,7 @@ func (r *repairer) secrets(ctx context.Context, digests []string) error {
 			continue // the record of the owner is corrupt: people decide
 		}
 		if errors.Is(f.Err, ErrDeleted) {
-			if err := r.store.buryLink(ctx, found[i], owners[i]); err != nil {
+			if err := r.store.tombstoneLink(ctx, found[i], owners[i]); err != nil {
 				return err
 			}
 			r.fixed(&r.report.Buried, owners[i])

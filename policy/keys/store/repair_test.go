@@ -96,7 +96,7 @@ func testRepair(t *testing.T, c redis.UniversalClient) {
 			next.Status = keys.Revoked
 			_, err := s.Write(ctx, k, next)
 			must(err)
-			must(s.buryLink(ctx, k.Digest, k.ID))
+			must(s.tombstoneLink(ctx, k.Digest, k.ID))
 		}, RepairReport{Checked: 1, Buried: 1}},
 		{"a delete that stopped", func() {
 			next := k.Clone()

@@ -7,13 +7,13 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-//go:embed change.lua
+//go:embed lua/change.lua
 var changeSource string
 
-//go:embed link.lua
+//go:embed lua/link.lua
 var linkSource string
 
-//go:embed enlist.lua
+//go:embed lua/enlist.lua
 var enlistSource string
 
 // The two keys of one API key are in different slots of a cluster, so a script may touch only one

@@ -13,8 +13,8 @@ import (
 // What stands before the id in the place of a secret that leads to no key any more. Such a place is
 // never emptied: else an export from before could bring the secret back.
 const (
-	retired = "former:"  // the key has another hash of the secret since a change of the pepper
-	buried  = "deleted:" // the key was deleted
+	retired      = "former:"  // the key has another hash of the secret since a change of the pepper
+	deletedPlace = "deleted:" // the key was deleted
 )
 
 // SecretPlace is what the store has in the place of a secret.
@@ -26,7 +26,7 @@ type SecretPlace struct {
 }
 
 func parseSecretPlace(text string) SecretPlace {
-	if id, ok := strings.CutPrefix(text, buried); ok {
+	if id, ok := strings.CutPrefix(text, deletedPlace); ok {
 		return SecretPlace{ID: id, Deleted: true}
 	}
 	id, former := strings.CutPrefix(text, retired)

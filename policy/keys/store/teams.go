@@ -92,7 +92,7 @@ func membersKey(api, team string) string { return "tg:v1:members:{" + teamTag(ap
 // teamKeysKey is the hash of the team's keys: one field for each that is not deleted.
 func teamKeysKey(api, team string) string { return "tg:v1:team:{" + teamTag(api, team) + "}" }
 
-//go:embed team_delete.lua
+//go:embed lua/team_delete.lua
 var teamDeleteSource string
 
 // CreateTeam adds a team. Errors: a *FieldError; ErrTeamExists; any other means that the store did
