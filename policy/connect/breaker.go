@@ -13,7 +13,7 @@ import (
 )
 
 // ErrStoreDown says that the store was not asked, because it did not answer the last times.
-var ErrStoreDown = errors.New("keys: the store is not asked: it did not answer the last times")
+var ErrStoreDown = errors.New("connect: the store is not asked: it did not answer the last times")
 
 const (
 	// tripAfter failures in a row open the breaker: more than a short pause, or a lost connection,

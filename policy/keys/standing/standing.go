@@ -30,7 +30,7 @@ var (
 const (
 	// claimWait is how long a server waits, before it says that its pepper is that of an empty
 	// store, for those that listen there already and may remember what it was.
-	claimWait   = 3 * time.Second
+	claimWait = 3 * time.Second
 	claimPoll = 100 * time.Millisecond
 	// evictionEvery is after how many looks the store is asked again what it does when its memory
 	// is full.
