@@ -91,7 +91,8 @@ func TestDrainAnswersCallsUnderWay(t *testing.T) {
 	t.Cleanup(release) // else the store cannot end
 	var once sync.Once
 	store.Server().SetPreHook(func(_ *miniserver.Peer, command string, args ...string) bool {
-		if command == "GET" && strings.HasPrefix(args[0], "tg:v1:secret:") {
+		tried := strings.Repeat("00", len(keys.Digest{})) // what the server itself reads at its start
+		if command == "GET" && strings.HasPrefix(args[0], "tg:v1:secret:") && !strings.HasSuffix(args[0], tried) {
 			once.Do(func() { close(entered) })
 			<-gate
 		}

@@ -11,15 +11,16 @@
 //	refusal (unknown, corrupt)    grant, too old ── read again ── the store is away ─▶ served until
 //	                                                                                 StaleFor is over
 //
-// A message about a key takes its grant away (forget). What orders it against a reading under way is
-// the fence of the digest: a reading counts the messages before it asks the store, and keeps what it
-// got only if the count is the same (keep); else it reads again, three times at most. A generation
-// ends whenever messages may have been lost (changes.go): what is of an earlier one is too old.
+// A message about a key takes its grant away (forget). What orders it against a reading under way
+// is the fence of the digest: a reading counts the messages before it asks the store, and keeps
+// what it got only if the count is the same (keep); else it reads again, three times at most. A
+// generation ends whenever messages may have been lost (changes.go): what is of an earlier one is
+// too old.
 //
 // Who owns what: grants, refusals and profiles are clockCaches, which lock by shard and are read
-// without a lock; a fence guards its count, and that keep and forget do not run at the same time for
-// its digests; flights lets one goroutine read a secret for all that ask; refreshes has a lock for
-// what waits; the stream is written by Run alone and read as atomics.
+// without a lock; a fence guards its count, and that keep and forget do not run at the same time
+// for its digests; flights lets one goroutine read a secret for all that ask; refreshes has a lock
+// for what waits; the stream is written by Run alone and read as atomics.
 package cache
 
 import (

@@ -158,8 +158,8 @@ func (s checks) claim(ctx context.Context, key string) sight {
 	return s.look(ctx, key)
 }
 
-// CheckClaimed returns an ErrUnclaimed for a store without the marks that servers give it: none of this version has used it, or
-// it was emptied. Any other error means that the store did not answer.
+// CheckClaimed returns an ErrUnclaimed for a store without the marks that servers give it: none of
+// this version has used it, or it was emptied. Any other error means that the store did not answer.
 func CheckClaimed(ctx context.Context, client redis.UniversalClient) error {
 	for _, s := range (checks{client}).lookAt(ctx, marksOf(store.New(client))) {
 		if s.err != nil || s.there {

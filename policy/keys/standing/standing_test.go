@@ -272,7 +272,8 @@ func testBrokenMark(t *testing.T, c redis.UniversalClient) {
 	w.expect(t, "broken later", false, true)
 }
 
-// A store that a server has used says so, until it is emptied; the check of a pepper alone does not count.
+// A store that a server has used says so, until it is emptied; the check of a pepper alone does not
+// count.
 func TestCheckClaimed(t *testing.T) {
 	c := keystest.NewEmbedded(t)
 	claimed := func(what string, want error) {

@@ -209,8 +209,8 @@ func (s *Store) link(ctx context.Context, d keys.Digest, id string) (owner strin
 	return owner, linked, err
 }
 
-// tombstoneLink makes sure that d, a digest of the deleted key with this id, leads nowhere and to no
-// other key ever after.
+// tombstoneLink makes sure that d, a digest of the deleted key with this id, leads nowhere and to
+// no other key ever after.
 func (s *Store) tombstoneLink(ctx context.Context, d keys.Digest, id string) error {
 	_, _, err := linkReply(ctx, id, s.run(ctx, []scriptCall{s.linkCall("tombstone", d, id)})[0])
 	return err
