@@ -106,29 +106,29 @@ func http1TLS(c *tls.Config) *tls.Config {
 }
 
 // Serve answers requests on the listener until Shutdown, after which it returns nil.
-func (l *Server) Serve(listener net.Listener) error {
-	l.mu.Lock()
-	l.listener = listener
-	l.mu.Unlock()
-	if l.draining.Load() {
+func (s *Server) Serve(listener net.Listener) error {
+	s.mu.Lock()
+	s.listener = listener
+	s.mu.Unlock()
+	if s.draining.Load() {
 		return listener.Close()
 	}
 	for {
 		c, err := listener.Accept()
 		switch {
-		case err != nil && l.draining.Load():
+		case err != nil && s.draining.Load():
 			return nil
 		case err != nil:
 			if !temporary(err) {
 				return err
 			}
-			l.authorizer.Trouble(context.Background(), "http lane: accept", slog.Any("error", err))
+			s.authorizer.Trouble(context.Background(), "http lane: accept", slog.Any("error", err))
 			time.Sleep(10 * time.Millisecond) // out of file descriptors: some will come back
-		case !l.trusts(c.RemoteAddr()):
-			l.authorizer.Metrics().HTTPRefused("peer")
+		case !s.trusts(c.RemoteAddr()):
+			s.authorizer.Metrics().HTTPRefused("peer")
 			_ = c.Close()
 		default:
-			l.start(c)
+			s.start(c)
 		}
 	}
 }
@@ -140,13 +140,13 @@ func temporary(err error) bool {
 }
 
 // trusts reports whether a peer may ask at all.
-func (l *Server) trusts(peer net.Addr) bool {
+func (s *Server) trusts(peer net.Addr) bool {
 	tcp, ok := peer.(*net.TCPAddr)
-	if !ok || len(l.config.Trusted) == 0 {
+	if !ok || len(s.config.Trusted) == 0 {
 		return true
 	}
 	address := tcp.AddrPort().Addr().Unmap().WithZone("")
-	for _, p := range l.config.Trusted {
+	for _, p := range s.config.Trusted {
 		if p.Contains(address) {
 			return true
 		}
@@ -154,25 +154,25 @@ func (l *Server) trusts(peer net.Addr) bool {
 	return false
 }
 
-func (l *Server) start(c net.Conn) {
-	if l.config.TLS != nil {
-		c = tls.Server(c, l.config.TLS)
+func (s *Server) start(c net.Conn) {
+	if s.config.TLS != nil {
+		c = tls.Server(c, s.config.TLS)
 	}
 	now := time.Now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	conn := &connection{server: l, conn: c, last: now.Add(l.age*9/10 + rand.N(l.age/5+1)), end: now.Add(l.end)}
-	if l.closing {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conn := &connection{server: s, conn: c, last: now.Add(s.age*9/10 + rand.N(s.age/5+1)), end: now.Add(s.end)}
+	if s.closing {
 		_ = c.Close()
 		return
 	}
-	l.conns[conn] = struct{}{}
-	l.work.Go(func() {
+	s.conns[conn] = struct{}{}
+	s.work.Go(func() {
 		defer func() {
 			_ = c.Close()
-			l.mu.Lock()
-			delete(l.conns, conn)
-			l.mu.Unlock()
+			s.mu.Lock()
+			delete(s.conns, conn)
+			s.mu.Unlock()
 		}()
 		conn.serve()
 	})
@@ -180,56 +180,56 @@ func (l *Server) start(c net.Conn) {
 
 // Shutdown takes no new connections, ends the idle ones and lets requests under way
 // be answered; when the context ends first it cuts them off.
-func (l *Server) Shutdown(ctx context.Context) {
-	defer l.authorizer.Flush()
-	l.mu.Lock()
-	l.draining.Store(true)
-	if l.listener != nil {
-		_ = l.listener.Close()
+func (s *Server) Shutdown(ctx context.Context) {
+	defer s.authorizer.Flush()
+	s.mu.Lock()
+	s.draining.Store(true)
+	if s.listener != nil {
+		_ = s.listener.Close()
 	}
-	open, last := len(l.conns), l.last
-	l.mu.Unlock()
+	open, last := len(s.conns), s.last
+	s.mu.Unlock()
 	if open > 0 {
 		select {
 		case <-time.After(last):
 		case <-ctx.Done():
 		}
 	}
-	l.mu.Lock()
-	l.closing = true
-	for c := range l.conns {
+	s.mu.Lock()
+	s.closing = true
+	for c := range s.conns {
 		c.closeIdle()
 	}
-	l.mu.Unlock()
+	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.work.Wait()
+		s.work.Wait()
 	}()
 	select {
 	case <-done:
 		return
 	case <-ctx.Done():
 	}
-	l.mu.Lock()
-	for c := range l.conns {
+	s.mu.Lock()
+	for c := range s.conns {
 		_ = c.conn.Close()
 	}
-	l.mu.Unlock()
+	s.mu.Unlock()
 	<-done
 }
 
 // authorize decides as Check does over gRPC. ok is false where there is no answer to give:
 // the proxy's time is up, the policy hands the decision to the proxy, or something
 // broke.
-func (l *Server) authorize(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) (d *policy.Decision, ok bool) {
+func (s *Server) authorize(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) (d *policy.Decision, ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
-			l.authorizer.Panicked("http lane", p)
+			s.authorizer.Panicked("http lane", p)
 			d, ok = nil, false
 		}
 	}()
-	d = l.authorizer.Decide(ctx, start, set, r, check)
+	d = s.authorizer.Decide(ctx, start, set, r, check)
 	return d, ctx.Err() == nil && !d.FailRPC
 }
 

@@ -141,7 +141,10 @@ func manageTeams(ctx context.Context, c redis.UniversalClient, n int) error {
 	if err := records.CreateTeam(ctx, store.Team{API: "api", Name: name}); err != nil {
 		return err
 	}
-	added, token, err := records.AddMember(ctx, store.Member{API: "api", Team: name, Name: "Ada", Role: roles.Admin})
+	added, token, err := store.NewMember(store.Member{API: "api", Team: name, Name: "Ada", Role: roles.Admin})
+	if err == nil {
+		err = records.PutMember(ctx, &added, token)
+	}
 	if err != nil {
 		return err
 	}

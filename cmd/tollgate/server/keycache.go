@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/redis/go-redis/v9"
 
 	"tollgate/extauthz"
 	"tollgate/policy/connect"
@@ -30,8 +29,8 @@ type keyCache struct {
 }
 
 // newKeyCache makes the cache in front of the store and registers its metrics.
-func newKeyCache(client redis.UniversalClient, o cache.Options, older bool, policies *extauthz.Policies, registry prometheus.Registerer, m *extauthz.Metrics, log *slog.Logger) *keyCache {
-	c, store := &keyCache{log: extauthz.NewBoundedLog(log)}, store.New(client)
+func newKeyCache(records *store.Store, changes *audit.Stream, o cache.Options, older bool, policies *extauthz.Policies, registry prometheus.Registerer, m *extauthz.Metrics, log *slog.Logger) *keyCache {
+	c := &keyCache{log: extauthz.NewBoundedLog(log)}
 	c.breaker = connect.NewBreaker(func(change connect.BreakerChange) {
 		m.BreakerChanged(change)
 		about := []any{slog.String("operation", change.Operation.String())}
@@ -47,10 +46,10 @@ func newKeyCache(client redis.UniversalClient, o cache.Options, older bool, poli
 	o.Breaker, o.StaleFor, o.Changed, o.Log = c.breaker, policies.StaleFor, m.KeyChanged, log
 	o.Server = serverName()
 	o.Longest = func() time.Duration { return max(policies.LongestStale(), o.TTL) }
-	c.cache = cache.New(store, o)
-	c.usage = cache.NewUsage(store, o.Keys, time.Now)
+	c.cache = cache.New(records, o)
+	c.usage = cache.NewUsage(records, o.Keys, time.Now)
 	if older {
-		c.rehashes = admin.NewRehashes(store, audit.New(client, 0), serverActor())
+		c.rehashes = admin.NewRehashes(records, changes, serverActor())
 	}
 	extauthz.RegisterCache(registry, c.cache, c.usage)
 	return c

@@ -30,10 +30,6 @@ type rights struct {
 // probeID names a key and counters that there cannot be: no id has a dot.
 const probeID = "tollgate.probe"
 
-func newRights(client redis.UniversalClient) *rights {
-	return &rights{keys: store.New(client), counts: counters.NewStore(client, nil)}
-}
-
 // try asks for what has not succeeded yet. It is called by one goroutine.
 func (r *rights) try(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
@@ -73,12 +69,9 @@ func note(to *atomic.Pointer[error], err error) (may bool) {
 
 // missing is what the user may not do of an operation, nil where nothing is known of that.
 func (r *rights) missing(o connect.Operation) error {
-	of := &r.lookUp
-	if o == connect.Spend {
-		of = &r.count
+	found := map[connect.Operation]*atomic.Pointer[error]{connect.LookUp: &r.lookUp, connect.Spend: &r.count}[o]
+	if found == nil || found.Load() == nil {
+		return nil
 	}
-	if err := of.Load(); err != nil {
-		return *err
-	}
-	return nil
+	return *found.Load()
 }

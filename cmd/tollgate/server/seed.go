@@ -74,7 +74,7 @@ func keyFaults(file policyfile.File, i int, e keyfile.Entry, set *policy.Set, pl
 	if err := set.ValidateKey(&e.Key); err != nil {
 		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
 	}
-	if err := store.CheckSize(&e.Key, set); err != nil {
+	if err := store.CheckGrowth(nil, &e.Key, set); err != nil {
 		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
 	}
 	if e.Plaintext() {

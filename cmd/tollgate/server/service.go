@@ -59,6 +59,8 @@ type service struct {
 	policies   *extauthz.Policies
 	certs      *Certificates // nil without TLS
 	store      *storage.Store
+	records    *store.Store
+	counters   *counters.Store
 	hasher     *keys.Hasher
 	older      bool // the hasher has older methods
 	standing   *standing.Standing
@@ -100,8 +102,8 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 	}
 	defer func() { v.logError("close the store", v.store.Close()) }()
 	v.warnAboutStore()
-	records := store.New(v.store.Client)
-	manager := admin.NewManager(records, v.hasher, set, audit.New(v.store.Client, 0), serverActor(), time.Now)
+	v.records, v.counters = store.New(v.store.Client), counters.NewStore(v.store.Client, nil)
+	manager := admin.NewManager(v.records, v.hasher, set, audit.New(v.store.Client, 0), serverActor(), time.Now)
 	v.standing = standing.New(v.store.Client, v.hasher, standing.Options{
 		Timeout: s.cacheOptions().Timeout,
 		Emptied: func() { v.cache.cache.StoreEmptied() }, // never at the first look, before there is a cache
@@ -111,7 +113,7 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 		return fmt.Errorf("--keys %s: %w", s.keys, err)
 	}
 	v.reachStore(stop, s.deadline)
-	v.rights = newRights(v.store.Client)
+	v.rights = &rights{keys: v.records, counts: v.counters}
 	if !v.seeder.away {
 		v.rights.try(stop)
 	}
@@ -178,8 +180,8 @@ func (v *service) build(s *options) {
 	}
 	cached := s.cacheOptions()
 	cached.Vouch = v.standing.Vouch
-	v.cache = newKeyCache(v.store.Client, cached, v.older, v.policies, v.registry, v.metrics, v.log)
-	v.leases = counters.NewLeases(counters.NewStore(v.store.Client, nil), counters.Options{
+	v.cache = newKeyCache(v.records, audit.New(v.store.Client, 0), cached, v.older, v.policies, v.registry, v.metrics, v.log)
+	v.leases = counters.NewLeases(v.counters, counters.Options{
 		Exact: s.limits == LimitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
 	})
 	extauthz.RegisterLimits(v.registry, v.leases)

@@ -129,18 +129,6 @@ var memberAddSource string
 //go:embed lua/member_change.lua
 var memberChangeSource string
 
-// AddMember is NewMember and PutMember.
-func (s *Store) AddMember(ctx context.Context, m Member) (added *Member, token string, err error) {
-	m, token, err = NewMember(m)
-	if err != nil {
-		return nil, "", err
-	}
-	if err := s.PutMember(ctx, &m, token); err != nil {
-		return nil, "", err
-	}
-	return &m, token, nil
-}
-
 // NewMember gives m an id, and returns it with its token, which cannot be had again. Errors: a
 // *FieldError.
 func NewMember(m Member) (Member, string, error) {
@@ -206,16 +194,6 @@ func (s *Store) Members(ctx context.Context, api, team string) ([]*Member, error
 	})
 	slices.SortFunc(corrupt, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
 	return members, errors.Join(corrupt...)
-}
-
-// Member returns one member of a team. Errors: ErrNoTeam, ErrNoMember; a *CorruptError; any other
-// means that the store did not answer.
-func (s *Store) Member(ctx context.Context, api, team, id string) (*Member, error) {
-	m, err := s.StoredMember(ctx, api, team, id)
-	if err != nil {
-		return nil, err
-	}
-	return &m.Member, nil
 }
 
 // StoredMember is a member as it stands in the store, which a change compares with.

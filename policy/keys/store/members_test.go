@@ -22,7 +22,7 @@ import (
 
 func mustMember(t *testing.T, s *Store, team, name string, role roles.Role) *Member {
 	t.Helper()
-	m, _, err := s.AddMember(t.Context(), Member{API: "pictify", Team: team, Name: name, Role: role})
+	m, _, err := addMember(t.Context(), s, Member{API: "pictify", Team: team, Name: name, Role: role})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func testMembers(t *testing.T, c redis.UniversalClient) {
 	if _, err := s.Members(ctx, "pictify", "orbit"); !errors.Is(err, ErrNoTeam) {
 		t.Errorf("Members of no team: %v", err)
 	}
-	if _, _, err := s.AddMember(ctx, Member{API: "pictify", Team: "orbit", Name: "Ann", Role: roles.Admin}); !errors.Is(err, ErrNoTeam) {
+	if _, _, err := addMember(ctx, s, Member{API: "pictify", Team: "orbit", Name: "Ann", Role: roles.Admin}); !errors.Is(err, ErrNoTeam) {
 		t.Errorf("AddMember to no team: %v", err)
 	}
 	if n := c.Exists(ctx, membersKey("pictify", "orbit")).Val(); n != 0 {
@@ -42,7 +42,7 @@ func testMembers(t *testing.T, c redis.UniversalClient) {
 	}
 	mustTeam(t, s, "pictify", "orbit")
 	at := time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC)
-	ann, token, err := s.AddMember(ctx, Member{API: "pictify", Team: "orbit", Name: `A"nn <ann@example.com>`, Role: roles.Admin, CreatedBy: "ops", CreatedAt: at})
+	ann, token, err := addMember(ctx, s, Member{API: "pictify", Team: "orbit", Name: `A"nn <ann@example.com>`, Role: roles.Admin, CreatedBy: "ops", CreatedAt: at})
 	if err != nil || MemberIDProblem(ann.ID) != "" || ann.Role != roles.Admin || !ann.CreatedAt.Equal(at) {
 		t.Fatalf("AddMember = %+v, %v", ann, err)
 	}
@@ -51,7 +51,7 @@ func testMembers(t *testing.T, c redis.UniversalClient) {
 	}
 	bob := mustMember(t, s, "orbit", "bob", roles.Viewer)
 	for _, name := range []string{"bob", "BOB"} {
-		if _, _, err := s.AddMember(ctx, Member{API: "pictify", Team: "orbit", Name: name, Role: roles.Admin}); !errors.Is(err, ErrMemberExists) {
+		if _, _, err := addMember(ctx, s, Member{API: "pictify", Team: "orbit", Name: name, Role: roles.Admin}); !errors.Is(err, ErrMemberExists) {
 			t.Errorf("a second %s: %v", name, err)
 		}
 	}
@@ -60,11 +60,11 @@ func testMembers(t *testing.T, c redis.UniversalClient) {
 	if err != nil || len(got) != 3 || !reflect.DeepEqual(got[:2], []*Member{ann, bob}) {
 		t.Errorf("Members = %+v, %v", got, err)
 	}
-	if got, err := s.Member(ctx, "pictify", "orbit", bob.ID); err != nil || !reflect.DeepEqual(got, bob) {
+	if got, err := member(ctx, s, "pictify", "orbit", bob.ID); err != nil || !reflect.DeepEqual(got, bob) {
 		t.Errorf("Member = %+v, %v", got, err)
 	}
 	for _, id := range []string{"mem_0123456789abcdef", "team", ""} {
-		_, one := s.Member(ctx, "pictify", "orbit", id)
+		_, one := member(ctx, s, "pictify", "orbit", id)
 		_, role := setRole(ctx, s, "pictify", "orbit", id, roles.Viewer)
 		for _, err := range []error{one, role, removeMember(ctx, s, "pictify", "orbit", id)} {
 			if !errors.Is(err, ErrNoMember) {
@@ -83,7 +83,7 @@ func testMembers(t *testing.T, c redis.UniversalClient) {
 	if err != nil || changed.Role != roles.Editor || changed.Name != "bob" {
 		t.Errorf("SetRole = %+v, %v", changed, err)
 	}
-	if got, err := s.Member(ctx, "pictify", "orbit", bob.ID); err != nil || got.Role != roles.Editor {
+	if got, err := member(ctx, s, "pictify", "orbit", bob.ID); err != nil || got.Role != roles.Editor {
 		t.Errorf("Member = %+v, %v", got, err)
 	}
 	var field *keys.FieldError
@@ -99,7 +99,7 @@ func testTokensThatAreRefused(t *testing.T, c redis.UniversalClient) {
 	mustTeam(t, s, "pictify", "orbit")
 	mustTeam(t, s, "pictify", "nova")
 	add := func(team, name string, role roles.Role) (*Member, string) {
-		m, token, err := s.AddMember(ctx, Member{API: "pictify", Team: team, Name: name, Role: role})
+		m, token, err := addMember(ctx, s, Member{API: "pictify", Team: team, Name: name, Role: role})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,7 +174,7 @@ func testTheLastAdminStays(t *testing.T, c redis.UniversalClient) {
 				t.Errorf("the last admin: %v", err)
 			}
 		}
-		if m, err := s.Member(ctx, "pictify", "orbit", ann.ID); err != nil || m.Role != roles.Admin {
+		if m, err := member(ctx, s, "pictify", "orbit", ann.ID); err != nil || m.Role != roles.Admin {
 			t.Errorf("the last admin is %+v, %v", m, err)
 		}
 	}
@@ -252,7 +252,7 @@ func testMemberChangedMeanwhile(t *testing.T, c redis.UniversalClient) {
 	if _, err := setRole(ctx, s, "pictify", "orbit", bob.ID, roles.Admin); !errors.Is(err, ErrMemberMoved) {
 		t.Errorf("SetRole of a removed member = %v", err)
 	}
-	if _, err := s.Member(ctx, "pictify", "orbit", bob.ID); !errors.Is(err, ErrNoMember) {
+	if _, err := member(ctx, s, "pictify", "orbit", bob.ID); !errors.Is(err, ErrNoMember) {
 		t.Errorf("the removed member is back: %v", err)
 	}
 }
@@ -267,7 +267,7 @@ func testMostMembers(t *testing.T, c redis.UniversalClient) {
 	c.HSet(ctx, membersKey("pictify", "orbit"), fields...)
 	mustMember(t, s, "orbit", "the last", roles.Viewer)
 	keys := c.DBSize(ctx).Val()
-	if _, _, err := s.AddMember(ctx, Member{API: "pictify", Team: "orbit", Name: "too many", Role: roles.Viewer}); !errors.Is(err, ErrTeamFull) {
+	if _, _, err := addMember(ctx, s, Member{API: "pictify", Team: "orbit", Name: "too many", Role: roles.Viewer}); !errors.Is(err, ErrTeamFull) {
 		t.Errorf("one too many: %v", err)
 	}
 	if n := c.DBSize(ctx).Val(); n != keys {
@@ -279,7 +279,7 @@ func testCorruptMembers(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), New(c)
 	mustTeam(t, s, "pictify", "orbit")
 	mustMember(t, s, "orbit", "Ann", roles.Admin)
-	bob, token, err := s.AddMember(ctx, Member{API: "pictify", Team: "orbit", Name: "Bob", Role: roles.Viewer})
+	bob, token, err := addMember(ctx, s, Member{API: "pictify", Team: "orbit", Name: "Bob", Role: roles.Viewer})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func testCorruptMembers(t *testing.T, c redis.UniversalClient) {
 		members, list := s.Members(ctx, "pictify", "orbit")
 		_, by := s.MemberByToken(ctx, token)
 		_, role := setRole(ctx, s, "pictify", "orbit", bob.ID, roles.Admin)
-		_, one := s.Member(ctx, "pictify", "orbit", bob.ID)
+		_, one := member(ctx, s, "pictify", "orbit", bob.ID)
 		for i, err := range []error{list, by, role, one} {
 			var corrupt *keys.CorruptError
 			if !errors.As(err, &corrupt) || corrupt.ID != bob.ID || strings.Contains(err.Error(), tokenDigest(token).Hex()) {
@@ -340,7 +340,7 @@ func TestMemberFields(t *testing.T) {
 		"name  ":     whole(func(m *Member) { m.Name = "a" + keys.NewSecret(TokenPrefix) }),
 	} {
 		var got *keys.FieldError
-		_, _, err := s.AddMember(t.Context(), m)
+		_, _, err := addMember(t.Context(), s, m)
 		if !errors.As(err, &got) || got.Field != strings.TrimSpace(field) || strings.Contains(err.Error(), TokenPrefix) {
 			t.Errorf("%s: %v", field, err)
 		}
@@ -354,7 +354,7 @@ func TestMemberFields(t *testing.T) {
 func testTokenIsShownOnceAndStoredNowhere(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), New(c)
 	mustTeam(t, s, "pictify", "orbit")
-	m, token, err := s.AddMember(ctx, Member{API: "pictify", Team: "orbit", Name: "Ann", Role: roles.Admin})
+	m, token, err := addMember(ctx, s, Member{API: "pictify", Team: "orbit", Name: "Ann", Role: roles.Admin})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -401,4 +401,25 @@ func removeMember(ctx context.Context, s *Store, api, team, id string) error {
 		return err
 	}
 	return s.RemoveMember(ctx, m)
+}
+
+// addMember makes a member and its token, and adds it.
+func addMember(ctx context.Context, s *Store, m Member) (*Member, string, error) {
+	m, token, err := NewMember(m)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := s.PutMember(ctx, &m, token); err != nil {
+		return nil, "", err
+	}
+	return &m, token, nil
+}
+
+// member reads one member of a team.
+func member(ctx context.Context, s *Store, api, team, id string) (*Member, error) {
+	m, err := s.StoredMember(ctx, api, team, id)
+	if err != nil {
+		return nil, err
+	}
+	return &m.Member, nil
 }

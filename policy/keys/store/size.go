@@ -18,10 +18,8 @@ const (
 	addressBytes = 64
 )
 
-// CheckSize returns a *FieldError for a key that is larger than a record may be.
-func CheckSize(k *keys.Key, rules keys.Rules) error { return CheckGrowth(nil, k, rules) }
-
-// CheckGrowth refuses a key that is too large, unless old, which may be nil, was as large already.
+// CheckGrowth returns a *FieldError for a key that is larger than a record may be, unless old was
+// as large already; old is nil for a new key.
 func CheckGrowth(old, next *keys.Key, rules keys.Rules) error {
 	most := max(rules.MaxAddresses(next.API), keys.MaxAddresses)
 	if n := len(next.IPs); n > most && (old == nil || n > len(old.IPs)) {

@@ -266,14 +266,14 @@ func TestTeamsAndMembersWithoutAStore(t *testing.T) {
 		"Teams":      func(ctx context.Context, s *Store) error { _, _, err := s.Teams(ctx, "", "", 1); return err },
 		"DeleteTeam": func(ctx context.Context, s *Store) error { return s.DeleteTeam(ctx, api, "gone") },
 		"Members":    func(ctx context.Context, s *Store) error { _, err := s.Members(ctx, api, team); return err },
-		"Member":     func(ctx context.Context, s *Store) error { _, err := s.Member(ctx, api, team, id); return err },
+		"Member":     func(ctx context.Context, s *Store) error { _, err := member(ctx, s, api, team, id); return err },
 		"SetRole": func(ctx context.Context, s *Store) error {
 			_, err := setRole(ctx, s, api, team, id, roles.Viewer)
 			return err
 		},
 		"RemoveMember": func(ctx context.Context, s *Store) error { return removeMember(ctx, s, api, team, id) },
 		"AddMember": func(ctx context.Context, s *Store) error {
-			_, token, err := s.AddMember(ctx, Member{API: api, Team: team, Name: "New", Role: roles.Viewer})
+			_, token, err := addMember(ctx, s, Member{API: api, Team: team, Name: "New", Role: roles.Viewer})
 			if token != "" {
 				t.Error("a token beside an error")
 			}
@@ -318,7 +318,7 @@ func TestTeamsAndMembersWithoutAStore(t *testing.T) {
 func testTeamOfAWrongType(t *testing.T, c redis.UniversalClient) {
 	ctx, s := t.Context(), New(c)
 	c.Set(ctx, membersKey("pictify", "orbit"), "x", 0)
-	_, _, add := s.AddMember(ctx, Member{API: "pictify", Team: "orbit", Name: "Ann", Role: roles.Admin})
+	_, _, add := addMember(ctx, s, Member{API: "pictify", Team: "orbit", Name: "Ann", Role: roles.Admin})
 	_, members := s.Members(ctx, "pictify", "orbit")
 	_, team := s.Team(ctx, "pictify", "orbit")
 	for i, err := range []error{add, members, team, s.DeleteTeam(ctx, "pictify", "orbit"), s.CreateTeam(ctx, Team{API: "pictify", Name: "orbit"})} {
