@@ -115,7 +115,7 @@ func (p *places) of(i int, field string) string {
 // seeder brings the store and the keys of the file together, and keeps an eye on the
 // store.
 type seeder struct {
-	store    *storage.Store
+	storage  *storage.Store
 	entries  []keyfile.Entry
 	from     admin.SeedSource
 	manager  *admin.Manager
@@ -147,7 +147,7 @@ func (s *seeder) start(ctx context.Context) error {
 	case err != nil:
 		s.away = true
 		s.log.Warn("the store is not reachable; starting without it, requests are answered as undecided until it is back",
-			slog.String("store", s.store.What), slog.Int("keys_waiting", len(s.entries)), slog.Any("error", err))
+			slog.String("store", s.storage.What), slog.Int("keys_waiting", len(s.entries)), slog.Any("error", err))
 	}
 	return nil
 }
@@ -177,7 +177,7 @@ func (s *seeder) follow(ctx context.Context, looked func()) {
 			}
 		case err == nil && s.away:
 			s.away = false
-			s.log.Info("the store is reachable now", slog.String("store", s.store.What))
+			s.log.Info("the store is reachable now", slog.String("store", s.storage.What))
 		}
 		pause = min(2*pause, lookInterval)
 	}
