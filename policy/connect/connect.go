@@ -40,8 +40,7 @@ type Options struct {
 	//	pool_size=, min_idle_conns=             connections to a server; at most 64, or ten a CPU
 	//	client_name=                            as CLIENT LIST shows it; needs +client|setname
 	URL string
-	// Env gives the variables of Envoy's rate-limit service if URL is empty; nil for none. Names
-	// lists them.
+	// Env gives the variables of Envoy's rate-limit service if URL is empty; nil for none.
 	Env func(string) string
 	// Deadline is the time of one decision: the time-outs that the URL does not set stay below it.
 	// 0 means five seconds.
