@@ -48,6 +48,30 @@ func readPage(t *testing.T, page string) (steps []step, spans []string) {
 	return steps, spans
 }
 
+// TestSecretOfKubernetesPage starts a server on the policy of the manifests and on the Secret that
+// the page makes, and opens the API with the key that it prints.
+func TestSecretOfKubernetesPage(t *testing.T) {
+	dir := pagesFolder(t)
+	steps, _ := readPage(t, "k8s/README.md")
+	for _, s := range steps {
+		if strings.Contains(s.code, "create secret") {
+			runShell(t, dir, s.page, standIns+strings.Replace(s.code, `echo "$API_KEY"`, `echo "$API_KEY" >key`, 1))
+		}
+	}
+	_, policy, _ := strings.Cut(pageText(t, "k8s/tollgate.yaml"), "orders.yaml: |\n")
+	policy, _, _ = strings.Cut(policy, "---\n")
+	tollgatetest.WriteFile(t, filepath.Join(dir, "orders.yaml"), []byte(strings.ReplaceAll(policy, "\n    ", "\n")[4:]))
+	stop := background(t, dir, "bin/tollgate serve --policy orders.yaml --keys secret/keys.yaml --pepper-file secret/pepper --authz-http-address unix:authz", "127.0.0.1:0")
+	defer stop()
+	runShell(t, dir, "the key of k8s/README.md", `
+		ask() { curl -s -o /dev/null -w '%{http_code}' --unix-socket authz http://tollgate/envoy/api=orders,environment=live/v1/orders "$@"; }
+		test "$(ask)" = 401
+		test "$(ask -H "Authorization: Bearer $(cat key)")" = 200
+		grep -q '^redis://:[0-9a-f]\{48\}@tollgate-redis\.' secret/store
+		test -s secret/redis-password
+	`)
+}
+
 // TestBlocksSayWhatTheyAre fails for a block whose commands nobody would run: those of sh are run,
 // and the other languages have none.
 func TestBlocksSayWhatTheyAre(t *testing.T) {
@@ -93,9 +117,19 @@ func makeTargets() map[string]string {
 const standIns = `
 # Our own targets: see makeTargets.
 make() { command make -C "$REPO" -n "$@" >/dev/null; }
-# CI has neither a cluster nor containers. The files must be there; the tests of k8s and envoy read
-# them.
-kubectl() { local a; for a in "$@"; do case $a in *.yaml) test -e "${a##*=}" || return; esac; done; }
+# CI has neither a cluster nor containers. The files must be there, which the tests of k8s and envoy
+# read; a Secret becomes a folder, as a pod sees it; a command in a pod must be one of ours.
+kubectl() {
+  local a command="$*"
+  case $command in *' -- /tollgate '*) bin/${command#*-- /} --help >/dev/null || return ;; esac
+  for a in "$@"; do
+    case $a in
+      --from-literal=*) mkdir -p secret; a=${a#*=}; printf %s "${a#*=}" >secret/"${a%%=*}" ;;
+      --from-file=*) mkdir -p secret; a=${a#*=}; cp "${a#*=}" secret/"${a%%=*}" || return ;;
+      *.yaml) test -e "$a" || return ;;
+    esac
+  done
+}
 helm() { kubectl "$@"; }
 docker() { kubectl "$@"; }
 # It would take the ports that the file names; the tests of envoy start it with others.
