@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 
@@ -53,6 +54,24 @@ func fenced(t *testing.T, language string) (blocks []fence) {
 func TestREADMEIsShort(t *testing.T) {
 	if n := strings.Count(pageText(t, "README.md"), "\n"); n > 150 {
 		t.Errorf("README.md has %d lines; what is for one room belongs on its page", n)
+	}
+}
+
+// TestRationaleIsShort holds each decision to 15 lines, and a line to 100 columns.
+func TestRationaleIsShort(t *testing.T) {
+	const page = ".github/RATIONALE.md"
+	_, entries, _ := strings.Cut(pageText(t, page), "\n## ")
+	for entry := range strings.SplitSeq(entries, "\n## ") {
+		title, body, _ := strings.Cut(entry, "\n")
+		lines := strings.Split(strings.TrimSpace(body), "\n")
+		if len(lines) > 15 {
+			t.Errorf("%s: %q has %d lines", page, title, len(lines))
+		}
+		for _, line := range lines {
+			if n := utf8.RuneCountInString(line); n > 100 {
+				t.Errorf("%s: %q: a line of %d columns", page, title, n)
+			}
+		}
 	}
 }
 
