@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -145,12 +144,7 @@ kong() { test "$*" = "config db_export"; }
 // its own. A server runs until the next one starts, and what is exported stays so.
 func TestPagesCommands(t *testing.T) {
 	dir := pagesFolder(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	_ = l.Close()
+	address := "127.0.0.1:" + redistest.FreePort(t)
 	replace := strings.NewReplacer("127.0.0.1:9002", address, "127.0.0.1:6379", redistest.Start(t, redistest.Plain).Address())
 	stop := func() {}
 	defer func() { stop() }()
