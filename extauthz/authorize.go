@@ -1,4 +1,4 @@
-// Package extauthz decides requests for the servers: it carries out what a
+// Package extauthz decides requests for the servers: it fetches what a
 // decision waits for (a key, the limits), logs and counts it, and follows the policy
 // files. It knows no protocol: grpcserver speaks Envoy's ext_authz v3, httpserver
 // HTTP/1.1, and both ask the one Authorizer.

@@ -1,6 +1,6 @@
-// Package connect opens the Redis that keys and counters are kept in, the way it is run: one
-// server, behind Sentinel, or as a cluster; over TCP, TLS or a unix socket; by a URL, or by the
-// names of Envoy's rate-limit service. An ACL says what a package needs of it.
+// Package connect connects to the Redis that holds keys and counters, however it is deployed: one
+// server, behind Sentinel, or a cluster; over TCP, TLS or a unix socket; named by a URL or by the
+// variables of Envoy's rate-limit service. An ACL says what a package needs of it.
 package connect
 
 import (

@@ -219,7 +219,7 @@ func (v *service) build(s *options) {
 // listen takes all ports.
 func (v *service) listen(s *options) error {
 	if s.addressesFile != "" {
-		// Whoever waits for the file must not find that of an earlier run.
+		// A script that waits for the file must not find that of an earlier run.
 		if err := os.Remove(s.addressesFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("--addresses-file: %w", err)
 		}
@@ -312,8 +312,8 @@ func (s *options) delayAfter(cause error) time.Duration {
 	return 0
 }
 
-// shutDown says no to whoever asks for it, goes on serving for the delay, in which
-// they notice, then says no to new work and ends the old.
+// shutDown fails health checks, goes on serving for the delay, in which proxies
+// notice, then refuses new calls and lets the others end.
 func (v *service) shutDown(s *options, delay time.Duration, stopNow context.Context) error {
 	v.status.Drain()
 	v.grpc.Drain()

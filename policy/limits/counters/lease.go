@@ -62,7 +62,7 @@ const (
 )
 
 // entry is what one replica knows and holds of one limit id. All times but those of counts are of
-// this process's monotonic clock. Whoever uses it holds the lock of its shard.
+// this process's monotonic clock. The lock of its shard guards it.
 type entry struct {
 	id     string
 	layout *layout
