@@ -1,7 +1,8 @@
 // Package limits says what an API key may spend in clock-aligned windows, and when a request no
 // longer fits: the arithmetic of windows (Window, Tightest, RetryAfter), the step that a request
 // takes (Spend, Result), and Local, which counts in this process for plans with failure_mode local.
-// It does no I/O: the counters that replicas share are in package counters, in the folder of that name.
+// It does no I/O: the counters that replicas share are in package counters, in the folder of that
+// name.
 package limits
 
 import (
