@@ -105,6 +105,7 @@ type Authorizer struct {
 	metrics  *Metrics
 	log      *decisionLog
 	ready    Readiness
+	slots    *slots
 
 	warned sync.Map // names of APIs, for unplaced
 }
@@ -122,7 +123,7 @@ func New(c Config) *Authorizer {
 	return &Authorizer{
 		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
 		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
-		log: newDecisionLog(c.Log, c.Decisions),
+		log: newDecisionLog(c.Log, c.Decisions), slots: newSlots(c.Limits, c.Decider.Local()),
 	}
 }
 
@@ -163,10 +164,14 @@ func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Se
 		case policy.WaitKey:
 			wait = check.Found(fetch.key(check))
 		case policy.WaitLimits:
+			if s := &check.Spend().Slot; s.ID != "" {
+				s.Earlier = a.slots.earlier(check.RequestID())
+			}
 			wait = check.Spent(fetch.limits(check.Spend(), check.Result()))
 		}
 	}
 	a.noteUse(check)
+	a.noteSlot(ctx, check)
 	d := check.Decision()
 	if check.Unplaced() {
 		a.unplaced(ctx, check.API(), r)

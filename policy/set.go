@@ -42,6 +42,14 @@ func New(specs ...Spec) *Set {
 // APIs returns the APIs in the order of their files.
 func (s *Set) APIs() []*API { return s.apis }
 
+// API returns the API of a name, nil if there is none.
+func (s *Set) API(name string) *API { return s.byName[name] }
+
+// LimitsConcurrency reports whether some plan limits the requests under way.
+func (s *Set) LimitsConcurrency() bool {
+	return slices.ContainsFunc(s.apis, (*API).LimitsConcurrency)
+}
+
 // AnswersUncounted reports whether some plan lets requests pass while nothing can be counted.
 func (s *Set) AnswersUncounted() bool {
 	return slices.ContainsFunc(s.apis, (*API).answersUncounted)

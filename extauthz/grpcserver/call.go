@@ -80,6 +80,7 @@ func (s *checkService) check(ctx context.Context, c *call) error {
 	d := s.authorizer.Decide(ctx, c.start, c.set, &c.request, &c.check)
 	// Envoy has gone, or its time is up: an answer now could reach it by chance.
 	if err := ctx.Err(); err != nil {
+		s.authorizer.Abandon(&c.check)
 		return status.FromContextError(err).Err()
 	}
 	if d.FailRPC {

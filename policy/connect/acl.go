@@ -32,11 +32,12 @@ func ServerACL() ACL {
 	return ACL{
 		Commands: append(keyCommands(),
 			"hmget", "pexpireat", // count: policy/limits/counters/spend.lua
+			"zcard", "zrange", "zrangebyscore", "zremrangebyscore", "pexpire", // its slots
 			"subscribe", // hear of changes; publish sends the heartbeat as well
 			"info",      // see what the store does when its memory is full
 			"hgetall",   // forget servers that are gone
 		),
-		Keys:     append(keyPatterns(), "tg:v1:count:*"),
+		Keys:     append(keyPatterns(), "tg:v1:count:*", "tg:v1:slots:*"),
 		Channels: []string{"tg:v1:changes"},
 	}
 }
