@@ -164,7 +164,7 @@ func (a *Authorizer) Abandon(check *policy.Check) {
 
 // followSlot releases the slot of a request that has ended, or holds on to that of one which goes on
 // for as long again.
-func (a *Authorizer) followSlot(e *RequestEnd) {
+func (a *Authorizer) followSlot(e *AccessLogEntry) {
 	api := a.Policy().API(e.API)
 	if api != nil {
 		a.slots.saw(api, time.Now())
