@@ -32,7 +32,6 @@ import (
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
-	"tollgate/policy/connect"
 	"tollgate/policy/connect/redistest"
 )
 
@@ -120,8 +119,13 @@ func startUsers(t *testing.T) (socket string) {
 	t.Helper()
 	s := redistest.Start(t, redistest.SocketOnly)
 	s.RefusesNothing(t)
-	s.AddUser(t, "server", connect.ServerACL().Rules())
-	s.AddUser(t, "cli", connect.CLIACL().Rules())
+	for _, user := range []string{"server", "cli"} {
+		code, rules, mistakes := command(t, "store", "acl", user)
+		if code != 0 {
+			t.Fatalf("store acl %s: %s", user, mistakes)
+		}
+		s.AddUser(t, user, strings.Fields(rules))
+	}
 	return s.Socket
 }
 

@@ -1,11 +1,30 @@
 package connect
 
-// An ACL is what one user of Redis may do, as rules for ACL SETUSER: nothing but these commands,
-// keys and channels.
+import "slices"
+
+// An ACL is what a user of Redis needs for something: these commands, keys and channels. Each
+// package that talks to Redis states its own; `tollgate store acl` joins them for a user.
 type ACL struct {
 	Commands []string // names as in ACL rules: get, cluster|slots
 	Keys     []string // key patterns
 	Channels []string // pub/sub channel patterns
+}
+
+// Join returns all of these rights, each named once, in the order in which they come first.
+func Join(acls ...ACL) (all ACL) {
+	add := func(to *[]string, names []string) {
+		for _, n := range names {
+			if !slices.Contains(*to, n) {
+				*to = append(*to, n)
+			}
+		}
+	}
+	for _, a := range acls {
+		add(&all.Commands, a.Commands)
+		add(&all.Keys, a.Keys)
+		add(&all.Channels, a.Channels)
+	}
+	return all
 }
 
 // Rules returns the rules as ACL SETUSER, users.acl and redis.conf write them, from a user without
@@ -25,54 +44,11 @@ func (a ACL) Rules() []string {
 	return rules
 }
 
-// ServerACL is what `tollgate serve` needs on every Redis, cluster nodes included: to find and
-// count, to add the keys of its keys file, to rehash one, both with a word in the audit stream, and
-// to note its use.
-func ServerACL() ACL {
-	return ACL{
-		Commands: append(keyCommands(),
-			"hmget", "pexpireat", // count: policy/limits/counters/spend.lua
-			"zcard", "zrange", "zrangebyscore", "zremrangebyscore", "pexpire", // its slots
-			"subscribe", // hear of changes; publish sends the heartbeat as well
-			"info",      // see what the store does when its memory is full
-			"hgetall",   // forget servers that are gone
-		),
-		Keys:     append(keyPatterns(), "tg:v1:count:*", "tg:v1:slots:*"),
-		Channels: []string{"tg:v1:changes"},
-	}
-}
+// ConnectionACL is for any connection.
+func ConnectionACL() ACL { return ACL{Commands: []string{"ping"}} }
 
-// CLIACL is what the commands that manage keys, teams and members need on every Redis, cluster
-// nodes included. It cannot touch a counter. It could trim the audit stream, because XADD does.
-func CLIACL() ACL {
-	return ACL{
-		Commands: append(keyCommands(),
-			"smembers", "zrangebylex", "hgetall", // list keys, keep caps
-			"wait", "info", "exists", // confirm a revocation
-			"hsetnx", "hmget", "hlen", "hexists", "zrange", // teams and members
-			"xrange", "xrevrange", // audit
-			"scan", "zscore", "hscan", // repair
-		),
-		Keys:     append(keyPatterns(), "tg:v1:teams", "tg:v1:members:*", "tg:v1:member:*", "tg:v1:replicas"),
-		Channels: []string{"tg:v1:changes"},
-	}
-}
-
-// keyCommands are those of finding, adding and changing keys, and of any connection.
-func keyCommands() []string {
-	return []string{
-		"ping",
-		"evalsha", "eval", // scripts; eval brings one that a server has not seen yet
-		"get", "set", "del", "time", "publish", // records and secrets
-		"xadd",                                         // audit
-		"sadd", "zadd", "zrem", "hget", "hset", "hdel", // the lists of keys by API and team
-		"cluster|slots", "asking", // only a cluster is asked these
-	}
-}
-
-func keyPatterns() []string {
-	return []string{"tg:v1:key:*", "tg:v1:secret:*", "tg:v1:used:*", "tg:v1:apis", "tg:v1:index:*", "tg:v1:team:*", "tg:v1:audit", "tg:v1:pepper", "tg:v1:store:*", "tg:v1:servers"}
-}
+// ClusterACL is for what only a cluster is asked.
+func ClusterACL() ACL { return ACL{Commands: []string{"cluster|slots", "asking"}} }
 
 // SentinelACL is what a user needs on the sentinels themselves.
 func SentinelACL() ACL {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/cache"
 	"tollgate/policy/keys/store"
@@ -39,7 +38,7 @@ func asServer(t *testing.T, nodes []*server, rules ...string) {
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	nodes := startCluster(t, 3)
-	asServer(t, nodes, connect.ServerACL().Rules()...)
+	asServer(t, nodes, serverRules()...)
 	// One node is enough to know; it tells the others.
 	c := open(t, clusterURL(nodes[1:2]))
 	for n := range 12 { // keys on every node
@@ -242,7 +241,7 @@ func moveSlot(t *testing.T, nodes []*server, name string, during func(string)) {
 	during("the slot has moved")
 }
 
-// clusterOnly shows that the commands that TestACL leaves out are needed: one to find the nodes,
+// clusterOnly shows that the commands of ClusterACL are needed: one to find the nodes,
 // one to follow a key that has moved before its slot.
 func clusterOnly(t *testing.T, nodes []*server) {
 	k := newKey(3)

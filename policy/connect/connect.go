@@ -1,7 +1,6 @@
 // Package connect opens the Redis that keys and counters are kept in, the way it is run: one
 // server, behind Sentinel, or as a cluster; over TCP, TLS or a unix socket; by a URL, or by the
-// names of Envoy's rate-limit service. It also knows what an ACL user needs (ServerACL, CLIACL,
-// SentinelACL).
+// names of Envoy's rate-limit service. An ACL says what a package needs of it.
 package connect
 
 import (

@@ -73,7 +73,7 @@ func TestSilence(t *testing.T) {
 func TestSocketAndDatabase(t *testing.T) {
 	t.Parallel()
 	s := start(t, plain)
-	do(t, s, append([]any{"acl", "setuser", "tollgate", "on", ">hunter2"}, anys(connect.ServerACL().Rules())...)...)
+	do(t, s, append([]any{"acl", "setuser", "tollgate", "on", ">hunter2"}, anys(serverRules())...)...)
 	do(t, s, "acl", "setuser", "tollgate", "+select")
 	everything(t, open(t, "unix://tollgate:hunter2@"+s.dir+"/s?db=2"), 0)
 	everything(t, open(t, "redis://tollgate:hunter2@"+s.address()+"/3"), 0)

@@ -32,7 +32,7 @@ func TestOneNodeOfAClusterHangs(t *testing.T) {
 	t.Parallel()
 	const ids = 400
 	nodes := startCluster(t, 3)
-	asServer(t, nodes, connect.ServerACL().Rules()...)
+	asServer(t, nodes, serverRules()...)
 	h := newHungCluster(t, clusterURL(nodes), nodes[2].address())
 	h.spend(t, 1) // the client knows the nodes now
 	healthy, hung := h.spend(t, ids)

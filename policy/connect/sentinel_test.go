@@ -22,7 +22,7 @@ func TestSentinel(t *testing.T) {
 	t.Parallel()
 	acl := func(s *server) []string {
 		writeUsers(t, s.dir, "user replica on >replica +psync +replconf +ping",
-			"user tollgate on >hunter2 "+strings.Join(connect.ServerACL().Rules(), " ")+"")
+			"user tollgate on >hunter2 "+strings.Join(serverRules(), " "))
 		return append(plain(s), "--masterauth", "replica", "--masteruser", "replica", "--aclfile", "users.acl", "--repl-diskless-sync-delay", "0")
 	}
 	master := start(t, acl)

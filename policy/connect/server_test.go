@@ -3,6 +3,7 @@ package connect_test
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,8 @@ import (
 
 	"tollgate/policy/connect"
 	"tollgate/policy/connect/redistest"
+	"tollgate/policy/keys/store"
+	"tollgate/policy/limits/counters"
 )
 
 // server is a redis-server of one test's own, by short names.
@@ -74,4 +77,23 @@ func open(t testing.TB, url string) redis.UniversalClient {
 func writeUsers(t *testing.T, dir string, users ...string) {
 	t.Helper()
 	redistest.WriteUsers(t, dir, users...)
+}
+
+// nothingRefused shows that the client did not ask for more than the user may, in passing and
+// without an error.
+func nothingRefused(t *testing.T, s *server) {
+	t.Helper()
+	if log := do(t, s, "acl", "log").([]any); len(log) > 0 {
+		t.Errorf("refused: %v", log)
+	}
+}
+
+// denied reports whether an ACL refused a command, a key or a channel, also inside a script.
+func denied(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "NOPERM") || strings.Contains(err.Error(), "The user executing the script can't"))
+}
+
+// serverRules are what a server may do with records and counters.
+func serverRules() []string {
+	return connect.Join(connect.ConnectionACL(), connect.ClusterACL(), store.RecordsACL(), store.ListsACL(), store.FollowACL(), counters.ACL()).Rules()
 }

@@ -17,13 +17,13 @@ import (
 )
 
 // startTLS starts a server that speaks TLS only, wants client certificates of the CA, and has the
-// user of ServerACL.
+// user of serverRules.
 func startTLS(t *testing.T, ca *redistest.Authority, dir string, hosts ...string) *server {
 	t.Helper()
 	ca.Write(t, filepath.Join(dir, "ca.pem"))
 	ca.Issue(t, dir, "server", 2, hosts...)
 	ca.Issue(t, dir, "client", 3)
-	writeUsers(t, dir, "user tollgate on >hunter2 "+strings.Join(connect.ServerACL().Rules(), " "))
+	writeUsers(t, dir, "user tollgate on >hunter2 "+strings.Join(serverRules(), " "))
 	return start(t, func(s *server) []string {
 		return []string{"--port", "0", "--tls-port", s.port, "--tls-ca-cert-file", filepath.Join(dir, "ca.pem"), "--tls-cert-file",
 			filepath.Join(dir, "server.pem"), "--tls-key-file", filepath.Join(dir, "server.key"), "--aclfile", filepath.Join(dir, "users.acl")}

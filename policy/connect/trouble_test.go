@@ -14,7 +14,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/admin"
 	"tollgate/policy/keys/cache"
@@ -169,7 +168,7 @@ func told(list []error) (errs []error) {
 func TestStoreThatDoesNotServe(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(s *server) []string { return []string{"--port", s.port, "--enable-debug-command", "local"} })
-	do(t, s, append([]any{"acl", "setuser", "tollgate", "on", ">hunter2"}, anys(connect.ServerACL().Rules())...)...)
+	do(t, s, append([]any{"acl", "setuser", "tollgate", "on", ">hunter2"}, anys(serverRules())...)...)
 	do(t, s, "acl", "setuser", "tollgate", "+select")
 	st := newSteady(t, "redis://tollgate:hunter2@"+s.address()+"/2")
 	for _, trouble := range troubles() {
@@ -202,7 +201,7 @@ func TestStoreThatAsksForAPassword(t *testing.T) {
 func TestClusterThatDoesNotServe(t *testing.T) {
 	t.Parallel()
 	node := startCluster(t, 1)[0]
-	asServer(t, []*server{node}, connect.ServerACL().Rules()...)
+	asServer(t, []*server{node}, serverRules()...)
 	for url, trouble := range map[string]trouble{
 		"redis://tollgate:hunter2@" + node.address(): {"no slots", "CLUSTERDOWN", false, false,
 			func(t *testing.T, s *server) { do(t, s, "cluster", "delslotsrange", 0, 16383) },

@@ -8,6 +8,10 @@ import (
 
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/connect"
+	"tollgate/policy/keys/audit"
+	"tollgate/policy/keys/standing"
+	"tollgate/policy/keys/store"
+	"tollgate/policy/limits/counters"
 )
 
 // newStoreCommand helps to set the store up.
@@ -21,7 +25,7 @@ tollgate serve (server) or the commands that manage keys (cli) need, or either o
 sentinels. Add "on" and a password.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			acls := map[string]func() connect.ACL{"server": connect.ServerACL, "cli": connect.CLIACL, "sentinel": connect.SentinelACL}
+			acls := map[string]func() connect.ACL{"server": serverACL, "cli": cliACL, "sentinel": connect.SentinelACL}
 			acl, ok := acls[args[0]]
 			if !ok {
 				return fmt.Errorf("store acl: %q is not server, cli or sentinel", args[0])
@@ -31,4 +35,20 @@ sentinels. Add "on" and a password.`,
 		},
 	}, newAcceptEmpty())
 	return cmd
+}
+
+// keysACL is for finding, adding and changing keys, on any Redis, cluster nodes included.
+func keysACL() connect.ACL {
+	return connect.Join(connect.ConnectionACL(), store.RecordsACL(), audit.WriteACL(), standing.ACL(), store.ListsACL(), connect.ClusterACL())
+}
+
+// serverACL is what `tollgate serve` needs: to find and count, to add the keys of its keys file, to
+// rehash one, both with a word in the audit stream, and to note its use.
+func serverACL() connect.ACL {
+	return connect.Join(keysACL(), counters.ACL(), store.FollowACL(), standing.EvictionACL(), store.ServersACL())
+}
+
+// cliACL is what the commands that manage keys, teams and members need. It cannot touch a counter.
+func cliACL() connect.ACL {
+	return connect.Join(keysACL(), store.ManageACL(), audit.ReadACL(), store.RepairACL())
 }

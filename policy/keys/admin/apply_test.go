@@ -33,7 +33,7 @@ func applied(t *testing.T, m *Manager, file string, o ApplyOptions) *Diff {
 }
 
 func TestApply(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		m := transferManager(c, keys.NewHasher(nil))
 		ctx := t.Context()
 		for _, e := range []struct{ id, api, team string }{
@@ -272,7 +272,7 @@ func TestApplyKeepsCaps(t *testing.T) {
 
 // What the store has ended for good, or cannot read, stands in nobody's way.
 func TestApplyGoesOnWithoutWhatIsEnded(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		m, ctx := transferManager(c, keys.NewHasher(nil)), t.Context()
 		lines := ""
 		for _, id := range []string{"key_good", "key_dead", "key_tomb", "key_sick", "key_move"} {

@@ -95,7 +95,7 @@ func TestExportAndImportMakeTheSameStore(t *testing.T) {
 }
 
 func TestExportFiltersAndSorts(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		m := transferManager(c, keys.NewHasher(nil))
 		var want []string
 		var ks []*keys.Key

@@ -7,7 +7,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/audit"
 	"tollgate/policy/keys/keystest"
@@ -19,7 +18,7 @@ import (
 // stream, by whoever has the rights of the commands and no more; nothing else can be done.
 func TestManagerInAFullRedis(t *testing.T) {
 	t.Parallel()
-	for what, c := range map[string]redis.UniversalClient{"server": keystest.NewServerAs(t, connect.CLIACL()), "cluster": keystest.NewClusterAs(t, connect.CLIACL())} {
+	for what, c := range map[string]redis.UniversalClient{"server": keystest.NewServerAs(t, asCommand()), "cluster": keystest.NewClusterAs(t, asCommand())} {
 		t.Run(what, func(t *testing.T) { testManagerInAFullRedis(t, c) })
 	}
 }

@@ -123,7 +123,7 @@ func same(t *testing.T, what string, got, want map[string]string) {
 }
 
 func TestImport(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		h := keys.NewHasher(nil)
 		m := transferManager(c, h)
 		taken, deleted := keys.NewSecret("pk_"), keys.NewSecret("pk_")
@@ -286,7 +286,7 @@ func TestImportAfterAChangeOfThePepper(t *testing.T) {
 	for name, method := range map[string]keys.Method{"none": {}, keys.AlgorithmSHA256: {Algorithm: keys.AlgorithmSHA256}} {
 		t.Run(name, func(t *testing.T) { testImportAfterAChangeOfThePepper(t, keystest.NewEmbedded(t), method) })
 	}
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		testImportAfterAChangeOfThePepper(t, c, keys.Method{Pepper: []byte("old")})
 	})
 }

@@ -25,7 +25,7 @@ func TestManagerLifecycle(t *testing.T) {
 		"one message": testOneMessage, "crashes": testCrashes, "members": testMembersAndKeys, "audited": testChangesAreAudited,
 		"entitlement": testEntitlement, "texts": testTextsHoldNoSecret, "plans": testSetPlans,
 		"seed is audited": testSeedIsAudited, "repair is audited": testRepairIsAudited,
-	}.OnEveryStore(t)
+	}.OnEveryStore(t, asCommand())
 }
 
 // dieAt ends the command that brings its count to zero, and all after it, before they are sent: a

@@ -25,7 +25,7 @@ func TestManagerOfTeams(t *testing.T) {
 		"OfAMember":           testManagerOfAMember,
 		"Audits":              testManagerAudits,
 		"RolesForKeys":        testManagerRolesForKeys,
-	}.OnEveryStore(t)
+	}.OnEveryStore(t, asCommand())
 }
 
 // staff is a store with two teams and Managers for whoever acts.

@@ -16,7 +16,7 @@ import (
 )
 
 func TestSeed(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		ctx, s, h := t.Context(), store.New(c), keys.NewHasher([]byte("pepper"))
 		secret, second := keys.NewSecret("pb_"), keys.NewSecret("pb_")
 		file := func() []keyfile.Entry {

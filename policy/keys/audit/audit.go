@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/roles"
 	"tollgate/policy/keys/store"
@@ -41,6 +42,16 @@ const (
 	maxResultBytes = 512
 	maxPage        = 1000
 )
+
+// WriteACL is for recording a change. It is enough to trim the stream as well, because XADD does.
+func WriteACL() connect.ACL {
+	return connect.ACL{Commands: []string{"xadd"}, Keys: []string{streamKey}}
+}
+
+// ReadACL is for reading the stream.
+func ReadACL() connect.ACL {
+	return connect.ACL{Commands: []string{"xrange", "xrevrange"}, Keys: []string{streamKey}}
+}
 
 // Entry is one line of the audit stream. A change is two: an intent, written before it takes
 // effect, and an outcome that names it. An intent without outcome means that nobody can say whether

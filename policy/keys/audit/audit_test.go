@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/keystest"
 	"tollgate/policy/keys/roles"
@@ -21,7 +22,7 @@ import (
 func TestAudit(t *testing.T) {
 	keystest.Parts{
 		"Order": testAuditOrder, "Pages": testAuditPages, "IsCapped": testAuditIsCapped,
-	}.OnEveryStore(t)
+	}.OnEveryStore(t, connect.Join(WriteACL(), ReadACL()))
 }
 
 func anIntent() Entry {

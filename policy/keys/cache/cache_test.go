@@ -143,7 +143,7 @@ func said(c *Cache, d keys.Digest) string {
 }
 
 func TestFindAndLookup(t *testing.T) {
-	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStore(t, asServer(), func(t *testing.T, client redis.UniversalClient) {
 		asked := watched(client)
 		c, _ := newTestCache(client)
 		k := keystest.FullKey()

@@ -13,7 +13,6 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/keystest"
 	"tollgate/policy/keys/store"
@@ -51,7 +50,7 @@ func tick(ticks chan<- time.Time) {
 }
 
 func TestChangesArePushed(t *testing.T) {
-	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStore(t, asServer(), func(t *testing.T, client redis.UniversalClient) {
 		var told atomic.Int64
 		c, _ := newTestCache(client, func(o *Options) { o.Changed = func(time.Duration) { told.Add(1) } })
 		run(t, c)
@@ -80,7 +79,7 @@ func TestChangesArePushed(t *testing.T) {
 
 // Every change that Store makes reaches the cache, whose clock stands still.
 func TestStoreChangesArePushed(t *testing.T) {
-	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStore(t, asServer(), func(t *testing.T, client redis.UniversalClient) {
 		s := store.New(client)
 		c, _ := newTestCache(client)
 		run(t, c)

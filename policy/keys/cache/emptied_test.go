@@ -21,9 +21,9 @@ import (
 // A secret that an emptied store does not know is not refused, and a key in memory goes on like
 // while the store is away.
 func TestCacheOfAnEmptiedStore(t *testing.T) {
-	acl := connect.ServerACL()
-	acl.Commands = append(acl.Commands, "smembers") // for the operator, who accepts
-	keystest.OnEveryStoreAs(t, acl, testCacheOfAnEmptiedStore)
+	operator := connect.ACL{Commands: []string{"smembers"}} // who accepts
+	acl := connect.Join(store.RecordsACL(), store.ListsACL(), standing.ACL(), standing.EvictionACL(), operator)
+	keystest.OnEveryStore(t, acl, testCacheOfAnEmptiedStore)
 }
 
 func testCacheOfAnEmptiedStore(t *testing.T, c redis.UniversalClient) {

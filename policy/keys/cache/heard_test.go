@@ -10,7 +10,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/keystest"
 	"tollgate/policy/keys/store"
@@ -28,7 +27,7 @@ func aServer(t *testing.T, client redis.UniversalClient, name string, options ..
 
 // A revocation is confirmed by all servers, as users of our rules. One that ends is not waited for.
 func TestServersConfirm(t *testing.T) {
-	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStore(t, asServer(), func(t *testing.T, client redis.UniversalClient) {
 		one, oneClock, oneTicks := aServer(t, client, "one")
 		_, twoClock, twoTicks := aServer(t, client, "two")
 		k := keystest.Sample()

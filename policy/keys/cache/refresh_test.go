@@ -33,7 +33,7 @@ func gathered(client redis.UniversalClient) (c *Cache, clock *keystest.Clock, re
 // A key in use is read again in the last quarter of its TTL, with the others, and never at the cost
 // of a request.
 func TestKeysInUseAreReadAhead(t *testing.T) {
-	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStore(t, asServer(), func(t *testing.T, client redis.UniversalClient) {
 		c, clock, read := gathered(client)
 		var all []*keys.Key
 		for i := range maxRefreshBatch + 2 {
@@ -248,7 +248,7 @@ func TestReadingsAheadAreBounded(t *testing.T) {
 // A record that is as it was keeps its grant; one that differs, or whose grant was dropped
 // meanwhile, is decoded again, also where no message told.
 func TestUnchangedRecordKeepsItsGrant(t *testing.T) {
-	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStore(t, asServer(), func(t *testing.T, client redis.UniversalClient) {
 		c, clock := newTestCache(client)
 		k := keystest.Sample()
 		create(t, client, k)
@@ -296,7 +296,7 @@ func TestUnchangedRecordKeepsItsGrant(t *testing.T) {
 // A message that overtakes a reading of an unchanged record wins, and a reading ahead that was
 // overtaken can be made again.
 func TestOvertakenReadAhead(t *testing.T) {
-	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStore(t, asServer(), func(t *testing.T, client redis.UniversalClient) {
 		c, clock, read := gathered(client)
 		k := keystest.Sample()
 		create(t, client, k)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/keystest"
 	"tollgate/policy/keys/store"
@@ -170,7 +169,7 @@ func TestStaleFromTheReadingWithoutAStream(t *testing.T) {
 // In a cluster another node than the one with the key could be all that is heard.
 func TestStaleInACluster(t *testing.T) {
 	t.Parallel()
-	client := keystest.NewClusterAs(t, connect.ServerACL())
+	client := keystest.NewClusterAs(t, asServer())
 	asked := watched(client)
 	c, clock := newTestCache(client, staleFor(10*time.Second))
 	k := keystest.Sample()

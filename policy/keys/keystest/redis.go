@@ -19,14 +19,9 @@ import (
 )
 
 // OnEveryStore runs a test on the embedded store, on a real server and on a real cluster, where a
-// step that touches two slots fails. On the real ones it acts as the user of the commands, who may
-// do what connect.CLIACL says and no more.
-func OnEveryStore(t *testing.T, test func(t *testing.T, c redis.UniversalClient)) {
-	OnEveryStoreAs(t, connect.CLIACL(), test)
-}
-
-// OnEveryStoreAs is OnEveryStore as a user with these rights.
-func OnEveryStoreAs(t *testing.T, acl connect.ACL, test func(t *testing.T, c redis.UniversalClient)) {
+// step that touches two slots fails. On the real ones it acts as a user with these rights and those
+// of any connection, and no more.
+func OnEveryStore(t *testing.T, acl connect.ACL, test func(t *testing.T, c redis.UniversalClient)) {
 	t.Parallel() // a new cluster takes two seconds to take writes
 	t.Run("embedded", func(t *testing.T) { test(t, NewEmbedded(t)) })
 	t.Run("server", func(t *testing.T) { test(t, NewServerAs(t, acl)) })
@@ -36,11 +31,11 @@ func OnEveryStoreAs(t *testing.T, acl connect.ACL, test func(t *testing.T, c red
 // Parts are several tests that run on every store, by name.
 type Parts map[string]func(t *testing.T, c redis.UniversalClient)
 
-// OnEveryStoreAs runs each part on an empty store of each kind, under the name of the kind and that
-// of the part, as OnEveryStoreAs does with one test. Each has an embedded store and a server of its
+// OnEveryStore runs each part on an empty store of each kind, under the name of the kind and that of
+// the part, as OnEveryStore does with one test. Each has an embedded store and a server of its
 // own. They share one cluster, which takes two seconds to take writes and is emptied between them,
 // with a client for each.
-func (p Parts) OnEveryStoreAs(t *testing.T, acl connect.ACL) {
+func (p Parts) OnEveryStore(t *testing.T, acl connect.ACL) {
 	t.Parallel()
 	t.Run("embedded", func(t *testing.T) { p.each(t, NewEmbedded) })
 	t.Run("server", func(t *testing.T) {
@@ -56,9 +51,6 @@ func (p Parts) OnEveryStoreAs(t *testing.T, acl connect.ACL) {
 		})
 	})
 }
-
-// OnEveryStore is OnEveryStoreAs as the user of the commands.
-func (p Parts) OnEveryStore(t *testing.T) { p.OnEveryStoreAs(t, connect.CLIACL()) }
 
 // each runs the parts, each with a store that start makes.
 func (p Parts) each(t *testing.T, start func(t *testing.T) redis.UniversalClient) {
@@ -128,11 +120,11 @@ func closed(t *testing.T, c redis.UniversalClient) redis.UniversalClient {
 
 const userName = "tollgate"
 
-// addUser adds a user with these rights, and checks at the end that nothing was refused, not even
-// in passing.
+// addUser adds a user with these rights and those of any connection, and checks at the end that
+// nothing was refused, not even in passing.
 func addUser(t *testing.T, s *redistest.Server, acl connect.ACL) {
 	t.Helper()
-	s.AddUser(t, userName, acl.Rules())
+	s.AddUser(t, userName, connect.Join(connect.ConnectionACL(), connect.ClusterACL(), acl).Rules())
 	s.RefusesNothing(t)
 }
 

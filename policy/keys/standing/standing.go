@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/store"
 )
@@ -39,6 +40,17 @@ const (
 	// counts.
 	writesGrace = 10 * time.Second
 )
+
+// ACL is for the pepper and the marks.
+func ACL() connect.ACL {
+	return connect.ACL{
+		Commands: []string{"evalsha", "eval", "get", "set", "time"},
+		Keys:     []string{pepperKey, markPrefix + "*"},
+	}
+}
+
+// EvictionACL is for what a server asks besides: what the store does when its memory is full.
+func EvictionACL() connect.ACL { return connect.ACL{Commands: []string{"info"}} }
 
 // State is what a server knows of its store at a moment.
 type State struct {

@@ -25,14 +25,17 @@ func TestStanding(t *testing.T) {
 		"emptied": testEmptied, "claimed by others": testEmptiedAndClaimed, "accepted": testAcceptEmpty, "refilled": testRefilled,
 		"before there were marks": testStoreWithoutMarks, "pepper changed": testPepperChangesLater, "pepper deleted": testPepperDeleted,
 		"vouching": testVouch, "a mark that is none": testBrokenMark, "pepper": testPepper,
-	}.OnEveryStoreAs(t, accepting())
+	}.OnEveryStore(t, accepting())
+}
+
+// asServer is what a server may do here.
+func asServer() connect.ACL {
+	return connect.Join(store.RecordsACL(), store.ListsACL(), ACL(), EvictionACL())
 }
 
 // accepting are the rights of a server and of the operator, who accepts an empty store.
 func accepting() connect.ACL {
-	acl := connect.ServerACL()
-	acl.Commands = append(acl.Commands, "smembers")
-	return acl
+	return connect.Join(asServer(), connect.ACL{Commands: []string{"smembers"}})
 }
 
 func pepper(text string) *keys.Hasher { return keys.NewHasher([]byte(text)) }
@@ -475,7 +478,7 @@ func TestSilentStoreTakesNoWrites(t *testing.T) {
 
 // A full store is one that drops keys, unless it is told not to.
 func TestStoreThatEvicts(t *testing.T) {
-	for _, make := range []func(*testing.T) redis.UniversalClient{keystest.NewServer, func(t *testing.T) redis.UniversalClient { return keystest.NewClusterAs(t, connect.ServerACL()) }} {
+	for _, make := range []func(*testing.T) redis.UniversalClient{keystest.NewServer, func(t *testing.T) redis.UniversalClient { return keystest.NewClusterAs(t, asServer()) }} {
 		c := make(t)
 		w, state := standing(t, c, pepper("a"))
 		if state.Evicts != "" {

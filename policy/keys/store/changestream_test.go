@@ -9,7 +9,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/keystest"
 )
@@ -17,7 +16,7 @@ import (
 // Whoever subscribes hears of each change of a key, with its digest, and of heartbeats, in their
 // order.
 func TestChangeStream(t *testing.T) {
-	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asServer(), func(t *testing.T, c redis.UniversalClient) {
 		ctx, s := t.Context(), New(c)
 		stream, err := s.Subscribe(ctx, 10*time.Second)
 		if err != nil {
@@ -74,7 +73,7 @@ func TestParseChange(t *testing.T) {
 
 // A server that confirms a change is not waited for, nor is one that has ended.
 func TestServersConfirm(t *testing.T) {
-	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asServer(), func(t *testing.T, c redis.UniversalClient) {
 		ctx, s := t.Context(), New(c)
 		now, err := s.Time(ctx)
 		if err != nil {

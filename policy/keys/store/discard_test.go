@@ -15,7 +15,7 @@ import (
 // A key that nobody was told of leaves nothing behind, and its id and secret can be used; what a
 // create would do something for is counted.
 func TestDiscardAndUnseen(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		ctx, s := t.Context(), New(c)
 		k := keystest.Sample()
 		other := keystest.Sample(func(k *keys.Key) { k.ID, k.LimitID, k.Digest = "key_other", "key_other", keys.Digest{9} })

@@ -17,7 +17,7 @@ import (
 func TestTakingRightsAwayInAFullRedis(t *testing.T) {
 	t.Parallel()
 	for what, start := range map[string]func(*testing.T, connect.ACL) redis.UniversalClient{"server": keystest.NewServerAs, "cluster": keystest.NewClusterAs} {
-		t.Run(what, func(t *testing.T) { testFull(t, start(t, connect.CLIACL())) })
+		t.Run(what, func(t *testing.T) { testFull(t, start(t, asCommand())) })
 	}
 }
 

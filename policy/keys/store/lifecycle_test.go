@@ -22,7 +22,7 @@ func TestLifecycle(t *testing.T) {
 		"rehash meets": testRehashMeets, "touch": testTouch, "get": testGet, "create all": testCreateAll,
 		"list": testList, "list bounds": testListBounds, "caps": testCaps, "team set": testTeamSetKeepsUp,
 		"places": testPlaces, "write and wait": testWriteAndWait, "repair": testRepair, "repair spares": testRepairSpares,
-	}.OnEveryStore(t)
+	}.OnEveryStore(t, asCommand())
 }
 
 func testWrite(t *testing.T, c redis.UniversalClient) {

@@ -14,12 +14,11 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 )
 
 func TestCreateAndLookup(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		s := New(c)
 		if _, err := s.Lookup(t.Context(), keystest.FullKey().Digest); !errors.Is(err, keys.ErrUnknown) {
 			t.Fatalf("empty store: %v", err)
@@ -47,7 +46,7 @@ func TestCreateAndLookup(t *testing.T) {
 }
 
 func TestCreateRefuses(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		s := New(c)
 		first := keystest.Sample()
 		if err := s.Create(t.Context(), first); err != nil {
@@ -105,7 +104,7 @@ func (s *Store) putTest(t *testing.T, k *keys.Key) {
 }
 
 func TestCreateAfterACrash(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		s, k := New(c), keystest.FullKey()
 		crash := keystest.DieAlways("tg:v1:secret:")
 		c.AddHook(crash)
@@ -163,7 +162,7 @@ func TestCreateSaysWhatItLeavesBehind(t *testing.T) {
 
 // A record that changed since it was made must survive the clean-up of a refused create.
 func TestDropRecordLeavesAnotherRecord(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		s := New(c)
 		s.putTest(t, keystest.Sample())
 		if err := s.dropRecord(t.Context(), keystest.Sample().ID, []byte("other")); err != nil {
@@ -176,7 +175,7 @@ func TestDropRecordLeavesAnotherRecord(t *testing.T) {
 }
 
 func TestCreateRace(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		s := New(c)
 		results := make([]error, 16)
 		var wg sync.WaitGroup
@@ -207,7 +206,7 @@ func TestCreateRace(t *testing.T) {
 }
 
 func TestLookupOfCorruptRecords(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		ctx, s, d := t.Context(), New(c), keys.Digest{1, 2, 3}
 		good, _ := EncodeRecord(keystest.Sample())
 		for _, test := range []struct {
@@ -261,7 +260,7 @@ func again(ctx context.Context, s *Store, d keys.Digest, id string) (*keys.Key, 
 // A second look-up is one round trip while the secret belongs to the same key, and finds what the
 // first would.
 func TestLookupAgain(t *testing.T) {
-	keystest.OnEveryStore(t, func(t *testing.T, c redis.UniversalClient) {
+	keystest.OnEveryStore(t, asCommand(), func(t *testing.T, c redis.UniversalClient) {
 		ctx, s, k := t.Context(), New(c), keystest.Sample()
 		if err := s.Create(ctx, k); err != nil {
 			t.Fatal(err)
@@ -288,7 +287,7 @@ func TestLookupAgain(t *testing.T) {
 // Each reading has what is said of its own secret, whatever is wrong with others that share its
 // round trip.
 func TestReadingsAreApart(t *testing.T) {
-	keystest.OnEveryStoreAs(t, connect.ServerACL(), func(t *testing.T, client redis.UniversalClient) {
+	keystest.OnEveryStore(t, asServer(), func(t *testing.T, client redis.UniversalClient) {
 		s := New(client)
 		trips := &keystest.TripCounter{}
 		client.AddHook(trips)

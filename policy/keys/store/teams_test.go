@@ -32,7 +32,7 @@ func TestTeamsAndMembers(t *testing.T) {
 		"MostMembers":                      testMostMembers,
 		"CorruptMembers":                   testCorruptMembers,
 		"TokenIsShownOnceAndStoredNowhere": testTokenIsShownOnceAndStoredNowhere,
-	}.OnEveryStore(t)
+	}.OnEveryStore(t, asCommand())
 }
 
 func testTeams(t *testing.T, c redis.UniversalClient) {

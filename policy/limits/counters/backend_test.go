@@ -58,7 +58,7 @@ func embeddedClock() time.Time { return time.Date(2031, 5, 5, 5, 5, 5, 5000, tim
 func startRedis(t testing.TB, environ ...string) *backend {
 	t.Helper()
 	server := redistest.Start(t, redistest.SocketOnly, environ...)
-	server.AddUser(t, "server", connect.ServerACL().Rules())
+	server.AddUser(t, "server", connect.Join(connect.ConnectionACL(), ACL()).Rules())
 	b := &backend{network: "unix", addr: server.Socket, stop: server.Stop, began: time.Now()}
 	b.signal = func(s os.Signal) { _ = server.Process.Signal(s) }
 	b.client = b.dial(t)

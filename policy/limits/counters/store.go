@@ -16,12 +16,24 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/policy/connect"
 	"tollgate/policy/connect/nodes"
 	"tollgate/policy/limits"
 )
 
 //go:embed spend.lua
 var spendSource string
+
+// ACL is what counting needs, slots included.
+func ACL() connect.ACL {
+	return connect.ACL{
+		Commands: []string{
+			"evalsha", "eval", "time", "hmget", "hset", "pexpireat",
+			"zcard", "zadd", "zrem", "zrange", "zrangebyscore", "zremrangebyscore", "pexpire", // slots
+		},
+		Keys: []string{"tg:v1:count:*", "tg:v1:slots:*"},
+	}
+}
 
 // Store counts in Redis: hash `tg:v1:count:{<limit id>}`, one field `<unit>:<name>` a window, whose
 // value holds the window's start, what is spent, and how much of that replicas hold in leases;

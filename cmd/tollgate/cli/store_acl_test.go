@@ -1,4 +1,4 @@
-package connect_test
+package cli
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/connect"
+	"tollgate/policy/connect/redistest"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/admin"
 	"tollgate/policy/keys/audit"
@@ -23,28 +24,103 @@ import (
 	"tollgate/policy/keys/roles"
 	"tollgate/policy/keys/standing"
 	"tollgate/policy/keys/store"
+	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 )
 
 // duty is something that a kind of user must be able to do. The number keeps runs apart.
 type duty func(ctx context.Context, c redis.UniversalClient, n int) error
 
-// user is what a user may do, must do and must not do.
-type user struct {
+// redisUser is what a user of Redis may do, must do and must not do.
+type redisUser struct {
 	acl      connect.ACL
 	do, deny []duty
 }
 
-func users() map[string]user {
-	return map[string]user{
-		"server": {acl: connect.ServerACL(), do: []duty{lookAtStore, exercise, spendOne, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, readAudit, foreignKey, foreignChannel}},
-		"cli":    {acl: connect.CLIACL(), do: []duty{acceptEmpty, exercise, manageKeys, awaitServers, repair, manageTeams, readAudit}, deny: []duty{spendOne, foreignKey, foreignChannel}},
+func users() map[string]redisUser {
+	return map[string]redisUser{
+		"server": {acl: serverACL(), do: []duty{lookAtStore, findKeys, count, takeSlots, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, readAudit, foreignKey, foreignChannel}},
+		"cli":    {acl: cliACL(), do: []duty{acceptEmpty, findKeys, manageKeys, awaitServers, repair, manageTeams, readAudit}, deny: []duty{count, takeSlots, foreignKey, foreignChannel}},
 	}
 }
 
 // followChanges is what a server's cache does all the time: it hears of changes, and sends its
 // heartbeat.
 func followChanges(ctx context.Context, c redis.UniversalClient, _ int) error {
-	return hear(ctx, c, func(ctx context.Context) error { return c.Publish(ctx, changes, "news").Err() })
+	records := store.New(c)
+	stream, err := records.Subscribe(ctx, 5*time.Second)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	if _, err := records.PublishHeartbeat(ctx); err != nil {
+		return err
+	}
+	message, _, err := stream.Next(ctx)
+	if err == nil && message != store.Heartbeat {
+		err = fmt.Errorf("heard %q", message)
+	}
+	return err
+}
+
+// aclKey returns a key; equal numbers give equal keys.
+func aclKey(n int) *keys.Key {
+	id := fmt.Sprintf("key_test%06d", n)
+	return &keys.Key{
+		ID: id, API: "api", Team: "team", Name: "name", LimitID: id, Status: keys.Active, AnchorDay: 1, Version: 1,
+		Algorithm: keys.AlgorithmHMACSHA256, Digest: keys.NewHasher([]byte("pepper")).Digest(id),
+	}
+}
+
+// findKeys adds a key and finds it, and finds none for a secret that is nobody's. A secret that is
+// taken is not taken again, and nothing is left of who wanted it.
+func findKeys(ctx context.Context, c redis.UniversalClient, n int) error {
+	if err := c.Ping(ctx).Err(); err != nil {
+		return err
+	}
+	records, k := store.New(c), aclKey(n)
+	if err := records.Create(ctx, k); err != nil {
+		return err
+	}
+	thief := aclKey(n)
+	thief.ID += "_thief"
+	if err := records.Create(ctx, thief); !errors.Is(err, store.ErrSecretTaken) || strings.Contains(err.Error(), "\n") {
+		return fmt.Errorf("create with a taken secret: %w", err)
+	}
+	if _, err := records.Lookup(ctx, k.Digest); err != nil {
+		return err
+	}
+	if _, err := records.Lookup(ctx, keys.NewHasher(nil).Digest("nobody's")); !errors.Is(err, keys.ErrUnknown) {
+		return fmt.Errorf("look-up of an unknown secret: %w", err)
+	}
+	return nil
+}
+
+// count spends what a limit allows.
+func count(ctx context.Context, c redis.UniversalClient, n int) error {
+	window := limits.Window{Name: "month", Limit: 1, Per: limits.Month}
+	leases := counters.NewLeases(counters.NewStore(c, nil), counters.Options{Timeout: 20 * time.Second})
+	r, err := leases.Spend(ctx, &limits.Spend{ID: aclKey(n).ID, Windows: []limits.Window{window}, Cost: 1})
+	if err == nil && !r.Allowed {
+		err = errors.New("the first is refused")
+	}
+	return err
+}
+
+// takeSlots is about requests under way: one takes the only slot, another gets none, and the first,
+// checked once more, takes the place of its first try.
+func takeSlots(ctx context.Context, c redis.UniversalClient, n int) error {
+	s := counters.NewStore(c, nil)
+	for _, try := range []struct {
+		slot, earlier string
+		want          bool
+	}{{"r:1", "", true}, {"2", "", false}, {"r:3", "", true}, {"r:4", "r:3", true}} {
+		r, err := s.Spend(ctx, &limits.Spend{ID: aclKey(n).ID, Slot: limits.Slot{ID: try.slot, Earlier: try.earlier, Places: 1, Hold: time.Minute}})
+		if err != nil || r.Allowed != try.want {
+			return fmt.Errorf("slot %s: allowed is %v: %w", try.slot, r.Allowed, err)
+		}
+	}
+	return nil
 }
 
 // lookAtStore is what a server does first, and each second.
@@ -71,7 +147,7 @@ func confirmChanges(ctx context.Context, c redis.UniversalClient, n int) error {
 // awaitServers is the end of a revocation, which no server hears here.
 func awaitServers(ctx context.Context, c redis.UniversalClient, n int) error {
 	var unheard *store.UnheardError
-	err := store.New(c).AwaitServers(ctx, newKey(n).ID, time.Millisecond)
+	err := store.New(c).AwaitServers(ctx, aclKey(n).ID, time.Millisecond)
 	if errors.As(err, &unheard) && unheard.Err == nil {
 		return nil
 	}
@@ -80,9 +156,9 @@ func awaitServers(ctx context.Context, c redis.UniversalClient, n int) error {
 
 // changeFromServer is what a server writes besides its counters.
 func changeFromServer(ctx context.Context, c redis.UniversalClient, n int) error {
-	records, k := store.New(c), newKey(n)
+	records, k := store.New(c), aclKey(n)
 	serve := admin.NewManager(records, keys.NewHasher([]byte("pepper")), nil, audit.New(c, 1000), roles.Actor{Name: "serve", Operator: true}, time.Now)
-	if added, err := serve.Seed(ctx, []keyfile.Entry{{Key: *newKey(300_000 + n)}}, admin.SeedSource{}); err != nil || added != 1 {
+	if added, err := serve.Seed(ctx, []keyfile.Entry{{Key: *aclKey(300_000 + n)}}, admin.SeedSource{}); err != nil || added != 1 {
 		return fmt.Errorf("%d added: %w", added, err)
 	}
 	if err := records.Touch(ctx, []store.Use{{ID: k.ID, At: time.Now()}}); err != nil {
@@ -94,7 +170,7 @@ func changeFromServer(ctx context.Context, c redis.UniversalClient, n int) error
 // manageKeys is the life of a key.
 func manageKeys(ctx context.Context, c redis.UniversalClient, n int) error {
 	records, room := store.New(c), &store.Cap{Most: 1000}
-	k := newKey(100_000 + n)
+	k := aclKey(100_000 + n)
 	if err := records.CreateWithin(ctx, k, room); err != nil {
 		return err
 	}
@@ -127,7 +203,7 @@ func manageKeys(ctx context.Context, c redis.UniversalClient, n int) error {
 
 // repair looks through everything, and mends a key that has left its lists.
 func repair(ctx context.Context, c redis.UniversalClient, n int) error {
-	k := newKey(200_000 + n)
+	k := aclKey(200_000 + n)
 	if err := store.New(c).CreateWithin(ctx, k, &store.Cap{Most: 1000}); err != nil {
 		return err
 	}
@@ -207,16 +283,13 @@ func perform(ctx context.Context, c redis.UniversalClient, n int, all []duty) er
 	return nil
 }
 
-// forClusters are the commands that a server by itself is not asked; TestClusterACL has them.
-func forClusters() []string { return []string{"cluster|slots", "asking"} }
-
-// Each user can do its duties and nothing else, and needs every rule for that.
+// Each user of Redis can do its duties and nothing else, and needs every rule for that.
 func TestACL(t *testing.T) {
 	t.Parallel()
 	for name, user := range users() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, plain)
+			s := redistest.Start(t, redistest.SocketOnly)
 			n := 0
 			// as runs the duties as a new user with these rules, on a new connection and scripts
 			// that are not cached.
@@ -224,9 +297,13 @@ func TestACL(t *testing.T) {
 				n++
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 				defer cancel()
-				do(t, s, "script", "flush")
-				do(t, s, append([]any{"acl", "setuser", name, "reset", "on", ">pw"}, anys(rules)...)...)
-				c := open(t, "redis://"+name+":pw@"+s.address())
+				s.Do(t, "script", "flush")
+				s.Do(t, "acl", "setuser", name, "reset")
+				s.AddUser(t, name, rules)
+				c, _, err := connect.Open(connect.Options{URL: "unix://" + name + ":" + name + "@" + s.Socket, Deadline: 10 * time.Second})
+				if err != nil {
+					t.Fatal(err)
+				}
 				defer c.Close()
 				return perform(ctx, c, n, all)
 			}
@@ -234,14 +311,16 @@ func TestACL(t *testing.T) {
 			if err := as(rules, user.do); err != nil {
 				t.Fatal(err)
 			}
-			nothingRefused(t, s)
+			if log := s.Do(t, "acl", "log").([]any); len(log) > 0 { // not even in passing
+				t.Errorf("refused: %v", log)
+			}
 			for i, d := range user.deny {
 				if err := as(rules, []duty{d}); !denied(err) {
 					t.Errorf("what is not its duty (%d) is not refused: %v", i, err)
 				}
 			}
 			for i, rule := range rules {
-				if i < 3 || slices.Contains(forClusters(), rule[1:]) {
+				if i < 3 || slices.Contains(connect.ClusterACL().Commands, rule[1:]) { // TestCluster has these
 					continue
 				}
 				if err := as(slices.Delete(slices.Clone(rules), i, i+1), user.do); !denied(err) {
@@ -252,22 +331,13 @@ func TestACL(t *testing.T) {
 	}
 }
 
-// nothingRefused shows that the client did not ask for more than the user may, in passing and
-// without an error.
-func nothingRefused(t *testing.T, s *server) {
-	t.Helper()
-	if log := do(t, s, "acl", "log").([]any); len(log) > 0 {
-		t.Errorf("refused: %v", log)
-	}
-}
-
 // denied reports whether an ACL refused a command, a key or a channel, also inside a script.
 func denied(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), "NOPERM") || strings.Contains(err.Error(), "The user executing the script can't"))
 }
 
 // The lists hold every command that the packages' code names, so that a new one cannot be
-// forgotten: add it to acl.go, and what needs it to users.
+// forgotten: add it to its ACL there, and what needs it to users.
 func TestACLKnowsEveryCommand(t *testing.T) {
 	t.Parallel()
 	listed := map[string]bool{}
@@ -277,11 +347,11 @@ func TestACLKnowsEveryCommand(t *testing.T) {
 		}
 	}
 	var sources []string
-	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir("../../../policy", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && (d.Name() == "testdata" || d.Name() == "keystest" || path == "../connect"):
+		case d.IsDir() && (d.Name() == "testdata" || d.Name() == "keystest" || path == "../../../policy/connect"):
 			return filepath.SkipDir
 		case strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go"), strings.HasSuffix(path, ".lua"):
 			sources = append(sources, path)
