@@ -203,8 +203,9 @@ type SlotTrouble struct {
 
 // Problems of SlotTrouble.
 const (
-	SlotsNoLog   = "no_log"
-	SlotsExpired = "expired"
+	SlotsNoLog   = "no_log"  // no access log tells of the end of the API's requests
+	SlotsExpired = "expired" // more than 1 % of all slots end by themselves
+	SlotsDenied  = "denied"  // the store's user may not take any
 )
 
 // SlotTroubles returns what is wrong with how requests under way are followed: APIs that limit them

@@ -113,7 +113,7 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 		return fmt.Errorf("--keys %s: %w", s.keys, err)
 	}
 	v.reachStore(stop, s.deadline)
-	v.rights = &rights{keys: v.records, counts: v.counters}
+	v.rights = &rights{keys: v.records, counts: v.counters, limitsSlots: func() bool { return v.policies.Current().LimitsConcurrency() }}
 	if !v.seeder.away {
 		v.rights.try(stop)
 	}
@@ -201,7 +201,7 @@ func (v *service) build(s *options) {
 	v.grpc = grpcserver.New(v.authorizer, grpcserver.Config{TLS: config, Reflection: s.reflection})
 	v.status = &Status{
 		Policies: v.policies, Gatherer: v.registry, Store: v.store.What, Standing: v.standing.State, Missing: v.rights.missing,
-		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream, Slots: v.authorizer.SlotTroubles,
+		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream, Slots: func() []extauthz.SlotTrouble { return v.rights.slotTroubles(v.authorizer.SlotTroubles()) },
 		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) },
 	}
 	RegisterStanding(v.registry, v.status)

@@ -114,6 +114,8 @@ func writeSlots(w io.Writer, troubles []extauthz.SlotTrouble) {
 		switch t.Problem {
 		case extauthz.SlotsNoLog:
 			_, _ = fmt.Fprintf(w, "concurrency: no access log has told of the end of a request of api %s; each counts for max_duration\n", t.API)
+		case extauthz.SlotsDenied:
+			_, _ = fmt.Fprintln(w, "concurrency: the store's user may not take slots (tollgate store acl server)")
 		case extauthz.SlotsExpired:
 			_, _ = fmt.Fprintln(w, "concurrency: more than 1 % of the slots end by themselves: entries of the access log are lost, or requests last longer than max_duration")
 		}

@@ -112,6 +112,7 @@ type outcome struct {
 	starts, spents []int64 // of each window, after this step
 	full           bool
 	inUse, ended   int64
+	denied         bool   // the store's user may not take slots; nothing else is known then
 	broken         string // what is wrong with the stored record; nothing else is known then
 }
 

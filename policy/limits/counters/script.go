@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 
@@ -118,8 +119,8 @@ func (s *Store) runOnce(ctx context.Context, ops []*operation, verb, source any,
 		case redis.HasErrorPrefix(err, "CROSSSLOT"):
 			s.singly.Store(true)
 			again.ops = append(again.ops, r.ops...)
-		case redis.HasErrorPrefix(err, "NOPERM") && len(r.ops) > 1:
-			// A user of a version that knew no slots: the others are still his to spend.
+		case redis.HasErrorPrefix(err, "NOPERM") && !strings.Contains(err.Error(), "script:") && len(r.ops) > 1:
+			// Before the script ran: a user of a version that knew no slots. The others are his to spend.
 			again.singly = true
 			again.ops = append(again.ops, r.ops...)
 		}
@@ -269,7 +270,9 @@ func (r *script) read(reply []int64) {
 	}
 	for i, c := range r.ops {
 		j := r.outcomes[i]
-		if j.broken != "" {
+		if j.denied {
+			c.err, c.notRun = spendError(ErrSlotsDenied), true
+		} else if j.broken != "" {
 			c.err, c.notRun = &limits.BrokenError{Err: spendError(errors.New(j.broken))}, true
 		} else if err := c.read(j); err != nil {
 			c.err, c.notRun = badReply(err), false
@@ -305,6 +308,8 @@ func (r *script) split(reply []int64) error {
 		switch s := status[0]; {
 		case c.holds && s >= 0:
 			j.allowed = s == 1
+		case s == int64(-2-n) && c.slot.ID != "":
+			j.denied = true
 		case s < int64(-1-n):
 			return fmt.Errorf("status is %d", s)
 		case s == -1:

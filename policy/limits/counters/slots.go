@@ -1,6 +1,7 @@
 package counters
 
 import (
+	"errors"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,9 @@ import (
 // which gets none is charged nothing; spend.lua counts those that are not released and not at their
 // end. Released, or held on, they are in the background, many in a round trip. An answer that is lost
 // or that its caller did not wait for may have taken a slot: that one is released at once.
+
+// ErrSlotsDenied says that the store's user may count, and not take slots. Nothing was spent.
+var ErrSlotsDenied = errors.New("NOPERM: the user may not take slots (tollgate store acl server)")
 
 // slotCounts counts what becomes of slots.
 type slotCounts struct {

@@ -32,7 +32,7 @@
 -- allowed; 2 if a month is in force that did not begin when the clock says, and START of each window follows; 4 for each
 -- unit leased, or, where a slot was to be taken, 4 if none was free. There, two more numbers follow: how many are taken
 -- after this step, and how many were found to have ended by themselves. Of a slot that is held or released the status is
--- 1, or 0 if there was none, or -1.
+-- 1, or 0 if there was none, or -1. Of a user who may not take slots the status is -2-n.
 
 local offset = ARGV[1] + 0
 local clock = redis.call('TIME')
@@ -257,7 +257,8 @@ while key < total do
       local slots, slot, earlier = keys[k + 1], argv[at], argv[at + 1]
       used = pcall('ZCARD', slots)
       if type(used) == 'table' then
-        status = -1
+        status = -2 - n
+        if string.find(used.err, 'WRONGTYPE', 1, true) then status = -1 end
       else
         if earlier ~= '' then used = used - call('ZREM', slots, earlier) end
         if used >= places then
