@@ -78,6 +78,8 @@ type Config struct {
 	Breaker *connect.Breaker
 	// Usage notes the keys of allowed requests; nil for none.
 	Usage *cache.Usage
+	// Observer is told what proxies' access logs say; nil for nobody.
+	Observer Observer
 	// Rehash is told of keys that were found by an older method of hashing; nil
 	// for none. It must not wait.
 	Rehash  func(id string, from, to keys.Digest)
@@ -100,6 +102,7 @@ type Authorizer struct {
 	nodes    nodes // limits, if it knows them; else nil
 	breaker  *connect.Breaker
 	usage    *cache.Usage
+	observer Observer // or nil
 	rehash   func(id string, from, to keys.Digest)
 	deadline time.Duration
 	metrics  *Metrics
@@ -122,7 +125,7 @@ func New(c Config) *Authorizer {
 	nodes, _ := c.Limits.(nodes)
 	return &Authorizer{
 		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
-		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
+		breaker: c.Breaker, usage: c.Usage, observer: c.Observer, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: newDecisionLog(c.Log, c.Decisions), slots: newSlots(c.Limits, c.Decider.Local()),
 	}
 }

@@ -154,6 +154,9 @@ func (s *checkService) Name() string { return proto.Name }
 func (s *checkService) Unmarshal(data mem.BufferSlice, v any) error {
 	c, ok := v.(*call)
 	if !ok {
+		if log, ok := v.(*logStream); ok {
+			return log.receive(data)
+		}
 		return s.others.Unmarshal(data, v)
 	}
 	c.start = time.Now()
