@@ -116,7 +116,11 @@ type Stack struct {
 	Authorizer *extauthz.Authorizer
 	GRPC       *grpcserver.Server
 	Exact      bool               // limits are counted exactly
+	Logged     bool               // an access log tells when requests end; else each ends with its answer
 	HTTP       *httpserver.Server // the latest of ServeHTTP
+	// Beside has as many requests like a block's under way as that says, until end is called; nil
+	// asks as many times before it ends any.
+	Beside func(t *testing.T, b *testdata.Block) (end func())
 	stores     *stores
 }
 
@@ -124,6 +128,7 @@ type Stack struct {
 type stores struct {
 	keys   atomic.Pointer[cache.Cache]
 	limits atomic.Pointer[counters.Leases]
+	slots  slots
 }
 
 var _ extauthz.KeyCache = (*stores)(nil)
@@ -148,7 +153,16 @@ func (s *stores) Try(sp *limits.Spend, into *limits.Result) bool {
 
 // Spend implements extauthz.Spender.
 func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, error) {
-	return s.limits.Load().Spend(ctx, sp)
+	res, err := s.limits.Load().Spend(ctx, sp)
+	if err == nil && res.Allowed {
+		s.slots.took(sp)
+	}
+	return res, err
+}
+
+// Hold is what an access log is followed by.
+func (s *stores) Hold(limitID, slot string, hold time.Duration) {
+	s.limits.Load().Hold(limitID, slot, hold)
 }
 
 // NewStack serves policy files on a free port of the loopback.
@@ -231,6 +245,7 @@ func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keyfile.Entry)
 	if err := client.FlushAll(Within(t)).Err(); err != nil {
 		t.Fatal(err)
 	}
+	s.stores.slots.end()
 	store := store.New(client)
 	s.stores.keys.Store(cache.New(store, cache.Options{Timeout: Limit}))
 	began := time.Now()
