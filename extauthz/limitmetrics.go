@@ -26,7 +26,7 @@ func RegisterLimits(r prometheus.Registerer, l *counters.Leases) {
 		held:     desc("tollgate_limit_units_held", "Leased units that are not spent yet."),
 		stranded: desc("tollgate_limit_units_stranded_total", "Units that may stay charged until their windows end although nothing spent them, because a reply of the store was lost."),
 		jumps:    desc("tollgate_limit_clock_jumps_total", "Jumps of the store's clock, there and back counted as two: half a second or more against the monotonic clock of this server."),
-		slots:    desc("tollgate_limit_slots_total", "Slots of requests under way by what became of them: taken; full: a request got none; released; gone: to be released, and at its end or released before; ended by themselves, seen when their place was needed; lost: the store could not be told.", "outcome"),
+		slots:    desc("tollgate_limit_slots_total", "Slots of requests under way by what became of them: taken; full: a request got none; held: one that goes on; released; gone: to be released, and at its end or released before; ended by themselves, seen when their place was needed; lost: the store could not be told.", "outcome"),
 		entries:  desc("tollgate_limit_entries", "Limit ids of which something is remembered."),
 	})
 }
@@ -50,6 +50,7 @@ func (c *limitCollector) Collect(out chan<- prometheus.Metric) {
 	slots := c.leases.Slots()
 	counter(c.slots, slots.Taken, "taken")
 	counter(c.slots, slots.Full, "full")
+	counter(c.slots, slots.Held, "held")
 	counter(c.slots, slots.Released, "released")
 	counter(c.slots, slots.Gone, "gone")
 	counter(c.slots, slots.Ended, "ended")

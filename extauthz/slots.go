@@ -50,7 +50,7 @@ type heldSlot struct {
 
 func newSlots(spender Spender, local *limits.Local) *slots {
 	s := &slots{requests: map[string]heldSlot{}, sweepAt: sweepRequests}
-	if l, ok := spender.(*counters.Leases); ok {
+	if l, ok := spender.(interface{ Slots() counters.SlotStats }); ok {
 		s.stats = l.Slots
 	}
 	if h, ok := spender.(slotHolder); ok {

@@ -43,6 +43,15 @@ func (s *Stack) AwaitSlots(t *testing.T, n int) {
 	})
 }
 
+// SettleSlots waits until the store was told of all slots that are released or held on.
+func (s *Stack) SettleSlots(t *testing.T) {
+	t.Helper()
+	Eventually(t, "the store to be told of slots", func() bool {
+		counts := s.stores.limits.Load().Slots()
+		return counts.Released+counts.Held+counts.Gone+counts.Lost >= s.stores.holds.Load()
+	})
+}
+
 // endRequests has all requests end that were answered, where no access log tells of their end.
 func (s *Stack) endRequests(t *testing.T) {
 	t.Helper()

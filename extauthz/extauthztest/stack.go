@@ -121,7 +121,7 @@ type Stack struct {
 	// Beside has as many requests like a block's under way as that says, until end is called; nil
 	// asks as many times before it ends any.
 	Beside func(t *testing.T, b *testdata.Block) (end func())
-	stores     *stores
+	stores *stores
 }
 
 // stores lets one server change its store between scripts.
@@ -129,6 +129,7 @@ type stores struct {
 	keys   atomic.Pointer[cache.Cache]
 	limits atomic.Pointer[counters.Leases]
 	slots  slots
+	holds  atomic.Uint64 // since Use
 }
 
 var _ extauthz.KeyCache = (*stores)(nil)
@@ -162,6 +163,7 @@ func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, er
 
 // Hold is what an access log is followed by.
 func (s *stores) Hold(limitID, slot string, hold time.Duration) {
+	s.holds.Add(1)
 	s.limits.Load().Hold(limitID, slot, hold)
 }
 
@@ -246,6 +248,7 @@ func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keyfile.Entry)
 		t.Fatal(err)
 	}
 	s.stores.slots.end()
+	s.stores.holds.Store(0)
 	store := store.New(client)
 	s.stores.keys.Store(cache.New(store, cache.Options{Timeout: Limit}))
 	began := time.Now()

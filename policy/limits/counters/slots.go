@@ -19,7 +19,7 @@ var ErrSlotsDenied = errors.New("NOPERM: the user may not take slots (tollgate s
 
 // slotCounts counts what becomes of slots.
 type slotCounts struct {
-	taken, full, released, gone, ended, lost atomic.Uint64
+	taken, full, held, released, gone, ended, lost atomic.Uint64
 }
 
 // SlotStats are counts since the start, of this process; Ended are found by whichever process next
@@ -27,6 +27,7 @@ type slotCounts struct {
 type SlotStats struct {
 	Taken    uint64 // slots that a request got
 	Full     uint64 // requests that got none, as the store said
+	Held     uint64 // times that a slot was held on
 	Released uint64 // slots released in time
 	Gone     uint64 // slots to be released or held on that had ended by themselves, or were released already
 	Ended    uint64 // slots that ended by themselves, as far as their places were needed
@@ -37,7 +38,7 @@ type SlotStats struct {
 func (l *Leases) Slots() SlotStats {
 	s := &l.slots
 	return SlotStats{
-		Taken: s.taken.Load(), Full: s.full.Load(), Released: s.released.Load(),
+		Taken: s.taken.Load(), Full: s.full.Load(), Held: s.held.Load(), Released: s.released.Load(),
 		Gone: s.gone.Load(), Ended: s.ended.Load(), Lost: s.lost.Load(),
 	}
 }
@@ -68,7 +69,9 @@ func (s *slotCounts) took(c *operation) {
 		s.gone.Add(1)
 	case c.holds && c.slot.Hold == 0:
 		s.released.Add(1)
-	case c.holds || c.err != nil:
+	case c.holds:
+		s.held.Add(1)
+	case c.err != nil:
 	case c.full:
 		s.full.Add(1)
 	case c.allowed:

@@ -113,7 +113,7 @@ func TestSlotsEnd(t *testing.T) {
 		if res := mustSpend(t, l, takes("more", 2)); !res.Allowed {
 			t.Fatal("a released slot is not free")
 		}
-		want := SlotStats{Taken: 4, Full: 1, Released: 1, Gone: 3, Ended: 1}
+		want := SlotStats{Taken: 4, Full: 1, Held: 1, Released: 1, Gone: 3, Ended: 1}
 		if got := l.Slots(); got != want {
 			t.Errorf("%+v, want %+v", got, want)
 		}
