@@ -134,7 +134,8 @@ func TestBrowserWhereTheApplicationAnswers(t *testing.T) {
 			if good.readable != passes || passes && received(good.answer) == nil {
 				t.Errorf("%s, %s: with a key: %+v", d.name, preflight, good)
 			}
-			// A page that has no key is refused like everybody. It can read that where somebody lets it.
+			// A page that has no key is refused like everybody. It can read that where somebody
+			// lets it.
 			if bad := ours.fetch(t, "POST", "/v1/generate", [2]string{"content-type", "text/json"}); passes && (bad.answer == nil || bad.answer.Status != 401 || bad.readable != (d.name == "nginx" || d.name == "caddy")) {
 				t.Errorf("%s: without a key: %+v", d.name, bad)
 			}

@@ -180,7 +180,8 @@ func TestEveryDoorJudgesTheBytesThatPass(t *testing.T) {
 func TestEnvoyLetsNoAliasThrough(t *testing.T) {
 	file, entries, _ := extauthztest.APIFiles(t, "pixelmagic")
 	doors := envoyDoors(t, file, entries, nil)
-	// Where Tollgate sees all headers it removes them itself. Over HTTP it sees none that is not allowed.
+	// Where Tollgate sees all headers it removes them itself. Over HTTP it sees none that is not
+	// allowed.
 	for _, d := range envoyDoors(t, file, entries, func(bootstrap []byte) []byte {
 		return editFilters(t, bootstrap, func(filter map[string]any) bool {
 			delete(filter["typed_config"].(map[string]any), "allowed_headers")

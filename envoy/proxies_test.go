@@ -17,6 +17,7 @@ import (
 	"tollgate/envoy/envoytest"
 	"tollgate/extauthz/extauthztest"
 	"tollgate/extauthz/httpserver"
+	"tollgate/policy/connect/redistest"
 	"tollgate/testdata"
 )
 
@@ -151,7 +152,7 @@ func (p *otherProxy) stand(t *testing.T, setup *proxySetup) {
 }
 
 func startNginx(t *testing.T, path string, setup *proxySetup) *otherProxy {
-	p := &otherProxy{name: "nginx", protocol: true, addr: freeAddress(t)}
+	p := &otherProxy{name: "nginx", protocol: true, addr: "127.0.0.1:" + redistest.FreePort(t)}
 	p.stand(t, setup)
 	dir := extauthztest.ShortFolder(t)
 	if err := os.Chmod(dir, 0o755); err != nil { // its workers are another user, and write long bodies there
@@ -170,7 +171,7 @@ func startNginx(t *testing.T, path string, setup *proxySetup) *otherProxy {
 }
 
 func startCaddy(t *testing.T, path string, setup *proxySetup) *otherProxy {
-	p := &otherProxy{name: "caddy", addr: freeAddress(t)}
+	p := &otherProxy{name: "caddy", addr: "127.0.0.1:" + redistest.FreePort(t)}
 	p.stand(t, setup)
 	dir := extauthztest.ShortFolder(t)
 	config := shippedConfig(t, "Caddyfile", setup, map[string]string{
@@ -185,7 +186,7 @@ func startCaddy(t *testing.T, path string, setup *proxySetup) *otherProxy {
 }
 
 func startTraefik(t *testing.T, path string, setup *proxySetup) *otherProxy {
-	p := &otherProxy{name: "traefik", protocol: true, addr: freeAddress(t)}
+	p := &otherProxy{name: "traefik", protocol: true, addr: "127.0.0.1:" + redistest.FreePort(t)}
 	p.stand(t, setup)
 	dir := extauthztest.ShortFolder(t)
 	config := shippedConfig(t, "traefik.yaml", setup, nil)
@@ -242,16 +243,6 @@ func shippedConfig(t *testing.T, name string, setup *proxySetup, replace map[str
 		exchange(from, to)
 	}
 	return []byte(setup.edit(text))
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // run starts the proxy and waits until it listens.

@@ -12,9 +12,9 @@ import (
 // names may be of keys and APIs that there are not.
 type AccessLogEntry struct {
 	// What the decision about the request left in the proxy's metadata, see policy.Decision. All of
-	// it is empty where no decision is known: the check failed, the client left during it, or it was
-	// another authority's. SlotID is empty without a limit on concurrent requests, and LimitID where
-	// it is the KeyID.
+	// it is empty where no decision is known: the check failed, the client left during it, or it
+	// was another authority's. SlotID is empty without a limit on concurrent requests, and LimitID
+	// where it is the KeyID.
 	DecisionID, Reason, API, Route, KeyID, Team, Plan, SlotID, LimitID string
 	// RequestID is the request's x-request-id; a client can choose it unless the proxy makes it.
 	RequestID string

@@ -1,4 +1,4 @@
-// Package extauthz decides requests for the servers: it carries out what a
+// Package extauthz decides requests for the servers: it fetches what a
 // decision waits for (a key, the limits), logs and counts it, and follows the policy
 // files. It knows no protocol: grpcserver speaks Envoy's ext_authz v3, httpserver
 // HTTP/1.1, and both ask the one Authorizer.
@@ -158,19 +158,19 @@ func (a *Authorizer) Flush() { a.log.end() }
 // Decide decides about a request, fetching what that waits for. The Decision is
 // void once check begins another one.
 func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) *policy.Decision {
-	fetch := fetch{Authorizer: a, parent: ctx, start: start}
-	defer fetch.end()
+	p := pending{Authorizer: a, parent: ctx, start: start}
+	defer p.end()
 
 	wait := a.decider.Begin(check, set, r)
 	for wait != policy.Done {
 		switch wait {
 		case policy.WaitKey:
-			wait = check.Found(fetch.key(check))
+			wait = check.Found(p.key(check))
 		case policy.WaitLimits:
 			if s := &check.Spend().Slot; s.ID != "" {
 				s.Earlier = a.slots.earlier(check.RequestID())
 			}
-			wait = check.Spent(fetch.limits(check.Spend(), check.Result()))
+			wait = check.Spent(p.limits(check.Spend(), check.Result()))
 		}
 	}
 	a.noteUse(check)
@@ -209,9 +209,9 @@ func (a *Authorizer) unplaced(ctx context.Context, api *policy.API, r *policy.Re
 		slog.String("asked_environment", r.Environment.Value), slog.String("host", r.Host))
 }
 
-// fetch gets what one decision waits for. Its context has a deadline of our own,
-// and is made only for what cannot be answered at once.
-type fetch struct {
+// pending is one decision while it waits, and gets what it waits for. Its context has
+// a deadline of our own, and is made only for what cannot be answered at once.
+type pending struct {
 	*Authorizer
 	parent context.Context
 	start  time.Time
@@ -222,49 +222,49 @@ type fetch struct {
 
 // context returns the context of everything that is waited for: it ends at our own
 // deadline, or at Envoy's less a margin if that is earlier.
-func (f *fetch) context() context.Context {
-	if f.ctx == nil {
-		end := f.start.Add(f.deadline)
-		if envoys, ok := f.parent.Deadline(); ok && envoys.Add(-envoyMargin).Before(end) {
+func (p *pending) context() context.Context {
+	if p.ctx == nil {
+		end := p.start.Add(p.deadline)
+		if envoys, ok := p.parent.Deadline(); ok && envoys.Add(-envoyMargin).Before(end) {
 			end = envoys.Add(-envoyMargin)
 		}
-		f.ctx, f.cancel = context.WithDeadline(f.parent, end)
+		p.ctx, p.cancel = context.WithDeadline(p.parent, end)
 	}
-	return f.ctx
+	return p.ctx
 }
 
-func (f *fetch) end() {
-	if f.cancel != nil {
-		f.cancel()
+func (p *pending) end() {
+	if p.cancel != nil {
+		p.cancel()
 	}
 }
 
-func (f *fetch) key(check *policy.Check) (k keys.Grant, err error) {
+func (p *pending) key(check *policy.Check) (k keys.Grant, err error) {
 	d := check.Digest()
-	if f.cache == nil {
-		k, err = f.keys.Lookup(f.context(), d)
-	} else if k, err = f.cache.Find(d); err == cache.ErrNotCached {
-		k, err = f.cache.LookupFor(f.context(), d, check.Caller())
+	if p.cache == nil {
+		k, err = p.keys.Lookup(p.context(), d)
+	} else if k, err = p.cache.Find(d); err == cache.ErrNotCached {
+		k, err = p.cache.LookupFor(p.context(), d, check.Caller())
 	}
-	f.lookupFailed(f.parent, err)
+	p.lookupFailed(p.parent, err)
 	return k, err
 }
 
-func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
-	if f.Authorizer.limits.Try(s, res) {
+func (p *pending) limits(s *limits.Spend, res *limits.Result) error {
+	if p.Authorizer.limits.Try(s, res) {
 		return nil
 	}
-	ctx := f.context()
+	ctx := p.context()
 	var err error
 	operation, node := connect.Spend, ""
 	if s.ReadOnly {
 		operation = connect.ReadLimits
 	}
-	if f.nodes != nil {
-		node = f.nodes.Node(s.ID)
+	if p.nodes != nil {
+		node = p.nodes.Node(s.ID)
 	}
-	opened := f.breaker.Do(operation, node, func() error {
-		if *res, err = f.Authorizer.limits.Spend(ctx, s); f.countsAsFailure(err) {
+	opened := p.breaker.Do(operation, node, func() error {
+		if *res, err = p.Authorizer.limits.Spend(ctx, s); p.countsAsFailure(err) {
 			return err
 		}
 		return nil
@@ -272,20 +272,20 @@ func (f *fetch) limits(s *limits.Spend, res *limits.Result) error {
 	if err == nil {
 		err = opened // connect.ErrStoreDown, or nothing
 	}
-	f.spendFailed(f.parent, s, err)
+	p.spendFailed(p.parent, s, err)
 	return err
 }
 
 // countsAsFailure reports whether the breaker counts the error of a spend. What one key's limits
 // or one caller's short deadline cause must not open the breaker for all, nor must a
 // spend that was never sent.
-func (f *fetch) countsAsFailure(err error) bool {
+func (p *pending) countsAsFailure(err error) bool {
 	var broken *limits.BrokenError
 	switch {
 	case errors.As(err, &broken), errors.Is(err, counters.ErrBusy):
 		return false
 	case errors.Is(err, context.DeadlineExceeded):
-		return time.Since(f.start) >= f.deadline/2 // else it had no fair time
+		return time.Since(p.start) >= p.deadline/2 // else it had no fair time
 	}
 	return connect.IsStoreFailure(err)
 }

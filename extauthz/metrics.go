@@ -137,6 +137,6 @@ func (m *Metrics) decisionsOf(o outcome) prometheus.Counter {
 	if known != nil {
 		maps.Copy(more, *known)
 	}
-	m.outcomes.CompareAndSwap(known, &more) // whoever comes too late tries again next time
+	m.outcomes.CompareAndSwap(known, &more) // if another goroutine was faster, the next call tries again
 	return c
 }

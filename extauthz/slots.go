@@ -21,16 +21,18 @@ type slotHolder interface {
 }
 
 const (
-	// maxRequests bounds the requests whose slots are known by the request's id, some 250 bytes each.
+	// maxRequests bounds the requests whose slots are known by the request's id, some 250 bytes
+	// each.
 	maxRequests = 100_000
 	// sweepRequests is how many there are at least when those whose time is over are looked for.
 	sweepRequests = 1024
 )
 
 // slots knows which requests that were let through here hold a slot, by the request's id, of APIs
-// whose proxy makes it: a request that is checked once more gives back the slot of its first try, and
-// an access-log entry without our metadata, as Envoy writes it for a client who left while the answer
-// was on its way, ends the request that it names. It also knows of which APIs an access log arrives.
+// whose proxy makes it: a request that is checked once more gives back the slot of its first try,
+// and an access-log entry without our metadata, as Envoy writes it for a client who left while the
+// answer was on its way, ends the request that it names. It also knows of which APIs an access log
+// arrives.
 type slots struct {
 	holders []slotHolder
 
@@ -162,8 +164,8 @@ func (a *Authorizer) Abandon(check *policy.Check) {
 	}
 }
 
-// followSlot releases the slot of a request that has ended, or holds on to that of one which goes on
-// for as long again.
+// followSlot releases the slot of a request that has ended, or holds on to that of one which goes
+// on for as long again.
 func (a *Authorizer) followSlot(e *AccessLogEntry) {
 	api := a.Policy().API(e.API)
 	if api != nil {

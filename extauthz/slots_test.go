@@ -31,7 +31,8 @@ func newUnderWay(t *testing.T, concurrency string, change ...func(*extauthz.Conf
 		}
 	}, extauthztest.SmallFile("{name: basic,", "{name: basic, concurrent: 1,", "requests: 5,", "requests: 1000,",
 		"plans:\n", concurrency+"\nplans:\n", "quota_exceeded]", "quota_exceeded, concurrency_exceeded]"),
-		// Its requests' ids are read, so those of the first API are there to be taken for what they are not.
+		// Its requests' ids are read, so those of the first API are there to be taken for what they
+		// are not.
 		extauthztest.SmallFile("api: small", "api: other", "small.test", "other.test", "{name: basic,", "{name: basic, concurrent: 1,",
 			"plans:\n", "concurrency: {request_id: trusted}\nplans:\n", "quota_exceeded]", "quota_exceeded, concurrency_exceeded]"))
 	secret, entries := extauthztest.SmallKey()
@@ -113,8 +114,8 @@ func TestForgedEntriesReleaseNothing(t *testing.T) {
 }
 
 // A client who leaves while the answer is on its way makes an entry without our metadata, with the
-// request's id: it releases the slot if the proxy makes these ids. Else a client, who can choose his
-// own, could release the slot of another request.
+// request's id: it releases the slot if the proxy makes these ids. Else a client, who can choose
+// his own, could release the slot of another request.
 func TestEntryWithoutMetadata(t *testing.T) {
 	trusted := newUnderWay(t, "concurrency: {request_id: trusted}")
 	trusted.allowed(t, "r1")
@@ -129,8 +130,8 @@ func TestEntryWithoutMetadata(t *testing.T) {
 	forged.refused(t, "r1") // nor is it the same request
 }
 
-// A request that is checked once more has the slot of its first try; the entry of the first does not
-// release that of the second.
+// A request that is checked once more has the slot of its first try; the entry of the first does
+// not release that of the second.
 func TestRequestThatIsCheckedAgain(t *testing.T) {
 	u := newUnderWay(t, "concurrency: {request_id: trusted}")
 	first := u.allowed(t, "r1")
@@ -191,7 +192,8 @@ func TestCancelledCheckHoldsNoSlot(t *testing.T) {
 	u.allowed(t, "r1")
 }
 
-// Until an access log has told of an API's requests, and where slots end by themselves, that is said.
+// Until an access log has told of an API's requests, and where slots end by themselves, that is
+// said.
 func TestSlotTroubles(t *testing.T) {
 	u := newUnderWay(t, "")
 	other := extauthz.SlotTrouble{API: "other", Problem: extauthz.SlotsNoLog}

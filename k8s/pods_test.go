@@ -225,9 +225,9 @@ func TestGoKnowsTheMemoryLimit(t *testing.T) {
 	t.Error("no GOMEMLIMIT")
 }
 
-// The Secret is made by hand, so the command in the comment must make every key that a pod reads.
+// The Secret is made by hand, so the page's command must make every key that a pod reads.
 func TestSecretsAreDescribed(t *testing.T) {
-	text := string(readFile(t, "tollgate.yaml"))
+	text := string(readFile(t, "README.md"))
 	described := map[string]bool{}
 	for _, m := range regexp.MustCompile(`--from-(?:literal|file)=([\w.-]+)=`).FindAllStringSubmatch(text, -1) {
 		described[m[1]] = true

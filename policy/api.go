@@ -105,8 +105,8 @@ func (p *Plan) windowsFor(e *Environment, overrides []keys.Override, anchorDay i
 	return own, true
 }
 
-// ConcurrentLimit is the name by which a key overrides how many of its requests may be under way. No
-// limit of a plan is named so.
+// ConcurrentLimit is the name by which a key overrides how many of its requests may be under way.
+// No limit of a plan is named so.
 const ConcurrentLimit = "concurrent"
 
 func (p *Plan) limitsConcurrency(name string) bool {

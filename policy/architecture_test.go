@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // goFiles parses every file of the module that is not a test, by path below the module's root.
@@ -57,8 +58,8 @@ func room(path string) string {
 	return dir
 }
 
-// Data flows one way: cmd → the servers → extauthz → policy → keys, limits. Envoy's types stay in the
-// gRPC server, Redis' in the rooms that store; cmd wires all of them.
+// Data flows one way: cmd → the servers → extauthz → policy → keys, limits. Envoy's types stay in
+// the gRPC server, Redis' in the rooms that store; cmd wires all of them.
 func TestImports(t *testing.T) {
 	const forTests = "extauthz/extauthztest" // puts both servers on a store, as cmd does
 	inner := map[string][]string{
@@ -150,8 +151,8 @@ func TestPolicyIsFreeOfIO(t *testing.T) {
 	}
 }
 
-// What decides, and what answers over HTTP, knows neither gRPC nor Envoy's messages. Protocol buffers
-// themselves come with Prometheus' library.
+// What decides, and what answers over HTTP, knows neither gRPC nor Envoy's messages. Protocol
+// buffers themselves come with Prometheus' library.
 func TestOnlyTheGRPCServerKnowsGRPC(t *testing.T) {
 	for _, room := range []string{"tollgate/extauthz", "tollgate/extauthz/httpserver"} {
 		out, err := exec.Command("go", "list", "-deps", room).Output()
@@ -276,6 +277,89 @@ func TestFunctionsAreShort(t *testing.T) {
 			}
 			return true
 		})
+	}
+}
+
+// A package that is larger does more than one thing, and so does a folder with more files.
+func TestPackagesAreSmall(t *testing.T) {
+	const mostLines, mostFiles = 3000, 20
+	fset, parsed := goFiles(t)
+	lines, files := map[string]int{}, map[string]int{}
+	for path, file := range parsed {
+		dir := filepath.Dir(path)
+		files[dir]++
+		lines[dir] += codeLines(t, filepath.Join("..", path), fset, file)
+	}
+	for dir, n := range lines {
+		if n > mostLines || files[dir] > mostFiles {
+			t.Errorf("%s has %d lines of code in %d files, at most %d in %d", dir, n, files[dir], mostLines, mostFiles)
+		}
+	}
+	if n := lines["policy/keys/store"]; n < 1000 {
+		t.Errorf("only %d lines counted in policy/keys/store", n)
+	}
+}
+
+// codeLines counts the lines that are neither blank nor comment alone.
+func codeLines(t *testing.T, path string, fset *token.FileSet, file *ast.File) (n int) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range file.Comments {
+		for _, c := range group.List {
+			from, to := fset.Position(c.Pos()).Offset, fset.Position(c.End()).Offset
+			for i := from; i < to; i++ {
+				if text[i] != '\n' {
+					text[i] = ' '
+				}
+			}
+		}
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.TrimSpace(line) != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// A comment on lines of its own is at most 100 columns wide, with tabs of four.
+func TestCommentsAreNarrow(t *testing.T) {
+	const widest = 100
+	seen := 0
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		mark := map[string]string{".go": "//", ".lua": "--"}[filepath.Ext(path)]
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != ".." && strings.HasPrefix(d.Name(), "."), path == "../policy/limits/counters/testdata":
+			return filepath.SkipDir
+		case d.IsDir() || mark == "":
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		n := 0
+		for line := range strings.Lines(string(text)) {
+			n++
+			line = strings.ReplaceAll(strings.TrimRight(line, "\n"), "\t", "    ")
+			comment, ok := strings.CutPrefix(strings.TrimSpace(line), mark)
+			if !ok || mark == "//" && strings.HasPrefix(comment, "go:") {
+				continue
+			}
+			seen++
+			if width := utf8.RuneCountInString(line); width > widest {
+				t.Errorf("%s:%d: a comment of %d columns, at most %d", path, n, width, widest)
+			}
+		}
+		return nil
+	})
+	if err != nil || seen < 5000 {
+		t.Errorf("%d lines of comments: %v", seen, err)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package policy decides about requests: a Set holds compiled policies and never changes, a Check
+// Package policy decides requests: a Set holds compiled policies and never changes, and a Check
 // takes one request through it. Nothing here knows Envoy, Redis or files, and nothing blocks: a
 // decision completes at once or says what it waits for, and its host (extauthz) fetches that. So it
 // can run in other hosts too. The whole decision reads top-down in this file; package policyfile

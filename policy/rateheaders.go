@@ -20,8 +20,8 @@ func (h *RateHeaders) refused(r Reason) bool {
 	return (h.XRateLimit || h.IETF) && !(h.Usable && (r == InactiveKey || r == ExpiredKey))
 }
 
-// append adds the headers of one look at the limits, of which they show the window with number i, if
-// there is one; the texts that it makes are put into text. The RateLimit fields follow
+// append adds the headers of one look at the limits, of which they show the window with number i,
+// if there is one; the texts that it makes are put into text. The RateLimit fields follow
 // draft-ietf-httpapi-ratelimit-headers-10, where requests under way are a unit of their own.
 func (h *RateHeaders) append(dst []Header, text *strings.Builder, s *limits.Spend, res *limits.Result, i int) []Header {
 	if i >= 0 && h.XRateLimit {

@@ -86,8 +86,8 @@ func (s *Set) HeaderName(name []byte) string {
 	return ""
 }
 
-// Name returns the set's own text of the name of an API, a route or a plan, and "" for any other. It
-// does not allocate.
+// Name returns the set's own text of the name of an API, a route or a plan, and "" for any other.
+// It does not allocate.
 func (s *Set) Name(name []byte) string { return s.names[string(name)] }
 
 // find returns the API of a request. A name given by Envoy decides alone.

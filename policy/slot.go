@@ -8,7 +8,8 @@ import (
 	"tollgate/policy/limits"
 )
 
-// wantSlot has the spend take a slot where the plan limits how many requests of the key are under way.
+// wantSlot has the spend take a slot where the plan limits how many requests of the key are under
+// way.
 func (c *Check) wantSlot() {
 	places := c.plan.concurrent(c.key.Limits)
 	if places == 0 || c.route.NoSlot {
@@ -18,8 +19,9 @@ func (c *Check) wantSlot() {
 	c.spend.Slot = limits.Slot{ID: c.newSlotID(rules), Places: places, Hold: rules.MaxDuration}
 }
 
-// newSlotID returns 128 random bits in hexadecimal digits. Where the proxy names requests, what names
-// this one stands before them: another try of the same request finds the slot of the first by that.
+// newSlotID returns 128 random bits in hexadecimal digits. Where the proxy names requests, what
+// names this one stands before them: another try of the same request finds the slot of the first by
+// that.
 func (c *Check) newSlotID(rules *SlotRules) string {
 	var b [24]byte
 	var digits [49]byte
@@ -35,15 +37,15 @@ func (c *Check) newSlotID(rules *SlotRules) string {
 	return put(&c.texts, digits[:])
 }
 
-// Slot returns the slot that an allowed request has taken, and the limit id that it is of; ok is false
-// where there is none.
+// Slot returns the slot that an allowed request has taken, and the limit id that it is of; ok is
+// false where there is none.
 func (c *Check) Slot() (limitID, slot string, ok bool) {
 	taken := c.decision.Allow && c.counted && c.spend.Slot.ID != ""
 	return c.spend.ID, c.spend.Slot.ID, taken
 }
 
-// RequestID returns what names the request, "" unless the API says that the proxy makes the names: a
-// client could name the request of another.
+// RequestID returns what names the request, "" unless the API says that the proxy makes the names:
+// a client could name the request of another.
 func (c *Check) RequestID() string {
 	if c.api == nil || !c.api.spec.Slots.RequestIDs {
 		return ""

@@ -28,8 +28,8 @@ func slotWorld(plan string) *world {
 	return w
 }
 
-// A plan with a limit of requests under way asks for a slot with its spend, and says in the metadata
-// which one the request has.
+// A plan with a limit of requests under way asks for a slot with its spend, and says in the
+// metadata which one the request has.
 func TestSlotIsAskedFor(t *testing.T) {
 	set := fewSet(t, "concurrency: {max_duration: 90s}")
 	w := slotWorld("few")

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +73,29 @@ func TestBadFlags(t *testing.T) {
 		code := run(t.Context(), c.args, strings.NewReader(""), &stdout, &stderr)
 		if code != 1 || strings.Count(stderr.String(), c.want) != 1 {
 			t.Errorf("%q: exit %d, %q, want %q once", c.args, code, &stderr, c.want)
+		}
+	}
+}
+
+// The commands of the page have flags that there are. They take minutes, so nothing more of them is
+// tried here.
+func TestPageNamesItsFlags(t *testing.T) {
+	page, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := regexp.MustCompile("`(?:bin/tollgate-bench|make bench(-envoy)? ARGS=)([^`\n]+)`").FindAllStringSubmatch(string(page), -1)
+	if len(commands) < 3 {
+		t.Fatalf("%d commands", len(commands))
+	}
+	for _, c := range commands {
+		args := strings.Fields(strings.Trim(c[2], "'"))
+		if c[1] != "" {
+			args = append([]string{"envoy"}, args...)
+		}
+		var stdout, stderr bytes.Buffer
+		if code := run(t.Context(), append(args, "--help"), strings.NewReader(""), &stdout, &stderr); code != 0 {
+			t.Errorf("%s: exit %d, %s", c[0], code, &stderr)
 		}
 	}
 }

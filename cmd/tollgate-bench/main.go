@@ -1,8 +1,8 @@
 // Command tollgate-bench measures, on the machine that it runs on, what a decision of
-// tollgate costs beside a server that decides nothing. It also is that server, and the
-// process that makes the load, so that the server's own binary holds neither.
+// tollgate costs beside a server that decides nothing. It is also that server, and the
+// process that makes the load, so that the server's own binary contains neither.
 //
-// It exits with 0, and with 1 if something failed or a line was missed.
+// It exits with 0, and with 1 if something failed or a target was missed.
 package main
 
 import (

@@ -1,12 +1,13 @@
 package main
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
-	"tollgate/cmd/tollgate/tollgatetest"
+	"tollgate/policy/connect/redistest"
 	"tollgate/testdata"
 )
 
@@ -16,9 +17,7 @@ const limit = 20 * time.Second
 // eventually waits until ready says so.
 func eventually(t *testing.T, what string, ready func() bool) {
 	t.Helper()
-	if !tollgatetest.Within(t.Context(), limit, ready) {
-		t.Fatalf("waited %s for: %s", limit, what)
-	}
+	redistest.Await(t, what, func(context.Context) bool { return ready() })
 }
 
 // pixelbyte returns a file of one of the proof APIs.

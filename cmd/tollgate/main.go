@@ -1,5 +1,5 @@
-// Command tollgate decides, as Envoy's external authorization service
-// (ext_authz v3), which requests carry a good API key, what the key may do, and
+// Command tollgate is an external authorization service for Envoy (ext_authz v3):
+// it decides whether a request carries a valid API key, what the key may do, and
 // whether its limits are spent.
 //
 //	tollgate serve --policy DIR --keys FILE    the service
@@ -8,8 +8,8 @@
 //	tollgate policy check FILE...              policy files, checked without a server
 //
 // It exits with 0, with 1 if something failed, with 2 if it was called or
-// configured wrongly, and with 3 if a key is revoked but no replica of the store
-// has confirmed it. Every flag is described by --help.
+// configured wrongly, and with 3 if a key is revoked but a server, or a replica of
+// the store, has not confirmed it. --help describes every flag.
 package main
 
 import (

@@ -109,7 +109,7 @@ func (o outage) run(t *testing.T, binary string) {
 
 // What a server waits for at its end is what the shipped Envoy files do.
 func TestDrainDelayIsTwoHealthChecks(t *testing.T) {
-	cluster := clusterOf(t).(map[string]any)
+	cluster := shipped[any](t, "$.static_resources.clusters[0]").(map[string]any)
 	interval, err := time.ParseDuration(cluster["health_checks"].([]any)[0].(map[string]any)["interval"].(string))
 	if err != nil || server.DefaultDrainDelay != 2*interval {
 		t.Errorf("--drain-delay is %s by default, and health is checked every %s (%v)", server.DefaultDrainDelay, interval, err)

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,14 +8,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 
-	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy"
-	"tollgate/policy/connect/redistest"
 	"tollgate/policy/policyfile"
 )
 
@@ -61,6 +57,24 @@ func TestREADMEIsShort(t *testing.T) {
 	}
 }
 
+// TestRationaleIsShort holds each decision to 15 lines, and a line to 100 columns.
+func TestRationaleIsShort(t *testing.T) {
+	const page = ".github/RATIONALE.md"
+	_, entries, _ := strings.Cut(pageText(t, page), "\n## ")
+	for entry := range strings.SplitSeq(entries, "\n## ") {
+		title, body, _ := strings.Cut(entry, "\n")
+		lines := strings.Split(strings.TrimSpace(body), "\n")
+		if len(lines) > 15 {
+			t.Errorf("%s: %q has %d lines", page, title, len(lines))
+		}
+		for _, line := range lines {
+			if n := utf8.RuneCountInString(line); n > 100 {
+				t.Errorf("%s: %q: a line of %d columns", page, title, n)
+			}
+		}
+	}
+}
+
 // TestPagesAreListed fails for a page whose commands nobody would run.
 func TestPagesAreListed(t *testing.T) {
 	out, err := exec.Command("git", "-C", "../..", "ls-files", "--cached", "--others", "--exclude-standard", "README.md", "*/README.md").Output()
@@ -76,7 +90,7 @@ func TestPagesAreListed(t *testing.T) {
 func TestLinksOfPages(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	code := regexp.MustCompile("(?ms)^```.*?^```$")
-	for _, name := range append([]string{".github/CONTRIBUTING.md", ".github/RATIONALE.md"}, pages...) {
+	for _, name := range append(contributing(), pages...) {
 		for _, m := range link.FindAllStringSubmatch(code.ReplaceAllString(pageText(t, name), ""), -1) {
 			target, heading, _ := strings.Cut(m[1], "#")
 			if strings.Contains(m[1], "://") {
@@ -121,25 +135,37 @@ func TestPagesShowTheRealFiles(t *testing.T) {
 			if err := yaml.Unmarshal([]byte(b.code), &shown); err != nil {
 				t.Fatal(err)
 			}
-			shipped := filterOf(t, shown["name"])
+			filter := filterOf(t, shown["name"])
 			if shown["name"] == "envoy.filters.http.ext_authz" {
 				checkAllowedHeaders(t, b.code)
-				for _, f := range []map[string]any{shown, shipped} {
+				for _, f := range []map[string]any{shown, filter} {
 					delete(f["typed_config"].(map[string]any), "allowed_headers") // of another policy
 				}
 			}
-			if name != "envoy/envoy.yaml" || !reflect.DeepEqual(shown, shipped) {
-				t.Errorf("%s does not show the filter of %s:\n%v\n%v", b.page, name, shown, shipped)
+			if name != "envoy/envoy.yaml" || !reflect.DeepEqual(shown, filter) {
+				t.Errorf("%s does not show the filter of %s:\n%v\n%v", b.page, name, shown, filter)
 			}
 		case "cluster":
-			shown, shipped := any(nil), clusterOf(t)
+			shown, cluster := any(nil), shipped[any](t, "$.static_resources.clusters[0]")
 			if err := yaml.Unmarshal([]byte(b.code), &shown); err != nil {
 				t.Fatal(err)
 			}
-			if name != "envoy/envoy.yaml" || !reflect.DeepEqual(shown, shipped) {
-				t.Errorf("%s does not show the cluster of %s:\n%v\n%v", b.page, name, shown, shipped)
+			if name != "envoy/envoy.yaml" || !reflect.DeepEqual(shown, cluster) {
+				t.Errorf("%s does not show the cluster of %s:\n%v\n%v", b.page, name, shown, cluster)
 			}
-		case "websocket": // the tests of extauthz put it into a real Envoy
+		case "route":
+			var shown map[string]any
+			if err := yaml.Unmarshal([]byte(b.code), &shown); err != nil {
+				t.Fatal(err)
+			}
+			if name != "envoy/envoy.yaml" || !isOnSomeHost(t, shown) {
+				t.Errorf("%s does not show what a virtual host of %s has:\n%v", b.page, name, shown)
+			}
+		case "policy":
+			if _, err := policyfile.Compile(policyfile.File{Name: name, Data: []byte(pageText(t, name) + b.code)}); err != nil {
+				t.Errorf("%s: %s with what it shows: %v", b.page, name, err)
+			}
+		case "websocket", "cors": // the tests of envoy put them into real proxies
 		default:
 			t.Errorf("a YAML block of %s is bound to nothing: %q", b.page, b.above)
 		}
@@ -167,39 +193,29 @@ func checkAllowedHeaders(t *testing.T, filter string) {
 	}
 }
 
-// clusterOf returns the cluster of Tollgate in the shipped bootstrap.
-func clusterOf(t *testing.T) any {
+// shipped reads the part of the shipped bootstrap that is at a path.
+func shipped[T any](t *testing.T, at string) (part T) {
 	t.Helper()
 	data, err := envoy.Bootstrap()
 	if err != nil {
 		t.Fatal(err)
 	}
-	path, err := yaml.PathString("$.static_resources.clusters[0]")
+	path, err := yaml.PathString(at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var cluster any
-	if err := path.Read(strings.NewReader(string(data)), &cluster); err != nil {
+	if err := path.Read(strings.NewReader(string(data)), &part); err != nil {
 		t.Fatal(err)
 	}
-	return cluster
+	return part
 }
 
+const connectionManager = "$.static_resources.listeners[0].filter_chains[0].filters[0].typed_config"
+
+// filterOf returns the filter of the shipped bootstrap that has this name.
 func filterOf(t *testing.T, name any) map[string]any {
 	t.Helper()
-	data, err := envoy.Bootstrap()
-	if err != nil {
-		t.Fatal(err)
-	}
-	path, err := yaml.PathString("$.static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var filters []map[string]any
-	if err := path.Read(strings.NewReader(string(data)), &filters); err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range filters {
+	for _, f := range shipped[[]map[string]any](t, connectionManager+".http_filters") {
 		if f["name"] == name {
 			return f
 		}
@@ -208,110 +224,17 @@ func filterOf(t *testing.T, name any) map[string]any {
 	return nil
 }
 
-// TestPagesCommands runs every command of the pages, in order, as a new user
-// would, in a folder of its own. A server runs until the next one starts, and
-// what is exported stays so.
-func TestPagesCommands(t *testing.T) {
-	dir, address := readmeFolder(t), loopbackPort(t)
-	replace := strings.NewReplacer("127.0.0.1:9002", address, "127.0.0.1:6379", redistest.Start(t, redistest.Plain).Address())
-	stop := func() {}
-	defer func() { stop() }()
-	var exports strings.Builder
-	for _, b := range fenced(t, "sh") {
-		var script strings.Builder
-		for command := range strings.Lines(b.code) {
-			switch {
-			case strings.HasPrefix(command, "make "):
-				// What the target does is CI's to run; here it need only exist.
-				if out, err := exec.Command("make", "-C", "../..", "-n", strings.Fields(command)[1]).CombinedOutput(); err != nil {
-					t.Errorf("%s: %v\n%s", command, err, out)
+// isOnSomeHost reports whether a virtual host of the shipped bootstrap has these settings.
+func isOnSomeHost(t *testing.T, settings map[string]any) bool {
+	t.Helper()
+	for _, host := range shipped[[]map[string]any](t, connectionManager+".route_config.virtual_hosts") {
+		if of, ok := host["typed_per_filter_config"].(map[string]any); ok {
+			for name := range settings {
+				if reflect.DeepEqual(of[name], settings[name]) {
+					return true
 				}
-			case strings.Contains(command, "tollgate serve"):
-				runShell(t, dir, exports.String()+script.String())
-				script.Reset()
-				stop()
-				stop = background(t, dir, replace.Replace(command), address)
-			case strings.HasPrefix(command, "export "):
-				exports.WriteString(replace.Replace(command))
-			default:
-				script.WriteString(replace.Replace(command))
 			}
 		}
-		runShell(t, dir, exports.String()+script.String())
 	}
-	// What the commands were there for: the leaked key is revoked, the successor is not, and the
-	// file holds both.
-	runShell(t, dir, exports.String()+`
-		(bin/tollgate keys verify < leaked.txt || true) | grep revoked
-		test "$(bin/tollgate keys list --status revoked | grep -c '^key_')" = 1
-		test "$(bin/tollgate keys list --status active | grep -c '^key_')" = 2
-		test "$(grep -c 'id: key_' keys.yaml)" -ge 3
-	`)
-}
-
-func readmeFolder(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	binary, err := exec.LookPath("tollgate") // put there by testscript.Main
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for link, target := range map[string]string{"testdata": filepath.Join(root, "testdata"), "bin/tollgate": binary} {
-		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
-func runShell(t *testing.T, dir, script string) {
-	t.Helper()
-	cmd := exec.Command("bash", "-euxo", "pipefail", "-c", script)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
-}
-
-// background starts a server and waits until it is ready.
-func background(t *testing.T, dir, command, address string) (stop func()) {
-	t.Helper()
-	ready := filepath.Join(t.TempDir(), "addresses.json")
-	cmd := exec.Command("bash", "-c", "exec env "+command)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "TOLLGATE_GRPC_ADDRESS=127.0.0.1:0", "TOLLGATE_HTTP_ADDRESS="+address,
-		"TOLLGATE_STORE_SOCKET="+filepath.Join(tollgatetest.ShortDir(t), "s"), "TOLLGATE_ADDRESSES_FILE="+ready)
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	stop = func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("%s: %v\n%s", command, err, log.String())
-		}
-	}
-	eventually(t, command, func() bool {
-		data, err := os.ReadFile(ready)
-		return err == nil && json.Valid(data)
-	})
-	return stop
-}
-
-func loopbackPort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return false
 }

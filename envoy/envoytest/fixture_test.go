@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"tollgate/envoy"
+	"tollgate/policy/connect/redistest"
 )
 
 // oldest is the first Envoy version that the bootstraps must load on.
@@ -65,16 +66,7 @@ func deadline(t *testing.T) context.Context {
 // eventually waits until ready says so.
 func eventually(t *testing.T, what string, ready func() bool) {
 	t.Helper()
-	ctx := deadline(t)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !ready() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("waited %s for: %s", limit, what)
-		case <-tick.C:
-		}
-	}
+	redistest.Await(t, what, func(context.Context) bool { return ready() })
 }
 
 // authority is the smallest ext_authz server: it refuses /denied, allows the rest, and keeps what

@@ -238,7 +238,7 @@ func (e *Envoy) Admin() string { return e.admin }
 // PID returns the id of the process.
 func (e *Envoy) PID() int { return e.cmd.Process.Pid }
 
-// Done returns a channel that is closed when the process has ended, whoever ended it.
+// Done returns a channel that is closed when the process has ended, for whatever reason.
 func (e *Envoy) Done() <-chan struct{} { return e.done }
 
 // Log returns what Envoy has logged until now, the access log included unless Settings.AccessLog

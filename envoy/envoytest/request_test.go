@@ -9,9 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"tollgate/policy/connect/redistest"
 )
 
 // received decodes what the upstream answered.
@@ -256,16 +259,14 @@ func TestUpstreamOnUnixSocketAndFixedPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer upstream.Close()
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := strconv.Atoi(redistest.FreePort(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := probe.Addr().(*net.TCPAddr).Port
-	_ = probe.Close()
 	e := newEdge(t, requireEnvoy(t, Find), func(s *Settings) {
 		s.Upstream, s.ListenPort, s.AccessLog = upstream.Addr(), port, ""
 	})
-	if got := e.envoy.Addr(); !strings.HasSuffix(got, ":"+strings.TrimPrefix(probe.Addr().String(), "127.0.0.1:")) {
+	if got := e.envoy.Addr(); !strings.HasSuffix(got, ":"+strconv.Itoa(port)) {
 		t.Errorf("Addr %s, want port %d", got, port)
 	}
 	response, err := e.send(t, "h1", get("api.pictify.io", "/over/unix"))

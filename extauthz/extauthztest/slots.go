@@ -63,7 +63,8 @@ func (s *Stack) endRequests(t *testing.T) {
 	s.AwaitSlots(t, 0)
 }
 
-// beside has as many requests like a block's under way as it says, by asking for them; end ends them.
+// beside has as many requests like a block's under way as it says, by asking for them; end ends
+// them.
 func (s *Stack) beside(t *testing.T, b *testdata.Block, ask func(*testing.T, *testdata.Block) *Answer) (end func()) {
 	t.Helper()
 	if s.Beside != nil {

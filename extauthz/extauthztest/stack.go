@@ -93,16 +93,7 @@ func NewRedis(t *testing.T, backend string) *redis.Client {
 // Eventually waits until ready says so.
 func Eventually(t *testing.T, what string, ready func() bool) {
 	t.Helper()
-	ticker := time.NewTicker(2 * time.Millisecond)
-	defer ticker.Stop()
-	end := time.After(Limit)
-	for !ready() {
-		select {
-		case <-ticker.C:
-		case <-end:
-			t.Fatalf("not within %v: %s", Limit, what)
-		}
-	}
+	redistest.Await(t, what, func(context.Context) bool { return ready() })
 }
 
 // Stack is a whole Tollgate: policies, store, gRPC server.
@@ -241,12 +232,9 @@ func (s *Stack) HTTPRefused(t *testing.T, why string) (n float64) {
 	return n
 }
 
-// Use empties the store and seeds the keys.
+// Use seeds the keys into a store, which is empty, and has the servers ask it from now on.
 func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keyfile.Entry) {
 	t.Helper()
-	if err := client.FlushAll(Within(t)).Err(); err != nil {
-		t.Fatal(err)
-	}
 	s.stores.slots.end()
 	s.stores.holds.Store(0)
 	store := store.New(client)

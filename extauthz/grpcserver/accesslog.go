@@ -27,8 +27,8 @@ const (
 	// An Envoy opens a stream for each of its workers and listeners. One takes about 20 KB.
 	maxLogStreams = 4096
 	// logStreamAge is when a stream ends, at its next message. Envoy keeps a stream for as long as
-	// it lasts, also on a connection that was told to go away, and whatever is under way when that is
-	// cut is lost. It opens another one with its next message, on a connection that lasts.
+	// it lasts, also on a connection that was told to go away, and whatever is under way when that
+	// is cut is lost. It opens another one with its next message, on a connection that lasts.
 	logStreamAge = extauthz.MaxConnectionAgeGrace / 2
 	// lastMessage is how long a server that stops waits for that message.
 	lastMessage = 200 * time.Millisecond
@@ -65,8 +65,8 @@ func (s *logService) desc() *grpc.ServiceDesc {
 	}
 }
 
-// handle receives one stream. It ends the stream in the moment after a message: Envoy sends its next one
-// after buffer_flush_interval, and what it sends to a stream that has ended is lost.
+// handle receives one stream. It ends the stream in the moment after a message: Envoy sends its
+// next one after buffer_flush_interval, and what it sends to a stream that has ended is lost.
 func (s *logService) handle(_ any, stream grpc.ServerStream) error {
 	defer s.open.Add(-1)
 	if s.open.Add(1) > maxLogStreams {

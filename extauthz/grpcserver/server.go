@@ -3,7 +3,7 @@
 // the Authorizer decide, and turns the Decision into a CheckResponse. It is the only
 // package of the server that knows Envoy's protocol buffers.
 //
-// decode.go and reply.go hold the two ends of a check on the wire, and call.go hangs them
+// decode.go and reply.go hold the two ends of a check on the wire, and call.go plugs them
 // into gRPC.
 package grpcserver
 

@@ -1,9 +1,9 @@
 // Package httpserver answers the same questions as grpcserver for proxies that ask over
-// HTTP: Envoy's http_service, nginx' auth_request, Caddy's forward_auth and Traefik's
+// HTTP: Envoy's http_service, nginx's auth_request, Caddy's forward_auth and Traefik's
 // ForwardAuth.
 //
 // message.go reads a request, request.go finds in it what the proxy asks about, reply.go
-// writes the answer, and connection.go does one after another.
+// writes the answer, and connection.go serves one after another.
 package httpserver
 
 import (
@@ -55,7 +55,7 @@ type Config struct {
 }
 
 // Server answers the same questions as the gRPC port to proxies that ask over HTTP:
-// Envoy's http_service, nginx' auth_request, Caddy's forward_auth and Traefik's
+// Envoy's http_service, nginx's auth_request, Caddy's forward_auth and Traefik's
 // ForwardAuth.
 //
 // It speaks its own small part of HTTP/1.1 (message.go) because net/http reads

@@ -1,6 +1,6 @@
-// Package answer holds the refusals of an API as templates: what varies between two requests is
-// filled into slots. It knows the dialects of error bodies that policies can name, and writes
-// nothing into a body that could end a JSON string.
+// Package answer holds the refusals of an API as templates, with slots for what varies from request
+// to request. It knows the dialects of error bodies that policies can name, and never writes
+// anything into a body that could end a JSON string.
 package answer
 
 import (

@@ -1,6 +1,6 @@
-// Package connect opens the Redis that keys and counters are kept in, the way it is run: one
-// server, behind Sentinel, or as a cluster; over TCP, TLS or a unix socket; by a URL, or by the
-// names of Envoy's rate-limit service. An ACL says what a package needs of it.
+// Package connect connects to the Redis that holds keys and counters, however it is deployed: one
+// server, behind Sentinel, or a cluster; over TCP, TLS or a unix socket; named by a URL or by the
+// variables of Envoy's rate-limit service. An ACL says what a package needs of it.
 package connect
 
 import (
@@ -21,27 +21,26 @@ import (
 type Options struct {
 	// URL is one of
 	//
-	//	redis://[USER:PASSWORD@]HOST[:PORT][/DB]                  one server
-	//	unix://[USER:PASSWORD@]/PATH[?db=DB]                      one server, by its socket
-	//	redis+sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]  its sentinels; USER and PASSWORD are those of Redis
-	//	redis+cluster://[USER:PASSWORD@]HOST[:PORT],…             some nodes of a cluster
+	//	redis://[USER:PASSWORD@]HOST[:PORT][/DB]                    one server
+	//	unix://[USER:PASSWORD@]/PATH[?db=DB]                        one server, by its socket
+	//	redis+sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]  sentinels; USER is of Redis
+	//	redis+cluster://[USER:PASSWORD@]HOST[:PORT],…               some nodes of a cluster
 	//
 	// with rediss in place of redis for TLS. :PASSWORD@ is the default user. The ports default to
 	// 6379, a sentinel's to 26379. In user, password and path write /, ?, #, @, % and : as %2F,
 	// %3F, %23, %40, %25 and %3A. What may follow after ?, at most once each, joined by &:
 	//
-	//	tls_ca=FILE                                PEM certificates of the CA; the system's if there is none
-	//	tls_cert=FILE, tls_key=FILE                PEM certificate and key of the client
-	//	tls_server_name=NAME                       the name in the server's certificate; the host if there is none
-	//	tls_skip_hostname_verification=true        any name, but still only that CA
-	//	sentinel_username=, sentinel_password=     of the sentinels
-	//	dial_timeout=, read_timeout=, write_timeout=, pool_timeout=, conn_max_idle_time=, conn_max_lifetime=
-	//	                                           durations: 50ms, or whole seconds
-	//	pool_size=, min_idle_conns=                connections to each server; 64, or ten for each CPU, at most
-	//	client_name=                               as CLIENT LIST shows it; an ACL user then needs +client|setname
+	//	tls_ca=FILE                             PEM certificates of the CA; default the system's
+	//	tls_cert=FILE, tls_key=FILE             PEM certificate and key of the client
+	//	tls_server_name=NAME                    the name in the certificate; default the host
+	//	tls_skip_hostname_verification=true     any name, but still only that CA
+	//	sentinel_username=, sentinel_password=  of the sentinels
+	//	dial_timeout=, read_timeout=, write_timeout=, pool_timeout=, conn_max_idle_time=,
+	//	conn_max_lifetime=                      durations: 50ms, or whole seconds
+	//	pool_size=, min_idle_conns=             connections to a server; at most 64, or ten a CPU
+	//	client_name=                            as CLIENT LIST shows it; needs +client|setname
 	URL string
-	// Env gives the variables of Envoy's rate-limit service if URL is empty; nil for none. Names
-	// lists them.
+	// Env gives the variables of Envoy's rate-limit service if URL is empty; nil for none.
 	Env func(string) string
 	// Deadline is the time of one decision: the time-outs that the URL does not set stay below it.
 	// 0 means five seconds.

@@ -42,15 +42,6 @@ type envName struct {
 	set  func(string) error
 }
 
-// Names returns the variables that Open reads when it has no URL.
-func Names() []string {
-	names := []string{envURL, "REDIS_TYPE", "REDIS_SOCKET_TYPE"}
-	for _, n := range new(target).envNames() {
-		names = append(names, n.name)
-	}
-	return names
-}
-
 func fromEnv(env func(string) string) (*target, error) {
 	t, err := envTarget(env)
 	if err != nil {

@@ -18,7 +18,7 @@ const (
 	cluster
 )
 
-// target is where Redis is, whoever said so.
+// target is where Redis is, in whichever form that was given.
 type target struct {
 	kind      kind
 	network   string   // tcp or unix

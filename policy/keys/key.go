@@ -1,5 +1,5 @@
-// Package keys says what an API key is: its record, how its secret looks and is hashed, the Grant
-// that a decision needs of it. It does no I/O; the packages in its folders store keys, keep them in
+// Package keys defines an API key: its record, the form of its secret and how that is hashed, and
+// the Grant that a decision needs. It does no I/O; the packages below it store keys, keep them in
 // memory, change them and read them from files.
 //
 // A secret itself is never stored and never printed: what is stored is its HMAC-SHA-256, and every

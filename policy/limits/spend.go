@@ -1,7 +1,8 @@
 // Package limits says what an API key may spend in clock-aligned windows, and when a request no
 // longer fits: the arithmetic of windows (Window, Tightest, RetryAfter), the step that a request
 // takes (Spend, Result), and Local, which counts in this process for plans with failure_mode local.
-// It does no I/O: the counters that replicas share are in package counters, in the folder of that name.
+// It does no I/O: the counters that replicas share are in package counters, in the folder of that
+// name.
 package limits
 
 import (
@@ -12,8 +13,8 @@ import (
 
 // Spend is one request's step: take Cost units from every one of Windows, or from none of them. ID
 // is the limit id whose counters it uses; it is never empty. Cost is 0 or more. ReadOnly spends
-// nothing, and asks whether Cost would be allowed now. No Windows and no Slot means no limit. Exact forbids
-// leasing units. Nothing keeps a Spend or its Windows after the call that it was given to.
+// nothing, and asks whether Cost would be allowed now. No Windows and no Slot means no limit. Exact
+// forbids leasing units. Nothing keeps a Spend or its Windows after the call that it was given to.
 type Spend struct {
 	ID       string
 	Windows  []Window
@@ -29,8 +30,8 @@ type Spend struct {
 // it is released, or for Hold.
 type Slot struct {
 	// ID names the slot: unique, and not to be guessed, because whoever knows it can release it. ""
-	// is no slot. What stands before a ":" in it names the request: where no place is free, one that
-	// an earlier try of the same request took is, on whichever replica.
+	// is no slot. What stands before a ":" in it names the request: where no place is free, one
+	// that an earlier try of the same request took is, on whichever replica.
 	ID string
 	// Places is how many requests may be under way at once, 1 to MaxPlaces.
 	Places int64

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// MaxLimit is the largest limit of a window, 2^53-1: the script counts in IEEE doubles, which are exact up to it.
+// MaxLimit is the largest limit of a window, 2^53-1: the script counts in IEEE doubles, which are
+// exact up to it.
 const MaxLimit = 1<<53 - 1
 
 const secondsPerDay = 86400

@@ -85,8 +85,8 @@ func fields(t *testing.T, b *strings.Builder, path string, p property, examples 
 	}
 }
 
-// example is the shortest value that a policy has at the path; of a list or mapping whose parts follow,
-// nothing.
+// example is the shortest value that a policy has at the path; of a list or mapping whose parts
+// follow, nothing.
 func example(t *testing.T, path string, examples []any) string {
 	best, found := "", false
 	for _, e := range examples {

@@ -8,7 +8,7 @@ import (
 
 // patternFault refuses what ServeMux takes for literal text and other routers take for a wildcard,
 // a list or an expression: such a route would match hardly any request, and so deny what it was
-// written for. Who means the character itself writes it as a percent-escape (RFC 3986 section 2.1).
+// written for. To match the character itself, escape it (%3A; RFC 3986 section 2.1).
 func patternFault(method, path string) error {
 	switch {
 	case method == "*", method == "ANY", method == "ALL":

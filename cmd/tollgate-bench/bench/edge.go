@@ -27,14 +27,14 @@ type edge struct {
 
 // newEdge reads a shipped bootstrap, one of whose APIs is ours instead. Over gRPC the
 // check holds the headers that our policy reads; over HTTP it holds those of all APIs.
-func newEdge(lane bool) (*edge, error) {
+func newEdge(overHTTP bool) (*edge, error) {
 	shipped, err := envoy.Bootstrap()
 	changes := [][2]string{
 		{"{api: genapi}", "{api: bench}"},
 		{"                - exact: x-api-key # pixelmagic\n", ""},
 		{"                - exact: x-request-id # pixelbyte\n", ""},
 	}
-	if lane {
+	if overHTTP {
 		shipped, err = envoy.HTTPBootstrap()
 		changes = [][2]string{{`"api=genapi,encoding=raw"`, `"api=bench,encoding=raw"`}}
 	}

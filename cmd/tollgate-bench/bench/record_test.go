@@ -101,7 +101,7 @@ func TestNoLocalReplyIsMapped(t *testing.T) {
 		t.Fatal(err)
 	}
 	if e.manager["local_reply_config"] == nil {
-		t.Fatal("the bootstrap for the HTTP lane maps nothing")
+		t.Fatal("the bootstrap over HTTP maps nothing")
 	}
 	if err := e.forMeasuring(); err != nil {
 		t.Fatal(err)

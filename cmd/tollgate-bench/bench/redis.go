@@ -22,7 +22,7 @@ type redisServer struct {
 }
 
 // startRedis starts redis-server with its data in dir. It has no TCP port and keeps
-// nothing on disk.
+// nothing on disk. Package redistest, which does this for tests, ends its servers with a test.
 func startRedis(dir, name string) (*redisServer, error) {
 	program, err := exec.LookPath("redis-server")
 	if err != nil {

@@ -19,7 +19,7 @@ type subject struct {
 	*process
 	GRPC string `json:"grpc"`
 	HTTP string `json:"http"`
-	// AuthzHTTP is the address of the HTTP lane, where it was asked for.
+	// AuthzHTTP is the address of the server for HTTP, where it was asked for.
 	AuthzHTTP string `json:"authz_http"`
 	// Pprof is the address of the profiler, where it was asked for.
 	Pprof string `json:"pprof"`

@@ -19,8 +19,8 @@ type setup struct {
 	server   string // whose checks it makes; "" for none
 	// change turns the shipped configuration into this one; nil leaves it.
 	change func(*edge) error
-	// lane says that the checks go to the HTTP lane, with the bootstrap for it.
-	lane bool
+	// overHTTP says that the checks go to the server for HTTP, with the bootstrap for it.
+	overHTTP bool
 	// line is what the CPU that it adds may be, as a part of what always-allow over
 	// gRPC adds; 0 means none.
 	line float64
@@ -53,7 +53,7 @@ func comparison() study {
 		{id: "s", name: "gRPC, always allow, filter as we ship it", server: stock},
 		{id: "b", name: "gRPC, leased", server: leased, line: .85},
 		{id: "c", name: "gRPC, exact", server: exact},
-		{id: "h", name: "HTTP lane, leased", server: leased, lane: true, line: .70},
+		{id: "h", name: "HTTP lane, leased", server: leased, overHTTP: true, line: .70},
 	}}
 }
 
@@ -188,7 +188,7 @@ func (b *through) start(ctx context.Context, binary string) error {
 }
 
 func (b *through) startEnvoy(ctx context.Context, binary string, s setup) error {
-	e, err := newEdge(s.lane)
+	e, err := newEdge(s.overHTTP)
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (b *through) startEnvoy(ctx context.Context, binary string, s setup) error 
 	settings := envoytest.Settings{Binary: binary, Bootstrap: bootstrap}
 	if s.server != "" {
 		settings.Tollgate = b.subjects[s.server].GRPC
-		if s.lane {
+		if s.overHTTP {
 			settings.Tollgate = b.subjects[s.server].AuthzHTTP
 		}
 	}

@@ -53,7 +53,7 @@ type access struct {
 	output    output.Format
 	confirm   replicaCount // of revoke and apply
 
-	store   *storage.Store
+	storage *storage.Store
 	rules   *policy.Set // nil where no policy is needed
 	who     roles.Actor
 	hasher  *keys.Hasher
@@ -91,7 +91,7 @@ func (a *access) run(cmd *cobra.Command, n needs, work func(ctx context.Context)
 	if err := a.open(ctx, cmd, n); err != nil {
 		return err
 	}
-	return errors.Join(work(ctx), exit.Failed(a.store.Close()))
+	return errors.Join(work(ctx), exit.Failed(a.storage.Close()))
 }
 
 func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
@@ -114,21 +114,21 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 	if err != nil {
 		return err
 	}
-	if a.store, err = storage.Connect(&a.Shared, cmd.ErrOrStderr()); err != nil {
+	if a.storage, err = storage.Connect(&a.Shared, cmd.ErrOrStderr()); err != nil {
 		return err
 	}
 	if a.who, err = a.actor(ctx, token); err != nil {
-		return errors.Join(explained(err), exit.Failed(a.store.Close()))
+		return errors.Join(explained(err), exit.Failed(a.storage.Close()))
 	}
 	a.hasher = keys.NewHasher(pepper, older...)
-	a.manager = admin.NewManager(store.New(a.store.Client), a.hasher, rules,
-		audit.New(a.store.Client, 0), a.who, time.Now)
+	a.manager = admin.NewManager(store.New(a.storage.Client), a.hasher, rules,
+		audit.New(a.storage.Client, 0), a.who, time.Now)
 	if a.Shared.Store == settings.EmbeddedStore {
 		a.manager.AllowUnpeppered()
 	}
 	if n&thePepper != 0 {
-		if err := standing.CheckPepper(ctx, a.store.Client, a.hasher); err != nil {
-			return errors.Join(explained(err), exit.Failed(a.store.Close()))
+		if err := standing.CheckPepper(ctx, a.storage.Client, a.hasher); err != nil {
+			return errors.Join(explained(err), exit.Failed(a.storage.Close()))
 		}
 	}
 	if a.confirm.given {
@@ -191,7 +191,7 @@ func (noRules) Prefix(string, string) (string, error)      { return "", errNoRul
 // login.
 func (a *access) actor(ctx context.Context, token string) (roles.Actor, error) {
 	if token != "" {
-		member, err := store.New(a.store.Client).MemberByToken(ctx, token)
+		member, err := store.New(a.storage.Client).MemberByToken(ctx, token)
 		if err != nil {
 			return roles.Actor{}, err
 		}

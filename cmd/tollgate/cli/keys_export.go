@@ -29,7 +29,7 @@ func newExport(a *access) *cobra.Command {
 				n, err := a.manager.Export(ctx, cmd.OutOrStdout(), admin.ExportFormat(form), filter)
 				if err == nil && n == 0 {
 					// A backup of nothing must not take the place of one that has the keys.
-					err = standing.CheckClaimed(ctx, a.store.Client)
+					err = standing.CheckClaimed(ctx, a.storage.Client)
 				}
 				if err == nil {
 					return a.knownNames(filter, n)

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
+	"tollgate/policy/keys/strictyaml"
 	"tollgate/policy/policyfile"
 )
 
@@ -117,13 +117,10 @@ func faultsOf(err error) []error {
 
 // summarize says in a line what a good policy file holds.
 func summarize(f policyfile.File) (string, error) {
-	var doc struct {
-		API    string `yaml:"api"`
-		Routes []any  `yaml:"routes"`
-		Plans  []any  `yaml:"plans"`
+	doc, fault := strictyaml.Read(string(f.Data))
+	if fault != nil {
+		return "", fmt.Errorf("%s: %w", f.Name, fault)
 	}
-	if err := yaml.Unmarshal(f.Data, &doc); err != nil {
-		return "", fmt.Errorf("%s: %w", f.Name, err)
-	}
-	return fmt.Sprintf("api %s, %s, %s", doc.API, output.Count(len(doc.Routes), "route"), output.Count(len(doc.Plans), "plan")), nil
+	return fmt.Sprintf("api %s, %s, %s", doc.Field("api"), output.Count(len(doc.Field("routes").Items()), "route"),
+		output.Count(len(doc.Field("plans").Items()), "plan")), nil
 }

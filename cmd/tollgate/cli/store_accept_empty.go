@@ -26,7 +26,7 @@ know. A store that has keys with another pepper is left as it is.`,
 				if !a.who.Operator {
 					return fmt.Errorf("store accept-empty is for the operator, not for a member with a token")
 				}
-				if err := standing.AcceptEmpty(ctx, a.store.Client, a.hasher); err != nil {
+				if err := standing.AcceptEmpty(ctx, a.storage.Client, a.hasher); err != nil {
 					return explained(err)
 				}
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), "accepted: servers take the store as it is, within about a second")

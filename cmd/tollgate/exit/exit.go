@@ -1,4 +1,4 @@
-// Package exit tells errors from mistakes of the caller, and has the exit codes of both.
+// Package exit tells failures from mistakes of the caller, and has the exit code of each.
 package exit
 
 import (

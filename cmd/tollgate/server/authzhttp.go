@@ -15,9 +15,9 @@ import (
 	"tollgate/policy"
 )
 
-// checkAuthzHTTP finds what is wrong with the settings of the HTTP server for proxies. Whoever can
-// ask there chooses what is decided about, so an address that others can reach needs mTLS or a list
-// of who may.
+// checkAuthzHTTP finds what is wrong with the settings of the HTTP server for proxies. A client of
+// that server says on whose behalf it asks, so an address that others can reach needs mTLS or a
+// list of trusted peers.
 func (s *options) checkAuthzHTTP() error {
 	trusted, err := s.authzHTTPPeers()
 	switch {
@@ -55,8 +55,8 @@ func (s *options) acceptPolicies(set *policy.Set) error {
 	return nil
 }
 
-// authzHTTPPeers returns whose connections the HTTP server takes; none means everybody's,
-// who by then has shown a certificate.
+// authzHTTPPeers returns the peers whose connections the HTTP server accepts; none means
+// all, because each has shown a certificate by then.
 func (s *options) authzHTTPPeers() ([]netip.Prefix, error) {
 	list := s.authzHTTPTrusted
 	if list == "" {

@@ -1,5 +1,6 @@
-// Package server is `tollgate serve`: its flags, and what it puts together of policies,
-// keys, limits and the servers, starts, watches and ends. service.go reads top-down.
+// Package server is `tollgate serve`: its flags, and the process that puts policies, keys, limits
+// and the servers together, starts them, watches them and shuts them down. service.go reads
+// top-down.
 package server
 
 import (

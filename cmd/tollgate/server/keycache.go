@@ -65,7 +65,7 @@ func serverName() string {
 	return fmt.Sprintf("%s (process %d)", host, os.Getpid())
 }
 
-// rehash returns what a server tells of keys found by an older method, or nil.
+// rehash returns the function that is told of keys found by an older method, or nil.
 func (c *keyCache) rehash() func(id string, from, to keys.Digest) {
 	if c.rehashes == nil {
 		return nil

@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// errTerminated is the cause of an end by SIGTERM, which whoever runs servers sends;
-// SIGINT comes from a keyboard.
+// errTerminated is the cause of an end by SIGTERM, which supervisors send; SIGINT comes from
+// a keyboard.
 var errTerminated = errors.New("SIGTERM")
 
 // untilSignal returns two contexts: stop ends at the first SIGTERM (its cause is

@@ -6,8 +6,8 @@ import (
 	"net/http/pprof"
 )
 
-// profiler serves Go's profiler on an address of its own, because it is for whoever
-// is on this machine, and the HTTP port is for the cluster.
+// profiler serves Go's profiler on an address of its own, because it is for users of
+// this machine, and the HTTP port is for the cluster.
 type profiler struct {
 	listener net.Listener
 	server   *http.Server
@@ -37,7 +37,7 @@ func startProfiler(address string) (*profiler, error) {
 	return p, nil
 }
 
-// stop ends it, whoever is being served.
+// stop ends it, even in the middle of a request.
 func (p *profiler) stop() {
 	if p == nil {
 		return

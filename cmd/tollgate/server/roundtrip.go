@@ -80,7 +80,7 @@ func measure(ctx context.Context, c *redis.Client, connections int) (shortest ti
 func (v *service) farStore(ctx context.Context, deadline time.Duration, connections int) string {
 	ctx, cancel := context.WithTimeout(ctx, tripTime)
 	defer cancel()
-	trip, err := roundTrip(ctx, v.store.Client, connections)
+	trip, err := roundTrip(ctx, v.storage.Client, connections)
 	trips := time.Duration(coldTrips + v.hasher.Older())
 	if err != nil || trip*trips <= deadline {
 		return ""
@@ -93,7 +93,7 @@ func (v *service) farStore(ctx context.Context, deadline time.Duration, connecti
 // reachStore opens connections to the store before the first check needs them, and warns if it is
 // far away.
 func (v *service) reachStore(ctx context.Context, deadline time.Duration) {
-	if v.store.Embedded {
+	if v.storage.Embedded {
 		return
 	}
 	if problem := v.farStore(ctx, deadline, warmConnections); problem != "" {

@@ -11,9 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/parser"
-
 	"tollgate/cmd/tollgate/storage"
 	"tollgate/policy"
 	"tollgate/policy/keys"
@@ -22,6 +19,7 @@ import (
 	"tollgate/policy/keys/roles"
 	"tollgate/policy/keys/standing"
 	"tollgate/policy/keys/store"
+	"tollgate/policy/keys/strictyaml"
 	"tollgate/policy/policyfile"
 )
 
@@ -54,10 +52,11 @@ func readKeys(path string, set *policy.Set, plaintext bool) ([]keyfile.Entry, ad
 			faults = append(faults, err)
 			continue
 		}
+		at := &places{file: file}
 		for i, e := range entries {
-			faults = append(faults, keyFaults(file, i, e, set, plaintext)...)
+			faults = append(faults, keyFaults(at, i, e, set, plaintext)...)
 			if other := seen[e.Key.ID]; other != "" && other != file.Name {
-				faults = append(faults, fmt.Errorf("%s: key %s is in %s already", placeOfKey(file, i, "id"), e.Key.ID, other))
+				faults = append(faults, fmt.Errorf("%s: key %s is in %s already", at.of(i, "id"), e.Key.ID, other))
 			}
 			seen[e.Key.ID] = file.Name
 		}
@@ -70,52 +69,53 @@ func readKeys(path string, set *policy.Set, plaintext bool) ([]keyfile.Entry, ad
 	return all, from, nil
 }
 
-func keyFaults(file policyfile.File, i int, e keyfile.Entry, set *policy.Set, plaintext bool) (faults []error) {
+func keyFaults(at *places, i int, e keyfile.Entry, set *policy.Set, plaintext bool) (faults []error) {
 	if err := set.ValidateKey(&e.Key); err != nil {
-		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
+		faults = append(faults, fmt.Errorf("%s: key %s: %w", at.of(i, "id"), e.Key.ID, err))
 	}
 	if err := store.CheckGrowth(nil, &e.Key, set); err != nil {
-		faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "id"), e.Key.ID, err))
+		faults = append(faults, fmt.Errorf("%s: key %s: %w", at.of(i, "id"), e.Key.ID, err))
 	}
 	if e.Plaintext() {
 		if err := set.ValidateSecret(&e.Key, e.Secret); err != nil {
-			faults = append(faults, fmt.Errorf("%s: key %s: %w", placeOfKey(file, i, "secret"), e.Key.ID, err))
+			faults = append(faults, fmt.Errorf("%s: key %s: %w", at.of(i, "secret"), e.Key.ID, err))
 		}
 	}
 	for field, text := range map[string]string{"name": e.Key.Name, "note": e.Key.Note, "team": e.Key.Team} {
 		if set.HoldsSecret(e.Key.API, text) || e.Plaintext() && strings.Contains(text, e.Secret) {
-			faults = append(faults, fmt.Errorf("%s: key %s: the %s holds what looks like a key", placeOfKey(file, i, field), e.Key.ID, field))
+			faults = append(faults, fmt.Errorf("%s: key %s: the %s holds what looks like a key", at.of(i, field), e.Key.ID, field))
 		}
 	}
 	if e.Plaintext() && !plaintext {
 		faults = append(faults, fmt.Errorf("%s: key %s: a plaintext secret is for the memory store only; write its hash",
-			placeOfKey(file, i, "secret"), e.Key.ID))
+			at.of(i, "secret"), e.Key.ID))
 	}
 	return faults
 }
 
-// placeOfKey returns file:line:col of a field of the i-th key, or the file alone.
-func placeOfKey(file policyfile.File, i int, field string) string {
-	parsed, err := parser.ParseBytes(file.Data, 0)
-	if err != nil {
-		return file.Name
+// places finds the keys of a file that was read before. It reads it again, once, when it is asked.
+type places struct {
+	file policyfile.File
+	root *strictyaml.Node
+}
+
+// of returns file:line:col of a field of the i-th key, or the file alone.
+func (p *places) of(i int, field string) string {
+	if p.root == nil {
+		p.root, _ = strictyaml.Read(string(p.file.Data))
 	}
-	path, err := yaml.PathString(fmt.Sprintf("$.keys[%d].%s", i, field))
-	if err != nil {
-		return file.Name
+	list := p.root.Field("keys").Items()
+	if i >= len(list) || list[i].Field(field) == nil {
+		return p.file.Name
 	}
-	node, err := path.FilterFile(parsed)
-	if err != nil || node == nil {
-		return file.Name
-	}
-	at := node.GetToken().Position
-	return fmt.Sprintf("%s:%d:%d", file.Name, at.Line, at.Column)
+	at := list[i].Field(field)
+	return fmt.Sprintf("%s:%d:%d", p.file.Name, at.Line, at.Column)
 }
 
 // seeder brings the store and the keys of the file together, and keeps an eye on the
 // store.
 type seeder struct {
-	store    *storage.Store
+	storage  *storage.Store
 	entries  []keyfile.Entry
 	from     admin.SeedSource
 	manager  *admin.Manager
@@ -147,7 +147,7 @@ func (s *seeder) start(ctx context.Context) error {
 	case err != nil:
 		s.away = true
 		s.log.Warn("the store is not reachable; starting without it, requests are answered as undecided until it is back",
-			slog.String("store", s.store.What), slog.Int("keys_waiting", len(s.entries)), slog.Any("error", err))
+			slog.String("store", s.storage.What), slog.Int("keys_waiting", len(s.entries)), slog.Any("error", err))
 	}
 	return nil
 }
@@ -177,7 +177,7 @@ func (s *seeder) follow(ctx context.Context, looked func()) {
 			}
 		case err == nil && s.away:
 			s.away = false
-			s.log.Info("the store is reachable now", slog.String("store", s.store.What))
+			s.log.Info("the store is reachable now", slog.String("store", s.storage.What))
 		}
 		pause = min(2*pause, lookInterval)
 	}

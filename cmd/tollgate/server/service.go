@@ -58,7 +58,7 @@ type service struct {
 	registry   *prometheus.Registry
 	policies   *extauthz.Policies
 	certs      *Certificates // nil without TLS
-	store      *storage.Store
+	storage    *storage.Store
 	records    *store.Store
 	counters   *counters.Store
 	hasher     *keys.Hasher
@@ -97,18 +97,18 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
-	if v.store, err = storage.Open(&s.Shared, s.deadline, v.log); err != nil {
+	if v.storage, err = storage.Open(&s.Shared, s.deadline, v.log); err != nil {
 		return err
 	}
-	defer func() { v.logError("close the store", v.store.Close()) }()
+	defer func() { v.logError("close the store", v.storage.Close()) }()
 	v.warnAboutStore()
-	v.records, v.counters = store.New(v.store.Client), counters.NewStore(v.store.Client, nil)
-	manager := admin.NewManager(v.records, v.hasher, set, audit.New(v.store.Client, 0), serverActor(), time.Now)
-	v.standing = standing.New(v.store.Client, v.hasher, standing.Options{
+	v.records, v.counters = store.New(v.storage.Client), counters.NewStore(v.storage.Client, nil)
+	manager := admin.NewManager(v.records, v.hasher, set, audit.New(v.storage.Client, 0), serverActor(), time.Now)
+	v.standing = standing.New(v.storage.Client, v.hasher, standing.Options{
 		Timeout: s.cacheOptions().Timeout,
 		Emptied: func() { v.cache.cache.StoreEmptied() }, // never at the first look, before there is a cache
 	})
-	v.seeder = &seeder{store: v.store, entries: entries, from: from, manager: manager, standing: v.standing, report: &standingLog{log: v.log, now: time.Now}, log: v.log}
+	v.seeder = &seeder{storage: v.storage, entries: entries, from: from, manager: manager, standing: v.standing, report: &standingLog{log: v.log, now: time.Now}, log: v.log}
 	if err := v.seeder.start(stop); err != nil {
 		return fmt.Errorf("--keys %s: %w", s.keys, err)
 	}
@@ -164,12 +164,12 @@ func (v *service) prepareKeys(s *options, set *policy.Set) (entries []keyfile.En
 }
 
 func (v *service) warnAboutStore() {
-	if v.store.Embedded {
+	if v.storage.Embedded {
 		v.log.Warn("the store is EMBEDDED: keys and counters are in this process alone and are lost when it ends; give --store redis://… for more than a trial",
-			slog.String("socket", v.store.Address))
+			slog.String("socket", v.storage.Address))
 		return
 	}
-	v.log.Info("store", slog.String("store", v.store.What))
+	v.log.Info("store", slog.String("store", v.storage.What))
 }
 
 // build makes the two servers.
@@ -180,7 +180,7 @@ func (v *service) build(s *options) {
 	}
 	cached := s.cacheOptions()
 	cached.Vouch = v.standing.Vouch
-	v.cache = newKeyCache(v.records, audit.New(v.store.Client, 0), cached, v.older, v.policies, v.registry, v.metrics, v.log)
+	v.cache = newKeyCache(v.records, audit.New(v.storage.Client, 0), cached, v.older, v.policies, v.registry, v.metrics, v.log)
 	v.leases = counters.NewLeases(v.counters, counters.Options{
 		Exact: s.limits == LimitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
 	})
@@ -200,7 +200,7 @@ func (v *service) build(s *options) {
 	})
 	v.grpc = grpcserver.New(v.authorizer, grpcserver.Config{TLS: config, Reflection: s.reflection})
 	v.status = &Status{
-		Policies: v.policies, Gatherer: v.registry, Store: v.store.What, Standing: v.standing.State, Missing: v.rights.missing,
+		Policies: v.policies, Gatherer: v.registry, Store: v.storage.What, Standing: v.standing.State, Missing: v.rights.missing,
 		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream, Slots: func() []extauthz.SlotTrouble { return v.rights.slotTroubles(v.authorizer.SlotTroubles()) },
 		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) },
 	}
@@ -220,7 +220,7 @@ func (v *service) build(s *options) {
 // listen takes all ports.
 func (v *service) listen(s *options) error {
 	if s.addressesFile != "" {
-		// Whoever waits for the file must not find that of an earlier run.
+		// A script that waits for the file must not find that of an earlier run.
 		if err := os.Remove(s.addressesFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("--addresses-file: %w", err)
 		}
@@ -313,8 +313,8 @@ func (s *options) delayAfter(cause error) time.Duration {
 	return 0
 }
 
-// shutDown says no to whoever asks for it, goes on serving for the delay, in which
-// they notice, then says no to new work and ends the old.
+// shutDown fails health checks, goes on serving for the delay, in which proxies
+// notice, then refuses new calls and lets the others end.
 func (v *service) shutDown(s *options, delay time.Duration, stopNow context.Context) error {
 	v.status.Drain()
 	v.grpc.Drain()
@@ -348,7 +348,7 @@ func (v *service) announce(s *options) error {
 		AuthzHTTP string `json:"authz_http,omitempty"`
 		Store     string `json:"store"`
 		Pprof     string `json:"pprof,omitempty"`
-	}{listen.Address(v.grpcListener), listen.Address(v.httpListener), v.authzHTTPAddress(), v.store.Address, v.profiler.address()}
+	}{listen.Address(v.grpcListener), listen.Address(v.httpListener), v.authzHTTPAddress(), v.storage.Address, v.profiler.address()}
 	v.log.Info("ready", slog.String("version", v.version), slog.String("grpc", chosen.GRPC), slog.String("http", chosen.HTTP), slog.String("authz_http", chosen.AuthzHTTP))
 	if s.addressesFile == "" {
 		return nil

@@ -1,4 +1,4 @@
-// Package settings holds what the server and the commands are both told: where policy and
+// Package settings holds the settings that the server and the commands share: where policy and
 // store are, and how keys are hashed. It also reads the config file and tokens.
 package settings
 

@@ -1,5 +1,5 @@
-// Package storage opens the store that the settings name: a Redis, or the embedded one,
-// which a server runs in its own process and commands reach by its socket.
+// Package storage opens the store that the settings name: a Redis, or the embedded one, which a
+// server runs in its own process and commands reach over its socket.
 package storage
 
 import (

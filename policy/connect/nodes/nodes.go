@@ -1,4 +1,5 @@
-// Package nodes tells the servers of a store apart: by a cluster's map of slots, without asking.
+// Package nodes says which server of a store has a key: in a cluster by its map of slots, without
+// asking.
 package nodes
 
 import (

@@ -60,8 +60,8 @@ func NewManager(s *store.Store, h *keys.Hasher, rules keys.Rules, audit *audit.S
 }
 
 // AllowUnpeppered lets Import and Apply take plain secrets without a pepper. It is for the embedded
-// store alone, whose hashes end with its process; elsewhere whoever gets hold of a copy could guess
-// the secrets back.
+// store alone, whose hashes end with its process; from a copy of any other store, secrets could be
+// guessed.
 func (m *Manager) AllowUnpeppered() { m.bare = true }
 
 // AnyReplica waits for one replica where the store has some, or should have.

@@ -30,7 +30,7 @@ const (
 func (m *Manager) Verify(ctx context.Context, secret string) (*keys.Key, VerifyStatus, error) {
 	secret = strings.Trim(secret, " \t\r\n\"'`“”‘’")
 	if !m.who.Operator {
-		// Whoever may not see a key of the own team may see none, whatever the secret.
+		// An actor that may not see the team's own keys may see none, whatever the secret.
 		if err := m.who.Check(roles.ActionView, m.who.API, m.who.Team); err != nil {
 			return nil, "", err
 		}

@@ -8,8 +8,8 @@
 //	    │  ▲                          │  ▲                                        │
 //	    │  └ evicted, message         │  └────────── read: the same, or changed ──┘
 //	    ▼                             ▼ TTL over, or a newer generation
-//	refusal (unknown, corrupt)    grant, too old ── read again ── the store is away ─▶ served until
-//	                                                                                 StaleFor is over
+//	refusal (unknown, corrupt)    grant, too old ── read again ── store is away ─▶ served until
+//	                                                                              StaleFor is over
 //
 // A message about a key takes its grant away (forget). What orders it against a reading under way
 // is the fence of the digest: a reading counts the messages before it asks the store, and keeps

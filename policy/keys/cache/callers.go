@@ -21,11 +21,11 @@ const (
 	rowShares  = 1 << 13
 )
 
-// callers bound how many secrets the store is asked about in vain. Nobody knows before whether a
-// secret is unknown, so only an answer counts, and then only if it was in vain: the keys of
-// customers cost nothing, also when they all come at once to a new replica. Whoever guesses uses up
-// his own part and what others leave of the whole, and nothing of theirs. What is counted has a
-// fixed size.
+// callers bound how many secrets the store is asked about in vain. Nobody knows beforehand whether
+// a secret is unknown, so only answers count, and only those that found nothing: the keys of
+// customers cost nothing, even when they all come at once to a new replica. A caller that guesses
+// uses up its own share and what others leave of the whole, and nothing of theirs. The counters
+// have a fixed size.
 type callers struct {
 	own, whole float64 // look-ups in vain a second
 	seed       maphash.Seed

@@ -188,7 +188,7 @@ func (c *clockCache[V, S]) write(h uint64, key *keys.Digest, fill func(*V, *S)) 
 	c.tidy(s)
 }
 
-// delete drops the value of the key, if there is one. Whoever calls get after it does not find it.
+// delete drops the value of the key, if there is one. A get that begins after it does not find it.
 func (c *clockCache[V, S]) delete(key keys.Digest) {
 	h := c.hash(&key)
 	s := c.shard(h)

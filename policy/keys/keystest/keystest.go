@@ -1,6 +1,6 @@
-// Package keystest is what the tests of several packages about keys share: keys, stores and clients
-// of them, hooks that break or overtake a client's commands, and what is written in a store, said a
-// second time. Only tests import it.
+// Package keystest is what the tests of the packages about keys share: keys, stores and their
+// clients, hooks that break or overtake a client's commands, and a second, independent description
+// of what a store contains. Only tests import it.
 package keystest
 
 import (

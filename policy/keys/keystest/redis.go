@@ -31,8 +31,8 @@ func OnEveryStore(t *testing.T, acl connect.ACL, test func(t *testing.T, c redis
 // Parts are several tests that run on every store, by name.
 type Parts map[string]func(t *testing.T, c redis.UniversalClient)
 
-// OnEveryStore runs each part on an empty store of each kind, under the name of the kind and that of
-// the part, as OnEveryStore does with one test. Each has an embedded store and a server of its
+// OnEveryStore runs each part on an empty store of each kind, under the name of the kind and that
+// of the part, as OnEveryStore does with one test. Each has an embedded store and a server of its
 // own. They share one cluster, which takes two seconds to take writes and is emptied between them,
 // with a client for each.
 func (p Parts) OnEveryStore(t *testing.T, acl connect.ACL) {

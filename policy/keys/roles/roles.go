@@ -121,12 +121,6 @@ func Permissions() []Permission {
 	}
 }
 
-// Allowed reports whether a member with this role may do action in the own team.
-func Allowed(role Role, action Action) bool {
-	row, ok := permission(action)
-	return ok && slices.Contains(row.Roles, role)
-}
-
 func permission(action Action) (Permission, bool) {
 	table := Permissions()
 	i := slices.IndexFunc(table, func(p Permission) bool { return p.Action == action })

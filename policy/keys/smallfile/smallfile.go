@@ -1,5 +1,5 @@
 // Package smallfile reads files that must be small. A large one was put there by mistake, and must
-// not end a server that reads it again while it runs.
+// not exhaust the memory of a server that reads its files again while it runs.
 package smallfile
 
 import (

@@ -1,6 +1,6 @@
-// Package standing says how a server stands to its store: whether it has reached it, whether its
-// pepper is that of the keys, and whether the store is still the one that it was, so that an
-// emptied store is not believed when it says that there is no such key.
+// Package standing tracks whether a server can trust its store: whether it has reached it, whether
+// its pepper is that of the keys, and whether it is still the same store, so that an emptied one is
+// not believed when it says that there is no such key.
 package standing
 
 import (

@@ -96,12 +96,12 @@ func (s *Store) enlist(ctx context.Context, k *keys.Key, limit *Cap) error {
 	return nil
 }
 
-// enlistAll notes keys without asking for a cap.
+// enlistAll notes the keys that no cap has been asked for.
 func (s *Store) enlistAll(ctx context.Context, all []*creation) {
 	var noting []*creation
 	var calls []scriptCall
 	for _, c := range all {
-		if c.err == nil && c.k.Team != "" {
+		if c.err == nil && !c.enlisted && c.k.Team != "" {
 			noting = append(noting, c)
 			calls = append(calls, s.enlistCall(c.k, nil))
 		}

@@ -72,6 +72,12 @@ func testCaps(t *testing.T, c redis.UniversalClient) {
 		t.Error(err)
 	}
 	keystest.Consistent(t, c)
+	twice := &keystest.Overtake{N: 2, Argument: s.scripts.enlist.Hash(), Do: func() {}}
+	c.AddHook(twice)
+	if err := s.CreateWithin(ctx, named("nnnn"), &Cap{Environment: "live", Plan: "pro", Most: 4}); err != nil || twice.Done() {
+		t.Errorf("noted twice in its team's set: %t, %v", twice.Done(), err)
+	}
+	keystest.Consistent(t, c)
 	c.Set(ctx, teamKeysKey("pixelbyte", "broken"), "x", 0)
 	err := s.CreateWithin(ctx, named("llll", func(k *keys.Key) { k.Team = "broken" }), four)
 	expectCorrupt(t, "a team's set", err, "team pixelbyte/broken", "not a hash")

@@ -31,6 +31,7 @@ func (s *Store) CreateWithin(ctx context.Context, k *keys.Key, limit *Cap) error
 		if err := s.enlist(ctx, k, limit); err != nil {
 			return err
 		}
+		c.enlisted = true
 	}
 	s.create(ctx, []*creation{c})
 	return c.err
@@ -55,6 +56,7 @@ func (s *Store) CreateAll(ctx context.Context, ks []*keys.Key) (errs []error) {
 type creation struct {
 	k        *keys.Key
 	data     []byte
+	enlisted bool // its team's set has it, or it is in none
 	err      error
 	made     bool   // the record is this call's
 	standing []byte // the record, if it is not
@@ -70,10 +72,12 @@ func newCreation(k *keys.Key) *creation {
 
 // mayLink reports whether the record is one that the secret may lead to.
 func (c *creation) mayLink() bool {
-	return c.err == nil && (c.same() || interrupted(c.standing, c.k))
+	return c.err == nil && (c.recorded() || interrupted(c.standing, c.k))
 }
 
-func (c *creation) same() bool { return c.made || bytes.Equal(c.standing, c.data) }
+// recorded reports whether the record that stands is the key's as it is, of this call or an earlier
+// one.
+func (c *creation) recorded() bool { return c.made || bytes.Equal(c.standing, c.data) }
 
 // interrupted reports whether the record that stands could be half of a create of k with other
 // details. A tombstone is not: its secret must stay unknown.
@@ -102,7 +106,7 @@ func (c *creation) conclude() {
 	case c.err != nil:
 	case !c.mayLink():
 		c.err = ErrExists
-	case c.linked && c.same(), c.owner == c.k.ID && c.made:
+	case c.linked && c.recorded(), c.owner == c.k.ID && c.made:
 	case c.linked, c.owner == c.k.ID:
 		c.err = ErrExists
 	default:
@@ -130,8 +134,7 @@ func (s *Store) each(ctx context.Context, all []*creation, queue func(redis.Pipe
 	}
 }
 
-// listKeys puts the keys into the lists of their APIs and teams. A key that counts under a cap is
-// in its team's set already.
+// listKeys puts the keys into the lists of their APIs and the lists and sets of their teams.
 func (s *Store) listKeys(ctx context.Context, all []*creation) {
 	apis := map[string]bool{}
 	s.each(ctx, all, func(p redis.Pipeliner, c *creation) func() {

@@ -274,8 +274,8 @@ func (r *repairer) secret(ctx context.Context, k *keys.Key, a related) (done boo
 	return false, nil
 }
 
-// orphan revokes a successor that its key does not know: whoever made it died before anybody was
-// told the secret. One that was used came here in another way.
+// orphan revokes a successor that its key does not know: the command that made it ended before it
+// printed the secret. One that was used came here in another way.
 func (r *repairer) orphan(ctx context.Context, k *keys.Key, a related) (done bool, err error) {
 	if a.predecessor == nil || k.Status == keys.Revoked || !k.LastUsed.IsZero() || k.CreatedAt.IsZero() || k.CreatedAt.After(r.before) {
 		return false, nil

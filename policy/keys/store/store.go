@@ -1,6 +1,6 @@
 // Package store keeps API keys, and the teams and members that own them, in Redis. It finds a key
-// by the digest of its secret, writes each change with its message to the servers in one step, and
-// repairs what was cut short.
+// by the digest of its secret, writes each change and its message to the servers in one step, and
+// repairs what an interrupted change left behind.
 package store
 
 import (

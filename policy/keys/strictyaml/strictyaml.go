@@ -1,6 +1,6 @@
-// Package strictyaml reads YAML that somebody else has written: bounded before it is parsed,
-// because the parser recurses and takes some hundred bytes a token, and either without the parts by
-// which a short text means a long one, or with these resolved (Tree).
+// Package strictyaml reads YAML that somebody else has written. It is bounded before it is parsed,
+// because the parser recurses and takes some hundred bytes a token. Anchors, aliases and merges,
+// with which a short text can mean a long one, are refused or resolved (Tree).
 package strictyaml
 
 import (

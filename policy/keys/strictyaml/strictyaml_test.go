@@ -97,3 +97,25 @@ func TestTree(t *testing.T) {
 		t.Error("a node that is not there has something")
 	}
 }
+
+func TestRead(t *testing.T) {
+	for text, want := range map[string]string{
+		"":            "nothing",
+		"# a: b\n":    "nothing",
+		"---\n---\n~": "nothing",
+		"\ufeffkeys:\n- {id: a}\n- name: b\n  id: c\n---\nkeys: []\n": "4:7",
+		"keys: [": "not read",
+	} {
+		got := "nothing"
+		n, fault := Read(text)
+		if fault != nil {
+			got = "not read"
+		} else if n != nil {
+			id := n.Field("keys").Items()[1].Field("id")
+			got = fmt.Sprintf("%d:%d", id.Line, id.Column)
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}

@@ -1,7 +1,9 @@
 package strictyaml
 
 import (
+	"math"
 	"strconv"
+	"strings"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -28,6 +30,23 @@ type Node struct {
 	Values       []*Node  // of a mapping or a sequence
 
 	size int // how many nodes it stands for, with all that aliases repeat
+}
+
+// Read returns the first document of a text that holds something, or nil where none does. It sets
+// no bounds: it is for texts that were read before, of which a part is wanted, or its place.
+func Read(text string) (*Node, *Fault) {
+	file, fault := Parse(strings.TrimPrefix(text, "\ufeff"), 1, Bounds{Twice: true})
+	if fault != nil {
+		return nil, fault
+	}
+	for _, doc := range file.Docs {
+		switch doc.Body.(type) {
+		case nil, *ast.NullNode, *ast.CommentGroupNode:
+		default:
+			return Tree(doc.Body, math.MaxInt)
+		}
+	}
+	return nil, nil
 }
 
 // Field returns the value of this name, or nil where there is none or null.

@@ -77,6 +77,14 @@ func (b *backend) dial(t testing.TB) redis.UniversalClient {
 	return c
 }
 
+// empty takes all counters away, for the next example of a property: each begins without any, and
+// looks at all there are at its end. The server is the test's own.
+func (b *backend) empty(t fatal) {
+	if err := b.client.FlushAll(context.Background()).Err(); err != nil {
+		t.Fatalf("%v", err)
+	}
+}
+
 // store returns a Store with its own connections: another replica.
 func (b *backend) store(t testing.TB) *Store {
 	t.Helper()

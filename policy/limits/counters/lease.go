@@ -54,19 +54,19 @@ const (
 	// ends early by what the operation that took it lasted. If that was longer, Redis is still in
 	// the old window, and is asked once more at its end.
 	afterWindowEnd = 10 * time.Millisecond
+	// recheckSlots is how long it is believed that no slot is free: so a flood of requests beyond
+	// them costs the store 50 operations a second for each replica, and one that ends makes room
+	// for the next soon.
+	recheckSlots = 20 * time.Millisecond
 	// recheck is how long counters that were read are shown, and how long a refusal of a window
 	// longer than a minute is believed at first; each time it proves true that doubles, up to
 	// recheckMost.
-	// recheckSlots is how long it is believed that no slot is free: so a flood of requests beyond
-	// them costs the store 50 operations a second for each replica, and one that ends makes room for
-	// the next soon.
-	recheckSlots = 20 * time.Millisecond
-	recheck      = time.Second
-	recheckMost  = 8 * time.Second
+	recheck     = time.Second
+	recheckMost = 8 * time.Second
 )
 
 // entry is what one replica knows and holds of one limit id. All times but those of counts are of
-// this process's monotonic clock. Whoever uses it holds the lock of its shard.
+// this process's monotonic clock. The lock of its shard guards it.
 type entry struct {
 	id     string
 	layout *layout

@@ -163,9 +163,7 @@ func TestSpendIsTheModel(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		ctx := context.Background()
 		rapid.Check(t, func(rt *rapid.T) {
-			if err := b.client.FlushAll(ctx).Err(); err != nil {
-				rt.Fatal(err)
-			}
+			b.empty(rt)
 			m := newModel()
 			stores := []*Store{NewStore(b.client, b.now), NewStore(b.client, b.now), NewStore(b.client, b.now)}
 			now := time.Date(2027, 12, 30, 23, 59, 58, 50_000_000, time.UTC)

@@ -120,7 +120,8 @@ func (s *Store) runOnce(ctx context.Context, ops []*operation, verb, source any,
 			s.singly.Store(true)
 			again.ops = append(again.ops, r.ops...)
 		case redis.HasErrorPrefix(err, "NOPERM") && !strings.Contains(err.Error(), "script:") && len(r.ops) > 1:
-			// Before the script ran: a user of a version that knew no slots. The others are his to spend.
+			// Before the script ran: a user of a version that knew no slots. The others are his to
+			// spend.
 			again.singly = true
 			again.ops = append(again.ops, r.ops...)
 		}

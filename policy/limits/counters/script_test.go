@@ -21,9 +21,7 @@ func TestSharedScriptIsOneByOne(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		s := b.store(t)
 		rapid.Check(t, func(rt *rapid.T) {
-			if err := b.client.FlushAll(t.Context()).Err(); err != nil {
-				rt.Fatal(err)
-			}
+			b.empty(rt)
 			now := time.Date(2027, 12, 30, 23, 59, 50, 50_000_000, time.UTC)
 			layouts := drawLayouts(rt)
 			last := map[string]*operation{} // the one that was answered last, by limit id and layout

@@ -11,8 +11,8 @@ import (
 
 // Slots of requests under way. One is taken in the step that spends the windows, so that a request
 // which gets none is charged nothing; spend.lua counts those that are not released and not at their
-// end. Released, or held on, they are in the background, many in a round trip. An answer that is lost
-// or that its caller did not wait for may have taken a slot: that one is released at once.
+// end. Released, or held on, they are in the background, many in a round trip. An answer that is
+// lost or that its caller did not wait for may have taken a slot: that one is released at once.
 
 // ErrSlotsDenied says that the store's user may count, and not take slots. Nothing was spent.
 var ErrSlotsDenied = errors.New("NOPERM: the user may not take slots (tollgate store acl server)")
@@ -43,8 +43,8 @@ func (l *Leases) Slots() SlotStats {
 	}
 }
 
-// Release releases a slot of a limit id, soon. It does not wait. A slot that there is not is none of
-// its business.
+// Release releases a slot of a limit id, soon. It does not wait. A slot that there is not is none
+// of its business.
 func (l *Leases) Release(limitID, slot string) { l.Hold(limitID, slot, 0) }
 
 // Hold has a slot that is still held end no earlier than hold from now, whole milliseconds; 0
@@ -82,7 +82,8 @@ func (s *slotCounts) took(c *operation) {
 	}
 }
 
-// mayHoldUnseen reports whether the operation may have taken a slot that its caller does not know of.
+// mayHoldUnseen reports whether the operation may have taken a slot that its caller does not know
+// of.
 func (c *operation) mayHoldUnseen() bool {
 	if c.err != nil {
 		return !c.notRun

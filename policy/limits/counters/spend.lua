@@ -1,38 +1,43 @@
--- Spends: for each key in turn, takes a cost from every window of one limit id, or from none; leases units to the
--- caller; takes units back from a lease; takes, holds and releases the slots of requests that are under way. Each spend
--- sees what those before it did, and a record that is broken fails its own spends only. Atomic: Redis runs nothing else
--- meanwhile.
--- Runs on Redis 7.0 (Lua 5.1) and on the embedded store (gopher-lua). Numbers are doubles: every value here stays
--- within 2^53, where they are exact. x + 0 is tonumber(x) at half its price, for text that is known to be a number;
--- the nils in the table constructors make room for three windows at once.
+-- Spends: for each key in turn, takes a cost from every window of one limit id, or from none;
+-- leases units to the caller; takes units back from a lease; takes, holds and releases the slots of
+-- requests that are under way. Each spend sees what those before it did, and a record that is
+-- broken fails its own spends only. Atomic: Redis runs nothing else meanwhile.
+-- Runs on Redis 7.0 (Lua 5.1) and on the embedded store (gopher-lua). Numbers are doubles: every
+-- value here stays within 2^53, where they are exact. x + 0 is tonumber(x) at half its price, for
+-- text that is known to be a number; the nils in the table constructors make room for three windows
+-- at once.
 --
--- KEYS[1 .. m]  of each spend, the hash of its limit id: one field a window, value "START:SPENT" or "START:SPENT:HELD"
---               (Unix seconds, units). SPENT includes HELD, which is what replicas have leased and not yet said to be
---               spent. Field "previous:" .. field is the window that was in force before, "START:SPENT": a clock that
---               jumps and returns finds it there. Versions without it read and write the other fields alone.
---               A spend with a slot has a second key, after that: the sorted set of the slots of the limit id, each with
---               the time in ms at which it ends by itself. Where slots are held or released, that key is the only one.
+-- KEYS[1 .. m]  of each spend, the hash of its limit id: one field a window, value "START:SPENT" or
+--               "START:SPENT:HELD" (Unix seconds, units). SPENT includes HELD, which is what
+--               replicas have leased and not yet said to be spent. Field "previous:" .. field is
+--               the window that was in force before, "START:SPENT": a clock that jumps and returns
+--               finds it there. Versions without it read and write the other fields alone.
+--               A spend with a slot has a second key, after that: the sorted set of the slots of
+--               the limit id, each with the time in ms at which it ends by itself. Where slots are
+--               held or released, that key is the only one.
 -- ARGV[1]       offset of the clock in ms, 0 outside tests
 -- then, until each key has had its turn, groups of spends that differ in nothing but the key:
 --   how many they are; or 0 for a single one, which settles units of a lease
 --   n, the number of windows; or -p for those of the p-th plan in this call
 --   units to take if all windows allow
---   units to lease at most; or -1: judge, and take nothing; -2: take a slot too; -3: slots are held on or released, and
---   nothing else is done (n and the units are 0)
---   with n > 0, a plan: fields of the windows; then of each its length in seconds, or minus the anchor day of a month,
---   and its limit, -1 for 0
---   where units are settled: how many were leased, how many of these were not spent, and of each window the start that
---   they were leased in
---   with -2: how many slots there are, for how many ms one is held, and of each spend the slot, and that of an earlier
---   try of the request or ''
+--   units to lease at most; or -1: judge, and take nothing; -2: take a slot too; -3: slots are
+--   held on or released, and nothing else is done (n and the units are 0)
+--   with n >= 0, a plan: fields of the windows; then of each its length in seconds, or minus
+--   the anchor day of a month, and its limit, -1 for 0
+--   where units are settled: how many were leased, how many of these were not spent, and of each
+--   window the start that they were leased in
+--   with -2: how many slots there are, for how many ms one is held, and of each spend the slot, and
+--   that of an earlier try of the request or ''
 --   with -3: for how many ms from now they are held, or 0 to release them, and each slot
--- Reply: now in ms; then, in the order of the arguments, of each plan the START of its windows by the clock; of each
--- spend a status and, unless that is negative, SPENT of each window after this step. The status is -1 where the key holds
--- no hash, -1-i where the value of window i is no counter, both of which are left as they are; else a sum of: 1 if it is
--- allowed; 2 if a month is in force that did not begin when the clock says, and START of each window follows; 4 for each
--- unit leased, or, where a slot was to be taken, 4 if none was free. There, two more numbers follow: how many are taken
--- after this step, and how many were found to have ended by themselves. Of a slot that is held or released the status is
--- 1, or 0 if there was none, or -1. Of a user who may not take slots the status is -2-n.
+-- Reply: now in ms; then, in the order of the arguments, of each plan the START of its windows by
+-- the clock; of each spend a status and, unless that is negative, SPENT of each window after this
+-- step. The status is -1 where a key holds another type, -1-i where the value of window i is no
+-- counter, all of which are left as they are; -2-n where the user may not take slots; else a sum
+-- of: 1 if it is allowed; 2 if a month is in force that began at another time, and the START
+-- of each window follows; 4 for each unit leased, or, where a slot was to be taken, 4 if none was
+-- free. There, two more numbers follow: how many are taken after this step, and how many were found
+-- to have ended by themselves. Of a slot that is held on or released the status is 1, or 0 if there
+-- was none, or -1.
 
 local offset = ARGV[1] + 0
 local clock = redis.call('TIME')
@@ -47,8 +52,8 @@ local plans -- once there can be a second
 local n, first, starts, limits -- of the windows in use: how many, where their fields are, by the clock, their limits
 local set = {nil, nil, nil, nil, nil, nil}
 
--- Releases what has ended by itself; and since no clock that is right held a slot for longer than `hold` from now, ends
--- at that time what one that was ahead did.
+-- Releases what has ended by itself; and since no clock that is right held a slot for longer than
+-- `hold` from now, ends at that time what one that was ahead did.
 local function expire(slots, hold)
   local ended = call('ZREMRANGEBYSCORE', slots, '-inf', ms)
   local late = call('ZRANGEBYSCORE', slots, format('(%d', ms + hold), '+inf')
@@ -201,9 +206,10 @@ while key < total do
                 start, found = other, true
               end
               if from > now then
-                -- The clock has come back from there. This window counts both, once, hence is written at any rate. Where
-                -- it is the one before, or that is over, it was a jump and nothing is left of it; else the clock may be
-                -- wrong now and return to where it was.
+                -- The clock has come back from there. This window counts both, once, hence is
+                -- written at any rate. Where it is the one before, or that is over, it was a jump
+                -- and nothing is left of it; else the clock may be wrong now and return to where it
+                -- was.
                 changed, spent = true, units
                 if found then spent = spent + counted end
                 if other and other <= now then keeps = false end
@@ -235,8 +241,8 @@ while key < total do
         local room = limits[i] - cost - spent
         if room < 0 then status = 0 end
         if grant > 0 then
-          -- Of the last 100 units nothing is leased; above, all leases together are at most 2 % of what is left. Of what is
-          -- free of these, half: who asks next, or joins, finds some too.
+          -- Of the last 100 units nothing is leased; above, all leases together are at most 2 % of
+          -- what is left. Of what is free of these, half: who asks next, or joins, finds some too.
           local share = 0
           if room >= 100 then
             share = (room - room % 50) / 50 - onLease
@@ -299,8 +305,9 @@ while key < total do
           end
         end
         call('HSET', keys[k], unpack(set, 1, last))
-        -- 64 days outlast any window that is in force now, also one that this plan does not have; a later spend in the
-        -- same windows needs no later end. In Redis' own clock, hence without the offset.
+        -- 64 days outlast any window that is in force now, also one that this plan does not have; a
+        -- later spend in the same windows needs no later end. In Redis' own clock, hence without
+        -- the offset.
         if begun then call('PEXPIREAT', keys[k], now * 1000 - offset + 5529600000) end
       end
       status = status + 4 * grant

@@ -1,7 +1,7 @@
 // Package counters keeps what is spent in Redis. Store counts exactly, for any number of replicas,
 // in one script (spend.lua). Leases stands in front of it: it answers most spends from units that
 // it leased before or from refusals that it remembers, and sends the others in pipelines, so that
-// those of a moment share a round trip and a script.
+// concurrent ones share a round trip and a script.
 package counters
 
 import (

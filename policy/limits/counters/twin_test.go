@@ -91,9 +91,7 @@ func TestTwinIsTheScript(t *testing.T) {
 		ctx := context.Background()
 		s := b.store(t)
 		rapid.Check(t, func(rt *rapid.T) {
-			if err := b.client.FlushAll(ctx).Err(); err != nil {
-				rt.Fatal(err)
-			}
+			b.empty(rt)
 			var judged time.Time
 			twin := newTwin(func() time.Time { return judged })
 			now := time.Date(2027, 12, 30, 23, 59, 58, 50_000_000, time.UTC)

@@ -33,9 +33,7 @@ func TestVersionsShareCounters(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		stores := []*Store{b.earlier(t), b.store(t)}
 		rapid.Check(t, func(rt *rapid.T) {
-			if err := b.client.FlushAll(t.Context()).Err(); err != nil {
-				rt.Fatal(err)
-			}
+			b.empty(rt)
 			m := newModel()
 			now := time.Date(2027, 12, 30, 23, 59, 58, 50_000_000, time.UTC)
 			for range rapid.IntRange(1, 40).Draw(rt, "steps") {

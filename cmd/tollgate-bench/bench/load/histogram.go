@@ -32,9 +32,6 @@ func (h *Histogram) Merge(other *Histogram) {
 	h.total += other.total
 }
 
-// Count returns how many durations were added.
-func (h *Histogram) Count() uint64 { return h.total }
-
 // Quantile returns the duration that a fraction q of all did not exceed: the upper
 // end of its bucket. It is 0 if the histogram is empty.
 func (h *Histogram) Quantile(q float64) time.Duration {

@@ -10,7 +10,8 @@
 -- ARGV[5]  id of the key
 -- ARGV[6]  channel of the changes
 -- ARGV[7]… digest of each secret whose look-up changes
--- Reply: done, missing, deleted, final (revoked), alive (not revoked, to be deleted), conflict, corrupt.
+-- Reply: done, missing, deleted, final (revoked), alive (not revoked, to be deleted), conflict,
+-- corrupt.
 
 local data = redis.call('GET', KEYS[1])
 if not data then

@@ -2,12 +2,14 @@
 --
 -- KEYS[1]  the secret's place
 -- ARGV[1]  id of the key
--- ARGV[2]  link, unlink, retire: the place says that the key has another hash of the secret now, or tombstone: that the key is deleted
+-- ARGV[2]  link, unlink, retire: the place says that the key has another hash of the secret now, or
+--          tombstone: that the key is deleted
 -- ARGV[3]  channel of the changes
 -- ARGV[4]  digest of the secret
--- Reply: {1, id} done. {0, owner} not done: link, if the place is not empty and not the key's own retired one; unlink, if it
--- does not lead to the key; retire and tombstone, if it is another key's. The owner is "former:" and an id where the place was
--- retired, "deleted:" and an id of a deleted key, and '' if it is empty.
+-- Reply: {1, id} done. {0, owner} not done: link, if the place is not empty and not the key's own
+-- retired one; unlink, if it does not lead to the key; retire and tombstone, if it is another
+-- key's. The owner is "former:" and an id where the place was retired, "deleted:" and an id of a
+-- deleted key, and '' if it is empty.
 
 local id, owner = ARGV[1], redis.call('GET', KEYS[1])
 local leads, retired = owner == id, owner == 'former:' .. id

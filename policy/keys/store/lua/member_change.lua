@@ -8,7 +8,8 @@
 -- ARGV[3]  JSON that must stand now
 -- ARGV[4]  JSON to write; empty to remove the member
 -- ARGV[5]  the role of an admin
--- Reply: {1} done; {} if another text stands or none; {other members, keys} if this is the last admin.
+-- Reply: {1} done; {} if another text stands or none; {other members, keys} if this is the last
+-- admin.
 
 local function is_admin(data)
   local ok, member = pcall(cjson.decode, data)

@@ -4,7 +4,8 @@
 -- KEYS[1]  hash: the team's record and one field a member
 -- KEYS[2]  hash: the team's keys, in the same slot
 -- ARGV[1]  field of the team's record
--- Reply: nothing if there is no such team, else the number of members and of keys; the team is gone if both are 0.
+-- Reply: nothing if there is no such team, else the number of members and of keys; the team is gone
+-- if both are 0.
 
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
   return {}
