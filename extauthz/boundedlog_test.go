@@ -67,7 +67,7 @@ func (f failing) Spend(context.Context, *limits.Spend) (limits.Result, error) {
 // Whatever Redis says to each request, the log stays small: with a spend as with a look-up, in the
 // one form of failure as in the other.
 func TestTroubleDoesNotFillTheLog(t *testing.T) {
-	const requests = 3000
+	const requests = 1000
 	secret, entries := extauthztest.SmallKey()
 	reply := func(text string) failing { return failing{errors.New(text)} }
 	for what, c := range map[string]struct {

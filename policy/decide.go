@@ -49,6 +49,44 @@ const (
 	WaitLimits
 )
 
+// Decision is the answer to one request, in terms of HTTP.
+type Decision struct {
+	// ID tells this decision from all others, in metadata and log lines.
+	ID     string
+	Reason Reason
+	// Allow is true only where every step of the decision said so.
+	Allow bool
+	// FailRPC is set where the policy hands what is undecided to the proxy's own failure policy
+	// (undecided: rpc). Everything below but Metadata is then unset.
+	FailRPC bool
+
+	// Status, Body and Response answer a denied request; Response also goes on the upstream's
+	// response to an allowed one.
+	Status   int
+	Body     []byte
+	Response []Header
+
+	// Request headers are set, replacing the client's, on an allowed request; then those named by
+	// Remove are taken away. No name is in both.
+	Request []Header
+	Remove  []string
+	// Target replaces the request target of an allowed request; empty leaves it.
+	Target string
+
+	// Metadata describes the decision, allowed or not, without any secret.
+	Metadata []Header
+}
+
+// Meta returns a field of the metadata, or "".
+func (d *Decision) Meta(name string) string {
+	for _, m := range d.Metadata {
+		if m.Name == name {
+			return m.Value
+		}
+	}
+	return ""
+}
+
 // Check is one decision under way. It is used by one goroutine. Its zero value is ready for Begin,
 // and a host may use it again for the next decision, which then costs nearly no new memory.
 type Check struct {
@@ -194,6 +232,18 @@ func (c *Check) findRoute() *Route {
 	return c.routeOf(c.request.Method, segs)
 }
 
+// preflight returns the method of the request that a CORS preflight asks about. It is no preflight
+// to us, but an ordinary request, where the policy does not make them public. A browser sends no
+// key with it, and the page cannot make it send one.
+func (c *Check) preflight() (method string, ok bool) {
+	if !c.api.spec.PublicPreflights || c.request.Method != "OPTIONS" {
+		return "", false
+	}
+	origin, _ := c.request.header(headerOrigin)
+	method, ok = c.request.header(headerRequestedMethod)
+	return method, ok && origin != ""
+}
+
 func (c *Check) routeOf(method string, segs []string) *Route {
 	switch {
 	case !plainMethod(method) || method == "CONNECT":
@@ -264,6 +314,21 @@ func (c *Check) Rehash() (id string, from, to keys.Digest, ok bool) {
 		return "", keys.Digest{}, keys.Digest{}, false
 	}
 	return c.key.ID(), c.digest, c.decider.hasher.Digest(c.cred.secret), true
+}
+
+// Unplaced reports whether a key was refused because nothing in the request says for which
+// environment it is, or it names one that the API does not have: then every key is refused, and the
+// proxy's configuration is to blame.
+func (c *Check) Unplaced() bool {
+	if c.decision.Reason != WrongEnvironment {
+		return false
+	}
+	for i := range c.api.spec.Environments {
+		if c.api.spec.Environments[i].accepts(c.request, c.host) {
+			return false
+		}
+	}
+	return true
 }
 
 // judge is the order of steps 4 to 6. It sets c.key as soon as the key is known: a record of this
@@ -572,6 +637,23 @@ func (c *Check) describe() {
 	if d.Reason == UnknownAPI || d.Reason == WrongEnvironment {
 		c.describePlace(add)
 	}
+}
+
+// maxShown is how much of a name that a client may have chosen is shown, in bytes: the longest host
+// name.
+const maxShown = 253
+
+// describePlace adds what the request said about where it belongs, and what the key is for, to a
+// refusal that came from it.
+func (c *Check) describePlace(add func(name, value string)) {
+	shown := func(s string) string { return s[:min(len(s), maxShown)] }
+	add("host", shown(c.request.Host))
+	if c.api == nil {
+		add("asked_api", shown(c.request.API.Value))
+		return
+	}
+	add("asked_environment", shown(c.request.Environment.Value))
+	add("key_environment", c.grant.Environment)
 }
 
 // newDecisionID returns 16 hexadecimal digits, which must be unique but may be guessed.

@@ -23,6 +23,13 @@ const (
 	headerShortOverride  = "x-method-override"
 )
 
+// What a browser says in a preflight, beside the method OPTIONS
+// (https://fetch.spec.whatwg.org/#cors-preflight-request).
+const (
+	headerOrigin          = "origin"
+	headerRequestedMethod = "access-control-request-method"
+)
+
 // withheld reports whether a header never reaches the application as the client sent it.
 func withheld(name string) bool {
 	switch name {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
@@ -212,4 +213,84 @@ func (s *Set) Prefix(api, environment string) (string, error) {
 		return a.spec.Prefixes[0], nil
 	}
 	return "", nil
+}
+
+// ValidateSecret reports whether a secret could ever be accepted as that of a key: it has the form
+// of its API's keys and the prefix of its environment. Errors do not show it; they say where the
+// policy would have to say something else.
+func (s *Set) ValidateSecret(k *keys.Key, secret string) error {
+	api := s.byName[k.API]
+	if api == nil {
+		return s.ValidateKey(k)
+	}
+	e, _ := api.spec.Environment(k.Environment)
+	switch {
+	case e != nil && !strings.HasPrefix(secret, e.Prefix):
+		return fmt.Errorf("the secret has not the prefix %q of environment %q of api %q (%s), so every request with it would be refused",
+			e.Prefix, e.Name, k.API, e.PrefixAt)
+	case !api.begins(secret):
+		return fmt.Errorf("the secret has not the form of the keys of api %q, which begin with %s, so every request with it would be refused: "+
+			"key_format.prefixes (%s) must have its prefix too", k.API, strings.Join(api.spec.Prefixes, " or "), api.spec.PrefixesAt)
+	case !api.resembles(secret):
+		return fmt.Errorf("the secret has not the form of the keys of api %q, which end in a checksum, so every request with it would be refused: "+
+			"key_format (%s) must say checksum: optional", k.API, api.spec.ChecksumAt)
+	}
+	return nil
+}
+
+// begins reports whether a secret has a prefix of the API's keys, if these have one.
+func (a *API) begins(secret string) bool {
+	for _, p := range a.spec.Prefixes {
+		if len(secret) > len(p) && strings.HasPrefix(secret, p) {
+			return true
+		}
+	}
+	return len(a.spec.Prefixes) == 0
+}
+
+// MaxAddresses returns how many addresses the list of a key may have.
+func (s *Set) MaxAddresses(api string) int {
+	if a := s.byName[api]; a != nil {
+		return a.spec.MaxAddresses
+	}
+	return keys.MaxAddresses
+}
+
+// Choices returns the plans and environments that keys of an API may have, in order; none for an
+// API that there is not.
+func (s *Set) Choices(api string) (plans, environments []string) {
+	a := s.byName[api]
+	if a == nil {
+		return nil, nil
+	}
+	return slices.Sorted(maps.Keys(a.spec.Plans)), a.Environments()
+}
+
+// KnowsNames reports the first of the names of an API, a plan and an environment that no policy
+// has, with the one that was probably meant. An empty name is any; without an API, the plan or
+// environment of any API is known.
+func (s *Set) KnowsNames(api, plan, environment string) error {
+	all := slices.Sorted(maps.Keys(s.byName))
+	if api != "" && s.byName[api] == nil {
+		return fmt.Errorf("unknown api %q%s", api, Suggest(api, all))
+	}
+	of := ""
+	if api != "" {
+		all, of = []string{api}, fmt.Sprintf(" of api %q", api)
+	}
+	var plans, environments []string
+	for _, name := range all {
+		some, others := s.Choices(name)
+		plans, environments = append(plans, some...), append(environments, others...)
+	}
+	for _, n := range []struct {
+		kind, name string
+		known      []string
+	}{{"plan", plan, plans}, {"environment", environment, environments}} {
+		if n.name != "" && !slices.Contains(n.known, n.name) {
+			slices.Sort(n.known)
+			return fmt.Errorf("unknown %s %q%s%s", n.kind, n.name, of, Suggest(n.name, slices.Compact(n.known)))
+		}
+	}
+	return nil
 }

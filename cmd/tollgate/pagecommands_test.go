@@ -276,6 +276,7 @@ func pagesFolder(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Setenv("REPO", root)
+	t.Setenv("TOLLGATE_STORE_SOCKET", filepath.Join(tollgatetest.ShortDir(t), "s"))
 	binary, err := exec.LookPath("tollgate") // put there by testscript.Main
 	if err != nil {
 		t.Fatal(err)
@@ -310,8 +311,7 @@ func background(t *testing.T, dir, command, address string) (stop func()) {
 	ready := filepath.Join(t.TempDir(), "addresses.json")
 	cmd := exec.Command("bash", "-c", "exec env "+command)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "TOLLGATE_GRPC_ADDRESS=127.0.0.1:0", "TOLLGATE_HTTP_ADDRESS="+address,
-		"TOLLGATE_STORE_SOCKET="+filepath.Join(tollgatetest.ShortDir(t), "s"), "TOLLGATE_ADDRESSES_FILE="+ready)
+	cmd.Env = append(os.Environ(), "TOLLGATE_GRPC_ADDRESS=127.0.0.1:0", "TOLLGATE_HTTP_ADDRESS="+address, "TOLLGATE_ADDRESSES_FILE="+ready)
 	var log strings.Builder
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {

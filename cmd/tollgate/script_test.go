@@ -36,7 +36,8 @@ import (
 )
 
 // TestScripts runs the scripts of testdata/script against the real command. A
-// script whose name begins with redis or envoy needs that.
+// script whose name begins with redis or envoy needs that. Scripts mostly wait for processes, so
+// several run at once.
 func TestScripts(t *testing.T) {
 	repo, err := filepath.Abs("../..")
 	if err != nil {
@@ -50,7 +51,7 @@ func TestScripts(t *testing.T) {
 	for _, script := range scripts {
 		name := strings.TrimSuffix(filepath.Base(script), ".txt")
 		run := func(t *testing.T, setup func(*testscript.Env) error) {
-			testscript.Run(t, testscript.Params{
+			testscript.RunT(scriptT{t}, testscript.Params{
 				Files:              []string{script},
 				WorkdirRoot:        tollgatetest.ShortDir(t), // the sockets are in there
 				RequireUniqueNames: true,
@@ -78,6 +79,7 @@ func TestScripts(t *testing.T) {
 			})
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if strings.HasPrefix(name, "redis") {
 				redistest.Need(t)
 			}
@@ -94,6 +96,7 @@ func TestScripts(t *testing.T) {
 			continue
 		}
 		t.Run(name+"-as-users", func(t *testing.T) {
+			t.Parallel()
 			redistest.Need(t)
 			run(t, func(env *testscript.Env) error {
 				socket := startUsers(t)
@@ -104,6 +107,17 @@ func TestScripts(t *testing.T) {
 		})
 	}
 }
+
+// scriptT runs a script at once: testscript itself would put it behind all the others, and its
+// deadline would be over.
+type scriptT struct{ *testing.T }
+
+func (t scriptT) Run(name string, f func(testscript.T)) {
+	t.T.Run(name, func(t *testing.T) { f(scriptT{t}) })
+}
+
+func (scriptT) Parallel()     {}
+func (scriptT) Verbose() bool { return testing.Verbose() }
 
 // pictifyPython is a Python that has pictify's own SDK; .ci/sdk makes it.
 const pictifyPython = "../../.tools/pictify-sdk-1.1.0/bin/python"

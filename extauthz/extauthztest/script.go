@@ -26,13 +26,6 @@ type Answer struct {
 	Meta      map[string]string
 }
 
-// RunScript runs the blocks of a script on each store; ask sends one of them.
-func RunScript(t *testing.T, name string, s *Stack, entries []keyfile.Entry, blocks []testdata.Block, ask func(*testing.T, *testdata.Block) *Answer) {
-	for _, backend := range Backends() {
-		RunScriptOn(t, backend, name, s, entries, blocks, ask)
-	}
-}
-
 // RunScriptOn runs the blocks of a script on one store.
 func RunScriptOn(t *testing.T, backend, name string, s *Stack, entries []keyfile.Entry, blocks []testdata.Block, ask func(*testing.T, *testdata.Block) *Answer) {
 	t.Run(name+"/"+backend, func(t *testing.T) {

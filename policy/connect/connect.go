@@ -215,7 +215,7 @@ func (s *settings) cluster() *redis.ClusterOptions {
 		DisableIdentity: true, MaintNotificationsConfig: s.maintenance,
 		ClusterStateReloadInterval: clusterReload,
 		// Every command here has its keys in one slot. The policies would ask for COMMAND first,
-		// and spread commands over nodes by their Go type, which once.go changes.
+		// and spread commands over nodes by their Go type, which hooks.go changes.
 		DisableRoutingPolicies: true,
 	}
 }

@@ -65,14 +65,17 @@ func TestBoundsAreTheCalendars(t *testing.T) {
 			t.Fatalf("%+v: bounds are not in UTC", w)
 		}
 	}
-	// Every day of two common centuries' ends and of 2000, at its first and last second.
-	first, last := time.Date(1896, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2105, 1, 1, 0, 0, 0, 0, time.UTC)
-	for day := first; day.Before(last); day = day.AddDate(0, 0, 1) {
-		for anchor := 0; anchor <= 31; anchor++ {
-			w := Window{Per: Month, Anchor: anchor}
-			check(w, day)
-			if anchor >= 28 {
-				check(w, day.Add(24*time.Hour-1))
+	// Every day around the ends of two common centuries, and around 2000, at its first and last
+	// second.
+	for _, century := range []int{1900, 2000, 2100} {
+		first, last := time.Date(century-5, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(century+5, 1, 1, 0, 0, 0, 0, time.UTC)
+		for day := first; day.Before(last); day = day.AddDate(0, 0, 1) {
+			for anchor := 0; anchor <= 31; anchor++ {
+				w := Window{Per: Month, Anchor: anchor}
+				check(w, day)
+				if anchor >= 28 {
+					check(w, day.Add(24*time.Hour-1))
+				}
 			}
 		}
 	}

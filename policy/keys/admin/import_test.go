@@ -515,7 +515,7 @@ func TestImportOfManyRecords(t *testing.T) {
 	c := keystest.NewServer(t)
 	m := transferManager(c, keys.NewHasher([]byte("pepper")))
 	m.now = time.Now
-	const n = 20_000
+	const n = 5_000
 	o := operator("pictify")
 	o.Total = n
 	var last Progress

@@ -78,7 +78,7 @@ func TestCachedGrants(t *testing.T) {
 // Who looks meets each key's own grant at any moment: while others are put, forgotten and dropped
 // for room.
 func TestCachedGrantsUnderContention(t *testing.T) {
-	const all, most, readers, changes = 1_500, 1_000, 3, 30_000
+	const all, most, readers, changes = 1_500, 1_000, 3, 10_000
 	c := New(nil, Options{Keys: most, TTL: time.Hour})
 	var work, writers sync.WaitGroup
 	done := make(chan struct{})

@@ -68,7 +68,7 @@ func TestClockIsAMap(t *testing.T) {
 
 // What is read stays while many times as much comes and goes, and there is never more than allowed.
 func TestClockDropsWhatNobodyReads(t *testing.T) {
-	const most, hot, scan = 1_000, 50, 20_000
+	const most, hot, scan = 1_000, 50, 6_000
 	c := newTestClock(most)
 	for i := range hot {
 		put(c, digestOf(i), i)
@@ -112,7 +112,7 @@ func TestSmallClock(t *testing.T) {
 // Readers meet replacements, deletions and drops at any moment, and never see another key's value,
 // or nothing where a value is being replaced. What was deleted is not found.
 func TestClockUnderContention(t *testing.T) {
-	const keys, readers, rounds = 500, 4, 400
+	const keys, readers, rounds = 500, 4, 100
 	c := newTestClock(keys)
 	for i := range keys {
 		put(c, digestOf(i), i)
@@ -150,7 +150,7 @@ func TestClockUnderContention(t *testing.T) {
 
 // While a clock cache grows, what was in it before is found all the time.
 func TestClockGrowsUnderReaders(t *testing.T) {
-	const keys, first = 200_000, 100
+	const keys, first = 40_000, 100
 	c := newTestClock(keys)
 	for i := range first {
 		put(c, digestOf(i), i)
@@ -183,7 +183,7 @@ func TestClockAccounts(t *testing.T) {
 		for w := range 4 {
 			work.Go(func() {
 				r := rand.New(rand.NewPCG(uint64(w), 1))
-				for range 30_000 {
+				for range 10_000 {
 					i := r.IntN(1 + most*3/2)
 					if r.IntN(3) == 0 {
 						i %= 5

@@ -159,7 +159,7 @@ func testListBounds(t *testing.T, c redis.UniversalClient) {
 
 // The last page of many keys comes as fast as the first.
 func TestListOfManyKeys(t *testing.T) {
-	const n, size = 100_000, 500
+	const n, size = 20_000, 100
 	c := keystest.NewServer(t)
 	ctx, s := t.Context(), New(c)
 	for from := 0; from < n; from += 2000 {
