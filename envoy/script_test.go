@@ -1,14 +1,19 @@
 package envoy_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
@@ -25,7 +30,9 @@ func TestScriptsThroughEnvoy(t *testing.T) {
 			for v, version := range envoyVersions() {
 				t.Run("envoy-"+version, func(t *testing.T) {
 					s := extauthztest.NewStack(t, nil, file)
+					s.Logged = true
 					e := startEnvoy(t, version, bootstrap(t), s.Addr, s)
+					s.Beside = func(t *testing.T, b *testdata.Block) (end func()) { return e.beside(t, b, s) }
 					// With two versions, each pair of version, protocol and store is there once.
 					for i, protocol := range []string{"h1", "h2"} {
 						extauthztest.RunScriptOn(t, extauthztest.Backends()[(v+i+1)%2], protocol, s, entries, blocks, func(t *testing.T, b *testdata.Block) *extauthztest.Answer {
@@ -110,6 +117,63 @@ func startEnvoy(t *testing.T, version string, bootstrap []byte, tollgate string,
 		}
 	})
 	return e
+}
+
+// beside has as many requests like a block's under way as it says, whose bodies are not sent yet.
+func (e *edge) beside(t *testing.T, b *testdata.Block, s *extauthztest.Stack) (end func()) {
+	t.Helper()
+	var open []*openRequest
+	for i := range b.Beside {
+		open = append(open, e.open(t, b.Method, b.Target, append(b.Headers, [2]string{"content-length", "1"})))
+		s.AwaitSlots(t, i+1)
+	}
+	return func() {
+		for _, r := range open {
+			if status := r.finish(t, "x"); status != 200 {
+				t.Errorf("script.txt:%d: %s: status %d of one under way", b.Line, b.Name, status)
+			}
+		}
+	}
+}
+
+// openRequest is a request over HTTP/1.1 of which only the head was sent.
+type openRequest struct {
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+func (e *edge) open(t *testing.T, method, target string, headers [][2]string) *openRequest {
+	t.Helper()
+	conn, err := net.Dial("tcp", e.envoy.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(extauthztest.Limit))
+	// The listener wants to hear from whom the connection is.
+	head := fmt.Sprintf("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n%s %s HTTP/1.1\r\n", method, target)
+	for _, h := range headers {
+		head += h[0] + ": " + h[1] + "\r\n"
+	}
+	if _, err := conn.Write([]byte(head + "\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	return &openRequest{conn, bufio.NewReader(conn)}
+}
+
+// finish sends the rest of a request, and returns the status of its answer.
+func (r *openRequest) finish(t *testing.T, body string) int {
+	t.Helper()
+	if _, err := r.conn.Write([]byte(body)); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(r.in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = r.conn.Close()
+	return resp.StatusCode
 }
 
 func findEnvoy(version string) (string, error) {

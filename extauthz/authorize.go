@@ -78,6 +78,8 @@ type Config struct {
 	Breaker *connect.Breaker
 	// Usage notes the keys of allowed requests; nil for none.
 	Usage *cache.Usage
+	// Observer is told what proxies' access logs say; nil for nobody.
+	Observer Observer
 	// Rehash is told of keys that were found by an older method of hashing; nil
 	// for none. It must not wait.
 	Rehash  func(id string, from, to keys.Digest)
@@ -100,11 +102,13 @@ type Authorizer struct {
 	nodes    nodes // limits, if it knows them; else nil
 	breaker  *connect.Breaker
 	usage    *cache.Usage
+	observer Observer // or nil
 	rehash   func(id string, from, to keys.Digest)
 	deadline time.Duration
 	metrics  *Metrics
 	log      *decisionLog
 	ready    Readiness
+	slots    *slots
 
 	warned sync.Map // names of APIs, for unplaced
 }
@@ -121,8 +125,8 @@ func New(c Config) *Authorizer {
 	nodes, _ := c.Limits.(nodes)
 	return &Authorizer{
 		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
-		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
-		log: newDecisionLog(c.Log, c.Decisions),
+		breaker: c.Breaker, usage: c.Usage, observer: c.Observer, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
+		log: newDecisionLog(c.Log, c.Decisions), slots: newSlots(c.Limits, c.Decider.Local()),
 	}
 }
 
@@ -163,10 +167,14 @@ func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Se
 		case policy.WaitKey:
 			wait = check.Found(p.key(check))
 		case policy.WaitLimits:
+			if s := &check.Spend().Slot; s.ID != "" {
+				s.Earlier = a.slots.earlier(check.RequestID())
+			}
 			wait = check.Spent(p.limits(check.Spend(), check.Result()))
 		}
 	}
 	a.noteUse(check)
+	a.noteSlot(ctx, check)
 	d := check.Decision()
 	if check.Unplaced() {
 		a.unplaced(ctx, check.API(), r)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"tollgate/policy"
+	"tollgate/policy/limits/counters"
 )
 
 // DecisionLog returns what logs decisions by the given clock, and what tells the rest
@@ -21,4 +22,10 @@ func DecisionLog(log *slog.Logger, which Decisions, now func() time.Time) (decis
 func (b *BoundedLog) SetClock(now func() time.Time) (over, end func()) {
 	b.now = now
 	return b.tellFloods, b.End
+}
+
+// ExpiredSlots returns what judges how many slots end by themselves.
+func ExpiredSlots(stats func() counters.SlotStats) func(now time.Time) bool {
+	share := &expiredShare{}
+	return func(now time.Time) bool { return share.over(stats, now) }
 }

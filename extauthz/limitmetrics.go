@@ -11,7 +11,7 @@ import (
 type limitCollector struct {
 	leases *counters.Leases
 
-	spends, trips, held, stranded, jumps, entries *prometheus.Desc
+	spends, trips, held, stranded, jumps, entries, slots *prometheus.Desc
 }
 
 // RegisterLimits registers the metrics of the leases.
@@ -26,6 +26,7 @@ func RegisterLimits(r prometheus.Registerer, l *counters.Leases) {
 		held:     desc("tollgate_limit_units_held", "Leased units that are not spent yet."),
 		stranded: desc("tollgate_limit_units_stranded_total", "Units that may stay charged until their windows end although nothing spent them, because a reply of the store was lost."),
 		jumps:    desc("tollgate_limit_clock_jumps_total", "Jumps of the store's clock, there and back counted as two: half a second or more against the monotonic clock of this server."),
+		slots:    desc("tollgate_limit_slots_total", "Slots of requests under way by what became of them: taken; full: a request got none; held: one that goes on; released; gone: to be released, and at its end or released before; ended by themselves, seen when their place was needed; lost: the store could not be told.", "outcome"),
 		entries:  desc("tollgate_limit_entries", "Limit ids of which something is remembered."),
 	})
 }
@@ -46,6 +47,37 @@ func (c *limitCollector) Collect(out chan<- prometheus.Metric) {
 	counter(c.trips, s.Trips)
 	counter(c.stranded, s.Stranded)
 	counter(c.jumps, s.Jumps)
+	slots := c.leases.Slots()
+	counter(c.slots, slots.Taken, "taken")
+	counter(c.slots, slots.Full, "full")
+	counter(c.slots, slots.Held, "held")
+	counter(c.slots, slots.Released, "released")
+	counter(c.slots, slots.Gone, "gone")
+	counter(c.slots, slots.Ended, "ended")
+	counter(c.slots, slots.Lost, "lost")
 	out <- prometheus.MustNewConstMetric(c.held, prometheus.GaugeValue, float64(s.Held))
 	out <- prometheus.MustNewConstMetric(c.entries, prometheus.GaugeValue, float64(s.Keys))
+}
+
+// slotCollector tells at each scrape what keeps slots from being released.
+type slotCollector struct {
+	authorizer *Authorizer
+	problem    *prometheus.Desc
+}
+
+// RegisterSlots registers the metric of what is wrong with how requests under way are followed.
+func RegisterSlots(r prometheus.Registerer, a *Authorizer) {
+	r.MustRegister(&slotCollector{a, prometheus.NewDesc("tollgate_concurrency_problem",
+		"1 for each problem with requests under way: no_log (the API limits them, and no access-log entry of it has arrived), expired (more than 1 % of all slots end by themselves).",
+		[]string{"api", "problem"}, nil)})
+}
+
+// Describe implements prometheus.Collector.
+func (c *slotCollector) Describe(out chan<- *prometheus.Desc) { out <- c.problem }
+
+// Collect implements prometheus.Collector.
+func (c *slotCollector) Collect(out chan<- prometheus.Metric) {
+	for _, t := range c.authorizer.SlotTroubles() {
+		out <- prometheus.MustNewConstMetric(c.problem, prometheus.GaugeValue, 1, t.API, t.Problem)
+	}
 }

@@ -27,6 +27,7 @@ type Metrics struct {
 	policyAPIs     prometheus.Gauge
 	changeDelay    prometheus.Histogram
 	breakerOpen    *prometheus.GaugeVec
+	logs           *logMetrics
 
 	outcomes atomic.Pointer[map[outcome]prometheus.Counter] // of decisions; a map never changes
 }
@@ -80,6 +81,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	for _, o := range connect.Operations() {
 		m.breakerOpen.WithLabelValues(o.String())
 	}
+	m.logs = newLogMetrics(r)
 	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.grpcRefused, m.httpRefused,
 		m.policyLoads, m.policyRejected, m.policyAPIs, m.changeDelay, m.breakerOpen)
 	return m

@@ -21,6 +21,7 @@ type Policies struct {
 	path    string
 	log     *slog.Logger
 	metrics *Metrics
+	accept  func(*policy.Set) error // what else must be true of a set; nil for nothing
 	current atomic.Pointer[policy.Set]
 
 	// These belong to the goroutine that calls Refresh.
@@ -33,9 +34,10 @@ type Policies struct {
 }
 
 // LoadPolicies loads the policy file or directory at path; the first load must
-// succeed.
-func LoadPolicies(path string, log *slog.Logger, m *Metrics) (*Policies, error) {
-	p := &Policies{path: path, log: log, metrics: m}
+// succeed. accept says what is wrong with a set that cannot be enforced here, and is
+// nil where each can.
+func LoadPolicies(path string, log *slog.Logger, m *Metrics, accept func(*policy.Set) error) (*Policies, error) {
+	p := &Policies{path: path, log: log, metrics: m, accept: accept}
 	p.Refresh(time.Now())
 	if p.current.Load() == nil {
 		return nil, p.refused
@@ -109,6 +111,9 @@ func (p *Policies) Refresh(now time.Time) {
 	}
 	p.seen = sum
 	set, err := compile(files)
+	if err == nil && p.accept != nil {
+		err = p.accept(set)
+	}
 	if err != nil {
 		p.refuse(err, now)
 		return

@@ -22,7 +22,7 @@ func TestPolicyReload(t *testing.T) {
 	extauthztest.WriteFile(t, file, []byte(extauthztest.Small))
 	registry, out := prometheus.NewRegistry(), &extauthztest.Logs{}
 	log := slog.New(slog.NewTextHandler(out, nil))
-	policies, err := extauthz.LoadPolicies(dir, log, extauthz.NewMetrics(registry))
+	policies, err := extauthz.LoadPolicies(dir, log, extauthz.NewMetrics(registry), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,11 +88,11 @@ func TestPolicyReload(t *testing.T) {
 
 func TestFirstPolicyMustLoad(t *testing.T) {
 	log, m := slog.New(slog.DiscardHandler), extauthz.NewMetrics(prometheus.NewRegistry())
-	if _, err := extauthz.LoadPolicies(filepath.Join(t.TempDir(), "none"), log, m); err == nil {
+	if _, err := extauthz.LoadPolicies(filepath.Join(t.TempDir(), "none"), log, m, nil); err == nil {
 		t.Error("a missing folder loaded")
 	}
 	bad := extauthztest.WriteFile(t, filepath.Join(t.TempDir(), "bad.yaml"), []byte("api: Bad\n"))
-	if _, err := extauthz.LoadPolicies(bad, log, m); err == nil || !strings.Contains(err.Error(), `bad api name "Bad"`) {
+	if _, err := extauthz.LoadPolicies(bad, log, m, nil); err == nil || !strings.Contains(err.Error(), `bad api name "Bad"`) {
 		t.Errorf("%v", err)
 	}
 }
@@ -101,7 +101,7 @@ func TestFirstPolicyMustLoad(t *testing.T) {
 func TestReloadThatHangsOrPanics(t *testing.T) {
 	dir := t.TempDir()
 	extauthztest.WriteFile(t, filepath.Join(dir, "small.yaml"), []byte(extauthztest.Small))
-	policies, err := extauthz.LoadPolicies(dir, slog.New(slog.DiscardHandler), extauthz.NewMetrics(prometheus.NewRegistry()))
+	policies, err := extauthz.LoadPolicies(dir, slog.New(slog.DiscardHandler), extauthz.NewMetrics(prometheus.NewRegistry()), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

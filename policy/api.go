@@ -30,7 +30,7 @@ func (a *API) reads() []string {
 	case FromXFF:
 		names = append(names, headerForwardedFor)
 	}
-	if a.spec.RequestID {
+	if a.spec.RequestID || a.spec.Slots.RequestIDs {
 		names = append(names, "x-request-id")
 	}
 	if a.spec.PublicPreflights {
@@ -93,7 +93,7 @@ func (p *Plan) windowsFor(e *Environment, overrides []keys.Override, anchorDay i
 	}
 	own = append(own[:0], has.Windows...)
 	for _, o := range overrides {
-		if !has.replace(own, o) {
+		if !has.replace(own, o) && !p.limitsConcurrency(o.Name) {
 			return nil, false
 		}
 	}
@@ -104,6 +104,40 @@ func (p *Plan) windowsFor(e *Environment, overrides []keys.Override, anchorDay i
 	}
 	return own, true
 }
+
+// ConcurrentLimit is the name by which a key overrides how many of its requests may be under way.
+// No limit of a plan is named so.
+const ConcurrentLimit = "concurrent"
+
+func (p *Plan) limitsConcurrency(name string) bool {
+	return p.Concurrent > 0 && name == ConcurrentLimit
+}
+
+// concurrent returns how many requests of a key may be under way at once, 0 for any number.
+func (p *Plan) concurrent(overrides []keys.Override) int64 {
+	if p == nil || p.Concurrent == 0 {
+		return 0
+	}
+	for _, o := range overrides {
+		if o.Name == ConcurrentLimit {
+			return o.Requests
+		}
+	}
+	return p.Concurrent
+}
+
+// LimitsConcurrency reports whether a plan of the API limits the requests under way.
+func (a *API) LimitsConcurrency() bool {
+	for _, p := range a.spec.Plans {
+		if p.Concurrent > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Slots returns how the API's requests under way are followed.
+func (a *API) Slots() SlotRules { return a.spec.Slots }
 
 // replace changes the window in own that an override names. A quota that the key does not spend is
 // known and stays so.

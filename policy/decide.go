@@ -33,6 +33,9 @@ func NewDecider(hasher *keys.Hasher, local *limits.Local, now func() time.Time) 
 	return &Decider{hasher: hasher, local: local, now: now}
 }
 
+// Local returns what counts for plans with failure_mode local.
+func (d *Decider) Local() *limits.Local { return d.local }
+
 // Wait says what a Check waits for.
 type Wait uint8
 
@@ -264,7 +267,10 @@ func (c *Check) Found(k keys.Grant, err error) Wait {
 		return c.deny(c.access)
 	}
 	refused := c.access != Allowed
-	if len(c.spend.Windows) == 0 || refused && !c.api.spec.RateHeaders.refused(c.access) {
+	if !refused {
+		c.wantSlot()
+	}
+	if !c.spend.Asks() || refused && !c.api.spec.RateHeaders.refused(c.access) {
 		return c.conclude()
 	}
 	// A refused request of a known key reads the counters for its headers.
@@ -429,6 +435,9 @@ func (c *Check) conclude() Wait {
 
 // exceeded tells a spent quota from a spent rate limit by the denying window.
 func (c *Check) exceeded() Reason {
+	if c.result.Full {
+		return ConcurrencyExceeded
+	}
 	if w := c.denying(); w >= 0 && c.spend.Windows[w].Quota {
 		return QuotaExceeded
 	}
@@ -538,10 +547,10 @@ func (c *Check) limitHeaders() {
 		return
 	}
 	shown := limits.Tightest(c.spend.Windows, c.result.States)
-	if c.decision.Reason.Limited() {
-		shown = c.denying()
+	if denying := c.denying(); denying >= 0 && c.decision.Reason.Limited() {
+		shown = denying
 	}
-	c.decision.Response = c.api.spec.RateHeaders.append(c.decision.Response, &c.texts, c.spend.Windows, &c.result, shown)
+	c.decision.Response = c.api.spec.RateHeaders.append(c.decision.Response, &c.texts, &c.spend, &c.result, shown)
 }
 
 // values fills the slots of an answer.
@@ -565,6 +574,8 @@ func (c *Check) values(r Reason) answer.Values {
 		v.RetryAfter = limits.RetryAfter(c.spend.Windows, c.result.States, c.spend.Cost, c.result.Now)
 		if w := c.denying(); w >= 0 {
 			v.Limit = c.spend.Windows[w].Name
+		} else if r == ConcurrencyExceeded {
+			v.Limit = ConcurrentLimit
 		}
 	}
 	return v
@@ -614,6 +625,12 @@ func (c *Check) describe() {
 		add("environment", c.key.Environment)
 	}
 	add("failure_mode", c.failureMode)
+	if id, slot, ok := c.Slot(); ok {
+		add("slot_id", slot)
+		if id != c.keyID() {
+			add("limit_id", id)
+		}
+	}
 	if c.isPreflight {
 		add("preflight", "true")
 	}

@@ -77,6 +77,8 @@ type world struct {
 	key      keys.Key
 	keyErr   error
 	spent    int64 // of every window
+	inUse    int64 // slots, with that of this request
+	full     bool  // no slot is free
 	spendErr error
 
 	looked int
@@ -145,6 +147,12 @@ func (w *world) answer() limits.Result {
 		state := limits.State{Spent: w.spent, Reset: end}
 		res.Allowed = res.Allowed && !window.Denies(state, w.spend.Cost)
 		res.States = append(res.States, state)
+	}
+	if w.spend.Slot.ID != "" && res.Allowed {
+		res.Full, res.Allowed, res.InUse = w.full, !w.full, w.spend.Slot.Places
+		if !w.full {
+			res.InUse = w.inUse
+		}
 	}
 	if res.Allowed && !w.spend.ReadOnly {
 		for i := range res.States {

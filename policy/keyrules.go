@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"tollgate/policy/keys"
+	"tollgate/policy/limits"
 )
 
 // Set is what an admin.Manager asks about keys.
@@ -47,6 +48,9 @@ func (s *Set) ValidateLimits(k *keys.Key) error {
 		return nil
 	}
 	for _, o := range k.Limits {
+		if err := p.badPlaces(o); err != nil {
+			return err
+		}
 		for _, w := range p.in(e).Windows {
 			if w.Name != o.Name || w.Limit == o.Requests {
 				continue
@@ -57,6 +61,17 @@ func (s *Set) ValidateLimits(k *keys.Key) error {
 		}
 	}
 	return nil
+}
+
+// badPlaces is about an override of how many requests may be under way.
+func (p *Plan) badPlaces(o keys.Override) error {
+	switch {
+	case !p.limitsConcurrency(o.Name) || o.Requests >= 1 && o.Requests <= limits.MaxPlaces:
+		return nil
+	case o.Requests == 0:
+		return fmt.Errorf("limit %q of 0 would refuse every request, whenever it is tried; deactivate the key instead", o.Name)
+	}
+	return fmt.Errorf("limit %q of %d: want 1 to %d", o.Name, o.Requests, int64(limits.MaxPlaces))
 }
 
 // neverFits is about the first route by name that an override leaves no room for.
@@ -96,6 +111,9 @@ func (p *Plan) overrideError(e *Environment, k *keys.Key) error {
 	var all, has, unspent []string
 	if p != nil {
 		all, has, unspent = p.All.names(), p.in(e).names(), p.in(e).Exempt
+		if p.Concurrent > 0 {
+			all, has = append(all, ConcurrentLimit), append(has, ConcurrentLimit)
+		}
 	}
 	for _, o := range k.Limits {
 		switch {
@@ -138,6 +156,9 @@ func (s *Set) Limit(api, plan, name string) (requests int64, known bool) {
 	a := s.byName[api]
 	if a == nil || a.spec.Plans[plan] == nil {
 		return 0, false
+	}
+	if p := a.spec.Plans[plan]; p.limitsConcurrency(name) {
+		return p.Concurrent, true
 	}
 	for _, w := range a.spec.Plans[plan].All.Windows {
 		if w.Name == name {

@@ -20,62 +20,77 @@ func (h *RateHeaders) refused(r Reason) bool {
 	return (h.XRateLimit || h.IETF) && !(h.Usable && (r == InactiveKey || r == ExpiredKey))
 }
 
-// append adds the headers of one look at the windows, of which they show the one with number i, if
-// there is one; the texts that it makes are put into text. The RateLimit fields follow
-// draft-ietf-httpapi-ratelimit-headers-10.
-func (h *RateHeaders) append(dst []Header, text *strings.Builder, ws []limits.Window, res *limits.Result, i int) []Header {
-	if i < 0 {
-		return dst
+// append adds the headers of one look at the limits, of which they show the window with number i,
+// if there is one; the texts that it makes are put into text. The RateLimit fields follow
+// draft-ietf-httpapi-ratelimit-headers-10, where requests under way are a unit of their own.
+func (h *RateHeaders) append(dst []Header, text *strings.Builder, s *limits.Spend, res *limits.Result, i int) []Header {
+	if i >= 0 && h.XRateLimit {
+		dst = h.appendTrio(dst, text, s.Windows[i], res, i)
 	}
-	w, state := ws[i], res.States[i]
-	remaining := putInt(text, w.Remaining(state))
-	reset := wholeSeconds(state.Reset.Sub(res.Now))
-	if h.XRateLimit {
-		shown := reset
-		if h.Epoch {
-			shown = state.Reset.Unix()
-		}
+	if h.IETF && (i >= 0 || s.Slot.ID != "") {
 		dst = append(dst,
-			Header{"x-ratelimit-limit", putInt(text, w.Limit)},
-			Header{"x-ratelimit-remaining", remaining},
-			Header{"x-ratelimit-reset", putInt(text, shown)})
-	}
-	if h.IETF {
-		dst = append(dst,
-			Header{"ratelimit-policy", putPolicy(text, ws, res.Now)},
-			Header{"ratelimit", putLimit(text, w.Name, remaining, reset)})
+			Header{"ratelimit-policy", putPolicy(text, s, res.Now)},
+			Header{"ratelimit", putLimits(text, s, res, i)})
 	}
 	return dst
 }
 
-// putPolicy writes a RateLimit-Policy: each window's name, limit and seconds.
-func putPolicy(text *strings.Builder, ws []limits.Window, now time.Time) string {
+// appendTrio adds the X-RateLimit headers of a window.
+func (h *RateHeaders) appendTrio(dst []Header, text *strings.Builder, w limits.Window, res *limits.Result, i int) []Header {
+	state := res.States[i]
+	reset := wholeSeconds(state.Reset.Sub(res.Now))
+	if h.Epoch {
+		reset = state.Reset.Unix()
+	}
+	return append(dst,
+		Header{"x-ratelimit-limit", putInt(text, w.Limit)},
+		Header{"x-ratelimit-remaining", putInt(text, w.Remaining(state))},
+		Header{"x-ratelimit-reset", putInt(text, reset)})
+}
+
+// putPolicy writes a RateLimit-Policy: each window's name, limit and seconds, and how many requests
+// may be under way.
+func putPolicy(text *strings.Builder, s *limits.Spend, now time.Time) string {
 	from := text.Len()
-	for i, w := range ws {
-		if i > 0 {
-			text.WriteString(", ")
-		}
+	for i, w := range s.Windows {
 		start, end := w.Bounds(now)
-		text.WriteByte('"')
-		text.WriteString(w.Name)
-		text.WriteString(`";q=`)
-		putInt(text, w.Limit)
+		putItem(text, i > 0, w.Name, ";q=", w.Limit)
 		text.WriteString(`;w=`)
 		putInt(text, int64(end.Sub(start)/time.Second))
+	}
+	if s.Slot.ID != "" {
+		putItem(text, len(s.Windows) > 0, ConcurrentLimit, ";q=", s.Slot.Places)
+		text.WriteString(`;qu="concurrent-requests"`)
 	}
 	return text.String()[from:]
 }
 
-// putLimit writes a RateLimit: the window's name, what remains, and for how long.
-func putLimit(text *strings.Builder, name, remaining string, seconds int64) string {
+// putLimits writes a RateLimit: of the window with number i, if there is one, and of the requests
+// under way, the name and what remains; of the window for how long, too.
+func putLimits(text *strings.Builder, s *limits.Spend, res *limits.Result, i int) string {
 	from := text.Len()
+	if i >= 0 {
+		w, state := s.Windows[i], res.States[i]
+		putItem(text, false, w.Name, ";r=", w.Remaining(state))
+		text.WriteString(`;t=`)
+		putInt(text, wholeSeconds(state.Reset.Sub(res.Now)))
+	}
+	if s.Slot.ID != "" {
+		putItem(text, i >= 0, ConcurrentLimit, ";r=", max(s.Slot.Places-res.InUse, 0))
+	}
+	return text.String()[from:]
+}
+
+// putItem writes the beginning of an item: its name and its first parameter.
+func putItem(text *strings.Builder, another bool, name, parameter string, n int64) {
+	if another {
+		text.WriteString(", ")
+	}
 	text.WriteByte('"')
 	text.WriteString(name)
-	text.WriteString(`";r=`)
-	text.WriteString(remaining)
-	text.WriteString(`;t=`)
-	putInt(text, seconds)
-	return text.String()[from:]
+	text.WriteByte('"')
+	text.WriteString(parameter)
+	putInt(text, n)
 }
 
 // wholeSeconds rounds up, so that who waits them is never early.

@@ -40,6 +40,8 @@ const (
 	RateLimited
 	// QuotaExceeded: a window marked as quota is spent.
 	QuotaExceeded
+	// ConcurrencyExceeded: as many requests of the key as its plan allows at once are under way.
+	ConcurrencyExceeded
 	// CorruptKey: the record exists and cannot be used (unreadable, or it names a plan or limit
 	// that the policy does not have). Answered like Undecided, never handed to Envoy's failure
 	// policy.
@@ -69,6 +71,7 @@ var reasonNames = [reasonCount]string{
 	RouteDenied:         "route_denied",
 	RateLimited:         "rate_limited",
 	QuotaExceeded:       "quota_exceeded",
+	ConcurrencyExceeded: "concurrency_exceeded",
 	CorruptKey:          "corrupt_key",
 	LookupRefused:       "lookup_refused",
 	Undecided:           "undecided",
@@ -105,8 +108,10 @@ func (r Reason) Answered() bool {
 // section 3.1 calls an invalid_token.
 func (r Reason) Presented() bool { return r != MissingCredential }
 
-// Limited reports whether r is the refusal of a limit.
-func (r Reason) Limited() bool { return r == RateLimited || r == QuotaExceeded }
+// Limited reports whether r is the refusal of a limit: that a retry can succeed later.
+func (r Reason) Limited() bool {
+	return r == RateLimited || r == QuotaExceeded || r == ConcurrencyExceeded
+}
 
 // ParseReason returns the reason of a name.
 func ParseReason(name string) (Reason, bool) {

@@ -15,6 +15,7 @@ type Set struct {
 	byName  map[string]*API
 	byHost  map[string]*API
 	headers map[string]string // by themselves, lower case
+	names   map[string]string // of APIs, routes and plans, by themselves
 	unknown *answer.Answer
 }
 
@@ -24,11 +25,19 @@ func New(specs ...Spec) *Set {
 		byName: map[string]*API{}, byHost: map[string]*API{}, unknown: answer.UnknownAPI(),
 		// A denial has a form for gRPC also where no API is known.
 		headers: map[string]string{"content-type": "content-type"},
+		names:   map[string]string{},
 	}
 	for _, spec := range specs {
 		api := &API{spec}
 		s.apis = append(s.apis, api)
 		s.byName[spec.Name] = api
+		s.names[spec.Name] = spec.Name
+		for name := range spec.Routes {
+			s.names[name] = name
+		}
+		for name := range spec.Plans {
+			s.names[name] = name
+		}
 		for _, host := range spec.Hosts {
 			s.byHost[host] = api
 		}
@@ -41,6 +50,14 @@ func New(specs ...Spec) *Set {
 
 // APIs returns the APIs in the order of their files.
 func (s *Set) APIs() []*API { return s.apis }
+
+// API returns the API of a name, nil if there is none.
+func (s *Set) API(name string) *API { return s.byName[name] }
+
+// LimitsConcurrency reports whether some plan limits the requests under way.
+func (s *Set) LimitsConcurrency() bool {
+	return slices.ContainsFunc(s.apis, (*API).LimitsConcurrency)
+}
 
 // AnswersUncounted reports whether some plan lets requests pass while nothing can be counted.
 func (s *Set) AnswersUncounted() bool {
@@ -68,6 +85,10 @@ func (s *Set) HeaderName(name []byte) string {
 	}
 	return ""
 }
+
+// Name returns the set's own text of the name of an API, a route or a plan, and "" for any other.
+// It does not allocate.
+func (s *Set) Name(name []byte) string { return s.names[string(name)] }
 
 // find returns the API of a request. A name given by Envoy decides alone.
 func (s *Set) find(r *Request) (api *API, host string) {

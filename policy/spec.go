@@ -24,6 +24,9 @@ type Spec struct {
 	// The places in the file that say so, for errors.
 	ChecksumAt, PrefixesAt string
 
+	// Slots is about requests under way, of plans that limit how many there may be.
+	Slots SlotRules
+
 	Address      AddressSource
 	MaxAddresses int // that a key's list may have
 
@@ -49,6 +52,18 @@ type Route struct {
 	Grants []string // the scopes that include Scope, itself among them
 	Cost   int64    // of a request, in units of each limit
 	Public bool     // allowed without a key
+	NoSlot bool     // its requests do not count among those under way
+}
+
+// SlotRules say how the API's requests under way are followed.
+type SlotRules struct {
+	MaxDuration time.Duration // of a request; then its slot ends by itself
+	// RequestIDs says that the proxy makes x-request-id, so that it names a request which no client
+	// can choose.
+	RequestIDs bool
+	// WithoutLog takes it that no access log tells of the end of requests: every slot is held for
+	// MaxDuration.
+	WithoutLog bool
 }
 
 // Environment is a set of keys with a prefix of their own, such as live or test. It accepts them
@@ -69,6 +84,7 @@ type Plan struct {
 	KeyAnchor     bool         // months begin on the key's own day
 	Exact         bool         // each spend is counted in the store
 	FailureMode   FailureMode
+	Concurrent    int64          // requests of a key under way at once; 0 for any number
 	KeyCaps       map[string]int // active keys of a team by environment, "" where there are none
 }
 

@@ -11,6 +11,9 @@ import (
 // maxTimes bounds `times`, so that a slip of the finger cannot stall a test run.
 const maxTimes = 10000
 
+// maxBeside bounds `beside`: each is a connection.
+const maxBeside = 500
+
 // defaultSource is the address a block comes from when it has no `from` line.
 const defaultSource = "192.0.2.1"
 
@@ -24,6 +27,7 @@ type Block struct {
 	At     time.Time  // the now to inject, UTC; carried on from the last `at` line
 	Source netip.Addr // the client's address as Envoy sees it; a v4-in-v6 form stays one
 	Times  int        // how often to send it, at least 1; the last answer must be everything below
+	Beside int        // how many like it are under way meanwhile, each of which must have been allowed
 
 	Method  string
 	Target  string      // raw path with query, as on the request line
@@ -115,7 +119,7 @@ func (p *parser) parseLine(line string) error {
 		return p.parseRequest(rest)
 	case "<":
 		return p.parseWant(rest)
-	case "at", "from", "times":
+	case "at", "from", "times", "beside":
 		if p.block.Method != "" {
 			return fmt.Errorf("%q after the request", word)
 		}
@@ -169,8 +173,10 @@ func (b *Block) check() error {
 		return fmt.Errorf("a denial without a body line")
 	case !b.Allowed() && len(b.WantUpstream) > 0:
 		return fmt.Errorf("a denial never reaches the upstream")
-	case b.Demo && b.Times != 1:
-		return fmt.Errorf("a [demo] block is sent once")
+	case b.Demo && (b.Times != 1 || b.Beside != 0):
+		return fmt.Errorf("a [demo] block is sent once, and alone")
+	case b.Beside != 0 && b.Times != 1:
+		return fmt.Errorf("a block with beside is sent once")
 	case b.Demo && b.Source != netip.MustParseAddr(defaultSource):
 		return fmt.Errorf("a [demo] block cannot choose its source address")
 	}
@@ -202,6 +208,11 @@ func (p *parser) parseSetting(word, value string) error {
 		p.block.Times, err = strconv.Atoi(value)
 		if err == nil && (p.block.Times < 1 || p.block.Times > maxTimes) {
 			return fmt.Errorf("times %s, want 1 to %d", value, maxTimes)
+		}
+	case "beside":
+		p.block.Beside, err = strconv.Atoi(value)
+		if err == nil && (p.block.Beside < 1 || p.block.Beside > maxBeside) {
+			return fmt.Errorf("beside %s, want 1 to %d", value, maxBeside)
 		}
 	}
 	if err != nil {

@@ -70,7 +70,7 @@ func FixedPolicies(t testing.TB, m *extauthz.Metrics, files ...policyfile.File) 
 			t.Fatal(err)
 		}
 	}
-	p, err := extauthz.LoadPolicies(dir, slog.New(slog.DiscardHandler), m)
+	p, err := extauthz.LoadPolicies(dir, slog.New(slog.DiscardHandler), m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package extauthztest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -38,13 +39,17 @@ func RunScriptOn(t *testing.T, backend, name string, s *Stack, entries []keyfile
 				t.Fatal(err)
 			}
 			for range b.Times - 1 {
+				s.endRequests(t)
 				s.Clock.Set(b.At)
 				if got := ask(t, &b); got.Status != wireStatus(&b, name) {
 					t.Fatalf("script.txt:%d: %s: status %d before the last of %d, want %d\n%s", b.Line, b.Name, got.Status, b.Times, b.Status, got.Body)
 				}
 			}
+			s.endRequests(t)
 			s.Clock.Set(b.At)
+			end := s.beside(t, &b, ask)
 			compare(t, &b, ask(t, &b), wireStatus(&b, name))
+			end()
 		}
 		s.Log.MustNotHold(t, secrets)
 	})
@@ -115,11 +120,11 @@ func joined(headers [][2]string, name string) (string, bool) {
 	return strings.Join(values, ","), values != nil
 }
 
-// plainRequestID stands in for the x-request-id that Envoy would have made.
-const plainRequestID = "5f0c1a3e-0f63-4c0a-9d43-6b7d0e3f9a11"
+// newRequestID stands in for the x-request-id that Envoy would have made.
+func newRequestID() string { return fmt.Sprintf("5f0c1a3e-0f63-4c0a-9d43-%012x", rand.Int64N(1<<48)) }
 
 // checkRequest builds the message that Envoy would send for a block.
-func checkRequest(b *testdata.Block, encoding string) (*authv3.CheckRequest, [][2]string) {
+func checkRequest(b *testdata.Block, id, encoding string) (*authv3.CheckRequest, [][2]string) {
 	client := [][2]string{}
 	for _, h := range b.Headers {
 		name := strings.ToLower(h[0])
@@ -130,7 +135,7 @@ func checkRequest(b *testdata.Block, encoding string) (*authv3.CheckRequest, [][
 		client = append(client, [2]string{name, strings.Trim(h[1], " \t")})
 	}
 	client = append(client,
-		[2]string{"x-request-id", plainRequestID},
+		[2]string{"x-request-id", id},
 		[2]string{"x-envoy-external-address", b.Source.Unmap().String()},
 		[2]string{"x-forwarded-for", b.Source.Unmap().String()})
 	http := &authv3.AttributeContext_HttpRequest{
@@ -173,12 +178,13 @@ func legible(s string) string {
 // would do with the reply.
 func AskGRPC(t *testing.T, client authv3.AuthorizationClient, b *testdata.Block, encoding string) *Answer {
 	t.Helper()
-	req, headers := checkRequest(b, encoding)
+	id := newRequestID()
+	req, headers := checkRequest(b, id, encoding)
 	resp, err := client.Check(Within(t), req)
 	if err != nil {
 		t.Fatalf("script.txt:%d: %s: %v", b.Line, b.Name, err)
 	}
-	got := &Answer{RequestID: plainRequestID, Meta: map[string]string{}}
+	got := &Answer{RequestID: id, Meta: map[string]string{}}
 	for name, value := range resp.GetDynamicMetadata().GetFields() {
 		got.Meta[name] = value.GetStringValue()
 	}

@@ -107,14 +107,20 @@ type Stack struct {
 	Authorizer *extauthz.Authorizer
 	GRPC       *grpcserver.Server
 	Exact      bool               // limits are counted exactly
+	Logged     bool               // an access log tells when requests end; else each ends with its answer
 	HTTP       *httpserver.Server // the latest of ServeHTTP
-	stores     *stores
+	// Beside has as many requests like a block's under way as that says, until end is called; nil
+	// asks as many times before it ends any.
+	Beside func(t *testing.T, b *testdata.Block) (end func())
+	stores *stores
 }
 
 // stores lets one server change its store between scripts.
 type stores struct {
 	keys   atomic.Pointer[cache.Cache]
 	limits atomic.Pointer[counters.Leases]
+	slots  slots
+	holds  atomic.Uint64 // since Use
 }
 
 var _ extauthz.KeyCache = (*stores)(nil)
@@ -139,7 +145,17 @@ func (s *stores) Try(sp *limits.Spend, into *limits.Result) bool {
 
 // Spend implements extauthz.Spender.
 func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, error) {
-	return s.limits.Load().Spend(ctx, sp)
+	res, err := s.limits.Load().Spend(ctx, sp)
+	if err == nil && res.Allowed {
+		s.slots.took(sp)
+	}
+	return res, err
+}
+
+// Hold is what an access log is followed by.
+func (s *stores) Hold(limitID, slot string, hold time.Duration) {
+	s.holds.Add(1)
+	s.limits.Load().Hold(limitID, slot, hold)
 }
 
 // NewStack serves policy files on a free port of the loopback.
@@ -219,6 +235,8 @@ func (s *Stack) HTTPRefused(t *testing.T, why string) (n float64) {
 // Use seeds the keys into a store, which is empty, and has the servers ask it from now on.
 func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keyfile.Entry) {
 	t.Helper()
+	s.stores.slots.end()
+	s.stores.holds.Store(0)
 	store := store.New(client)
 	s.stores.keys.Store(cache.New(store, cache.Options{Timeout: Limit}))
 	began := time.Now()

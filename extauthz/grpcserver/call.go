@@ -80,6 +80,7 @@ func (s *checkService) check(ctx context.Context, c *call) error {
 	d := s.authorizer.Decide(ctx, c.start, c.set, &c.request, &c.check)
 	// Envoy has gone, or its time is up: an answer now could reach it by chance.
 	if err := ctx.Err(); err != nil {
+		s.authorizer.Abandon(&c.check)
 		return status.FromContextError(err).Err()
 	}
 	if d.FailRPC {
@@ -153,6 +154,9 @@ func (s *checkService) Name() string { return proto.Name }
 func (s *checkService) Unmarshal(data mem.BufferSlice, v any) error {
 	c, ok := v.(*call)
 	if !ok {
+		if log, ok := v.(*logStream); ok {
+			return log.receive(data)
+		}
 		return s.others.Unmarshal(data, v)
 	}
 	c.start = time.Now()

@@ -12,9 +12,7 @@ import (
 	"tollgate/policy"
 )
 
-// take says what a part of a CheckRequest is to a decision.
-type take uint8
-
+// What a part of a CheckRequest is to a decision.
 const (
 	takeHTTP take = iota + 1
 	takeMethod
@@ -132,6 +130,9 @@ func (d *decoder) take(t take, b []byte) {
 		d.rawValue = b
 	}
 }
+
+// number receives nothing: no decision needs one.
+func (d *decoder) number(take, uint64) {}
 
 // end is called when a pair is complete.
 func (d *decoder) end(t take) {

@@ -3,6 +3,7 @@ package grpcserver
 import (
 	"sync"
 
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -45,7 +46,10 @@ func (h *healthService) stop() { h.stopOnce.Do(func() { close(h.stopped) }) }
 // endStreams ends a stream (a health Watch, reflection) when the server stops: its
 // client never would, and a graceful stop waits for it. The handler notices by the
 // stream's context, which ends with it.
-func (h *healthService) endStreams(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (h *healthService) endStreams(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if info.FullMethod == accesslogv3.AccessLogService_StreamAccessLogs_FullMethodName {
+		return handler(server, stream) // ends by itself, so that nothing is lost
+	}
 	done := make(chan error, 1)
 	go func() { done <- handler(server, stream) }()
 	select {

@@ -46,10 +46,11 @@ type Config struct {
 	Reflection bool
 }
 
-// Server is the gRPC server: Authorization and grpc.health.v1.
+// Server is the gRPC server: Authorization, AccessLogService and grpc.health.v1.
 type Server struct {
 	grpc       *grpc.Server
 	health     *healthService
+	logs       *logService
 	authorizer *extauthz.Authorizer
 }
 
@@ -77,8 +78,9 @@ func New(a *extauthz.Authorizer, c Config) *Server {
 	if c.TLS != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(c.TLS)))
 	}
-	s := &Server{grpc: grpc.NewServer(options...), health: health, authorizer: a}
+	s := &Server{grpc: grpc.NewServer(options...), health: health, logs: newLogService(a, health.stopped), authorizer: a}
 	s.grpc.RegisterService(service(), checks)
+	s.grpc.RegisterService(s.logs.desc(), s.logs)
 	healthv1.RegisterHealthServer(s.grpc, health.server)
 	if c.Reflection {
 		reflection.Register(s.grpc)
@@ -126,7 +128,11 @@ func (s *Server) Shutdown(ctx context.Context) {
 		s.grpc.Stop()
 		<-drained
 	}
+	s.logs.reading.Wait()
 }
+
+// AccessLogs returns what is known of the access logs that Envoys send here, in no order.
+func (s *Server) AccessLogs() []AccessLog { return s.logs.senders.all() }
 
 // recoverPanics answers a panic in one of the small services.
 func recoverPanics(a *extauthz.Authorizer) grpc.UnaryServerInterceptor {

@@ -230,7 +230,11 @@ func (s *Server) authorize(ctx context.Context, start time.Time, set *policy.Set
 		}
 	}()
 	d = s.authorizer.Decide(ctx, start, set, r, check)
-	return d, ctx.Err() == nil && !d.FailRPC
+	if ctx.Err() != nil {
+		s.authorizer.Abandon(check)
+		return d, false
+	}
+	return d, !d.FailRPC
 }
 
 // deadlineContext carries the proxy's deadline without a timer: what is waited for

@@ -8,8 +8,8 @@ import (
 
 // Local counts in this process, for failure_mode: local: while Redis cannot be reached, each
 // replica allows its share of every limit, Limit ÷ replicas rounded down, but at least 1 of a limit
-// that is not 0. It knows nothing of what was spent in Redis. A clock that jumps and returns is met
-// as Store meets it. It is safe for concurrent use.
+// that is not 0, and of slots. It knows nothing of what was spent in Redis, nor of slots there. A
+// clock that jumps and returns is met as Store meets it. It is safe for concurrent use.
 type Local struct {
 	replicas int64
 	now      func() time.Time
@@ -18,6 +18,7 @@ type Local struct {
 	mu    sync.Mutex
 	keys  map[string]map[localKey]Counter
 	swept int64
+	slots localSlots
 }
 
 // localKey is a window's identity: the same as the field of the Redis hash.
@@ -37,6 +38,7 @@ func NewLocal(replicas int, now func() time.Time, maxKeys int) *Local {
 		now:      now,
 		maxKeys:  maxKeys,
 		keys:     make(map[string]map[localKey]Counter),
+		slots:    localSlots{held: make(map[string]map[string]time.Time)},
 	}
 }
 
@@ -51,13 +53,13 @@ func (l *Local) Spend(sp *Spend) Result {
 		return Result{Now: now}
 	}
 	res := Result{Allowed: true, Now: now, States: make([]State, len(sp.Windows))}
-	if len(sp.Windows) == 0 {
+	if !sp.Asks() {
 		return res
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	counts := l.keys[sp.ID]
-	full := counts == nil && !l.hasRoom(now.Unix())
+	full := counts == nil && len(sp.Windows) > 0 && !l.hasRoom(now.Unix())
 	next, returned := make([]Counter, len(sp.Windows)), false
 	for i, w := range sp.Windows {
 		kept, known := counts[localKey{w.Name, w.Per}]
@@ -69,11 +71,16 @@ func (l *Local) Spend(sp *Spend) Result {
 		res.States[i] = w.localState(next[i].Last, l.replicas)
 		res.Allowed = res.Allowed && !full && !w.Denies(res.States[i], sp.Cost)
 	}
+	if sp.Slot.ID != "" && res.Allowed {
+		share := max(sp.Slot.Places/l.replicas, 1)
+		res.InUse, res.Allowed = l.slots.take(sp.ID, &sp.Slot, share, l.maxKeys, now)
+		res.InUse, res.Full = min(res.InUse+sp.Slot.Places-share, sp.Slot.Places), !res.Allowed
+	}
 	cost := sp.Cost
 	if !res.Allowed || sp.ReadOnly {
 		cost = 0
 	}
-	if cost == 0 && !returned {
+	if cost == 0 && !returned || len(sp.Windows) == 0 {
 		return res
 	}
 	if counts == nil {

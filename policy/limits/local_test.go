@@ -139,3 +139,69 @@ func moment(t testing.TB, s string) time.Time {
 	}
 	return at
 }
+
+// A replica gives out its share of the slots, at least one, charges nothing where none is free, and
+// takes back what is released or has ended.
+func TestLocalSlots(t *testing.T) {
+	now := moment(t, "2026-01-15T12:00:30Z")
+	l := NewLocal(2, func() time.Time { return now }, 10)
+	spend := func(id, slot string, places int64) Result {
+		return l.Spend(&Spend{ID: id, Windows: []Window{{Name: "m", Limit: 100, Per: Minute}}, Cost: 1,
+			Slot: Slot{ID: slot, Places: places, Hold: 10 * time.Second}})
+	}
+	if res := spend("k", "a", 4); !res.Allowed || res.InUse != 3 {
+		t.Fatalf("%+v", res)
+	}
+	if res := spend("k", "b", 4); !res.Allowed || res.InUse != 4 {
+		t.Fatalf("%+v", res)
+	}
+	if res := spend("k", "c", 4); res.Allowed || !res.Full || res.InUse != 4 || res.States[0].Spent != 52 {
+		t.Fatalf("%+v", res)
+	}
+	if res := spend("one", "a", 1); !res.Allowed || res.InUse != 1 {
+		t.Fatalf("a share of less than one: %+v", res)
+	}
+	l.Hold("k", "a", 0)
+	l.Hold("k", "unknown", time.Second)
+	l.Hold("unknown", "a", 0)
+	if res := spend("k", "c", 4); !res.Allowed {
+		t.Fatalf("after a release: %+v", res)
+	}
+	now = now.Add(9 * time.Second)
+	l.Hold("k", "b", 10*time.Second)
+	now = now.Add(time.Second)
+	if res := spend("k", "d", 4); !res.Allowed {
+		t.Fatalf("c has ended: %+v", res)
+	}
+	if res := spend("k", "e", 4); res.Allowed {
+		t.Fatalf("b was held on: %+v", res)
+	}
+	again := &Spend{ID: "k", Cost: 1, Slot: Slot{ID: "f", Places: 4, Hold: 10 * time.Second, Earlier: "d"}}
+	if res := l.Spend(again); !res.Allowed || res.InUse != 4 {
+		t.Fatalf("the same request once more: %+v", res)
+	}
+	now = now.Add(-time.Hour)
+	if res := spend("k", "g", 4); !res.Allowed {
+		t.Fatalf("the clock has come back: %+v", res)
+	}
+}
+
+// As many limit ids have slots as the table may have, and none of them loses one to another.
+func TestLocalSlotsAreBounded(t *testing.T) {
+	now := moment(t, "2026-01-15T12:00:30Z")
+	l := NewLocal(1, func() time.Time { return now }, 2)
+	spend := func(id string) bool {
+		return l.Spend(&Spend{ID: id, Slot: Slot{ID: "s" + id, Places: 1, Hold: 10 * time.Second}}).Allowed
+	}
+	if !spend("a") || !spend("b") || spend("c") || spend("a") {
+		t.Fatal("two of three limit ids have a slot each, and no more")
+	}
+	l.Hold("a", "sa", 0)
+	if !spend("c") || spend("a") {
+		t.Fatal("the room of a is c's now")
+	}
+	now = now.Add(10 * time.Second)
+	if !spend("d") {
+		t.Error("the slots have ended")
+	}
+}

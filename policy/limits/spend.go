@@ -13,15 +13,41 @@ import (
 
 // Spend is one request's step: take Cost units from every one of Windows, or from none of them. ID
 // is the limit id whose counters it uses; it is never empty. Cost is 0 or more. ReadOnly spends
-// nothing, and asks whether Cost would be allowed now. No Windows means no limit. Exact forbids
-// leasing units. Nothing keeps a Spend or its Windows after the call that it was given to.
+// nothing, and asks whether Cost would be allowed now. No Windows and no Slot means no limit. Exact
+// forbids leasing units. Nothing keeps a Spend or its Windows after the call that it was given to.
 type Spend struct {
 	ID       string
 	Windows  []Window
 	Cost     int64
 	ReadOnly bool
 	Exact    bool
+	// Slot is taken in the same step, if the windows allow; the zero value is for none. A Spend
+	// with one never leases, and is never ReadOnly.
+	Slot Slot
 }
+
+// Slot is the place of one request among those of a limit id that are under way. It is held until
+// it is released, or for Hold.
+type Slot struct {
+	// ID names the slot: unique, and not to be guessed, because whoever knows it can release it. ""
+	// is no slot. What stands before a ":" in it names the request: where no place is free, one
+	// that an earlier try of the same request took is, on whichever replica.
+	ID string
+	// Places is how many requests may be under way at once, 1 to MaxPlaces.
+	Places int64
+	// Hold is how long the slot is held if nobody releases it: 1 ms to MaxHold.
+	Hold time.Duration
+	// Earlier is the slot of an earlier try of the same request, which the step releases; "" for
+	// none that is known.
+	Earlier string
+}
+
+const (
+	// MaxPlaces bounds how many slots a limit id has, and so what the store keeps of it.
+	MaxPlaces = 10_000
+	// MaxHold bounds how long a slot is held.
+	MaxHold = 24 * time.Hour
+)
 
 // Result is the answer to a Spend. Now is the clock that judged it. States has one entry for each
 // of Spend.Windows, in their order: after the step if it was allowed, else (and for ReadOnly)
@@ -30,6 +56,11 @@ type Result struct {
 	Allowed bool
 	Now     time.Time
 	States  []State
+	// Full says that no slot was free, though the windows allowed.
+	Full bool
+	// InUse is how many slots are taken after the step, at most Slot.Places; 0 for a Spend without
+	// one.
+	InUse int64
 }
 
 // Validate returns what is wrong with the Spend. Nothing invalid is ever sent to the store, nor
@@ -40,6 +71,9 @@ func (s *Spend) Validate() error {
 	}
 	if s.Cost < 0 {
 		return fmt.Errorf("limits: cost %d is negative", s.Cost)
+	}
+	if err := s.validateSlot(); err != nil {
+		return err
 	}
 	for i, w := range s.Windows {
 		if err := w.validate(); err != nil {
@@ -53,6 +87,23 @@ func (s *Spend) Validate() error {
 	}
 	return nil
 }
+
+func (s *Spend) validateSlot() error {
+	switch t := &s.Slot; {
+	case t.ID == "":
+		return nil
+	case s.ReadOnly:
+		return errors.New("limits: a slot, and nothing to spend")
+	case t.Places < 1 || t.Places > MaxPlaces:
+		return fmt.Errorf("limits: %d slots, want 1 to %d", t.Places, int64(MaxPlaces))
+	case t.Hold < time.Millisecond || t.Hold > MaxHold:
+		return fmt.Errorf("limits: a slot held for %v, want 1ms to %v", t.Hold, MaxHold)
+	}
+	return nil
+}
+
+// Asks reports whether there is anything to ask the store.
+func (s *Spend) Asks() bool { return len(s.Windows) > 0 || s.Slot.ID != "" }
 
 func (w Window) validate() error {
 	switch {

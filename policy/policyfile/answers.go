@@ -34,7 +34,7 @@ func (c *compiler) answers() {
 		return
 	}
 	for _, r := range policy.Reasons() {
-		if r.Answered() && c.spec.Answers[r] == nil {
+		if r.Answered() && c.spec.Answers[r] == nil && (r != policy.ConcurrencyExceeded || c.limitsConcurrency()) {
 			c.fault("errors.answers", "no answer for reason %q", r.String())
 		}
 	}

@@ -26,6 +26,7 @@ func compile(doc *document, src *source) *policy.Spec {
 	c.scopes()
 	c.routes()
 	c.plans()
+	c.concurrency()
 	c.costs()
 	c.failures()
 	c.answers()
@@ -340,6 +341,7 @@ func (c *compiler) routes() {
 	for i, in := range c.doc.Routes {
 		c.name(at("routes", i, "name"), "route", in.Name, seen)
 		route := &policy.Route{Name: in.Name, Cost: 1, Public: in.Public}
+		route.NoSlot = c.choice(at("routes", i, "concurrent"), in.Slot, "one", "none") == "none"
 		if in.Cost != nil {
 			route.Cost = *in.Cost
 			if route.Cost < 0 || route.Cost > maxUnits {
@@ -399,6 +401,7 @@ func (c *compiler) plans() {
 		mode := c.choice(at("plans", i, "failure_mode"), in.FailureMode, "closed", "open", "local")
 		p.FailureMode = map[string]policy.FailureMode{"open": policy.FailOpen, "local": policy.FailLocal}[mode]
 		p.Exact = c.choice(at("plans", i, "counting"), in.Counting, "auto", "exact") == "exact"
+		c.concurrent(at("plans", i, "concurrent"), in, p)
 		c.keyCaps(at("plans", i, "key_caps"), in.KeyCaps, p)
 		if in.Limits == nil {
 			c.fault(at("plans", i, ""), "plan %q without limits: want a list; limits: [] is unlimited", in.Name)
@@ -500,6 +503,9 @@ func (c *compiler) keyCaps(place string, caps []keyCapIn, p *policy.Plan) {
 
 func (c *compiler) window(place string, in limitIn, names map[string]bool) limits.Window {
 	c.name(place+".name", "limit", in.Name, names)
+	if in.Name == policy.ConcurrentLimit {
+		c.fault(place+".name", "limit %q: keys override the plan's concurrent by this name", in.Name)
+	}
 	w := limits.Window{Name: in.Name, Quota: in.Quota}
 	switch {
 	case in.Requests == nil:

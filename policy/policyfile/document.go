@@ -21,6 +21,7 @@ type document struct {
 	Scopes        []scopeIn      `yaml:"scopes,omitempty" jsonschema_description:"Scopes that keys may hold and routes may ask for."`
 	EmptyScopes   string         `yaml:"empty_scopes,omitempty" jsonschema:"enum=all,enum=none" jsonschema_description:"What a key without scopes may do. Default: none."`
 	Routes        []routeIn      `yaml:"routes" jsonschema:"required,minItems=1" jsonschema_description:"Routes in Go ServeMux syntax. What no route matches is denied."`
+	Concurrency   concurrencyIn  `yaml:"concurrency,omitempty" jsonschema_description:"How requests under way are followed, where a plan limits them."`
 	Plans         []planIn       `yaml:"plans,omitempty" jsonschema_description:"Plans and their limits. Without any plan nothing is limited."`
 	Undecided     string         `yaml:"undecided,omitempty" jsonschema:"enum=body,enum=rpc" jsonschema_description:"What happens when the store cannot be asked in time: the API's own 5xx body, or an RPC error so that Envoy's failure_mode_allow and status_on_error decide. Default: body."`
 	StaleFor      string         `yaml:"stale_for,omitempty" jsonschema_description:"How long known keys go on while the store is away. Go duration. Default: 5m."`
@@ -58,7 +59,14 @@ type routeIn struct {
 	Match  string `yaml:"match" jsonschema:"required" jsonschema_description:"[METHOD ]/path/{wildcard}, as in Go's net/http ServeMux."`
 	Scope  string `yaml:"scope,omitempty" jsonschema_description:"Scope that the key needs, or none. Required unless public."`
 	Cost   *int64 `yaml:"cost,omitempty" jsonschema:"minimum=0" jsonschema_description:"Units that a request spends of each limit. Default: 1."`
+	Slot   string `yaml:"concurrent,omitempty" jsonschema:"enum=one,enum=none" jsonschema_description:"Whether a request counts as one of those under way. none is for streams that a plan shall not limit. Default: one."`
 	Public bool   `yaml:"public,omitempty" jsonschema_description:"Allowed without a key."`
+}
+
+type concurrencyIn struct {
+	MaxDuration string `yaml:"max_duration,omitempty" jsonschema_description:"How long a request counts as under way, unless the access log says that it goes on. Go duration, 1s to 24h. Default: 60s."`
+	RequestID   string `yaml:"request_id,omitempty" jsonschema:"enum=ignored,enum=trusted" jsonschema_description:"trusted: the proxy makes x-request-id for every request, as Envoy does at the edge, so that it tells requests apart. ignored: a client may choose it. Default: ignored."`
+	WithoutLog  string `yaml:"without_log,omitempty" jsonschema:"enum=refuse,enum=ttl" jsonschema_description:"What a server does that proxies reach over HTTP, where no access log says that a request has ended. refuse: not start. ttl: count each request as under way for max_duration. Default: refuse."`
 }
 
 type planIn struct {
@@ -66,6 +74,7 @@ type planIn struct {
 	MonthAnchor anchorIn   `yaml:"month_anchor,omitempty" jsonschema_description:"Day of the month on which months begin, clamped to the month's last day, or key for the key's own day. Default: 1."`
 	FailureMode string     `yaml:"failure_mode,omitempty" jsonschema:"enum=closed,enum=open,enum=local" jsonschema_description:"What happens when the limits cannot be asked: closed is undecided, open allows, local counts in this replica. Default: closed."`
 	Counting    string     `yaml:"counting,omitempty" jsonschema:"enum=auto,enum=exact" jsonschema_description:"auto: replicas may lease units in advance, at most 2 % of what is left, so that most requests need no store. exact: each request is counted in the store. No limit is exceeded in either. Default: auto."`
+	Concurrent  *int64     `yaml:"concurrent,omitempty" jsonschema:"minimum=1,maximum=10000" jsonschema_description:"Requests of a key that may be under way at once. Keys may override it as the limit named concurrent. Such a plan counts exactly. Default: any number."`
 	Limits      *[]limitIn `yaml:"limits" jsonschema:"required" jsonschema_description:"Limits, all of which must allow. [] is unlimited."`
 	KeyCaps     []keyCapIn `yaml:"key_caps,omitempty" jsonschema_description:"How many active keys a team may have, by environment. Default: any number."`
 }

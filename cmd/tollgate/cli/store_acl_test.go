@@ -39,8 +39,8 @@ type redisUser struct {
 
 func users() map[string]redisUser {
 	return map[string]redisUser{
-		"server": {acl: serverACL(), do: []duty{lookAtStore, findKeys, count, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, readAudit, foreignKey, foreignChannel}},
-		"cli":    {acl: cliACL(), do: []duty{acceptEmpty, findKeys, manageKeys, awaitServers, repair, manageTeams, readAudit}, deny: []duty{count, foreignKey, foreignChannel}},
+		"server": {acl: serverACL(), do: []duty{lookAtStore, findKeys, count, takeSlots, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, readAudit, foreignKey, foreignChannel}},
+		"cli":    {acl: cliACL(), do: []duty{acceptEmpty, findKeys, manageKeys, awaitServers, repair, manageTeams, readAudit}, deny: []duty{count, takeSlots, foreignKey, foreignChannel}},
 	}
 }
 
@@ -105,6 +105,22 @@ func count(ctx context.Context, c redis.UniversalClient, n int) error {
 		err = errors.New("the first is refused")
 	}
 	return err
+}
+
+// takeSlots is about requests under way: one takes the only slot, another gets none, and the first,
+// checked once more, takes the place of its first try.
+func takeSlots(ctx context.Context, c redis.UniversalClient, n int) error {
+	s := counters.NewStore(c, nil)
+	for _, try := range []struct {
+		slot, earlier string
+		want          bool
+	}{{"r:1", "", true}, {"2", "", false}, {"r:3", "", true}, {"r:4", "r:3", true}} {
+		r, err := s.Spend(ctx, &limits.Spend{ID: aclKey(n).ID, Slot: limits.Slot{ID: try.slot, Earlier: try.earlier, Places: 1, Hold: time.Minute}})
+		if err != nil || r.Allowed != try.want {
+			return fmt.Errorf("slot %s: allowed is %v: %w", try.slot, r.Allowed, err)
+		}
+	}
+	return nil
 }
 
 // lookAtStore is what a server does first, and each second.

@@ -12,6 +12,7 @@ import (
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/cmd/tollgate/listen"
 	"tollgate/extauthz/httpserver"
+	"tollgate/policy"
 )
 
 // checkAuthzHTTP finds what is wrong with the settings of the HTTP server for proxies. A client of
@@ -35,6 +36,21 @@ func (s *options) checkAuthzHTTP() error {
 	local := err == nil && address.Unmap().IsLoopback() || host == "localhost" || strings.HasPrefix(s.authzHTTPAddress, listen.UnixPrefix)
 	if !local && s.tlsClientCA == "" && (s.authzHTTPTrusted == "" || len(trusted) == 0) {
 		return fmt.Errorf("--authz-http-address: others can reach %s; give --tls-client-ca, or --authz-http-trusted with the addresses of your proxies", s.authzHTTPAddress)
+	}
+	return nil
+}
+
+// acceptPolicies refuses an API that limits requests under way where proxies ask over HTTP: nothing
+// tells of the end of their requests.
+func (s *options) acceptPolicies(set *policy.Set) error {
+	if s.authzHTTPAddress == "" {
+		return nil
+	}
+	for _, api := range set.APIs() {
+		if api.LimitsConcurrency() && !api.Slots().WithoutLog {
+			return fmt.Errorf("api %q limits concurrent requests, and over --authz-http-address no access log tells when a request has ended: "+
+				"with concurrency: {without_log: ttl} each counts for max_duration", api.Name())
+		}
 	}
 	return nil
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/extauthz"
 	"tollgate/policy/connect"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/store"
@@ -23,8 +25,11 @@ type rights struct {
 	keys   *store.Store
 	counts *counters.Store
 
-	lookedUp, counted bool // of try alone
-	lookUp, count     atomic.Pointer[error]
+	// limitsSlots says whether requests take slots, by the policies in force.
+	limitsSlots func() bool
+
+	lookedUp, counted, tookSlot bool // of try alone
+	lookUp, count, slot         atomic.Pointer[error]
 }
 
 // probeID names a key and counters that there cannot be: no id has a dot.
@@ -42,6 +47,18 @@ func (r *rights) try(ctx context.Context) {
 			Windows: []limits.Window{{Name: "probe", Limit: 1 << 50, Per: limits.Day}}})
 		r.counted = note(&r.count, err)
 	}
+	if !r.tookSlot && r.limitsSlots() {
+		_, err := r.counts.Spend(ctx, &limits.Spend{ID: probeID, Slot: limits.Slot{ID: "probe:", Places: 1, Hold: time.Millisecond}})
+		r.tookSlot = note(&r.slot, err)
+	}
+}
+
+// slotTroubles adds to those of requests under way that the user may not follow any.
+func (r *rights) slotTroubles(others []extauthz.SlotTrouble) []extauthz.SlotTrouble {
+	if r.slot.Load() != nil {
+		others = append(others, extauthz.SlotTrouble{Problem: extauthz.SlotsDenied})
+	}
+	return others
 }
 
 // tryLookUp reads the place of a secret that nobody has, and the record of a key that there is not.
@@ -59,7 +76,7 @@ func note(to *atomic.Pointer[error], err error) (may bool) {
 	// Within a script, Redis says it in other words, or the script cannot read what nobody has
 	// written.
 	var broken *limits.BrokenError
-	if redis.HasErrorPrefix(err, "NOPERM") || err != nil && strings.Contains(err.Error(), "can't run this command") || errors.As(err, &broken) {
+	if redis.HasErrorPrefix(err, "NOPERM") || err != nil && strings.Contains(err.Error(), "can't run this command") || errors.As(err, &broken) || errors.Is(err, counters.ErrSlotsDenied) {
 		to.Store(&err)
 		return false
 	}

@@ -113,7 +113,7 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 		return fmt.Errorf("--keys %s: %w", s.keys, err)
 	}
 	v.reachStore(stop, s.deadline)
-	v.rights = &rights{keys: v.records, counts: v.counters}
+	v.rights = &rights{keys: v.records, counts: v.counters, limitsSlots: func() bool { return v.policies.Current().LimitsConcurrency() }}
 	if !v.seeder.away {
 		v.rights.try(stop)
 	}
@@ -126,7 +126,7 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 
 func (v *service) loadPolicies(s *options) (*policy.Set, error) {
 	var err error
-	if v.policies, err = extauthz.LoadPolicies(s.Policy, v.log, v.metrics); err != nil {
+	if v.policies, err = extauthz.LoadPolicies(s.Policy, v.log, v.metrics, s.acceptPolicies); err != nil {
 		return nil, fmt.Errorf("--policy:\n%w", err)
 	}
 	return v.policies.Current(), nil
@@ -201,10 +201,11 @@ func (v *service) build(s *options) {
 	v.grpc = grpcserver.New(v.authorizer, grpcserver.Config{TLS: config, Reflection: s.reflection})
 	v.status = &Status{
 		Policies: v.policies, Gatherer: v.registry, Store: v.storage.What, Standing: v.standing.State, Missing: v.rights.missing,
-		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream,
+		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream, Slots: func() []extauthz.SlotTrouble { return v.rights.slotTroubles(v.authorizer.SlotTroubles()) },
 		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) },
 	}
 	RegisterStanding(v.registry, v.status)
+	extauthz.RegisterSlots(v.registry, v.authorizer)
 	v.grpc.SetReady(v.status.Unready() == "")
 	v.http = &http.Server{
 		Handler:           v.status.Handler(),

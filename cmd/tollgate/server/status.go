@@ -34,6 +34,8 @@ type Status struct {
 	Missing func(connect.Operation) error
 	// Breaker tells what of the store is not asked for the moment; nil where there is none.
 	Breaker *connect.Breaker
+	// Slots tells what is wrong with how requests under way are followed; nil where nobody does.
+	Slots func() []extauthz.SlotTrouble
 	// Stream tells whether changes of keys arrive; nil where no keys are cached.
 	Stream func() cache.StreamStatus
 	// Now is the clock; nil for the machine's.
@@ -92,6 +94,9 @@ func (s *Status) ready(w http.ResponseWriter, r *http.Request) {
 			_, _ = fmt.Fprintf(w, "store: far away: %s\n", far)
 		}
 	}
+	if s.Slots != nil {
+		writeSlots(w, s.Slots())
+	}
 	if s.Stream != nil {
 		writeStream(w, s.Stream())
 	}
@@ -102,6 +107,19 @@ func (s *Status) now() time.Time {
 		return time.Now()
 	}
 	return s.Now()
+}
+
+func writeSlots(w io.Writer, troubles []extauthz.SlotTrouble) {
+	for _, t := range troubles {
+		switch t.Problem {
+		case extauthz.SlotsNoLog:
+			_, _ = fmt.Fprintf(w, "concurrency: no access log has told of the end of a request of api %s; each counts for max_duration\n", t.API)
+		case extauthz.SlotsDenied:
+			_, _ = fmt.Fprintln(w, "concurrency: the store's user may not take slots (tollgate store acl server)")
+		case extauthz.SlotsExpired:
+			_, _ = fmt.Fprintln(w, "concurrency: more than 1 % of the slots end by themselves: entries of the access log are lost, or requests last longer than max_duration")
+		}
+	}
 }
 
 func writeStream(w io.Writer, s cache.StreamStatus) {

@@ -96,7 +96,7 @@ func TestReadyzTellsOfTheStore(t *testing.T) {
 func TestReadyzTellsOfThePolicy(t *testing.T) {
 	dir, registry := t.TempDir(), prometheus.NewRegistry()
 	file := extauthztest.WriteFile(t, filepath.Join(dir, "small.yaml"), extauthztest.SmallFile().Data)
-	policies, err := extauthz.LoadPolicies(dir, slog.New(slog.DiscardHandler), extauthz.NewMetrics(registry))
+	policies, err := extauthz.LoadPolicies(dir, slog.New(slog.DiscardHandler), extauthz.NewMetrics(registry), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,6 +54,10 @@ const (
 	// ends early by what the operation that took it lasted. If that was longer, Redis is still in
 	// the old window, and is asked once more at its end.
 	afterWindowEnd = 10 * time.Millisecond
+	// recheckSlots is how long it is believed that no slot is free: so a flood of requests beyond
+	// them costs the store 50 operations a second for each replica, and one that ends makes room
+	// for the next soon.
+	recheckSlots = 20 * time.Millisecond
 	// recheck is how long counters that were read are shown, and how long a refusal of a window
 	// longer than a minute is believed at first; each time it proves true that doubles, up to
 	// recheckMost.
@@ -87,6 +91,8 @@ type entry struct {
 	refused      int64 // the least cost that was refused; -1: none
 	refusedUntil time.Duration
 	refusedFor   time.Duration // that it was believed last
+	inUse        int64         // slots, when one was refused last
+	fullUntil    time.Duration // until when as many are believed to be in use
 
 	lastUsed          time.Duration // of the last Spend or Try
 	span              int64         // number of the rateSpan that current counts
@@ -101,12 +107,14 @@ const (
 	fromStore source = iota // nothing here can answer
 	fromLease
 	fromRefusal
+	fromFull
 	fromReading
+	sources
 )
 
 // answer takes the cost from the lease, or finds a refusal or a fresh reading. It changes nothing
 // if it returns fromStore.
-func (e *entry) answer(cost int64, readOnly, exact bool, now time.Duration) source {
+func (e *entry) answer(cost int64, readOnly, exact bool, slot *limits.Slot, now time.Duration) source {
 	if e.counts == nil || now >= e.until || exact && e.unspent > 0 {
 		return fromStore
 	}
@@ -122,6 +130,9 @@ func (e *entry) answer(cost int64, readOnly, exact bool, now time.Duration) sour
 	case e.refused >= 0 && cost >= e.refused && now < e.refusedUntil:
 		e.lastUsed = now
 		return fromRefusal
+	case slot.ID != "" && slot.Earlier == "" && slot.Places <= e.inUse && now < e.fullUntil:
+		e.lastUsed = now
+		return fromFull
 	case readOnly && !exact && now < e.asked+recheck:
 		e.lastUsed = now
 		return fromReading
@@ -136,7 +147,10 @@ func (e *entry) renews() bool {
 
 // write writes what answer found.
 func (e *entry) write(into *limits.Result, from source, cost int64, now time.Duration) {
-	into.Allowed = from == fromLease
+	into.Allowed, into.Full, into.InUse = from == fromLease, from == fromFull, 0
+	if from == fromFull {
+		into.InUse = e.inUse
+	}
 	into.Now = time.Unix(0, e.clock+int64(now)).UTC()
 	into.States = into.States[:0]
 	denied := false
@@ -243,6 +257,9 @@ func (e *entry) update(c *operation, asked, now time.Duration) (stranded int64) 
 		}
 	}
 	e.remember(c, asked)
+	if c.full {
+		e.inUse, e.fullUntil = c.inUse, asked+recheckSlots
+	}
 	if c.allowed && !c.readOnly {
 		e.addSpend(now, c.cost)
 	}
@@ -283,6 +300,9 @@ func sameStarts(a, b []limits.Count) bool {
 // earliestEnd returns when the first window of the answer ends, by the monotonic clock, if Redis
 // judged at asked. It judged later; its clock is told in whole milliseconds, rounded down.
 func (c *operation) earliestEnd(asked time.Duration) time.Duration {
+	if len(c.counts) == 0 {
+		return asked + recheck // nothing but slots
+	}
 	end := c.counts[0].End
 	for _, n := range c.counts[1:] {
 		end = min(end, n.End)

@@ -74,6 +74,9 @@ type Leases struct {
 
 	stranded atomic.Uint64
 	jumps    jumps
+
+	slots     slotCounts
+	noWindows *layout // of operations about slots alone
 }
 
 // shard is a part of the table.
@@ -81,7 +84,7 @@ type shard struct {
 	mu      sync.Mutex
 	entries map[string]*entry
 	due     time.Duration // when sweep is to look through them again
-	served  [fromReading + 1]uint64
+	served  [sources]uint64
 	_       [64]byte // keeps the locks of two shards out of one cache line
 }
 
@@ -101,7 +104,7 @@ func NewLeases(s *Store, o Options) *Leases {
 	if o.Wall == nil {
 		o.Wall = func() time.Time { return time.Now().Add(s.offset()) }
 	}
-	l := &Leases{store: s, options: o, seed: maphash.MakeSeed()}
+	l := &Leases{store: s, options: o, seed: maphash.MakeSeed(), noWindows: newLayout(nil)}
 	for i := range l.shards {
 		l.shards[i].entries = make(map[string]*entry)
 	}
@@ -127,13 +130,13 @@ func (l *Leases) Try(s *limits.Spend, into *limits.Result) bool {
 	if s.Cost < 0 || s.ID == "" {
 		return false
 	}
-	if len(s.Windows) == 0 {
+	if !s.Asks() {
 		states := into.States[:0]
 		*into = l.store.unlimited()
 		into.States = states
 		return true
 	}
-	exact := s.Exact || l.options.Exact
+	exact := s.Exact || l.options.Exact || s.Slot.ID != ""
 	now := l.options.Clock()
 	sh := l.shard(s.ID)
 	sh.mu.Lock()
@@ -142,7 +145,7 @@ func (l *Leases) Try(s *limits.Spend, into *limits.Result) bool {
 	if e == nil || !e.layout.is(s.Windows) || l.closed.Load() {
 		return false
 	}
-	from := e.answer(s.Cost, s.ReadOnly, exact, now)
+	from := e.answer(s.Cost, s.ReadOnly, exact, &s.Slot, now)
 	if from == fromStore {
 		return false
 	}
@@ -162,7 +165,7 @@ func (l *Leases) Spend(ctx context.Context, s *limits.Spend) (limits.Result, err
 	if err != nil {
 		return limits.Result{}, &limits.BrokenError{Err: err}
 	}
-	if len(s.Windows) == 0 {
+	if !s.Asks() {
 		return l.store.unlimited(), nil
 	}
 	if err := ctx.Err(); err != nil {
@@ -172,7 +175,8 @@ func (l *Leases) Spend(ctx context.Context, s *limits.Spend) (limits.Result, err
 	if c == nil {
 		c = &operation{}
 	}
-	c.id, c.layout, c.cost, c.readOnly, c.exact = s.ID, layout, s.Cost, s.ReadOnly, s.Exact || l.options.Exact
+	c.id, c.layout, c.cost, c.readOnly, c.slot = s.ID, layout, s.Cost, s.ReadOnly, s.Slot
+	c.exact = s.Exact || l.options.Exact || s.Slot.ID != ""
 	if err := l.batches.do(ctx, c); err != nil {
 		return limits.Result{}, spendError(err) // the batch may still use the operation
 	}
@@ -203,7 +207,7 @@ func (l *Leases) begin(c *operation, add func(*operation)) action {
 		}
 		return sendNow
 	}
-	if from := e.answer(c.cost, c.readOnly, c.exact, now); from != fromStore {
+	if from := e.answer(c.cost, c.readOnly, c.exact, &c.slot, now); from != fromStore {
 		sh.served[from]++
 		e.write(&c.result, from, c.cost, now)
 		if from == fromLease && e.renews() && !c.readOnly && !l.closed.Load() {
@@ -257,6 +261,10 @@ func (l *Leases) receive(c *operation, asked, now time.Duration) {
 		sh.mu.Unlock()
 	}
 	l.addStranded(c.strandedUnits())
+	l.slots.took(c)
+	if c.slot.ID != "" && !c.holds && c.mayHoldUnseen() {
+		l.addBackground(&operation{id: c.id, layout: l.noWindows, slot: limits.Slot{ID: c.slot.ID}, holds: true})
+	}
 	if c.entry == nil {
 		if c.err == nil && c.done != nil {
 			c.result = c.resultOf(0)
@@ -386,7 +394,7 @@ func (l *Leases) Stats() Stats {
 		sh := &l.shards[i]
 		sh.mu.Lock()
 		s.Lease += sh.served[fromLease]
-		s.Refusal += sh.served[fromRefusal]
+		s.Refusal += sh.served[fromRefusal] + sh.served[fromFull]
 		s.Reading += sh.served[fromReading]
 		s.Keys += len(sh.entries)
 		for _, e := range sh.entries {

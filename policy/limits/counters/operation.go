@@ -9,8 +9,9 @@ import (
 	"tollgate/policy/limits"
 )
 
-// operation is what the script judges in one step: a spend or a read, units leased, units of
-// a lease that are settled, or several of these at once.
+// operation is what the script judges in one step: a spend or a read, a slot that is taken, units
+// leased, units of a lease that are settled, or several of these at once; or a slot that is held on
+// or released.
 type operation struct {
 	id       string
 	layout   *layout
@@ -19,11 +20,13 @@ type operation struct {
 	exact    bool  // nothing is leased
 	want     int64 // units to lease at most
 	settle   settlement
+	slot     limits.Slot // to be taken; or, with holds, to be held on or released
+	holds    bool
 
 	// What the script gets a pointer to, so that no argument is an allocation.
-	key  string
-	mode int64
-	plan int // which of its script's layouts it has
+	key, slots   string
+	mode, holdMs int64
+	plan         int // which of its script's layouts it has
 
 	// The answer. counts never changes once it is there.
 	err     error
@@ -32,6 +35,10 @@ type operation struct {
 	now     int64 // Redis' clock, Unix milliseconds
 	granted int64
 	counts  []limits.Count
+	full    bool  // no slot was free
+	inUse   int64 // slots after the step
+	ended   int64 // slots that were found to have ended by themselves
+	found   bool  // the slot to be held on or released
 
 	// What Leases and its batches need.
 	done      chan struct{} // gets one value when the answer is there; nil where nobody waits
@@ -82,7 +89,9 @@ func (c *operation) signal() {
 // allocations.
 func (c *operation) reset() {
 	c.id, c.layout, c.cost, c.readOnly, c.exact, c.want, c.settle = "", nil, 0, false, false, 0, settlement{}
-	c.key, c.mode, c.plan = "", 0, 0
+	c.slot, c.holds = limits.Slot{}, false
+	c.key, c.slots, c.mode, c.holdMs, c.plan = "", "", 0, 0, 0
+	c.full, c.inUse, c.ended, c.found = false, 0, 0, false
 	c.err, c.notRun, c.allowed, c.now, c.granted, c.counts = nil, false, false, 0, 0, nil
 	c.deadline, c.abandoned = time.Time{}, false
 	c.entry, c.leasing, c.deferred, c.result, c.queue = nil, false, false, limits.Result{}, nil
@@ -101,12 +110,22 @@ type outcome struct {
 	allowed        bool
 	now, granted   int64   // as in operation
 	starts, spents []int64 // of each window, after this step
-	broken         string  // what is wrong with the stored record; nothing else is known then
+	full           bool
+	inUse, ended   int64
+	denied         bool   // the store's user may not take slots; nothing else is known then
+	broken         string // what is wrong with the stored record; nothing else is known then
 }
 
 // read takes in an outcome and checks everything in it that can be checked: what it allows must
 // follow from the counters it returns.
 func (c *operation) read(j outcome) error {
+	if c.holds {
+		c.err, c.now, c.found = nil, j.now, j.allowed
+		return nil
+	}
+	if j.inUse < 0 || j.inUse > limits.MaxPlaces || j.full && j.allowed {
+		return fmt.Errorf("%d slots in use, full is %v, allowed is %v", j.inUse, j.full, j.allowed)
+	}
 	if j.granted < 0 || j.granted > c.want || j.granted > 0 && !j.allowed {
 		return fmt.Errorf("%d units leased of %d, allowed is %v", j.granted, c.want, j.allowed)
 	}
@@ -129,16 +148,17 @@ func (c *operation) read(j outcome) error {
 		spent -= taken
 		fits = fits && spent >= 0 && !w.Denies(limits.State{Spent: spent}, c.cost)
 	}
-	if fits != j.allowed {
+	if (fits && !j.full) != j.allowed {
 		return errors.New("allowed does not follow from the counters")
 	}
 	c.err, c.allowed, c.now, c.granted, c.counts = nil, j.allowed, j.now, j.granted, counts
+	c.full, c.inUse, c.ended = j.full, j.inUse, j.ended
 	return nil
 }
 
 // resultOf makes the answer for a caller. unspent is what is charged to the windows and not spent.
 func (c *operation) resultOf(unspent int64) limits.Result {
-	res := limits.Result{Allowed: c.allowed, Now: time.UnixMilli(c.now).UTC(), States: make([]limits.State, len(c.counts))}
+	res := limits.Result{Allowed: c.allowed, Full: c.full, InUse: c.inUse, Now: time.UnixMilli(c.now).UTC(), States: make([]limits.State, len(c.counts))}
 	for i, n := range c.counts {
 		res.States[i] = limits.State{Spent: n.Spent - unspent, Reset: time.Unix(n.End, 0).UTC()}
 	}

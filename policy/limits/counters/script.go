@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
@@ -67,23 +68,32 @@ func (r *script) clear() {
 // nothing: a Redis that has not seen the script gets it, and one node of a cluster gets each
 // operation by itself. Each operation then holds its answer or its error.
 func (s *Store) send(ctx context.Context, ops []*operation) {
-	verb, source := any("evalsha"), s.sha
+	verb, source, most := any("evalsha"), s.sha, maxScript
 	for range 3 {
-		unseen, unrun := s.runOnce(ctx, ops, verb, source)
-		if len(unrun) == 0 {
+		again := s.runOnce(ctx, ops, verb, source, most)
+		if len(again.ops) == 0 {
 			return
 		}
-		if unseen {
+		if again.unseen {
 			verb, source = "eval", spendSource
 		}
-		ops = unrun
+		if again.singly {
+			most = 1
+		}
+		ops = again.ops
 	}
 }
 
-// runOnce is one round trip of send. It returns the operations that have run nothing but may if
-// they are sent once more, and whether the script must go with them.
-func (s *Store) runOnce(ctx context.Context, ops []*operation, verb, source any) (unseen bool, unrun []*operation) {
-	most, offset := maxScript, s.offset().Milliseconds()
+// rerun are operations that have run nothing but may if they are sent once more.
+type rerun struct {
+	ops    []*operation
+	unseen bool // the script must go with them
+	singly bool // each by itself
+}
+
+// runOnce is one round trip of send, with at most so many operations in a script.
+func (s *Store) runOnce(ctx context.Context, ops []*operation, verb, source any, most int) (again rerun) {
+	offset := s.offset().Milliseconds()
 	if s.singly.Load() {
 		most = 1
 	}
@@ -105,16 +115,21 @@ func (s *Store) runOnce(ctx context.Context, ops []*operation, verb, source any)
 		switch {
 		case err == nil:
 		case redis.HasErrorPrefix(err, "NOSCRIPT"):
-			unseen = true
-			unrun = append(unrun, r.ops...)
+			again.unseen = true
+			again.ops = append(again.ops, r.ops...)
 		case redis.HasErrorPrefix(err, "CROSSSLOT"):
 			s.singly.Store(true)
-			unrun = append(unrun, r.ops...)
+			again.ops = append(again.ops, r.ops...)
+		case redis.HasErrorPrefix(err, "NOPERM") && !strings.Contains(err.Error(), "script:") && len(r.ops) > 1:
+			// Before the script ran: a user of a version that knew no slots. The others are his to
+			// spend.
+			again.singly = true
+			again.ops = append(again.ops, r.ops...)
 		}
 		r.clear()
 		s.scripts.Put(r)
 	}
-	return unseen, unrun
+	return again
 }
 
 // process sends the commands of scripts in one round trip. Their errors are in them.
@@ -134,14 +149,17 @@ func (s *Store) process(ctx context.Context, scripts []*script) {
 // name, or EVAL and the script.
 func (r *script) encode(ctx context.Context, ops []*operation, verb, source any, offset int64) {
 	r.ops, r.layouts, r.offset.ms, r.offset.sent = ops, r.layouts[:0], offset, false
-	r.args = append(r.args[:0], verb, source, len(ops)) // a small number is no allocation
+	r.args = append(r.args[:0], verb, source, 0)
 	for _, c := range ops {
-		c.key, c.mode = countKey(c.id), c.want
-		if c.readOnly {
-			c.mode = -1
+		c.name()
+		if !c.holds {
+			r.args = append(r.args, &c.key)
 		}
-		r.args = append(r.args, &c.key)
+		if c.slot.ID != "" {
+			r.args = append(r.args, &c.slots)
+		}
 	}
+	r.args[2] = len(r.args) - 3 // keys; a small number is no allocation
 	r.args = append(r.args, &r.offset)
 	for len(ops) > 0 {
 		n := alike(ops)
@@ -152,11 +170,36 @@ func (r *script) encode(ctx context.Context, ops []*operation, verb, source any,
 	r.command.SetFirstKeyPos(3)
 }
 
+// The modes of spend.lua beside a number of units to lease.
+const (
+	modeRead = -1
+	modeSlot = -2
+	modeHold = -3
+)
+
+// name fills in what the script gets pointers to.
+func (c *operation) name() {
+	c.mode, c.holdMs = c.want, c.slot.Hold.Milliseconds()
+	if c.slot.ID != "" {
+		c.slots = slotsKey(c.id)
+	}
+	switch {
+	case c.holds:
+		c.mode = modeHold
+		return
+	case c.slot.ID != "":
+		c.mode = modeSlot
+	case c.readOnly:
+		c.mode = modeRead
+	}
+	c.key = countKey(c.id)
+}
+
 // alike returns how many of the first operations can share a group.
 func alike(ops []*operation) int {
 	first := ops[0]
 	for i, c := range ops {
-		if i > 0 && (c.layout != first.layout || c.cost != first.cost || c.mode != first.mode) || c.settle.units > 0 {
+		if i > 0 && (c.layout != first.layout || c.cost != first.cost || c.mode != first.mode || c.holdMs != first.holdMs || c.slot.Places != first.slot.Places) || c.settle.units > 0 {
 			return max(i, 1)
 		}
 	}
@@ -187,6 +230,23 @@ func (r *script) group(ops []*operation) {
 			r.args = append(r.args, &c.settle.counts[i].Start)
 		}
 	}
+	r.slots(ops)
+}
+
+// slots adds what operations that are alike say of their slots.
+func (r *script) slots(ops []*operation) {
+	switch c := ops[0]; c.mode {
+	case modeSlot:
+		r.args = append(r.args, &c.slot.Places, &c.holdMs)
+		for _, c := range ops {
+			r.args = append(r.args, &c.slot.ID, &c.slot.Earlier)
+		}
+	case modeHold:
+		r.args = append(r.args, &c.holdMs)
+		for _, c := range ops {
+			r.args = append(r.args, &c.slot.ID)
+		}
+	}
 }
 
 // finish hands the operations their answers, or all of them the error of the command, which it
@@ -212,7 +272,9 @@ func (r *script) read(reply []int64) {
 	}
 	for i, c := range r.ops {
 		j := r.outcomes[i]
-		if j.broken != "" {
+		if j.denied {
+			c.err, c.notRun = spendError(ErrSlotsDenied), true
+		} else if j.broken != "" {
 			c.err, c.notRun = &limits.BrokenError{Err: spendError(errors.New(j.broken))}, true
 		} else if err := c.read(j); err != nil {
 			c.err, c.notRun = badReply(err), false
@@ -246,6 +308,10 @@ func (r *script) split(reply []int64) error {
 		}
 		j := outcome{now: now[0], starts: r.starts[c.plan]}
 		switch s := status[0]; {
+		case c.holds && s >= 0:
+			j.allowed = s == 1
+		case s == int64(-2-n) && c.slot.ID != "":
+			j.denied = true
 		case s < int64(-1-n):
 			return fmt.Errorf("status is %d", s)
 		case s == -1:
@@ -256,6 +322,12 @@ func (r *script) split(reply []int64) error {
 			j.allowed, j.granted, j.spents = s&1 != 0, s>>2, rest.next(n)
 			if s&2 != 0 {
 				j.starts = rest.next(n)
+			}
+			if c.slot.ID != "" {
+				j.full, j.granted = j.granted == 1, 0
+				if slots := rest.next(2); slots != nil {
+					j.inUse, j.ended = slots[0], slots[1]
+				}
 			}
 		}
 		r.outcomes = append(r.outcomes, j)
@@ -284,6 +356,8 @@ func (r *numbers) next(n int) []int64 {
 }
 
 func countKey(id string) string { return "tg:v1:count:{" + id + "}" }
+
+func slotsKey(id string) string { return "tg:v1:slots:{" + id + "}" }
 
 // layout is a set of windows in the form in which the script is told of them. It never changes, so
 // that all Spends with equal windows can share one.
@@ -336,11 +410,14 @@ type layouts struct {
 func (l *layouts) of(s *limits.Spend) (*layout, error) {
 	place := &l.places[windowsHash(s.Windows)%uint64(len(l.places))]
 	known := place.Load()
-	if known != nil && s.ID != "" && s.Cost >= 0 && known.is(s.Windows) {
+	if known != nil && s.ID != "" && s.Cost >= 0 && s.Slot.ID == "" && known.is(s.Windows) {
 		return known, nil
 	}
 	if err := s.Validate(); err != nil {
 		return nil, err
+	}
+	if known != nil && known.is(s.Windows) {
+		return known, nil
 	}
 	made := newLayout(s.Windows)
 	place.Store(made)

@@ -1,7 +1,7 @@
 -- Spends: for each key in turn, takes a cost from every window of one limit id, or from none;
--- leases units to the caller; takes units back from a lease. Each spend sees what those before it
--- did, and a record that is broken fails its own spends only. Atomic: Redis runs nothing else
--- meanwhile.
+-- leases units to the caller; takes units back from a lease; takes, holds and releases the slots of
+-- requests that are under way. Each spend sees what those before it did, and a record that is
+-- broken fails its own spends only. Atomic: Redis runs nothing else meanwhile.
 -- Runs on Redis 7.0 (Lua 5.1) and on the embedded store (gopher-lua). Numbers are doubles: every
 -- value here stays within 2^53, where they are exact. x + 0 is tonumber(x) at half its price, for
 -- text that is known to be a number; the nils in the table constructors make room for three windows
@@ -12,22 +12,32 @@
 --               replicas have leased and not yet said to be spent. Field "previous:" .. field is
 --               the window that was in force before, "START:SPENT": a clock that jumps and returns
 --               finds it there. Versions without it read and write the other fields alone.
+--               A spend with a slot has a second key, after that: the sorted set of the slots of
+--               the limit id, each with the time in ms at which it ends by itself. Where slots are
+--               held or released, that key is the only one.
 -- ARGV[1]       offset of the clock in ms, 0 outside tests
 -- then, until each key has had its turn, groups of spends that differ in nothing but the key:
 --   how many they are; or 0 for a single one, which settles units of a lease
 --   n, the number of windows; or -p for those of the p-th plan in this call
 --   units to take if all windows allow
---   units to lease at most, or -1: judge, and take nothing
---   with n > 0, a plan: fields of the windows; then of each its length in seconds, or minus the
---   anchor day of a month, and its limit, -1 for 0
+--   units to lease at most; or -1: judge, and take nothing; -2: take a slot too; -3: slots are
+--   held on or released, and nothing else is done (n and the units are 0)
+--   with n >= 0, a plan: fields of the windows; then of each its length in seconds, or minus
+--   the anchor day of a month, and its limit, -1 for 0
 --   where units are settled: how many were leased, how many of these were not spent, and of each
 --   window the start that they were leased in
+--   with -2: how many slots there are, for how many ms one is held, and of each spend the slot, and
+--   that of an earlier try of the request or ''
+--   with -3: for how many ms from now they are held, or 0 to release them, and each slot
 -- Reply: now in ms; then, in the order of the arguments, of each plan the START of its windows by
 -- the clock; of each spend a status and, unless that is negative, SPENT of each window after this
--- step. The status is -1 where the key holds no hash, -1-i where the value of window i is no
--- counter, both of which are left as they are; else a sum of: 1 if it is allowed; 2 if a month is
--- in force that did not begin when the clock says, and START of each window follows; 4 for each
--- unit leased.
+-- step. The status is -1 where a key holds another type, -1-i where the value of window i is no
+-- counter, all of which are left as they are; -2-n where the user may not take slots; else a sum
+-- of: 1 if it is allowed; 2 if a month is in force that began at another time, and the START
+-- of each window follows; 4 for each unit leased, or, where a slot was to be taken, 4 if none was
+-- free. There, two more numbers follow: how many are taken after this step, and how many were found
+-- to have ended by themselves. Of a slot that is held on or released the status is 1, or 0 if there
+-- was none, or -1.
 
 local offset = ARGV[1] + 0
 local clock = redis.call('TIME')
@@ -42,11 +52,33 @@ local plans -- once there can be a second
 local n, first, starts, limits -- of the windows in use: how many, where their fields are, by the clock, their limits
 local set = {nil, nil, nil, nil, nil, nil}
 
+-- Releases what has ended by itself; and since no clock that is right held a slot for longer than
+-- `hold` from now, ends at that time what one that was ahead did.
+local function expire(slots, hold)
+  local ended = call('ZREMRANGEBYSCORE', slots, '-inf', ms)
+  local late = call('ZRANGEBYSCORE', slots, format('(%d', ms + hold), '+inf')
+  for i = 1, #late do call('ZADD', slots, ms + hold, late[i]) end
+  return ended
+end
+
+-- Releases the slot that an earlier try of the same request holds. Returns how many that were.
+local function again(slots, slot)
+  local request = match(slot, '^[^:]+:')
+  if not request then return 0 end
+  local taken, released = call('ZRANGE', slots, 0, -1), 0
+  for i = 1, #taken do
+    if string.sub(taken[i], 1, #request) == request then released = released + call('ZREM', slots, taken[i]) end
+  end
+  return released
+end
+
 while key < total do
   local count, cost, most = argv[at] + 0, argv[at + 2] + 0, argv[at + 3] + 0
   n = argv[at + 1] + 0
   at = at + 4
-  if n > 0 then
+  local wide = 1 -- keys of a spend
+  if most == -2 then wide = 2 end
+  if n >= 0 then
     first, starts, limits = at, {nil, nil, nil}, {nil, nil, nil}
     at = at + 3 * n
     for i = 1, n do
@@ -89,7 +121,7 @@ while key < total do
       reply[size + i] = start
     end
     size = size + n
-    if key + count < total then
+    if key + wide * count < total then
       if not plans then plans = {} end
       plans[#plans + 1] = {n, first, starts, limits}
     end
@@ -102,9 +134,29 @@ while key < total do
     count, settled, back, leasedIn = 1, argv[at] + 0, argv[at + 1] + 0, at + 1
     at = at + 2 + n
   end
+  local places, hold
+  if most == -2 then
+    places, hold, at = argv[at] + 0, argv[at + 1] + 0, at + 2
+  elseif most == -3 then
+    hold, at = argv[at] + 0, at + 1
+    for k = key + 1, key + count do
+      local done
+      if hold > 0 then
+        done = pcall('ZADD', keys[k], 'XX', 'CH', ms + hold, argv[at])
+        if done == 1 then call('PEXPIRE', keys[k], hold + 60000) end
+      else
+        done = pcall('ZREM', keys[k], argv[at])
+      end
+      if type(done) == 'table' then done = -1 end
+      size, at = size + 1, at + 1
+      reply[size] = done
+    end
+    key, count = key + count, 0
+  end
 
-  for k = key + 1, key + count do
-    local stored = pcall('HMGET', keys[k], unpack(argv, first, first + n - 1))
+  for k = key + 1, key + wide * count, wide do
+    local stored = {}
+    if n > 0 then stored = pcall('HMGET', keys[k], unpack(argv, first, first + n - 1)) end
     local status, grant = 1, most
     local held, own -- of each window, if any
     local last = 2 * n -- of what is to be written: the windows, then what is to be remembered
@@ -206,15 +258,39 @@ while key < total do
       end
     end
 
+    local used, ended, full = 0, 0, false
+    if wide == 2 and status >= 0 then
+      local slots, slot, earlier = keys[k + 1], argv[at], argv[at + 1]
+      used = pcall('ZCARD', slots)
+      if type(used) == 'table' then
+        status = -2 - n
+        if string.find(used.err, 'WRONGTYPE', 1, true) then status = -1 end
+      else
+        if earlier ~= '' then used = used - call('ZREM', slots, earlier) end
+        if used >= places then
+          ended = expire(slots, hold)
+          used = used - ended
+        end
+        if used >= places then used = used - again(slots, slot) end
+        if status == 1 and used >= places then status, full = 0, true end
+        if status == 1 then
+          used = used + call('ZADD', slots, ms + hold, slot)
+          -- Only collects garbage, as below.
+          call('PEXPIRE', slots, hold + 60000)
+        end
+      end
+    end
+    if wide == 2 then at = at + 2 end
+
     if status < 0 then
       for i = 1, n do reply[size + i] = nil end
       reply[size] = status
     else
       local add = cost
-      if most < 0 or status == 0 then add = 0 end
+      if most == -1 or status == 0 then add = 0 end
       if grant < 0 or status == 0 then grant = 0 end
       add = add + grant
-      if add > 0 or changed then
+      if n > 0 and (add > 0 or changed) then
         for i = 1, n do
           local spent = reply[size + i] + add
           local start, onLease = starts[i], grant
@@ -235,6 +311,7 @@ while key < total do
         if begun then call('PEXPIREAT', keys[k], now * 1000 - offset + 5529600000) end
       end
       status = status + 4 * grant
+      if full then status = status + 4 end
       reply[size] = status
       size = size + n
       if own then
@@ -242,8 +319,12 @@ while key < total do
         for i = 1, n do reply[size + i] = own[i] or starts[i] end
         size = size + n
       end
+      if wide == 2 then
+        reply[size + 1], reply[size + 2] = used, ended
+        size = size + 2
+      end
     end
   end
-  key = key + count
+  key = key + wide * count
 end
 return reply

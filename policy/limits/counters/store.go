@@ -24,17 +24,22 @@ import (
 //go:embed spend.lua
 var spendSource string
 
-// ACL is what counting needs.
+// ACL is what counting needs, slots included.
 func ACL() connect.ACL {
 	return connect.ACL{
-		Commands: []string{"evalsha", "eval", "time", "hmget", "hset", "pexpireat"},
-		Keys:     []string{"tg:v1:count:*"},
+		Commands: []string{
+			"evalsha", "eval", "time", "hmget", "hset", "pexpireat",
+			"zcard", "zadd", "zrem", "zrange", "zrangebyscore", "zremrangebyscore", "pexpire", // slots
+		},
+		Keys: []string{"tg:v1:count:*", "tg:v1:slots:*"},
 	}
 }
 
 // Store counts in Redis: hash `tg:v1:count:{<limit id>}`, one field `<unit>:<name>` a window, whose
 // value holds the window's start, what is spent, and how much of that replicas hold in leases;
-// field `previous:<unit>:<name>` keeps start and spent of the window before. Several Stores on one
+// field `previous:<unit>:<name>` keeps start and spent of the window before. Sorted set
+// `tg:v1:slots:{<limit id>}` holds the slots of requests that are under way, by the time in Unix
+// milliseconds at which they end by themselves. Several Stores on one
 // Redis, in any number of processes, share the counters. It is safe for concurrent use.
 //
 // A Redis clock that jumps and returns finds the window that it left: what was spent in both is
@@ -91,10 +96,10 @@ func (s *Store) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, err
 	if err != nil {
 		return limits.Result{}, &limits.BrokenError{Err: err}
 	}
-	if len(sp.Windows) == 0 {
+	if !sp.Asks() {
 		return s.unlimited(), nil
 	}
-	c := &operation{id: sp.ID, layout: l, cost: sp.Cost, readOnly: sp.ReadOnly}
+	c := &operation{id: sp.ID, layout: l, cost: sp.Cost, readOnly: sp.ReadOnly, slot: sp.Slot}
 	s.send(ctx, []*operation{c})
 	if c.err != nil {
 		return limits.Result{}, c.err
