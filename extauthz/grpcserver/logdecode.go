@@ -152,7 +152,7 @@ type logDecoder struct {
 	tcpLogs       int    // that are still to come: the later ones of HTTP and TCP replace the others
 	entry         logEntry
 	counts        extauthz.LogCounts
-	ended         time.Time // when the last request that ended did; zero for none
+	ended         time.Time // when the last of the requests that ended did; zero for none
 	out           extauthz.AccessLogEntry
 	texts         strings.Builder
 }
@@ -343,8 +343,8 @@ func (d *logDecoder) handOn() {
 	}
 	d.counts[kind]++
 	d.fill(periodic)
-	if !periodic && e.start.given {
-		d.ended = d.out.Start.Add(d.out.Duration)
+	if ended := d.out.Start.Add(d.out.Duration); !periodic && e.start.given && ended.After(d.ended) {
+		d.ended = ended
 	}
 	if kind != extauthz.LogForeign || d.out.RequestID != "" {
 		d.hand(&d.out)
