@@ -1,8 +1,10 @@
 package envoy_test
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -121,6 +123,7 @@ func TestExplore(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*age)
 	defer cancel()
 	sent := send(ctx, t, e.Addr(), secret, env("RATE", 500))
+	defer func() { t.Log("LOG", e.Log()) }()
 	time.Sleep(1500 * time.Millisecond)
 	t.Logf("allowed %d, observed %d, lost %d = %.3f %%", sent, log.count(), int(sent)-log.count(), 100*float64(int(sent)-log.count())/float64(sent))
 	stats, _ := http.Get("http://" + e.Admin() + "/stats?filter=access_logs|cluster.tollgate.upstream_cx_total|upstream_rq_total|cluster.tollgate.*reset|remote_close|cx_destroy")
@@ -131,5 +134,107 @@ func TestExplore(t *testing.T) {
 		if strings.Contains(l, "access_log_entries") && !strings.Contains(l, " 0\n") || strings.Contains(l, "lag_seconds_") {
 			t.Log(strings.TrimSpace(l))
 		}
+	}
+}
+
+// replica is a server of a stack that is restarted.
+type replica struct {
+	server *grpcserver.Server
+	ended  chan error
+	addr   string
+}
+
+func (r *replica) start(t *testing.T, s *extauthztest.Stack) {
+	t.Helper()
+	l, err := net.Listen("tcp", cmp.Or(r.addr, "127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.addr = l.Addr().String()
+	r.server, r.ended = grpcserver.New(s.Authorizer, grpcserver.Config{}), make(chan error, 1)
+	go func() { r.ended <- r.server.Serve(l) }()
+}
+
+func stat(t *testing.T, e *envoytest.Envoy, name string) int {
+	resp, err := http.Get("http://" + e.Admin() + "/stats?filter=^" + name + "$")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	_, v, _ := strings.Cut(strings.TrimSpace(string(b)), ": ")
+	n, _ := strconv.Atoi(v)
+	return n
+}
+
+func TestExploreRestarts(t *testing.T) {
+	file := extauthztest.SmallFile("requests: 5", "requests: 100000000")
+	log := &tally{seen: map[string]int{}}
+	s := extauthztest.NewStack(t, func(c *extauthz.Config) { c.Observer = log; c.Decisions = extauthz.LogNone }, file)
+	secret, entries := extauthztest.SmallKey()
+	s.Use(t, extauthztest.NewRedis(t, "embedded"), entries)
+	replicas := []*replica{{}, {}}
+	var addrs []string
+	for _, r := range replicas {
+		r.start(t, s)
+		addrs = append(addrs, r.addr)
+	}
+	boot := string(bootstrap(t))
+	if v := os.Getenv("SIZE"); v != "" {
+		boot = strings.Replace(boot, "buffer_size_bytes: 1048576", "buffer_size_bytes: "+v, 1)
+	}
+	if v := os.Getenv("FLUSH"); v != "" {
+		boot = strings.Replace(boot, "buffer_flush_interval: 0.05s", "buffer_flush_interval: "+v, 1)
+	}
+	if os.Getenv("RETRY") == "0" {
+		boot = strings.Replace(boot, "grpc_stream_retry_policy: {num_retries: 3}", "", 1)
+	}
+	bin, err := findEnvoy(envoyVersions()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream, _ := envoytest.Serve("127.0.0.1:0")
+	defer upstream.Close()
+	e, err := envoytest.Start(t.Context(), envoytest.Settings{Binary: bin, Bootstrap: []byte(boot), Tollgate: strings.Join(addrs, ","), Upstream: upstream.Addr(), CheckTimeout: extauthztest.Limit, AccessLog: "/dev/null"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	var sent int64
+	var wg sync.WaitGroup
+	wg.Go(func() { sent = send(ctx, t, e.Addr(), secret, env("RATE", 500)) })
+	healthy := func(n int) {
+		extauthztest.Eventually(t, "healthy replicas", func() bool { return stat(t, e, "cluster.tollgate.membership_healthy") == n })
+	}
+	healthy(2)
+	for range 3 {
+		for _, r := range replicas {
+			began := time.Now()
+			if os.Getenv("KILL") != "" {
+				gone, stop := context.WithCancel(ctx)
+				stop()
+				r.server.Shutdown(gone)
+				healthy(1)
+			} else {
+				r.server.Drain()
+				healthy(1)
+				began = time.Now()
+				r.server.Shutdown(ctx)
+			}
+			t.Logf("shut down in %v; %d requests unanswered", time.Since(began), stat(t, e, "http.ingress.downstream_rq_5xx"))
+			if err := <-r.ended; err != nil {
+				t.Fatal(err)
+			}
+			r.start(t, s)
+			healthy(2)
+		}
+	}
+	cancel()
+	wg.Wait()
+	time.Sleep(1500 * time.Millisecond)
+	t.Logf("allowed %d, observed %d, lost %d = %.3f %%", sent, log.count(), int(sent)-log.count(), 100*float64(int(sent)-log.count())/float64(sent))
+	for _, r := range replicas {
+		r.server.Shutdown(t.Context())
 	}
 }
