@@ -83,16 +83,19 @@ func (s *logService) handle(_ any, stream grpc.ServerStream) error {
 	l := newLogStream(s, stream)
 	read := make(chan error, 1)
 	s.reading.Go(func() { read <- l.read() })
+	var err error
 	select {
-	case err := <-read:
-		return err
+	case err = <-read:
 	case <-s.stopping:
+		select {
+		case err = <-read:
+		case <-time.After(logPatience):
+		}
 	}
-	select {
-	case <-read:
-	case <-time.After(logPatience):
+	if err == nil {
+		err = stream.SendMsg(&accesslogv3.StreamAccessLogsResponse{}) // the end by gRPC's rules
 	}
-	return nil
+	return err
 }
 
 // logStream is one stream of entries, and the message that gRPC reads into.

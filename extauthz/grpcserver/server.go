@@ -33,7 +33,7 @@ const (
 	// Goroutines that wait for calls. A goroutine that is new for each call grows its
 	// stack every time, which costs more than the decision. A call that finds none
 	// waiting gets a new one all the same.
-	streamWorkers = 128
+	streamWorkers = 512
 	// A fixed window is one that HTTP/2 connections do not probe for with pings; no
 	// check request is anywhere near as large.
 	window = 64 << 10
