@@ -80,18 +80,24 @@ func bootstrap(t *testing.T) []byte {
 
 func startEnvoy(t *testing.T, version string, bootstrap []byte, tollgate string, s *extauthztest.Stack) *edge {
 	t.Helper()
-	binary, err := findEnvoy(version)
-	if err != nil {
-		extauthztest.Require(t, "envoy", err.Error())
-	}
 	upstream, err := envoytest.Serve("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { upstream.Close() })
+	return startEnvoyTo(t, upstream.Addr(), version, bootstrap, tollgate, s)
+}
+
+// startEnvoyTo starts one in front of another application.
+func startEnvoyTo(t *testing.T, application, version string, bootstrap []byte, tollgate string, s *extauthztest.Stack) *edge {
+	t.Helper()
+	binary, err := findEnvoy(version)
+	if err != nil {
+		extauthztest.Require(t, "envoy", err.Error())
+	}
 	e := &edge{accessLog: filepath.Join(t.TempDir(), "access.log")}
 	e.envoy, err = envoytest.Start(extauthztest.Within(t), envoytest.Settings{
-		Binary: binary, Bootstrap: bootstrap, Tollgate: tollgate, Upstream: upstream.Addr(),
+		Binary: binary, Bootstrap: bootstrap, Tollgate: tollgate, Upstream: application,
 		ProxyProtocol: true, CheckTimeout: extauthztest.Limit, AccessLog: e.accessLog, Dir: t.TempDir(),
 	})
 	if err != nil {

@@ -98,6 +98,9 @@ func (s *standIn) call(f *http2.Framer, head *http2.MetaHeadersFrame) error {
 	if strings.HasPrefix(head.PseudoValue("path"), "/grpc.health.v1.Health/") {
 		return reply(f, id, []byte{0x08, 1}) // SERVING
 	}
+	if strings.HasPrefix(head.PseudoValue("path"), "/envoy.service.accesslog.v3.") {
+		return nil // what is logged is no check
+	}
 	s.checks.Add(1)
 	switch s.fault {
 	case refuses:

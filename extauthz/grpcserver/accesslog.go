@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"runtime"
 	"sync"
@@ -26,12 +27,15 @@ const (
 	AccessLogName = "tollgate"
 	// An Envoy opens a stream for each of its workers and listeners. One takes about 20 KB.
 	maxLogStreams = 4096
-	// logStreamAge is when a stream ends, at its next message. Envoy keeps a stream for as long as
-	// it lasts, also on a connection that was told to go away, and whatever is under way when that
-	// is cut is lost. It opens another one with its next message, on a connection that lasts.
-	logStreamAge = extauthz.MaxConnectionAgeGrace / 2
-	// lastMessage is how long a server that stops waits for that message.
-	lastMessage = 200 * time.Millisecond
+	// logStreamAge is when a stream ends, so that the logs too spread over new replicas. Envoy
+	// keeps a stream for as long as it lasts, also on a connection that was told to go away, and
+	// opens another one with its next message, on a connection that is to stay.
+	logStreamAge = 10 * time.Minute
+	// logPatience is how long a stream that is to end waits for a good moment. It is longer than
+	// Envoy's default buffer_flush_interval.
+	logPatience = 1200 * time.Millisecond
+	// calmLag is how much later than the fastest one a message may have come to be a good moment.
+	calmLag = 10 * time.Millisecond
 )
 
 // logService receives access logs (envoy.service.accesslog.v3).
@@ -39,7 +43,7 @@ type logService struct {
 	authorizer *extauthz.Authorizer
 	shape      *shape
 	senders    *logSenders
-	age        time.Duration   // of a stream
+	age        time.Duration
 	stopping   <-chan struct{} // closed when streams have to end
 	open       atomic.Int64
 	reading    sync.WaitGroup // streams that may still hand entries on
@@ -47,9 +51,9 @@ type logService struct {
 	turns chan struct{}
 }
 
-func newLogService(a *extauthz.Authorizer, stopping <-chan struct{}) *logService {
+func newLogService(a *extauthz.Authorizer, age time.Duration, stopping <-chan struct{}) *logService {
 	return &logService{
-		authorizer: a, shape: logsMessage(), senders: newLogSenders(), age: logStreamAge, stopping: stopping,
+		authorizer: a, shape: logsMessage(), senders: newLogSenders(), age: age, stopping: stopping,
 		turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 }
@@ -65,8 +69,8 @@ func (s *logService) desc() *grpc.ServiceDesc {
 	}
 }
 
-// handle receives one stream. It ends the stream in the moment after a message: Envoy sends its
-// next one after buffer_flush_interval, and what it sends to a stream that has ended is lost.
+// handle receives one stream, and ends it when it is old or the server stops. What Envoy sends
+// before it has noticed the end is lost.
 func (s *logService) handle(_ any, stream grpc.ServerStream) error {
 	defer s.open.Add(-1)
 	if s.open.Add(1) > maxLogStreams {
@@ -79,16 +83,19 @@ func (s *logService) handle(_ any, stream grpc.ServerStream) error {
 	l := newLogStream(s, stream)
 	read := make(chan error, 1)
 	s.reading.Go(func() { read <- l.read() })
+	var err error
 	select {
-	case err := <-read:
-		return err
+	case err = <-read:
 	case <-s.stopping:
+		select {
+		case err = <-read:
+		case <-time.After(logPatience):
+		}
 	}
-	select {
-	case <-read:
-	case <-time.After(lastMessage):
+	if err == nil {
+		err = stream.SendMsg(&accesslogv3.StreamAccessLogsResponse{}) // the end by gRPC's rules
 	}
-	return nil
+	return err
 }
 
 // logStream is one stream of entries, and the message that gRPC reads into.
@@ -101,10 +108,13 @@ type logStream struct {
 	sender  *logSender // nil until there is a message
 	ours    bool       // the log has our name
 	broken  bool       // a message could not be read
+
+	due         time.Time     // when the stream was to end; zero while it is not
+	lag, minLag time.Duration // of the latest message, and of the fastest one
 }
 
 func newLogStream(s *logService, stream grpc.ServerStream) *logStream {
-	l := &logStream{logService: s, stream: stream, opened: time.Now()}
+	l := &logStream{logService: s, stream: stream, opened: time.Now(), minLag: math.MaxInt64}
 	l.decoder = newLogDecoder(s.shape, s.authorizer.Observed)
 	if p, ok := peer.FromContext(stream.Context()); ok {
 		l.address = p.Addr.String()
@@ -136,13 +146,22 @@ func (l *logStream) read() (err error) {
 	}
 }
 
+// over reports whether to end the stream now, after a message. Envoy sends the next one after
+// buffer_flush_interval, so the moment is good unless this one was long on its way: then the end
+// may be so as well.
 func (l *logStream) over() bool {
-	select {
-	case <-l.stopping:
-		return true
-	default:
-		return time.Since(l.opened) >= l.age
+	now := time.Now()
+	if l.due.IsZero() {
+		select {
+		case <-l.stopping:
+		default:
+			if now.Sub(l.opened) < l.age {
+				return false
+			}
+		}
+		l.due = now
 	}
+	return l.lag-l.minLag <= calmLag || now.Sub(l.due) >= logPatience
 }
 
 // unread counts a message that could not be read, if that is why a stream ends.
@@ -188,7 +207,9 @@ func (l *logStream) decode(b []byte) error {
 func (l *logStream) counted(counts *extauthz.LogCounts, now time.Time) {
 	lag := time.Duration(-1)
 	if ended := l.decoder.ended; !ended.IsZero() {
-		lag = max(now.Sub(ended), 0)
+		l.lag = now.Sub(ended) // by two clocks: it may be less than 0
+		l.minLag = min(l.minLag, l.lag)
+		lag = max(l.lag, 0)
 	}
 	l.authorizer.Metrics().LogRead(counts, lag)
 	l.sender.received(counts, now, lag)

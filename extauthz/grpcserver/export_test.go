@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"sync"
 	"testing"
+	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc/mem"
@@ -33,6 +34,38 @@ func Decoder() func(b []byte, set *policy.Set) error {
 	var r policy.Request
 	shape := checkRequest()
 	return func(b []byte, set *policy.Set) error { return d.decode(shape, b, set, &r) }
+}
+
+// LogMessage is what a message of an access log says.
+type LogMessage struct {
+	Node, Name string
+	Entries    []extauthz.AccessLogEntry
+	Counts     extauthz.LogCounts
+	Ended      time.Time
+}
+
+// DecodeLog lets tests decode any bytes as a message of a log with our name.
+func DecodeLog(b []byte, set *policy.Set) (*LogMessage, error) {
+	m := &LogMessage{}
+	d := newLogDecoder(logsMessage(), func(e *extauthz.AccessLogEntry) { m.Entries = append(m.Entries, *e) })
+	if err := d.identifier(b); err != nil {
+		return nil, err
+	}
+	m.Node, m.Name = string(d.node), string(d.logName)
+	err := d.entries(b, set, true)
+	m.Counts, m.Ended = d.counts, d.ended
+	return m, err
+}
+
+// LogDecoder returns a decoder that uses its memory again.
+func LogDecoder(hand func(*extauthz.AccessLogEntry)) func(b []byte, set *policy.Set) error {
+	d := newLogDecoder(logsMessage(), hand)
+	return func(b []byte, set *policy.Set) error {
+		if err := d.identifier(b); err != nil {
+			return err
+		}
+		return d.entries(b, set, true)
+	}
 }
 
 // Encoder returns an encoder that uses its memory again.

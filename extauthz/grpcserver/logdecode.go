@@ -1,13 +1,13 @@
 package grpcserver
 
 import (
-	"math"
 	"strings"
 	"time"
 
 	datav3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"tollgate/extauthz"
 	"tollgate/policy"
@@ -119,8 +119,9 @@ type metadata struct {
 
 // moment is a Timestamp or a Duration.
 type moment struct {
-	given          bool
-	seconds, nanos int64
+	given   bool
+	seconds int64
+	nanos   int32
 }
 
 // logEntry is what was met of the entry that is being read.
@@ -149,10 +150,10 @@ type logDecoder struct {
 	set           *policy.Set
 	node, logName []byte // of the identifier that the message has
 	ours          bool   // the log has our name
-	tcpLogs       int    // that are still to come: the later ones of HTTP and TCP replace the others
+	replaced      int    // less than 0 once the parts of the message are reached that no later one replaces
 	entry         logEntry
 	counts        extauthz.LogCounts
-	ended         time.Time // when the last request that ended did; zero for none
+	ended         time.Time // when the last of the requests that ended did; zero for none
 	out           extauthz.AccessLogEntry
 	texts         strings.Builder
 }
@@ -165,9 +166,11 @@ func newLogDecoder(s *shape, hand func(*extauthz.AccessLogEntry)) *logDecoder {
 	return d
 }
 
-// identifier finds what a message says of its stream, and how many parts of TCP it has.
+// identifier finds what a message says of its stream, and which of its parts count: those for HTTP
+// and for TCP replace each other.
 func (d *logDecoder) identifier(b []byte) error {
-	d.node, d.logName, d.tcpLogs = nil, nil, 0
+	d.node, d.logName, d.replaced = nil, nil, 0
+	parts, last := 0, protowire.Number(0)
 	for len(b) > 0 {
 		number, wire, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -177,13 +180,17 @@ func (d *logDecoder) identifier(b []byte) error {
 		if n = protowire.ConsumeFieldValue(number, wire, b); n < 0 {
 			return errWire
 		}
-		if value, _ := protowire.ConsumeBytes(b); wire == protowire.BytesType && number == 1 {
+		switch value, _ := protowire.ConsumeBytes(b); {
+		case wire != protowire.BytesType:
+		case number == 1:
 			if err := d.shape.fields[1].read(value, protowire.DefaultRecursionLimit-1, d); err != nil {
 				return err
 			}
-		}
-		if wire == protowire.BytesType && number == 3 {
-			d.tcpLogs++
+		case number == 2 || number == 3:
+			if number != last {
+				d.replaced, last = parts, number
+			}
+			parts++
 		}
 		b = b[n:]
 	}
@@ -208,10 +215,10 @@ func (d *logDecoder) take(t take, b []byte) {
 		d.node = b
 	case takeLogName:
 		d.logName = b
-	case takeTCPLogs:
-		d.tcpLogs--
+	case takeHTTPLogs, takeTCPLogs:
+		d.replaced--
 	case takeTCPEntry:
-		if d.tcpLogs == 0 {
+		if d.replaced < 0 {
 			d.counts[extauthz.LogTCP]++
 		}
 	case takeEntry:
@@ -246,15 +253,15 @@ func (d *logDecoder) number(t take, n uint64) {
 	case takeStartSeconds:
 		e.start.seconds = int64(n)
 	case takeStartNanos:
-		e.start.nanos = int64(int32(n))
+		e.start.nanos = int32(n)
 	case takeSentSeconds:
 		e.sent.seconds = int64(n)
 	case takeSentNanos:
-		e.sent.nanos = int64(int32(n))
+		e.sent.nanos = int32(n)
 	case takeDurationSeconds:
 		e.duration.seconds = int64(n)
 	case takeDurationNanos:
-		e.duration.nanos = int64(int32(n))
+		e.duration.nanos = int32(n)
 	case takeType:
 		e.kind = datav3.AccessLogType(int32(n))
 	case takeIntermediate:
@@ -282,7 +289,7 @@ func (d *logDecoder) end(t take) {
 		}
 	case takeEntry:
 		switch {
-		case d.tcpLogs > 0: // a later part replaces it
+		case d.replaced >= 0:
 		case !d.ours:
 			d.counts[extauthz.LogOther]++
 		default:
@@ -345,8 +352,8 @@ func (d *logDecoder) handOn() {
 	}
 	d.counts[kind]++
 	d.fill(periodic)
-	if !periodic && e.start.given {
-		d.ended = d.out.Start.Add(d.out.Duration)
+	if ended := d.out.Start.Add(d.out.Duration); !periodic && e.start.given && ended.After(d.ended) {
+		d.ended = ended
 	}
 	if kind != extauthz.LogForeign || d.out.RequestID != "" {
 		d.hand(&d.out)
@@ -362,7 +369,7 @@ func (d *logDecoder) fill(periodic bool) {
 		Code: int(e.code), BytesIn: e.bytesIn, BytesOut: e.bytesOut, Periodic: periodic,
 	}
 	if e.start.given {
-		d.out.Start = time.Unix(e.start.seconds, e.start.nanos).UTC()
+		d.out.Start = time.Unix(e.start.seconds, int64(e.start.nanos)).UTC()
 	}
 	if e.duration.given {
 		d.out.Duration = e.duration.length()
@@ -373,9 +380,8 @@ func (d *logDecoder) fill(periodic bool) {
 
 // length is how long a Duration is; one that is less than 0 is 0.
 func (m moment) length() time.Duration {
-	const most = int64(math.MaxInt64/time.Second) - 3 // nanos are up to 2.1 s
-	d := time.Duration(min(max(m.seconds, -most), most))*time.Second + time.Duration(m.nanos)
-	return max(d, 0)
+	d := durationpb.Duration{Seconds: m.seconds, Nanos: m.nanos}
+	return max(d.AsDuration(), 0)
 }
 
 // name is one of the policies' names.

@@ -21,6 +21,8 @@ type AccessLog struct {
 	// Streams are open now. There may be none for a moment: they end all the time, and the next
 	// message opens another one.
 	Streams int `json:"streams"`
+	// Opened counts them all.
+	Opened int `json:"opened"`
 	// First and Latest are when the first and the latest message arrived.
 	First  time.Time `json:"first"`
 	Latest time.Time `json:"latest"`
@@ -67,6 +69,7 @@ func (s *logSenders) opened(node, name []byte, address string, now time.Time) *l
 	sender.mu.Lock()
 	defer sender.mu.Unlock()
 	sender.log.Streams++
+	sender.log.Opened++
 	return sender
 }
 

@@ -8,6 +8,7 @@
 package grpcserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -32,7 +33,7 @@ const (
 	// Goroutines that wait for calls. A goroutine that is new for each call grows its
 	// stack every time, which costs more than the decision. A call that finds none
 	// waiting gets a new one all the same.
-	streamWorkers = 128
+	streamWorkers = 512
 	// A fixed window is one that HTTP/2 connections do not probe for with pings; no
 	// check request is anywhere near as large.
 	window = 64 << 10
@@ -44,6 +45,9 @@ type Config struct {
 	TLS *tls.Config
 	// Reflection adds gRPC server reflection.
 	Reflection bool
+	// ConnectionAge and LogStreamAge are when connections and the streams of access logs end, so
+	// that Envoys spread over new replicas; default extauthz.MaxConnectionAge and 10 minutes.
+	ConnectionAge, LogStreamAge time.Duration
 }
 
 // Server is the gRPC server: Authorization, AccessLogService and grpc.health.v1.
@@ -58,27 +62,36 @@ type Server struct {
 // and ages of its connections, and the largest request, in bytes. Codec,
 // interceptor and TLS are not among them.
 func TransportOptions() []grpc.ServerOption {
+	return transportOptions(extauthz.MaxConnectionAge, logStreamAge)
+}
+
+// transportOptions gives a connection, when its age is reached, the time that the streams of access
+// logs on it need: nothing else on it takes longer than a moment, and what is under way when
+// it is cut is lost.
+func transportOptions(age, logs time.Duration) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxCheckRequest),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.StaticStreamWindowSize(window),
 		grpc.StaticConnWindowSize(window),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: extauthz.MaxConnectionAge, MaxConnectionAgeGrace: extauthz.MaxConnectionAgeGrace}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: age, MaxConnectionAgeGrace: logs + logStreamAge/2}),
 	}
 }
 
 // New builds a Server of what the authorizer decides. It does not listen yet.
 func New(a *extauthz.Authorizer, c Config) *Server {
+	c.ConnectionAge = cmp.Or(c.ConnectionAge, extauthz.MaxConnectionAge)
+	c.LogStreamAge = cmp.Or(c.LogStreamAge, logStreamAge)
 	checks, health := newCheckService(a), newHealthService()
-	options := append(TransportOptions(),
+	options := append(transportOptions(c.ConnectionAge, c.LogStreamAge),
 		grpc.ForceServerCodecV2(checks),
 		grpc.UnaryInterceptor(recoverPanics(a)),
 		grpc.StreamInterceptor(health.endStreams))
 	if c.TLS != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(c.TLS)))
 	}
-	s := &Server{grpc: grpc.NewServer(options...), health: health, logs: newLogService(a, health.stopped), authorizer: a}
+	s := &Server{grpc: grpc.NewServer(options...), health: health, logs: newLogService(a, c.LogStreamAge, health.stopped), authorizer: a}
 	s.grpc.RegisterService(service(), checks)
 	s.grpc.RegisterService(s.logs.desc(), s.logs)
 	healthv1.RegisterHealthServer(s.grpc, health.server)

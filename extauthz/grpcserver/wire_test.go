@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
@@ -171,7 +172,7 @@ func drawMessage(t *rapid.T, m protoreflect.MessageDescriptor, depth int) (b []b
 			b = protowire.AppendTag(b, max(number, 1), protowire.BytesType)
 			b = protowire.AppendBytes(b, drawMessage(t, f.Message(), depth-1))
 		case f.Kind() == protoreflect.StringKind || f.Kind() == protoreflect.BytesKind:
-			text := rapid.SampledFrom([]string{"", "api", "route", "environment", "authorization", "Authorization", "k", "K", "x_consumer_id", ":path", "192.0.2.1", "fe80::1%4", "GET", "/a", "\xff", "ü"}).Draw(t, "text")
+			text := rapid.SampledFrom([]string{"", "envoy.filters.http.ext_authz", "decision_id", "reason", "key_id", "api", "route", "environment", "authorization", "Authorization", "k", "K", "x_consumer_id", ":path", "192.0.2.1", "fe80::1%4", "GET", "/a", "\xff", "ü"}).Draw(t, "text")
 			b = protowire.AppendTag(b, max(number, 1), protowire.BytesType)
 			b = protowire.AppendString(b, text)
 		default:
@@ -183,8 +184,8 @@ func drawMessage(t *rapid.T, m protoreflect.MessageDescriptor, depth int) (b []b
 	return b
 }
 
-// The decoder knows neither lists of numbers nor groups: no message that can stand
-// in a CheckRequest has one.
+// The decoders know neither lists of numbers nor groups: no message that can stand
+// in a CheckRequest or an access log has one.
 func TestKindsOfFields(t *testing.T) {
 	seen := map[protoreflect.FullName]bool{}
 	var visit func(protoreflect.MessageDescriptor)
@@ -210,7 +211,8 @@ func TestKindsOfFields(t *testing.T) {
 		}
 	}
 	visit((&authv3.CheckRequest{}).ProtoReflect().Descriptor())
-	if len(seen) < 15 {
+	visit((&accesslogv3.StreamAccessLogsMessage{}).ProtoReflect().Descriptor())
+	if len(seen) < 35 {
 		t.Errorf("only %d messages", len(seen))
 	}
 }
