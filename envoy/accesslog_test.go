@@ -27,6 +27,18 @@ func (o *observed) Observed(e *extauthz.AccessLogEntry) {
 	o.entries = append(o.entries, kept)
 }
 
+// foreign counts the entries without our metadata.
+func (o *observed) foreign() (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, e := range o.entries {
+		if e.DecisionID == "" {
+			n++
+		}
+	}
+	return n
+}
+
 // of waits for the entry of a request that has ended.
 func (o *observed) of(t *testing.T, requestID string) (e extauthz.AccessLogEntry) {
 	t.Helper()

@@ -39,6 +39,7 @@ type application struct {
 
 // heldRequest is one request, by its name in the query.
 type heldRequest struct {
+	id       string // once it has arrived
 	arrived  chan struct{}
 	finish   chan struct{}
 	once     sync.Once
@@ -75,6 +76,16 @@ func (a *application) held(name string) *heldRequest {
 	return r
 }
 
+// visits returns how many requests have arrived in all.
+func (a *application) visits() (n int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.requests {
+		n += r.visits.Load()
+	}
+	return n
+}
+
 // end has the request answered.
 func (r *heldRequest) end() { r.finished.Do(func() { close(r.finish) }) }
 
@@ -86,7 +97,10 @@ func (a *application) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	held := a.held(r.URL.RawQuery)
 	held.visits.Add(1)
-	held.once.Do(func() { close(held.arrived) })
+	held.once.Do(func() {
+		held.id = r.Header.Get("x-request-id")
+		close(held.arrived)
+	})
 	switch strings.TrimPrefix(r.URL.Path, "/items/") {
 	case "fast", "landed":
 		_, _ = io.WriteString(w, "fast\n")

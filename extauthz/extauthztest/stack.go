@@ -247,6 +247,16 @@ func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keyfile.Entry)
 	if err := client.FlushAll(Within(t)).Err(); err != nil {
 		t.Fatal(err)
 	}
+	store := s.Join(t, client)
+	// Seed forgets the secrets of what it is given.
+	if _, err := admin.Seed(Within(t), store, slices.Clone(entries), s.Hasher); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Join uses a store as it is.
+func (s *Stack) Join(t *testing.T, client *redis.Client) *store.Store {
+	t.Helper()
 	s.stores.slots.end()
 	s.stores.holds.Store(0)
 	store := store.New(client)
@@ -255,10 +265,7 @@ func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keyfile.Entry)
 	s.stores.limits.Store(counters.NewLeases(counters.NewStore(client, s.Clock.Offset), counters.Options{
 		Exact: s.Exact, Timeout: Limit, Clock: func() time.Duration { return time.Since(began) + s.Clock.Offset() },
 	}))
-	// Seed forgets the secrets of what it is given.
-	if _, err := admin.Seed(Within(t), store, slices.Clone(entries), s.Hasher); err != nil {
-		t.Fatal(err)
-	}
+	return store
 }
 
 // Dial connects to the gRPC server, and checks each of its replies.
