@@ -45,6 +45,34 @@ func (o *observed) all() []extauthz.AccessLogEntry {
 	return slices.Clone(o.entries)
 }
 
+// foreign counts the entries without our metadata.
+func (o *observed) foreign() (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, e := range o.entries {
+		if e.DecisionID == "" {
+			n++
+		}
+	}
+	return n
+}
+
+// of waits for the entry of a request that has ended.
+func (o *observed) of(t *testing.T, requestID string) (e extauthz.AccessLogEntry) {
+	t.Helper()
+	extauthztest.Eventually(t, "an access-log entry of request "+requestID, func() bool {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		for _, e = range o.entries {
+			if e.RequestID == requestID && !e.Periodic {
+				return true
+			}
+		}
+		return false
+	})
+	return e
+}
+
 // next waits for entries and forgets them.
 func (o *observed) next(t *testing.T, n int) (list []extauthz.AccessLogEntry) {
 	t.Helper()

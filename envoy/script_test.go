@@ -66,6 +66,7 @@ func envoyVersions() []string {
 type edge struct {
 	envoy     *envoytest.Envoy
 	accessLog string
+	killed    bool // by the test
 }
 
 // bootstrap returns the shipped Envoy configuration.
@@ -91,38 +92,46 @@ func startEnvoy(t *testing.T, version string, bootstrap []byte, tollgate string,
 // startEnvoyTo starts one in front of another application.
 func startEnvoyTo(t *testing.T, application, version string, bootstrap []byte, tollgate string, s *extauthztest.Stack) *edge {
 	t.Helper()
+	return startEdge(t, version, envoytest.Settings{Bootstrap: bootstrap, Tollgate: tollgate, Upstream: application, ProxyProtocol: true}, s)
+}
+
+// startEdge starts an Envoy whose logs are shown if the test fails, with those of s.
+func startEdge(t *testing.T, version string, settings envoytest.Settings, s *extauthztest.Stack) *edge {
+	t.Helper()
 	binary, err := findEnvoy(version)
 	if err != nil {
 		extauthztest.Require(t, "envoy", err.Error())
 	}
 	e := &edge{accessLog: filepath.Join(t.TempDir(), "access.log")}
-	e.envoy, err = envoytest.Start(extauthztest.Within(t), envoytest.Settings{
-		Binary: binary, Bootstrap: bootstrap, Tollgate: tollgate, Upstream: application,
-		ProxyProtocol: true, CheckTimeout: extauthztest.Limit, AccessLog: e.accessLog, Dir: t.TempDir(),
-	})
-	if err != nil {
+	settings.Binary, settings.AccessLog, settings.Dir, settings.CheckTimeout = binary, e.accessLog, t.TempDir(), extauthztest.Limit
+	if e.envoy, err = envoytest.Start(extauthztest.Within(t), settings); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := e.envoy.Stop(); err != nil {
+		if err := e.envoy.Stop(); err != nil && !e.killed {
 			t.Errorf("envoy: %v", err)
 		}
 		if t.Failed() {
-			lines, _ := os.ReadFile(e.accessLog)
-			t.Logf("the end of Envoy's log:\n%s\nand the requests that Tollgate could not be asked about:", e.envoy.Log())
-			for line := range bytes.Lines(lines) {
-				if bytes.Contains(line, []byte("ext_authz_error")) {
-					t.Logf("%s", line)
-				}
-			}
-			for line := range strings.Lines(s.Log.String()) {
-				if strings.Contains(line, `"level":"WARN"`) || strings.Contains(line, `"level":"ERROR"`) {
-					t.Log(line)
-				}
-			}
+			e.tell(t, s)
 		}
 	})
 	return e
+}
+
+// tell shows what a test that failed wants to be seen.
+func (e *edge) tell(t *testing.T, s *extauthztest.Stack) {
+	lines, _ := os.ReadFile(e.accessLog)
+	t.Logf("the end of Envoy's log:\n%s\nand the requests that Tollgate could not be asked about:", e.envoy.Log())
+	for line := range bytes.Lines(lines) {
+		if bytes.Contains(line, []byte("ext_authz_error")) {
+			t.Logf("%s", line)
+		}
+	}
+	for line := range strings.Lines(s.Log.String()) {
+		if strings.Contains(line, `"level":"WARN"`) || strings.Contains(line, `"level":"ERROR"`) {
+			t.Log(line)
+		}
+	}
 }
 
 // beside has as many requests like a block's under way as it says, whose bodies are not sent yet.

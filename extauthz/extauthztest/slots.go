@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"tollgate/policy/limits"
+	"tollgate/policy/limits/counters"
 	"tollgate/testdata"
 )
 
@@ -33,6 +34,9 @@ func (s *slots) end() []takenSlot {
 	s.taken = s.taken[:0]
 	return ended
 }
+
+// SlotStats are what became of slots since Use.
+func (s *Stack) SlotStats() counters.SlotStats { return s.stores.limits.Load().Slots() }
 
 // AwaitSlots waits until so many requests are under way.
 func (s *Stack) AwaitSlots(t *testing.T, n int) {

@@ -235,6 +235,16 @@ func (s *Stack) HTTPRefused(t *testing.T, why string) (n float64) {
 // Use seeds the keys into a store, which is empty, and has the servers ask it from now on.
 func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keyfile.Entry) {
 	t.Helper()
+	store := s.Join(t, client)
+	// Seed forgets the secrets of what it is given.
+	if _, err := admin.Seed(Within(t), store, slices.Clone(entries), s.Hasher); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Join uses a store as it is.
+func (s *Stack) Join(t *testing.T, client *redis.Client) *store.Store {
+	t.Helper()
 	s.stores.slots.end()
 	s.stores.holds.Store(0)
 	store := store.New(client)
@@ -243,10 +253,7 @@ func (s *Stack) Use(t *testing.T, client *redis.Client, entries []keyfile.Entry)
 	s.stores.limits.Store(counters.NewLeases(counters.NewStore(client, s.Clock.Offset), counters.Options{
 		Exact: s.Exact, Timeout: Limit, Clock: func() time.Duration { return time.Since(began) + s.Clock.Offset() },
 	}))
-	// Seed forgets the secrets of what it is given.
-	if _, err := admin.Seed(Within(t), store, slices.Clone(entries), s.Hasher); err != nil {
-		t.Fatal(err)
-	}
+	return store
 }
 
 // Dial connects to the gRPC server, and checks each of its replies.

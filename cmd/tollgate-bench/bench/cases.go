@@ -8,6 +8,8 @@ const (
 	floor  = "grpc-go"      // grpc-go alone with our settings, bytes in and bytes out
 	leased = "leased"
 	exact  = "exact"
+	// concurrent also takes a slot for each check, which an access log of the load releases.
+	concurrent = "concurrent"
 )
 
 // limitsOf returns the arguments of serve for one of ours: how it spends limits.
@@ -28,6 +30,7 @@ type testCase struct {
 	ratio       float64 // server CPU to that of case a
 	redis       float64 // Redis CPU to the server CPU of case a
 	redisNone   bool    // the store is not asked at all
+	logged      bool    // the load sends an access log
 	lookups     float64 // spends in the store for each second in which a key was used
 	allocations float64 // objects beyond those of grpc-go alone
 	bytes       float64 // bytes beyond those of grpc-go alone
@@ -44,7 +47,8 @@ func cases() []testCase {
 		{id: "d", name: "denied by rate limit", server: leased, keys: spent, reason: "rate_limited", ratio: .75, lookups: 1},
 		{id: "e", name: "unknown key", server: leased, keys: unknown, reason: "unknown_key", ratio: .75, redis: .02},
 		{id: "f", name: "malformed key", server: leased, keys: malformed, reason: "malformed_credential", ratio: .65, redisNone: true},
-		{id: "g", name: "grpc-go alone with our settings, nothing decoded", server: floor, keys: known},
+		{id: "g", name: "as (c), and a slot, released by the access log", server: concurrent, keys: underWay, reason: "allowed", ratio: 1.15, logged: true},
+		{id: "h", name: "grpc-go alone with our settings, nothing decoded", server: floor, keys: known},
 	}
 }
 
@@ -54,6 +58,7 @@ const (
 	spent     = "spent"
 	unknown   = "unknown"
 	malformed = "malformed"
+	underWay  = "underway"
 )
 
 // keySets returns the key sets. There are fewer unknown keys than known ones,
@@ -64,6 +69,7 @@ func keySets(size int) map[string]keySet {
 		known:     {name: known, size: size, windows: loadWindows},
 		spent:     {name: spent, size: size, windows: loadWindows, spent: true},
 		unknown:   {name: unknown, size: min(size, 1_000)},
+		underWay:  {name: underWay, size: size, windows: loadWindows, concurrent: true},
 		malformed: {name: malformed, size: size, broken: true},
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"tollgate/policy/keys/admin"
 	"tollgate/policy/keys/keyfile"
 	"tollgate/policy/keys/store"
+	"tollgate/policy/limits"
 )
 
 const (
@@ -63,17 +64,23 @@ errors:
   - {on: [malformed_credential, unknown_key, revoked_key, wrong_environment], status: 401, code: unauthorized, message: "The key is not valid"}
   - {on: [inactive_key, expired_key], status: 401, code: unauthorized, message: "The key is switched off or expired"}
   - {on: [address_denied, scope_denied, route_denied], status: 403, code: forbidden, message: "The key does not allow this"}
-  - {on: [rate_limited, quota_exceeded], status: 429, code: rate_limited, message: "Retry after {retry_after} seconds"}
+  - {on: [rate_limited, quota_exceeded, concurrency_exceeded], status: 429, code: rate_limited, message: "Retry after {retry_after} seconds"}
   - {on: [undecided], status: 503, code: unavailable, message: "Try again later"}
 plans:
 `)
 	for n := 1; n <= len(windows()); n++ {
-		fmt.Fprintf(&b, "- name: %s\n  limits:\n", plan(n))
-		for _, w := range windows()[:n] {
-			fmt.Fprintf(&b, "  - {name: %s, requests: %d, per: %s}\n", w.name, w.requests, w.per)
-		}
+		writePlan(&b, plan(n), n)
 	}
+	writePlan(&b, slotsPlan, loadWindows)
+	fmt.Fprintf(&b, "  concurrent: %d\n", limits.MaxPlaces)
 	return b.String()
+}
+
+func writePlan(b *strings.Builder, name string, n int) {
+	fmt.Fprintf(b, "- name: %s\n  limits:\n", name)
+	for _, w := range windows()[:n] {
+		fmt.Fprintf(b, "  - {name: %s, requests: %d, per: %s}\n", w.name, w.requests, w.per)
+	}
 }
 
 type window struct {
@@ -92,6 +99,9 @@ func windows() []window {
 // loadWindows is how many windows the plan of the load has.
 const loadWindows = 3
 
+// slotsPlan is the plan that limits requests under way, to more than there ever are.
+const slotsPlan = "slots"
+
 func plan(windows int) string { return fmt.Sprintf("windows%d", windows) }
 
 // keySet is a kind of key that a load is made of.
@@ -99,6 +109,8 @@ type keySet struct {
 	name    string
 	size    int
 	windows int // of the plan; 0 = the store does not know these keys
+	// concurrent gives each key the plan that limits requests under way.
+	concurrent bool
 	// broken makes the checksums wrong.
 	broken bool
 	// spent gives each key one request a day.
@@ -152,6 +164,9 @@ func (s keySet) entries(secrets []string, first int) []keyfile.Entry {
 			for _, w := range windows()[:s.windows] {
 				k.Limits = append(k.Limits, keys.Override{Name: w.name, Requests: raised})
 			}
+		}
+		if s.concurrent {
+			k.Plan = slotsPlan
 		}
 		if s.spent {
 			k.Limits = []keys.Override{{Name: "day", Requests: 1}}

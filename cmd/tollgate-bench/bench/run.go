@@ -148,6 +148,10 @@ func (b *bench) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	b.say("%d keys for %s", b.Keys, concurrent)
+	if err := b.startOurs(ctx, concurrent, b.sets[underWay]); err != nil {
+		return err
+	}
 	return b.startYardsticks(ctx, stock, floor)
 }
 
@@ -162,7 +166,11 @@ func (b *bench) files() (err error) {
 	if err != nil {
 		return err
 	}
-	for name, data := range map[string][]byte{"request": request, "client-request": []byte(clientRequest()), "policy.yaml": []byte(policyText())} {
+	entry, err := logEntry()
+	if err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{"log-entry": entry, "request": request, "client-request": []byte(clientRequest()), "policy.yaml": []byte(policyText())} {
 		if err := os.WriteFile(b.file(name), data, 0o600); err != nil {
 			return err
 		}
@@ -288,7 +296,7 @@ func (b *bench) do(ctx context.Context, j load.Job) (*load.Result, error) {
 func (b *bench) prime(ctx context.Context) error {
 	b.say("first requests")
 	for _, c := range cases() {
-		job := b.job(c.server, c.keys)
+		job := b.turn(c).job
 		job.Once = true
 		result, err := b.do(ctx, job)
 		if err != nil {
@@ -317,7 +325,13 @@ type turn struct {
 	job load.Job
 }
 
-func (b *bench) turn(c testCase) turn { return turn{c, b.job(c.server, c.keys)} }
+func (b *bench) turn(c testCase) turn {
+	job := b.job(c.server, c.keys)
+	if c.logged {
+		job.LogEntry = b.file("log-entry")
+	}
+	return turn{c, job}
+}
 
 // pair measures a case beside another, in turn, and returns the samples of both. So what is
 // compared lies within seconds, and no server is left alone for so long that what it keeps for busy

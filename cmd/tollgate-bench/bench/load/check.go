@@ -19,6 +19,7 @@ type answer struct {
 	status  int    // HTTP status, 0 if there is none
 	raw     []byte // only if keep
 	keep    bool
+	log     *accessLog // is told of the answer; nil for none
 }
 
 // checker makes ext_authz checks over a few gRPC connections.
@@ -80,13 +81,21 @@ func (bytesCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	if a.keep {
 		a.raw = append(a.raw[:0], buffer.ReadOnlyData()...)
 	}
-	return a.parse(buffer.ReadOnlyData())
+	if err := a.parse(buffer.ReadOnlyData()); err != nil || a.log == nil || !a.allowed {
+		return err
+	}
+	metadata, _, err := field(buffer.ReadOnlyData(), fieldMetadata)
+	if err != nil {
+		return err
+	}
+	return a.log.add(metadata)
 }
 
 // The field numbers of envoy.service.auth.v3.CheckResponse that decide.
 const (
 	fieldStatus       = 1 // google.rpc.Status; its code is field 1 and decides alone
 	fieldDenied       = 2 // DeniedHttpResponse; its status is field 1
+	fieldMetadata     = 4 // what Envoy keeps, and its access log repeats
 	fieldCode         = 1
 	fieldDeniedStatus = 1
 )

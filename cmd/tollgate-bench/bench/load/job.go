@@ -30,6 +30,10 @@ type Job struct {
 	// Seed makes the choice repeatable.
 	Seed uint64 `json:"seed"`
 
+	// LogEntry is the file with an entry of an access log, which is sent about each call that
+	// was allowed, with the metadata of its answer; "" sends none.
+	LogEntry string `json:"log_entry"`
+
 	Callers     int `json:"callers"`     // that wait for their answer before they send again
 	Connections int `json:"connections"` // that the callers share; HTTP has one for each caller
 
@@ -77,6 +81,8 @@ func (j *Job) check() error {
 		return fmt.Errorf("unknown protocol %q", j.Protocol)
 	case j.Callers < 1 || j.Connections < 1:
 		return errors.New("no callers or no connections")
+	case j.LogEntry != "" && j.Protocol != GRPC:
+		return errors.New("an access log tells of checks over gRPC alone")
 	case j.Zipf != 0 && j.Zipf <= 1:
 		return fmt.Errorf("zipf %v is not more than 1", j.Zipf)
 	case !j.Once && j.Duration <= 0:

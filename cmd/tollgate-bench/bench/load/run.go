@@ -15,7 +15,7 @@ import (
 // Serve runs each Job of in and writes its Result to out, one JSON value a line,
 // until in ends. A job that cannot be run ends it.
 func Serve(ctx context.Context, in io.Reader, out io.Writer) error {
-	g := &generator{checkers: map[string]*checker{}}
+	g := &generator{checkers: map[string]*checker{}, logs: map[string]*accessLog{}}
 	defer g.close()
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
@@ -37,12 +37,16 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 // generator keeps what jobs share: connections, and the secrets of the last file.
 type generator struct {
 	checkers map[string]*checker
+	logs     map[string]*accessLog // by address
 	file     string
 	keys     int
 	secrets  [][]byte
 }
 
 func (g *generator) close() {
+	for _, l := range g.logs {
+		l.close()
+	}
 	for _, c := range g.checkers {
 		_ = c.close() // nobody waits for these connections any more
 	}
@@ -75,10 +79,25 @@ func (g *generator) run(ctx context.Context, j *Job) (*Result, error) {
 	} else if r.target, err = g.checker(j); err != nil {
 		return nil, err
 	}
+	if r.log, err = g.accessLog(j); err != nil {
+		return nil, err
+	}
 	if j.Once {
 		return r.once(ctx)
 	}
 	return r.repeat(ctx)
+}
+
+// accessLog is the log of a job, which goes on after it as Envoy's does.
+func (g *generator) accessLog(j *Job) (*accessLog, error) {
+	if l := g.logs[j.Address]; l != nil || j.LogEntry == "" {
+		return l, nil
+	}
+	l, err := openAccessLog(j)
+	if err == nil {
+		g.logs[j.Address] = l
+	}
+	return l, err
 }
 
 func (g *generator) checker(j *Job) (*checker, error) {
@@ -98,6 +117,7 @@ type run struct {
 	*Job
 	target   caller
 	template *template
+	log      *accessLog // nil for none
 	secrets  [][]byte
 	begin    time.Time      // of the measurement
 	lastUsed []atomic.Int32 // by secret: the second of the measurement, from 1
@@ -138,6 +158,7 @@ func (r *run) repeat(ctx context.Context) (*Result, error) {
 func (r *run) caller(ctx context.Context, who int, due <-chan time.Time, s *share) {
 	choice := newChoice(r.Job, who, len(r.secrets))
 	calls := context.WithoutCancel(ctx)
+	s.answer.log = r.log
 	for ctx.Err() == nil {
 		start := time.Now()
 		if due != nil {
@@ -213,7 +234,7 @@ func (r *run) once(ctx context.Context) (*Result, error) {
 	for who := range shares {
 		work.Go(func() {
 			s := &shares[who]
-			s.answer.keep = len(r.secrets) == 1
+			s.answer.keep, s.answer.log = len(r.secrets) == 1, r.log
 			for key := int(next.Add(1)) - 1; key < len(r.secrets) && ctx.Err() == nil; key = int(next.Add(1)) - 1 {
 				start, err := time.Now(), errors.New("not sent")
 				for range attempts {
