@@ -23,6 +23,7 @@ import (
 	"tollgate/policy/keys/standing"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
+	"tollgate/policy/usage"
 )
 
 // KeyFinder finds the key of a secret. It returns keys.ErrUnknown, a
@@ -78,6 +79,8 @@ type Config struct {
 	Breaker *connect.Breaker
 	// Usage notes the keys of allowed requests; nil for none.
 	Usage *cache.Usage
+	// Counts counts the decisions by key; nil for none.
+	Counts *usage.Counter
 	// Rehash is told of keys that were found by an older method of hashing; nil
 	// for none. It must not wait.
 	Rehash  func(id string, from, to keys.Digest)
@@ -100,6 +103,7 @@ type Authorizer struct {
 	nodes    nodes // limits, if it knows them; else nil
 	breaker  *connect.Breaker
 	usage    *cache.Usage
+	counts   *usage.Counter
 	rehash   func(id string, from, to keys.Digest)
 	deadline time.Duration
 	metrics  *Metrics
@@ -121,7 +125,7 @@ func New(c Config) *Authorizer {
 	nodes, _ := c.Limits.(nodes)
 	return &Authorizer{
 		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
-		breaker: c.Breaker, usage: c.Usage, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
+		breaker: c.Breaker, usage: c.Usage, counts: c.Counts, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: newDecisionLog(c.Log, c.Decisions),
 	}
 }
@@ -167,6 +171,7 @@ func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Se
 		}
 	}
 	a.noteUse(check)
+	a.count(check)
 	d := check.Decision()
 	if check.Unplaced() {
 		a.unplaced(ctx, check.API(), r)
@@ -187,6 +192,13 @@ func (a *Authorizer) noteUse(check *policy.Check) {
 	}
 	if id, from, to, ok := check.Rehash(); ok && a.rehash != nil {
 		a.rehash(id, from, to)
+	}
+}
+
+// count counts the decision for its key, or for its API where no key is known.
+func (a *Authorizer) count(check *policy.Check) {
+	if api := check.API(); api != nil && a.counts != nil {
+		a.counts.Decided(api, check.Key(), check.Route(), check.Decision().Reason, check.Now())
 	}
 }
 

@@ -539,6 +539,7 @@ func (c *compiler) costs() {
 
 func (c *compiler) failures() {
 	c.spec.UndecidedRPC = c.choice("undecided", c.doc.Undecided, "body", "rpc") == "rpc"
+	c.spec.Usage = policy.DefaultUsage()
 	c.spec.StaleFor = 5 * time.Minute
 	if c.doc.StaleFor != "" {
 		d, err := time.ParseDuration(c.doc.StaleFor)

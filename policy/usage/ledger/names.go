@@ -1,0 +1,39 @@
+package ledger
+
+import (
+	"strings"
+
+	"tollgate/policy/usage"
+)
+
+// The names of what is in Redis. All begin with prefix. The tag in braces keeps what belongs to one
+// subject on one node of a cluster; no id of a key has a slash.
+const prefix = "tg:v1:usage:"
+
+// tag names a subject.
+func tag(s usage.Subject) string {
+	switch {
+	case s.Others:
+		return "others/" + s.API
+	case s.Key == "":
+		return "api/" + s.API
+	}
+	return s.Key
+}
+
+// dayKey is the hash of what a subject did on a day, as add.lua has it.
+func dayKey(s usage.Subject, d usage.Day) string {
+	return prefix + "{" + tag(s) + "}:" + d.String()
+}
+
+// listKey is the set of the keys of an API that were used on a day. Its members are of listed.
+func listKey(api string, d usage.Day) string { return prefix + "list:{" + api + "}:" + d.String() }
+
+// listed is how a key stands on a list: team, slash, id.
+func listed(team, id string) string { return team + "/" + id }
+
+// parseListed is the way back. A team may have slashes, an id has none.
+func parseListed(member string) (team, id string) {
+	i := strings.LastIndexByte(member, '/')
+	return member[:max(i, 0)], member[i+1:]
+}

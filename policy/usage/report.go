@@ -1,0 +1,129 @@
+package usage
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// By is what a report has a row for.
+type By string
+
+// The values of By.
+const (
+	ByRoute  By = "route"
+	ByHour   By = "hour"
+	ByDay    By = "day"
+	ByMonth  By = "month"
+	ByKey    By = "key"
+	ByStatus By = "status"
+	ByReason By = "reason"
+)
+
+// Bys returns all values of By.
+func Bys() []By { return []By{ByRoute, ByHour, ByDay, ByMonth, ByKey, ByStatus, ByReason} }
+
+// ParseBy reads a By. Its error names them all.
+func ParseBy(text string) (By, error) {
+	if by := By(text); slices.Contains(Bys(), by) {
+		return by, nil
+	}
+	var all []string
+	for _, by := range Bys() {
+		all = append(all, string(by))
+	}
+	return "", fmt.Errorf("%q is not one of %s", text, strings.Join(all, ", "))
+}
+
+// HasSeen reports whether rows of this kind say what the log told: hours do not, and reasons are
+// those of requests that the log says nothing about.
+func (b By) HasSeen() bool { return b != ByHour && b != ByReason }
+
+// Row is one line of a report. Of ByReason it has only what was denied, of ByStatus only what was
+// seen.
+type Row struct {
+	Name string
+	Measures
+}
+
+// Report adds up what subjects did. The zero value with By is ready for Add.
+type Report struct {
+	By    By
+	From  Hour // the first hour; hours before it are left out ByHour
+	Total Measures
+
+	rows map[string]*Row
+}
+
+// Add adds what a subject did on a day. Rows of ByKey have the name that is given.
+func (r *Report) Add(name string, day Day, d *DayUsage) {
+	for _, route := range d.Routes {
+		switch r.By {
+		case ByHour:
+			r.addHours(day, route)
+			continue
+		case ByRoute:
+			r.row(route.Route).Add(&route.Measures)
+		case ByDay:
+			r.row(day.Start().Format("2006-01-02")).Add(&route.Measures)
+		case ByMonth:
+			r.row(day.Start().Format("2006-01")).Add(&route.Measures)
+		case ByKey:
+			r.row(name).Add(&route.Measures)
+		case ByStatus:
+			for class, n := range route.Status {
+				if n > 0 {
+					r.row(ClassName(class)).Status[class] += n
+				}
+			}
+		}
+		r.Total.Add(&route.Measures)
+	}
+	if r.By == ByReason {
+		for _, reason := range d.Reasons {
+			r.row(reason.Reason).Denied += reason.N
+		}
+	}
+}
+
+func (r *Report) addHours(day Day, route *RouteUsage) {
+	if route.Hours == nil {
+		return
+	}
+	for n, decided := range route.Hours {
+		if hour := day.Hour(n); hour >= r.From && decided != (Decided{}) {
+			r.row(hour.Start().Format("2006-01-02 15:00")).Decided.Add(decided)
+			r.Total.Decided.Add(decided)
+		}
+	}
+}
+
+func (r *Report) row(name string) *Row {
+	if r.rows == nil {
+		r.rows = map[string]*Row{}
+	}
+	row := r.rows[name]
+	if row == nil {
+		row = &Row{Name: name}
+		r.rows[name] = row
+	}
+	return row
+}
+
+// Rows returns the rows: times and classes of status in their order, others by what they count, the
+// most first.
+func (r *Report) Rows() []Row {
+	rows := make([]Row, 0, len(r.rows))
+	for _, row := range r.rows {
+		rows = append(rows, *row)
+	}
+	slices.SortFunc(rows, func(a, b Row) int {
+		switch r.By {
+		case ByHour, ByDay, ByMonth, ByStatus:
+			return strings.Compare(a.Name, b.Name)
+		}
+		return cmp.Or(cmp.Compare(b.Allowed+b.Denied, a.Allowed+a.Denied), strings.Compare(a.Name, b.Name))
+	})
+	return rows
+}
