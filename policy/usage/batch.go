@@ -110,7 +110,7 @@ type Batch struct {
 	Deltas []Delta // of keys, and of each API
 
 	tables []*table // that the deltas refer to
-	apis   map[subjectDay]*Delta
+	apis   map[subjectDay]*apiSum
 
 	// Room that the deltas share.
 	decided []RouteHour
@@ -123,16 +123,46 @@ type subjectDay struct {
 	day Day
 }
 
+// apiSum is what all keys of an API did on a day.
+type apiSum struct {
+	Delta
+	places map[routeHour]int // in Decided, where there can be many
+}
+
+type routeHour struct {
+	route string
+	hour  Hour
+}
+
+func (a *apiSum) add(d *Delta) {
+	for i := range d.Decided {
+		h := &d.Decided[i]
+		place, known := a.places[routeHour{h.Route, h.Hour}]
+		if !known {
+			a.places[routeHour{h.Route, h.Hour}] = len(a.Decided)
+			a.Decided = append(a.Decided, *h)
+			continue
+		}
+		a.Decided[place].Add(h.Decided)
+	}
+	for _, r := range d.Reasons {
+		a.addReason(r.Reason, r.N)
+	}
+	for i := range d.Seen {
+		a.addSeen(d.Seen[i].Route, &d.Seen[i].Seen)
+	}
+}
+
 // Groups is in how many parts Take takes all keys.
 const Groups = 10
 
-// Take moves into b, which must be empty, what the keys of one of Groups have done, and the hot keys
-// of all; a negative group stands for all keys. Each request is taken once, for its key and for its
-// API. now is the time.
+// Take moves into b, which must be empty, what the keys of one of Groups have done, and what was
+// decided about the hot keys of all; a negative group stands for all keys. Each request is taken
+// once, for its key and for its API. now is the time.
 func (c *Counter) Take(b *Batch, group int, now time.Time) {
 	day := DayOf(now)
 	if b.apis == nil {
-		b.apis = map[subjectDay]*Delta{}
+		b.apis = map[subjectDay]*apiSum{}
 	}
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -149,19 +179,19 @@ func (c *Counter) Take(b *Batch, group int, now time.Time) {
 		s.mu.Unlock()
 		b.tables = append(b.tables, taken)
 		for i := range uint32(taken.entries.n) {
-			b.add(taken, taken.entries.at(i))
+			b.add(taken, taken.entries.at(i), true)
 		}
 	}
 	for _, d := range b.apis {
-		b.Deltas = append(b.Deltas, *d)
+		b.Deltas = append(b.Deltas, d.Delta)
 	}
 }
 
-// addHot takes what hot keys have done and leaves their entries, for what they will do.
+// addHot takes what was decided about hot keys and leaves their entries, for what they will do.
 func (b *Batch) addHot(t *table) {
 	for _, place := range t.hot {
 		e := t.entries.at(place)
-		b.add(t, e)
+		b.add(t, e, false)
 		e.hits = 0
 		for c := &e.first; ; c = t.more.at(c.next - 1) {
 			c.n = 0
@@ -169,22 +199,18 @@ func (b *Batch) addHot(t *table) {
 				break
 			}
 		}
-		for i := e.seen; i > 0; {
-			s := t.seen.at(i - 1)
-			*s = seenCell{route: s.route, day: s.day, next: s.next}
-			i = s.next
-		}
 	}
 	t.hot = t.hot[:0]
 }
 
-// add adds what an entry holds, as a delta for each day.
-func (b *Batch) add(t *table, e *entry) {
-	for day, found := e.firstDay(t); found; day, found = e.dayAfter(t, day) {
+// add adds what an entry holds, as a delta for each day; withSeen says whether what the log said is
+// taken too.
+func (b *Batch) add(t *table, e *entry, withSeen bool) {
+	for day, found := e.earliest(t, 0, withSeen); found; day, found = e.earliest(t, day+1, withSeen) {
 		d := Delta{Subject: Subject{API: e.api.Name()}, Day: day}
 		b.decided, b.reasons, b.seen = withRoom(b.decided), withRoom(b.reasons), withRoom(b.seen)
 		d.Decided, d.Reasons, d.Seen = b.decided[len(b.decided):], b.reasons[len(b.reasons):], b.seen[len(b.seen):]
-		d.fill(t, e)
+		d.fill(t, e, withSeen)
 		b.addToAPI(&d)
 		if e.kind == ofNobody {
 			continue
@@ -193,6 +219,9 @@ func (b *Batch) add(t *table, e *entry) {
 		d.Others = e.kind == ofOthers
 		if e.kind == ofKey {
 			d.Key, d.Team = e.id(), e.team()
+			if t.day == 0 {
+				t.day = day
+			}
 			d.List = len(d.Decided) > 0 && !(e.isListed && day == t.day)
 			e.isListed = e.isListed || d.List && day == t.day
 		}
@@ -217,7 +246,7 @@ func beyond[T any](list, part []T) []T {
 }
 
 // fill reads the day's cells.
-func (d *Delta) fill(t *table, e *entry) {
+func (d *Delta) fill(t *table, e *entry, withSeen bool) {
 	for c := &e.first; c.n > 0; c = t.more.at(c.next - 1) {
 		if c.hour.Day() == d.Day {
 			d.addCell(c)
@@ -226,13 +255,11 @@ func (d *Delta) fill(t *table, e *entry) {
 			break
 		}
 	}
-	for i := e.seen; i > 0; {
+	for i := e.seen; withSeen && i > 0; {
 		c := t.seen.at(i - 1)
-		if c.day == d.Day {
+		if Day(c.day) == d.Day {
 			s := c.sum()
-			if s.Observed() > 0 {
-				d.addSeen(c.route.Name, &s)
-			}
+			d.addSeen(c.route.Name, &s)
 		}
 		i = c.next
 	}
@@ -262,13 +289,8 @@ func (c *seenCell) sum() Seen {
 	return s
 }
 
-// firstDay returns the earliest day on which an entry has counted anything.
-func (e *entry) firstDay(t *table) (Day, bool) { return e.earliest(t, 0) }
-
-// dayAfter returns the next such day.
-func (e *entry) dayAfter(t *table, day Day) (Day, bool) { return e.earliest(t, day+1) }
-
-func (e *entry) earliest(t *table, from Day) (first Day, found bool) {
+// earliest returns the first day, not before from, on which an entry has counted anything.
+func (e *entry) earliest(t *table, from Day, withSeen bool) (first Day, found bool) {
 	note := func(day Day) {
 		if day >= from && (!found || day < first) {
 			first, found = day, true
@@ -280,10 +302,8 @@ func (e *entry) earliest(t *table, from Day) (first Day, found bool) {
 			break
 		}
 	}
-	for i := e.seen; i > 0; i = t.seen.at(i - 1).next {
-		if s := t.seen.at(i - 1).sum(); s.Observed() > 0 {
-			note(t.seen.at(i - 1).day)
-		}
+	for i := e.seen; withSeen && i > 0; i = t.seen.at(i - 1).next {
+		note(Day(t.seen.at(i - 1).day))
 	}
 	return first, found
 }
@@ -292,10 +312,10 @@ func (b *Batch) addToAPI(d *Delta) {
 	of := subjectDay{Subject{API: d.API}, d.Day}
 	sum := b.apis[of]
 	if sum == nil {
-		sum = &Delta{}
+		sum = &apiSum{Delta: Delta{Subject: of.Subject, Day: d.Day}, places: map[routeHour]int{}}
 		b.apis[of] = sum
 	}
-	sum.Merge(d)
+	sum.add(d)
 }
 
 // Release empties a batch whose deltas are no longer needed, and gives its memory back for counting.

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"tollgate/extauthz"
-	"tollgate/policy"
 	"tollgate/policy/usage"
 	"tollgate/policy/usage/ledger"
 )
@@ -20,8 +19,7 @@ type usageCounts struct {
 
 // newUsage makes the counter, and the writer behind it.
 func (v *service) newUsage(keys int) *usageCounts {
-	find := func(api, route string) (*policy.API, *policy.Route) { return v.policies.Current().Find(api, route) }
-	u := &usageCounts{log: extauthz.NewBoundedLog(v.log), counter: usage.NewCounter(keys, find)}
+	u := &usageCounts{log: extauthz.NewBoundedLog(v.log), counter: usage.NewCounter(keys, v.policies.FindRoute)}
 	u.writer = ledger.NewWriter(v.store.Client, u.counter, time.Now)
 	return u
 }

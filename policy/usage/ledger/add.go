@@ -108,7 +108,7 @@ func (w *Writer) addOnce(ctx context.Context, list []*addition, verb, source str
 func (w *Writer) arguments(list []*addition, verb, source string) []any {
 	args := append(make([]any, 0, 4+16*len(list)), verb, source, len(list))
 	for _, a := range list {
-		args = append(args, dayKey(a.Subject, a.Day))
+		args = append(args, w.dayKey(a.Subject, a.Day))
 	}
 	args = append(args, w.me)
 	for _, a := range list {

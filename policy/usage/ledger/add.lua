@@ -20,71 +20,75 @@
 -- the key was used that day; -1 the key holds no hash.
 
 local call, pcall, match, find, format, sub = redis.call, redis.pcall, string.match, string.find, string.format, string.sub
-local min = math.min
 local keys, argv = KEYS, ARGV
 local me, at, reply = argv[1], 2, {}
 local places = {[0] = '0', '1', '2', '3', '4'}
 local most = 999999999999999
 
-local function number(text)
-  if text and text ~= '' then return text + 0 end
-  return 0
+-- Of one hash: the places of its routes, how many have one, how many may, and what is to be written.
+local place, used, own, set, last
+
+local function placeOf(route)
+  local p = '0'
+  if used < own then
+    used = used + 1
+    p = places[used]
+    set[last + 1], set[last + 2] = p, route
+    last = last + 2
+  end
+  place[route] = p
+  return p
 end
 
 for k = 1, #keys do
-  local key, stamp, own, expires = keys[k], argv[at], argv[at + 1] + 0, argv[at + 2]
+  local key, stamp, expires = keys[k], argv[at], argv[at + 2]
   local hours, reasons, seen = argv[at + 3] + 0, argv[at + 4] + 0, argv[at + 5] + 0
+  own = argv[at + 1] + 0
   at = at + 6
   local next = at + 5 * hours + 2 * reasons + 11 * seen
-  for i = #places + 1, own do places[i] = format('%d', i) end
-  local head = pcall('HMGET', key, '_', unpack(places, 1, own))
+  local head
+  if own == 4 then
+    head = pcall('HMGET', key, '_', '1', '2', '3', '4')
+  else
+    for i = #places + 1, own do places[i] = format('%d', i) end
+    head = pcall('HMGET', key, '_', unpack(places, 1, own))
+  end
   local status = 0
   if head.err then
     if not find(head.err, 'WRONGTYPE', 1, true) then return head end
     status = -1
   else
-    local marks = head[1] or ''
-    local mine = me .. sub(stamp, 1, 2)
+    local marks = head[1]
+    local before = marks and find(marks, me, 1, true)
     if #stamp > 2 then
-      if find(marks, mine, 1, true) then
+      stamp = sub(stamp, 1, 2)
+      if before and sub(marks, before + 3, before + 4) == stamp then
         status = 1
-      elseif #marks >= 60 and not find(marks, me, 1, true) then
+      elseif marks and not before and #marks >= 60 then
         status = 2
       end
     end
-    if marks == '' and hours == 0 then status = 3 end
+    if not marks and hours == 0 then status = 3 end
     if status == 0 or status == 2 then
-      local before = find(marks, me, 1, true)
-      local set
-      if before then
-        set = {'_', sub(marks, 1, before - 1) .. mine .. sub(marks, before + 5)}
-      else
-        set = {'_', sub(marks, -55) .. mine}
+      local mine = me .. stamp
+      if before and #marks > 5 then
+        mine = sub(marks, 1, before - 1) .. mine .. sub(marks, before + 5)
+      elseif marks and not before then
+        mine = sub(marks, -55) .. mine
       end
-
-      local place, used = {[''] = '-'}, 0
+      set, last = {'_', mine, nil, nil, nil, nil, nil, nil}, 2
+      place, used = {[''] = '-'}, 0
       for i = 1, own do
-        if not head[i + 1] then break end
-        place[head[i + 1]], used = places[i], i
-      end
-      local function placeOf(route)
-        local p = place[route]
-        if not p then
-          p = '0'
-          if used < own then
-            used = used + 1
-            p = places[used]
-            set[#set + 1], set[#set + 2] = p, route
-          end
-          place[route] = p
-        end
-        return p
+        local route = head[i + 1]
+        if not route then break end
+        place[route], used = places[i], i
       end
 
       -- What goes into one field is added up first: several routes may share place 0.
-      local fields, values, n, known = {}, {}, 0, {}
+      local fields, values, n, known = {nil, nil, nil, nil}, {nil, nil, nil, nil}, 0, {}
       for _ = 1, hours do
-        local field = argv[at + 1] .. placeOf(argv[at])
+        local route = argv[at]
+        local field = argv[at + 1] .. (place[route] or placeOf(route))
         local v = known[field]
         if v then
           v[1], v[2], v[3] = v[1] + argv[at + 2], v[2] + argv[at + 3], v[3] + argv[at + 4]
@@ -103,59 +107,81 @@ for k = 1, #keys do
       end
       local firstSeen = n
       for _ = 1, seen do
-        local p = placeOf(argv[at])
-        local s, t = known['S' .. p], known['T' .. p]
-        if not s then
-          s, t = {0, 0, 0, 0, 0}, {0, 0, 0, 0, 0}
-          fields[n + 1], values[n + 1], known['S' .. p] = 'S' .. p, s, s
-          fields[n + 2], values[n + 2], known['T' .. p] = 'T' .. p, t, t
+        local route = argv[at]
+        local p = place[route] or placeOf(route)
+        local s = known[p]
+        if s then
+          local t = values[s + 1]
+          s = values[s]
+          for i = 1, 5 do s[i] = s[i] + argv[at + i] end
+          t[1], t[2], t[3], t[5] = t[1] + argv[at + 6], t[2] + argv[at + 7], t[3] + argv[at + 8], t[5] + argv[at + 10]
+          if argv[at + 9] + 0 > t[4] then t[4] = argv[at + 9] + 0 end
+        else
           n = n + 2
+          known[p] = n - 1
+          fields[n - 1], fields[n] = 'S' .. p, 'T' .. p
+          values[n - 1] = {argv[at + 1] + 0, argv[at + 2] + 0, argv[at + 3] + 0, argv[at + 4] + 0, argv[at + 5] + 0}
+          values[n] = {argv[at + 6] + 0, argv[at + 7] + 0, argv[at + 8] + 0, argv[at + 9] + 0, argv[at + 10] + 0}
         end
-        for i = 1, 5 do s[i] = s[i] + argv[at + i] end
-        t[1], t[2], t[3], t[5] = t[1] + argv[at + 6], t[2] + argv[at + 7], t[3] + argv[at + 8], t[5] + argv[at + 10]
-        if argv[at + 9] + 0 > t[4] then t[4] = argv[at + 9] + 0 end
         at = at + 11
       end
 
       local old = call('HMGET', key, unpack(fields, 1, n))
-      local last = #set
       for i = 1, n do
         local v, was, text = values[i], old[i], nil
         if i <= firstReason then
           local a, d, c = v[1], v[2], v[3]
           if was then
             local wasA, wasD, wasC = match(was, '^(%d+):?(%d*):?(%d*)$')
-            a, d = a + number(wasA), d + number(wasD)
-            if wasC == '' then wasC = wasA end
-            c = c + number(wasC)
+            if wasC and wasC ~= '' then
+              a, d, c = a + wasA, d + wasD, c + wasC
+            elseif wasA then
+              a, c = a + wasA, c + wasA
+            end
           end
+          if a > most then a = most end
+          if d > most then d = most end
+          if c > most then c = most end
           if d == 0 and c == a then
-            text = format('%.0f', min(a, most))
+            text = format('%d', a)
           else
-            text = format('%.0f:%.0f:%.0f', min(a, most), min(d, most), min(c, most))
+            text = format('%d:%d:%d', a, d, c)
           end
         elseif i <= firstSeen then
-          text = format('%.0f', min(v + number(was and match(was, '^%d+$')), most))
+          if was and match(was, '^%d+$') then v = v + was end
+          if v > most then v = most end
+          text = format('%d', v)
         else
+          local v1, v2, v3, v4, v5 = v[1], v[2], v[3], v[4], v[5]
           local o1, o2, o3, o4, o5
           if was then o1, o2, o3, o4, o5 = match(was, '^(%d+):(%d+):(%d+):(%d+):(%d+)$') end
-          o1, o2, o3, o4, o5 = number(o1), number(o2), number(o3), number(o4), number(o5)
-          if sub(fields[i], 1, 1) == 'S' then
+          if (i - firstSeen) % 2 == 1 then
+            if o1 then v1, v2, v3, v4, v5 = v1 + o1, v2 + o2, v3 + o3, v4 + o4, v5 + o5 end
             -- 5 * 12 digits and 4 colons
-            text = format('%.0f:%.0f:%.0f:%.0f:%.0f', min(v[1] + o1, 999999999999), min(v[2] + o2, 999999999999),
-              min(v[3] + o3, 999999999999), min(v[4] + o4, 999999999999), min(v[5] + o5, 999999999999))
+            if v1 > 999999999999 then v1 = 999999999999 end
+            if v2 > 999999999999 then v2 = 999999999999 end
+            if v3 > 999999999999 then v3 = 999999999999 end
+            if v4 > 999999999999 then v4 = 999999999999 end
+            if v5 > 999999999999 then v5 = 999999999999 end
           else
+            if o1 then
+              v1, v2, v3, v5 = v1 + o1, v2 + o2, v3 + o3, v5 + o5
+              if o4 + 0 > v4 then v4 = o4 + 0 end
+            end
             -- 15 + 15 + 13 + 8 + 9 digits
-            if o4 > v[4] then v[4] = o4 end
-            text = format('%.0f:%.0f:%.0f:%.0f:%.0f', min(v[1] + o1, most), min(v[2] + o2, most),
-              min(v[3] + o3, 9999999999999), min(v[4], 99999999), min(v[5] + o5, 999999999))
+            if v1 > most then v1 = most end
+            if v2 > most then v2 = most end
+            if v3 > 9999999999999 then v3 = 9999999999999 end
+            if v4 > 99999999 then v4 = 99999999 end
+            if v5 > 999999999 then v5 = 999999999 end
           end
+          text = format('%d:%d:%d:%d:%d', v1, v2, v3, v4, v5)
         end
         set[last + 1], set[last + 2] = fields[i], text
         last = last + 2
       end
       call('HSET', key, unpack(set, 1, last))
-      if marks == '' then call('PEXPIREAT', key, expires) end
+      if not marks then call('PEXPIREAT', key, expires) end
     end
   end
   at = next

@@ -6,43 +6,45 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// listing is a list on its way.
+// listing is what is put on a list.
 type listing struct {
-	key   string
-	reply *redis.IntCmd
+	members []any
+	reply   *redis.IntCmd
 }
 
 // putOnLists adds to a pipeline what is to be put on lists: the keys of these additions, and what
 // could not be put there before. Lists come before hashes, so that a server that dies between the
 // two leaves no hash that nobody finds.
-func (w *Writer) putOnLists(ctx context.Context, p redis.Pipeliner, list []*addition) (all []listing) {
+func (w *Writer) putOnLists(ctx context.Context, p redis.Pipeliner, list []*addition) map[string]*listing {
+	all := w.unlisted
+	if all == nil {
+		all = map[string]*listing{}
+	}
 	for _, a := range list {
 		if !a.List {
 			continue
 		}
-		key := listKey(a.API, a.Day)
-		members := w.lists[key]
-		if members == nil {
-			members = map[string]bool{}
-			w.lists[key] = members
+		key := w.listKey(a.API, a.Day)
+		if all[key] == nil {
+			all[key] = &listing{}
 		}
-		members[listed(a.Team, a.Key)] = true
+		all[key].members = append(all[key].members, listed(a.Team, a.Key))
 	}
-	for key, members := range w.lists {
-		args := make([]any, 0, len(members))
-		for m := range members {
-			args = append(args, m)
-		}
-		all = append(all, listing{key, p.SAdd(ctx, key, args...)})
+	for key, l := range all {
+		l.reply = p.SAdd(ctx, key, l.members...)
 	}
 	return all
 }
 
-// noteListed forgets what is on its list now. The rest is put there by the next trip.
-func (w *Writer) noteListed(all []listing) {
-	for _, l := range all {
-		if l.reply.Err() == nil {
-			delete(w.lists, l.key)
+// noteListed keeps what was not put on its list, for the next trip.
+func (w *Writer) noteListed(all map[string]*listing) {
+	w.unlisted = nil
+	for key, l := range all {
+		if l.reply.Err() == nil || redis.HasErrorPrefix(l.reply.Err(), "WRONGTYPE") {
+			delete(all, key)
 		}
+	}
+	if len(all) > 0 {
+		w.unlisted = all
 	}
 }

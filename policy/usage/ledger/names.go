@@ -10,20 +10,18 @@ import (
 // subject on one node of a cluster; no id of a key has a slash.
 const prefix = "tg:v1:usage:"
 
-// tag names a subject.
-func tag(s usage.Subject) string {
+// dayKey is the hash of what a subject did on a day, as add.lua has it.
+func dayKey(s usage.Subject, d usage.Day) string { return keyOf(s, d.String()) }
+
+// keyOf is a key of a subject, for a day or month.
+func keyOf(s usage.Subject, when string) string {
 	switch {
 	case s.Others:
-		return "others/" + s.API
+		return prefix + "{others/" + s.API + "}:" + when
 	case s.Key == "":
-		return "api/" + s.API
+		return prefix + "{api/" + s.API + "}:" + when
 	}
-	return s.Key
-}
-
-// dayKey is the hash of what a subject did on a day, as add.lua has it.
-func dayKey(s usage.Subject, d usage.Day) string {
-	return prefix + "{" + tag(s) + "}:" + d.String()
+	return prefix + "{" + s.Key + "}:" + when
 }
 
 // listKey is the set of the keys of an API that were used on a day. Its members are of listed.

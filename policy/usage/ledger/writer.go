@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -45,15 +46,24 @@ type Writer struct {
 	sha     string
 	me      string // three capitals
 	singly  bool   // each hash is a script of its own
-	stamps  uint32
+	stamps  int
+	all     string // stamps, two characters each
 	group   int
 
 	batch   usage.Batch
 	waiting map[subjectDay]*waiting
-	lists   map[string]map[string]bool // what could not be put on a list yet
-	down    bool                       // the last trip has added nothing
+
+	unlisted map[string]*listing // what could not be put on a list yet
+	dayNames map[usage.Day]string
+	listKeys map[apiDay]string
+	down     bool // the last trip has added nothing
 
 	stats stats
+}
+
+type apiDay struct {
+	api string
+	day usage.Day
 }
 
 type subjectDay struct {
@@ -90,8 +100,9 @@ func NewWriter(c redis.UniversalClient, counter *usage.Counter, now func() time.
 	_, whole := c.(*redis.Client)
 	w := &Writer{
 		client: c, counter: counter, now: now, sha: hex.EncodeToString(sum[:]), me: newMark(), singly: !whole,
-		waiting: map[subjectDay]*waiting{}, lists: map[string]map[string]bool{},
+		waiting: map[subjectDay]*waiting{}, dayNames: map[usage.Day]string{}, listKeys: map[apiDay]string{},
 	}
+	w.all = allStamps()
 	w.ticks = func() (<-chan time.Time, func()) {
 		t := time.NewTicker(tickInterval)
 		return t.C, t.Stop
@@ -157,7 +168,7 @@ func (w *Writer) write(ctx context.Context, group int) error {
 	}
 	w.counter.Take(&w.batch, group, w.now())
 	defer w.counter.Release(&w.batch)
-	list := make([]*addition, 0, len(w.batch.Deltas))
+	all, list := make([]addition, len(w.batch.Deltas)), make([]*addition, 0, len(w.batch.Deltas))
 	today := usage.DayOf(w.now())
 	for i := range w.batch.Deltas {
 		d := &w.batch.Deltas[i]
@@ -168,7 +179,8 @@ func (w *Writer) write(ctx context.Context, group int) error {
 		if w.isLate(d, today) {
 			continue
 		}
-		list = append(list, &addition{Delta: d, stamp: w.stamp()})
+		all[i] = addition{Delta: d, stamp: w.stamp()}
+		list = append(list, &all[i])
 	}
 	return errors.Join(err, w.send(ctx, list))
 }
@@ -195,10 +207,45 @@ func (w *Writer) isLate(d *usage.Delta, today usage.Day) bool {
 
 // stamp returns two characters that the next thousand additions do not have.
 func (w *Writer) stamp() string {
+	w.stamps = (w.stamps + 2) % len(w.all)
+	return w.all[w.stamps:][:2]
+}
+
+func allStamps() string {
 	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
-	w.stamps++
-	n := w.stamps % (36 * 36)
-	return string([]byte{digits[n/36], digits[n%36]})
+	var all strings.Builder
+	for _, a := range digits {
+		for _, b := range digits {
+			all.WriteRune(a)
+			all.WriteRune(b)
+		}
+	}
+	return all.String()
+}
+
+// dayKey is the function dayKey, which makes the names of days anew each time.
+func (w *Writer) dayKey(s usage.Subject, d usage.Day) string {
+	name, known := w.dayNames[d]
+	if !known {
+		if len(w.dayNames) > 100 {
+			clear(w.dayNames)
+		}
+		name = d.String()
+		w.dayNames[d] = name
+	}
+	return keyOf(s, name)
+}
+
+func (w *Writer) listKey(api string, d usage.Day) string {
+	key, known := w.listKeys[apiDay{api, d}]
+	if !known {
+		if len(w.listKeys) > 100 {
+			clear(w.listKeys)
+		}
+		key = listKey(api, d)
+		w.listKeys[apiDay{api, d}] = key
+	}
+	return key
 }
 
 // retry sends what waits: a first part alone while the store is down.
