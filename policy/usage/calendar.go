@@ -57,6 +57,9 @@ func (m Month) Start() time.Time {
 	return time.Date(int(m/12), time.Month(m%12+1), 1, 0, 0, 0, 0, time.UTC)
 }
 
+// End returns when the month is over.
+func (m Month) End() time.Time { return (m + 1).Start() }
+
 // First returns the month's first day.
 func (m Month) First() Day { return DayOf(m.Start()) }
 

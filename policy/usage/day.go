@@ -50,3 +50,13 @@ func (d *DayUsage) AddReason(reason string, n uint64) {
 	}
 	d.Reasons = append(d.Reasons, ReasonCount{reason, n})
 }
+
+// Add adds what was done on another day. Hours are those of one day, and are not added.
+func (d *DayUsage) Add(o *DayUsage) {
+	for _, r := range o.Routes {
+		d.Route(r.Route).Measures.Add(&r.Measures)
+	}
+	for _, r := range o.Reasons {
+		d.AddReason(r.Reason, r.N)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // By is what a report has a row for.
@@ -51,6 +52,7 @@ type Row struct {
 type Report struct {
 	By    By
 	From  Hour // the first hour; hours before it are left out ByHour
+	Cut   bool // the days before some month's first are no longer told apart from those that were asked about, and left out
 	Total Measures
 
 	rows map[string]*Row
@@ -58,6 +60,19 @@ type Report struct {
 
 // Add adds what a subject did on a day. Rows of ByKey have the name that is given.
 func (r *Report) Add(name string, day Day, d *DayUsage) {
+	when := day.Start().Format(time.DateOnly)
+	if r.By == ByMonth {
+		when = when[:len("2006-01")]
+	}
+	r.add(name, when, day, d)
+}
+
+// AddMonth adds what a subject did in a month whose days are no longer told apart.
+func (r *Report) AddMonth(name string, month Month, d *DayUsage) {
+	r.add(name, month.Start().Format("2006-01"), month.First(), d)
+}
+
+func (r *Report) add(name, when string, day Day, d *DayUsage) {
 	for _, route := range d.Routes {
 		switch r.By {
 		case ByHour:
@@ -65,10 +80,8 @@ func (r *Report) Add(name string, day Day, d *DayUsage) {
 			continue
 		case ByRoute:
 			r.row(route.Route).Add(&route.Measures)
-		case ByDay:
-			r.row(day.Start().Format("2006-01-02")).Add(&route.Measures)
-		case ByMonth:
-			r.row(day.Start().Format("2006-01")).Add(&route.Measures)
+		case ByDay, ByMonth:
+			r.row(when).Add(&route.Measures)
 		case ByKey:
 			r.row(name).Add(&route.Measures)
 		case ByStatus:

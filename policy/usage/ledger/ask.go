@@ -2,10 +2,6 @@ package ledger
 
 import (
 	"context"
-	"fmt"
-	"slices"
-
-	"github.com/redis/go-redis/v9"
 
 	"tollgate/policy/usage"
 )
@@ -23,19 +19,27 @@ type Question struct {
 // Ask answers a question. Nothing was counted where the report has no rows.
 func (r *Reader) Ask(ctx context.Context, q Question) (*usage.Report, error) {
 	report := &usage.Report{By: q.By, From: q.From}
-	for day := q.From.Day(); day <= q.To; day++ {
-		subjects, err := r.subjects(ctx, &q, listKey(q.API, day))
-		if err != nil {
-			return nil, err
-		}
-		err = r.Days(ctx, subjects, day, func(s usage.Subject, d *usage.DayUsage) {
-			report.Add(rowName(s), day, d)
-		})
-		if err != nil {
-			return nil, err
-		}
+	s, err := r.span(ctx, q.API, q.From.Day(), q.To)
+	if err != nil {
+		return nil, err
 	}
-	return report, nil
+	if q.By == usage.ByHour {
+		s.months = nil
+	}
+	subjects, err := r.subjects(ctx, &q, &s)
+	if err != nil {
+		return nil, err
+	}
+	err = r.each(ctx, &s, subjects,
+		func(of usage.Subject, day usage.Day, d *usage.DayUsage) { report.Add(rowName(of), day, d) },
+		func(of usage.Subject, month usage.Month, d *usage.DayUsage) {
+			if month.First() < s.first {
+				report.Cut = true
+				return
+			}
+			report.AddMonth(rowName(of), month, d)
+		})
+	return report, err
 }
 
 // OtherKeys stands in the place of a key's id for those that were too many to be told apart.
@@ -48,8 +52,8 @@ func rowName(s usage.Subject) string {
 	return s.Key
 }
 
-// subjects returns whose usage answers the question, of the keys on a list.
-func (r *Reader) subjects(ctx context.Context, q *Question, list string) ([]usage.Subject, error) {
+// subjects returns whose usage answers the question.
+func (r *Reader) subjects(ctx context.Context, q *Question, s *span) ([]usage.Subject, error) {
 	switch {
 	case q.Key != "":
 		return []usage.Subject{{API: q.API, Key: q.Key}}, nil
@@ -60,34 +64,25 @@ func (r *Reader) subjects(ctx context.Context, q *Question, list string) ([]usag
 	if q.Team == "" {
 		all = append(all, usage.Subject{API: q.API, Others: true})
 	}
-	err := r.eachListed(ctx, list, func(team, id string) {
-		if q.Team == "" || team == q.Team {
-			all = append(all, usage.Subject{API: q.API, Key: id})
-		}
-	})
-	return all, err
-}
-
-// eachListed reads a list in parts, so that Redis serves others between them. A member can come
-// twice.
-func (r *Reader) eachListed(ctx context.Context, list string, found func(team, id string)) error {
-	seen := map[string]bool{}
-	for cursor := uint64(0); ; {
-		members, next, err := r.client.SScan(ctx, list, cursor, "", 1000).Result()
-		if redis.HasErrorPrefix(err, "WRONGTYPE") {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("usage: read: %w", err)
-		}
-		for _, m := range slices.Compact(members) {
-			if !seen[m] {
-				seen[m] = true
-				found(parseListed(m))
+	var lists []string
+	for _, day := range s.days {
+		lists = append(lists, listKey(q.API, day))
+	}
+	for _, month := range s.months {
+		lists = append(lists, monthListKey(q.API, month))
+	}
+	known := map[string]bool{}
+	for _, list := range lists {
+		err := eachListed(ctx, r.client, list, func(team, id string) error {
+			if !known[id] && (q.Team == "" || team == q.Team) {
+				known[id] = true
+				all = append(all, usage.Subject{API: q.API, Key: id})
 			}
-		}
-		if cursor = next; cursor == 0 {
 			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
+	return all, nil
 }

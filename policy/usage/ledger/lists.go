@@ -20,7 +20,12 @@ func (w *Writer) putOnLists(ctx context.Context, p redis.Pipeliner, list []*addi
 	if all == nil {
 		all = map[string]*listing{}
 	}
+	apis := map[string]bool{}
 	for _, a := range list {
+		if !apis[a.API] { // with each trip, so that it is there after the store was emptied, too
+			apis[a.API] = true
+			p.SAdd(ctx, apisKey, a.API)
+		}
 		if !a.List {
 			continue
 		}

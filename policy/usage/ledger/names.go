@@ -35,3 +35,20 @@ func parseListed(member string) (team, id string) {
 	i := strings.LastIndexByte(member, '/')
 	return member[:max(i, 0)], member[i+1:]
 }
+
+// monthKey is the record of what a subject did in a month, as usage.MonthRecord encodes it.
+func monthKey(s usage.Subject, m usage.Month) string { return keyOf(s, m.String()) }
+
+// monthListKey is the set of the keys of an API that have a record of a month.
+func monthListKey(api string, m usage.Month) string {
+	return prefix + "list:{" + api + "}:" + m.String()
+}
+
+const (
+	// apisKey is the set of APIs of which there is usage.
+	apisKey = prefix + "apis"
+	// lockKey names the server that folds.
+	lockKey = prefix + "lock"
+	// trimmedKey is a hash: of each API and month whose days are no longer told apart, API/MONTH.
+	trimmedKey = prefix + "trimmed"
+)
