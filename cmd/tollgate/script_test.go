@@ -28,11 +28,11 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"tollgate/cmd/tollgate/cli"
 	"tollgate/cmd/tollgate/listen"
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
-	"tollgate/policy/connect"
 	"tollgate/policy/connect/redistest"
 )
 
@@ -120,8 +120,9 @@ func startUsers(t *testing.T) (socket string) {
 	t.Helper()
 	s := redistest.Start(t, redistest.SocketOnly)
 	s.RefusesNothing(t)
-	s.AddUser(t, "server", connect.ServerACL().Rules())
-	s.AddUser(t, "cli", connect.CLIACL().Rules())
+	for _, user := range []string{"server", "cli"} {
+		s.AddUser(t, user, cli.ACLs()[user].Rules())
+	}
 	return s.Socket
 }
 

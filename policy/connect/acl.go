@@ -1,10 +1,15 @@
 package connect
 
+import (
+	"slices"
+	"strings"
+)
+
 // An ACL is what one user of Redis may do, as rules for ACL SETUSER: nothing but these commands,
 // keys and channels.
 type ACL struct {
 	Commands []string // names as in ACL rules: get, cluster|slots
-	Keys     []string // key patterns
+	Keys     []string // key patterns; %R~ before one allows to read alone
 	Channels []string // pub/sub channel patterns
 }
 
@@ -17,12 +22,30 @@ func (a ACL) Rules() []string {
 		rules = append(rules, "+"+c)
 	}
 	for _, k := range a.Keys {
-		rules = append(rules, "~"+k)
+		if !strings.HasPrefix(k, "%") {
+			k = "~" + k
+		}
+		rules = append(rules, k)
 	}
 	for _, c := range a.Channels {
 		rules = append(rules, "&"+c)
 	}
 	return rules
+}
+
+// With returns the rights of both.
+func (a ACL) With(o ACL) ACL {
+	return ACL{both(a.Commands, o.Commands), both(a.Keys, o.Keys), both(a.Channels, o.Channels)}
+}
+
+func both(a, b []string) []string {
+	all := slices.Clone(a)
+	for _, x := range b {
+		if !slices.Contains(all, x) {
+			all = append(all, x)
+		}
+	}
+	return all
 }
 
 // ServerACL is what `tollgate serve` needs on every Redis, cluster nodes included: to find and

@@ -79,7 +79,7 @@ func (w *Writer) addOnce(ctx context.Context, list []*addition, verb, source str
 		_ = p.Process(ctx, command) // it only queues
 	}
 	_, _ = p.Exec(ctx) // its error is in the commands
-	w.noteListed(listing)
+	w.listFailed = w.noteListed(listing)
 	for i, command := range scripts {
 		part := list[i*most : min((i+1)*most, len(list))]
 		statuses, err := command.Result()

@@ -12,6 +12,9 @@ type listing struct {
 	reply   *redis.IntCmd
 }
 
+// maxUnlisted bounds what waits for a list, by list. A key that is used again comes again.
+const maxUnlisted = 10_000
+
 // putOnLists adds to a pipeline what is to be put on lists: the keys of these additions, and what
 // could not be put there before. Lists come before hashes, so that a server that dies between the
 // two leaves no hash that nobody finds.
@@ -41,15 +44,20 @@ func (w *Writer) putOnLists(ctx context.Context, p redis.Pipeliner, list []*addi
 	return all
 }
 
-// noteListed keeps what was not put on its list, for the next trip.
-func (w *Writer) noteListed(all map[string]*listing) {
+// noteListed keeps what was not put on its list, for the next trip, and says why it was not.
+func (w *Writer) noteListed(all map[string]*listing) (err error) {
 	w.unlisted = nil
 	for key, l := range all {
-		if l.reply.Err() == nil || redis.HasErrorPrefix(l.reply.Err(), "WRONGTYPE") {
+		failed := l.reply.Err()
+		if failed == nil || redis.HasErrorPrefix(failed, "WRONGTYPE") {
 			delete(all, key)
+			continue
 		}
+		err = failed
+		l.members = l.members[max(len(l.members)-maxUnlisted, 0):]
 	}
 	if len(all) > 0 {
 		w.unlisted = all
 	}
+	return err
 }

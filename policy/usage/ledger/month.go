@@ -69,25 +69,17 @@ func (r *Roller) readMonths(ctx context.Context, month usage.Month, subjects []u
 
 // replace returns whose records have changed meanwhile.
 func (r *Roller) replace(ctx context.Context, changes []change, keepMonths int) (changed []usage.Subject, err error) {
-	for range 2 { // a server that has not seen the script gets it
-		unseen := false
+	unseen := func(c *change) bool { return c.reply == nil || redis.HasErrorPrefix(c.reply.Err(), "NOSCRIPT") }
+	for _, eval := range []func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd{r.replaceMonth.EvalSha, r.replaceMonth.Eval} {
 		_, _ = r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i := range changes {
-				c := &changes[i]
-				ends := (c.month + usage.Month(keepMonths) + 1).Start().UnixMilli()
-				c.reply = r.replaceMonth.EvalSha(ctx, p, []string{monthKey(c.Subject, c.month)}, c.before, c.record.Encode(), ends)
+				if c := &changes[i]; unseen(c) {
+					ends := (c.month + usage.Month(keepMonths) + 1).Start().UnixMilli()
+					c.reply = eval(ctx, p, []string{monthKey(c.Subject, c.month)}, c.before, c.record.Encode(), ends)
+				}
 			}
 			return nil
 		})
-		for i := range changes {
-			unseen = unseen || redis.HasErrorPrefix(changes[i].reply.Err(), "NOSCRIPT")
-		}
-		if !unseen {
-			break
-		}
-		if err := r.replaceMonth.Load(ctx, r.client).Err(); err != nil {
-			return nil, fmt.Errorf("usage: fold: %w", err)
-		}
 	}
 	for i := range changes {
 		c := &changes[i]

@@ -53,9 +53,10 @@ type Writer struct {
 	batch   usage.Batch
 	waiting map[subjectDay]*waiting
 
-	unlisted map[string]*listing // what could not be put on a list yet
-	dayNames map[usage.Day]string
-	listKeys map[apiDay]string
+	unlisted   map[string]*listing // what could not be put on a list yet
+	listFailed error               // why not
+	dayNames   map[usage.Day]string
+	listKeys   map[apiDay]string
 	down     bool // the last trip has added nothing
 
 	stats stats
@@ -293,6 +294,9 @@ func (w *Writer) send(ctx context.Context, list []*addition) error {
 		}
 	}
 	w.stats.waiting.Store(int64(len(w.waiting)))
+	if failed == nil && w.listFailed != nil {
+		return fmt.Errorf("usage: %w", w.listFailed)
+	}
 	return failed
 }
 
