@@ -57,7 +57,7 @@ type Writer struct {
 	listFailed error               // why not
 	dayNames   map[usage.Day]string
 	listKeys   map[apiDay]string
-	down     bool // the last trip has added nothing
+	down       bool // the last trip has added nothing
 
 	stats stats
 }
