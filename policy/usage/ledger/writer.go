@@ -58,6 +58,7 @@ type Writer struct {
 	dayNames   map[usage.Day]string
 	listKeys   map[apiDay]string
 	down       bool // the last trip has added nothing
+	renewed    bool // something waits that was not sent yet
 
 	stats stats
 }
@@ -183,7 +184,10 @@ func (w *Writer) write(ctx context.Context, group int) error {
 		all[i] = addition{Delta: d, stamp: w.stamp()}
 		list = append(list, &all[i])
 	}
-	return errors.Join(err, w.send(ctx, list))
+	if err = errors.Join(err, w.send(ctx, list)); err == nil && group < 0 {
+		err = w.retry(ctx)
+	}
+	return err
 }
 
 // wait adds what came meanwhile.
@@ -249,26 +253,32 @@ func (w *Writer) listKey(api string, d usage.Day) string {
 	return key
 }
 
-// retry sends what waits: a first part alone while the store is down.
+// retry sends what waits, and what came for the same keys meanwhile: a first part alone while the
+// store is down.
 func (w *Writer) retry(ctx context.Context) error {
-	var list []*addition
-	today := usage.DayOf(w.now())
-	for at, it := range w.waiting {
-		if w.isLate(it.Delta, today) {
-			delete(w.waiting, at)
-			continue
+	for {
+		var list []*addition
+		today := usage.DayOf(w.now())
+		for at, it := range w.waiting {
+			if w.isLate(it.Delta, today) {
+				delete(w.waiting, at)
+				continue
+			}
+			list = append(list, &it.addition)
+			if w.down && len(list) == perScript {
+				break
+			}
 		}
-		list = append(list, &it.addition)
-		if w.down && len(list) == perScript {
-			break
+		if len(list) == 0 {
+			w.down = false
+			return nil
+		}
+		wasDown := w.down
+		w.renewed = false
+		if err := w.send(ctx, list); err != nil || !w.renewed && !wasDown {
+			return err
 		}
 	}
-	err := w.send(ctx, list)
-	if err == nil && w.down && len(list) > 0 {
-		w.down = false
-		return w.retry(ctx)
-	}
-	return err
 }
 
 // send adds a list, a trip at a time, and keeps what fails.
@@ -335,6 +345,7 @@ func (w *Writer) settle(a *addition, unsent error) error {
 		return nil
 	}
 	*it = waiting{addition: addition{Delta: it.more, stamp: w.stamp()}}
+	w.renewed = true
 	return nil
 }
 
