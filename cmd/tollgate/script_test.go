@@ -71,7 +71,7 @@ func TestScripts(t *testing.T) {
 					return setup(env)
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"ready": ready, "page": page, "check": check, "hold": hold, "watch": watch, "health": health, "empty": emptyRedis,
+					"ready": ready, "page": page, "check": check, "checks": checks, "until": until, "hold": hold, "watch": watch, "health": health, "empty": emptyRedis,
 					"freeport": freePortCommand, "redis": startRedis, "replica": startReplica, "redis-cli": redisCommand,
 					"mode": mode, "term": terminate, "hash": hash, "expand": expand,
 					"envoy": startEnvoy, "call": call, "remember": remember,
@@ -192,6 +192,25 @@ func check(ts *testscript.TestScript, _ bool, args []string) {
 		return err == nil && strconv.Itoa(got) == args[0]
 	}) {
 		ts.Fatalf("got %s, want %s", last, args[0])
+	}
+}
+
+// usage: checks N STATUS METHOD PATH [KEY]. It does that so often, one after the other.
+func checks(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for range n {
+		check(ts, neg, args[1:])
+	}
+}
+
+// usage: until REGEXP ARGS... runs tollgate with these arguments until it prints that.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	want := regexp.MustCompile("(?m)" + args[0])
+	if !tollgatetest.Within(context.Background(), limit, func() bool {
+		return ts.Exec("tollgate", args[1:]...) == nil && want.MatchString(ts.ReadFile("stdout"))
+	}) {
+		ts.Fatalf("%s does not print %s but\n%s", args[1:], args[0], ts.ReadFile("stdout"))
 	}
 }
 

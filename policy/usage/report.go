@@ -124,9 +124,44 @@ func (r *Report) row(name string) *Row {
 	return row
 }
 
-// Rows returns the rows: times and classes of status in their order, others by what they count, the
-// most first.
-func (r *Report) Rows() []Row {
+// Most is what rows are put in order by, the most first.
+type Most string
+
+// The values of Most. Errors are answers with 5xx.
+const (
+	MostRequests Most = "requests"
+	MostDenied   Most = "denied"
+	MostCost     Most = "cost"
+	MostErrors   Most = "errors"
+	MostSlow     Most = "slow"
+)
+
+// ParseMost reads a Most. Its error names them all.
+func ParseMost(text string) (Most, error) {
+	switch most := Most(text); most {
+	case MostRequests, MostDenied, MostCost, MostErrors, MostSlow:
+		return most, nil
+	}
+	return "", fmt.Errorf("%q is not one of requests, denied, cost, errors, slow", text)
+}
+
+func (m Most) of(r *Row) uint64 {
+	switch m {
+	case MostDenied:
+		return r.Denied
+	case MostCost:
+		return r.Cost
+	case MostErrors:
+		return r.Status[Status5xx]
+	case MostSlow:
+		return r.Slow
+	}
+	return r.Allowed + r.Denied
+}
+
+// Rows returns the rows: times and classes of status in their order, others with the most first,
+// MostRequests for "".
+func (r *Report) Rows(most Most) []Row {
 	rows := make([]Row, 0, len(r.rows))
 	for _, row := range r.rows {
 		rows = append(rows, *row)
@@ -136,7 +171,7 @@ func (r *Report) Rows() []Row {
 		case ByHour, ByDay, ByMonth, ByStatus:
 			return strings.Compare(a.Name, b.Name)
 		}
-		return cmp.Or(cmp.Compare(b.Allowed+b.Denied, a.Allowed+a.Denied), strings.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(most.of(&b), most.of(&a)), strings.Compare(a.Name, b.Name))
 	})
 	return rows
 }

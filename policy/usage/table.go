@@ -141,10 +141,15 @@ func (t *table) count(e *entry, route *policy.Route, hour Hour, reason policy.Re
 	return true
 }
 
-// heat notes that the entry at a place has counted a request.
+// heat notes that the entry at a place has counted a request. What is counted for APIs is hot at
+// once: there is little of it.
 func (t *table) heat(e *entry, place uint32) {
-	if e.hits < hotAt {
-		if e.hits++; e.hits == hotAt {
+	at := uint16(hotAt)
+	if e.kind != ofKey {
+		at = 1
+	}
+	if e.hits < at {
+		if e.hits++; e.hits == at {
 			t.hot = append(t.hot, place)
 		}
 	}

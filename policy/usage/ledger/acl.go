@@ -17,7 +17,7 @@ func ServerACL() connect.ACL {
 // CLIACL is what commands need to read usage. They cannot change it.
 func CLIACL() connect.ACL {
 	return connect.ACL{
-		Commands: []string{"exists", "sscan", "hgetall", "get"},
+		Commands: []string{"exists", "sscan", "hgetall", "get", "smembers"},
 		Keys:     []string{"%R~" + prefix + "*"},
 	}
 }

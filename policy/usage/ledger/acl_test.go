@@ -81,7 +81,11 @@ func TestCLIACL(t *testing.T) {
 	w.decide("key_aaaa", "job", policy.Allowed)
 	w.must(w.writer.Flush(t.Context()))
 	ask := func(c redis.UniversalClient) error {
-		_, err := ledger.NewReader(c).Ask(t.Context(), ledger.Question{API: "jobs", By: usage.ByKey, From: usage.HourOf(day), To: usage.DayOf(w.now)})
+		r := ledger.NewReader(c)
+		if _, err := r.APIs(t.Context()); err != nil {
+			return err
+		}
+		_, err := r.Ask(t.Context(), ledger.Question{APIs: []string{"jobs"}, By: usage.ByKey, From: usage.HourOf(day), To: usage.DayOf(w.now)})
 		return err
 	}
 	base := connect.CLIACL().With(ledger.CLIACL())

@@ -2,13 +2,15 @@ package ledger
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	"tollgate/policy/usage"
 )
 
 // Question says what a report is about: one key, the keys of a team, or an API.
 type Question struct {
-	API  string   // of the key or team, or the API itself
+	APIs []string // of the key or team, or the API itself
 	Key  string   // id
 	Team string   // "" for every team
 	By   usage.By // what has a row
@@ -19,18 +21,38 @@ type Question struct {
 // Ask answers a question. Nothing was counted where the report has no rows.
 func (r *Reader) Ask(ctx context.Context, q Question) (*usage.Report, error) {
 	report := &usage.Report{By: q.By, From: q.From}
-	s, err := r.span(ctx, q.API, q.From.Day(), q.To)
+	for _, api := range q.APIs {
+		if err := r.add(ctx, report, &q, api); err != nil {
+			return nil, err
+		}
+	}
+	return report, nil
+}
+
+// APIs returns the APIs of which there is usage, sorted.
+func (r *Reader) APIs(ctx context.Context) ([]string, error) {
+	apis, err := r.client.SMembers(ctx, apisKey).Result()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("usage: read: %w", err)
+	}
+	slices.Sort(apis)
+	return apis, nil
+}
+
+// add adds to a report what the question asks of one API.
+func (r *Reader) add(ctx context.Context, report *usage.Report, q *Question, api string) error {
+	s, err := r.span(ctx, api, q.From.Day(), q.To)
+	if err != nil {
+		return err
 	}
 	if q.By == usage.ByHour {
 		s.months = nil
 	}
-	subjects, err := r.subjects(ctx, &q, &s)
+	subjects, err := r.subjects(ctx, q, api, &s)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	err = r.each(ctx, &s, subjects,
+	return r.each(ctx, &s, subjects,
 		func(of usage.Subject, day usage.Day, d *usage.DayUsage) { report.Add(rowName(of), day, d) },
 		func(of usage.Subject, month usage.Month, d *usage.DayUsage) {
 			if month.First() < s.first {
@@ -39,7 +61,6 @@ func (r *Reader) Ask(ctx context.Context, q Question) (*usage.Report, error) {
 			}
 			report.AddMonth(rowName(of), month, d)
 		})
-	return report, err
 }
 
 // OtherKeys stands in the place of a key's id for those that were too many to be told apart.
@@ -53,30 +74,30 @@ func rowName(s usage.Subject) string {
 }
 
 // subjects returns whose usage answers the question.
-func (r *Reader) subjects(ctx context.Context, q *Question, s *span) ([]usage.Subject, error) {
+func (r *Reader) subjects(ctx context.Context, q *Question, api string, s *span) ([]usage.Subject, error) {
 	switch {
 	case q.Key != "":
-		return []usage.Subject{{API: q.API, Key: q.Key}}, nil
+		return []usage.Subject{{API: api, Key: q.Key}}, nil
 	case q.Team == "" && q.By != usage.ByKey:
-		return []usage.Subject{{API: q.API}}, nil
+		return []usage.Subject{{API: api}}, nil
 	}
 	var all []usage.Subject
 	if q.Team == "" {
-		all = append(all, usage.Subject{API: q.API, Others: true})
+		all = append(all, usage.Subject{API: api, Others: true})
 	}
 	var lists []string
 	for _, day := range s.days {
-		lists = append(lists, listKey(q.API, day))
+		lists = append(lists, listKey(api, day))
 	}
 	for _, month := range s.months {
-		lists = append(lists, monthListKey(q.API, month))
+		lists = append(lists, monthListKey(api, month))
 	}
 	known := map[string]bool{}
 	for _, list := range lists {
 		err := eachListed(ctx, r.client, list, func(team, id string) error {
 			if !known[id] && (q.Team == "" || team == q.Team) {
 				known[id] = true
-				all = append(all, usage.Subject{API: q.API, Key: id})
+				all = append(all, usage.Subject{API: api, Key: id})
 			}
 			return nil
 		})

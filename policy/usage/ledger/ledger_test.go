@@ -47,13 +47,13 @@ func TestWholePath(t *testing.T) {
 			}
 		}
 		for _, by := range usage.Bys() {
-			for _, q := range []ledger.Question{{API: "jobs", Key: "key_one1"}, {API: "jobs"}, {API: "jobs", Team: "red/blue"}} {
+			for _, q := range []ledger.Question{{APIs: []string{"jobs"}, Key: "key_one1"}, {APIs: []string{"jobs"}}, {APIs: []string{"jobs"}, Team: "red/blue"}} {
 				q.By, q.From, q.To = by, usage.HourOf(now)-3, usage.DayOf(now)
 				r, err := ledger.NewReader(c).Ask(t.Context(), q)
 				if err != nil {
 					t.Fatal(err)
 				}
-				t.Log(by, q.Key, q.Team, r.Rows(), r.Total)
+				t.Log(by, q.Key, q.Team, r.Rows(""), r.Total)
 			}
 		}
 		t.Log(c.HGetAll(t.Context(), "tg:v1:usage:{key_one1}:20261129").Val(), w.Stats(), counter.Stats())

@@ -85,14 +85,14 @@ func (w *world) must(err error) {
 // ask returns rows as "name allowed/denied/cost observed", and the total.
 func (w *world) ask(q ledger.Question) (rows map[string]string, total string) {
 	w.Helper()
-	q.API = "jobs"
+	q.APIs = []string{"jobs"}
 	if q.To == 0 {
 		q.To = usage.DayOf(w.now)
 	}
 	r, err := ledger.NewReader(w.client).Ask(w.Context(), q)
 	w.must(err)
 	rows = map[string]string{}
-	for _, row := range r.Rows() {
+	for _, row := range r.Rows("") {
 		rows[row.Name] = show(&row.Measures)
 	}
 	return rows, show(&r.Total)
