@@ -145,32 +145,78 @@ var errRecord = errors.New("usage: not a record of a month")
 // numbers that no Encode can have written is not said.
 func DecodeMonth(data []byte) (*MonthRecord, error) {
 	m := &MonthRecord{}
+	day := func(number int) *DayUsage {
+		switch {
+		case number == 0:
+			if m.Rest == nil {
+				m.Rest = &DayUsage{}
+			}
+			return m.Rest
+		case m.Days == nil:
+			m.Days = map[int]*DayUsage{}
+		}
+		if m.Days[number] == nil {
+			m.Days[number] = &DayUsage{}
+		}
+		return m.Days[number]
+	}
+	err := walk(data, visitor{
+		day: func(number int) { day(number) },
+		route: func(number int, name string, measures *Measures) {
+			d := day(number)
+			d.Routes = append(d.Routes, &RouteUsage{Route: name, Measures: *measures})
+		},
+		reason: func(number int, name string, n uint64) {
+			d := day(number)
+			d.Reasons = append(d.Reasons, ReasonCount{name, n})
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// WalkMonth calls route and reason for what an encoded record holds of each day of the month, 0 for
+// the sum of those that are no longer told apart. It calls neither for bytes that are no record.
+func WalkMonth(data []byte, route func(day int, name string, m *Measures), reason func(day int, name string, n uint64)) error {
+	if err := walk(data, visitor{}); err != nil {
+		return err
+	}
+	return walk(data, visitor{route: route, reason: reason})
+}
+
+// visitor is told what a record holds; what is nil is told nothing.
+type visitor struct {
+	day    func(number int)
+	route  func(day int, name string, m *Measures)
+	reason func(day int, name string, n uint64)
+}
+
+func walk(data []byte, v visitor) error {
 	if len(data) == 0 {
-		return m, nil
+		return nil
 	}
 	d := decoder{b: data}
-	if v := d.byte(); v != recordVersion {
-		return nil, fmt.Errorf("%w: version %d", errRecord, v)
+	if version := d.byte(); version != recordVersion {
+		return fmt.Errorf("%w: version %d", errRecord, version)
 	}
-	names := make([]string, 0, 4)
+	names := make([]string, 0, 8)
 	for range d.count() {
 		names = append(names, d.text())
 	}
 	for range d.count() {
-		number, day := int(d.byte()), d.day(names)
-		switch {
-		case number == 0:
-			m.Rest = day
-		case m.Days == nil:
-			m.Days = map[int]*DayUsage{number: day}
-		default:
-			m.Days[number] = day
+		number := int(d.byte())
+		if v.day != nil {
+			v.day(number)
 		}
+		d.routes(number, names, &v)
+		d.reasons(number, &v)
 	}
 	if d.bad || len(d.b) > 0 {
-		return nil, errRecord
+		return errRecord
 	}
-	return m, nil
+	return nil
 }
 
 // decoder reads from b until something is bad, and nothing afterwards.
@@ -228,21 +274,27 @@ func (d *decoder) text() string {
 	return text
 }
 
-func (d *decoder) day(names []string) *DayUsage {
-	day := &DayUsage{}
+func (d *decoder) routes(day int, names []string, v *visitor) {
+	var m Measures
 	for range d.count() {
 		place := d.uint()
 		if place >= uint64(len(names)) {
 			d.fail()
-			break
+			return
 		}
-		day.Routes = append(day.Routes, &RouteUsage{Route: names[place], Measures: d.measures()})
+		if m = d.measures(); v.route != nil {
+			v.route(day, names[place], &m)
+		}
 	}
+}
+
+func (d *decoder) reasons(day int, v *visitor) {
 	for range d.count() {
 		reason := d.reason()
-		day.Reasons = append(day.Reasons, ReasonCount{reason, d.uint()})
+		if n := d.uint(); v.reason != nil {
+			v.reason(day, reason, n)
+		}
 	}
-	return day
 }
 
 func (d *decoder) measures() (m Measures) {
@@ -278,8 +330,8 @@ func (d *decoder) measures() (m Measures) {
 
 // reasons are the names of reasons that a record says with one byte: the place, from 1. Names are
 // only ever added, at the end.
-func reasons() []string {
-	return []string{
+func reasons() [17]string {
+	return [...]string{
 		"unknown_api", "missing_credential", "malformed_credential", "unknown_key", "revoked_key", "wrong_environment",
 		"inactive_key", "expired_key", "address_denied", "scope_denied", "route_denied", "rate_limited", "quota_exceeded",
 		"corrupt_key", "lookup_refused", "undecided", "concurrency_exceeded",
@@ -291,7 +343,8 @@ const laterReason = "reason "
 
 // appendReason appends a reason's place, or 0 and its name.
 func appendReason(b []byte, reason string) []byte {
-	if i := slices.Index(reasons(), reason); i >= 0 {
+	all := reasons()
+	if i := slices.Index(all[:], reason); i >= 0 {
 		return append(b, byte(i+1))
 	}
 	if n, err := strconv.ParseUint(strings.TrimPrefix(reason, laterReason), 10, 8); err == nil && n > 0 {

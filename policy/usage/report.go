@@ -56,47 +56,80 @@ type Report struct {
 	Total Measures
 
 	rows map[string]*Row
+	days map[Day]string // their names
 }
 
 // Add adds what a subject did on a day. Rows of ByKey have the name that is given.
 func (r *Report) Add(name string, day Day, d *DayUsage) {
-	when := day.Start().Format(time.DateOnly)
-	if r.By == ByMonth {
-		when = when[:len("2006-01")]
-	}
-	r.add(name, when, day, d)
-}
-
-// AddMonth adds what a subject did in a month whose days are no longer told apart.
-func (r *Report) AddMonth(name string, month Month, d *DayUsage) {
-	r.add(name, month.Start().Format("2006-01"), month.First(), d)
-}
-
-func (r *Report) add(name, when string, day Day, d *DayUsage) {
 	for _, route := range d.Routes {
-		switch r.By {
-		case ByHour:
+		if r.By == ByHour {
 			r.addHours(day, route)
-			continue
-		case ByRoute:
-			r.row(route.Route).Add(&route.Measures)
-		case ByDay, ByMonth:
-			r.row(when).Add(&route.Measures)
-		case ByKey:
-			r.row(name).Add(&route.Measures)
-		case ByStatus:
-			for class, n := range route.Status {
-				if n > 0 {
-					r.row(ClassName(class)).Status[class] += n
-				}
+		} else {
+			r.AddRoute(name, day, route.Route, &route.Measures)
+		}
+	}
+	for _, reason := range d.Reasons {
+		r.AddReason(reason.Reason, reason.N)
+	}
+}
+
+// AddRoute adds what a subject did on a day with a route. ByHour that is not known.
+func (r *Report) AddRoute(name string, day Day, route string, m *Measures) {
+	switch r.By {
+	case ByDay:
+		name = r.textOf(day, time.DateOnly)
+	case ByMonth:
+		name = r.textOf(day, monthOnly)
+	case ByRoute:
+		name = route
+	}
+	r.add(name, m)
+}
+
+// AddMonth adds what a subject did with a route in a month whose days are no longer told apart.
+func (r *Report) AddMonth(name string, month Month, route string, m *Measures) {
+	switch r.By {
+	case ByDay, ByMonth:
+		name = month.Start().Format(monthOnly)
+	case ByRoute:
+		name = route
+	}
+	r.add(name, m)
+}
+
+const monthOnly = "2006-01"
+
+func (r *Report) textOf(day Day, layout string) string {
+	text, known := r.days[day]
+	if !known {
+		if r.days == nil {
+			r.days = map[Day]string{}
+		}
+		text = day.Start().Format(layout)
+		r.days[day] = text
+	}
+	return text
+}
+
+// AddReason adds requests that were denied for a reason.
+func (r *Report) AddReason(reason string, n uint64) {
+	if r.By == ByReason {
+		r.row(reason).Denied += n
+	}
+}
+
+func (r *Report) add(name string, m *Measures) {
+	r.Total.Add(m)
+	switch r.By {
+	case ByStatus:
+		for class, n := range m.Status {
+			if n > 0 {
+				r.row(ClassName(class)).Status[class] += n
 			}
 		}
-		r.Total.Add(&route.Measures)
-	}
-	if r.By == ByReason {
-		for _, reason := range d.Reasons {
-			r.row(reason.Reason).Denied += reason.N
-		}
+	case ByReason, ByHour:
+	default:
+		r.row(name).Add(m)
 	}
 }
 

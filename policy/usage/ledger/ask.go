@@ -52,15 +52,7 @@ func (r *Reader) add(ctx context.Context, report *usage.Report, q *Question, api
 	if err != nil {
 		return err
 	}
-	return r.each(ctx, &s, subjects,
-		func(of usage.Subject, day usage.Day, d *usage.DayUsage) { report.Add(rowName(of), day, d) },
-		func(of usage.Subject, month usage.Month, d *usage.DayUsage) {
-			if month.First() < s.first {
-				report.Cut = true
-				return
-			}
-			report.AddMonth(rowName(of), month, d)
-		})
+	return r.each(ctx, &s, subjects, report)
 }
 
 // OtherKeys stands in the place of a key's id for those that were too many to be told apart.

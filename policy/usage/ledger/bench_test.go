@@ -81,3 +81,78 @@ func BenchmarkWrite(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkAsk asks about 10,000 keys that were used on each of the last 30 days, which has to take a
+// second at most: what all of them did, by key; the busiest of them; and one of them, by day.
+func BenchmarkAsk(b *testing.B) {
+	const n, days = 10_000, 30
+	c := redistest.Start(b, redistest.SocketOnly).Admin
+	set := jobs()
+	now := time.Now().UTC()
+	counter := usage.NewCounter(0, set.Find)
+	w := ledger.NewWriter(c, counter, func() time.Time { return now })
+	roller := ledger.NewRoller(c, func(string) policy.Usage { return policy.DefaultUsage() }, func() time.Duration { return time.Until(now) })
+	grants := make([]*keys.Grant, n)
+	for i := range grants {
+		grants[i] = grant(fmt.Sprintf("key_%016x", i), fmt.Sprint("team_", i/10))
+	}
+	for day := range days {
+		at := now
+		for i, g := range grants {
+			for r, name := range []string{"job", "submit", "r1"} {
+				api, route := set.Find("jobs", name)
+				for range 1 + (i+r+day)%3 {
+					counter.Decided(api, g, route, policy.Allowed, at)
+					counter.Finished(&usage.Finished{API: "jobs", Route: name, Key: g.ID(), Team: g.Team(), Start: at, Status: 200, BytesIn: 1000, BytesOut: uint64(i), Took: time.Duration(i) * time.Millisecond})
+				}
+				counter.Decided(api, g, route, policy.RateLimited, at.Add(-time.Duration(i%5)*time.Hour))
+			}
+		}
+		if err := w.Flush(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		if day < days-1 {
+			now = now.Add(24 * time.Hour)
+		}
+		began := time.Now()
+		if err := roller.Roll(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		if day == days-1 {
+			b.Logf("folding a day of %d keys took %s", n, time.Since(began).Round(time.Millisecond))
+		}
+	}
+	info, err := c.Info(b.Context(), "memory").Result()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(info) {
+		if name, value, _ := strings.Cut(strings.TrimSpace(line), ":"); name == "used_memory_human" {
+			b.Logf("Redis holds %s", value)
+		}
+	}
+	from := (usage.DayOf(now) - days + 1).Hour(0)
+	for name, q := range map[string]ledger.Question{
+		"all keys": {By: usage.ByKey}, "a team of 10 keys": {Team: "team_7", By: usage.ByRoute},
+		"one key by day": {Key: grants[7].ID(), By: usage.ByDay}, "the API by day": {By: usage.ByDay}, "the API by hour": {By: usage.ByHour},
+	} {
+		b.Run(name, func(b *testing.B) {
+			q.APIs, q.From, q.To = []string{"jobs"}, from, usage.DayOf(now)
+			before := redisCPU(b, c)
+			for range b.N {
+				began := time.Now()
+				r, err := ledger.NewReader(c).Ask(b.Context(), q)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if rows := len(r.Rows("")); rows == 0 || q.By == usage.ByKey && rows != n || q.By == usage.ByDay && rows != days {
+					b.Fatalf("%d rows", rows)
+				}
+				if took := time.Since(began); took > time.Second {
+					b.Logf("took %s, want a second at most", took)
+				}
+			}
+			b.ReportMetric(float64(redisCPU(b, c)-before)/float64(b.N)/1e6, "redis-ms/op")
+		})
+	}
+}

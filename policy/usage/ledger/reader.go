@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 
@@ -90,45 +91,103 @@ func (r *Reader) span(ctx context.Context, api string, first, last usage.Day) (s
 // maxHashDays is how many days back there can be hashes of days.
 const maxHashDays = keepDays + 2
 
-// each calls found for each day, or month whose days are no longer known, on which some subjects
-// did something. A day that stands in both, because it is being folded, counts once.
-func (r *Reader) each(ctx context.Context, s *span, subjects []usage.Subject, found func(usage.Subject, usage.Day, *usage.DayUsage), sum func(usage.Subject, usage.Month, *usage.DayUsage)) error {
-	type subjectDay struct {
-		usage.Subject
-		day usage.Day
-	}
+// readers is how many parts are read at once: while one is taken apart here, Redis answers others.
+const readers = 4
+
+// each adds to a report what subjects did in a span.
+func (r *Reader) each(ctx context.Context, s *span, subjects []usage.Subject, report *usage.Report) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		work   sync.WaitGroup
+		mu     sync.Mutex
+		failed error
+	)
+	free := make(chan struct{}, readers)
 	for part := range slices.Chunk(subjects, readPart) {
-		known := map[subjectDay]bool{}
-		for _, day := range s.days {
-			err := readDays(ctx, r.client, part, day, func(of usage.Subject, d *usage.DayUsage) {
-				known[subjectDay{of, day}] = true
-				found(of, day, d)
-			})
-			if err != nil {
-				return err
-			}
-		}
-		for _, month := range s.months {
-			first := month.First()
-			for i, reply := range getMonths(ctx, r.client, month, part) {
-				_, record, err := monthOf(reply)
-				if errors.Is(err, errNoRecord) {
-					continue
-				}
-				if err != nil {
-					return err
-				}
-				for n, d := range record.Days {
-					day := first + usage.Day(n-1)
-					if day >= s.first && day <= s.last && !known[subjectDay{part[i], day}] {
-						found(part[i], day, d)
-					}
-				}
-				if record.Rest != nil {
-					sum(part[i], month, record.Rest)
+		free <- struct{}{}
+		work.Go(func() {
+			defer func() { <-free }()
+			if err := r.part(ctx, s, part, report, &mu); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				if failed == nil {
+					failed = err
+					cancel()
 				}
 			}
+		})
+	}
+	work.Wait()
+	return failed
+}
+
+// part adds what some subjects did. A day that stands in a hash and in the month's record, because
+// it is being folded, counts once.
+func (r *Reader) part(ctx context.Context, s *span, part []usage.Subject, report *usage.Report, mu *sync.Mutex) error {
+	days := make([]map[usage.Subject]*usage.DayUsage, len(s.days))
+	for i, day := range s.days {
+		days[i] = map[usage.Subject]*usage.DayUsage{}
+		if err := readDays(ctx, r.client, part, day, func(of usage.Subject, d *usage.DayUsage) { days[i][of] = d }); err != nil {
+			return err
 		}
+		mu.Lock()
+		for of, d := range days[i] {
+			report.Add(rowName(of), day, d)
+		}
+		mu.Unlock()
+	}
+	counted := func(of usage.Subject, day usage.Day) bool {
+		i := slices.Index(s.days, day)
+		return i >= 0 && days[i][of] != nil
+	}
+	for _, month := range s.months {
+		replies := getMonths(ctx, r.client, month, part)
+		mu.Lock()
+		err := s.addMonth(month, part, replies, counted, report)
+		mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addMonth adds the records of a month, but for days that are counted already. What is no record
+// says nothing.
+func (s *span) addMonth(month usage.Month, part []usage.Subject, replies []*redis.StringCmd, counted func(usage.Subject, usage.Day) bool, report *usage.Report) error {
+	first := month.First()
+	for i, reply := range replies {
+		data, err := reply.Bytes()
+		if errors.Is(err, redis.Nil) || redis.HasErrorPrefix(err, "WRONGTYPE") {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("usage: read: %w", err)
+		}
+		of, name := part[i], rowName(part[i])
+		// The day's number is 0 for the sum of those that are no longer told apart.
+		wanted := func(number int) (day usage.Day, ok bool) {
+			if number == 0 {
+				report.Cut = report.Cut || first < s.first
+				return first, first >= s.first
+			}
+			day = first + usage.Day(number-1)
+			return day, day >= s.first && day <= s.last && !counted(of, day)
+		}
+		_ = usage.WalkMonth(data, func(number int, route string, m *usage.Measures) {
+			switch day, ok := wanted(number); {
+			case !ok:
+			case number == 0:
+				report.AddMonth(name, month, route, m)
+			default:
+				report.AddRoute(name, day, route, m)
+			}
+		}, func(number int, reason string, n uint64) {
+			if _, ok := wanted(number); ok {
+				report.AddReason(reason, n)
+			}
+		})
 	}
 	return nil
 }
