@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys test-outage test-scan bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys test-outage test-usage test-scan bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -55,6 +55,12 @@ RUNS ?= 10
 test-outage: ready-to-bench ## replicas that restart and die under 2,000 requests a second; RUNS=1 is a shorter look
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
 	@$(GO) test -count=1 -pgo=off -timeout 60m -v -run TestReplicasLeave ./cmd/tollgate -args -outage $(RUNS) | grep -v '^=== '
+
+# How many requests are counted.
+REQUESTS ?= 200000
+test-usage: ready-to-bench ## usage, exactly: 200,000 requests through Envoy and three servers, one of which ends meanwhile
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@$(GO) test -count=1 -pgo=off -timeout 60m -v -run TestUsageThroughEnvoy ./cmd/tollgate -args -usage $(REQUESTS) | grep -v '^=== '
 
 test-scan: ## first look-ups of keys beside 20,000 guesses a second, or half of what the machine can do
 	@TOLLGATE_SCAN=full $(GO) test -count=1 -v -run TestFirstLookUpsDuringAScan ./cmd/tollgate

@@ -111,8 +111,8 @@ const unasked = `- match: {path: /items/unasked}
                     disabled: true
               `
 
-// logging is a bootstrap that tells soon of requests that last, and has a route that Tollgate is not
-// asked about.
+// logging is a bootstrap that tells soon of requests that last, and has a route that Tollgate is
+// not asked about.
 func logging(t *testing.T, changes ...string) []byte {
 	t.Helper()
 	const all = "- match: {prefix: /}\n"
@@ -223,8 +223,8 @@ func TestNoSecretOfAnAccessLogIsKept(t *testing.T) {
 	}
 }
 
-// A client that leaves while Tollgate decides leaves an entry without a decision, by whose request id
-// it is known all the same.
+// A client that leaves while Tollgate decides leaves an entry without a decision, by whose request
+// id it is known all the same.
 func TestClientThatLeavesDuringTheCheck(t *testing.T) {
 	log, asked := &observed{}, make(chan bool, 1)
 	waits := func(ctx context.Context) (keys.Grant, error) {

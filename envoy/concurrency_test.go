@@ -202,7 +202,8 @@ func replace(t *testing.T, oldNew ...string) func(string) string {
 	}
 }
 
-// likeEnvoyGateway has the access log sent as Envoy does by itself, which Envoy Gateway cannot change.
+// likeEnvoyGateway has the access log sent as Envoy does by itself, which Envoy Gateway cannot
+// change.
 func likeEnvoyGateway(t *testing.T) func(string) string {
 	return replace(t, "buffer_flush_interval: 0.05s", "buffer_flush_interval: 1s", "buffer_size_bytes: 1048576", "buffer_size_bytes: 16384")
 }
@@ -355,8 +356,9 @@ func TestConcurrencyThroughEnvoy(t *testing.T) {
 	}
 }
 
-// How soon after the end of a request another is let through. What a loaded machine needs is no fault;
-// TOLLGATE_TIMES=judge has the figures of the pages held, over as many rounds as they are of.
+// How soon after the end of a request another is let through. What a loaded machine needs is no
+// fault; TOLLGATE_TIMES=judge has the figures of the pages held, over as many rounds as they are
+// of.
 func TestNextRequestIsLetThroughSoon(t *testing.T) {
 	judge := os.Getenv("TOLLGATE_TIMES") == "judge"
 	for _, c := range []struct {
@@ -396,8 +398,8 @@ func TestNextRequestIsLetThroughSoon(t *testing.T) {
 	}
 }
 
-// round has a request end, and returns how long after that another of the key is let through that asks
-// every so often.
+// round has a request end, and returns how long after that another of the key is let through that
+// asks every so often.
 func (u *crowd) round(t *testing.T, key int, name string, pause time.Duration) time.Duration {
 	var first *under
 	u.each(t, pause, func() bool {

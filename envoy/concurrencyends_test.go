@@ -236,8 +236,8 @@ func TestHangUpAroundTheCheck(t *testing.T) {
 	}
 }
 
-// An internal redirect asks twice with one request id: with a single place it neither waits for itself
-// nor leaves anything behind.
+// An internal redirect asks twice with one request id: with a single place it neither waits for
+// itself nor leaves anything behind.
 func TestInternalRedirectWithOnePlace(t *testing.T) {
 	for _, version := range envoyVersions() {
 		for _, c := range []struct {
@@ -356,8 +356,9 @@ func (u *crowd) second(t *testing.T) (addr string) {
 	return other.Addr
 }
 
-// Who sends the id of another's request releases nothing: Envoy makes each request's id anew; and where
-// it is set up to keep what clients send, no id counts unless the policy says that they are trusted.
+// Who sends the id of another's request releases nothing: Envoy makes each request's id anew; and
+// where it is set up to keep what clients send, no id counts unless the policy says that they are
+// trusted.
 func TestForgedRequestIDReleasesNothing(t *testing.T) {
 	preserve := replace(t, "use_remote_address: true", "use_remote_address: true\n          preserve_external_request_id: true")
 	for _, version := range envoyVersions() {
@@ -408,8 +409,8 @@ func TestForgedRequestIDReleasesNothing(t *testing.T) {
 	}
 }
 
-// Requests that last longer than max_duration are held on by the periodic entries of the access log, and
-// end with their last one; without such entries others get their places.
+// Requests that last longer than max_duration are held on by the periodic entries of the access
+// log, and end with their last one; without such entries others get their places.
 func TestLongRequestsAreHeldOn(t *testing.T) {
 	routes, often := withRoutes(t), replace(t, "access_log_flush_interval: 20s", "access_log_flush_interval: 0.3s")
 	for _, version := range envoyVersions() {

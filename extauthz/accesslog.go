@@ -5,6 +5,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"tollgate/policy"
+	"tollgate/policy/usage"
 )
 
 // AccessLogEntry is what a proxy's access log says of one request that has ended, or of one that
@@ -39,9 +42,16 @@ type Observer interface {
 	Observed(e *AccessLogEntry)
 }
 
-// Observed follows the slot of a request, and hands the entry to whoever wants it.
+// Observed follows the slot of a request, counts how it ended, and hands the entry to whoever wants
+// it.
 func (a *Authorizer) Observed(e *AccessLogEntry) {
 	a.followSlot(e)
+	if a.counts != nil && e.Reason == policy.Allowed.String() && !e.Periodic {
+		a.counts.Finished(&usage.Finished{
+			API: e.API, Route: e.Route, Key: e.KeyID, Team: e.Team, Start: e.Start,
+			Status: e.Code, BytesIn: e.BytesIn, BytesOut: e.BytesOut, Took: e.Duration,
+		})
+	}
 	if a.observer != nil {
 		a.observer.Observed(e)
 	}

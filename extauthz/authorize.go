@@ -23,6 +23,7 @@ import (
 	"tollgate/policy/keys/standing"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
+	"tollgate/policy/usage"
 )
 
 // KeyFinder finds the key of a secret. It returns keys.ErrUnknown, a
@@ -80,6 +81,8 @@ type Config struct {
 	Usage *cache.Usage
 	// Observer is told what proxies' access logs say; nil for nobody.
 	Observer Observer
+	// Counts counts the decisions by key; nil for none.
+	Counts *usage.Counter
 	// Rehash is told of keys that were found by an older method of hashing; nil
 	// for none. It must not wait.
 	Rehash  func(id string, from, to keys.Digest)
@@ -103,6 +106,7 @@ type Authorizer struct {
 	breaker  *connect.Breaker
 	usage    *cache.Usage
 	observer Observer // or nil
+	counts   *usage.Counter
 	rehash   func(id string, from, to keys.Digest)
 	deadline time.Duration
 	metrics  *Metrics
@@ -125,7 +129,7 @@ func New(c Config) *Authorizer {
 	nodes, _ := c.Limits.(nodes)
 	return &Authorizer{
 		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
-		breaker: c.Breaker, usage: c.Usage, observer: c.Observer, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
+		breaker: c.Breaker, usage: c.Usage, counts: c.Counts, observer: c.Observer, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: newDecisionLog(c.Log, c.Decisions), slots: newSlots(c.Limits, c.Decider.Local()),
 	}
 }
@@ -175,6 +179,7 @@ func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Se
 	}
 	a.noteUse(check)
 	a.noteSlot(ctx, check)
+	a.count(check)
 	d := check.Decision()
 	if check.Unplaced() {
 		a.unplaced(ctx, check.API(), r)
@@ -195,6 +200,13 @@ func (a *Authorizer) noteUse(check *policy.Check) {
 	}
 	if id, from, to, ok := check.Rehash(); ok && a.rehash != nil {
 		a.rehash(id, from, to)
+	}
+}
+
+// count counts the decision for its key, or for its API where no key is known.
+func (a *Authorizer) count(check *policy.Check) {
+	if api := check.API(); api != nil && a.counts != nil {
+		a.counts.Decided(api, check.Key(), check.Route(), check.Decision().Reason, check.Now())
 	}
 }
 

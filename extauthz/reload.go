@@ -48,6 +48,19 @@ func LoadPolicies(path string, log *slog.Logger, m *Metrics, accept func(*policy
 // Current returns the set in force.
 func (p *Policies) Current() *policy.Set { return p.current.Load() }
 
+// FindRoute returns what the names of an API and a route mean now, nil for what there is not.
+func (p *Policies) FindRoute(api, route string) (*policy.API, *policy.Route) {
+	return p.Current().Find(api, route)
+}
+
+// UsageOf returns how long usage of an API is kept: what holds by default if there is no such API.
+func (p *Policies) UsageOf(api string) policy.Usage {
+	if a, _ := p.Current().Find(api, ""); a != nil {
+		return *a.Usage()
+	}
+	return policy.DefaultUsage()
+}
+
 // StaleFor returns how long a key of the API may be served while the store is
 // away: zero if there is no such API.
 func (p *Policies) StaleFor(api string) time.Duration {

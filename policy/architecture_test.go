@@ -50,7 +50,7 @@ func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 // room returns the part of the module that a file belongs to.
 func room(path string) string {
 	dir := filepath.ToSlash(filepath.Dir(path))
-	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy/usage/ledger", "policy/usage", "policy", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
 		if dir == r || strings.HasPrefix(dir, r+"/") {
 			return r
 		}
@@ -83,7 +83,9 @@ func TestImports(t *testing.T) {
 		"policy/answer":          nil,
 		"policy":                 {"policy/keys", "policy/limits", "policy/router", "policy/answer"},
 		"policy/policyfile":      {"policy", "policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys", "policy/limits", "policy/router", "policy/answer"},
-		"extauthz":               {"policy", "policy/policyfile", "policy/connect", "policy/keys", "policy/keys/cache", "policy/keys/standing", "policy/limits", "policy/limits/counters"},
+		"policy/usage":           {"policy", "policy/keys"},
+		"policy/usage/ledger":    {"policy", "policy/connect", "policy/keys", "policy/usage"},
+		"extauthz":               {"policy", "policy/policyfile", "policy/usage", "policy/usage/ledger", "policy/connect", "policy/keys", "policy/keys/cache", "policy/keys/standing", "policy/limits", "policy/limits/counters"},
 		"extauthz/grpcserver":    {"extauthz", "policy"},
 		"extauthz/httpserver":    {"extauthz", "policy"},
 		"extauthz/yardstick":     {"extauthz/grpcserver"},
@@ -92,9 +94,9 @@ func TestImports(t *testing.T) {
 		"k8s":                    nil,
 	}
 	libraries := map[string][]string{
-		"github.com/envoyproxy/go-control-plane": {"extauthz/grpcserver", "extauthz/yardstick"},
+		"github.com/envoyproxy/go-control-plane": {"extauthz/grpcserver", "extauthz/yardstick", "cmd"},
 		"google.golang.org/":                     {"extauthz/grpcserver", "extauthz/yardstick", "cmd"},
-		"github.com/redis/":                      {"policy/connect", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/keystest", "policy/limits/counters", "cmd"},
+		"github.com/redis/":                      {"policy/connect", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/keystest", "policy/limits/counters", "policy/usage/ledger", "cmd"},
 		"github.com/alicebob/":                   {"cmd", "policy/keys/keystest"},
 		"github.com/prometheus/":                 {"extauthz", "cmd"},
 		"github.com/spf13/":                      {"cmd"},

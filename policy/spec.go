@@ -43,6 +43,7 @@ type Spec struct {
 	UndecidedRPC bool // the proxy's own failure policy decides what is undecided
 	StaleFor     time.Duration
 	RateHeaders  RateHeaders
+	Usage        Usage
 }
 
 // Route is one route of an API.

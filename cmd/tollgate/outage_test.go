@@ -148,12 +148,19 @@ func TestOneReplicaRestarts(t *testing.T) {
 // allowed.
 func (o outage) start(t *testing.T, binary string) (*envoytest.Envoy, []*replica) {
 	t.Helper()
-	dir := tollgatetest.ShortDir(t)
 	store := redistest.Start(t, redistest.SocketOnly)
 	seedOutage(t, store.Admin)
 	policy := bytes.Replace(readFile(t, "../../testdata/small.yaml"), []byte("api: jobs"), []byte("api: pixelmagic"), 1)
 	policy = bytes.ReplaceAll(bytes.ReplaceAll(policy, []byte("requests: 60,"), []byte("requests: 100000000,")),
 		[]byte("requests: 1000,"), []byte("requests: 100000000,"))
+	return o.startOn(t, binary, store, policy)
+}
+
+// startOn starts the replicas with a store and a policy of the API pixelmagic, and an Envoy before
+// them.
+func (o outage) startOn(t *testing.T, binary string, store *redistest.Server, policy []byte) (*envoytest.Envoy, []*replica) {
+	t.Helper()
+	dir := tollgatetest.ShortDir(t)
 	tollgatetest.WriteFile(t, dir+"/policy.yaml", policy)
 	var replicas []*replica
 	var addresses []string

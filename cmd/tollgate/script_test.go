@@ -28,6 +28,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"tollgate/cmd/tollgate/cli"
 	"tollgate/cmd/tollgate/listen"
 	"tollgate/cmd/tollgate/tollgatetest"
 	"tollgate/envoy"
@@ -71,7 +72,7 @@ func TestScripts(t *testing.T) {
 					return setup(env)
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"ready": ready, "page": page, "check": check, "hold": hold, "watch": watch, "health": health, "empty": emptyRedis,
+					"ready": ready, "page": page, "check": check, "checks": checks, "until": until, "hold": hold, "watch": watch, "health": health, "empty": emptyRedis,
 					"freeport": freePortCommand, "redis": startRedis, "replica": startReplica, "redis-cli": redisCommand,
 					"mode": mode, "term": terminate, "hash": hash, "expand": expand,
 					"envoy": startEnvoy, "call": call, "remember": remember,
@@ -134,11 +135,7 @@ func startUsers(t *testing.T) (socket string) {
 	s := redistest.Start(t, redistest.SocketOnly)
 	s.RefusesNothing(t)
 	for _, user := range []string{"server", "cli"} {
-		code, rules, mistakes := command(t, "store", "acl", user)
-		if code != 0 {
-			t.Fatalf("store acl %s: %s", user, mistakes)
-		}
-		s.AddUser(t, user, strings.Fields(rules))
+		s.AddUser(t, user, cli.ACLs()[user].Rules())
 	}
 	return s.Socket
 }
@@ -209,6 +206,25 @@ func check(ts *testscript.TestScript, _ bool, args []string) {
 		return err == nil && strconv.Itoa(got) == args[0]
 	}) {
 		ts.Fatalf("got %s, want %s", last, args[0])
+	}
+}
+
+// usage: checks N STATUS METHOD PATH [KEY]. It does that so often, one after the other.
+func checks(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for range n {
+		check(ts, neg, args[1:])
+	}
+}
+
+// usage: until REGEXP ARGS... runs tollgate with these arguments until it prints that.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	want := regexp.MustCompile("(?m)" + args[0])
+	if !tollgatetest.Within(context.Background(), limit, func() bool {
+		return ts.Exec("tollgate", args[1:]...) == nil && want.MatchString(ts.ReadFile("stdout"))
+	}) {
+		ts.Fatalf("%s does not print %s but\n%s", args[1:], args[0], ts.ReadFile("stdout"))
 	}
 }
 

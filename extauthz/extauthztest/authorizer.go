@@ -17,6 +17,7 @@ import (
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
 	"tollgate/policy/policyfile"
+	"tollgate/policy/usage"
 )
 
 // Store is where a test has keys and limits from.
@@ -29,10 +30,11 @@ type Store interface {
 func AuthorizerOf(t testing.TB, file policyfile.File, s Store) *extauthz.Authorizer {
 	t.Helper()
 	metrics := extauthz.NewMetrics(prometheus.NewRegistry())
+	policies := FixedPolicies(t, metrics, file)
 	return extauthz.New(extauthz.Config{
-		Policies: FixedPolicies(t, metrics, file),
-		Decider:  policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
-		Keys:     s, Limits: s, Metrics: metrics, Log: slog.New(slog.DiscardHandler), Decisions: extauthz.LogAll,
+		Policies: policies, Counts: usage.NewCounter(0, policies.FindRoute),
+		Decider: policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
+		Keys:    s, Limits: s, Metrics: metrics, Log: slog.New(slog.DiscardHandler), Decisions: extauthz.LogAll,
 	})
 }
 

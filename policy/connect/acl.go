@@ -1,12 +1,15 @@
 package connect
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // An ACL is what a user of Redis needs for something: these commands, keys and channels. Each
 // package that talks to Redis states its own; `tollgate store acl` joins them for a user.
 type ACL struct {
 	Commands []string // names as in ACL rules: get, cluster|slots
-	Keys     []string // key patterns
+	Keys     []string // key patterns; %R~ before one allows to read alone
 	Channels []string // pub/sub channel patterns
 }
 
@@ -36,7 +39,10 @@ func (a ACL) Rules() []string {
 		rules = append(rules, "+"+c)
 	}
 	for _, k := range a.Keys {
-		rules = append(rules, "~"+k)
+		if !strings.HasPrefix(k, "%") {
+			k = "~" + k
+		}
+		rules = append(rules, k)
 	}
 	for _, c := range a.Channels {
 		rules = append(rules, "&"+c)

@@ -31,6 +31,7 @@ func compile(doc *document, src *source) *policy.Spec {
 	c.failures()
 	c.answers()
 	c.rateHeaders()
+	c.usage()
 	return c.spec
 }
 
@@ -563,6 +564,31 @@ func (c *compiler) rateHeaders() {
 		IETF:       in.IETF,
 		Usable:     c.choice("rate_headers.on", in.On, "known", "usable") == "usable",
 	}
+}
+
+func (c *compiler) usage() {
+	in, u := c.doc.Usage, policy.DefaultUsage()
+	if in.SlowAfter != "" {
+		d, err := time.ParseDuration(in.SlowAfter)
+		if err != nil || d <= 0 {
+			c.fault("usage.slow_after", "bad duration %q, want a form such as 2s", in.SlowAfter)
+		}
+		u.SlowAfter = d
+	}
+	for _, f := range []struct {
+		name        string
+		in, to      *int
+		least, most int
+	}{{"hours", in.Hours, &u.Hours, 24, 168}, {"days", in.Days, &u.Days, 7, 366}, {"months", in.Months, &u.Months, 1, 60}} {
+		if f.in == nil {
+			continue
+		}
+		if *f.in < f.least || *f.in > f.most {
+			c.fault("usage."+f.name, "%s %d: want %d to %d", f.name, *f.in, f.least, f.most)
+		}
+		*f.to = *f.in
+	}
+	c.spec.Usage = u
 }
 
 // headerText reports whether s may stand in a header value of ours.

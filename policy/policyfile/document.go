@@ -27,6 +27,14 @@ type document struct {
 	StaleFor      string         `yaml:"stale_for,omitempty" jsonschema_description:"How long known keys go on while the store is away. Go duration. Default: 5m."`
 	Errors        errorsIn       `yaml:"errors" jsonschema:"required" jsonschema_description:"How each refusal is answered."`
 	RateHeaders   rateHeadersIn  `yaml:"rate_headers,omitempty" jsonschema_description:"Rate-limit response headers."`
+	Usage         usageIn        `yaml:"usage,omitempty" jsonschema_description:"What is kept of who used what."`
+}
+
+type usageIn struct {
+	SlowAfter string `yaml:"slow_after,omitempty" jsonschema_description:"Requests that take longer count as slow. Go duration. Default: 1s."`
+	Hours     *int   `yaml:"hours,omitempty" jsonschema:"minimum=24,maximum=168" jsonschema_description:"How many hours after its end a day can be told by hour. Default: 48."`
+	Days      *int   `yaml:"days,omitempty" jsonschema:"minimum=7,maximum=366" jsonschema_description:"How many days after its end a month can be told by day. Default: 35."`
+	Months    *int   `yaml:"months,omitempty" jsonschema:"minimum=1,maximum=60" jsonschema_description:"How many months are kept, beside the current one. Default: 13."`
 }
 
 type keyFormatIn struct {

@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// logEntry is an entry of Envoy's access log about a request that has ended, but for the metadata of
-// its decision: what an Envoy with the shipped bootstrap sends.
+// logEntry is an entry of Envoy's access log about a request that has ended, but for the metadata
+// of its decision: what an Envoy with the shipped bootstrap sends.
 func logEntry() ([]byte, error) {
 	address := func(host string, port uint32) *corev3.Address {
 		return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -73,7 +74,12 @@ const (
 // flags adds the flags of access to a command and all below it.
 func (a *access) flags(cmd *cobra.Command) {
 	a.output = output.Table
-	f := cmd.PersistentFlags()
+	a.storeFlags(cmd.PersistentFlags())
+	cmd.PersistentFlags().VarP(&a.output, "output", "o", "table, json or yaml")
+}
+
+// storeFlags adds those that say where the store is, and in whose name it is used.
+func (a *access) storeFlags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.StringVar(&a.Shared.Store, "store", settings.EmbeddedStore, "where the keys are: memory (that of the tollgate serve on this machine), or a URL such as redis://HOST:PORT")
 	f.StringVar(&a.Socket, "store-socket", "", "unix socket of the memory store (default: where tollgate serve has it)")
@@ -81,7 +87,14 @@ func (a *access) flags(cmd *cobra.Command) {
 	f.StringVar(&a.PepperFile, "pepper-file", "", "file with the secret that keys are hashed with, the same as the server's; or the secret itself in TOLLGATE_PEPPER")
 	f.StringVar(&a.OlderPeppers, "older-peppers", "", "files with earlier peppers, as the server has them")
 	f.StringVar(&a.tokenFile, "token-file", "", "file with a member's token, to act as that member; or the token itself in "+settings.TokenVariable)
-	f.VarP(&a.output, "output", "o", "table, json or yaml")
+}
+
+// StoreFlags adds the flags of the store alone, for a command that prints in its own way.
+func (a *access) StoreFlags(cmd *cobra.Command) { a.storeFlags(cmd.PersistentFlags()) }
+
+// WithStore lets such a command work with the store.
+func (a *access) WithStore(cmd *cobra.Command, work func(ctx context.Context, c redis.UniversalClient, who roles.Actor) error) error {
+	return a.run(cmd, storeOnly, func(ctx context.Context) error { return work(ctx, a.storage.Client, a.who) })
 }
 
 // run opens what a command needs, lets it work until a signal, and closes it.

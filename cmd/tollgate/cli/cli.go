@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tollgate/cmd/tollgate/cli/usage"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys/admin"
 	"tollgate/policy/keys/store"
@@ -17,7 +18,7 @@ import (
 
 // Commands returns the nouns of the CLI.
 func Commands() []*cobra.Command {
-	return []*cobra.Command{newKeys(), newTeams(), newMembers(), newAudit(), newStoreCommand(), newPolicy()}
+	return []*cobra.Command{newKeys(), newTeams(), newMembers(), usage.Command(&access{}), newAudit(), newStoreCommand(), newPolicy()}
 }
 
 // unknownCommand does not repeat what it does not know: that could be a secret.

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/cli/output"
+	"tollgate/cmd/tollgate/cli/usage"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/keyfile"
@@ -27,7 +28,11 @@ func newGet(a *access) *cobra.Command {
 				if err != nil {
 					return explained(err)
 				}
-				return exit.Failed(a.printKey(cmd.OutOrStdout(), key))
+				used, err := usage.OfToday(ctx, a.storage.Client, key, time.Now())
+				if err != nil {
+					cmd.PrintErrf("what it did today is not known: %v\n", exit.Plain(err))
+				}
+				return exit.Failed(a.printKey(cmd.OutOrStdout(), key, used))
 			})
 		},
 	}
@@ -57,6 +62,7 @@ type keyView struct {
 	LimitID     string          `json:"limit_id,omitempty"`
 	AnchorDay   int             `json:"anchor_day,omitempty"`
 	Version     int64           `json:"version"`
+	UsageToday  *usage.Today    `json:"usage_today,omitempty"` // of keys get alone
 }
 
 func shown(k *keys.Key) keyView {
@@ -85,10 +91,16 @@ func state(k *keys.Key, now time.Time) string {
 	return string(k.Status)
 }
 
-// printKey prints a key, a field a line for people.
-func (a *access) printKey(w io.Writer, k *keys.Key) error {
+// printKey prints a key, a field a line for people, and what it did today if that is known.
+func (a *access) printKey(w io.Writer, k *keys.Key, used *usage.Today) error {
 	if a.output != output.Table {
-		return a.output.Print(w, shown(k))
+		view := shown(k)
+		view.UsageToday = used
+		return a.output.Print(w, view)
+	}
+	today := ""
+	if used != nil {
+		today = used.String()
 	}
 	f := keyfile.FieldsOf(k)
 	return output.Columns(w, output.Fields(
@@ -96,7 +108,7 @@ func (a *access) printKey(w io.Writer, k *keys.Key) error {
 		"plan", k.Plan, "scopes", strings.Join(k.Scopes, ","), "ips", strings.Join(f.IPs, ","), "limits", limitsText(k),
 		"status", state(k, time.Now()), "expires", output.Time(k.ExpiresAt), "retires", output.Time(k.RetiresAt),
 		"created", output.Time(k.CreatedAt), "created by", k.CreatedBy, "updated", output.Time(k.UpdatedAt),
-		"last used", output.Time(k.LastUsed), "rotated from", k.RotatedFrom, "rotated to", k.RotatedTo,
+		"last used", output.Time(k.LastUsed), "used today", today, "rotated from", k.RotatedFrom, "rotated to", k.RotatedTo,
 		"version", fmt.Sprint(k.Version)))
 }
 

@@ -12,7 +12,17 @@ import (
 	"tollgate/policy/keys/standing"
 	"tollgate/policy/keys/store"
 	"tollgate/policy/limits/counters"
+	"tollgate/policy/usage/ledger"
 )
+
+// ACLs returns the rights of the users that tollgate store acl knows.
+func ACLs() map[string]connect.ACL {
+	return map[string]connect.ACL{
+		"server":   connect.Join(serverACL(), ledger.ServerACL()),
+		"cli":      connect.Join(cliACL(), ledger.CLIACL()),
+		"sentinel": connect.SentinelACL(),
+	}
+}
 
 // newStoreCommand helps to set the store up.
 func newStoreCommand() *cobra.Command {
@@ -25,12 +35,11 @@ tollgate serve (server) or the commands that manage keys (cli) need, or either o
 sentinels. Add "on" and a password.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			acls := map[string]func() connect.ACL{"server": serverACL, "cli": cliACL, "sentinel": connect.SentinelACL}
-			acl, ok := acls[args[0]]
+			acl, ok := ACLs()[args[0]]
 			if !ok {
 				return fmt.Errorf("store acl: %q is not server, cli or sentinel", args[0])
 			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(acl().Rules(), " "))
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(acl.Rules(), " "))
 			return exit.Failed(err)
 		},
 	}, newAcceptEmpty())

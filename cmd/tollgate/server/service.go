@@ -68,6 +68,7 @@ type service struct {
 	rights     *rights
 	cache      *keyCache
 	leases     *counters.Leases
+	usage      *usageCounts
 	authorizer *extauthz.Authorizer
 	grpc       *grpcserver.Server
 	status     *Status
@@ -185,6 +186,7 @@ func (v *service) build(s *options) {
 		Exact: s.limits == LimitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
 	})
 	extauthz.RegisterLimits(v.registry, v.leases)
+	v.usage = v.newUsage(s.cacheKeys)
 	v.authorizer = extauthz.New(extauthz.Config{
 		Policies:  v.policies,
 		Decider:   policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
@@ -192,6 +194,7 @@ func (v *service) build(s *options) {
 		Limits:    v.leases,
 		Breaker:   v.cache.breaker,
 		Usage:     v.cache.usage,
+		Counts:    v.usage.counter,
 		Rehash:    v.cache.rehash(),
 		Metrics:   v.metrics,
 		Log:       v.log,
@@ -257,6 +260,7 @@ func (v *service) run(s *options, stop, stopNow context.Context) error {
 	work.Go(func() { memory.Tune(serving, s.cacheKeys) })
 	work.Go(func() { v.cache.run(serving) })
 	work.Go(func() { v.leases.Run(serving) }) // gives back what is leased after the last call
+	work.Go(func() { v.usage.run(serving) })
 	ended := make(chan error, 3)
 	work.Go(func() { ended <- v.grpc.Serve(v.grpcListener) })
 	work.Go(func() { ended <- ignoreClosed(v.http.Serve(v.httpListener)) })

@@ -13,8 +13,8 @@ import (
 	"tollgate/policy/limits"
 )
 
-// slotsModel is the plain truth about one limit id: which slots are held, until when in Unix ms, and
-// what was spent.
+// slotsModel is the plain truth about one limit id: which slots are held, until when in Unix ms,
+// and what was spent.
 type slotsModel struct {
 	ends  map[string]int64
 	spent int64
@@ -147,9 +147,9 @@ func (r *slotsRun) verify(c *operation) {
 	}
 }
 
-// Whatever is taken, released, held on and checked again, by any clock, there are never more slots of a
-// limit id than places that have not ended; none is refused while a place is free; and who is refused is
-// charged nothing.
+// Whatever is taken, released, held on and checked again, by any clock, there are never more slots
+// of a limit id than places that have not ended; none is refused while a place is free; and who is
+// refused is charged nothing.
 func TestSlotsAreTheModel(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		ctx := context.Background()

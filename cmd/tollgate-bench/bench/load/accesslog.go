@@ -65,8 +65,8 @@ func openAccessLog(j *Job) (*accessLog, error) {
 	return l, nil
 }
 
-// add tells of a call that has ended, by the metadata of its answer. It returns the error of an earlier
-// one that could not be sent.
+// add tells of a call that has ended, by the metadata of its answer. It returns the error of an
+// earlier one that could not be sent.
 func (l *accessLog) add(metadata []byte) error {
 	filter := protowire.AppendTag(make([]byte, 0, 64+len(metadata)), 1, protowire.BytesType)
 	filter = protowire.AppendString(filter, ourFilter)

@@ -1,0 +1,101 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"tollgate/policy/usage"
+)
+
+// Question says what a report is about: one key, the keys of a team, or an API.
+type Question struct {
+	APIs []string // of the key or team, or the API itself
+	Key  string   // id
+	Team string   // "" for every team
+	By   usage.By // what has a row
+	From usage.Hour
+	To   usage.Day // the last day, included
+}
+
+// Ask answers a question. Nothing was counted where the report has no rows.
+func (r *Reader) Ask(ctx context.Context, q Question) (*usage.Report, error) {
+	report := &usage.Report{By: q.By, From: q.From}
+	for _, api := range q.APIs {
+		if err := r.add(ctx, report, &q, api); err != nil {
+			return nil, err
+		}
+	}
+	return report, nil
+}
+
+// APIs returns the APIs of which there is usage, sorted.
+func (r *Reader) APIs(ctx context.Context) ([]string, error) {
+	apis, err := r.client.SMembers(ctx, apisKey).Result()
+	if err != nil {
+		return nil, fmt.Errorf("usage: read: %w", err)
+	}
+	slices.Sort(apis)
+	return apis, nil
+}
+
+// add adds to a report what the question asks of one API.
+func (r *Reader) add(ctx context.Context, report *usage.Report, q *Question, api string) error {
+	s, err := r.span(ctx, api, q.From.Day(), q.To)
+	if err != nil {
+		return err
+	}
+	if q.By == usage.ByHour {
+		s.months = nil
+	}
+	subjects, err := r.subjects(ctx, q, api, &s)
+	if err != nil {
+		return err
+	}
+	return r.each(ctx, &s, subjects, report)
+}
+
+// OtherKeys stands in the place of a key's id for those that were too many to be told apart.
+const OtherKeys = "(other keys)"
+
+func rowName(s usage.Subject) string {
+	if s.Others {
+		return OtherKeys
+	}
+	return s.Key
+}
+
+// subjects returns whose usage answers the question.
+func (r *Reader) subjects(ctx context.Context, q *Question, api string, s *span) ([]usage.Subject, error) {
+	switch {
+	case q.Key != "":
+		return []usage.Subject{{API: api, Key: q.Key}}, nil
+	case q.Team == "" && q.By != usage.ByKey:
+		return []usage.Subject{{API: api}}, nil
+	}
+	var all []usage.Subject
+	if q.Team == "" {
+		all = append(all, usage.Subject{API: api, Others: true})
+	}
+	var lists []string
+	for _, day := range s.days {
+		lists = append(lists, listKey(api, day))
+	}
+	for _, month := range s.months {
+		lists = append(lists, monthListKey(api, month))
+	}
+	known := map[string]bool{}
+	for _, list := range lists {
+		err := eachListed(ctx, r.client, list, func(team, id string) error {
+			if !known[id] && (q.Team == "" || team == q.Team) {
+				known[id] = true
+				all = append(all, usage.Subject{API: api, Key: id})
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
