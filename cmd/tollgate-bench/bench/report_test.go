@@ -104,7 +104,8 @@ func TestLines(t *testing.T) {
 		"d": {{"d", "server CPU, ratio to (a)", .75, .9, true, 0, false}, {"d", "look-ups per key, replica and second", 1, .5, false, 0, true}},
 		"e": {{"e", "server CPU, ratio to (a)", .75, .9, true, 0, false}, {"e", "Redis CPU, ratio to (a)", .02, .2, false, 0, true}},
 		"f": {{"f", "server CPU, ratio to (a)", .65, .9, true, 0, false}, {"f", "Redis CPU, ratio to (a) (none)", noRedis, .2, false, 0, true}},
-		"g": nil,
+		"g": {{"g", "server CPU, ratio to (a)", 1.15, .9, true, 0, false}},
+		"h": nil,
 	}
 	for _, c := range cases() {
 		if got := c.lines(row, base, &Options{Judge: true, JudgeMemory: true, Duration: time.Second}); !reflect.DeepEqual(got, want[c.id]) {
