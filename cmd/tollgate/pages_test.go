@@ -139,6 +139,15 @@ func TestPagesShowTheRealFiles(t *testing.T) {
 			if name != "envoy/envoy.yaml" || !reflect.DeepEqual(shown, shipped) {
 				t.Errorf("%s does not show the cluster of %s:\n%v\n%v", b.page, name, shown, shipped)
 			}
+		case "access-log":
+			var shown, shipped any
+			if err := yaml.Unmarshal([]byte(b.code), &shown); err != nil {
+				t.Fatal(err)
+			}
+			shipped = shippedPart(t, "$.static_resources.listeners[0].filter_chains[0].filters[0].typed_config.access_log[1]")
+			if name != "envoy/envoy.yaml" || !reflect.DeepEqual(shown, shipped) {
+				t.Errorf("%s does not show the access log of %s:\n%v\n%v", b.page, name, shown, shipped)
+			}
 		case "websocket": // the tests of extauthz put it into a real Envoy
 		default:
 			t.Errorf("a YAML block of %s is bound to nothing: %q", b.page, b.above)
@@ -170,19 +179,24 @@ func checkAllowedHeaders(t *testing.T, filter string) {
 // clusterOf returns the cluster of Tollgate in the shipped bootstrap.
 func clusterOf(t *testing.T) any {
 	t.Helper()
+	return shippedPart(t, "$.static_resources.clusters[0]")
+}
+
+// shippedPart returns what is at a path of the shipped bootstrap.
+func shippedPart(t *testing.T, at string) (part any) {
+	t.Helper()
 	data, err := envoy.Bootstrap()
 	if err != nil {
 		t.Fatal(err)
 	}
-	path, err := yaml.PathString("$.static_resources.clusters[0]")
+	path, err := yaml.PathString(at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var cluster any
-	if err := path.Read(strings.NewReader(string(data)), &cluster); err != nil {
+	if err := path.Read(strings.NewReader(string(data)), &part); err != nil {
 		t.Fatal(err)
 	}
-	return cluster
+	return part
 }
 
 func filterOf(t *testing.T, name any) map[string]any {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"tollgate/cmd/tollgate-bench/bench/load"
+	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/policyfile"
 )
@@ -316,9 +317,12 @@ func TestFigures(t *testing.T) {
 
 // The policy compiles, and every key of the load fits it.
 func TestPolicyAndKeys(t *testing.T) {
-	set, err := policyfile.Compile(policyfile.File{Name: "bench", Data: []byte(policyText())})
-	if err != nil {
-		t.Fatal(err)
+	sets := map[bool]*policy.Set{}
+	for concurrent, text := range map[bool]string{false: policyText(), true: slotsPolicyText()} {
+		var err error
+		if sets[concurrent], err = policyfile.Compile(policyfile.File{Name: "bench", Data: []byte(text)}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	seen := map[string]bool{}
 	for name, s := range keySets(1_200) {
@@ -341,7 +345,7 @@ func TestPolicyAndKeys(t *testing.T) {
 		}
 		for _, e := range entries {
 			e.Key.Algorithm, e.Key.Digest = keys.AlgorithmHMACSHA256, keys.Digest{1}
-			if err := errors.Join(e.Key.Validate(), set.ValidateKey(&e.Key)); err != nil {
+			if err := errors.Join(e.Key.Validate(), sets[s.concurrent].ValidateKey(&e.Key)); err != nil {
 				t.Fatal(err)
 			}
 		}
