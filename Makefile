@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys test-outage test-usage test-scan bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys test-outage test-usage test-before test-times test-scan bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -61,6 +61,18 @@ REQUESTS ?= 200000
 test-usage: ready-to-bench ## usage, exactly: 200,000 requests through Envoy and three servers, one of which ends meanwhile
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
 	@$(GO) test -count=1 -pgo=off -timeout 60m -v -run TestUsageThroughEnvoy ./cmd/tollgate -args -usage $(REQUESTS) | grep -v '^=== '
+
+# The commit before requests under way were limited.
+BEFORE = 91166f4
+test-before: ready-to-test ## servers of the version before beside those of this one
+	@rm -rf bin/before && mkdir -p bin/before && git archive $(BEFORE) | tar -x -C bin/before
+	@cd bin/before && $(GO) build -pgo=off -o ../tollgate-before ./cmd/tollgate && rm -rf ../before
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@TOLLGATE_BEFORE=$(CURDIR)/bin/tollgate-before TOLLGATE_REQUIRE=envoy,redis $(GO) test -count=1 -pgo=off -v -run TestBesideTheVersionBefore ./cmd/tollgate
+
+test-times: ready-to-test ## how soon a request passes after the end of another, 200 times each, by a page's figures
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@TOLLGATE_TIMES=judge TOLLGATE_REQUIRE=envoy,redis $(GO) test -count=1 -pgo=off -v -run TestNextRequestIsLetThroughSoon ./envoy
 
 test-scan: ## first look-ups of keys beside 20,000 guesses a second, or half of what the machine can do
 	@TOLLGATE_SCAN=full $(GO) test -count=1 -v -run TestFirstLookUpsDuringAScan ./cmd/tollgate

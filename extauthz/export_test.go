@@ -25,7 +25,7 @@ func (b *BoundedLog) SetClock(now func() time.Time) (over, end func()) {
 }
 
 // ExpiredSlots returns what judges how many slots end by themselves.
-func ExpiredSlots(stats func() counters.SlotStats) func(now time.Time) bool {
+func ExpiredSlots(stats func() counters.SlotStats) func(now time.Time) (bad, first bool) {
 	share := &expiredShare{}
-	return func(now time.Time) bool { return share.over(stats, now) }
+	return func(now time.Time) (bool, bool) { return share.over(stats, now) }
 }

@@ -61,14 +61,15 @@ func (c *limitCollector) Collect(out chan<- prometheus.Metric) {
 
 // slotCollector tells at each scrape what keeps slots from being released.
 type slotCollector struct {
-	authorizer *Authorizer
-	problem    *prometheus.Desc
+	troubles func() []SlotTrouble
+	problem  *prometheus.Desc
 }
 
-// RegisterSlots registers the metric of what is wrong with how requests under way are followed.
-func RegisterSlots(r prometheus.Registerer, a *Authorizer) {
-	r.MustRegister(&slotCollector{a, prometheus.NewDesc("tollgate_concurrency_problem",
-		"1 for each problem with requests under way: no_log (the API limits them, and no access-log entry of it has arrived), expired (more than 1 % of all slots end by themselves).",
+// RegisterSlots registers the metric of what is wrong with how requests under way are followed, as
+// troubles tells.
+func RegisterSlots(r prometheus.Registerer, troubles func() []SlotTrouble) {
+	r.MustRegister(&slotCollector{troubles, prometheus.NewDesc("tollgate_concurrency_problem",
+		"1 for each problem with requests under way: no_log (the API limits them, and no access-log entry of it has arrived), expired (more than 1 % of all slots end by themselves), denied (the store's user may not take slots).",
 		[]string{"api", "problem"}, nil)})
 }
 
@@ -77,7 +78,7 @@ func (c *slotCollector) Describe(out chan<- *prometheus.Desc) { out <- c.problem
 
 // Collect implements prometheus.Collector.
 func (c *slotCollector) Collect(out chan<- prometheus.Metric) {
-	for _, t := range c.authorizer.SlotTroubles() {
+	for _, t := range c.troubles() {
 		out <- prometheus.MustNewConstMetric(c.problem, prometheus.GaugeValue, 1, t.API, t.Problem)
 	}
 }

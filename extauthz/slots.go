@@ -221,8 +221,12 @@ func (a *Authorizer) SlotTroubles() (all []SlotTrouble) {
 			all = append(all, SlotTrouble{api.Name(), SlotsNoLog})
 		}
 	}
-	if a.slots.share.over(a.slots.stats, time.Now()) {
+	over, first := a.slots.share.over(a.slots.stats, time.Now())
+	if over {
 		all = append(all, SlotTrouble{"", SlotsExpired})
+	}
+	if first {
+		a.Trouble(context.Background(), "more than 1 % of the slots of requests under way have ended by themselves within a minute: entries of the access log are lost, or requests last longer than max_duration")
 	}
 	return all
 }
@@ -232,7 +236,7 @@ type expiredShare struct {
 	mu     sync.Mutex
 	since  time.Time
 	before counters.SlotStats
-	bad    atomic.Bool
+	bad    bool
 }
 
 const (
@@ -241,18 +245,21 @@ const (
 	expiredPart  = 100 // one of so many that were taken is too many
 )
 
-// over reports whether in the last whole span more than one of expiredPart slots ended by itself.
-func (s *expiredShare) over(stats func() counters.SlotStats, now time.Time) bool {
+// over reports whether in the last whole span more than one of expiredPart slots ended by itself, and
+// whether that is new.
+func (s *expiredShare) over(stats func() counters.SlotStats, now time.Time) (bad, first bool) {
 	if stats == nil {
-		return false
+		return false, false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now.Sub(s.since) >= expiredSpan {
 		n := stats()
 		ended, taken := n.Ended-s.before.Ended, n.Taken-s.before.Taken
-		s.bad.Store(!s.since.IsZero() && ended >= expiredLeast && ended*expiredPart > taken)
+		was := s.bad
+		s.bad = !s.since.IsZero() && ended >= expiredLeast && ended*expiredPart > taken
+		first = s.bad && !was
 		s.since, s.before = now, n
 	}
-	return s.bad.Load()
+	return s.bad, first
 }

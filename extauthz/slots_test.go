@@ -2,9 +2,11 @@ package extauthz_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -192,6 +194,53 @@ func TestCancelledCheckHoldsNoSlot(t *testing.T) {
 	u.allowed(t, "r1")
 }
 
+// A flood beyond the places costs the store a call every 20 ms, whatever there is asked.
+func TestFloodBeyondThePlaces(t *testing.T) {
+	const callers, span = 32, 600 * time.Millisecond
+	u := newUnderWay(t, "")
+	_, entries := extauthztest.SmallKey()
+	store := extauthztest.NewRedis(t, "redis")
+	u.Use(t, store, entries)
+	u.allowed(t, "r0")
+	u.refused(t, "r1") // so that the script is there
+	calls := func() int {
+		t.Helper()
+		info, err := store.InfoMap(extauthztest.Within(t), "commandstats").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if _, err := fmt.Sscanf(info["Commandstats"]["cmdstat_evalsha"], "calls=%d", &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before, began := calls(), time.Now()
+	var asked atomic.Int64
+	var work sync.WaitGroup
+	for range callers {
+		work.Go(func() {
+			for time.Since(began) < span {
+				if reason, _ := u.ask(t, "r2"); reason != "concurrency_exceeded" {
+					t.Errorf("%s", reason)
+					return
+				}
+				asked.Add(1)
+			}
+		})
+	}
+	work.Wait()
+	took := time.Since(began)
+	made := calls() - before
+	t.Logf("%d checks in %v: %d calls of the store", asked.Load(), took, made)
+	if most := int(took/(20*time.Millisecond)) + 2; made > most {
+		t.Errorf("%d calls, want %d at most", made, most)
+	}
+	if asked.Load() < 10*callers {
+		t.Errorf("%d checks are no flood", asked.Load())
+	}
+}
+
 // Until an access log has told of an API's requests, and where slots end by themselves, that is
 // said.
 func TestSlotTroubles(t *testing.T) {
@@ -222,24 +271,25 @@ func TestExpiredSlots(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	for i, step := range []struct {
 		taken, ended uint64
-		want         bool
+		want, first  bool
 	}{
-		{1000, 500, false}, // before the first look
-		{1000, 10, false},  // just one of a hundred
-		{1000, 11, true},
-		{5, 5, false}, // too few to tell
-		{50, 10, true},
-		{0, 0, false},
+		{1000, 500, false, false}, // before the first look
+		{1000, 10, false, false},  // just one of a hundred
+		{1000, 11, true, true},
+		{1000, 11, true, false},
+		{5, 5, false, false}, // too few to tell
+		{50, 10, true, true},
+		{0, 0, false, false},
 	} {
 		counts.Taken += step.taken
 		counts.Ended += step.ended
 		now = now.Add(time.Minute)
-		if got := over(now); got != step.want {
-			t.Errorf("%d: %+v: %v", i, step, got)
+		if got, first := over(now); got != step.want || first != step.first {
+			t.Errorf("%d: %+v: %v, %v", i, step, got, first)
 		}
 		counts.Ended += 100 // within the minute
-		if got := over(now.Add(59 * time.Second)); got != step.want {
-			t.Errorf("%d: within the minute: %v", i, got)
+		if got, first := over(now.Add(59 * time.Second)); got != step.want || first {
+			t.Errorf("%d: within the minute: %v, %v", i, got, first)
 		}
 		counts.Ended -= 100
 	}

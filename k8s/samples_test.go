@@ -88,6 +88,8 @@ func newObject(apiVersion, kind string) any {
 		return new(eg.SecurityPolicy)
 	case "gateway.envoyproxy.io/v1alpha1 ClientTrafficPolicy":
 		return new(eg.ClientTrafficPolicy)
+	case "gateway.envoyproxy.io/v1alpha1 EnvoyProxy":
+		return new(eg.EnvoyProxy)
 	case "gateway.envoyproxy.io/v1alpha1 EnvoyPatchPolicy":
 		return new(eg.EnvoyPatchPolicy)
 	case "networking.istio.io/v1alpha3 EnvoyFilter":

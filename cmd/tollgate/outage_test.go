@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -229,18 +230,20 @@ func healthy(t *testing.T, edge *envoytest.Envoy, address string) bool {
 
 // replica is a server in a process of its own.
 type replica struct {
-	args  []string
-	file  string // of its addresses
-	authz string // where Envoy asks
-	cmd   *exec.Cmd
-	done  chan error
-	log   *tollgatetest.Screen
+	binary string // "" is tollgate
+	policy string
+	args   []string
+	file   string // of its addresses
+	authz  string // where Envoy asks
+	cmd    *exec.Cmd
+	done   chan error
+	log    *tollgatetest.Screen
 }
 
 func (r *replica) start(t *testing.T) {
 	t.Helper()
 	_ = os.Remove(r.file) // that of an earlier run
-	r.cmd, r.done, r.log = exec.Command("tollgate", r.args...), make(chan error, 1), &tollgatetest.Screen{}
+	r.cmd, r.done, r.log = exec.Command(cmp.Or(r.binary, "tollgate"), r.args...), make(chan error, 1), &tollgatetest.Screen{}
 	r.cmd.Stderr = r.log
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -64,13 +64,20 @@ errors:
   - {on: [malformed_credential, unknown_key, revoked_key, wrong_environment], status: 401, code: unauthorized, message: "The key is not valid"}
   - {on: [inactive_key, expired_key], status: 401, code: unauthorized, message: "The key is switched off or expired"}
   - {on: [address_denied, scope_denied, route_denied], status: 403, code: forbidden, message: "The key does not allow this"}
-  - {on: [rate_limited, quota_exceeded, concurrency_exceeded], status: 429, code: rate_limited, message: "Retry after {retry_after} seconds"}
+  - {on: [rate_limited, quota_exceeded], status: 429, code: rate_limited, message: "Retry after {retry_after} seconds"}
   - {on: [undecided], status: 503, code: unavailable, message: "Try again later"}
 plans:
 `)
 	for n := 1; n <= len(windows()); n++ {
 		writePlan(&b, plan(n), n)
 	}
+	return b.String()
+}
+
+// slotsPolicyText is the same, and a plan that limits requests under way, to more than there ever are.
+func slotsPolicyText() string {
+	var b strings.Builder
+	b.WriteString(strings.Replace(policyText(), "quota_exceeded]", "quota_exceeded, concurrency_exceeded]", 1))
 	writePlan(&b, slotsPlan, loadWindows)
 	fmt.Fprintf(&b, "  concurrent: %d\n", limits.MaxPlaces)
 	return b.String()
@@ -99,7 +106,7 @@ func windows() []window {
 // loadWindows is how many windows the plan of the load has.
 const loadWindows = 3
 
-// slotsPlan is the plan that limits requests under way, to more than there ever are.
+// slotsPlan is the plan that limits requests under way.
 const slotsPlan = "slots"
 
 func plan(windows int) string { return fmt.Sprintf("windows%d", windows) }

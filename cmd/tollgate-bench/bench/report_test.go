@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"tollgate/cmd/tollgate-bench/bench/load"
+	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/policyfile"
 )
@@ -104,7 +105,8 @@ func TestLines(t *testing.T) {
 		"d": {{"d", "server CPU, ratio to (a)", .75, .9, true, 0, false}, {"d", "look-ups per key, replica and second", 1, .5, false, 0, true}},
 		"e": {{"e", "server CPU, ratio to (a)", .75, .9, true, 0, false}, {"e", "Redis CPU, ratio to (a)", .02, .2, false, 0, true}},
 		"f": {{"f", "server CPU, ratio to (a)", .65, .9, true, 0, false}, {"f", "Redis CPU, ratio to (a) (none)", noRedis, .2, false, 0, true}},
-		"g": nil,
+		"g": {{"g", "server CPU, ratio to (a)", 1.15, .9, true, 0, false}},
+		"h": nil,
 	}
 	for _, c := range cases() {
 		if got := c.lines(row, base, &Options{Judge: true, JudgeMemory: true, Duration: time.Second}); !reflect.DeepEqual(got, want[c.id]) {
@@ -315,9 +317,12 @@ func TestFigures(t *testing.T) {
 
 // The policy compiles, and every key of the load fits it.
 func TestPolicyAndKeys(t *testing.T) {
-	set, err := policyfile.Compile(policyfile.File{Name: "bench", Data: []byte(policyText())})
-	if err != nil {
-		t.Fatal(err)
+	sets := map[bool]*policy.Set{}
+	for concurrent, text := range map[bool]string{false: policyText(), true: slotsPolicyText()} {
+		var err error
+		if sets[concurrent], err = policyfile.Compile(policyfile.File{Name: "bench", Data: []byte(text)}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	seen := map[string]bool{}
 	for name, s := range keySets(1_200) {
@@ -340,7 +345,7 @@ func TestPolicyAndKeys(t *testing.T) {
 		}
 		for _, e := range entries {
 			e.Key.Algorithm, e.Key.Digest = keys.AlgorithmHMACSHA256, keys.Digest{1}
-			if err := errors.Join(e.Key.Validate(), set.ValidateKey(&e.Key)); err != nil {
+			if err := errors.Join(e.Key.Validate(), sets[s.concurrent].ValidateKey(&e.Key)); err != nil {
 				t.Fatal(err)
 			}
 		}

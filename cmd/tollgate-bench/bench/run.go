@@ -170,7 +170,7 @@ func (b *bench) files() (err error) {
 	if err != nil {
 		return err
 	}
-	for name, data := range map[string][]byte{"log-entry": entry, "request": request, "client-request": []byte(clientRequest()), "policy.yaml": []byte(policyText())} {
+	for name, data := range map[string][]byte{"log-entry": entry, "request": request, "client-request": []byte(clientRequest()), "policy.yaml": []byte(policyText()), "slots.yaml": []byte(slotsPolicyText())} {
 		if err := os.WriteFile(b.file(name), data, 0o600); err != nil {
 			return err
 		}
@@ -208,7 +208,11 @@ func (b *bench) startServe(ctx context.Context, name string, more []string, sets
 			return fmt.Errorf("keys: %w", err)
 		}
 	}
-	args := append([]string{"serve", "--policy", b.file("policy.yaml"), "--store", "unix://" + redis.socket,
+	policy := "policy.yaml"
+	if name == concurrent {
+		policy = "slots.yaml"
+	}
+	args := append([]string{"serve", "--policy", b.file(policy), "--store", "unix://" + redis.socket,
 		"--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0",
 		// A line for each denial is for people; the three cases with denials would measure the log.
 		"--log-decisions", "none",

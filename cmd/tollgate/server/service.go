@@ -202,13 +202,14 @@ func (v *service) build(s *options) {
 		Deadline:  s.deadline,
 	})
 	v.grpc = grpcserver.New(v.authorizer, grpcserver.Config{TLS: config, Reflection: s.reflection})
+	troubles := func() []extauthz.SlotTrouble { return v.rights.slotTroubles(v.authorizer.SlotTroubles()) }
 	v.status = &Status{
 		Policies: v.policies, Gatherer: v.registry, Store: v.storage.What, Standing: v.standing.State, Missing: v.rights.missing,
-		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream, Slots: func() []extauthz.SlotTrouble { return v.rights.slotTroubles(v.authorizer.SlotTroubles()) },
+		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream, Slots: troubles,
 		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) },
 	}
 	RegisterStanding(v.registry, v.status)
-	extauthz.RegisterSlots(v.registry, v.authorizer)
+	extauthz.RegisterSlots(v.registry, troubles)
 	v.grpc.SetReady(v.status.Unready() == "")
 	v.http = &http.Server{
 		Handler:           v.status.Handler(),

@@ -316,6 +316,28 @@ func TestFullIsRemembered(t *testing.T) {
 	})
 }
 
+// Where a round trip takes longer than a refusal is believed, those who waited for it are answered by it.
+func TestFullIsRememberedOfASlowStore(t *testing.T) {
+	b := startEmbedded(t)
+	b.at(t, time.Date(2031, 5, 5, 12, 0, 0, 50e6, time.UTC))
+	l := b.leases(t, Options{})
+	send := l.batches.send
+	l.batches.send = func(ctx context.Context, ops []*operation) {
+		send(ctx, ops)
+		b.pass(2 * recheckSlots)
+	}
+	mustSpend(t, l, takes("a", 1))
+	mustSpend(t, l, takes("b", 1))
+	var res limits.Result
+	if !l.Try(takes("c", 1), &res) || !res.Full {
+		t.Error("the store is asked again at once")
+	}
+	b.pass(recheckSlots)
+	if l.Try(takes("d", 1), &res) {
+		t.Error("believed for longer than recheckSlots from the answer")
+	}
+}
+
 // A plan that gets a limit of concurrent requests leaves leases behind, which go back.
 func TestSlotsAfterALease(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {

@@ -10,11 +10,11 @@ import (
 	"tollgate/policy/limits"
 )
 
-// earlier returns a Store as the version before windows were remembered, which runs beside this one
-// in an upgrade.
-func (b *backend) earlier(t *testing.T) *Store {
+// earlier returns a Store as the version before windows were remembered, or slots taken, which runs
+// beside this one in an upgrade.
+func (b *backend) earlier(t *testing.T, before string) *Store {
 	t.Helper()
-	source, err := os.ReadFile("testdata/spend-before-jumps.lua")
+	source, err := os.ReadFile("testdata/spend-before-" + before + ".lua")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func (b *backend) earlier(t *testing.T) *Store {
 // what the other wrote.
 func TestVersionsShareCounters(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
-		stores := []*Store{b.earlier(t), b.store(t)}
+		stores := []*Store{b.earlier(t, "jumps"), b.earlier(t, "slots"), b.store(t)}
 		rapid.Check(t, func(rt *rapid.T) {
 			b.empty(rt)
 			m := newModel()
@@ -45,9 +45,35 @@ func TestVersionsShareCounters(t *testing.T) {
 						sp.Windows[i].Anchor = 0
 					}
 				}
-				m.verify(rt, sp, mustSpend(rt, stores[rapid.IntRange(0, 1).Draw(rt, "version")], sp))
+				m.verify(rt, sp, mustSpend(rt, stores[rapid.IntRange(0, 2).Draw(rt, "version")], sp))
 			}
 		})
+	})
+}
+
+// A server of the version before slots counts in the same windows and takes none.
+func TestSlotsBesideTheVersionBefore(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b *backend) {
+		b.at(t, clock(t, "2031-05-05T10:00:00.05Z"))
+		before, after := b.earlier(t, "slots"), b.store(t)
+		plain := takes("", 1)
+		for i, step := range []struct {
+			store         *Store
+			spend         *limits.Spend
+			allowed, full bool
+			spent         int64
+		}{
+			{after, takes("a", 1), true, false, 1},
+			{before, plain, true, false, 2},
+			{after, takes("b", 1), false, true, 2},
+			{before, plain, true, false, 3},
+			{after, plain, true, false, 4},
+		} {
+			res := mustSpend(t, step.store, step.spend)
+			if res.Allowed != step.allowed || res.Full != step.full || res.States[0].Spent != step.spent || inUse(t, b, "k") != 1 {
+				t.Errorf("%d: %+v, %d slots; want %+v", i, res, inUse(t, b, "k"), step)
+			}
+		}
 	})
 }
 
@@ -56,7 +82,7 @@ func TestVersionsShareCounters(t *testing.T) {
 // as between servers of this version alone.
 func TestJumpWhileVersionsShare(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
-		before, after := b.earlier(t), b.store(t)
+		before, after := b.earlier(t, "jumps"), b.store(t)
 		s := &limits.Spend{ID: "a", Windows: one(10, limits.Minute), Cost: 4}
 		for _, step := range []struct {
 			at      string
