@@ -20,7 +20,7 @@ import (
 // pages are README.md and the rooms' own pages, in the order in which somebody
 // new would read them. Their commands are run in this order, in one folder.
 var pages = []string{
-	"README.md", "policy/README.md", "policy/keys/README.md", "envoy/README.md", "cmd/tollgate/README.md",
+	"README.md", "policy/README.md", "policy/keys/README.md", "policy/usage/README.md", "envoy/README.md", "cmd/tollgate/README.md",
 	"cmd/tollgate-bench/README.md", "k8s/README.md",
 }
 
@@ -167,13 +167,13 @@ func TestPagesShowTheRealFiles(t *testing.T) {
 			}
 		case "websocket", "cors": // the tests of envoy put them into real proxies
 		case "access-log":
-			var shown, shipped any
+			var shown, logged any
 			if err := yaml.Unmarshal([]byte(b.code), &shown); err != nil {
 				t.Fatal(err)
 			}
-			shipped = shippedPart(t, "$.static_resources.listeners[0].filter_chains[0].filters[0].typed_config.access_log[1]")
-			if name != "envoy/envoy.yaml" || !reflect.DeepEqual(shown, shipped) {
-				t.Errorf("%s does not show the access log of %s:\n%v\n%v", b.page, name, shown, shipped)
+			logged = shipped[any](t, connectionManager+".access_log[1]")
+			if name != "envoy/envoy.yaml" || !reflect.DeepEqual(shown, logged) {
+				t.Errorf("%s does not show the access log of %s:\n%v\n%v", b.page, name, shown, logged)
 			}
 		default:
 			t.Errorf("a YAML block of %s is bound to nothing: %q", b.page, b.above)
@@ -204,12 +204,6 @@ func checkAllowedHeaders(t *testing.T, filter string) {
 
 // shipped reads the part of the shipped bootstrap that is at a path.
 func shipped[T any](t *testing.T, at string) (part T) {
-	t.Helper()
-	return shippedPart(t, "$.static_resources.clusters[0]")
-}
-
-// shippedPart returns what is at a path of the shipped bootstrap.
-func shippedPart(t *testing.T, at string) (part any) {
 	t.Helper()
 	data, err := envoy.Bootstrap()
 	if err != nil {

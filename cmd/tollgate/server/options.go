@@ -51,6 +51,7 @@ type options struct {
 	reloadInterval time.Duration
 	replicas       int
 	limits         string // LimitsAuto or LimitsExact
+	usage          bool
 
 	logFormat    string
 	logLevel     string
@@ -86,6 +87,7 @@ func newFlags(s *options) *pflag.FlagSet {
 	f.DurationVar(&s.reloadInterval, "reload-interval", 2*time.Second, "how often policy and certificate files are checked for changes")
 	f.IntVar(&s.replicas, "replicas", 1, "how many servers share the limits, for plans with failure_mode local")
 	f.StringVar(&s.limits, "limits", LimitsAuto, "auto or exact: exact counts each request in the store, whatever the plans say; auto lets servers lease up to 2 % of what is left in advance")
+	f.BoolVar(&s.usage, "usage", true, "count what is done with each key, for tollgate usage")
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.logDecisions, "log-decisions", string(extauthz.LogDenied), "decisions to log: none, denied or all")

@@ -68,7 +68,7 @@ type service struct {
 	rights     *rights
 	cache      *keyCache
 	leases     *counters.Leases
-	usage      *usageCounts
+	usage      *usageCounts // nil with --usage=false
 	authorizer *extauthz.Authorizer
 	grpc       *grpcserver.Server
 	status     *Status
@@ -186,7 +186,7 @@ func (v *service) build(s *options) {
 		Exact: s.limits == LimitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
 	})
 	extauthz.RegisterLimits(v.registry, v.leases)
-	v.usage = v.newUsage(s.cacheKeys)
+	v.usage = v.newUsage(s)
 	v.authorizer = extauthz.New(extauthz.Config{
 		Policies:  v.policies,
 		Decider:   policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
@@ -194,7 +194,7 @@ func (v *service) build(s *options) {
 		Limits:    v.leases,
 		Breaker:   v.cache.breaker,
 		Usage:     v.cache.usage,
-		Counts:    v.usage.counter,
+		Counts:    v.usage.counts(),
 		Rehash:    v.cache.rehash(),
 		Metrics:   v.metrics,
 		Log:       v.log,

@@ -11,36 +11,66 @@ import (
 	"tollgate/policy/usage/ledger"
 )
 
-// usageCounts is what counts usage and keeps it in the store.
+// usageCounts is what counts usage and keeps it in the store. A nil one does nothing.
 type usageCounts struct {
-	log     *extauthz.BoundedLog
+	log     *slog.Logger
 	counter *usage.Counter
 	writer  *ledger.Writer
 	roller  *ledger.Roller
 }
 
-// newUsage makes the counter, which tells so many keys apart, and what is behind it.
-func (v *service) newUsage(keys int) *usageCounts {
-	u := &usageCounts{log: extauthz.NewBoundedLog(v.log), counter: usage.NewCounter(keys, v.policies.FindRoute)}
+// newUsage makes the counter, which tells so many keys apart, and what is behind it; nil with
+// --usage=false.
+func (v *service) newUsage(s *options) *usageCounts {
+	if !s.usage {
+		return nil
+	}
+	u := &usageCounts{log: v.log, counter: usage.NewCounter(s.cacheKeys, v.policies.FindRoute)}
 	u.writer = ledger.NewWriter(v.storage.Client, u.counter, time.Now)
 	u.roller = ledger.NewRoller(v.storage.Client, v.policies.UsageOf, nil)
 	extauthz.RegisterUsage(v.registry, u.counter, u.writer, u.roller)
 	return u
 }
 
+// counts returns what decisions are counted by, nil for none.
+func (u *usageCounts) counts() *usage.Counter {
+	if u == nil {
+		return nil
+	}
+	return u.counter
+}
+
 // run writes and folds until ctx ends, and then writes what is left.
 func (u *usageCounts) run(ctx context.Context) {
+	if u == nil {
+		return
+	}
 	var work sync.WaitGroup
-	defer u.log.End()
-	defer work.Wait()
 	work.Go(func() {
-		u.writer.Run(ctx, func(err error) {
-			u.log.Log(ctx, slog.LevelWarn, "usage was not written; it is tried again", slog.Any("error", err))
-		})
+		trouble := troubles{log: u.log, message: "usage was not written; it is kept and tried again"}
+		u.writer.Run(ctx, trouble.tell)
 	})
 	work.Go(func() {
-		u.roller.Run(ctx, func(err error) {
-			u.log.Log(ctx, slog.LevelWarn, "days of usage were not folded into months; it is tried again", slog.Any("error", err))
-		})
+		trouble := troubles{log: u.log, message: "days of usage were not folded into months; it is tried again"}
+		u.roller.Run(ctx, trouble.tell)
 	})
+	work.Wait()
+}
+
+// troubles warns of what fails again and again: at once, and then once a minute. One goroutine uses
+// it.
+type troubles struct {
+	log     *slog.Logger
+	message string
+	told    time.Time
+	untold  int
+}
+
+func (t *troubles) tell(err error) {
+	if time.Since(t.told) < time.Minute {
+		t.untold++
+		return
+	}
+	t.log.Warn(t.message, slog.Any("error", err), slog.Int("not_logged", t.untold))
+	t.told, t.untold = time.Now(), 0
 }

@@ -27,6 +27,9 @@ const (
 	// patience is how many ticks an entry of the log waits for the server that has decided about
 	// its request to say so.
 	patience = 2*usage.Groups + 2
+	// maxWaiting is from how many days of keys that wait on no more are taken from the Counter, which
+	// keeps them in a tenth of the memory, and has a bound. Each takes some 600 bytes.
+	maxWaiting = 50_000
 )
 
 var (
@@ -59,6 +62,7 @@ type Writer struct {
 	dayNames   map[usage.Day]string
 	listKeys   map[apiDay]string
 	down       bool // the last trip has added nothing
+	failing    bool // something was not added when it was last tried
 	renewed    bool // something waits that was not sent yet
 
 	stats stats
@@ -166,7 +170,7 @@ func (w *Writer) Flush(ctx context.Context) error { return w.write(ctx, -1) }
 
 func (w *Writer) write(ctx context.Context, group int) error {
 	err := w.retry(ctx)
-	if w.down && group >= 0 {
+	if group >= 0 && (err != nil && w.down || len(w.waiting) > maxWaiting) {
 		return err // the Counter keeps it
 	}
 	w.counter.Take(&w.batch, group, w.now())
@@ -255,7 +259,7 @@ func (w *Writer) listKey(api string, d usage.Day) string {
 }
 
 // retry sends what waits, and what came for the same keys meanwhile: a first part alone while the
-// store is down.
+// store, or a node of it, does not take it.
 func (w *Writer) retry(ctx context.Context) error {
 	for {
 		var list []*addition
@@ -266,17 +270,13 @@ func (w *Writer) retry(ctx context.Context) error {
 				continue
 			}
 			list = append(list, &it.addition)
-			if w.down && len(list) == perScript {
+			if w.failing && len(list) == perScript {
 				break
 			}
 		}
-		if len(list) == 0 {
-			w.down = false
-			return nil
-		}
-		wasDown := w.down
+		wasFailing := w.failing
 		w.renewed = false
-		if err := w.send(ctx, list); err != nil || !w.renewed && !wasDown {
+		if err := w.send(ctx, list); err != nil || !w.renewed && !wasFailing {
 			return err
 		}
 	}
@@ -305,6 +305,7 @@ func (w *Writer) send(ctx context.Context, list []*addition) error {
 		}
 	}
 	w.stats.waiting.Store(int64(len(w.waiting)))
+	w.failing = failed != nil
 	if failed == nil && w.listFailed != nil {
 		return fmt.Errorf("usage: %w", w.listFailed)
 	}

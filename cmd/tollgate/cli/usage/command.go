@@ -154,7 +154,7 @@ func (o *options) question(ctx context.Context, c redis.UniversalClient, who rol
 	team := o.team
 	switch {
 	case o.key != "":
-		k, err := store.New(c).Get(ctx, o.key)
+		k, err := keyOf(ctx, store.New(c), o.key)
 		if err != nil {
 			return q, err
 		}
@@ -172,6 +172,19 @@ func (o *options) question(ctx context.Context, c redis.UniversalClient, who rol
 		}
 	}
 	return q, nil
+}
+
+// keyOf returns a key, or what is left of a deleted one: its API, whose operator may still see what it
+// did.
+func keyOf(ctx context.Context, s *store.Store, id string) (*keys.Key, error) {
+	found, err := s.ReadAll(ctx, []string{id})
+	if err != nil {
+		return nil, err
+	}
+	if found[0].Err != nil && !errors.Is(found[0].Err, store.ErrDeleted) {
+		return nil, found[0].Err
+	}
+	return found[0].Key, nil
 }
 
 // about says in words what a report is about.
