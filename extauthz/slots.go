@@ -245,8 +245,8 @@ const (
 	expiredPart  = 100 // one of so many that were taken is too many
 )
 
-// over reports whether in the last whole span more than one of expiredPart slots ended by itself, and
-// whether that is new.
+// over reports whether in the last whole span more than one of expiredPart slots ended by itself,
+// and whether that is new.
 func (s *expiredShare) over(stats func() counters.SlotStats, now time.Time) (bad, first bool) {
 	if stats == nil {
 		return false, false

@@ -32,8 +32,8 @@ type held struct {
 	client   http.Client
 }
 
-// jobsPolicy is testdata/small.yaml with these limits of its plan, and a slot for each request where
-// concurrent is more than 0.
+// jobsPolicy is testdata/small.yaml with these limits of its plan, and a slot for each request
+// where concurrent is more than 0.
 func jobsPolicy(t *testing.T, perMinute, concurrent int, maxDuration string) []byte {
 	t.Helper()
 	text := string(readFile(t, "../../testdata/small.yaml"))
@@ -134,8 +134,8 @@ func (h *held) inUse(t *testing.T) int64 {
 	return n
 }
 
-// A server that is killed leaves the slots that it took. The next one has them released by the access
-// log, by what Envoy kept of the answers; those of requests that ended meanwhile count until
+// A server that is killed leaves the slots that it took. The next one has them released by the
+// access log, by what Envoy kept of the answers; those of requests that ended meanwhile count until
 // max_duration, and no longer.
 func TestServerKilledWithAllUnderWay(t *testing.T) {
 	redistest.Need(t)
@@ -178,8 +178,8 @@ func TestServerKilledWithAllUnderWay(t *testing.T) {
 	eventually(t, "the slots to be released", func() bool { return h.inUse(t) == 0 })
 }
 
-// Servers of the version before requests under way were limited run beside those of this one during an
-// upgrade. TOLLGATE_BEFORE is the binary of that version (make test-before).
+// Servers of the version before requests under way were limited run beside those of this one during
+// an upgrade. TOLLGATE_BEFORE is the binary of that version (make test-before).
 func TestBesideTheVersionBefore(t *testing.T) {
 	before := os.Getenv("TOLLGATE_BEFORE")
 	if before == "" {
@@ -258,7 +258,8 @@ func (h *held) spent(t *testing.T) (n int) {
 	return n
 }
 
-// awaitMinute waits for the begin of the next minute if the present one is about to end or was spent from.
+// awaitMinute waits for the begin of the next minute if the present one is about to end or was
+// spent from.
 func awaitMinute(t *testing.T) {
 	t.Helper()
 	now := time.Now()

@@ -74,7 +74,8 @@ plans:
 	return b.String()
 }
 
-// slotsPolicyText is the same, and a plan that limits requests under way, to more than there ever are.
+// slotsPolicyText is the same, and a plan that limits requests under way, to more than there ever
+// are.
 func slotsPolicyText() string {
 	var b strings.Builder
 	b.WriteString(strings.Replace(policyText(), "quota_exceeded]", "quota_exceeded, concurrency_exceeded]", 1))

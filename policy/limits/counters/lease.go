@@ -258,7 +258,8 @@ func (e *entry) update(c *operation, asked, now time.Duration) (stranded int64) 
 	}
 	e.remember(c, asked)
 	if c.full {
-		// At least for as long again as the answer took: else a store that is slow is asked about each.
+		// At least for as long again as the answer took: else a store that is slow is asked about
+		// each.
 		e.inUse, e.fullUntil = c.inUse, max(asked+recheckSlots, now+min(now-asked, recheckSlots))
 	}
 	if c.allowed && !c.readOnly {

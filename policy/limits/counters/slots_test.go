@@ -316,7 +316,8 @@ func TestFullIsRemembered(t *testing.T) {
 	})
 }
 
-// Where a round trip takes longer than a refusal is believed, those who waited for it are answered by it.
+// Where a round trip takes longer than a refusal is believed, those who waited for it are answered
+// by it.
 func TestFullIsRememberedOfASlowStore(t *testing.T) {
 	b := startEmbedded(t)
 	b.at(t, time.Date(2031, 5, 5, 12, 0, 0, 50e6, time.UTC))

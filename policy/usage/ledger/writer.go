@@ -27,8 +27,8 @@ const (
 	// patience is how many ticks an entry of the log waits for the server that has decided about
 	// its request to say so.
 	patience = 2*usage.Groups + 2
-	// maxWaiting is from how many days of keys that wait on no more are taken from the Counter, which
-	// keeps them in a tenth of the memory, and has a bound. Each takes some 600 bytes.
+	// maxWaiting is from how many days of keys that wait on no more are taken from the Counter,
+	// which keeps them in a tenth of the memory, and has a bound. Each takes some 600 bytes.
 	maxWaiting = 50_000
 )
 
