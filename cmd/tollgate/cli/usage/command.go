@@ -174,8 +174,8 @@ func (o *options) question(ctx context.Context, c redis.UniversalClient, who rol
 	return q, nil
 }
 
-// keyOf returns a key, or what is left of a deleted one: its API, whose operator may still see what it
-// did.
+// keyOf returns a key, or what is left of a deleted one: its API, whose operator may still see what
+// it did.
 func keyOf(ctx context.Context, s *store.Store, id string) (*keys.Key, error) {
 	found, err := s.ReadAll(ctx, []string{id})
 	if err != nil {
