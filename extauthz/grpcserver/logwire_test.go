@@ -42,11 +42,13 @@ func logByGeneratedCode(b []byte) (*grpcserver.LogMessage, error) {
 			}
 			return text
 		}
+		//lint:ignore SA1019 it is what Envoys without access_log_type say
+		old := common.GetIntermediateLogEntry()
 		out := extauthz.AccessLogEntry{
 			Code: int(e.GetResponse().GetResponseCode().GetValue()), BytesIn: e.GetRequest().GetRequestBodyBytes(),
 			BytesOut: e.GetResponse().GetResponseBodyBytes(), RequestID: e.GetRequest().GetRequestId(),
 			Periodic: common.GetAccessLogType() == datav3.AccessLogType_DownstreamPeriodic ||
-				common.GetAccessLogType() == datav3.AccessLogType_NotSet && common.GetIntermediateLogEntry(),
+				common.GetAccessLogType() == datav3.AccessLogType_NotSet && old,
 		}
 		if len(out.RequestID) > 256 {
 			out.RequestID = ""
@@ -173,7 +175,9 @@ func variants(t testing.TB) (all []*datav3.HTTPAccessLogEntry) {
 		all = append(all, e)
 	}
 	change(func(e *datav3.HTTPAccessLogEntry) {
-		e.CommonProperties.AccessLogType, e.CommonProperties.IntermediateLogEntry = 0, true
+		e.CommonProperties.AccessLogType = 0
+		//lint:ignore SA1019 it is what Envoys without access_log_type say
+		e.CommonProperties.IntermediateLogEntry = true
 	})
 	change(func(e *datav3.HTTPAccessLogEntry) { e.CommonProperties.Duration = nil })
 	change(func(e *datav3.HTTPAccessLogEntry) {
