@@ -154,8 +154,10 @@ func (s *stores) Spend(ctx context.Context, sp *limits.Spend) (limits.Result, er
 
 // Hold is what an access log is followed by.
 func (s *stores) Hold(limitID, slot string, hold time.Duration) {
-	s.holds.Add(1)
-	s.limits.Load().Hold(limitID, slot, hold)
+	if l := s.limits.Load(); l != nil { // else no store was ever used
+		s.holds.Add(1)
+		l.Hold(limitID, slot, hold)
+	}
 }
 
 // NewStack serves policy files on a free port of the loopback.
