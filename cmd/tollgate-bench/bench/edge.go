@@ -32,7 +32,7 @@ func newEdge(overHTTP bool) (*edge, error) {
 	changes := [][2]string{
 		{"{api: genapi}", "{api: bench}"},
 		{"                - exact: x-api-key # pixelmagic\n", ""},
-		{"                - exact: x-request-id # pixelbyte\n", ""},
+		{"                - exact: x-request-id # pixelbyte, pixelmagic\n", ""},
 	}
 	if overHTTP {
 		shipped, err = envoy.HTTPBootstrap()
