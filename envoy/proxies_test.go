@@ -126,7 +126,7 @@ func TestScriptBehindOtherProxies(t *testing.T) {
 func (p *otherProxy) stand(t *testing.T, setup *proxySetup) {
 	t.Helper()
 	file, _, _ := extauthztest.APIFiles(t, "pixelmagic")
-	p.stack = extauthztest.NewStack(t, nil, file)
+	p.stack = extauthztest.NewStack(t, nil, anyNumberAtOnce(file))
 	overHTTP := extauthztest.ServeHTTP(t, p.stack, httpserver.Config{Trusted: extauthztest.Loopback()})
 	if setup.tollgate == "" {
 		setup.tollgate, setup.patient = overHTTP, true

@@ -121,7 +121,7 @@ func TestBenchShort(t *testing.T) {
 	if guards := guarding(r.Lines); len(guards) != 0 {
 		t.Errorf("%q guard", guards)
 	}
-	if len(r.Rows) != 7 || r.OpenLoop == nil || r.Rounds != 1 || len(r.Lines) < 12 {
+	if len(r.Rows) != 8 || r.OpenLoop == nil || r.Rounds != 1 || len(r.Lines) < 12 {
 		t.Fatalf("%+v", r)
 	}
 	for _, row := range r.Rows {
@@ -140,7 +140,7 @@ func TestBenchShort(t *testing.T) {
 		t.Errorf("always-allow uses Redis")
 	}
 	// grpc-go alone allocates less than the generated code on top of it.
-	if floor, stock := r.Rows[6], r.Rows[0]; floor.Allocations.Median >= stock.Allocations.Median {
+	if floor, stock := r.Rows[7], r.Rows[0]; floor.Allocations.Median >= stock.Allocations.Median {
 		t.Errorf("grpc-go alone makes %v allocations, always-allow %v", floor.Allocations.Median, stock.Allocations.Median)
 	}
 }
@@ -162,8 +162,8 @@ func TestBenchExitsByItsLines(t *testing.T) {
 	if want := min(len(r.Fails()), 1); code != want {
 		t.Errorf("exit %d, want %d: %+v", code, want, r.Lines)
 	}
-	if guards := guarding(r.Lines); len(guards) != 8 {
-		t.Errorf("%q guard, want the ratios of b to f, what b allocates and its p99", guards)
+	if guards := guarding(r.Lines); len(guards) != 9 {
+		t.Errorf("%q guard, want the ratios of b to g, what b allocates and its p99", guards)
 	}
 	if r.Rounds != 1 || r.OpenLoop.Rounds != 2 {
 		t.Errorf("%d rounds, and %d at a fixed rate", r.Rounds, r.OpenLoop.Rounds)

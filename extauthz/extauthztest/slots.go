@@ -41,8 +41,14 @@ func (s *Stack) SlotStats() counters.SlotStats { return s.stores.limits.Load().S
 // AwaitSlots waits until so many requests are under way.
 func (s *Stack) AwaitSlots(t *testing.T, n int) {
 	t.Helper()
+	var counts counters.SlotStats
+	defer func() {
+		if t.Failed() {
+			t.Logf("%+v, want %d requests under way", counts, n)
+		}
+	}()
 	Eventually(t, "as many slots as are expected", func() bool {
-		counts := s.stores.limits.Load().Slots()
+		counts = s.stores.limits.Load().Slots()
 		return counts.Taken-counts.Released-counts.Gone == uint64(n)
 	})
 }

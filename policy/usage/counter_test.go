@@ -218,7 +218,7 @@ func TestCountingAllocatesNothing(t *testing.T) {
 		c.Take(&b, -1, noon())
 		c.Release(&b)
 	})
-	if n > 50 { // those of the sum for the API, and what a collection takes away
+	if n > 300 { // those of the sum for the API, and what a collection or the race detector takes out of a pool
 		t.Errorf("%v allocations for a thousand keys", n)
 	}
 }
