@@ -139,6 +139,9 @@ func (a *API) LimitsConcurrency() bool {
 // Slots returns how the API's requests under way are followed.
 func (a *API) Slots() SlotRules { return a.spec.Slots }
 
+// Usage returns what the API's policy says of usage.
+func (a *API) Usage() *Usage { return &a.spec.Usage }
+
 // replace changes the window in own that an override names. A quota that the key does not spend is
 // known and stays so.
 func (a *PlanLimits) replace(own []limits.Window, o keys.Override) (known bool) {

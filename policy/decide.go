@@ -1,8 +1,10 @@
 // Package policy decides requests: a Set holds compiled policies and never changes, and a Check
 // takes one request through it. Nothing here knows Envoy, Redis or files, and nothing blocks: a
 // decision completes at once or says what it waits for, and its host (extauthz) fetches that. So it
-// can run in other hosts too. The whole decision reads top-down in this file; package policyfile
-// makes the Set.
+// can run in other hosts too. The whole decision reads top-down in this file: credential.go finds
+// the key in a request, identity.go tells the application who called, keyrules.go is what a policy
+// asks of keys. spec.go is what a policy states (routes, plans, limits), and package policyfile
+// makes that of files.
 package policy
 
 import (
@@ -185,6 +187,12 @@ func (c *Check) Key() *keys.Grant { return c.key }
 
 // API returns the API of the request, nil when there is none.
 func (c *Check) API() *API { return c.api }
+
+// Route returns the route of the request, nil if none matched.
+func (c *Check) Route() *Route { return c.route }
+
+// Now returns when the decision began.
+func (c *Check) Now() time.Time { return c.now }
 
 // identify is steps 1 to 3: API, route, credential. Nothing is known yet about the key, and the
 // store has not been asked.

@@ -54,6 +54,15 @@ func (s *Set) APIs() []*API { return s.apis }
 // API returns the API of a name, nil if there is none.
 func (s *Set) API(name string) *API { return s.byName[name] }
 
+// Find returns what an API's and a route's names mean, nil for what the set does not have.
+func (s *Set) Find(api, route string) (*API, *Route) {
+	a := s.byName[api]
+	if a == nil {
+		return nil, nil
+	}
+	return a, a.spec.Routes[route]
+}
+
 // LimitsConcurrency reports whether some plan limits the requests under way.
 func (s *Set) LimitsConcurrency() bool {
 	return slices.ContainsFunc(s.apis, (*API).LimitsConcurrency)

@@ -131,3 +131,19 @@ func (s *Spec) Environment(name string) (_ *Environment, ok bool) {
 	}
 	return nil, false
 }
+
+// DefaultSlowAfter is how long a request takes that counts as slow where a policy says nothing.
+const DefaultSlowAfter = time.Second
+
+// Usage says how long usage is kept, and which requests count as slow.
+type Usage struct {
+	SlowAfter time.Duration
+	Hours     int // after its end, how long a day is told by hour
+	Days      int // how long usage is told by day, at least
+	Months    int // how long it is kept at all
+}
+
+// DefaultUsage is what holds where a policy says nothing.
+func DefaultUsage() Usage {
+	return Usage{SlowAfter: DefaultSlowAfter, Hours: 48, Days: 35, Months: 13}
+}
