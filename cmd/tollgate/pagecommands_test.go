@@ -27,11 +27,13 @@ type step struct{ page, code string }
 const programs = `tollgate|bin/tollgate[a-z-]*|make|go|git|curl|openssl|sed|awk|cat|env|docker|` +
 	`kubectl|helm|istioctl|deck|kong|envoy|nginx|caddy|redis-cli|redis-server`
 
+// commandLine finds the lines that begin with a program and go on.
+var commandLine = regexp.MustCompile(`(?m)^(` + programs + `) `)
+
 // readPage returns the steps of a page, in its order, and its spans of code.
 func readPage(t *testing.T, page string) (steps []step, spans []string) {
 	t.Helper()
 	fence := regexp.MustCompile("(?ms)^```([^\n]*)\n(.*?)^```$|`([^`\n]+)`")
-	command := regexp.MustCompile(`^(` + programs + `) `)
 	for _, m := range fence.FindAllStringSubmatch(pageText(t, page), -1) {
 		language, block, span := m[1], m[2], m[3]
 		switch {
@@ -39,7 +41,7 @@ func readPage(t *testing.T, page string) (steps []step, spans []string) {
 			steps = append(steps, step{page, block})
 		case span != "":
 			spans = append(spans, span)
-			if command.MatchString(span) && !isName(span) {
+			if commandLine.MatchString(span) && !isName(span) {
 				steps = append(steps, step{page, span + "\n"})
 			}
 		}
@@ -74,10 +76,9 @@ func TestSecretOfKubernetesPage(t *testing.T) {
 // TestBlocksSayWhatTheyAre fails for a block whose commands nobody would run: those of sh are run,
 // and the other languages have none.
 func TestBlocksSayWhatTheyAre(t *testing.T) {
-	command := regexp.MustCompile(`(?m)^(` + programs + `) `)
 	for _, page := range pages {
 		for _, m := range regexp.MustCompile("(?ms)^```([^\n]*)\n(.*?)^```$").FindAllStringSubmatch(pageText(t, page), -1) {
-			if !slices.Contains([]string{"sh", "yaml", "mermaid", "nginx", "caddyfile", "text"}, m[1]) || m[1] == "text" && command.MatchString(m[2]) {
+			if !slices.Contains([]string{"sh", "yaml", "mermaid", "nginx", "caddyfile", "text"}, m[1]) || m[1] == "text" && commandLine.MatchString(m[2]) {
 				t.Errorf("%s: a block of %q, which is neither run nor known to hold no commands:\n%s", page, m[1], m[2])
 			}
 		}

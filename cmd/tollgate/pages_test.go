@@ -165,6 +165,10 @@ func TestPagesShowTheRealFiles(t *testing.T) {
 			if _, err := policyfile.Compile(policyfile.File{Name: name, Data: []byte(pageText(t, name) + b.code)}); err != nil {
 				t.Errorf("%s: %s with what it shows: %v", b.page, name, err)
 			}
+		case "instead":
+			if _, err := policyfile.Compile(policyfile.File{Name: name, Data: instead(t, pageText(t, name), b.code)}); err != nil {
+				t.Errorf("%s: %s with what it shows in place of its own: %v", b.page, name, err)
+			}
 		case "websocket", "cors": // the tests of envoy put them into real proxies
 		case "access-log":
 			var shown, logged any
@@ -179,6 +183,39 @@ func TestPagesShowTheRealFiles(t *testing.T) {
 			t.Errorf("a YAML block of %s is bound to nothing: %q", b.page, b.above)
 		}
 	}
+}
+
+// instead returns a policy in which what is shown stands in the place of what it says of the same,
+// and an answer in that of those for the same reasons.
+func instead(t *testing.T, policy, shown string) []byte {
+	t.Helper()
+	var into, from map[string]any
+	for text, to := range map[string]*map[string]any{policy: &into, shown: &from} {
+		if err := yaml.Unmarshal([]byte(text), to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reasons := func(answer any) []any { return answer.(map[string]any)["on"].([]any) }
+	for key, value := range from {
+		if key != "errors" {
+			into[key] = value
+			continue
+		}
+		errors := into[key].(map[string]any)
+		answers := errors["answers"].([]any)
+		for _, a := range value.(map[string]any)["answers"].([]any) {
+			answers = slices.DeleteFunc(answers, func(b any) bool {
+				return slices.ContainsFunc(reasons(b), func(r any) bool { return slices.Contains(reasons(a), r) })
+			})
+			answers = append(answers, a)
+		}
+		errors["answers"] = answers
+	}
+	data, err := yaml.Marshal(into)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 // checkAllowedHeaders holds a filter to what the page says of its headers.

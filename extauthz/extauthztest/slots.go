@@ -42,14 +42,16 @@ func (s *Stack) SlotStats() counters.SlotStats { return s.stores.limits.Load().S
 func (s *Stack) AwaitSlots(t *testing.T, n int) {
 	t.Helper()
 	var counts counters.SlotStats
+	reached := false
 	defer func() {
-		if t.Failed() {
+		if !reached {
 			t.Logf("%+v, want %d requests under way", counts, n)
 		}
 	}()
 	Eventually(t, "as many slots as are expected", func() bool {
 		counts = s.stores.limits.Load().Slots()
-		return counts.Taken-counts.Released-counts.Gone == uint64(n)
+		reached = counts.Taken-counts.Released-counts.Gone == uint64(n)
+		return reached
 	})
 }
 

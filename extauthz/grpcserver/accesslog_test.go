@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	datav3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
@@ -269,9 +268,17 @@ func TestLogsEndWithTheServer(t *testing.T) {
 		close(down)
 	}()
 	sent := 1
+	isDown := func() bool {
+		select {
+		case <-down:
+			return true
+		default:
+			return false
+		}
+	}
 	for busy.Send(message("", ended(t))) == nil { // until the server has ended it
 		sent++
-		time.Sleep(time.Millisecond)
+		extauthztest.Eventually(t, "the entry, or the end", func() bool { return o.count() == sent || isDown() })
 	}
 	<-down
 	if ctx.Err() != nil {

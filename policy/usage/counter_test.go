@@ -13,6 +13,7 @@ import (
 
 	"tollgate/policy"
 	"tollgate/policy/keys"
+	"tollgate/policy/keys/keystest"
 	"tollgate/policy/usage"
 )
 
@@ -218,7 +219,7 @@ func TestCountingAllocatesNothing(t *testing.T) {
 		c.Take(&b, -1, noon())
 		c.Release(&b)
 	})
-	if n > 300 { // those of the sum for the API, and what a collection or the race detector takes out of a pool
+	if n > 50 && !keystest.RaceDetector { // those of the sum for the API, and what a collection takes away
 		t.Errorf("%v allocations for a thousand keys", n)
 	}
 }
