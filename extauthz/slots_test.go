@@ -11,6 +11,7 @@ import (
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"tollgate/extauthz"
 	"tollgate/extauthz/extauthztest"
@@ -250,6 +251,9 @@ func TestSlotTroubles(t *testing.T) {
 	if got := u.Authorizer.SlotTroubles(); !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
+	registry := prometheus.NewRegistry()
+	extauthz.RegisterSlots(registry, u.Authorizer.SlotTroubles)
+	mustTell(t, registry, `tollgate_concurrency_problem{api="other",problem="no_log"} 1`, `tollgate_concurrency_problem{api="small",problem="no_log"} 1`)
 	u.Authorizer.Observed(&extauthz.AccessLogEntry{API: "unknown", DecisionID: "d", Reason: "allowed"})
 	if got := u.Authorizer.SlotTroubles(); !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
