@@ -203,7 +203,7 @@ func (c *connection) forget() {
 func (c *connection) dropBody(head int) bool {
 	body := c.message.length
 	if body > maxBody || body > 0 && c.message.expects {
-		c.refuse(&fault{413, "the lane takes no bodies"})
+		c.refuse(&fault{413, "this server takes no bodies"})
 		return false
 	}
 	read := c.in

@@ -103,7 +103,7 @@ func (m *message) requestLine(line string) *fault {
 	case version == "HTTP/1.1":
 		m.keepAlive = true
 	case version != "HTTP/1.0":
-		return &fault{505, "the lane speaks HTTP/1.1"}
+		return &fault{505, "this server speaks HTTP/1.1"}
 	}
 	m.method, m.target = method, target
 	return nil
@@ -124,7 +124,7 @@ func (m *message) framing(name, value string) *fault {
 		}
 		m.length = int64(n)
 	case "transfer-encoding":
-		return &fault{400, "the lane takes no Transfer-Encoding"}
+		return &fault{400, "this server takes no Transfer-Encoding"}
 	case "expect":
 		m.expects = true
 	case "connection":

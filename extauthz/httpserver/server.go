@@ -122,7 +122,7 @@ func (s *Server) Serve(listener net.Listener) error {
 			if !temporary(err) {
 				return err
 			}
-			s.authorizer.Trouble(context.Background(), "http lane: accept", slog.Any("error", err))
+			s.authorizer.Trouble(context.Background(), "authz http: accept", slog.Any("error", err))
 			time.Sleep(10 * time.Millisecond) // out of file descriptors: some will come back
 		case !s.trusts(c.RemoteAddr()):
 			s.authorizer.Metrics().HTTPRefused("peer")
@@ -225,7 +225,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 func (s *Server) authorize(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) (d *policy.Decision, ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.authorizer.Panicked("http lane", p)
+			s.authorizer.Panicked("authz http", p)
 			d, ok = nil, false
 		}
 	}()

@@ -53,7 +53,7 @@ func comparison() study {
 		{id: "s", name: "gRPC, always allow, filter as we ship it", server: stock},
 		{id: "b", name: "gRPC, leased", server: leased, line: .85},
 		{id: "c", name: "gRPC, exact", server: exact},
-		{id: "h", name: "HTTP lane, leased", server: leased, overHTTP: true, line: .70},
+		{id: "h", name: "HTTP, leased", server: leased, overHTTP: true, line: .70},
 	}}
 }
 
