@@ -37,18 +37,10 @@ type Outcome struct {
 // what the trial itself names and the policies do not have.
 func (s *Set) Try(t Trial) (Outcome, error) {
 	r := &Request{HTTP: true, Method: t.Method, Host: t.Host, Target: t.Target, TargetVerbatim: true}
-	if t.API != "" || t.Host == "" {
-		r.API = Named{t.API, true}
-		if t.API == "" && len(s.apis) == 1 {
-			r.API.Value = s.apis[0].spec.Name
-		}
-	}
-	api, _ := s.find(r)
+	api, err := s.locate(r, t.API)
 	switch {
-	case api == nil && r.API.Given && r.API.Value == "":
-		return Outcome{}, fmt.Errorf("want host=HOST or api=API: there are %d APIs", len(s.apis))
-	case api == nil && r.API.Given:
-		return Outcome{}, fmt.Errorf("unknown api %q%s", r.API.Value, Suggest(r.API.Value, slices.Collect(maps.Keys(s.byName))))
+	case err != nil:
+		return Outcome{}, err
 	case api == nil:
 		return Outcome{Reason: UnknownAPI}, nil
 	}
@@ -57,6 +49,25 @@ func (s *Set) Try(t Trial) (Outcome, error) {
 		return Outcome{}, err
 	}
 	return api.try(s, r, key), nil
+}
+
+// locate says in r which API it is of: the one of that name, else the host's, else the only one
+// there is. It returns nil for a host that no API has.
+func (s *Set) locate(r *Request, name string) (*API, error) {
+	if name != "" || r.Host == "" {
+		r.API = Named{name, true}
+		if name == "" && len(s.apis) == 1 {
+			r.API.Value = s.apis[0].spec.Name
+		}
+	}
+	api, _ := s.find(r)
+	switch {
+	case api == nil && r.API.Given && r.API.Value == "":
+		return nil, fmt.Errorf("want host=HOST or api=API: there are %d APIs", len(s.apis))
+	case api == nil && r.API.Given:
+		return nil, fmt.Errorf("unknown api %q%s", r.API.Value, Suggest(r.API.Value, slices.Collect(maps.Keys(s.byName))))
+	}
+	return api, nil
 }
 
 func (a *API) try(s *Set, r *Request, key *keys.Grant) Outcome {

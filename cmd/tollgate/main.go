@@ -5,6 +5,7 @@
 //	tollgate serve --policy DIR --keys FILE    the service
 //	tollgate keys create|rotate|revoke|…       the life of a key
 //	tollgate teams, members, audit             who may do that, and who did
+//	tollgate check --api NAME --path PATH      what would be decided, and why
 //	tollgate policy check FILE...              policy files, checked without a server
 //
 // It exits with 0, with 1 if something failed, with 2 if it was called or

@@ -75,7 +75,7 @@ func TestScripts(t *testing.T) {
 					"ready": ready, "page": page, "check": check, "checks": checks, "until": until, "hold": hold, "watch": watch, "health": health, "empty": emptyRedis,
 					"freeport": freePortCommand, "redis": startRedis, "replica": startReplica, "redis-cli": redisCommand,
 					"mode": mode, "term": terminate, "hash": hash, "expand": expand,
-					"envoy": startEnvoy, "call": call, "remember": remember,
+					"envoy": startEnvoy, "call": call, "same": same, "remember": remember,
 				},
 			})
 		}
@@ -179,8 +179,8 @@ func dialGRPC(ts *testscript.TestScript) *grpc.ClientConn {
 	return conn
 }
 
-// usage: check STATUS METHOD PATH [KEY]. It waits until a check request for the
-// API pixelbyte is answered with this status, 200 for allowed.
+// usage: check STATUS METHOD PATH [KEY]. It waits until a check request for $HOST, or
+// else the API pixelbyte, is answered with this status, 200 for allowed.
 func check(ts *testscript.TestScript, _ bool, args []string) {
 	conn := dialGRPC(ts)
 	defer conn.Close()
@@ -190,7 +190,7 @@ func check(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	request := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
-			Host: "api.pixelbyte.io", Method: args[1], Path: args[2], HeaderMap: headers,
+			Host: cmp.Or(ts.Getenv("HOST"), "api.pixelbyte.io"), Method: args[1], Path: args[2], HeaderMap: headers,
 		}},
 	}}
 	last := ""

@@ -34,6 +34,11 @@ func Load(path string) (*policy.Set, error) {
 // Compile compiles policy files, one API each, into a Set. Every fault of every file is reported,
 // each as a *Fault, joined with errors.Join.
 func Compile(files ...File) (*policy.Set, error) {
+	return compileAll(files, func(*document, *source) {})
+}
+
+// compileAll is Compile, and hands each file that could be read to read.
+func compileAll(files []File, read func(*document, *source)) (*policy.Set, error) {
 	var specs []policy.Spec
 	var faults []error
 	taken := &taken{files: map[string]string{}, hosts: map[string]string{}}
@@ -44,6 +49,7 @@ func Compile(files ...File) (*policy.Set, error) {
 			faults = append(faults, fault)
 			continue
 		}
+		read(doc, src)
 		spec := compile(doc, src)
 		if len(src.faults) == 0 {
 			taken.add(spec, src)

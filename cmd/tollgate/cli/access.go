@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"tollgate/cmd/tollgate/cli/check"
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/cmd/tollgate/settings"
@@ -55,7 +56,8 @@ type access struct {
 	confirm   replicaCount // of revoke and apply
 
 	storage *storage.Store
-	rules   *policy.Set // nil where no policy is needed
+	files   []policyfile.File // of the policy; none where that is not needed
+	rules   *policy.Set       // nil where no policy is needed
 	who     roles.Actor
 	hasher  *keys.Hasher
 	manager *admin.Manager
@@ -95,6 +97,16 @@ func (a *access) StoreFlags(cmd *cobra.Command) { a.storeFlags(cmd.PersistentFla
 // WithStore lets such a command work with the store.
 func (a *access) WithStore(cmd *cobra.Command, work func(ctx context.Context, c redis.UniversalClient, who roles.Actor) error) error {
 	return a.run(cmd, storeOnly, func(ctx context.Context) error { return work(ctx, a.storage.Client, a.who) })
+}
+
+// WithWorld lets a command decide by the policy and what the store holds.
+func (a *access) WithWorld(cmd *cobra.Command, work func(ctx context.Context, w *check.World) error) error {
+	return a.run(cmd, storeAndPolicy|thePepper, func(ctx context.Context) error {
+		return work(ctx, &check.World{
+			Client: a.storage.Client, Hasher: a.hasher, Who: a.who, Files: a.files,
+			Secret: func() (string, error) { return readSecret(cmd.InOrStdin(), cmd.ErrOrStderr()) },
+		})
+	})
 }
 
 // run opens what a command needs, lets it work until a signal, and closes it.
@@ -183,6 +195,7 @@ func (a *access) readRules(n needs) (keys.Rules, error) {
 	if a.rules, err = policyfile.Compile(files...); err != nil {
 		return nil, fmt.Errorf("--policy:\n%w", err)
 	}
+	a.files = files
 	return a.rules, nil
 }
 

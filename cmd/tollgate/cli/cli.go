@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tollgate/cmd/tollgate/cli/check"
 	"tollgate/cmd/tollgate/cli/usage"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys/admin"
@@ -18,7 +19,7 @@ import (
 
 // Commands returns the nouns of the CLI.
 func Commands() []*cobra.Command {
-	return []*cobra.Command{newKeys(), newTeams(), newMembers(), usage.Command(&access{}), newAudit(), newStoreCommand(), newPolicy()}
+	return []*cobra.Command{newKeys(), newTeams(), newMembers(), check.Command(&access{}), usage.Command(&access{}), newAudit(), newStoreCommand(), newPolicy()}
 }
 
 // unknownCommand does not repeat what it does not know: that could be a secret.

@@ -57,7 +57,8 @@ func serverACL() connect.ACL {
 	return connect.Join(keysACL(), counters.ACL(), store.FollowACL(), standing.EvictionACL(), store.ServersACL())
 }
 
-// cliACL is what the commands that manage keys, teams and members need. It cannot touch a counter.
+// cliACL is what the commands that manage keys, teams and members need, and what reading counters
+// does. It cannot change one.
 func cliACL() connect.ACL {
-	return connect.Join(keysACL(), store.ManageACL(), audit.ReadACL(), store.RepairACL())
+	return connect.Join(keysACL(), store.ManageACL(), audit.ReadACL(), store.RepairACL(), counters.PeekACL())
 }

@@ -41,7 +41,7 @@ type redisUser struct {
 func users() map[string]redisUser {
 	return map[string]redisUser{
 		"server": {acl: serverACL(), do: []duty{lookAtStore, findKeys, count, takeSlots, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, readAudit, foreignKey, foreignChannel}},
-		"cli":    {acl: cliACL(), do: []duty{acceptEmpty, findKeys, manageKeys, awaitServers, repair, manageTeams, readAudit}, deny: []duty{count, takeSlots, foreignKey, foreignChannel}},
+		"cli":    {acl: cliACL(), do: []duty{acceptEmpty, findKeys, manageKeys, awaitServers, repair, manageTeams, readAudit, peek}, deny: []duty{count, takeSlots, foreignKey, foreignChannel}},
 	}
 }
 
@@ -122,6 +122,15 @@ func takeSlots(ctx context.Context, c redis.UniversalClient, n int) error {
 		}
 	}
 	return nil
+}
+
+// peek reads counters.
+func peek(ctx context.Context, c redis.UniversalClient, n int) error {
+	_, _, err := counters.NewStore(c, nil).Peek(ctx, &limits.Spend{
+		ID: aclKey(n).ID, Windows: []limits.Window{{Name: "month", Limit: 1, Per: limits.Month}}, Cost: 1,
+		Slot: limits.Slot{ID: "s", Places: 1, Hold: time.Minute},
+	})
+	return err
 }
 
 // lookAtStore is what a server does first, and each second.
