@@ -1,14 +1,10 @@
 package bench
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -47,17 +43,3 @@ func startRedis(dir, name string) (*redisServer, error) {
 }
 
 func (r *redisServer) stop() error { return errors.Join(r.client.Close(), r.process.stop()) }
-
-// spends returns how many spends the scripts have judged. Several share a script, and each reads
-// its counters once.
-func (r *redisServer) spends(ctx context.Context) (float64, error) {
-	info, err := r.client.Info(ctx, "commandstats").Result()
-	if err != nil {
-		return 0, fmt.Errorf("redis-server: %w", err)
-	}
-	m := regexp.MustCompile(`(?m)^cmdstat_hmget:calls=(\d+)`).FindStringSubmatch(info)
-	if m == nil {
-		return 0, nil
-	}
-	return strconv.ParseFloat(m[1], 64)
-}

@@ -302,12 +302,13 @@ func TestFigures(t *testing.T) {
 	for _, line := range []string{
 		"# HELP go_memstats_mallocs_total x", "go_memstats_mallocs_total 1.5e+06", "go_memstats_alloc_bytes_total 20", "go_memstats_alloc_bytes 10",
 		`tollgate_decisions_total{api="bench",reason="allowed"} 3`, `tollgate_decisions_total{api="other",reason="allowed"} 4`, "other 1", "",
+		`tollgate_limit_spends_total{from="lease"} 5`, `tollgate_limit_spends_total{from="store"} 6`,
 	} {
 		if err := f.line(line); err != nil {
 			t.Error(err)
 		}
 	}
-	if f.mallocs != 1.5e6 || f.allocated != 20 || f.live != 10 || f.decisions["allowed"] != 7 || len(f.decisions) != 1 {
+	if f.mallocs != 1.5e6 || f.allocated != 20 || f.live != 10 || f.spends != 6 || f.decisions["allowed"] != 7 || len(f.decisions) != 1 {
 		t.Errorf("%+v", f)
 	}
 	if f.line("go_memstats_mallocs_total many") == nil {
