@@ -192,7 +192,7 @@ func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Se
 // noteUse is what an allowed request leaves to be done when it no longer waits.
 func (a *Authorizer) noteUse(check *policy.Check) {
 	k := check.Key()
-	if k == nil || !check.Decision().Allow {
+	if !check.Identified() || !check.Decision().Allow {
 		return
 	}
 	if a.usage != nil {
@@ -205,8 +205,13 @@ func (a *Authorizer) noteUse(check *policy.Check) {
 
 // count counts the decision for its key, or for its API where no key is known.
 func (a *Authorizer) count(check *policy.Check) {
-	if api := check.API(); api != nil && a.counts != nil {
-		a.counts.Decided(api, check.Key(), check.Route(), check.Decision().Reason, check.Now())
+	api, d := check.API(), check.Decision()
+	switch {
+	case api == nil || a.counts == nil:
+	case d.Shadow != policy.Allowed:
+		a.counts.Shadowed(api, check.Key(), check.Route(), d.Shadow, check.Now())
+	default:
+		a.counts.Decided(api, check.Key(), check.Route(), d.Reason, check.Now())
 	}
 }
 

@@ -36,6 +36,7 @@ type decisionLog struct {
 	which   Decisions
 	bounded *BoundedLog
 	reasons []*boundedKind // of denials, so that a scan hides no customer's
+	shadows []*boundedKind // of what only shadow_mode let pass
 }
 
 func newDecisionLog(log *slog.Logger, which Decisions) *decisionLog {
@@ -49,19 +50,30 @@ func newDecisionLog(log *slog.Logger, which Decisions) *decisionLog {
 		}
 		l.bounded.add(kind)
 		l.reasons = append(l.reasons, kind)
+		shadow := &boundedKind{
+			level: slog.LevelInfo, more: "more allowed by shadow_mode", about: slog.String("shadow", r.String()),
+			limiter: rate.NewLimiter(boundedLines, boundedLines),
+		}
+		l.bounded.add(shadow)
+		l.shadows = append(l.shadows, shadow)
 	}
 	return l
 }
 
 // decision logs a decision; under LogDenied those of a reason that come too many in
-// a second are only counted, in the next line, or when the flood is over.
+// a second are only counted, in the next line, or when the flood is over. What only shadow_mode
+// let pass is logged as what is denied is.
 func (l *decisionLog) decision(ctx context.Context, d *policy.Decision) {
 	l.bounded.tellFloods()
-	if l.which == LogNone || d.Allow && l.which != LogAll || !l.log.Enabled(ctx, slog.LevelInfo) {
+	if l.which == LogNone || d.Judged() == policy.Allowed && l.which != LogAll || !l.log.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
 	var left int64
-	if kind := l.reasons[d.Reason]; kind.limiter == nil || l.which == LogDenied {
+	kind := l.reasons[d.Reason]
+	if d.Shadow != policy.Allowed {
+		kind = l.shadows[d.Shadow]
+	}
+	if kind.limiter == nil || l.which == LogDenied {
 		var ok bool
 		if left, ok = l.bounded.allow(kind); !ok {
 			return

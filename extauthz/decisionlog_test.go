@@ -154,3 +154,23 @@ func TestFloodAtTheEnd(t *testing.T) {
 		t.Errorf("%d of 250 denials are told in\n%s", sum, s.Log)
 	}
 }
+
+// What only shadow_mode let pass is logged as denials are, and bounded by itself.
+func TestShadowsAreLogged(t *testing.T) {
+	out := &extauthztest.Logs{}
+	now := time.Unix(1_800_000_000, 0)
+	log, end := extauthz.DecisionLog(slog.New(slog.NewTextHandler(out, nil)), extauthz.LogDenied, func() time.Time { return now })
+	for range 150 {
+		log(t.Context(), &policy.Decision{Reason: policy.RateLimited, Metadata: []policy.Header{{Name: "reason", Value: "rate_limited"}}})
+		log(t.Context(), &policy.Decision{Allow: true, Shadow: policy.RateLimited, Metadata: []policy.Header{{Name: "reason", Value: "allowed"}, {Name: "shadow", Value: "rate_limited"}}})
+	}
+	end()
+	for line, want := range map[string]int{
+		"msg=allowed reason=allowed shadow=rate_limited\n": 100, "msg=denied reason=rate_limited\n": 100,
+		"msg=\"more allowed by shadow_mode\" shadow=rate_limited not_logged=50\n": 1, "msg=\"more denied\" reason=rate_limited not_logged=50\n": 1,
+	} {
+		if n := strings.Count(out.String(), line); n != want {
+			t.Errorf("%d lines %q, want %d", n, line, want)
+		}
+	}
+}

@@ -15,6 +15,7 @@ import (
 // id or anything else that a client chooses.
 type Metrics struct {
 	decisions      *prometheus.CounterVec
+	shadowed       *prometheus.CounterVec
 	duration       prometheus.Histogram
 	failureModes   *prometheus.CounterVec
 	storeErrors    *prometheus.CounterVec
@@ -37,6 +38,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_decisions_total", Help: "Decisions by API and reason; reason allowed lets the request pass.",
+		}, []string{"api", "reason"}),
+		shadowed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_shadowed_total", Help: "Requests that passed only because of shadow_mode, by the reason for which they would have been denied. They are among the allowed decisions.",
 		}, []string{"api", "reason"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tollgate_check_duration_seconds", Help: "Time from a check request to its decision.",
@@ -82,7 +86,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		m.breakerOpen.WithLabelValues(o.String())
 	}
 	m.logs = newLogMetrics(r)
-	r.MustRegister(m.decisions, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.grpcRefused, m.httpRefused,
+	r.MustRegister(m.decisions, m.shadowed, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.grpcRefused, m.httpRefused,
 		m.policyLoads, m.policyRejected, m.policyAPIs, m.changeDelay, m.breakerOpen)
 	return m
 }
@@ -114,6 +118,9 @@ func (m *Metrics) decided(api *policy.API, d *policy.Decision, took time.Duratio
 		name = api.Name()
 	}
 	m.decisionsOf(outcome{name, d.Reason}).Inc()
+	if d.Shadow != policy.Allowed {
+		m.shadowed.WithLabelValues(name, d.Shadow.String()).Inc()
+	}
 	m.duration.Observe(took.Seconds())
 	if mode := d.Meta("failure_mode"); mode != "" {
 		m.failureModes.WithLabelValues(name, mode).Inc()

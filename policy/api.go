@@ -158,7 +158,7 @@ func (a *PlanLimits) replace(own []limits.Window, o keys.Override) (known bool) 
 // nothing can be counted.
 func (a *API) answersUncounted() bool {
 	for _, p := range a.spec.Plans {
-		if p.FailureMode != FailClosed {
+		if p.FailureMode != FailClosed || p.Shadow {
 			return true
 		}
 		all := p.ByEnvironment

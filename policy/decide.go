@@ -56,6 +56,9 @@ type Decision struct {
 	// ID tells this decision from all others, in metadata and log lines.
 	ID     string
 	Reason Reason
+	// Shadow is why the request would have been refused, where only shadow_mode let it pass; else
+	// Allowed.
+	Shadow Reason
 	// Allow is true only where every step of the decision said so.
 	Allow bool
 	// FailRPC is set where the policy hands what is undecided to the proxy's own failure policy
@@ -77,6 +80,15 @@ type Decision struct {
 
 	// Metadata describes the decision, allowed or not, without any secret.
 	Metadata []Header
+}
+
+// Judged returns why the request is refused, or would be if shadow_mode did not let it pass; else
+// Allowed.
+func (d *Decision) Judged() Reason {
+	if d.Shadow != Allowed {
+		return d.Shadow
+	}
+	return d.Reason
 }
 
 // Meta returns a field of the metadata, or "".
@@ -118,6 +130,7 @@ type Check struct {
 	// access is what steps 2 to 6 found; limits come after it.
 	access      Reason
 	failureMode string // failure_mode that let the request pass
+	shadowLimit string // the limit that would have refused it
 
 	decision   Decision
 	texts      strings.Builder // of the texts that are made for this decision
@@ -328,7 +341,7 @@ func (c *Check) Rehash() (id string, from, to keys.Digest, ok bool) {
 // environment it is, or it names one that the API does not have: then every key is refused, and the
 // proxy's configuration is to blame.
 func (c *Check) Unplaced() bool {
-	if c.decision.Reason != WrongEnvironment {
+	if c.decision.Reason != WrongEnvironment && c.decision.Shadow != WrongEnvironment {
 		return false
 	}
 	for i := range c.api.spec.Environments {
@@ -425,6 +438,9 @@ func (c *Check) withoutLimits() Wait {
 		}
 		c.result, c.counted, c.failureMode = res, true, FailLocal.String()
 	default:
+		if !c.limited() {
+			return c.pass(Undecided)
+		}
 		return c.deny(Undecided)
 	}
 	return c.conclude()
@@ -435,8 +451,12 @@ func (c *Check) conclude() Wait {
 	switch {
 	case c.access != Allowed:
 		return c.deny(c.access)
+	case c.counted && !c.result.Allowed && !c.limited():
+		return c.pass(c.exceeded()) // more are under way than can be told
 	case c.counted && !c.result.Allowed:
 		return c.deny(c.exceeded())
+	case c.counted && c.plan.Shadows:
+		return c.pass(c.wouldExceed())
 	}
 	return c.allow()
 }
@@ -490,7 +510,8 @@ func (c *Check) allow() Wait {
 		d.Request = append(d.Request, Header{name, value})
 	}
 	var team, name, id, plan, scope string
-	if k := c.key; k != nil {
+	if c.Identified() {
+		k := c.key
 		team, name, id, plan, scope = k.Team(), k.Name(), k.ID(), k.Plan, c.route.Scope
 	}
 	set(headerConsumerID, team)
@@ -509,8 +530,11 @@ func (c *Check) allow() Wait {
 	return Done
 }
 
-// deny refuses the request with the answer that its API documents.
+// deny refuses the request with the answer that its API documents, unless that is a shadow.
 func (c *Check) deny(r Reason) Wait {
+	if c.api != nil && c.api.spec.Shadow {
+		return c.pass(r)
+	}
 	d := &c.decision
 	d.Reason = r
 	if r == Undecided && c.api.spec.UndecidedRPC {
@@ -558,7 +582,8 @@ func (c *Check) limitHeaders() {
 	if denying := c.denying(); denying >= 0 && c.decision.Reason.Limited() {
 		shown = denying
 	}
-	c.decision.Response = c.api.spec.RateHeaders.append(c.decision.Response, &c.texts, &c.spend, &c.result, shown)
+	slots := c.spend.Slot.ID != "" && !c.plan.Shadow
+	c.decision.Response = c.api.spec.RateHeaders.append(c.decision.Response, &c.texts, &c.spend, &c.result, shown, slots)
 }
 
 // values fills the slots of an answer.
@@ -619,6 +644,10 @@ func (c *Check) describe() {
 	}
 	add("decision_id", c.decisionID())
 	add("reason", d.Reason.String())
+	if d.Shadow != Allowed {
+		add("shadow", d.Shadow.String())
+		add("shadow_limit", c.shadowLimit)
+	}
 	if c.api != nil {
 		add("api", c.api.spec.Name)
 	}
@@ -642,7 +671,7 @@ func (c *Check) describe() {
 	if c.isPreflight {
 		add("preflight", "true")
 	}
-	if d.Reason == UnknownAPI || d.Reason == WrongEnvironment {
+	if d.Reason == UnknownAPI || d.Reason == WrongEnvironment || d.Shadow == WrongEnvironment {
 		c.describePlace(add)
 	}
 }

@@ -32,7 +32,8 @@ type Verdict string
 const (
 	StepPassed  Verdict = "ok"
 	StepRefused Verdict = "refused"
-	StepNoted   Verdict = "-" // it decides nothing by itself
+	StepShadow  Verdict = "shadow" // it would refuse, and shadow_mode lets the request pass
+	StepNoted   Verdict = "-"      // it decides nothing by itself
 )
 
 // Rule names a part of a policy file.
@@ -71,13 +72,16 @@ type Count struct {
 	Own           bool   // the key has a limit of its own in place of the plan's
 	Before, After int64
 	Reset         time.Time // the end of the window; zero for requests under way
-	Denies        bool
+	Verdict       Verdict
 	Rule          Rule
 }
 
 // Explain says how the decision came about once the Check is Done.
 func (c *Check) Explain() *Explanation {
-	e := &explainer{Check: c, reason: c.decision.Reason}
+	e := &explainer{Check: c, reason: c.decision.Judged(), refused: StepRefused}
+	if c.decision.Shadow != Allowed {
+		e.refused = StepShadow
+	}
 	for _, step := range []func() (goesOn bool){
 		e.explainAPI, e.explainRoute, e.explainCredential, e.explainKey, e.explainEnvironment, e.explainState,
 		e.explainPlan, e.explainAddress, e.explainScope,
@@ -98,7 +102,8 @@ func (c *Check) Explain() *Explanation {
 type explainer struct {
 	*Check
 	Explanation
-	reason Reason
+	reason  Reason
+	refused Verdict // of the step that decided
 }
 
 func (e *explainer) add(name string, v Verdict, r Rule, format string, args ...any) {
@@ -108,7 +113,7 @@ func (e *explainer) add(name string, v Verdict, r Rule, format string, args ...a
 // step adds a step that is refused if the decision is for one of these reasons.
 func (e *explainer) step(name string, r Rule, passed, refused string, reasons ...Reason) (goesOn bool) {
 	if slices.Contains(reasons, e.reason) {
-		e.add(name, StepRefused, r, "%s", refused)
+		e.add(name, e.refused, r, "%s", refused)
 		return false
 	}
 	e.add(name, StepPassed, r, "%s", passed)
@@ -190,13 +195,13 @@ func (e *explainer) explainCredential() bool {
 	rule := Rule{CredentialsSection, places.held(e.request, &e.cred), ""}
 	switch {
 	case e.reason == MissingCredential:
-		e.add("credential", StepRefused, Rule{Section: CredentialsSection}, "no key in any place: %s", strings.Join(places.forms(), ", "))
+		e.add("credential", e.refused, Rule{Section: CredentialsSection}, "no key in any place: %s", strings.Join(places.forms(), ", "))
 		return false
 	case e.reason == MalformedCredential && e.unstrippable():
-		e.add("credential", StepRefused, rule, "a key in a query from which the proxy cannot remove it")
+		e.add("credential", e.refused, rule, "a key in a query from which the proxy cannot remove it")
 		return false
 	case e.reason == MalformedCredential && e.cred.state == malformed:
-		e.add("credential", StepRefused, rule, "two different keys, or one of more than %d bytes, or with bytes that no key has", maxSecret)
+		e.add("credential", e.refused, rule, "two different keys, or one of more than %d bytes, or with bytes that no key has", maxSecret)
 		return false
 	}
 	e.add("credential", StepPassed, rule, "one key, in %s", rule.Name)
@@ -267,7 +272,7 @@ func (e *explainer) explainKey() bool {
 		case e.grant.Profile != nil:
 			text = fmt.Sprintf("%s is a key of api %s", e.grant.ID(), e.grant.API)
 		}
-		e.add("key", StepRefused, Rule{}, "%s", text)
+		e.add("key", e.refused, Rule{}, "%s", text)
 		return false
 	}
 	text := e.grant.ID()
@@ -281,7 +286,7 @@ func (e *explainer) explainKey() bool {
 func (e *explainer) explainEnvironment() bool {
 	if len(e.api.spec.Environments) == 0 {
 		if e.reason == WrongEnvironment {
-			e.add("environment", StepRefused, Rule{}, "the proxy names the environment %q, and the API has none", e.request.Environment.Value)
+			e.add("environment", e.refused, Rule{}, "the proxy names the environment %q, and the API has none", e.request.Environment.Value)
 			return false
 		}
 		return true
@@ -300,7 +305,7 @@ func (e *explainer) explainEnvironment() bool {
 	default:
 		text += ", not accepted under host " + fmt.Sprintf("%q", e.host)
 	}
-	e.add("environment", StepRefused, rule, "%s", text)
+	e.add("environment", e.refused, rule, "%s", text)
 	return false
 }
 
@@ -325,7 +330,7 @@ func (e *explainer) explainPlan() bool {
 		e.add("plan", StepPassed, rule, "%s", name)
 		return true
 	}
-	e.add("plan", StepRefused, rule, "the policy has no plan %q, or the key has limits of its own that this does not have", name)
+	e.add("plan", e.refused, rule, "the policy has no plan %q, or the key has limits of its own that this does not have", name)
 	return false
 }
 
@@ -344,7 +349,7 @@ func (e *explainer) explainAddress() bool {
 func (e *explainer) explainScope() bool {
 	switch {
 	case e.route == nil:
-		e.add("scope", StepRefused, Rule{Section: RoutesSection}, "no route says which scope is needed")
+		e.add("scope", e.refused, Rule{Section: RoutesSection}, "no route says which scope is needed")
 		return false
 	case e.route.Scope == "":
 		e.add("scope", StepPassed, Rule{RoutesSection, e.route.Name, ""}, "the route needs none")
@@ -379,63 +384,78 @@ func (e *explainer) explainLimits() {
 		e.explainUncounted()
 		return
 	}
-	taken := e.decision.Allow && !e.spend.ReadOnly
 	for i, w := range e.spend.Windows {
 		state := e.result.States[i]
 		n := Count{
-			Name: w.Name, Limit: w.Limit, Per: w.Per.String(), Own: e.isOwn(w.Name), Before: state.Spent, After: state.Spent, Reset: state.Reset,
+			Name: w.Name, Limit: w.Limit, Per: w.Per.String(), Before: state.Spent, After: state.Spent, Reset: state.Reset,
 			Rule: Rule{PlansSection, e.key.Plan, w.Name},
 		}
-		if taken {
+		if e.spends() {
 			n.Before -= e.spend.Cost
 		}
-		n.Denies = !taken && !e.spend.ReadOnly && w.Denies(state, e.spend.Cost)
+		n.Verdict = e.verdict(w.Denies(state, e.spend.Cost) && !e.spends(), e.spends() && w.WouldDeny(state, e.spend.Cost))
 		e.count(n)
 	}
-	if e.spend.Slot.ID != "" {
-		n := Count{
-			Name: ConcurrentLimit, Limit: e.spend.Slot.Places, Own: e.isOwn(ConcurrentLimit), Before: e.result.InUse, After: e.result.InUse,
-			Denies: e.result.Full, Rule: Rule{PlansSection, e.key.Plan, ConcurrentLimit},
-		}
-		if taken {
-			n.Before--
-		}
-		e.count(n)
+	if e.spend.Slot.ID == "" {
+		return
 	}
+	n := Count{
+		Name: ConcurrentLimit, Limit: e.plan.concurrent(e.key.Limits), Before: e.result.InUse, After: e.result.InUse,
+		Rule: Rule{PlansSection, e.key.Plan, ConcurrentLimit},
+	}
+	if e.spends() {
+		n.Before--
+	}
+	n.Verdict = e.verdict(e.result.Full && !e.plan.Shadow, e.plan.Shadow && n.Before >= n.Limit)
+	e.count(n)
 }
 
-// explainUncounted says what became of a request whose limits could not be asked, or have none.
+// spends reports whether the request has spent of its limits.
+func (e *explainer) spends() bool { return e.result.Allowed && !e.spend.ReadOnly }
+
+// verdict is that of a limit, which decides only where everything else has passed.
+func (e *explainer) verdict(denies, shadow bool) Verdict {
+	switch {
+	case e.access != Allowed:
+		return StepNoted
+	case denies:
+		return e.refused
+	case shadow:
+		return StepShadow
+	}
+	return StepPassed
+}
+
+// count adds a limit, and the step that it is.
+func (e *explainer) count(n Count) {
+	n.Own = e.isOwn(n.Name)
+	e.Limits = append(e.Limits, n)
+	if n.Verdict == StepNoted {
+		return
+	}
+	what := n.Name
+	if n.Own {
+		what += ", the key's own"
+	}
+	if n.Per == "" {
+		e.add("limit", n.Verdict, n.Rule, "%s: %d of %d under way", what, n.Before, n.Limit)
+		return
+	}
+	e.add("limit", n.Verdict, n.Rule, "%s: %d of %d in this %s spent, the request costs %d", what, n.Before, n.Limit, n.Per, e.spend.Cost)
+}
+
+// explainUncounted says what became of a request whose limits could not be asked, or has none.
 func (e *explainer) explainUncounted() {
 	rule := Rule{PlansSection, e.key.Plan, ""}
 	switch {
 	case e.access != Allowed || !e.spend.Asks():
 	case e.reason == CorruptKey:
-		e.add("limit", StepRefused, rule, "a counter of the key is unusable")
+		e.add("limit", e.refused, rule, "a counter of the key is unusable")
 	case e.reason == Undecided:
-		e.add("limit", StepRefused, rule, "the counters could not be asked")
+		e.add("limit", e.refused, rule, "the counters could not be asked")
 	default:
 		e.add("limit", StepPassed, rule, "the counters could not be asked; failure_mode %s", e.failureMode)
 	}
-}
-
-// count adds a limit, and the step that it is where it could decide.
-func (e *explainer) count(n Count) {
-	e.Limits = append(e.Limits, n)
-	if e.access != Allowed {
-		return
-	}
-	verdict, what := StepPassed, n.Name
-	if n.Denies {
-		verdict = StepRefused
-	}
-	if n.Own {
-		what += ", the key's own"
-	}
-	if n.Per == "" {
-		e.add("limit", verdict, n.Rule, "%s: %d of %d under way", what, n.Before, n.Limit)
-		return
-	}
-	e.add("limit", verdict, n.Rule, "%s: %d of %d in this %s spent, the request costs %d", what, n.Before, n.Limit, n.Per, e.spend.Cost)
 }
 
 // explainExempt names the quotas that keys of the environment do not spend.

@@ -84,7 +84,7 @@ func TestExplainAllowed(t *testing.T) {
 		t.Errorf("steps %v\nwant %v", got, want)
 	}
 	minute := e.Limits[0]
-	if minute.Before != 3 || minute.After != 4 || minute.Limit != 8 || !minute.Own || minute.Denies || e.Limits[1].Own {
+	if minute.Before != 3 || minute.After != 4 || minute.Limit != 8 || !minute.Own || minute.Verdict != policy.StepPassed || e.Limits[1].Own {
 		t.Errorf("limits %+v", e.Limits)
 	}
 	for text, rule := range map[string]policy.Rule{
@@ -151,13 +151,13 @@ func TestExplainSlots(t *testing.T) {
 	w := goodWorld()
 	w.inUse = 3
 	_, e := explained(t, w, set)
-	if n := e.Limits[len(e.Limits)-1]; n.Name != "concurrent" || n.Before != 2 || n.After != 3 || n.Limit != 5 || n.Denies {
+	if n := e.Limits[len(e.Limits)-1]; n.Name != "concurrent" || n.Before != 2 || n.After != 3 || n.Limit != 5 || n.Verdict != policy.StepPassed {
 		t.Errorf("allowed: %+v", n)
 	}
 	w = goodWorld()
 	w.full = true
 	_, e = explained(t, w, set)
-	if n := e.Limits[len(e.Limits)-1]; n.Name != "concurrent" || n.Before != 5 || n.After != 5 || !n.Denies {
+	if n := e.Limits[len(e.Limits)-1]; n.Name != "concurrent" || n.Before != 5 || n.After != 5 || n.Verdict != policy.StepRefused {
 		t.Errorf("refused: %+v", n)
 	}
 }

@@ -21,16 +21,17 @@ func (h *RateHeaders) refused(r Reason) bool {
 }
 
 // append adds the headers of one look at the limits, of which they show the window with number i,
-// if there is one; the texts that it makes are put into text. The RateLimit fields follow
-// draft-ietf-httpapi-ratelimit-headers-10, where requests under way are a unit of their own.
-func (h *RateHeaders) append(dst []Header, text *strings.Builder, s *limits.Spend, res *limits.Result, i int) []Header {
+// if there is one, and the requests under way if slots says so; the texts that it makes are put
+// into text. The RateLimit fields follow draft-ietf-httpapi-ratelimit-headers-10, where requests
+// under way are a unit of their own.
+func (h *RateHeaders) append(dst []Header, text *strings.Builder, s *limits.Spend, res *limits.Result, i int, slots bool) []Header {
 	if i >= 0 && h.XRateLimit {
 		dst = h.appendTrio(dst, text, s.Windows[i], res, i)
 	}
-	if h.IETF && (i >= 0 || s.Slot.ID != "") {
+	if h.IETF && (i >= 0 || slots) {
 		dst = append(dst,
-			Header{"ratelimit-policy", putPolicy(text, s, res.Now)},
-			Header{"ratelimit", putLimits(text, s, res, i)})
+			Header{"ratelimit-policy", putPolicy(text, s, res.Now, slots)},
+			Header{"ratelimit", putLimits(text, s, res, i, slots)})
 	}
 	return dst
 }
@@ -50,16 +51,19 @@ func (h *RateHeaders) appendTrio(dst []Header, text *strings.Builder, w limits.W
 
 // putPolicy writes a RateLimit-Policy: each window's name, limit and seconds, and how many requests
 // may be under way.
-func putPolicy(text *strings.Builder, s *limits.Spend, now time.Time) string {
+func putPolicy(text *strings.Builder, s *limits.Spend, now time.Time, slots bool) string {
 	from := text.Len()
-	for i, w := range s.Windows {
+	for _, w := range s.Windows {
+		if w.Shadow {
+			continue
+		}
 		start, end := w.Bounds(now)
-		putItem(text, i > 0, w.Name, ";q=", w.Limit)
+		putItem(text, text.Len() > from, w.Name, ";q=", w.Limit)
 		text.WriteString(`;w=`)
 		putInt(text, int64(end.Sub(start)/time.Second))
 	}
-	if s.Slot.ID != "" {
-		putItem(text, len(s.Windows) > 0, ConcurrentLimit, ";q=", s.Slot.Places)
+	if slots {
+		putItem(text, text.Len() > from, ConcurrentLimit, ";q=", s.Slot.Places)
 		text.WriteString(`;qu="concurrent-requests"`)
 	}
 	return text.String()[from:]
@@ -67,7 +71,7 @@ func putPolicy(text *strings.Builder, s *limits.Spend, now time.Time) string {
 
 // putLimits writes a RateLimit: of the window with number i, if there is one, and of the requests
 // under way, the name and what remains; of the window for how long, too.
-func putLimits(text *strings.Builder, s *limits.Spend, res *limits.Result, i int) string {
+func putLimits(text *strings.Builder, s *limits.Spend, res *limits.Result, i int, slots bool) string {
 	from := text.Len()
 	if i >= 0 {
 		w, state := s.Windows[i], res.States[i]
@@ -75,7 +79,7 @@ func putLimits(text *strings.Builder, s *limits.Spend, res *limits.Result, i int
 		text.WriteString(`;t=`)
 		putInt(text, wholeSeconds(state.Reset.Sub(res.Now)))
 	}
-	if s.Slot.ID != "" {
+	if slots {
 		putItem(text, i >= 0, ConcurrentLimit, ";r=", max(s.Slot.Places-res.InUse, 0))
 	}
 	return text.String()[from:]

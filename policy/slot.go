@@ -15,6 +15,9 @@ func (c *Check) wantSlot() {
 	if places == 0 || c.route.NoSlot {
 		return
 	}
+	if c.plan.Shadow {
+		places = limits.MaxPlaces // as many as can be told
+	}
 	rules := &c.api.spec.Slots
 	c.spend.Slot = limits.Slot{ID: c.newSlotID(rules), Places: places, Hold: rules.MaxDuration}
 }
@@ -40,7 +43,7 @@ func (c *Check) newSlotID(rules *SlotRules) string {
 // Slot returns the slot that an allowed request has taken, and the limit id that it is of; ok is
 // false where there is none.
 func (c *Check) Slot() (limitID, slot string, ok bool) {
-	taken := c.decision.Allow && c.counted && c.spend.Slot.ID != ""
+	taken := c.decision.Allow && c.counted && c.result.Allowed && c.spend.Slot.ID != ""
 	return c.spend.ID, c.spend.Slot.ID, taken
 }
 

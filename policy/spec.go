@@ -17,6 +17,10 @@ type Spec struct {
 	Hosts        []string
 	Environments []Environment
 
+	// Shadow lets every request pass, and says which would have been refused. The plans are then
+	// shadows too.
+	Shadow bool
+
 	// What a key looks like and where it stands.
 	Credentials CredentialPlaces
 	Prefixes    []string // none is the beginning of another
@@ -84,6 +88,8 @@ type Plan struct {
 	ByEnvironment []PlanLimits // what keys of an environment have, by its Index
 	KeyAnchor     bool         // months begin on the key's own day
 	Exact         bool         // each spend is counted in the store
+	Shadow        bool         // nothing of the plan refuses, and all its windows are shadows
+	Shadows       bool         // some window of it is a shadow; then it is Exact
 	FailureMode   FailureMode
 	Concurrent    int64          // requests of a key under way at once; 0 for any number
 	KeyCaps       map[string]int // active keys of a team by environment, "" where there are none

@@ -26,7 +26,7 @@ type Trial struct {
 	Scopes []string
 }
 
-// Outcome is what a Trial's decision is before limits are spent.
+// Outcome is what a Trial's decision is before limits are spent, shadow_mode aside.
 type Outcome struct {
 	API, Route, Scope string // Route is "" when none matches, Scope when none is needed
 	Cost              int64  // units of each limit that an allowed request spends, 0 on a public route
@@ -77,7 +77,7 @@ func (a *API) try(s *Set, r *Request, key *keys.Grant) Outcome {
 	if wait == WaitKey {
 		wait = c.Found(*key, nil)
 	}
-	out := Outcome{API: a.spec.Name, Reason: c.decision.Reason}
+	out := Outcome{API: a.spec.Name, Reason: c.decision.Judged()}
 	if wait == WaitLimits {
 		out.Reason = c.access
 	}

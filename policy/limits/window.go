@@ -15,13 +15,15 @@ const secondsPerDay = 86400
 // is unique within its Per and is part of what is stored, so a renamed window starts empty. Limit
 // is 0 (none allowed) to MaxLimit. Anchor is used by Month only: the day, 1 to 31, on which a month
 // begins, clamped to the month's last day; 0 means 1. Quota is for the caller, who leaves such
-// windows out where a key spends no quota; nothing here reads it.
+// windows out where a key spends no quota; nothing here reads it. Shadow makes a window one that
+// denies nothing and counts beyond its limit; WouldDeny says of what it would have.
 type Window struct {
 	Name   string
 	Limit  int64
 	Per    Unit
 	Anchor int
 	Quota  bool
+	Shadow bool
 }
 
 // State is what is spent of one window and when that window ends. Spent counts units of cost.
@@ -77,13 +79,24 @@ func (w Window) anchorDay(year, month int64) int64 {
 }
 
 // Denies says whether a request of this cost does not fit in what is left. A limit of 0 denies
-// every request, one of cost 0 too; a negative cost is always denied.
+// every request, one of cost 0 too; a negative cost is always denied. A shadow denies no other.
 func (w Window) Denies(s State, cost int64) bool {
+	if w.Shadow {
+		return cost < 0
+	}
 	if w.Limit <= 0 || cost < 0 || cost > w.Limit {
 		return true
 	}
 	// Not Spent+cost > Limit: that sum can overflow.
 	return s.Spent > w.Limit-cost
+}
+
+// WouldDeny says whether a shadow would have denied a request of this cost, which has spent it: s
+// is the state after.
+func (w Window) WouldDeny(s State, cost int64) bool {
+	shadow := w.Shadow
+	w.Shadow, s.Spent = false, s.Spent-cost
+	return shadow && w.Denies(s, cost)
 }
 
 // Fits says whether a request of this cost can be allowed at all: in a window of which nothing is
@@ -101,11 +114,14 @@ func (w Window) Remaining(s State) int64 {
 
 // Tightest returns the index of the window with the fewest units remaining, of those with as few
 // the one with the later reset, and of those the first. ss[i] is the state of ws[i]. It returns -1
-// where there is no window.
+// where there is no window but shadows, which nobody is told of.
 func Tightest(ws []Window, ss []State) int {
 	best := -1
 	var fewest int64
 	for i := range min(len(ws), len(ss)) {
+		if ws[i].Shadow {
+			continue
+		}
 		left := ws[i].Remaining(ss[i])
 		if best < 0 || left < fewest || left == fewest && ss[i].Reset.After(ss[best].Reset) {
 			best, fewest = i, left

@@ -77,6 +77,7 @@ func (c *compiler) identity() {
 		c.host(at("hosts", i, ""), host, seen)
 	}
 	c.environments(seen)
+	c.spec.Shadow = c.doc.ShadowMode
 }
 
 func (c *compiler) host(place, host string, seen map[string]bool) {
@@ -402,6 +403,7 @@ func (c *compiler) plans() {
 		mode := c.choice(at("plans", i, "failure_mode"), in.FailureMode, "closed", "open", "local")
 		p.FailureMode = map[string]policy.FailureMode{"open": policy.FailOpen, "local": policy.FailLocal}[mode]
 		p.Exact = c.choice(at("plans", i, "counting"), in.Counting, "auto", "exact") == "exact"
+		p.Shadow = in.ShadowMode || c.spec.Shadow
 		c.concurrent(at("plans", i, "concurrent"), in, p)
 		c.keyCaps(at("plans", i, "key_caps"), in.KeyCaps, p)
 		if in.Limits == nil {
@@ -409,6 +411,11 @@ func (c *compiler) plans() {
 			continue
 		}
 		c.limits(at("plans", i, "limits"), in.Name, *in.Limits, max(in.MonthAnchor.Day, 1), p)
+		p.Shadows = p.Shadows || p.Shadow
+		p.Exact = p.Exact || p.Shadows // what leases hold would be taken for spent
+		if in.ShadowMode && len(*in.Limits) == 0 && in.Concurrent == nil {
+			c.fault(at("plans", i, "shadow_mode"), "shadow_mode of plan %q, which has no limits", in.Name)
+		}
 		c.spec.Plans[in.Name] = p
 	}
 }
@@ -420,7 +427,8 @@ func (c *compiler) limits(place, plan string, list []limitIn, anchor int, p *pol
 	names, some := map[string]bool{}, false
 	for i, in := range list {
 		w := c.window(at(place, i, ""), in, names)
-		w.Anchor = anchor
+		w.Anchor, w.Shadow = anchor, p.Shadow || in.ShadowMode
+		p.Shadows = p.Shadows || w.Shadow
 		p.All.Windows = append(p.All.Windows, w)
 		some = some || in.Environments != nil
 		for _, e := range c.limitEnvironments(at(place, i, "environments"), in) {

@@ -21,6 +21,7 @@ type document struct {
 	Scopes        []scopeIn      `yaml:"scopes,omitempty" jsonschema_description:"Scopes that keys may hold and routes may ask for."`
 	EmptyScopes   string         `yaml:"empty_scopes,omitempty" jsonschema:"enum=all,enum=none" jsonschema_description:"What a key without scopes may do. Default: none."`
 	Routes        []routeIn      `yaml:"routes" jsonschema:"required,minItems=1" jsonschema_description:"Routes in Go ServeMux syntax. What no route matches is denied."`
+	ShadowMode    bool           `yaml:"shadow_mode,omitempty" jsonschema_description:"Refuse nothing, whatever is wrong with a request, its key included: say what would be refused. A request without a valid key reaches the application without identity headers. Default: false."`
 	Concurrency   concurrencyIn  `yaml:"concurrency,omitempty" jsonschema_description:"How requests under way are followed, where a plan limits them."`
 	Plans         []planIn       `yaml:"plans,omitempty" jsonschema_description:"Plans and their limits. Without any plan nothing is limited."`
 	Undecided     string         `yaml:"undecided,omitempty" jsonschema:"enum=body,enum=rpc" jsonschema_description:"What happens when the store cannot be asked in time: the API's own 5xx body, or an RPC error so that Envoy's failure_mode_allow and status_on_error decide. Default: body."`
@@ -83,6 +84,7 @@ type planIn struct {
 	FailureMode string     `yaml:"failure_mode,omitempty" jsonschema:"enum=closed,enum=open,enum=local" jsonschema_description:"What happens when the limits cannot be asked: closed is undecided, open allows, local counts in this replica. Default: closed."`
 	Counting    string     `yaml:"counting,omitempty" jsonschema:"enum=auto,enum=exact" jsonschema_description:"auto: replicas may lease units in advance, at most 2 % of what is left, so that most requests need no store. exact: each request is counted in the store. No limit is exceeded in either. Default: auto."`
 	Concurrent  *int64     `yaml:"concurrent,omitempty" jsonschema:"minimum=1,maximum=10000" jsonschema_description:"Requests of a key that may be under way at once. Keys may override it as the limit named concurrent. Such a plan counts exactly. Default: any number."`
+	ShadowMode  bool       `yaml:"shadow_mode,omitempty" jsonschema_description:"No limit of the plan refuses a request; what they would refuse is said. Such a plan counts exactly. Default: false."`
 	Limits      *[]limitIn `yaml:"limits" jsonschema:"required" jsonschema_description:"Limits, all of which must allow. [] is unlimited."`
 	KeyCaps     []keyCapIn `yaml:"key_caps,omitempty" jsonschema_description:"How many active keys a team may have, by environment. Default: any number."`
 }
@@ -97,6 +99,7 @@ type limitIn struct {
 	Requests     *int64    `yaml:"requests" jsonschema:"required,minimum=0" jsonschema_description:"Requests per window. 0 allows none."`
 	Per          string    `yaml:"per" jsonschema:"required,enum=second,enum=minute,enum=hour,enum=day,enum=month" jsonschema_description:"Length of the windows, which are aligned to the clock in UTC."`
 	Quota        bool      `yaml:"quota,omitempty" jsonschema_description:"A quota is not spent by keys of an environment with quota: false."`
+	ShadowMode   bool      `yaml:"shadow_mode,omitempty" jsonschema_description:"The limit refuses nothing, counts on beyond its number, and says what it would refuse. Such a plan counts exactly. Default: false."`
 	Environments *[]string `yaml:"environments,omitempty" jsonschema:"minItems=1,uniqueItems=true" jsonschema_description:"Environments whose keys the limit is for. Default: all."`
 }
 

@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"strings"
 	"time"
 
 	"tollgate/policy"
@@ -21,10 +22,22 @@ type RouteHour struct {
 	Decided
 }
 
-// ReasonCount counts decisions by their reason, but those that allowed.
+// ReasonCount counts decisions by their reason, but those that allowed; and those that only
+// shadow_mode allowed, by their ShadowReason.
 type ReasonCount struct {
 	Reason string
 	N      uint64
+}
+
+// shadowPrefix begins the names under which requests are counted that passed in spite of a reason.
+const shadowPrefix = "shadow:"
+
+// ShadowReason is the name under which requests are counted that passed in spite of a reason.
+func ShadowReason(r policy.Reason) string { return shadowPrefix + r.String() }
+
+// CutShadow returns the reason of such a name, and whether it is one.
+func CutShadow(name string) (reason string, shadow bool) {
+	return strings.CutPrefix(name, shadowPrefix)
 }
 
 // RouteSeen is what the log said of requests to one route.
@@ -272,8 +285,11 @@ func (d *Delta) addCell(c *cell) {
 	}
 	if c.reason == policy.Allowed {
 		n = Decided{Allowed: uint64(c.n)}
-		if c.route != nil {
+		if c.route != nil && (c.shadow == policy.Allowed || c.shadow.Limited()) {
 			n.Cost = uint64(c.n) * uint64(c.route.Cost)
+		}
+		if c.shadow != policy.Allowed {
+			d.addReason(ShadowReason(c.shadow), uint64(c.n))
 		}
 	} else {
 		d.addReason(c.reason.String(), uint64(c.n))

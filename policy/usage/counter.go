@@ -78,11 +78,25 @@ func (c *Counter) shardOf(hash uint32) *shard { return &c.shards[hash>>16%shardC
 // and the route if the request was allowed; route is nil if none matched. It keeps parts of the
 // key's text until they are taken.
 func (c *Counter) Decided(api *policy.API, key *keys.Grant, route *policy.Route, reason policy.Reason, at time.Time) {
+	c.decided(api, key, route, outcome{reason: reason}, at)
+}
+
+// Shadowed is Decided of a request that was allowed only because of shadow_mode, and would have
+// been denied for a reason. It spent of its limits if these are the reason.
+func (c *Counter) Shadowed(api *policy.API, key *keys.Grant, route *policy.Route, reason policy.Reason, at time.Time) {
+	c.decided(api, key, route, outcome{shadow: reason}, at)
+}
+
+// outcome is what a decision came to: the reason, and that of which there was only a shadow, else
+// Allowed.
+type outcome struct{ reason, shadow policy.Reason }
+
+func (c *Counter) decided(api *policy.API, key *keys.Grant, route *policy.Route, of outcome, at time.Time) {
 	if key == nil {
-		if reason != policy.Allowed {
+		if of.reason != policy.Allowed {
 			route = nil
 		}
-		c.decidedAbout(ofNobody, api, route, reason, at)
+		c.decidedAbout(ofNobody, api, route, of, at)
 		return
 	}
 	id := key.ID()
@@ -97,22 +111,22 @@ func (c *Counter) Decided(api *policy.API, key *keys.Grant, route *policy.Route,
 			idBytes: key.IDBytes, teamStart: key.NameBytes, teamBytes: key.TeamBytes,
 		})
 	}
-	counted := e != nil && t.count(e, route, HourOf(at), reason, c.most)
+	counted := e != nil && t.count(e, route, HourOf(at), of, c.most)
 	if counted {
 		t.heat(e, place)
 	}
 	s.mu.Unlock()
 	if !counted {
 		c.others.Add(1)
-		c.decidedAbout(ofOthers, api, route, reason, at)
+		c.decidedAbout(ofOthers, api, route, of, at)
 	}
 }
 
 // decidedAbout counts for an API what is not counted for a key.
-func (c *Counter) decidedAbout(k kind, api *policy.API, route *policy.Route, reason policy.Reason, at time.Time) {
+func (c *Counter) decidedAbout(k kind, api *policy.API, route *policy.Route, of outcome, at time.Time) {
 	s, t, e, place := c.lockAPI(k, api)
 	defer s.mu.Unlock()
-	t.count(e, route, HourOf(at), reason, noBound)
+	t.count(e, route, HourOf(at), of, noBound)
 	t.heat(e, place)
 }
 

@@ -390,3 +390,30 @@ func TestHotKeysComeFirst(t *testing.T) {
 		t.Errorf("the hot key is to be put on its list %d times", lists)
 	}
 }
+
+// What only shadow_mode let pass is counted as allowed, and once more for the reason. It has spent
+// of its limits if these are the reason.
+func TestShadowsAreCounted(t *testing.T) {
+	set := jobs()
+	api, submit := set.Find("jobs", "submit")
+	c := usage.NewCounter(0, set.Find)
+	key := grant("key_0001", "team_a")
+	c.Decided(api, key, submit, policy.Allowed, noon())
+	c.Shadowed(api, key, submit, policy.RateLimited, noon())
+	c.Shadowed(api, key, submit, policy.ScopeDenied, noon())
+	c.Shadowed(api, nil, submit, policy.UnknownKey, noon())
+	var b usage.Batch
+	got := tally{}
+	got.take(c, &b, -1)
+	want := tally{}
+	hour := usage.RouteHour{Route: "submit", Hour: usage.HourOf(noon())}
+	reason := func(r policy.Reason) usage.ReasonCount { return usage.ReasonCount{Reason: usage.ShadowReason(r), N: 1} }
+	hour.Decided = usage.Decided{Allowed: 3, Cost: 10}
+	ofKey := usage.Delta{Subject: usage.Subject{API: "jobs", Key: "key_0001"}, Day: usage.DayOf(noon()), Decided: []usage.RouteHour{hour},
+		Reasons: []usage.ReasonCount{reason(policy.RateLimited), reason(policy.ScopeDenied)}}
+	want.add(&ofKey)
+	hour.Decided = usage.Decided{Allowed: 4, Cost: 10}
+	want.add(&usage.Delta{Subject: usage.Subject{API: "jobs"}, Day: usage.DayOf(noon()), Decided: []usage.RouteHour{hour},
+		Reasons: append(ofKey.Reasons, reason(policy.UnknownKey))})
+	got.mustBe(t, want)
+}

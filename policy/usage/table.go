@@ -50,14 +50,14 @@ func (e *entry) team() string {
 	return e.text[int(e.idBytes)+int(e.teamStart):][:e.teamBytes]
 }
 
-// cell counts the decisions about a key's requests to one route in one hour, for one reason. The
-// cost of a request is its route's.
+// cell counts the decisions about a key's requests to one route in one hour that came to the same.
+// The cost of a request is its route's.
 type cell struct {
-	route  *policy.Route // nil if none matched
-	hour   Hour
-	n      uint32
-	next   uint32 // in table.more, plus 1
-	reason policy.Reason
+	route *policy.Route // nil if none matched
+	hour  Hour
+	n     uint32
+	next  uint32 // in table.more, plus 1
+	outcome
 }
 
 // seenCell is what the log said of a key's requests to one route on one day: 64 bytes.
@@ -121,9 +121,9 @@ func (t *table) grow() {
 }
 
 // count counts a decision. It reports false if that needed a cell more than there may be.
-func (t *table) count(e *entry, route *policy.Route, hour Hour, reason policy.Reason, most int) bool {
+func (t *table) count(e *entry, route *policy.Route, hour Hour, of outcome, most int) bool {
 	c := &e.first
-	for c.n > 0 && (c.route != route || c.hour != hour || c.reason != reason || c.n == math.MaxUint32) {
+	for c.n > 0 && (c.route != route || c.hour != hour || c.outcome != of || c.n == math.MaxUint32) {
 		if c.next > 0 {
 			c = t.more.at(c.next - 1)
 			continue
@@ -135,7 +135,7 @@ func (t *table) count(e *entry, route *policy.Route, hour Hour, reason policy.Re
 		c.next, c = i+1, added
 	}
 	if c.n == 0 {
-		c.route, c.hour, c.reason = route, hour, reason
+		c.route, c.hour, c.outcome = route, hour, of
 	}
 	c.n++
 	return true

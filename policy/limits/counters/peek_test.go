@@ -154,3 +154,23 @@ func TestPeekOnACluster(t *testing.T) {
 		}
 	}
 }
+
+// A shadow counts beyond its limit, in the store as in this process, and leaves the others alone.
+func TestShadowsInTheStore(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b *backend) {
+		b.at(t, time.Date(2031, 5, 5, 10, 0, 0, 50e6, time.UTC))
+		windows := []limits.Window{{Name: "hour", Limit: 2, Per: limits.Hour, Shadow: true}, {Name: "none", Limit: 0, Per: limits.Hour, Shadow: true}, {Name: "day", Limit: 5, Per: limits.Day}}
+		l := b.leases(t, Options{})
+		for i := range int64(7) {
+			res := mustSpend(t, l, &limits.Spend{ID: "k", Windows: windows, Cost: 1, Exact: true})
+			if spent := min(i+1, 5); res.Allowed != (i < 5) || res.States[0].Spent != spent || res.States[1].Spent != spent || windows[0].WouldDeny(res.States[0], 1) != (i >= 2) {
+				t.Errorf("spend %d: %+v", i, res)
+			}
+		}
+		// As a limit again, it is spent.
+		windows[0].Shadow, windows[1].Shadow, windows[2].Limit = false, true, 100
+		if res := mustSpend(t, l, &limits.Spend{ID: "k", Windows: windows, Cost: 1, Exact: true}); res.Allowed || res.States[0].Spent != 5 {
+			t.Errorf("out of shadow mode: %+v", res)
+		}
+	})
+}

@@ -367,7 +367,7 @@ type layout struct {
 }
 
 // newLayout copies the windows, which must be valid. A limit of 0 is -1 to the script, which so has
-// one rule for all.
+// one rule for all; that of a shadow is more than can be spent.
 func newLayout(windows []limits.Window) *layout {
 	n := len(windows)
 	l := &layout{windows: append([]limits.Window(nil), windows...), args: make([]any, 3*n)}
@@ -376,7 +376,10 @@ func newLayout(windows []limits.Window) *layout {
 		if w.Per == limits.Month {
 			length = -int64(max(w.Anchor, 1))
 		}
-		if limit == 0 {
+		switch {
+		case w.Shadow:
+			limit = limits.MaxLimit
+		case limit == 0:
 			limit = -1
 		}
 		l.args[i] = field(w)

@@ -51,13 +51,22 @@ Nothing is charged, noted or taken: the request is not made. What the policy and
 store say is what counts. A server that has leased units of a limit may still allow
 what the store would refuse; LEASED is how many units that can be.
 
-Exits with 0 if the request would be allowed, with 1 if not.`,
+Exits with 0 if the request would be allowed, with 1 if not.
+
+With --replay it judges past decisions instead, as a server has logged them, and says
+which of them the policy would change by route, scope, address and plan; what limits
+say is left out. Keys are as the store has them now. Exits with 1 if any would change.`,
 		Args: flagsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(); err != nil {
 				return err
 			}
-			return a.WithWorld(cmd, func(ctx context.Context, w *World) error { return o.answer(ctx, cmd, w) })
+			return a.WithWorld(cmd, func(ctx context.Context, w *World) error {
+				if o.replay != "" {
+					return o.again(ctx, cmd, w)
+				}
+				return o.answer(ctx, cmd, w)
+			})
 		},
 	}
 	a.StoreFlags(cmd)
@@ -79,6 +88,7 @@ type options struct {
 	method, path, ip              string
 	headers                       []string
 	keyless                       bool
+	replay                        string
 	output                        output.Format
 	now                           func() time.Time
 
@@ -97,6 +107,7 @@ func (o *options) flags(cmd *cobra.Command) {
 	f.StringVar(&o.ip, "ip", "", "address of the client; without it, it is not known")
 	f.StringArrayVar(&o.headers, "header", nil, "another header, NAME:VALUE; may be repeated")
 	f.BoolVar(&o.keyless, "no-key", false, "the request comes without a key; standard input is not read")
+	f.StringVar(&o.replay, "replay", "", "judge the decisions of this log (lines of JSON; - is standard input) by --policy instead, and say which would change")
 	f.VarP(&o.output, "output", "o", "table, json or yaml")
 }
 
@@ -105,7 +116,12 @@ func (o *options) check() error {
 	o.probe = policy.Probe{
 		API: o.api, Host: o.host, Route: o.route, Environment: o.environment, Method: o.method, Target: o.path,
 	}
+	given := o.api + o.host + o.path + o.route + o.environment + o.ip + strings.Join(o.headers, "")
 	switch {
+	case o.replay != "" && (given != "" || o.keyless):
+		return errors.New("check: --replay takes its requests from the log; give --policy and -o alone")
+	case o.replay != "":
+		return nil
 	case o.api == "" && o.host == "":
 		return errors.New("check: want --api NAME or --host HOST")
 	case !strings.HasPrefix(o.path, "/"):

@@ -20,6 +20,7 @@ type report struct {
 	Request string  `json:"request"` // method and path, without the query
 	Allowed bool    `json:"allowed"`
 	Reason  string  `json:"reason"`
+	Shadow  string  `json:"shadow,omitempty"` // why it would be denied, if only shadow_mode allows it
 	Steps   []step  `json:"steps"`
 	Limits  []count `json:"limits,omitempty"`
 	// Reply is what the client gets of a request that is denied, Pass what becomes of one that is
@@ -36,14 +37,14 @@ type step struct {
 }
 
 type count struct {
-	Name   string    `json:"name"`
-	Limit  int64     `json:"limit"`
-	Per    string    `json:"per,omitempty"` // "" for requests under way
-	Before int64     `json:"before"`
-	After  int64     `json:"after"`
-	Leased int64     `json:"leased"` // units that servers hold; they are in before and after
-	Reset  time.Time `json:"reset,omitzero"`
-	Denies bool      `json:"denies,omitempty"`
+	Name    string         `json:"name"`
+	Limit   int64          `json:"limit"`
+	Per     string         `json:"per,omitempty"` // "" for requests under way
+	Before  int64          `json:"before"`
+	After   int64          `json:"after"`
+	Leased  int64          `json:"leased"` // units that servers hold; they are in before and after
+	Reset   time.Time      `json:"reset,omitzero"`
+	Verdict policy.Verdict `json:"verdict"`
 }
 
 type reply struct {
@@ -64,6 +65,9 @@ func (d *decision) report(r *policy.Request, places *policyfile.Places) *report 
 	made, explained := d.Decision(), d.Explain()
 	path, _, _ := router.SplitTarget(r.Target)
 	out := &report{Request: r.Method + " " + path, Allowed: made.Allow, Reason: made.Reason.String()}
+	if made.Shadow != policy.Allowed {
+		out.Shadow = made.Shadow.String()
+	}
 	api := ""
 	if d.API() != nil {
 		api = d.API().Name()
@@ -76,7 +80,7 @@ func (d *decision) report(r *policy.Request, places *policyfile.Places) *report 
 		out.Steps = append(out.Steps, line)
 	}
 	for i, n := range explained.Limits {
-		line := count{Name: n.Name, Limit: n.Limit, Per: n.Per, Before: n.Before, After: n.After, Reset: n.Reset, Denies: n.Denies}
+		line := count{Name: n.Name, Limit: n.Limit, Per: n.Per, Before: n.Before, After: n.After, Reset: n.Reset, Verdict: n.Verdict}
 		if i < len(d.held) {
 			line.Leased = d.held[i]
 		}
@@ -136,7 +140,11 @@ func (r *report) answer() string {
 		fmt.Fprintf(&b, "\n%s\n", r.Reply.Body)
 		return b.String()
 	}
-	fmt.Fprintf(&b, "\n%s\n\nThe application gets %s", r.Reason, r.Request)
+	fmt.Fprintf(&b, "\n%s", r.Reason)
+	if r.Shadow != "" {
+		fmt.Fprintf(&b, " by shadow_mode; else it were denied: %s", r.Shadow)
+	}
+	fmt.Fprintf(&b, "\n\nThe application gets %s", r.Request)
 	if r.Pass.Stripped {
 		b.WriteString(" without the key in its query")
 	}

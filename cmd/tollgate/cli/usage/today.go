@@ -39,15 +39,24 @@ func (t *Today) String() string {
 	if *t.Allowed+*t.Denied == 0 {
 		return "nothing was counted"
 	}
-	var why []string
+	var why, shadows []string
+	shadowed := uint64(0)
 	for _, r := range t.reasons {
-		why = append(why, fmt.Sprintf("%s %d", r.Name, r.Denied))
+		if reason, shadow := usage.CutShadow(r.Name); shadow {
+			shadows = append(shadows, fmt.Sprintf("%s %d", reason, r.Denied))
+			shadowed += r.Denied
+		} else {
+			why = append(why, fmt.Sprintf("%s %d", reason, r.Denied))
+		}
 	}
 	text := fmt.Sprintf("%d allowed, %d denied", *t.Allowed, *t.Denied)
 	if len(why) > 0 {
 		text += " (" + strings.Join(why, ", ") + ")"
 	}
 	text += fmt.Sprintf(", %d units of cost; ", *t.CostUnits)
+	if shadowed > 0 {
+		text += fmt.Sprintf("%d by shadow_mode alone (%s); ", shadowed, strings.Join(shadows, ", "))
+	}
 	switch {
 	case *t.Allowed == 0:
 		return strings.TrimSuffix(text, "; ")
