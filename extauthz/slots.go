@@ -199,8 +199,8 @@ func (s *slots) forget(requestID, slot string) {
 
 // SlotTrouble says what keeps slots from being released, "" where nothing does.
 type SlotTrouble struct {
-	API     string // "" for all
-	Problem string
+	API     string `json:"api,omitempty"` // "" for all
+	Problem string `json:"problem"`
 }
 
 // Problems of SlotTrouble.

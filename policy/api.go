@@ -75,15 +75,24 @@ func (a *API) plan(name string) (_ *Plan, ok bool) {
 	return p, p != nil
 }
 
-// windowsFor returns the windows that a key of an environment spends. ok is false when an override
-// of the key names a limit that the plan does not have for that environment: dropping it silently
-// could lift a restriction. Windows that are the key's own are put into room, which may be nil.
-func (p *Plan) windowsFor(e *Environment, overrides []keys.Override, anchorDay int, room *[]limits.Window) (_ []limits.Window, ok bool) {
+// ownLimits is what a key has of its own beside the limits of its plan.
+type ownLimits struct {
+	overrides []keys.Override
+	extras    []keys.Extra
+	anchorDay int
+}
+
+// windowsFor returns the windows that a key of an environment spends at a time. ok is false when an
+// override of the key names a limit that the plan does not have for that environment: dropping it
+// silently could lift a restriction. An extra of such a limit adds nothing. Windows that are the
+// key's own are put into room, which may be nil.
+func (p *Plan) windowsFor(e *Environment, key ownLimits, now time.Time, room *[]limits.Window) (_ []limits.Window, ok bool) {
+	overrides := key.overrides
 	if p == nil {
 		return nil, len(overrides) == 0
 	}
 	has := p.in(e)
-	if len(overrides) == 0 && !p.KeyAnchor {
+	if len(overrides) == 0 && len(key.extras) == 0 && !p.KeyAnchor {
 		return has.Windows, true
 	}
 	var own []limits.Window
@@ -97,12 +106,23 @@ func (p *Plan) windowsFor(e *Environment, overrides []keys.Override, anchorDay i
 			return nil, false
 		}
 	}
-	if p.KeyAnchor {
-		for i := range own {
-			own[i].Anchor = anchorDay
+	for i := range own {
+		own[i].Limit = min(own[i].Limit+extra(key.extras, own[i].Name, now), limits.MaxLimit)
+		if p.KeyAnchor {
+			own[i].Anchor = key.anchorDay
 		}
 	}
 	return own, true
+}
+
+// extra returns how much a limit is larger at a time than it would be.
+func extra(extras []keys.Extra, limit string, now time.Time) (n int64) {
+	for i := range extras {
+		if x := &extras[i]; x.Name == limit && now.Before(x.Until) {
+			n += x.Requests
+		}
+	}
+	return n
 }
 
 // ConcurrentLimit is the name by which a key overrides how many of its requests may be under way.
@@ -113,17 +133,19 @@ func (p *Plan) limitsConcurrency(name string) bool {
 	return p.Concurrent > 0 && name == ConcurrentLimit
 }
 
-// concurrent returns how many requests of a key may be under way at once, 0 for any number.
-func (p *Plan) concurrent(overrides []keys.Override) int64 {
+// concurrent returns how many requests of a key may be under way at once at a time, 0 for any
+// number.
+func (p *Plan) concurrent(overrides []keys.Override, extras []keys.Extra, now time.Time) int64 {
 	if p == nil || p.Concurrent == 0 {
 		return 0
 	}
+	n := p.Concurrent
 	for _, o := range overrides {
 		if o.Name == ConcurrentLimit {
-			return o.Requests
+			n = o.Requests
 		}
 	}
-	return p.Concurrent
+	return min(n+extra(extras, ConcurrentLimit, now), limits.MaxPlaces)
 }
 
 // LimitsConcurrency reports whether a plan of the API limits the requests under way.

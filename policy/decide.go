@@ -391,7 +391,8 @@ func (c *Check) judge(k *keys.Grant) Reason {
 // does not know.
 func (c *Check) findWindows() (ok bool) {
 	if c.plan, ok = c.api.plan(c.key.Plan); ok {
-		c.spend.Windows, ok = c.plan.windowsFor(c.env, c.key.Limits, int(c.key.AnchorDay), &c.ownWindows)
+		own := ownLimits{c.key.Limits, c.key.Extras, int(c.key.AnchorDay)}
+		c.spend.Windows, ok = c.plan.windowsFor(c.env, own, c.now, &c.ownWindows)
 	}
 	return ok
 }

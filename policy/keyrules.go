@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
@@ -29,8 +30,43 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 	if !ok {
 		return fmt.Errorf("unknown plan %q of api %q%s", k.Plan, k.API, Suggest(k.Plan, slices.Collect(maps.Keys(api.spec.Plans))))
 	}
-	if _, ok := p.windowsFor(e, k.Limits, k.AnchorDay, nil); !ok {
+	if _, ok := p.windowsFor(e, ownLimits{overrides: k.Limits}, time.Time{}, nil); !ok {
 		return p.overrideError(e, k)
+	}
+	return nil
+}
+
+// LimitsOf returns what a key spends from at a time, with the sizes that count for it then, and how
+// many of its requests may be under way at once, 0 for any number. Errors: those of ValidateKey.
+func (s *Set) LimitsOf(k *keys.Key, now time.Time) (windows []limits.Window, concurrent int64, err error) {
+	if err := s.ValidateKey(k); err != nil {
+		return nil, 0, err
+	}
+	api, e, err := s.environmentOf(k.API, k.Environment)
+	if err != nil {
+		return nil, 0, err
+	}
+	p, _ := api.plan(k.Plan)
+	windows, _ = p.windowsFor(e, ownLimits{k.Limits, k.Extras, k.AnchorDay}, now, nil)
+	return slices.Clone(windows), p.concurrent(k.Limits, k.Extras, now), nil
+}
+
+// ValidateExtra refuses an extra of a limit that the key has not. The key is one that ValidateKey
+// takes.
+func (s *Set) ValidateExtra(k *keys.Key, x keys.Extra) error {
+	windows, concurrent, err := s.LimitsOf(k, time.Time{})
+	if err != nil {
+		return err
+	}
+	var has []string
+	for _, w := range windows {
+		has = append(has, w.Name)
+	}
+	if concurrent > 0 {
+		has = append(has, ConcurrentLimit)
+	}
+	if !slices.Contains(has, x.Name) {
+		return fmt.Errorf("plan %q of api %q limits keys like this one by no %q%s", k.Plan, k.API, x.Name, Suggest(x.Name, has))
 	}
 	return nil
 }

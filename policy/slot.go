@@ -11,7 +11,7 @@ import (
 // wantSlot has the spend take a slot where the plan limits how many requests of the key are under
 // way.
 func (c *Check) wantSlot() {
-	places := c.plan.concurrent(c.key.Limits)
+	places := c.plan.concurrent(c.key.Limits, c.key.Extras, c.now)
 	if places == 0 || c.route.NoSlot {
 		return
 	}

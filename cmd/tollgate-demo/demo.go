@@ -212,6 +212,7 @@ type noRules struct{}
 
 func (noRules) ValidateKey(*keys.Key) error                { return nil }
 func (noRules) ValidateLimits(*keys.Key) error             { return nil }
+func (noRules) ValidateExtra(*keys.Key, keys.Extra) error  { return nil }
 func (noRules) ValidateSecret(*keys.Key, string) error     { return nil }
 func (noRules) MaxAddresses(string) int                    { return 0 }
 func (noRules) HoldsSecret(string, string) bool            { return false }

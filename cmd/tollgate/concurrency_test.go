@@ -45,7 +45,14 @@ func jobsPolicy(t *testing.T, perMinute, concurrent int, maxDuration string) []b
 	return []byte(strings.NewReplacer(change...).Replace(text))
 }
 
+// startHeld starts that behind the shipped Envoy.
 func startHeld(t *testing.T, policy []byte, binaries ...string) *held {
+	t.Helper()
+	return startHeldBehind(t, policy, func(bootstrap string) string { return bootstrap }, binaries...)
+}
+
+// startHeldBehind starts it behind an Envoy whose file is changed.
+func startHeldBehind(t *testing.T, policy []byte, edit func(bootstrap string) string, binaries ...string) *held {
 	t.Helper()
 	envoyBinary, err := envoytest.Find()
 	tollgatetest.Require(t, "envoy", err, "no Envoy (make tools)")
@@ -83,7 +90,7 @@ func startHeld(t *testing.T, policy []byte, binaries ...string) *held {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.edge, err = envoytest.Start(t.Context(), envoytest.Settings{Binary: envoyBinary, Bootstrap: bootstrap, Upstream: application.Listener.Addr().String(),
+	h.edge, err = envoytest.Start(t.Context(), envoytest.Settings{Binary: envoyBinary, Bootstrap: []byte(edit(string(bootstrap))), Upstream: application.Listener.Addr().String(),
 		Tollgate: strings.Join(addresses, ","), CheckTimeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
@@ -271,14 +278,20 @@ func awaitMinute(t *testing.T) {
 	}
 }
 
-// ready is what the server says at /readyz.
-func (r *replica) ready(t *testing.T) string {
+// http is where the server's health port is.
+func (r *replica) http(t *testing.T) (url string) {
 	t.Helper()
 	var chosen struct{ HTTP string }
 	if err := json.Unmarshal(readFile(t, r.file), &chosen); err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.Get("http://" + chosen.HTTP + "/readyz")
+	return "http://" + chosen.HTTP
+}
+
+// ready is what the server says at /readyz.
+func (r *replica) ready(t *testing.T) string {
+	t.Helper()
+	resp, err := http.Get(r.http(t) + "/readyz")
 	if err != nil {
 		t.Fatal(err)
 	}

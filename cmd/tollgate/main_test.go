@@ -15,6 +15,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Int("usage", 0, "how many requests TestUsageThroughEnvoy makes; 0 is a few thousand")
+	flag.String("chart", "", "file for a picture of what TestUsageThroughEnvoy has counted")
 	flag.Int("outage", 0, "how often TestReplicasLeave measures each of its settings; 0 is a short look at some")
 	// With the race detector each command would wait a second at its end.
 	_ = os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0"))

@@ -115,6 +115,10 @@ func TestUsageThroughEnvoy(t *testing.T) {
 		r.terminate(t)
 	}
 	seen.compare(t, server, requests)
+	if chart := flag.Lookup("chart").Value.String(); chart != "" {
+		code, out, stderr := command(t, "usage", "--store", "unix://"+server.Socket, "--api", "pixelmagic", "--since", "1d", "--chart", chart)
+		t.Logf("%d\n%s%s", code, out, stderr)
+	}
 }
 
 // usageTally is what a client has seen, in the words of reports.

@@ -46,6 +46,7 @@ type logService struct {
 	age        time.Duration
 	stopping   <-chan struct{} // closed when streams have to end
 	open       atomic.Int64
+	followed   atomic.Int64   // requests that go on, of all streams
 	reading    sync.WaitGroup // streams that may still hand entries on
 	// turns are for who reads a message: half of the processors are left to checks.
 	turns chan struct{}
@@ -109,13 +110,17 @@ type logStream struct {
 	ours    bool       // the log has our name
 	broken  bool       // a message could not be read
 
+	now       time.Time // when the message that is read arrived
+	intervals logIntervals
+
 	due         time.Time     // when the stream was to end; zero while it is not
 	lag, minLag time.Duration // of the latest message, and of the fastest one
 }
 
 func newLogStream(s *logService, stream grpc.ServerStream) *logStream {
 	l := &logStream{logService: s, stream: stream, opened: time.Now(), minLag: math.MaxInt64}
-	l.decoder = newLogDecoder(s.shape, s.authorizer.Observed)
+	l.intervals = logIntervals{opened: l.opened, all: &s.followed}
+	l.decoder = newLogDecoder(s.shape, l.observed)
 	if p, ok := peer.FromContext(stream.Context()); ok {
 		l.address = p.Addr.String()
 		if host, _, err := net.SplitHostPort(l.address); err == nil {
@@ -132,6 +137,7 @@ func (l *logStream) read() (err error) {
 			err = panicked(l.authorizer, accesslogv3.AccessLogService_StreamAccessLogs_FullMethodName, p)
 		}
 		l.sender.closed()
+		l.intervals.end()
 	}()
 	for {
 		switch err := l.stream.RecvMsg(l); {
@@ -189,6 +195,7 @@ func (l *logStream) receive(data mem.BufferSlice) error {
 
 func (l *logStream) decode(b []byte) error {
 	d, now := l.decoder, time.Now()
+	l.now = now
 	if err := d.identifier(b); err != nil {
 		l.broken = true
 		return err
@@ -201,6 +208,14 @@ func (l *logStream) decode(b []byte) error {
 	l.broken = err != nil
 	l.counted(&d.counts, now)
 	return err
+}
+
+// observed hands on an entry.
+func (l *logStream) observed(e *extauthz.AccessLogEntry) {
+	if interval, ok := l.intervals.of(e, l.now); ok && l.authorizer.Policy().API(e.API) != nil {
+		l.sender.silent(e.API, interval, l.now)
+	}
+	l.authorizer.Observed(e)
 }
 
 // counted notes what a message had.

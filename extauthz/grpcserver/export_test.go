@@ -4,6 +4,7 @@ import (
 	"context"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -151,4 +152,12 @@ func HeldAfterCheck(t testing.TB, a *extauthz.Authorizer, req []byte, textsIn fu
 	}
 	held.encoder = encoder{} // bytes of the answer
 	return textsIn(reflect.ValueOf(held).Elem())
+}
+
+// LogIntervals returns what measures the intervals of a stream that was opened then, and how many
+// requests are followed.
+func LogIntervals(opened time.Time) (of func(*extauthz.AccessLogEntry, time.Time) (time.Duration, bool), followed func() int64) {
+	var all atomic.Int64
+	l := &logIntervals{opened: opened, all: &all}
+	return l.of, all.Load
 }

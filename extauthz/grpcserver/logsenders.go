@@ -1,6 +1,8 @@
 package grpcserver
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"time"
 
@@ -9,31 +11,6 @@ import (
 
 // maxLogSenders bounds what is known of Envoys that send logs.
 const maxLogSenders = 1024
-
-// AccessLog is what a Server knows of an access log that an Envoy sends. All that it says of the
-// Envoy is what that says of itself, but for the address.
-type AccessLog struct {
-	// Node is the id of the Envoy (--service-node), Name the log_name of its configuration.
-	Node string `json:"node"`
-	Name string `json:"log_name"`
-	// Address is the peer's, without its port.
-	Address string `json:"address"`
-	// Streams are open now. There may be none for a moment: they end all the time, and the next
-	// message opens another one.
-	Streams int `json:"streams"`
-	// Opened counts them all.
-	Opened int `json:"opened"`
-	// First and Latest are when the first and the latest message arrived.
-	First  time.Time `json:"first"`
-	Latest time.Time `json:"latest"`
-	// Decided is when an entry with our metadata last arrived; zero for never.
-	Decided time.Time `json:"decided,omitzero"`
-	// LagSeconds is from the end of a request to the arrival of its entry, by both clocks, of
-	// the latest that was known; less than 0 for none.
-	LagSeconds float64 `json:"lag_seconds"`
-	// Entries counts the entries of this server's time.
-	Entries extauthz.LogCounts `json:"entries"`
-}
 
 // senderName tells logs apart.
 type senderName struct{ node, log, address string }
@@ -47,8 +24,9 @@ type logSenders struct {
 
 // logSender is one of them. A nil one stands for what sent nothing.
 type logSender struct {
-	mu  sync.Mutex
-	log AccessLog
+	mu        sync.Mutex
+	log       extauthz.AccessLog
+	intervals extauthz.LongestIntervals
 }
 
 func newLogSenders() *logSenders { return &logSenders{known: map[senderName]*logSender{}} }
@@ -63,7 +41,7 @@ func (s *logSenders) opened(node, name []byte, address string, now time.Time) *l
 		if len(s.known) >= maxLogSenders {
 			s.forgetOldest()
 		}
-		sender = &logSender{log: AccessLog{Node: id.node, Name: id.log, Address: id.address, First: now, LagSeconds: -1}}
+		sender = &logSender{log: extauthz.AccessLog{Node: id.node, Name: id.log, Address: id.address, First: now, LagSeconds: -1}}
 		s.known[id] = sender
 	}
 	sender.mu.Lock()
@@ -78,28 +56,46 @@ func (s *logSenders) forgetOldest() {
 	var oldest senderName
 	var latest time.Time
 	for id, sender := range s.known {
-		if l := sender.state(); latest.IsZero() || l.Latest.Before(latest) {
-			oldest, latest = id, l.Latest
+		if at := sender.latest(); latest.IsZero() || at.Before(latest) {
+			oldest, latest = id, at
 		}
 	}
 	delete(s.known, oldest)
 }
 
 // all returns what is known of each log.
-func (s *logSenders) all() []AccessLog {
+func (s *logSenders) all(now time.Time) []extauthz.AccessLog {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := make([]AccessLog, 0, len(s.known))
+	list := make([]extauthz.AccessLog, 0, len(s.known))
 	for _, sender := range s.known {
-		list = append(list, sender.state())
+		list = append(list, sender.state(now))
 	}
+	slices.SortFunc(list, func(a, b extauthz.AccessLog) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Address, b.Address))
+	})
 	return list
 }
 
-func (l *logSender) state() AccessLog {
+func (l *logSender) state(now time.Time) extauthz.AccessLog {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.log
+	state := l.log
+	state.Intervals = l.intervals.Seconds(now)
+	return state
+}
+
+// silent notes for how long nothing was said of a request that held a place.
+func (l *logSender) silent(api string, interval time.Duration, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.intervals.Add(api, interval, now)
+}
+
+func (l *logSender) latest() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.log.Latest
 }
 
 // closed notes that one of its streams ended.

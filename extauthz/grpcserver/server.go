@@ -144,8 +144,9 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.logs.reading.Wait()
 }
 
-// AccessLogs returns what is known of the access logs that Envoys send here, in no order.
-func (s *Server) AccessLogs() []AccessLog { return s.logs.senders.all() }
+// AccessLogs returns what is known of the access logs that Envoys send here, in the order of node,
+// name and address.
+func (s *Server) AccessLogs() []extauthz.AccessLog { return s.logs.senders.all(time.Now()) }
 
 // recoverPanics answers a panic in one of the small services.
 func recoverPanics(a *extauthz.Authorizer) grpc.UnaryServerInterceptor {

@@ -21,6 +21,7 @@ type Profile struct {
 	Scopes      []string
 	IPs         []netip.Prefix // sorted, none inside another
 	Limits      []Override
+	Extras      []Extra // ended ones too
 }
 
 // Grant is what a decision needs to know of a key: its record without what only people and the life
@@ -91,6 +92,9 @@ func NewProfile(k *Key) *Profile {
 	for _, o := range k.Limits {
 		p.Limits = append(p.Limits, Override{shared(o.Name), o.Requests})
 	}
+	for _, x := range k.Extras {
+		p.Extras = append(p.Extras, Extra{shared(x.Name), x.Requests, x.Until})
+	}
 	return p
 }
 
@@ -118,6 +122,15 @@ func ProfileSum(k *Key) [sha256.Size]byte {
 	for _, o := range k.Limits {
 		text(o.Name)
 		b = binary.AppendVarint(b, o.Requests)
+	}
+	if len(k.Extras) > 0 {
+		b = append(b, 0xff, 0xff) // no length of a name begins so
+	}
+	for _, x := range k.Extras {
+		text(x.Name)
+		b = binary.AppendVarint(b, x.Requests)
+		b = binary.AppendVarint(b, x.Until.Unix())
+		b = binary.AppendVarint(b, int64(x.Until.Nanosecond()))
 	}
 	return sha256.Sum256(b)
 }

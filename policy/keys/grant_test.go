@@ -13,6 +13,7 @@ func fullKey() *Key {
 	return sample(withIPs("10.0.0.0/8", "2001:db8::1"), func(k *Key) {
 		k.Environment, k.Plan, k.LimitID, k.Status = "live", "pro", "key_first", Inactive
 		k.Scopes, k.Limits = []string{"read", "write"}, []Override{{"minute", 0}, {"day", 5}}
+		k.Extras = []Extra{{"day", 50, time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC)}}
 		k.CreatedAt, k.AnchorDay = time.Date(2026, 1, 15, 12, 0, 0, 500, time.UTC), 31
 	})
 }
@@ -23,6 +24,7 @@ func TestGrantHoldsWhatADecisionNeeds(t *testing.T) {
 	want := &Profile{
 		API: k.API, Environment: k.Environment, Plan: k.Plan, Status: k.Status,
 		Scopes: []string{"read", "write"}, IPs: k.IPs, Limits: []Override{{"minute", 0}, {"day", 5}},
+		Extras: []Extra{{"day", 50, time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC)}},
 	}
 	if !reflect.DeepEqual(g.Profile, want) {
 		t.Errorf("%+v", g.Profile)
@@ -30,8 +32,8 @@ func TestGrantHoldsWhatADecisionNeeds(t *testing.T) {
 	if g.ID() != k.ID || g.Name() != k.Name || g.LimitID() != k.LimitID || int(g.AnchorDay) != k.AnchorDay || g.Team() != k.Team || int64(g.CreatedMinute) != k.CreatedAt.Unix()/60 {
 		t.Errorf("%+v", g)
 	}
-	k.Scopes[0], k.Limits[0].Requests, k.IPs[0] = "other", 9, netip.Prefix{}
-	if g.Scopes[0] != "read" || g.Limits[0].Requests != 0 || !g.IPs[0].IsValid() {
+	k.Scopes[0], k.Limits[0].Requests, k.Extras[0].Requests, k.IPs[0] = "other", 9, 9, netip.Prefix{}
+	if g.Scopes[0] != "read" || g.Limits[0].Requests != 0 || g.Extras[0].Requests != 50 || !g.IPs[0].IsValid() {
 		t.Error("a change of the key changes the grant")
 	}
 	if g := NewGrant(sample()); g.LimitID() != "key_pb_full" || unsafe.StringData(g.LimitID()) != unsafe.StringData(g.ID()) {

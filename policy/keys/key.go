@@ -48,6 +48,17 @@ type Override struct {
 	Requests int64  // allowed per window; 0 allows none
 }
 
+// Extra is what a key may spend beyond the size of one limit of its plan, until a time. Nobody has
+// to take it away then.
+type Extra struct {
+	Name     string    // the limit's name in the plan
+	Requests int64     // so many more in each window, 1 or more
+	Until    time.Time // by the clock of who decides; whole milliseconds
+}
+
+// MaxExtras is how many a key may have at once.
+const MaxExtras = 16
+
 // Key is the record of one API key. It holds no secret.
 type Key struct {
 	ID          string // key_ followed by 4 to 60 of 0-9 A-Z a-z _
@@ -65,6 +76,7 @@ type Key struct {
 	Scopes []string       // empty means what the policy's empty_scopes says
 	IPs    []netip.Prefix // masked, IPv4 never in its v6-mapped form; empty means every address
 	Limits []Override     // by limit name, each name once
+	Extras []Extra        // those of one limit add up
 	Status Status
 
 	ExpiresAt time.Time // zero = never
@@ -83,7 +95,7 @@ type Key struct {
 // Clone shares nothing with k that a caller could change.
 func (k *Key) Clone() *Key {
 	c := *k
-	c.Scopes, c.IPs, c.Limits = slices.Clone(k.Scopes), slices.Clone(k.IPs), slices.Clone(k.Limits)
+	c.Scopes, c.IPs, c.Limits, c.Extras = slices.Clone(k.Scopes), slices.Clone(k.IPs), slices.Clone(k.Limits), slices.Clone(k.Extras)
 	return &c
 }
 
@@ -205,6 +217,19 @@ func (k *Key) listProblems(note func(field, problem string)) {
 		if o.Requests < 0 || o.Requests > maxRequests {
 			item("limits", i, ".requests", fmt.Sprintf("%d is not 0 to %d", o.Requests, int64(maxRequests)))
 		}
+	}
+	if len(k.Extras) > MaxExtras {
+		note("extras", fmt.Sprintf("%d are more than the %d that a key may have", len(k.Extras), MaxExtras))
+	}
+	for i, x := range k.Extras {
+		item("extras", i, ".name", NameProblem(x.Name))
+		if x.Requests < 1 || x.Requests > maxRequests {
+			item("extras", i, ".requests", fmt.Sprintf("%d is not 1 to %d", x.Requests, int64(maxRequests)))
+		}
+		if x.Until.IsZero() {
+			item("extras", i, ".until", "is missing")
+		}
+		item("extras", i, ".until", TimeProblem(x.Until))
 	}
 }
 

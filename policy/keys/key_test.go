@@ -110,7 +110,7 @@ func TestValidate(t *testing.T) {
 }
 
 func TestValidateRefuses(t *testing.T) {
-	long := strings.Repeat("x y", 500)
+	long, noon := strings.Repeat("x y", 500), time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC)
 	for _, test := range []struct {
 		edit func(*Key)
 		want string // how the error starts: the field
@@ -143,6 +143,12 @@ func TestValidateRefuses(t *testing.T) {
 		{func(k *Key) { k.Limits = []Override{{"", 1}} }, "limits[0].name: "},
 		{func(k *Key) { k.Limits = []Override{{"a", 1}, {"a", 1}} }, "limits[1].name: "},
 		{func(k *Key) { k.Limits = []Override{{"a", -1}} }, "limits[0].requests: -1 is not 0 to 1125899906842624"},
+		{func(k *Key) { k.Extras = []Extra{{"", 1, noon}} }, "extras[0].name: is empty"},
+		{func(k *Key) { k.Extras = []Extra{{"a", 1, noon}, {"a", 0, noon}} }, "extras[1].requests: 0 is not 1 to 1125899906842624"},
+		{func(k *Key) { k.Extras = []Extra{{"a", 1<<50 + 1, noon}} }, "extras[0].requests: "},
+		{func(k *Key) { k.Extras = []Extra{{Name: "a", Requests: 1}} }, "extras[0].until: is missing"},
+		{func(k *Key) { k.Extras = []Extra{{"a", 1, noon.AddDate(9000, 0, 0)}} }, "extras[0].until: the year 11026"},
+		{func(k *Key) { k.Extras = make([]Extra, 17) }, "extras: 17 are more than the 16 that a key may have"},
 		{func(k *Key) { k.Status = "" }, "status: "},
 		{func(k *Key) { k.Status = "gone" }, `status: "gone" is not active`},
 		{func(k *Key) { k.ExpiresAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }, "expires_at: "},
@@ -211,12 +217,13 @@ func TestValidateLongLists(t *testing.T) {
 
 func TestClone(t *testing.T) {
 	k := sample(withIPs("10.0.0.0/8"), func(k *Key) { k.Scopes, k.Limits = []string{"read"}, []Override{{"minute", 5}} })
+	k.Extras = []Extra{{"minute", 5, time.Time{}}}
 	c := k.Clone()
 	if !reflect.DeepEqual(c, k) {
 		t.Errorf("%+v", c)
 	}
-	c.Scopes[0], c.Limits[0].Requests, c.IPs[0] = "other", 9, netip.Prefix{}
-	if k.Scopes[0] != "read" || k.Limits[0].Requests != 5 || !k.IPs[0].IsValid() {
+	c.Scopes[0], c.Limits[0].Requests, c.Extras[0].Requests, c.IPs[0] = "other", 9, 9, netip.Prefix{}
+	if k.Scopes[0] != "read" || k.Limits[0].Requests != 5 || k.Extras[0].Requests != 5 || !k.IPs[0].IsValid() {
 		t.Error("a change of the clone changes the key")
 	}
 }

@@ -17,6 +17,8 @@ type Rules interface {
 	Limit(api, plan, name string) (requests int64, known bool)
 	// ValidateLimits reports an override with which a request of the key could never be allowed.
 	ValidateLimits(k *Key) error
+	// ValidateExtra reports an extra of a limit that the key has not.
+	ValidateExtra(k *Key, x Extra) error
 	// ValidateSecret reports why a secret could never be accepted as that of a key, without showing
 	// it.
 	ValidateSecret(k *Key, secret string) error

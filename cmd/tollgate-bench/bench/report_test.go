@@ -264,9 +264,6 @@ func TestTableAndChart(t *testing.T) {
 			t.Errorf("%d bars, want %d", bars-1, c.bars)
 		}
 	}
-	if err := (&chart{}).write(io.Discard); err != nil {
-		t.Error(err)
-	}
 }
 
 // What was measured must be what the case is about.

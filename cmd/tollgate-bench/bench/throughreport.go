@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"text/tabwriter"
 	"time"
+
+	"tollgate/cmd/tollgate/chart"
 )
 
 // EdgeReport is what a run through Envoy has measured. Its JSON form is the output
@@ -158,10 +160,10 @@ func signed(v float64) string {
 
 // WriteChart draws what each setup adds.
 func (r *EdgeReport) WriteChart(w io.Writer) error {
-	c := &chart{
-		title: "CPU that a check adds to a request: Envoy, server and Redis together, µs",
-		note:  fmt.Sprintf("%s, %d CPUs, Envoy %s, %s; %d rounds", r.Machine, r.CPUs, r.Envoy, r.Date.Format(time.DateOnly), r.Rounds),
-		unit:  " µs",
+	c := &chart.Bars{
+		Title:  "CPU that a check adds to a request: Envoy, server and Redis together, µs",
+		Note:   fmt.Sprintf("%s, %d CPUs, Envoy %s, %s; %d rounds", r.Machine, r.CPUs, r.Envoy, r.Date.Format(time.DateOnly), r.Rounds),
+		Legend: chartLegend,
 	}
 	var allow float64
 	for _, row := range r.Rows {
@@ -175,8 +177,8 @@ func (r *EdgeReport) WriteChart(w io.Writer) error {
 	}
 	for _, row := range r.Rows {
 		if row.ID != withoutFilter {
-			c.bars = append(c.bars, bar{label: row.Name, value: row.Added, limit: lines[row.ID], emphasis: lines[row.ID] > 0})
+			c.Bars = append(c.Bars, bar(row.Name, row.Added, lines[row.ID], " µs"))
 		}
 	}
-	return c.write(w)
+	return c.Write(w)
 }

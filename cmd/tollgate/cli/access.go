@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"tollgate/cmd/tollgate/cli/check"
+	"tollgate/cmd/tollgate/cli/limits"
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/cmd/tollgate/settings"
@@ -106,6 +107,16 @@ func (a *access) WithWorld(cmd *cobra.Command, work func(ctx context.Context, w 
 			Client: a.storage.Client, Hasher: a.hasher, Who: a.who, Files: a.files,
 			Secret: func() (string, error) { return readSecret(cmd.InOrStdin(), cmd.ErrOrStderr()) },
 		})
+	})
+}
+
+// KeyFlags adds the flags of commands about keys, the output's included.
+func (a *access) KeyFlags(cmd *cobra.Command) { a.flags(cmd) }
+
+// WithPolicy lets a command work with the store and the policy.
+func (a *access) WithPolicy(cmd *cobra.Command, work func(ctx context.Context, o limits.Open) error) error {
+	return a.run(cmd, storeAndPolicy, func(ctx context.Context) error {
+		return work(ctx, limits.Open{Store: a.storage.Client, Policy: a.rules, Manager: a.manager, Output: a.output})
 	})
 }
 
@@ -209,6 +220,7 @@ func (noRules) HoldsSecret(string, string) bool            { return false }
 func (noRules) Limit(string, string, string) (int64, bool) { return 0, false }
 func (noRules) Cap(string, string, string) (int, bool)     { return 0, false }
 func (noRules) ValidateLimits(*keys.Key) error             { return errNoRules }
+func (noRules) ValidateExtra(*keys.Key, keys.Extra) error  { return errNoRules }
 func (noRules) ValidateSecret(*keys.Key, string) error     { return errNoRules }
 func (noRules) MaxAddresses(string) int                    { return 0 }
 func (noRules) Prefix(string, string) (string, error)      { return "", errNoRules }

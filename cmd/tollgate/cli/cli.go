@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/cli/check"
+	"tollgate/cmd/tollgate/cli/doctor"
+	"tollgate/cmd/tollgate/cli/limits"
 	"tollgate/cmd/tollgate/cli/usage"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys/admin"
@@ -19,7 +21,7 @@ import (
 
 // Commands returns the nouns of the CLI.
 func Commands() []*cobra.Command {
-	return []*cobra.Command{newKeys(), newTeams(), newMembers(), check.Command(&access{}), usage.Command(&access{}), newAudit(), newStoreCommand(), newPolicy()}
+	return []*cobra.Command{newKeys(), newTeams(), newMembers(), check.Command(&access{}), usage.Command(&access{}), newLimits(), newDoctor(), newAudit(), newStoreCommand(), newPolicy()}
 }
 
 // unknownCommand does not repeat what it does not know: that could be a secret.
@@ -65,6 +67,20 @@ made.`)
 		newChange(a, change{"activate", "Switch keys on again", "", storeAndPolicy, (*admin.Manager).Activate}),
 		newChange(a, change{"delete", "Remove revoked keys", "Only revoked keys can be deleted. Their ids are never used again.", storeOnly, (*admin.Manager).Delete}),
 		newVerify(a), newImport(a), newExport(a), newApply(a), newRepair(a))
+	return cmd
+}
+
+func newLimits() *cobra.Command {
+	cmd := group("limits", "Show what keys have spent, have it begin anew, grant more for a time",
+		`Show what keys have spent of their limits, have that begin anew, and grant more for a
+time. Each needs the policy of the servers. Only the operator resets and grants, and
+both are written to the audit stream before they are made.`)
+	return limits.Command(cmd, &access{}, ids(1, 1))
+}
+
+func newDoctor() *cobra.Command {
+	cmd := group("doctor", "Say what is wrong with servers that run, and what to change", "")
+	cmd.AddCommand(doctor.AccessLog())
 	return cmd
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"tollgate/cmd/tollgate/cli/limits"
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys"
@@ -109,13 +110,10 @@ func (k *keyFlags) expiry(f *pflag.FlagSet, now time.Time) (at time.Time, given 
 	case k.expiresAt == never:
 		return time.Time{}, true, nil
 	}
-	if day, err := time.Parse(time.DateOnly, k.expiresAt); err == nil {
-		return day.AddDate(0, 0, 1).Add(-time.Second), true, nil // the end of that day in UTC
-	}
-	if at, err = time.Parse(time.RFC3339, k.expiresAt); err != nil {
+	if at, err = limits.ParseEnd(k.expiresAt); err != nil {
 		return time.Time{}, false, fmt.Errorf("--expires-at: %q is not a time like 2026-12-31T23:59:59Z, not a day like 2026-12-31, and not %s", k.expiresAt, never)
 	}
-	return at.UTC(), true, nil
+	return at, true, nil
 }
 
 // sayExpiry says how a day was taken.

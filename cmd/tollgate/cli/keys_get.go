@@ -50,6 +50,7 @@ type keyView struct {
 	Scopes      []string        `json:"scopes,omitempty"`
 	IPs         []string        `json:"ips,omitempty"`
 	Limits      []keyfile.Limit `json:"limits,omitempty"`
+	Extras      []keyfile.Extra `json:"extras,omitempty"`
 	Status      string          `json:"status"`
 	ExpiresAt   time.Time       `json:"expires_at,omitzero"`
 	RetiresAt   time.Time       `json:"retires_at,omitzero"`
@@ -69,7 +70,7 @@ func shown(k *keys.Key) keyView {
 	f := keyfile.FieldsOf(k)
 	return keyView{
 		ID: k.ID, API: k.API, Team: k.Team, Name: k.Name, Note: k.Note, Environment: k.Environment, Plan: k.Plan,
-		Scopes: k.Scopes, IPs: f.IPs, Limits: f.Limits, Status: string(k.Status),
+		Scopes: k.Scopes, IPs: f.IPs, Limits: f.Limits, Extras: f.Extras, Status: string(k.Status),
 		ExpiresAt: k.ExpiresAt, RetiresAt: k.RetiresAt, CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy,
 		UpdatedAt: k.UpdatedAt, LastUsed: k.LastUsed, RotatedFrom: k.RotatedFrom, RotatedTo: k.RotatedTo,
 		LimitID: k.LimitID, AnchorDay: k.AnchorDay, Version: k.Version,
@@ -105,7 +106,7 @@ func (a *access) printKey(w io.Writer, k *keys.Key, used *usage.Today) error {
 	f := keyfile.FieldsOf(k)
 	return output.Columns(w, output.Fields(
 		"id", k.ID, "api", k.API, "team", k.Team, "name", k.Name, "note", k.Note, "environment", k.Environment,
-		"plan", k.Plan, "scopes", strings.Join(k.Scopes, ","), "ips", strings.Join(f.IPs, ","), "limits", limitsText(k),
+		"plan", k.Plan, "scopes", strings.Join(k.Scopes, ","), "ips", strings.Join(f.IPs, ","), "limits", limitsText(k), "granted", extrasText(k, time.Now()),
 		"status", state(k, time.Now()), "expires", output.Time(k.ExpiresAt), "retires", output.Time(k.RetiresAt),
 		"created", output.Time(k.CreatedAt), "created by", k.CreatedBy, "updated", output.Time(k.UpdatedAt),
 		"last used", output.Time(k.LastUsed), "used today", today, "rotated from", k.RotatedFrom, "rotated to", k.RotatedTo,
@@ -118,6 +119,17 @@ func limitsText(k *keys.Key) string {
 		all = append(all, fmt.Sprintf("%s=%d", l.Name, l.Requests))
 	}
 	return strings.Join(all, ",")
+}
+
+// extrasText names what was granted and has not ended.
+func extrasText(k *keys.Key, now time.Time) string {
+	var all []string
+	for _, x := range k.Extras {
+		if now.Before(x.Until) {
+			all = append(all, fmt.Sprintf("%s+%d until %s", x.Name, x.Requests, output.Time(x.Until)))
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 // showChanged prints a key that was changed, also beside an error.

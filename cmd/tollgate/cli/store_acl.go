@@ -57,8 +57,8 @@ func serverACL() connect.ACL {
 	return connect.Join(keysACL(), counters.ACL(), store.FollowACL(), standing.EvictionACL(), store.ServersACL())
 }
 
-// cliACL is what the commands that manage keys, teams and members need, and what reading counters
-// does. It cannot change one.
+// cliACL is what the commands that manage keys, teams, members and limits need. It cannot take a
+// slot, nor begin a counter.
 func cliACL() connect.ACL {
-	return connect.Join(keysACL(), store.ManageACL(), audit.ReadACL(), store.RepairACL(), counters.PeekACL())
+	return connect.Join(keysACL(), store.ManageACL(), audit.ReadACL(), store.RepairACL(), counters.ResetACL())
 }

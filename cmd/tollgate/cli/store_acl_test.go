@@ -41,7 +41,7 @@ type redisUser struct {
 func users() map[string]redisUser {
 	return map[string]redisUser{
 		"server": {acl: serverACL(), do: []duty{lookAtStore, findKeys, count, takeSlots, followChanges, confirmChanges, changeFromServer}, deny: []duty{manageTeams, readAudit, foreignKey, foreignChannel}},
-		"cli":    {acl: cliACL(), do: []duty{acceptEmpty, findKeys, manageKeys, awaitServers, repair, manageTeams, readAudit, peek}, deny: []duty{count, takeSlots, foreignKey, foreignChannel}},
+		"cli":    {acl: cliACL(), do: []duty{acceptEmpty, findKeys, manageKeys, awaitServers, repair, manageTeams, readAudit, peek, lookAfterLimits}, deny: []duty{count, takeSlots, foreignKey, foreignChannel}},
 	}
 }
 
@@ -131,6 +131,24 @@ func peek(ctx context.Context, c redis.UniversalClient, n int) error {
 		Slot: limits.Slot{ID: "s", Places: 1, Hold: time.Minute},
 	})
 	return err
+}
+
+// lookAfterLimits is what the commands about limits do with counters that a server has begun.
+func lookAfterLimits(ctx context.Context, c redis.UniversalClient, n int) error {
+	s, id, month := counters.NewStore(c, nil), aclKey(n).ID, []limits.Window{{Name: "month", Limit: 9, Per: limits.Month}}
+	start, _ := month[0].Bounds(time.Now())
+	if err := c.HSet(ctx, "tg:v1:count:{"+id+"}", "month:month", fmt.Sprintf("%d:5", start.Unix()), "previous:month:month", "0:3").Err(); err != nil {
+		return err
+	}
+	before, _, err := s.Reset(ctx, id, month)
+	if err != nil {
+		return err
+	}
+	after, _, err := s.Peek(ctx, &limits.Spend{ID: id, Windows: month, ReadOnly: true})
+	if err != nil || before[0].Spent != 5 || after.States[0].Spent != 0 {
+		return fmt.Errorf("%d spent, then %+v: %w", before[0].Spent, after, err)
+	}
+	return store.New(c).PublishReset(ctx, aclKey(n))
 }
 
 // lookAtStore is what a server does first, and each second.

@@ -16,8 +16,8 @@ func Command(version string) *cobra.Command {
 		Use:   "serve --policy FILE|DIR [--keys FILE|DIR] [flags]",
 		Short: "Run the authorization service",
 		Long: `Run the authorization service: ext_authz v3 for Envoy on the gRPC port (with
-grpc.health.v1), /livez, /readyz and /metrics on the HTTP port, and with
---authz-http-address the same decisions for proxies that ask over HTTP.
+grpc.health.v1), /livez, /readyz, /metrics and /access-logs on the HTTP port, and
+with --authz-http-address the same decisions for proxies that ask over HTTP.
 
 Each flag can also be a variable, TOLLGATE_ and its name in capitals
 (TOLLGATE_GRPC_ADDRESS), or a key of the YAML file that --config names

@@ -73,7 +73,7 @@ func newFlags(s *options) *pflag.FlagSet {
 	f.IntVar(&s.cacheKeys, "cache-keys", memory.DefaultKeys, "keys held in memory at most, about 220 bytes each, up to 800 with the longest names, more with address lists of their own")
 	f.DurationVar(&s.cacheTTL, "cache-ttl", 30*time.Second, "how old a key in memory gets before it is read again, one in use a quarter of that earlier; changes arrive at once unless their message is lost")
 	f.StringVar(&s.grpcAddress, "grpc-address", "127.0.0.1:9001", "address for Envoy: HOST:PORT or unix:PATH; port 0 picks one")
-	f.StringVar(&s.httpAddress, "http-address", "127.0.0.1:9002", "address of /livez, /readyz and /metrics: HOST:PORT; port 0 picks one")
+	f.StringVar(&s.httpAddress, "http-address", "127.0.0.1:9002", "address of /livez, /readyz, /metrics and /access-logs: HOST:PORT; port 0 picks one")
 	f.StringVar(&s.authzHTTPAddress, "authz-http-address", "", "address for proxies that ask over HTTP (Envoy's http_service, nginx, Caddy, Traefik): HOST:PORT or unix:PATH; empty serves none")
 	f.StringVar(&s.authzHTTPTrusted, "authz-http-trusted", "", "addresses and CIDRs of those proxies, joined with commas; connections from others are closed (default loopback; with --tls-client-ca whoever has a certificate)")
 	f.StringVar(&s.addressesFile, "addresses-file", "", "file that gets the chosen addresses as JSON once the server is ready")

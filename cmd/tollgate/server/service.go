@@ -181,6 +181,7 @@ func (v *service) build(s *options) {
 	}
 	cached := s.cacheOptions()
 	cached.Vouch = v.standing.Vouch
+	cached.Reset = func(limitID string) { v.leases.Drop(limitID) } // which there are before any message
 	v.cache = newKeyCache(v.records, audit.New(v.storage.Client, 0), cached, v.older, v.policies, v.registry, v.metrics, v.log)
 	v.leases = counters.NewLeases(v.counters, counters.Options{
 		Exact: s.limits == LimitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
@@ -202,14 +203,13 @@ func (v *service) build(s *options) {
 		Deadline:  s.deadline,
 	})
 	v.grpc = grpcserver.New(v.authorizer, grpcserver.Config{TLS: config, Reflection: s.reflection})
-	troubles := func() []extauthz.SlotTrouble { return v.rights.slotTroubles(v.authorizer.SlotTroubles()) }
 	v.status = &Status{
 		Policies: v.policies, Gatherer: v.registry, Store: v.storage.What, Standing: v.standing.State, Missing: v.rights.missing,
-		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream, Slots: troubles,
+		Breaker: v.cache.breaker, Stream: v.cache.cache.Stream, Slots: v.slotTroubles, Logs: v.logReport,
 		Far: func(ctx context.Context) string { return v.farStore(ctx, s.deadline, 1) },
 	}
 	RegisterStanding(v.registry, v.status)
-	extauthz.RegisterSlots(v.registry, troubles)
+	extauthz.RegisterSlots(v.registry, v.slotTroubles)
 	v.grpc.SetReady(v.status.Unready() == "")
 	v.http = &http.Server{
 		Handler:           v.status.Handler(),

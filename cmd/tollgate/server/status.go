@@ -18,7 +18,7 @@ import (
 	"tollgate/policy/keys/standing"
 )
 
-// Status answers /livez, /readyz and /metrics.
+// Status answers /livez, /readyz, /metrics and /access-logs.
 type Status struct {
 	Policies *extauthz.Policies
 	Gatherer prometheus.Gatherer
@@ -36,6 +36,8 @@ type Status struct {
 	Breaker *connect.Breaker
 	// Slots tells what is wrong with how requests under way are followed; nil where nobody does.
 	Slots func() []extauthz.SlotTrouble
+	// Logs tells what is known of access logs; nil where none are read.
+	Logs func() *extauthz.LogReport
 	// Stream tells whether changes of keys arrive; nil where no keys are cached.
 	Stream func() cache.StreamStatus
 	// Now is the clock; nil for the machine's.
@@ -53,6 +55,9 @@ func (s *Status) Handler() http.Handler {
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.Gatherer, promhttp.HandlerOpts{}))
+	if s.Logs != nil {
+		mux.HandleFunc("GET /access-logs", s.accessLogs)
+	}
 	return mux
 }
 

@@ -119,8 +119,8 @@ func (d *Diff) String() string {
 //
 // What the file does not say of a key is empty, with these exceptions, which stay as they are in
 // the store: status (a key that was switched off or revoked is not switched on by a file that does
-// not mention it), limit_id, anchor_day, retires_at, created_at, created_by, rotated_from and
-// rotated_to. Version and updated_at are the store's own. Keys that the file does not name stay
+// not mention it), extras, limit_id, anchor_day, retires_at, created_at, created_by, rotated_from
+// and rotated_to. Version and updated_at are the store's own. Keys that the file does not name stay
 // unless o.Prune is set; successors by rotation of keys that it names stay in any case.
 //
 // Everything is compared before anything is changed. A file with a record that is broken, that
@@ -440,6 +440,9 @@ func (c *candidate) over(old *keys.Key) *keys.Key {
 	next, k := old.Clone(), c.key
 	next.Name, next.Note, next.Plan = k.Name, k.Note, k.Plan
 	next.Scopes, next.IPs, next.Limits, next.ExpiresAt = k.Scopes, k.IPs, k.Limits, k.ExpiresAt
+	if len(k.Extras) > 0 {
+		next.Extras = k.Extras
+	}
 	if c.state {
 		next.Status = k.Status
 	}
@@ -475,6 +478,7 @@ func fieldChanges(old, next *keys.Key) []FieldChange {
 		{"scopes", strings.Join(from.Scopes, " "), strings.Join(to.Scopes, " ")},
 		{"ips", strings.Join(from.IPs, " "), strings.Join(to.IPs, " ")},
 		{"limits", limitsText(from.Limits), limitsText(to.Limits)},
+		{"extras", extrasText(from.Extras), extrasText(to.Extras)},
 		{"status", from.Status, to.Status},
 		{"expires_at", from.ExpiresAt, to.ExpiresAt},
 		{"retires_at", from.RetiresAt, to.RetiresAt},
@@ -498,6 +502,14 @@ func limitsText(limits []keyfile.Limit) string {
 		out = append(out, l.Name+"="+strconv.FormatInt(l.Requests, 10))
 	}
 	return strings.Join(out, " ")
+}
+
+func extrasText(extras []keyfile.Extra) string {
+	var out []string
+	for _, x := range extras {
+		out = append(out, x.Name+"+"+strconv.FormatInt(x.Requests, 10)+" until "+x.Until)
+	}
+	return strings.Join(out, ", ")
 }
 
 // diffText shows a value on one line; a secret that somebody put into a note stays hidden.

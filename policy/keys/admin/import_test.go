@@ -45,6 +45,7 @@ func (r transferRules) Cap(string, string, string) (int, bool)   { return r.most
 func (transferRules) HoldsSecret(_, text string) bool            { return keys.HoldsSecret(text, "pk_") }
 func (transferRules) Limit(string, string, string) (int64, bool) { return 0, false }
 func (transferRules) ValidateLimits(*keys.Key) error             { return nil }
+func (transferRules) ValidateExtra(*keys.Key, keys.Extra) error  { return nil }
 func (transferRules) MaxAddresses(string) int                    { return 0 }
 func (transferRules) ValidateSecret(_ *keys.Key, secret string) error {
 	if strings.HasPrefix(secret, "never_") {

@@ -109,6 +109,7 @@ func (m *Manager) Create(ctx context.Context, k keys.Key, force bool) (created *
 	}
 	secret = keys.NewSecret(prefix)
 	next := m.draft(&k, secret)
+	next.Extras = nil // see GrantExtra
 	if err := m.check(nil, next, force); err != nil {
 		return nil, "", err
 	}

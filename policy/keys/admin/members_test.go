@@ -373,6 +373,7 @@ func (anyRules) HoldsSecret(string, string) bool               { return false }
 func (anyRules) Limit(string, string, string) (int64, bool)    { return 0, false }
 func (anyRules) Cap(_, _, _ string) (most int, capped bool)    { return 0, false }
 func (anyRules) ValidateLimits(*keys.Key) error                { return nil }
+func (anyRules) ValidateExtra(*keys.Key, keys.Extra) error     { return nil }
 func (anyRules) ValidateSecret(*keys.Key, string) error        { return nil }
 func (anyRules) MaxAddresses(string) int                       { return 0 }
 func (anyRules) Prefix(_, _ string) (prefix string, err error) { return "pk_live_", nil }

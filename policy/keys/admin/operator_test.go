@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -33,6 +34,12 @@ func (plainRules) HoldsSecret(_, text string) bool { return keys.HoldsSecret(tex
 // Limit knows one limit of each plan, by the length of the plan's name.
 func (plainRules) ValidateLimits(*keys.Key) error { return nil }
 
+func (plainRules) ValidateExtra(_ *keys.Key, x keys.Extra) error {
+	if x.Name == "gone" {
+		return errors.New("no limit gone")
+	}
+	return nil
+}
 func (plainRules) ValidateSecret(*keys.Key, string) error { return nil }
 
 func (plainRules) MaxAddresses(api string) int { return map[string]int{"wide": 2000}[api] }

@@ -63,6 +63,9 @@ type Options struct {
 	// Changed is told of each change of a key that arrives, with the time since it was made by the
 	// clock of the store. It must not block.
 	Changed func(delay time.Duration)
+	// Reset is told that what is counted for a limit id is reset. It must not block. A message
+	// that is lost is not made good.
+	Reset func(limitID string)
 	// Server is the name under which this server confirms the changes that it has heard of; "" to
 	// confirm none. Longest says how long it may serve at most what it knows without the store.
 	Server  string
@@ -97,6 +100,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Changed == nil {
 		o.Changed = func(time.Duration) {}
+	}
+	if o.Reset == nil {
+		o.Reset = func(string) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -168,18 +168,21 @@ func (c *Cache) apply(message string) {
 		return
 	}
 	c.counts.changes.Add(1)
-	made, d, ok := store.ParseChange(message)
+	change, ok := store.ParseChange(message)
 	if !ok {
 		c.newGeneration()
 		return
 	}
-	c.forget(d)
-	c.hearOf(made)
+	c.forget(change.Digest)
+	if change.LimitID != "" {
+		c.options.Reset(change.LimitID)
+	}
+	c.hearOf(change.Made)
 	wall := time.Now
 	if c.options.Now != nil {
 		wall = c.options.Now
 	}
-	c.options.Changed(max(wall().Sub(made), 0))
+	c.options.Changed(max(wall().Sub(change.Made), 0))
 }
 
 func (c *Cache) newGeneration() { c.stream.generation.Add(1) }

@@ -77,6 +77,26 @@ func TestChangesArePushed(t *testing.T) {
 	})
 }
 
+// A reset of what is counted for a key is handed on, and is no change of the key.
+func TestResetsAreHandedOn(t *testing.T) {
+	keystest.OnEveryStore(t, asServer(), func(t *testing.T, client redis.UniversalClient) {
+		told := make(chan string, 2)
+		c, _ := newTestCache(client, func(o *Options) { o.Reset = func(limitID string) { told <- limitID } })
+		run(t, c)
+		k := keystest.Sample(func(k *keys.Key) { k.LimitID = "key_first" })
+		create(t, client, k)
+		if err := store.New(client).PublishReset(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-told; got != "key_first" {
+			t.Errorf("reset of %q", got)
+		}
+		if got := status(t, c, k.Digest); got != keys.Active || c.Stats().Changes < 2 {
+			t.Errorf("%s, %d changes", got, c.Stats().Changes)
+		}
+	})
+}
+
 // Every change that Store makes reaches the cache, whose clock stands still.
 func TestStoreChangesArePushed(t *testing.T) {
 	keystest.OnEveryStore(t, asServer(), func(t *testing.T, client redis.UniversalClient) {

@@ -30,6 +30,10 @@ func TestProfilesAreShared(t *testing.T) {
 		"addresses":   keystest.WithIPs("192.0.2.1"),
 		"requests":    func(k *keys.Key) { k.Limits[1].Requests++ },
 		"limits":      func(k *keys.Key) { k.Limits = k.Limits[:1] },
+		"extra":       func(k *keys.Key) { k.Extras[0].Requests++ },
+		"until":       func(k *keys.Key) { k.Extras[0].Until = k.Extras[0].Until.Add(1) },
+		"extras":      func(k *keys.Key) { k.Extras = k.Extras[:1] },
+		"no extras":   func(k *keys.Key) { k.Extras = nil },
 		"shifted":     func(k *keys.Key) { k.Environment, k.Plan = k.Environment+k.Plan, "" },
 	} {
 		k := keystest.FullKey()

@@ -36,6 +36,7 @@ type Fields struct {
 	Scopes      []string `json:"scopes,omitempty"` // not nil but empty: given, and none
 	IPs         []string `json:"ips,omitempty"`
 	Limits      []Limit  `json:"limits,omitempty"`
+	Extras      []Extra  `json:"extras,omitempty"`
 	Status      string   `json:"status,omitempty"`
 	ExpiresAt   string   `json:"expires_at,omitempty"` // times are RFC 3339
 	RetiresAt   string   `json:"retires_at,omitempty"`
@@ -52,6 +53,13 @@ type Fields struct {
 type Limit struct {
 	Name     string `json:"name"`
 	Requests int64  `json:"requests"`
+}
+
+// Extra is a keys.Extra in the words of the keys file.
+type Extra struct {
+	Name     string `json:"name"`
+	Requests int64  `json:"requests"`
+	Until    string `json:"until"`
 }
 
 // String names the key.
@@ -78,6 +86,9 @@ func FieldsOf(k *keys.Key) Fields {
 	}
 	for _, o := range k.Limits {
 		f.Limits = append(f.Limits, Limit(o))
+	}
+	for _, x := range k.Extras {
+		f.Extras = append(f.Extras, Extra{x.Name, x.Requests, timeText(x.Until)})
 	}
 	return f
 }
@@ -147,10 +158,10 @@ func (f *Fields) Entry() (Entry, error) {
 		if t.text == "" {
 			continue
 		}
-		if err := t.into.UnmarshalText([]byte(t.text)); err != nil || t.into.IsZero() {
-			return Entry{}, &keys.FieldError{Field: t.field, Problem: keys.Quote(t.text) + " is not a time like 2026-01-31T12:00:00Z"}
+		var err error
+		if *t.into, err = parseTime(t.field, t.text); err != nil {
+			return Entry{}, err
 		}
-		*t.into = t.into.UTC()
 	}
 	var err error
 	if k.IPs, err = keys.ParseAddresses(f.IPs); err != nil {
@@ -159,7 +170,22 @@ func (f *Fields) Entry() (Entry, error) {
 	for _, l := range f.Limits {
 		k.Limits = append(k.Limits, keys.Override(l))
 	}
+	for i, x := range f.Extras {
+		until, err := parseTime(fmt.Sprintf("extras[%d].until", i), x.Until)
+		if err != nil {
+			return Entry{}, err
+		}
+		k.Extras = append(k.Extras, keys.Extra{Name: x.Name, Requests: x.Requests, Until: until})
+	}
 	return f.credential(k)
+}
+
+// parseTime reads a time of a field, in UTC. Its error is a *FieldError.
+func parseTime(field, text string) (at time.Time, err error) {
+	if err := at.UnmarshalText([]byte(text)); err != nil || at.IsZero() {
+		return time.Time{}, &keys.FieldError{Field: field, Problem: keys.Quote(text) + " is not a time like 2026-01-31T12:00:00Z"}
+	}
+	return at.UTC(), nil
 }
 
 func (f *Fields) credential(k keys.Key) (Entry, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -256,6 +257,8 @@ func (d *draft) set(field string, v ast.Node) bool {
 		d.texts(field, v, d.address)
 	case field == "limits":
 		d.overrides(v)
+	case field == "extras":
+		d.extras(v)
 	default:
 		return false
 	}
@@ -340,32 +343,58 @@ func (d *draft) address(field, s string) {
 func (d *draft) overrides(v ast.Node) {
 	d.file.each(v, "limits", func(i int, item ast.Node) {
 		var o keys.Override
-		at := fmt.Sprintf("limits[%d]", i)
-		name, requests := at+".name", at+".requests"
-		d.places[at] = nodePlace(item)
-		before := len(d.file.errs)
-		d.file.fields(item, at, func(field string, v ast.Node) bool {
+		d.object(fmt.Sprintf("limits[%d]", i), item, []string{"name", "requests"}, func(field, at string, v ast.Node) {
 			switch field {
 			case "name":
-				d.text(name, v, &o.Name)
+				d.text(at, v, &o.Name)
 			case "requests":
-				d.number(requests, v, &o.Requests)
-			default:
-				return false
+				d.number(at, v, &o.Requests)
 			}
-			return true
 		})
-		for _, field := range []string{name, requests} {
-			if _, given := d.places[field]; !given && len(d.file.errs) == before {
-				d.places[field] = d.places[at]
-				d.fail(field, "is missing")
-			}
-		}
-		if len(d.file.errs) > before {
-			d.broken[name], d.broken[requests] = true, true
-		}
 		d.entry.Key.Limits = append(d.entry.Key.Limits, o)
 	})
+}
+
+func (d *draft) extras(v ast.Node) {
+	d.file.each(v, "extras", func(i int, item ast.Node) {
+		var x keys.Extra
+		d.object(fmt.Sprintf("extras[%d]", i), item, []string{"name", "requests", "until"}, func(field, at string, v ast.Node) {
+			switch field {
+			case "name":
+				d.text(at, v, &x.Name)
+			case "requests":
+				d.number(at, v, &x.Requests)
+			case "until":
+				d.time(at, v, &x.Until)
+			}
+		})
+		d.entry.Key.Extras = append(d.entry.Key.Extras, x)
+	})
+}
+
+// object reads an item of a list, which has all of these fields and no others.
+func (d *draft) object(at string, item ast.Node, fields []string, take func(field, at string, v ast.Node)) {
+	d.places[at] = nodePlace(item)
+	before := len(d.file.errs)
+	d.file.fields(item, at, func(field string, v ast.Node) bool {
+		if !slices.Contains(fields, field) {
+			return false
+		}
+		take(field, at+"."+field, v)
+		return true
+	})
+	for _, field := range fields {
+		place := at + "." + field
+		if _, given := d.places[place]; !given && len(d.file.errs) == before {
+			d.places[place] = d.places[at]
+			d.fail(place, "is missing")
+		}
+	}
+	if len(d.file.errs) > before {
+		for _, field := range fields {
+			d.broken[at+"."+field] = true
+		}
+	}
 }
 
 // finish fills in what the file left out and checks the entry as a whole.

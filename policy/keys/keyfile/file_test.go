@@ -189,6 +189,11 @@ func TestParseFileRefusesNumbersAndLists(t *testing.T) {
 		{one(", limits: [{name: minute, requests: 1, per: day}]"), `k:2:112: unknown field "per"`},
 		{one(", limits: [{name: a, requests: 1}, {name: a, requests: 2}]"), `k:2:115: limits[1].name: "a" is named twice`},
 		{one(", limits: 5"), "k:2:83: limits: must be a list, not a number"},
+		{one(", extras: [{name: minute, requests: 5}]"), "k:2:84: extras[0].until: is missing"},
+		{one(", extras: [{name: minute, requests: 5, until: soon}]"), `k:2:119: extras[0].until: "soon" is not a time like 2026-01-31T12:00:00Z`},
+		{one(", extras: [{name: minute, requests: 0, until: 2026-12-31T00:00:00Z}]"), "k:2:109: extras[0].requests: 0 is not 1 to 1125899906842624"},
+		{one(", extras: [{name: minute, requests: 5, until: 2026-12-31T00:00:00Z, per: day}]"), `k:2:141: unknown field "per"`},
+		{one(", extras: minute"), "k:2:83: extras: must be a list, not text"},
 	})
 }
 

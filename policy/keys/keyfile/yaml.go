@@ -26,7 +26,7 @@ func (f *Fields) AppendYAML(to []byte) []byte {
 		}
 		return "[" + strings.Join(items, ", ") + "]"
 	}
-	var scopes, ips, limits []string
+	var scopes, ips, limits, extras []string
 	for _, s := range f.Scopes {
 		scopes = append(scopes, yamlText(s))
 	}
@@ -35,6 +35,9 @@ func (f *Fields) AppendYAML(to []byte) []byte {
 	}
 	for _, l := range f.Limits {
 		limits = append(limits, fmt.Sprintf("{name: %s, requests: %d}", yamlText(l.Name), l.Requests))
+	}
+	for _, x := range f.Extras {
+		extras = append(extras, fmt.Sprintf("{name: %s, requests: %d, until: %s}", yamlText(x.Name), x.Requests, yamlText(x.Until)))
 	}
 	field("id", yamlText(f.ID))
 	field("api", yamlText(f.API))
@@ -46,6 +49,7 @@ func (f *Fields) AppendYAML(to []byte) []byte {
 	field("scopes", list(scopes))
 	field("ips", list(ips))
 	field("limits", list(limits))
+	field("extras", list(extras))
 	field("status", yamlText(f.Status))
 	field("expires_at", yamlText(f.ExpiresAt))
 	field("retires_at", yamlText(f.RetiresAt))

@@ -41,6 +41,7 @@ func FullKey() *keys.Key {
 		k.Note, k.Environment, k.Plan, k.LimitID, k.CreatedBy = "été", "live", "pro", "key_first", "ada"
 		k.RotatedFrom, k.RotatedTo, k.Status = "key_first", "key_third", keys.Inactive
 		k.Scopes, k.Limits = []string{"read", "write"}, []keys.Override{{Name: "minute", Requests: 0}, {Name: "day", Requests: 5}}
+		k.Extras = []keys.Extra{{Name: "day", Requests: 50, Until: at.Add(4)}, {Name: "day", Requests: 1, Until: at.Add(5)}}
 		k.ExpiresAt, k.RetiresAt, k.CreatedAt, k.UpdatedAt = at, at.Add(1), at.Add(2), at.Add(3)
 		k.AnchorDay, k.Version, k.Other = 31, 7, keys.Digest{4, 5}
 	})

@@ -55,6 +55,8 @@ const (
 	ActionAnyPlan    Action = "keys.any_plan"    // give a key a plan that is not one of its team's
 	ActionRaiseLimit Action = "keys.raise_limit" // give a key more than its plan has
 	ActionUsage      Action = "usage.read"
+	ActionGrantExtra Action = "limits.grant" // more of a limit until a time, and to take that away
+	ActionResetLimit Action = "limits.reset" // what is counted begins anew
 
 	ActionViewTeam   Action = "teams.view"
 	ActionCreateTeam Action = "teams.create"
@@ -108,6 +110,8 @@ func Permissions() []Permission {
 		// A plan is what a team pays for.
 		{ActionAnyPlan, nil},
 		{ActionRaiseLimit, nil},
+		{ActionGrantExtra, nil},
+		{ActionResetLimit, nil},
 		{ActionSetPlans, nil},
 		{ActionCreateTeam, nil},
 		{ActionDeleteTeam, nil},

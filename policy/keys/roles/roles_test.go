@@ -27,6 +27,8 @@ var wantRoles = map[Action]string{
 	ActionRehash:     "---",
 	ActionAnyPlan:    "---",
 	ActionRaiseLimit: "---",
+	ActionGrantExtra: "---",
+	ActionResetLimit: "---",
 	ActionSetPlans:   "---",
 
 	ActionViewTeam:     "AEV",

@@ -13,8 +13,10 @@ import (
 	"tollgate/policy/keys"
 )
 
-// Each script that changes a key publishes "<Unix ms> <hex digest> <id>" on this channel. A replica
-// that has heard nothing for a second publishes the heartbeat there.
+// Each script that changes a key publishes "<Unix ms> <hex digest> <id>" on this channel, and who
+// resets what is counted for a key the same and the limit id after it, which servers of earlier
+// versions take for a change of the key. A replica that has heard nothing for a second publishes
+// the heartbeat there.
 const (
 	changesChannel = "tg:v1:changes"
 	// Heartbeat is the message of a server that has heard nothing for a HeartbeatInterval.
@@ -84,16 +86,42 @@ func (s *Store) PublishHeartbeat(ctx context.Context) (listeners int64, err erro
 	return s.client.Publish(ctx, changesChannel, Heartbeat).Result()
 }
 
-// ParseChange reads "<Unix ms> <hex digest> <id>".
-func ParseChange(message string) (made time.Time, d keys.Digest, ok bool) {
+// Change is what a message says.
+type Change struct {
+	Made   time.Time   // by the clock of the store
+	Digest keys.Digest // of the key
+	// LimitID is set if what is counted for it is reset.
+	LimitID string
+}
+
+// ParseChange reads "<Unix ms> <hex digest> <id>", after which a limit id may stand.
+func ParseChange(message string) (c Change, ok bool) {
 	ms, rest, _ := strings.Cut(message, " ")
-	digits, _, named := strings.Cut(rest, " ")
+	digits, id, named := strings.Cut(rest, " ")
 	n, err := strconv.ParseInt(ms, 10, 64)
-	if err != nil || !named || len(digits) != 2*len(d) {
-		return time.Time{}, keys.Digest{}, false
+	if err != nil || !named || len(digits) != 2*len(c.Digest) {
+		return Change{}, false
 	}
-	if _, err := hex.Decode(d[:], []byte(digits)); err != nil {
-		return time.Time{}, keys.Digest{}, false
+	if _, err := hex.Decode(c.Digest[:], []byte(digits)); err != nil {
+		return Change{}, false
 	}
-	return time.UnixMilli(n), d, true
+	_, c.LimitID, _ = strings.Cut(id, " ")
+	c.Made = time.UnixMilli(n)
+	return c, true
+}
+
+// resetSource publishes that what is counted for a key is reset.
+const resetSource = `
+local clock = redis.call('TIME')
+local ms = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000))
+return redis.call('PUBLISH', ARGV[1], ms .. ' ' .. ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4])`
+
+// PublishReset tells servers that what is counted for a key is reset: they give back what they hold
+// of it, and forget what they refused.
+func (s *Store) PublishReset(ctx context.Context, k *keys.Key) error {
+	err := s.scripts.reset.Run(ctx, s.client, []string{recordKey(k.ID)}, changesChannel, k.Digest.Hex(), k.ID, k.LimitID).Err()
+	if err != nil {
+		return ReadError(ctx, k.ID, err)
+	}
+	return nil
 }

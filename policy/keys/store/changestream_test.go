@@ -29,12 +29,20 @@ func TestChangeStream(t *testing.T) {
 			t.Fatal(err)
 		}
 		message, again, err := stream.Next(ctx)
-		made, d, ok := ParseChange(message)
-		if err != nil || again || !ok || d != keystest.Sample().Digest || time.Since(made).Abs() > time.Hour {
+		change, ok := ParseChange(message)
+		if err != nil || again || !ok || change.Digest != keystest.Sample().Digest || change.LimitID != "" || time.Since(change.Made).Abs() > time.Hour {
 			t.Errorf("%q, %t, %v", message, again, err)
 		}
 		if message, again, err := stream.Next(ctx); message != Heartbeat || again || err != nil {
 			t.Errorf("%q, %t, %v", message, again, err)
+		}
+		if err := s.PublishReset(ctx, keystest.Sample()); err != nil {
+			t.Error(err)
+		}
+		message, _, err = stream.Next(ctx)
+		change, ok = ParseChange(message)
+		if err != nil || !ok || change.Digest != keystest.Sample().Digest || change.LimitID != "key_pb_full" || time.Since(change.Made).Abs() > time.Hour {
+			t.Errorf("%q, %v", message, err)
 		}
 		if err := stream.Close(); err != nil {
 			t.Error(err)
@@ -58,14 +66,16 @@ func TestSubscribeEndsWithItsCaller(t *testing.T) {
 
 func TestParseChange(t *testing.T) {
 	digits := strings.Repeat("0a", len(keys.Digest{}))
-	made, d, ok := ParseChange("1700000000123 " + digits + " key_pb_full")
-	if !ok || d != (keys.Digest)([]byte(strings.Repeat("\n", len(d)))) || made.UnixMilli() != 1_700_000_000_123 {
-		t.Error(made, d.Hex(), ok)
+	for rest, limitID := range map[string]string{"key_pb_full": "", "key_pb_full key_first": "key_first"} {
+		c, ok := ParseChange("1700000000123 " + digits + " " + rest)
+		if !ok || c.Digest != (keys.Digest)([]byte(strings.Repeat("\n", len(c.Digest)))) || c.Made.UnixMilli() != 1_700_000_000_123 || c.LimitID != limitID {
+			t.Errorf("%+v, %v", c, ok)
+		}
 	}
 	for _, broken := range []string{
 		"", "hb", "x " + digits + " key_a", "1 " + digits, "1 " + digits[2:] + " key_a", "1 " + digits + "0a key_a", "1 zz" + digits[2:] + " key_a",
 	} {
-		if _, _, ok := ParseChange(broken); ok {
+		if _, ok := ParseChange(broken); ok {
 			t.Errorf("%q is a change", broken)
 		}
 	}

@@ -28,6 +28,7 @@ type record struct {
 	Scopes      []string      `json:"scopes,omitempty"`
 	IPs         []string      `json:"ips,omitempty"`
 	Limits      []recordLimit `json:"limits,omitempty"`
+	Extras      []recordExtra `json:"extras,omitempty"`
 	Status      keys.Status   `json:"status"`
 	ExpiresAt   time.Time     `json:"expires_at,omitzero"`
 	RetiresAt   time.Time     `json:"retires_at,omitzero"`
@@ -43,6 +44,12 @@ type record struct {
 type recordLimit struct {
 	Name     string `json:"name"`
 	Requests int64  `json:"requests"`
+}
+
+type recordExtra struct {
+	Name     string    `json:"name"`
+	Requests int64     `json:"requests"`
+	Until    time.Time `json:"until"`
 }
 
 // EncodeRecord gives equal text for equal keys, which Create relies on.
@@ -72,6 +79,9 @@ func recordOf(k *keys.Key) record {
 	}
 	for _, o := range k.Limits {
 		r.Limits = append(r.Limits, recordLimit(o))
+	}
+	for _, x := range k.Extras {
+		r.Extras = append(r.Extras, recordExtra{x.Name, x.Requests, x.Until.UTC()})
 	}
 	return r
 }
@@ -133,6 +143,9 @@ func decodeRecord(data []byte) (*keys.Key, error) {
 	}
 	for _, o := range r.Limits {
 		k.Limits = append(k.Limits, keys.Override(o))
+	}
+	for _, x := range r.Extras {
+		k.Extras = append(k.Extras, keys.Extra{Name: x.Name, Requests: x.Requests, Until: x.Until.UTC()})
 	}
 	return k, k.Validate()
 }

@@ -23,7 +23,7 @@ var enlistSource string
 const unmakeSource = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
 
 type scripts struct {
-	change, link, enlist, unmake, present, mark *redis.Script
+	change, link, enlist, unmake, present, mark, reset *redis.Script
 
 	full map[*redis.Script]*redis.Script // of those that may take rights away, or confirm that: what a full Redis runs too
 }
@@ -32,7 +32,7 @@ func newScripts() scripts {
 	s := scripts{
 		change: redis.NewScript(changeSource), link: redis.NewScript(linkSource),
 		enlist: redis.NewScript(enlistSource), unmake: redis.NewScript(unmakeSource),
-		present: redis.NewScript(presentSource), mark: redis.NewScript(markSource),
+		present: redis.NewScript(presentSource), mark: redis.NewScript(markSource), reset: redis.NewScript(resetSource),
 	}
 	s.full = map[*redis.Script]*redis.Script{
 		s.change: redis.NewScript(AllowOOM + changeSource), s.link: redis.NewScript(AllowOOM + linkSource),

@@ -106,6 +106,8 @@ func set(f *keyfile.Fields, name, text string) error {
 		f.IPs, err = cell(name, text)
 	case "limits":
 		f.Limits, err = limits(text)
+	case "extras":
+		f.Extras, err = extras(text)
 	case "anchor_day":
 		f.AnchorDay, err = number[int](name, text)
 	case "version":
@@ -155,6 +157,26 @@ func list(text string) []string {
 		}
 	}
 	return out
+}
+
+// extras reads "month=500@2026-12-31T23:59:59Z|month=20@2027-01-31T23:59:59Z".
+func extras(text string) ([]keyfile.Extra, error) {
+	var out []keyfile.Extra
+	all, err := cell("extras", text)
+	for i, part := range all {
+		at := fmt.Sprintf("extras[%d]", i)
+		limit, until, ok := strings.Cut(part, "@")
+		name, requests, sized := strings.Cut(limit, "=")
+		if !ok || !sized {
+			return nil, &keys.FieldError{Field: at, Problem: "is not a limit's name, =, a number, @ and a time"}
+		}
+		n, err := number[int64](at+".requests", requests)
+		if err != nil || requests == "" {
+			return nil, &keys.FieldError{Field: at + ".requests", Problem: "is not a whole number"}
+		}
+		out = append(out, keyfile.Extra{Name: name, Requests: n, Until: until})
+	}
+	return out, err
 }
 
 // limits reads "minute=60|day=1000".

@@ -84,6 +84,7 @@ type shard struct {
 	mu      sync.Mutex
 	entries map[string]*entry
 	due     time.Duration // when sweep is to look through them again
+	dropped time.Duration // when Drop was last called for one of them
 	served  [sources]uint64
 	_       [64]byte // keeps the locks of two shards out of one cache line
 }
@@ -106,7 +107,7 @@ func NewLeases(s *Store, o Options) *Leases {
 	}
 	l := &Leases{store: s, options: o, seed: maphash.MakeSeed(), noWindows: newLayout(nil)}
 	for i := range l.shards {
-		l.shards[i].entries = make(map[string]*entry)
+		l.shards[i].entries, l.shards[i].dropped = make(map[string]*entry), -1
 	}
 	l.batches = &batches{
 		timeout: o.Timeout, now: o.Clock, node: s.Node, begin: l.begin, send: s.send, received: l.receive,
@@ -247,6 +248,19 @@ func (l *Leases) remove(sh *shard, e *entry, add func(*operation)) {
 	}
 }
 
+// Drop forgets what is known of a limit id, because it was reset in the store: counters, refusals,
+// and the lease, of which what is not spent goes back. It does not wait.
+func (l *Leases) Drop(limitID string) {
+	now := l.options.Clock()
+	sh := l.shard(limitID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.dropped = now // what was asked before is not remembered
+	if e := sh.entries[limitID]; e != nil {
+		l.remove(sh, e, l.addBackground)
+	}
+}
+
 // receive takes in an answer of the store.
 func (l *Leases) receive(c *operation, asked, now time.Duration) {
 	if c.err == nil {
@@ -255,7 +269,7 @@ func (l *Leases) receive(c *operation, asked, now time.Duration) {
 	if c.entry == nil && c.err == nil && !c.allowed && c.exact && c.done != nil {
 		sh := l.shard(c.id)
 		sh.mu.Lock()
-		if sh.entries[c.id] == nil {
+		if sh.entries[c.id] == nil && asked > sh.dropped {
 			c.entry = l.addEntry(sh, c, now) // a refusal, to be remembered
 		}
 		sh.mu.Unlock()

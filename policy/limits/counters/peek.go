@@ -70,7 +70,13 @@ func peekWindows(ctx context.Context, c redis.UniversalClient, s *limits.Spend, 
 	if err != nil {
 		return nil, nil, peekError(err)
 	}
-	for i, w := range s.Windows {
+	return inForce(s.Windows, stored, now)
+}
+
+// inForce judges stored values, of each window its own and that of the window before, as spend.lua
+// does: what is spent of the windows in force at now, and what of that is leased.
+func inForce(windows []limits.Window, stored []any, now int64) (states []limits.State, held []int64, err error) {
+	for i, w := range windows {
 		last, leased, known, err := storedCount(w, stored[2*i])
 		if err != nil {
 			return nil, nil, err

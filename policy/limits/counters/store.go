@@ -50,6 +50,7 @@ type Store struct {
 	client  redis.UniversalClient
 	offset  func() time.Duration
 	sha     any // the name by which Redis knows the script, as an argument
+	resets  *redis.Script
 	layouts layouts
 	scripts sync.Pool   // of *script
 	singly  atomic.Bool // each operation is a script of its own
@@ -68,7 +69,7 @@ func NewStore(c redis.UniversalClient, offset func() time.Duration) *Store {
 		offset = func() time.Duration { return 0 }
 	}
 	sum := sha1.Sum([]byte(spendSource))
-	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:]), nodeOf: nodes.Of(c)}
+	s := &Store{client: c, offset: offset, sha: hex.EncodeToString(sum[:]), resets: redis.NewScript(resetSource), nodeOf: nodes.Of(c)}
 	// A script may touch keys of one slot only. A client that is neither of one server nor
 	// Sentinel's spreads keys too.
 	_, whole := c.(*redis.Client)

@@ -39,7 +39,12 @@ proxy's access log says. OBSERVED is how many of them the log told of.
 Days are those of UTC. A day is told by hour for three days, a month by day for five
 weeks, and is kept for thirteen months, unless the API's policy says otherwise.`,
 		Args: flagsOnly,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.answer(cmd, a) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.view != "" && (cmd.Flags().Changed("by") || cmd.Flags().Changed("since")) {
+				return errors.New("--view stands in place of --by and --since")
+			}
+			return o.answer(cmd, a)
+		},
 	}
 	a.StoreFlags(cmd)
 	f := cmd.Flags()
@@ -48,6 +53,7 @@ weeks, and is kept for thirteen months, unless the API's policy says otherwise.`
 	f.StringVar(&o.team, "team", "", "name of a team; with --api in that API alone")
 	f.StringVar(&o.api, "api", "", "name of an API")
 	f.StringVar(&o.by, "by", string(usage.ByRoute), "what has a row: route, hour, day, month, key, status or reason")
+	f.StringVar(&o.view, "view", "", "24h, 7d or 30d, in place of --by and --since: that time at a glance, with errors, times and refusals")
 	o.common(cmd, "7d")
 	cmd.AddCommand(topCommand(a))
 	return cmd
@@ -88,8 +94,10 @@ type options struct {
 	key, team, api string
 	by, sort       string
 	since          string
-	limit          int // 0: every row
+	view           string // "" for none
+	limit          int    // 0: every row
 	output         format
+	chart          string // the file for a picture; "" for none
 
 	span span
 	now  func() time.Time
@@ -99,6 +107,7 @@ type options struct {
 func (o *options) common(cmd *cobra.Command, since string) {
 	cmd.Flags().StringVar(&o.since, "since", since, "how far back: 7d is today and six days before, 24h this hour and 23 before (only --by hour), 3mo this month and two before")
 	cmd.Flags().VarP(&o.output, "output", "o", "table, json or csv")
+	cmd.Flags().StringVar(&o.chart, "chart", "", "file that also gets the rows as a picture, an SVG")
 }
 
 func (o *options) check() error {
@@ -109,6 +118,11 @@ func (o *options) check() error {
 		return errors.New("usage: --key stands alone")
 	case o.key != "" && keys.IDProblem(o.key) != "":
 		return errors.New("--key: want the id of a key, like key_0123456789abcdef")
+	}
+	if o.view != "" {
+		if err := o.takeView(); err != nil {
+			return err
+		}
 	}
 	by, err := usage.ParseBy(o.by)
 	if err != nil {
@@ -140,10 +154,21 @@ func (o *options) answer(cmd *cobra.Command, a Access) error {
 			return exit.Failed(err)
 		}
 		out := output{report: report, rows: report.Rows(usage.Most(o.sort)), about: o.about(q), to: q.To}
+		if o.view != "" {
+			if out.glance, err = glanceAt(ctx, c, q, report); err != nil {
+				return exit.Failed(err)
+			}
+		}
 		if o.limit > 0 {
 			out.rows = out.rows[:min(len(out.rows), o.limit)]
 		}
-		return exit.Failed(out.print(cmd.OutOrStdout(), o.output))
+		if err := out.print(cmd.OutOrStdout(), o.output); err != nil || o.chart == "" {
+			return exit.Failed(err)
+		}
+		if err := out.writeChart(o.chart); err != nil {
+			return exit.Failed(fmt.Errorf("--chart: %w", err))
+		}
+		return nil
 	})
 }
 

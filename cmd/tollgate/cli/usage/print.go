@@ -42,6 +42,7 @@ type output struct {
 	rows   []usage.Row // some of the report's, perhaps
 	about  string
 	to     usage.Day
+	glance *glance // of a view; nil for none
 }
 
 func (o *output) print(w io.Writer, f format) error {
@@ -118,7 +119,8 @@ func (o *output) json(w io.Writer) error {
 		Rows  []row     `json:"rows"`
 		Total row       `json:"total"`
 		Note  string    `json:"note,omitempty"`
-	}{About: o.about, By: o.report.By, From: o.report.From.Start(), To: (o.to + 1).Start(), Cut: o.report.Cut, Rows: []row{}, Total: rowOf(usage.ByRoute, "", &o.report.Total), Note: o.note()}
+		*glance
+	}{glance: o.glance, About: o.about, By: o.report.By, From: o.report.From.Start(), To: (o.to + 1).Start(), Cut: o.report.Cut, Rows: []row{}, Total: rowOf(usage.ByRoute, "", &o.report.Total), Note: o.note()}
 	if o.report.By == usage.ByHour {
 		out.Total = rowOf(usage.ByHour, "", &o.report.Total)
 	}

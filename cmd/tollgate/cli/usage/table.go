@@ -39,6 +39,11 @@ func (o *output) table(w io.Writer) error {
 	if _, err := fmt.Fprintf(w, "%s, %s to %s UTC\n", o.about, o.report.From.Start().Format("2006-01-02 15:04"), last.Format(time.DateOnly)); err != nil {
 		return err
 	}
+	if o.glance != nil {
+		if err := o.glance.write(w); err != nil {
+			return err
+		}
+	}
 	if len(o.rows) > 0 {
 		if err := o.lines(w); err != nil {
 			return err
