@@ -400,7 +400,7 @@ func (e *explainer) explainLimits() {
 		return
 	}
 	n := Count{
-		Name: ConcurrentLimit, Limit: e.plan.concurrent(e.key.Limits), Before: e.result.InUse, After: e.result.InUse,
+		Name: ConcurrentLimit, Limit: e.plan.concurrent(e.key.Limits, e.key.Extras, e.now), Before: e.result.InUse, After: e.result.InUse,
 		Rule: Rule{PlansSection, e.key.Plan, ConcurrentLimit},
 	}
 	if e.spends() {

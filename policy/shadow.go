@@ -44,7 +44,7 @@ func (c *Check) wouldExceed() Reason {
 			return QuotaExceeded
 		}
 		return RateLimited
-	case c.plan.Shadow && c.spend.Slot.ID != "" && c.result.InUse > c.plan.concurrent(c.key.Limits):
+	case c.plan.Shadow && c.spend.Slot.ID != "" && c.result.InUse > c.plan.concurrent(c.key.Limits, c.key.Extras, c.now):
 		c.shadowLimit = ConcurrentLimit
 		return ConcurrencyExceeded
 	}
