@@ -69,7 +69,7 @@ type Count struct {
 	Name          string
 	Limit         int64
 	Per           string // the unit of the window; "" for requests under way
-	Own           bool   // the key has a limit of its own in place of the plan's
+	Own           bool   // the key has more or less than its plan
 	Before, After int64
 	Reset         time.Time // the end of the window; zero for requests under way
 	Verdict       Verdict
@@ -465,11 +465,12 @@ func (e *explainer) explainExempt() {
 	}
 }
 
+// isOwn reports whether the key has more or less of a limit than its plan.
 func (e *explainer) isOwn(limit string) bool {
 	for _, o := range e.key.Limits {
 		if o.Name == limit {
 			return true
 		}
 	}
-	return false
+	return extra(e.key.Extras, limit, e.now) > 0
 }

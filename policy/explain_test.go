@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"tollgate/policy"
 	"tollgate/policy/keys"
@@ -142,6 +143,18 @@ func TestWhatStepsSay(t *testing.T) {
 				t.Errorf("no step says %q: %+v", c.want, e.Steps)
 			}
 		})
+	}
+}
+
+// What was granted for a time is the key's own, until it ends.
+func TestExplainExtras(t *testing.T) {
+	for until, want := range map[time.Duration]int64{time.Hour: 15, -time.Hour: 10} {
+		w := goodWorld()
+		w.key.Extras = []keys.Extra{{Name: "minute", Requests: 5, Until: clock().Add(until)}}
+		_, e := explained(t, w, shopSet(t))
+		if n := e.Limits[0]; n.Limit != want || n.Own != (want > 10) {
+			t.Errorf("until %v: %+v", until, n)
+		}
 	}
 }
 
