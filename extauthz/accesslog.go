@@ -46,7 +46,11 @@ type Observer interface {
 // it.
 func (a *Authorizer) Observed(e *AccessLogEntry) {
 	a.followSlot(e)
-	if a.counts != nil && e.Reason == policy.Allowed.String() && !e.Periodic {
+	finished := e.Reason == policy.Allowed.String() && !e.Periodic
+	if finished {
+		a.metrics.outcomes.finished(a.Policy(), e)
+	}
+	if finished && a.counts != nil {
 		a.counts.Finished(&usage.Finished{
 			API: e.API, Route: e.Route, Key: e.KeyID, Team: e.Team, Start: e.Start,
 			Status: e.Code, BytesIn: e.BytesIn, BytesOut: e.BytesOut, Took: e.Duration,

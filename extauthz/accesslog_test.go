@@ -35,7 +35,7 @@ func TestRefusedUnreadIsCounted(t *testing.T) {
 	m := extauthz.NewMetrics(registry)
 	m.GRPCRefused("malformed")
 	m.HTTPRefused("too_large")
-	mustTell(t, registry, `tollgate_grpc_refused_total{why="malformed"} 1`, `tollgate_http_lane_refused_total{why="too_large"} 1`)
+	mustTell(t, registry, `tollgate_grpc_refused_total{why="malformed"} 1`, `tollgate_http_refused_total{why="too_large"} 1`)
 }
 
 // A process that leaves is not ready again.

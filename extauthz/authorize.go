@@ -90,6 +90,10 @@ type Config struct {
 	Log     *slog.Logger
 	// Decisions says which decisions are logged; default LogDenied.
 	Decisions Decisions
+	// Lines get them, in place of Log; nil for Log.
+	Lines *DecisionLines
+	// Tracing makes spans of decisions; nil for none.
+	Tracing *Tracing
 	// Deadline bounds a decision; default DefaultDeadline.
 	Deadline time.Duration
 }
@@ -111,6 +115,7 @@ type Authorizer struct {
 	deadline time.Duration
 	metrics  *Metrics
 	log      *decisionLog
+	tracing  *Tracing // or nil
 	ready    Readiness
 	slots    *slots
 
@@ -130,7 +135,8 @@ func New(c Config) *Authorizer {
 	return &Authorizer{
 		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
 		breaker: c.Breaker, usage: c.Usage, counts: c.Counts, observer: c.Observer, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
-		log: newDecisionLog(c.Log, c.Decisions), slots: newSlots(c.Limits, c.Decider.Local()),
+		log: newDecisionLog(c.Log, c.Decisions, c.Lines), tracing: c.Tracing,
+		slots: newSlots(c.Limits, c.Decider.Local()),
 	}
 }
 
@@ -139,6 +145,10 @@ func (a *Authorizer) Policy() *policy.Set { return a.policies.Current() }
 
 // Metrics returns the metrics, for what a server refuses by itself.
 func (a *Authorizer) Metrics() *Metrics { return a.metrics }
+
+// Tracing returns what makes spans of decisions, nil for nothing: then a server need not look for
+// the trace that a request belongs to.
+func (a *Authorizer) Tracing() *Tracing { return a.tracing }
 
 // Readiness is what health checks are told.
 func (a *Authorizer) Readiness() *Readiness { return &a.ready }
@@ -162,7 +172,7 @@ func (a *Authorizer) Flush() { a.log.end() }
 // Decide decides about a request, fetching what that waits for. The Decision is
 // void once check begins another one.
 func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) *policy.Decision {
-	p := pending{Authorizer: a, parent: ctx, start: start}
+	p := pending{Authorizer: a, parent: ctx, start: start, traced: a.tracing.traces(ctx)}
 	defer p.end()
 
 	wait := a.decider.Begin(check, set, r)
@@ -184,8 +194,12 @@ func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Se
 	if check.Unplaced() {
 		a.unplaced(ctx, check.API(), r)
 	}
-	a.metrics.decided(check.API(), d, time.Since(start))
-	a.log.decision(ctx, d)
+	took := time.Since(start)
+	a.metrics.decided(set, check, took)
+	a.log.decision(ctx, check, took)
+	if p.traced {
+		a.tracing.decided(ctx, start, start.Add(took), check, p.waits)
+	}
 	return d
 }
 
@@ -235,6 +249,9 @@ type pending struct {
 
 	ctx    context.Context // nil until something is waited for
 	cancel context.CancelFunc
+
+	traced bool
+	waits  []storeWait // if it is
 }
 
 // context returns the context of everything that is waited for: it ends at our own
@@ -258,13 +275,32 @@ func (p *pending) end() {
 
 func (p *pending) key(check *policy.Check) (k keys.Grant, err error) {
 	d := check.Digest()
-	if p.cache == nil {
-		k, err = p.keys.Lookup(p.context(), d)
-	} else if k, err = p.cache.Find(d); err == cache.ErrNotCached {
+	if p.cache != nil {
+		if k, err = p.cache.Find(d); err != cache.ErrNotCached {
+			p.lookupFailed(p.parent, err)
+			return k, err
+		}
+	}
+	began := time.Now()
+	if p.cache != nil {
 		k, err = p.cache.LookupFor(p.context(), d, check.Caller())
+	} else {
+		k, err = p.keys.Lookup(p.context(), d)
+	}
+	if !errors.Is(err, connect.ErrStoreDown) && !errors.Is(err, keys.ErrBusy) {
+		p.waited(connect.LookUp, began)
 	}
 	p.lookupFailed(p.parent, err)
 	return k, err
+}
+
+// waited notes how long the decision has waited for the store.
+func (p *pending) waited(o connect.Operation, began time.Time) {
+	end := time.Now()
+	p.metrics.durations.waits[o].observe(end.Sub(began))
+	if p.traced {
+		p.waits = append(p.waits, storeWait{o, began, end})
+	}
 }
 
 func (p *pending) limits(s *limits.Spend, res *limits.Result) error {
@@ -281,6 +317,7 @@ func (p *pending) limits(s *limits.Spend, res *limits.Result) error {
 		node = p.nodes.Node(s.ID)
 	}
 	opened := p.breaker.Do(operation, node, func() error {
+		defer p.waited(operation, time.Now())
 		if *res, err = p.Authorizer.limits.Spend(ctx, s); p.countsAsFailure(err) {
 			return err
 		}
@@ -318,14 +355,14 @@ func (a *Authorizer) lookupFailed(ctx context.Context, err error) {
 	case errors.Is(err, keys.ErrBusy):
 		// Counted by the cache. A line each would let a scan fill the log.
 	case errors.Is(err, connect.ErrStoreDown):
-		a.metrics.storeErrors.WithLabelValues("lookup").Inc() // what it came from has been logged
+		a.metrics.storeErrors.WithLabelValues(storeLookup).Inc() // what it came from has been logged
 	case errors.Is(err, standing.ErrUnvouched):
-		a.metrics.storeErrors.WithLabelValues("unvouched").Inc() // readyz and the log say why, once
+		a.metrics.storeErrors.WithLabelValues(storeUnvouched).Inc() // readyz and the log say why, once
 	case errors.As(err, &corrupt):
 		a.metrics.corruptRecords.Inc()
 		a.Trouble(ctx, "corrupt key record", slog.String("key_id", corrupt.ID), slog.Any("error", corrupt.Err))
 	default:
-		a.metrics.storeErrors.WithLabelValues("lookup").Inc()
+		a.metrics.storeErrors.WithLabelValues(storeLookup).Inc()
 		a.Trouble(ctx, "key look-up failed", slog.Any("error", err))
 	}
 }
@@ -334,7 +371,7 @@ func (a *Authorizer) spendFailed(ctx context.Context, s *limits.Spend, err error
 	if err == nil {
 		return
 	}
-	a.metrics.storeErrors.WithLabelValues("spend").Inc()
+	a.metrics.storeErrors.WithLabelValues(storeSpend).Inc()
 	if errors.Is(err, connect.ErrStoreDown) {
 		return // what it came from has been logged
 	}

@@ -2,47 +2,32 @@ package extauthz
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
+	"time"
 
 	"golang.org/x/time/rate"
 
 	"tollgate/policy"
 )
 
-// Decisions says which decisions are logged, a line each.
-type Decisions string
-
-// The values of Decisions. Store trouble is logged under each of them.
-const (
-	LogNone   Decisions = "none"
-	LogDenied Decisions = "denied"
-	LogAll    Decisions = "all"
-)
-
-// ParseDecisions reads none, denied or all.
-func ParseDecisions(s string) (Decisions, error) {
-	switch d := Decisions(s); d {
-	case LogNone, LogDenied, LogAll:
-		return d, nil
-	}
-	return "", fmt.Errorf("unknown value %q, want none, denied or all", s)
-}
-
 // decisionLog writes decisions with the same fields as the dynamic metadata, so
 // that a line and an Envoy access log are joined by decision_id.
 type decisionLog struct {
 	log     *slog.Logger
-	which   Decisions
+	sample  *sample
+	lines   *DecisionLines // which get the decisions in place of log; nil for none
 	bounded *BoundedLog
-	reasons []*boundedKind // of denials, so that a scan hides no customer's
+	reasons []*boundedKind // so that a scan hides no customer's denials
 	shadows []*boundedKind // of what only shadow_mode let pass
 }
 
-func newDecisionLog(log *slog.Logger, which Decisions) *decisionLog {
-	l := &decisionLog{log: log, which: which, bounded: NewBoundedLog(log)}
+func newDecisionLog(log *slog.Logger, which Decisions, lines *DecisionLines) *decisionLog {
+	l := &decisionLog{log: log, sample: which.sample(), lines: lines, bounded: NewBoundedLog(log)}
 	for _, r := range policy.Reasons() {
 		kind := &boundedKind{level: slog.LevelInfo, more: "more denied", about: slog.String("reason", r.String())}
+		if r == policy.Allowed {
+			kind.more = "more allowed"
+		}
 		// Look-ups that are refused come with a flood of guesses: they are only counted, a line a
 		// second.
 		if r != policy.LookupRefused {
@@ -60,20 +45,30 @@ func newDecisionLog(log *slog.Logger, which Decisions) *decisionLog {
 	return l
 }
 
-// decision logs a decision; under LogDenied those of a reason that come too many in
-// a second are only counted, in the next line, or when the flood is over. What only shadow_mode
-// let pass is logged as what is denied is.
-func (l *decisionLog) decision(ctx context.Context, d *policy.Decision) {
+// decision logs a decision that took so long, if it is in the sample. What only shadow_mode let pass
+// is logged as what is denied is.
+func (l *decisionLog) decision(ctx context.Context, check *policy.Check, took time.Duration) {
 	l.bounded.tellFloods()
-	if l.which == LogNone || d.Judged() == policy.Allowed && l.which != LogAll || !l.log.Enabled(ctx, slog.LevelInfo) {
-		return
+	d := check.Decision()
+	share, taken := l.sample.take(d.Judged())
+	switch {
+	case !taken:
+	case l.lines != nil:
+		l.lines.add(check, took, share)
+	case l.log.Enabled(ctx, slog.LevelInfo):
+		l.line(ctx, d)
 	}
+}
+
+// line writes a decision to the log; unless all are wanted, those of a reason that come too many in
+// a second are only counted, in the next line, or when the flood is over.
+func (l *decisionLog) line(ctx context.Context, d *policy.Decision) {
 	var left int64
 	kind := l.reasons[d.Reason]
 	if d.Shadow != policy.Allowed {
 		kind = l.shadows[d.Shadow]
 	}
-	if kind.limiter == nil || l.which == LogDenied {
+	if kind.limiter == nil || !l.sample.all {
 		var ok bool
 		if left, ok = l.bounded.allow(kind); !ok {
 			return

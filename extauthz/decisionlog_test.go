@@ -17,13 +17,40 @@ import (
 )
 
 func TestParseDecisions(t *testing.T) {
-	for _, good := range []string{"none", "denied", "all"} {
+	for _, good := range []string{"none", "denied", "all", "allowed", "denied,allowed=1%", "all,rate_limited=0.5%,undecided=0", "denied=1", "all=100%"} {
 		if got, err := extauthz.ParseDecisions(good); err != nil || string(got) != good {
 			t.Errorf("%q: %v, %v", good, got, err)
 		}
 	}
-	if _, err := extauthz.ParseDecisions("some"); err == nil {
-		t.Error(`"some" was taken`)
+	for bad, says := range map[string]string{
+		"some": `unknown value "some", want none, denied, all, or reasons such as allowed=1%`, "": `unknown value ""`, "none,allowed": `unknown value "none"`,
+		"denied,": `unknown value ""`, "denied, allowed": `unknown value " allowed"`, "denied,denied=1%": "denied is said twice",
+		"allowed=2": `allowed: share "2": want 0 to 1, or 0% to 100%`, "allowed=101%": `share "101%"`, "allowed=": `share ""`, "allowed=NaN": `share "NaN"`, "allowed=-1%": `share "-1%"`,
+	} {
+		if _, err := extauthz.ParseDecisions(bad); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v, want %s", bad, err, says)
+		}
+	}
+}
+
+// The term that says most about a reason counts.
+func TestSharesOfReasons(t *testing.T) {
+	for _, c := range []struct {
+		decisions                        extauthz.Decisions
+		allowed, unknownKey, rateLimited float64
+	}{
+		{"none", 0, 0, 0}, {"denied", 0, 1, 1}, {"all", 1, 1, 1}, {"allowed", 1, 0, 0}, {"denied,allowed=1%", .01, 1, 1},
+		{"all,rate_limited=0.001", 1, 1, .001}, {"all=10%,denied=50%,rate_limited=0", .1, .5, 0}, {"rate_limited=0,denied,all=10%", .1, 1, 0},
+	} {
+		if a, u, r := c.decisions.Share(policy.Allowed), c.decisions.Share(policy.UnknownKey), c.decisions.Share(policy.RateLimited); a != c.allowed || u != c.unknownKey || r != c.rateLimited {
+			t.Errorf("%s: %v, %v, %v", c.decisions, a, u, r)
+		}
+	}
+	const n = 100_000
+	for decisions, want := range map[extauthz.Decisions]int{"allowed=25%": n / 4, "allowed": n, "denied": 0, "allowed=0": 0} {
+		if got := decisions.Drawn(policy.Allowed, n); got < want-n/50 || got > want+n/50 || (want == 0 || want == n) && got != want {
+			t.Errorf("%s: %d of %d", decisions, got, n)
+		}
 	}
 }
 

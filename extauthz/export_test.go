@@ -12,9 +12,27 @@ import (
 // DecisionLog returns what logs decisions by the given clock, and what tells the rest
 // at the end.
 func DecisionLog(log *slog.Logger, which Decisions, now func() time.Time) (decision func(context.Context, *policy.Decision), end func()) {
-	l := newDecisionLog(log, which)
+	l := newDecisionLog(log, which, nil)
 	l.bounded.now = now
-	return l.decision, l.end
+	return func(ctx context.Context, d *policy.Decision) {
+		check := &policy.Check{}
+		*check.Decision() = *d
+		l.decision(ctx, check, 0)
+	}, l.end
+}
+
+// Share returns which part of the decisions with a reason is logged.
+func (d Decisions) Share(r policy.Reason) float64 { return d.sample().shares[r] }
+
+// Drawn returns how many of n decisions are drawn.
+func (d Decisions) Drawn(r policy.Reason, n int) (drawn int) {
+	s := d.sample()
+	for range n {
+		if _, ok := s.take(r); ok {
+			drawn++
+		}
+	}
+	return drawn
 }
 
 // SetClock gives the log another clock, and returns what tells the floods that are over

@@ -1,8 +1,6 @@
 package extauthz
 
 import (
-	"maps"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,9 +12,9 @@ import (
 // Metrics are the server's Prometheus metrics. No label ever holds a key, a key
 // id or anything else that a client chooses.
 type Metrics struct {
-	decisions      *prometheus.CounterVec
+	outcomes       *outcomes
 	shadowed       *prometheus.CounterVec
-	duration       prometheus.Histogram
+	durations      *durations
 	failureModes   *prometheus.CounterVec
 	storeErrors    *prometheus.CounterVec
 	corruptRecords prometheus.Counter
@@ -25,27 +23,20 @@ type Metrics struct {
 	httpRefused    *prometheus.CounterVec
 	policyLoads    *prometheus.CounterVec
 	policyRejected prometheus.Gauge
+	policyLoaded   prometheus.Gauge
 	policyAPIs     prometheus.Gauge
 	changeDelay    prometheus.Histogram
 	breakerOpen    *prometheus.GaugeVec
 	logs           *logMetrics
-
-	outcomes atomic.Pointer[map[outcome]prometheus.Counter] // of decisions; a map never changes
 }
 
 // NewMetrics returns the metrics, registered with r.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
-		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tollgate_decisions_total", Help: "Decisions by API and reason; reason allowed lets the request pass.",
-		}, []string{"api", "reason"}),
+		outcomes: newOutcomes(), durations: newDurations(),
 		shadowed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_shadowed_total", Help: "Requests that passed only because of shadow_mode, by the reason for which they would have been denied. They are among the allowed decisions.",
 		}, []string{"api", "reason"}),
-		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "tollgate_check_duration_seconds", Help: "Time from a check request to its decision.",
-			Buckets: []float64{.00001, .00003, .0001, .0003, .001, .003, .01, .03, .1, .3},
-		}),
 		failureModes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_failure_mode_total", Help: "Requests decided by a plan's failure_mode because the limits could not be asked.",
 		}, []string{"api", "mode"}),
@@ -62,13 +53,16 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "tollgate_grpc_refused_total", Help: "Check requests over gRPC answered with an RPC error unread: too_large (over 9 MiB: Envoy sends request bodies), malformed.",
 		}, []string{"why"}),
 		httpRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tollgate_http_lane_refused_total", Help: "What the HTTP lane refused without a decision: peer (not trusted), malformed (no request), too_large (a head over 256 KiB or a body).",
+			Name: "tollgate_http_refused_total", Help: "What the server of --authz-http-address refused without a decision: peer (not trusted), malformed (no request), too_large (a head over 256 KiB or a body).",
 		}, []string{"why"}),
 		policyLoads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_policy_loads_total", Help: "Policy loads by result: ok or rejected. Rejected files count at every look until they are fixed.",
 		}, []string{"result"}),
 		policyRejected: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "tollgate_policy_rejected", Help: "1 while the policy files on disk are refused and an older policy is in force.",
+		}),
+		policyLoaded: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tollgate_policy_last_load_timestamp_seconds", Help: "When the policy in force was loaded, in seconds since 1970.",
 		}),
 		policyAPIs: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "tollgate_policy_apis", Help: "APIs in force.",
@@ -82,14 +76,35 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Help: "Servers of the store that are not asked for this operation, because they did not answer or refused it to everybody.",
 		}, []string{"operation"}),
 	}
+	m.begin()
+	m.logs = newLogMetrics(r)
+	r.MustRegister(m.outcomes, m.shadowed, m.durations, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.grpcRefused, m.httpRefused,
+		m.policyLoads, m.policyRejected, m.policyLoaded, m.policyAPIs, m.changeDelay, m.breakerOpen)
+	return m
+}
+
+// begin has every series whose labels are known begin at zero: a rate sees no increase in a series
+// that begins with one.
+func (m *Metrics) begin() {
 	for _, o := range connect.Operations() {
 		m.breakerOpen.WithLabelValues(o.String())
 	}
-	m.logs = newLogMetrics(r)
-	r.MustRegister(m.decisions, m.shadowed, m.duration, m.failureModes, m.storeErrors, m.corruptRecords, m.panics, m.grpcRefused, m.httpRefused,
-		m.policyLoads, m.policyRejected, m.policyAPIs, m.changeDelay, m.breakerOpen)
-	return m
+	for vec, values := range map[*prometheus.CounterVec][]string{
+		m.storeErrors: {storeLookup, storeUnvouched, storeSpend}, m.grpcRefused: {"too_large", "malformed"},
+		m.httpRefused: {"peer", "malformed", "too_large"}, m.policyLoads: {"ok", "rejected"},
+	} {
+		for _, value := range values {
+			vec.WithLabelValues(value)
+		}
+	}
 }
+
+// The operations of tollgate_store_errors_total.
+const (
+	storeLookup    = "lookup"
+	storeUnvouched = "unvouched"
+	storeSpend     = "spend"
+)
 
 // GRPCRefused counts a check request that the gRPC server answered unread: too_large or
 // malformed.
@@ -112,38 +127,62 @@ func (m *Metrics) BreakerChanged(c connect.BreakerChange) {
 	}
 }
 
-func (m *Metrics) decided(api *policy.API, d *policy.Decision, took time.Duration) {
-	name := ""
-	if api != nil {
-		name = api.Name()
+// loaded notes the set that is about to be in force.
+func (m *Metrics) loaded(set *policy.Set, now time.Time) {
+	m.outcomes.follow(set)
+	m.policyLoads.WithLabelValues("ok").Inc()
+	m.policyRejected.Set(0)
+	m.policyLoaded.Set(float64(now.UnixMilli()) / 1000)
+	m.policyAPIs.Set(float64(len(set.APIs())))
+}
+
+func (m *Metrics) decided(set *policy.Set, check *policy.Check, took time.Duration) {
+	m.outcomes.decision(set, check)
+	m.durations.check.observe(took)
+	if shadow := check.Decision().Shadow; shadow != policy.Allowed {
+		m.shadowed.WithLabelValues(check.API().Name(), shadow.String()).Inc()
 	}
-	m.decisionsOf(outcome{name, d.Reason}).Inc()
-	if d.Shadow != policy.Allowed {
-		m.shadowed.WithLabelValues(name, d.Shadow.String()).Inc()
-	}
-	m.duration.Observe(took.Seconds())
-	if mode := d.Meta("failure_mode"); mode != "" {
-		m.failureModes.WithLabelValues(name, mode).Inc()
+	if mode := check.Decision().Meta("failure_mode"); mode != "" {
+		m.failureModes.WithLabelValues(check.API().Name(), mode).Inc()
 	}
 }
 
-// outcome names one series of tollgate_decisions_total.
-type outcome struct {
-	api    string
-	reason policy.Reason
+// durations are the times of checks, and of what they wait for.
+type durations struct {
+	check *histogram
+	waits []*histogram // by operation
+
+	checks, waited *prometheus.Desc
 }
 
-// decisionsOf finds a series without hashing its labels anew.
-func (m *Metrics) decisionsOf(o outcome) prometheus.Counter {
-	known := m.outcomes.Load()
-	if known != nil && (*known)[o] != nil {
-		return (*known)[o]
+// checkBounds are the classic buckets of checks and of what they wait for.
+var checkBounds = [...]time.Duration{
+	10 * time.Microsecond, 30 * time.Microsecond, 100 * time.Microsecond, 300 * time.Microsecond, time.Millisecond,
+	3 * time.Millisecond, 10 * time.Millisecond, 30 * time.Millisecond, 100 * time.Millisecond, 300 * time.Millisecond,
+}
+
+func newDurations() *durations {
+	d := &durations{
+		check:  newHistogram(checkBounds[:]),
+		checks: prometheus.NewDesc("tollgate_check_duration_seconds", "Time from a check request to its decision.", nil, nil),
+		waited: prometheus.NewDesc("tollgate_store_wait_seconds", "How long checks waited for the store, each for each of what it asked: lookup of a key, read of limits, spend of them. What is answered from memory is not in it.", []string{"operation"}, nil),
 	}
-	c := m.decisions.WithLabelValues(o.api, o.reason.String())
-	more := map[outcome]prometheus.Counter{o: c}
-	if known != nil {
-		maps.Copy(more, *known)
+	for range connect.Operations() {
+		d.waits = append(d.waits, newHistogram(checkBounds[:]))
 	}
-	m.outcomes.CompareAndSwap(known, &more) // if another goroutine was faster, the next call tries again
-	return c
+	return d
+}
+
+// Describe implements prometheus.Collector.
+func (d *durations) Describe(out chan<- *prometheus.Desc) {
+	out <- d.checks
+	out <- d.waited
+}
+
+// Collect implements prometheus.Collector.
+func (d *durations) Collect(out chan<- prometheus.Metric) {
+	out <- d.check.metric(d.checks)
+	for operation, waits := range d.waits {
+		out <- waits.metric(d.waited, connect.Operation(operation).String())
+	}
 }

@@ -131,11 +131,9 @@ func (p *Policies) Refresh(now time.Time) {
 		p.refuse(err, now)
 		return
 	}
+	p.metrics.loaded(set, now)
 	p.current.Store(set)
 	p.setStatus(now, nil)
-	p.metrics.policyLoads.WithLabelValues("ok").Inc()
-	p.metrics.policyRejected.Set(0)
-	p.metrics.policyAPIs.Set(float64(len(set.APIs())))
 	p.log.Info("policy loaded", slog.String("path", p.path), slog.Int("apis", len(set.APIs())))
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	eg "github.com/envoyproxy/gateway/api/v1alpha1"
+	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	mesh "istio.io/api/mesh/v1alpha1"
@@ -92,6 +93,10 @@ func newObject(apiVersion, kind string) any {
 		return new(eg.EnvoyProxy)
 	case "gateway.envoyproxy.io/v1alpha1 EnvoyPatchPolicy":
 		return new(eg.EnvoyPatchPolicy)
+	case "monitoring.coreos.com/v1 PodMonitor":
+		return new(monitoring.PodMonitor)
+	case "monitoring.coreos.com/v1 PrometheusRule":
+		return new(monitoring.PrometheusRule)
 	case "networking.istio.io/v1alpha3 EnvoyFilter":
 		return new(envoyFilter)
 	case "security.istio.io/v1 AuthorizationPolicy":

@@ -9,10 +9,19 @@ import (
 )
 
 // API is one API of a Set. It never changes.
-type API struct{ spec Spec }
+type API struct {
+	spec  Spec
+	index int // in its Set
+}
 
 // Name returns the API's name.
 func (a *API) Name() string { return a.spec.Name }
+
+// Index returns the place of the API in Set.APIs.
+func (a *API) Index() int { return a.index }
+
+// Size returns how many routes and plans the API has: each has an Index below that.
+func (a *API) Size() (routes, plans int) { return len(a.spec.Routes), len(a.spec.Plans) }
 
 // StaleFor returns how long a known key may be served while the store is away.
 func (a *API) StaleFor() time.Duration { return a.spec.StaleFor }

@@ -99,6 +99,7 @@ func TestImports(t *testing.T) {
 		"github.com/redis/":                      {"policy/connect", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/keystest", "policy/limits/counters", "policy/usage/ledger", "cmd"},
 		"github.com/alicebob/":                   {"cmd", "policy/keys/keystest"},
 		"github.com/prometheus/":                 {"extauthz", "cmd"},
+		"go.opentelemetry.io/":                   {"extauthz", "cmd"},
 		"github.com/spf13/":                      {"cmd"},
 		"log/slog":                               {"policy/connect", "policy/keys", "policy/keys/keyfile", "policy/keys/cache", "policy/keys/keystest", "extauthz", "extauthz/grpcserver", "extauthz/httpserver", "cmd"},
 	}

@@ -204,6 +204,9 @@ func (c *Check) API() *API { return c.api }
 // Route returns the route of the request, nil if none matched.
 func (c *Check) Route() *Route { return c.route }
 
+// Plan returns the plan of the key, nil where no key is known or its plan is none of the policy.
+func (c *Check) Plan() *Plan { return c.plan }
+
 // Now returns when the decision began.
 func (c *Check) Now() time.Time { return c.now }
 

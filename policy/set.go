@@ -27,8 +27,8 @@ func New(specs ...Spec) *Set {
 		headers: map[string]string{"content-type": "content-type"},
 		names:   map[string]string{},
 	}
-	for _, spec := range specs {
-		api := &API{spec}
+	for i, spec := range specs {
+		api := &API{spec, i}
 		s.apis = append(s.apis, api)
 		s.byName[spec.Name] = api
 		s.names[spec.Name] = spec.Name

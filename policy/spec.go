@@ -52,6 +52,7 @@ type Spec struct {
 
 // Route is one route of an API.
 type Route struct {
+	Index  int // in the file
 	Name   string
 	Scope  string   // "" for scope: none
 	Grants []string // the scopes that include Scope, itself among them
@@ -84,6 +85,7 @@ type Environment struct {
 
 // Plan is what keys of a plan may spend.
 type Plan struct {
+	Index         int          // in the file
 	All           PlanLimits   // where the API has no environments, what its keys have
 	ByEnvironment []PlanLimits // what keys of an environment have, by its Index
 	KeyAnchor     bool         // months begin on the key's own day

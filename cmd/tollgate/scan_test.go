@@ -169,7 +169,7 @@ func TestFirstLookUpsDuringAScan(t *testing.T) {
 		t.Errorf("%d of %d first look-ups refused", refused, n)
 	}
 	busy := f.metric(t, `tollgate_key_lookups_total{outcome="busy"}`)
-	reason := f.metric(t, `tollgate_decisions_total{api="pixelbyte",reason="lookup_refused"}`)
+	reason := f.metric(t, `tollgate_decisions_total{api="pixelbyte",plan="",reason="lookup_refused",route="list_models"}`)
 	if busy == 0 && (full || perSecond > scanSure) || busy != reason {
 		t.Errorf("%d look-ups refused, %d decisions say so", busy, reason)
 	}

@@ -26,16 +26,20 @@ type Store interface {
 	extauthz.Spender
 }
 
-// AuthorizerOf decides by one policy file, and keeps no log.
-func AuthorizerOf(t testing.TB, file policyfile.File, s Store) *extauthz.Authorizer {
+// AuthorizerOf decides by one policy file, with changes of its configuration, and keeps no log.
+func AuthorizerOf(t testing.TB, file policyfile.File, s Store, changes ...func(*extauthz.Config)) *extauthz.Authorizer {
 	t.Helper()
 	metrics := extauthz.NewMetrics(prometheus.NewRegistry())
 	policies := FixedPolicies(t, metrics, file)
-	return extauthz.New(extauthz.Config{
+	config := extauthz.Config{
 		Policies: policies, Counts: usage.NewCounter(0, policies.FindRoute),
 		Decider: policy.NewDecider(keys.NewHasher([]byte("pepper")), limits.NewLocal(1, time.Now, 10), time.Now),
 		Keys:    s, Limits: s, Metrics: metrics, Log: slog.New(slog.DiscardHandler), Decisions: extauthz.LogAll,
-	})
+	}
+	for _, change := range changes {
+		change(&config)
+	}
+	return extauthz.New(config)
 }
 
 // TextsIn collects the texts and bytes in a value, up to the capacity of its slices.

@@ -226,7 +226,7 @@ func (s *Stack) HTTPRefused(t *testing.T, why string) (n float64) {
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if f.GetName() == "tollgate_http_lane_refused_total" && m.GetLabel()[0].GetValue() == why {
+			if f.GetName() == "tollgate_http_refused_total" && m.GetLabel()[0].GetValue() == why {
 				n += m.GetCounter().GetValue()
 			}
 		}

@@ -2,11 +2,14 @@ package grpcserver_test
 
 import (
 	"context"
+	"io"
 	"testing"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	"tollgate/extauthz"
@@ -92,6 +95,60 @@ func BenchmarkCheck(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		check(req)
+	}
+}
+
+// kinds are the ways in which a check may be told of: not at all, in a trace that is not in the
+// sample or begins here and is not, and as lines of JSON.
+func kinds(t testing.TB) map[string]func(*extauthz.Config) {
+	t.Helper()
+	traced := func(c *extauthz.Config) { c.Tracing, _ = extauthztest.NewTracing(false) }
+	return map[string]func(*extauthz.Config){
+		"untold": func(c *extauthz.Config) { c.Decisions = extauthz.LogNone },
+		"unsampled": func(c *extauthz.Config) {
+			c.Decisions = extauthz.LogNone
+			traced(c)
+		},
+		"lines": func(c *extauthz.Config) {
+			c.Lines = extauthz.NewDecisionLines(io.Discard, time.Now, prometheus.NewRegistry())
+			ctx, end := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { defer close(ended); c.Lines.Run(ctx, func(error) {}) }()
+			t.Cleanup(func() { end(); <-ended })
+		},
+	}
+}
+
+// inTrace is the context of a call that Envoy makes in a trace which it does not sample.
+func inTrace(t testing.TB) context.Context {
+	t.Helper()
+	return metadata.NewIncomingContext(t.Context(), metadata.Pairs(
+		":authority", "tollgate", "content-type", "application/grpc", "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"))
+}
+
+// What is said of a check costs little memory: a trace that is not in the sample one piece, for the
+// values of the call's metadata.
+func TestAllocationsOfWhatIsTold(t *testing.T) {
+	file, grant, b := pictify(t)
+	for name, most := range map[string]float64{"untold": 3, "unsampled": 4, "lines": 4} {
+		check := grpcserver.CheckBytesIn(t, inTrace(t), extauthztest.AuthorizerOf(t, file, atOnce{grant}, kinds(t)[name]))
+		check(b)
+		if n := testing.AllocsPerRun(1000, func() { check(b) }); n > most && !grpcserver.Race {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+func BenchmarkCheckTold(b *testing.B) {
+	file, grant, req := pictify(b)
+	for name, change := range kinds(b) {
+		b.Run(name, func(b *testing.B) {
+			check := grpcserver.CheckBytesIn(b, inTrace(b), extauthztest.AuthorizerOf(b, file, atOnce{grant}, change))
+			b.ReportAllocs()
+			for b.Loop() {
+				check(req)
+			}
+		})
 	}
 }
 

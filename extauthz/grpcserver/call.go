@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
+	grpcmetadata "google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"tollgate/extauthz"
@@ -77,7 +78,11 @@ func handleCheck(server any, ctx context.Context, decode func(any) error, _ grpc
 // treats by its failure_mode_allow and status_on_error; an empty CheckResponse
 // would allow the request.
 func (s *checkService) check(ctx context.Context, c *call) error {
-	d := s.authorizer.Decide(ctx, c.start, c.set, &c.request, &c.check)
+	traced := ctx
+	if t := s.authorizer.Tracing(); t != nil {
+		traced = t.Continue(ctx, incoming(ctx, "traceparent"), func() string { return incoming(ctx, "tracestate") })
+	}
+	d := s.authorizer.Decide(traced, c.start, c.set, &c.request, &c.check)
 	// Envoy has gone, or its time is up: an answer now could reach it by chance.
 	if err := ctx.Err(); err != nil {
 		s.authorizer.Abandon(&c.check)
@@ -88,6 +93,15 @@ func (s *checkService) check(ctx context.Context, c *call) error {
 	}
 	c.answer(d)
 	return nil
+}
+
+// incoming returns what a call's metadata says first under a name, "" for nothing. Envoy names its
+// own span there; a header of that name in the request is the client's word.
+func incoming(ctx context.Context, name string) string {
+	if values := grpcmetadata.ValueFromIncomingContext(ctx, name); len(values) > 0 {
+		return values[0]
+	}
+	return ""
 }
 
 // checkService is the server that gRPC hands to the handler, and the codec of its

@@ -94,8 +94,13 @@ func Decide(t testing.TB, a *extauthz.Authorizer, req []byte) *policy.Decision {
 // around it. The reply is void at the next call.
 func CheckBytes(t testing.TB, a *extauthz.Authorizer) func([]byte) []byte {
 	t.Helper()
+	return CheckBytesIn(t, context.Background(), a)
+}
+
+// CheckBytesIn is CheckBytes of calls with a context.
+func CheckBytesIn(t testing.TB, ctx context.Context, a *extauthz.Authorizer) func([]byte) []byte {
+	t.Helper()
 	service := newCheckService(a)
-	ctx := context.Background()
 	var data mem.BufferSlice
 	decode := func(c any) error { return service.Unmarshal(data, c) }
 	return func(b []byte) []byte {

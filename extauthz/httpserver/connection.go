@@ -159,6 +159,10 @@ func (c *connection) answer(head []byte) (more bool) {
 	if wait := c.message.timeout; wait > 0 && place.proxy == proxyEnvoy {
 		ctx = &deadlineContext{ctx, start.Add(wait)}
 	}
+	if t := c.server.authorizer.Tracing(); t != nil {
+		parent, _ := c.message.only("traceparent")
+		ctx = t.Continue(ctx, parent, func() string { state, _ := c.message.only("tracestate"); return state })
+	}
 	reply := reply{out: c.out[:0], place: place, head: c.message.method == "HEAD", close: !more}
 	d, ok := c.server.authorize(ctx, start, set, &c.request, &c.check)
 	if ok {

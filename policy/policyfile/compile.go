@@ -342,7 +342,7 @@ func (c *compiler) routes() {
 	c.spec.Routes = make(map[string]*policy.Route, len(c.doc.Routes))
 	for i, in := range c.doc.Routes {
 		c.name(at("routes", i, "name"), "route", in.Name, seen)
-		route := &policy.Route{Name: in.Name, Cost: 1, Public: in.Public}
+		route := &policy.Route{Index: i, Name: in.Name, Cost: 1, Public: in.Public}
 		route.NoSlot = c.choice(at("routes", i, "concurrent"), in.Slot, "one", "none") == "none"
 		if in.Cost != nil {
 			route.Cost = *in.Cost
@@ -399,7 +399,7 @@ func (c *compiler) plans() {
 	c.spec.Plans = make(map[string]*policy.Plan, len(c.doc.Plans))
 	for i, in := range c.doc.Plans {
 		c.name(at("plans", i, "name"), "plan", in.Name, seen)
-		p := &policy.Plan{KeyAnchor: in.MonthAnchor.Key}
+		p := &policy.Plan{Index: i, KeyAnchor: in.MonthAnchor.Key}
 		mode := c.choice(at("plans", i, "failure_mode"), in.FailureMode, "closed", "open", "local")
 		p.FailureMode = map[string]policy.FailureMode{"open": policy.FailOpen, "local": policy.FailLocal}[mode]
 		p.Exact = c.choice(at("plans", i, "counting"), in.Counting, "auto", "exact") == "exact"

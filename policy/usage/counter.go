@@ -216,7 +216,7 @@ func (c *Counter) Stats() Stats {
 	for i := range c.shards {
 		shard := &c.shards[i]
 		shard.mu.Lock()
-		s.Keys += shard.live.entries.n
+		s.Keys += shard.live.entries.n - shard.live.apis
 		shard.mu.Unlock()
 	}
 	return s

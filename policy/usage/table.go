@@ -17,6 +17,7 @@ type table struct {
 	more    blocks[cell] // the cells of entries beyond their first
 	seen    blocks[seenCell]
 	hot     []uint32 // entries that have counted hotAt requests, each once
+	apis    int      // entries of another kind than ofKey
 }
 
 // kind says whose an entry is.
@@ -103,6 +104,9 @@ const firstHeads = 16
 func (t *table) add(hash uint32, e entry) (*entry, uint32) {
 	if t.entries.n >= len(t.heads) {
 		t.grow()
+	}
+	if e.kind != ofKey {
+		t.apis++
 	}
 	i, added := t.entries.add()
 	head := &t.heads[hash&uint32(len(t.heads)-1)]
@@ -201,7 +205,7 @@ func (t *table) empty() {
 	t.entries.empty()
 	t.more.empty()
 	t.seen.empty()
-	t.hot = t.hot[:0]
+	t.hot, t.apis = t.hot[:0], 0
 }
 
 // blocks is a list that grows without being copied.

@@ -298,7 +298,7 @@ func TestFigures(t *testing.T) {
 	f := &figures{decisions: map[string]float64{}}
 	for _, line := range []string{
 		"# HELP go_memstats_mallocs_total x", "go_memstats_mallocs_total 1.5e+06", "go_memstats_alloc_bytes_total 20", "go_memstats_alloc_bytes 10",
-		`tollgate_decisions_total{api="bench",reason="allowed"} 3`, `tollgate_decisions_total{api="other",reason="allowed"} 4`, "other 1", "",
+		`tollgate_decisions_total{api="bench",plan="pro",reason="allowed",route="item"} 3`, `tollgate_decisions_total{api="other",plan="",reason="allowed",route=""} 4`, "other 1", "",
 		`tollgate_limit_spends_total{from="lease"} 5`, `tollgate_limit_spends_total{from="store"} 6`,
 	} {
 		if err := f.line(line); err != nil {

@@ -102,7 +102,8 @@ func (f *figures) line(text string) error {
 		return fmt.Errorf("metric %s: %w", name, err)
 	}
 	if isDecision {
-		f.decisions[strings.TrimSuffix(reason, `"}`)] += number
+		reason, _, _ = strings.Cut(reason, `"`)
+		f.decisions[reason] += number
 		return nil
 	}
 	*to = number

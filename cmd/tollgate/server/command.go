@@ -32,7 +32,7 @@ under way end, and the server stops. A second signal stops it at once.`,
 			if err := s.fill(cmd.Flags()); err != nil {
 				return err
 			}
-			return serve(cmd.Context(), s, version, cmd.ErrOrStderr())
+			return serve(cmd.Context(), s, version, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	cmd.Flags().SortFlags = false

@@ -24,6 +24,12 @@ const (
 	LimitsExact = "exact"
 )
 
+// The values of --log-decisions-to.
+const (
+	DecisionsToLog    = "log"
+	DecisionsToStdout = "stdout"
+)
+
 // options are what `tollgate serve` runs with. A flag, a TOLLGATE_ variable and
 // a key of the config file say the same, in this order of precedence.
 type options struct {
@@ -53,10 +59,11 @@ type options struct {
 	limits         string // LimitsAuto or LimitsExact
 	usage          bool
 
-	logFormat    string
-	logLevel     string
-	logDecisions string
-	reflection   bool
+	logFormat      string
+	logLevel       string
+	logDecisions   string
+	logDecisionsTo string // DecisionsToLog or DecisionsToStdout
+	reflection     bool
 }
 
 // newFlags returns the flags of serve, which write to s.
@@ -90,7 +97,8 @@ func newFlags(s *options) *pflag.FlagSet {
 	f.BoolVar(&s.usage, "usage", true, "count what is done with each key, for tollgate usage")
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&s.logDecisions, "log-decisions", string(extauthz.LogDenied), "decisions to log: none, denied or all")
+	f.StringVar(&s.logDecisions, "log-decisions", string(extauthz.LogDenied), "decisions to log: none, denied, all, or reasons, joined with commas; =SHARE logs a part (denied,allowed=1%)")
+	f.StringVar(&s.logDecisionsTo, "log-decisions-to", DecisionsToLog, "log: among the other lines of the log, at most 100 per second and reason; stdout: a line of JSON each, on standard output")
 	f.BoolVar(&s.reflection, "reflection", false, "offer gRPC server reflection")
 	return f
 }
@@ -145,6 +153,9 @@ func (s *options) check() error {
 	}
 	if s.logFormat != "text" && s.logFormat != "json" {
 		return fmt.Errorf("--log-format: unknown value %q, want text or json", s.logFormat)
+	}
+	if s.logDecisionsTo != DecisionsToLog && s.logDecisionsTo != DecisionsToStdout {
+		return fmt.Errorf("--log-decisions-to: unknown value %q, want %s or %s", s.logDecisionsTo, DecisionsToLog, DecisionsToStdout)
 	}
 	if s.limits != LimitsAuto && s.limits != LimitsExact {
 		return fmt.Errorf("--limits: unknown value %q, want %s or %s", s.limits, LimitsAuto, LimitsExact)

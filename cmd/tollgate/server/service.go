@@ -68,7 +68,9 @@ type service struct {
 	rights     *rights
 	cache      *keyCache
 	leases     *counters.Leases
-	usage      *usageCounts // nil with --usage=false
+	usage      *usageCounts            // nil with --usage=false
+	lines      *extauthz.DecisionLines // nil unless decisions go to stdout
+	tracing    *tracing                // nil unless OTEL_ variables ask for it
 	authorizer *extauthz.Authorizer
 	grpc       *grpcserver.Server
 	status     *Status
@@ -81,7 +83,7 @@ type service struct {
 
 // serve runs the server until a signal or the end of ctx. What is wrong with the
 // settings or their files is found before anything is opened.
-func serve(ctx context.Context, s *options, version string, stderr io.Writer) error {
+func serve(ctx context.Context, s *options, version string, stdout, stderr io.Writer) error {
 	stop, stopNow, release := untilSignal(ctx)
 	defer release()
 
@@ -94,6 +96,9 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 	if err := v.loadCertificates(s); err != nil {
 		return err
 	}
+	if v.tracing, err = newTracing(stop, os.Getenv, version, v.registry, v.log); err != nil {
+		return err
+	}
 	entries, from, err := v.prepareKeys(s, set)
 	if err != nil {
 		return err
@@ -103,6 +108,7 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 	}
 	defer func() { v.logError("close the store", v.storage.Close()) }()
 	v.warnAboutStore()
+	registerProcess(v.registry, version, v.storage.Client)
 	v.records, v.counters = store.New(v.storage.Client), counters.NewStore(v.storage.Client, nil)
 	manager := admin.NewManager(v.records, v.hasher, set, audit.New(v.storage.Client, 0), serverActor(), time.Now)
 	v.standing = standing.New(v.storage.Client, v.hasher, standing.Options{
@@ -117,6 +123,9 @@ func serve(ctx context.Context, s *options, version string, stderr io.Writer) er
 	v.rights = &rights{keys: v.records, counts: v.counters, limitsSlots: func() bool { return v.policies.Current().LimitsConcurrency() }}
 	if !v.seeder.away {
 		v.rights.try(stop)
+	}
+	if s.logDecisionsTo == DecisionsToStdout {
+		v.lines = extauthz.NewDecisionLines(stdout, time.Now, v.registry)
 	}
 	v.build(s)
 	if err := v.listen(s); err != nil {
@@ -200,6 +209,8 @@ func (v *service) build(s *options) {
 		Metrics:   v.metrics,
 		Log:       v.log,
 		Decisions: extauthz.Decisions(s.logDecisions),
+		Lines:     v.lines,
+		Tracing:   v.tracing.decisions(),
 		Deadline:  s.deadline,
 	})
 	v.grpc = grpcserver.New(v.authorizer, grpcserver.Config{TLS: config, Reflection: s.reflection})
@@ -262,6 +273,8 @@ func (v *service) run(s *options, stop, stopNow context.Context) error {
 	work.Go(func() { v.cache.run(serving) })
 	work.Go(func() { v.leases.Run(serving) }) // gives back what is leased after the last call
 	work.Go(func() { v.usage.run(serving) })
+	work.Go(func() { v.writeDecisions(serving) })
+	work.Go(func() { v.logError("send the last spans", v.tracing.run(serving)) })
 	ended := make(chan error, 3)
 	work.Go(func() { ended <- v.grpc.Serve(v.grpcListener) })
 	work.Go(func() { ended <- ignoreClosed(v.http.Serve(v.httpListener)) })
@@ -411,6 +424,14 @@ func (v *service) followCertificates(ctx context.Context, interval time.Duration
 			v.log.Error("certificates refused; the ones before stay in use", slog.String("error", problem))
 		}
 		told = problem
+	}
+}
+
+// writeDecisions writes the lines of decisions until ctx ends.
+func (v *service) writeDecisions(ctx context.Context) {
+	if v.lines != nil {
+		trouble := troubles{log: v.log, message: "decisions were not written to standard output, and are lost"}
+		v.lines.Run(ctx, trouble.tell)
 	}
 }
 
