@@ -45,8 +45,8 @@ func newDecisionLog(log *slog.Logger, which Decisions, lines *DecisionLines) *de
 	return l
 }
 
-// decision logs a decision that took so long, if it is in the sample. What only shadow_mode let pass
-// is logged as what is denied is.
+// decision logs a decision that took so long, if it is in the sample. What only shadow_mode let
+// pass is logged as what is denied is.
 func (l *decisionLog) decision(ctx context.Context, check *policy.Check, took time.Duration) {
 	l.bounded.tellFloods()
 	d := check.Decision()
