@@ -20,6 +20,8 @@ import (
 	"tollgate/policy/keys/admin"
 	"tollgate/policy/keys/keyfile"
 	"tollgate/policy/keys/store"
+	"tollgate/policy/usage"
+	"tollgate/policy/usage/ledger"
 )
 
 // held are requests that are under way at an application, behind an Envoy that asks these replicas.
@@ -214,7 +216,9 @@ func TestBesideTheVersionBefore(t *testing.T) {
 		tollgatetest.WriteFile(t, r.policy, limited)
 	}
 	eventually(t, "the old server to refuse the file", func() bool { return strings.Contains(h.replicas[0].ready(t), "refused") })
-	eventually(t, "the new server to limit", func() bool { return strings.Contains(h.replicas[1].ready(t), "concurrency:") })
+	eventually(t, "the new server to limit", func() bool {
+		return strings.Contains(h.replicas[1].status(t, "/metrics"), `tollgate_policy_loads_total{result="ok"} 2`)
+	})
 	awaitMinute(t)
 	spent := h.spent(t)
 	allowed := 0
@@ -254,6 +258,42 @@ func TestBesideTheVersionBefore(t *testing.T) {
 		}
 	}
 	eventually(t, "the slot to be released", func() bool { return h.inUse(t) == 0 })
+
+	// Usage is what the new server decided; what the old one did is nowhere.
+	decided, asked := h.replicas[1].decisions(t), 2*perMinute+6+4*perMinute
+	if decided == 0 || decided >= asked {
+		t.Errorf("the new server decided %d of %d", decided, asked)
+	}
+	eventually(t, "usage to be written", func() bool { return h.used(t) == decided })
+}
+
+// used is how many requests the store's usage of today and yesterday tells of.
+func (h *held) used(t *testing.T) (n int) {
+	t.Helper()
+	today := usage.DayOf(time.Now())
+	report, err := ledger.NewReader(h.redis.Admin).Ask(t.Context(), ledger.Question{APIs: []string{"jobs"}, By: usage.ByRoute, From: today.Hour(0) - 24, To: today})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range report.Rows("") {
+		n += int(row.Allowed + row.Denied)
+	}
+	return n
+}
+
+// decisions is how many the server has made.
+func (r *replica) decisions(t *testing.T) (n int) {
+	t.Helper()
+	for line := range strings.Lines(r.status(t, "/metrics")) {
+		if text, is := strings.CutPrefix(line, "tollgate_decisions_total{"); is {
+			var more float64
+			if _, err := fmt.Sscan(text[strings.LastIndexByte(text, ' '):], &more); err != nil {
+				t.Fatal(err)
+			}
+			n += int(more)
+		}
+	}
+	return n
 }
 
 // spent is what is counted in the month.
@@ -289,9 +329,12 @@ func (r *replica) http(t *testing.T) (url string) {
 }
 
 // ready is what the server says at /readyz.
-func (r *replica) ready(t *testing.T) string {
+func (r *replica) ready(t *testing.T) string { return r.status(t, "/readyz") }
+
+// status is what the server says at a path of its health port.
+func (r *replica) status(t *testing.T, path string) string {
 	t.Helper()
-	resp, err := http.Get(r.http(t) + "/readyz")
+	resp, err := http.Get(r.http(t) + path)
 	if err != nil {
 		t.Fatal(err)
 	}
