@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -143,7 +144,7 @@ func TestEnvoyTellsHowRequestsEnd(t *testing.T) {
 				want              extauthz.AccessLogEntry
 			}{
 				{"allowed", "/items/1", secret, extauthz.AccessLogEntry{Reason: "allowed", API: "small", Route: "items", KeyID: "key_small", Team: "team_s", Plan: "basic", Code: 200, BytesIn: 9}},
-				{"an error of the application", "/items/broken", secret, extauthz.AccessLogEntry{Reason: "allowed", API: "small", Route: "items", KeyID: "key_small", Team: "team_s", Plan: "basic", Code: 503, BytesIn: 9}},
+				{"an error of the application", "/items/broken", secret, extauthz.AccessLogEntry{Reason: "allowed", API: "small", Route: "items", KeyID: "key_small", Team: "team_s", Plan: "basic", Code: 503, Client: netip.MustParseAddr("127.0.0.1"), BytesIn: 9}},
 				{"without a key", "/items/1", "", extauthz.AccessLogEntry{Reason: "missing_credential", API: "small", Route: "items", Code: 401, BytesIn: 9}},
 				{"not asked", "/items/unasked", secret, extauthz.AccessLogEntry{Code: 200, BytesIn: 9}},
 			} {

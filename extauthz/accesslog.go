@@ -2,11 +2,13 @@ package extauthz
 
 import (
 	"encoding/json"
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"tollgate/policy"
+	"tollgate/policy/errorlog"
 	"tollgate/policy/usage"
 )
 
@@ -23,6 +25,9 @@ type AccessLogEntry struct {
 	RequestID string
 	// Code is the HTTP status that the client got; 0 if it got none.
 	Code int
+	// Client is the address of the client as the proxy sees it, of a request with a Code of 500 or
+	// more; invalid where it is not known.
+	Client netip.Addr
 	// BytesIn and BytesOut are the sizes of the two bodies, for a connection that was upgraded of
 	// what it carried.
 	BytesIn, BytesOut uint64
@@ -42,8 +47,8 @@ type Observer interface {
 	Observed(e *AccessLogEntry)
 }
 
-// Observed follows the slot of a request, counts how it ended, and hands the entry to whoever wants
-// it.
+// Observed follows the slot of a request, counts how it ended, notes that it failed, and hands the
+// entry to whoever wants it.
 func (a *Authorizer) Observed(e *AccessLogEntry) {
 	a.followSlot(e)
 	finished := e.Reason == policy.Allowed.String() && !e.Periodic
@@ -54,6 +59,11 @@ func (a *Authorizer) Observed(e *AccessLogEntry) {
 		a.counts.Finished(&usage.Finished{
 			API: e.API, Route: e.Route, Key: e.KeyID, Team: e.Team, Start: e.Start,
 			Status: e.Code, BytesIn: e.BytesIn, BytesOut: e.BytesOut, Took: e.Duration,
+		})
+	}
+	if a.errors != nil && e.Reason == policy.Allowed.String() && !e.Periodic && e.Code >= 500 {
+		a.errors.Failed(&errorlog.Failure{
+			API: e.API, Route: e.Route, Key: e.KeyID, Decision: e.DecisionID, Request: e.RequestID, Code: e.Code, Client: e.Client, Ended: e.Start.Add(e.Duration),
 		})
 	}
 	if a.observer != nil {

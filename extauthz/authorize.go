@@ -18,6 +18,7 @@ import (
 
 	"tollgate/policy"
 	"tollgate/policy/connect"
+	"tollgate/policy/errorlog"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/cache"
 	"tollgate/policy/keys/standing"
@@ -83,6 +84,8 @@ type Config struct {
 	Observer Observer
 	// Counts counts the decisions by key; nil for none.
 	Counts *usage.Counter
+	// Errors samples the requests that were refused or failed; nil for none.
+	Errors *errorlog.Log
 	// Rehash is told of keys that were found by an older method of hashing; nil
 	// for none. It must not wait.
 	Rehash  func(id string, from, to keys.Digest)
@@ -111,6 +114,7 @@ type Authorizer struct {
 	usage    *cache.Usage
 	observer Observer // or nil
 	counts   *usage.Counter
+	errors   *errorlog.Log // or nil
 	rehash   func(id string, from, to keys.Digest)
 	deadline time.Duration
 	metrics  *Metrics
@@ -134,7 +138,7 @@ func New(c Config) *Authorizer {
 	nodes, _ := c.Limits.(nodes)
 	return &Authorizer{
 		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
-		breaker: c.Breaker, usage: c.Usage, counts: c.Counts, observer: c.Observer, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
+		breaker: c.Breaker, usage: c.Usage, counts: c.Counts, errors: c.Errors, observer: c.Observer, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: newDecisionLog(c.Log, c.Decisions, c.Lines), tracing: c.Tracing,
 		slots: newSlots(c.Limits, c.Decider.Local()),
 	}
@@ -217,7 +221,7 @@ func (a *Authorizer) noteUse(check *policy.Check) {
 	}
 }
 
-// count counts the decision for its key, or for its API where no key is known.
+// count counts the decision for its key, or for its API where no key is known, and notes a refusal.
 func (a *Authorizer) count(check *policy.Check) {
 	api, d := check.API(), check.Decision()
 	switch {
@@ -226,6 +230,9 @@ func (a *Authorizer) count(check *policy.Check) {
 		a.counts.Shadowed(api, check.Key(), check.Route(), d.Shadow, check.Now())
 	default:
 		a.counts.Decided(api, check.Key(), check.Route(), d.Reason, check.Now())
+	}
+	if a.errors != nil && !d.Allow {
+		a.errors.Refused(check)
 	}
 }
 

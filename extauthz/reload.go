@@ -61,6 +61,15 @@ func (p *Policies) UsageOf(api string) policy.Usage {
 	return policy.DefaultUsage()
 }
 
+// ErrorDays returns after how many days entries of the error log of an API are gone: what holds by
+// default if there is no such API.
+func (p *Policies) ErrorDays(api string) int {
+	if a := p.Current().API(api); a != nil {
+		return a.ErrorLog().Days
+	}
+	return policy.DefaultErrorLog().Days
+}
+
 // StaleFor returns how long a key of the API may be served while the store is
 // away: zero if there is no such API.
 func (p *Policies) StaleFor(api string) time.Duration {

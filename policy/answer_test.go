@@ -119,6 +119,37 @@ func TestBodies(t *testing.T) {
 	}
 }
 
+// Where the policy says so, a refusal tells the id of its decision.
+func TestDecisionID(t *testing.T) {
+	told := strings.Replace(envelopeErrors, `details: {header: Authorization, b: "x"}`, `details: {decision: "{decision_id}"}`, 1)
+	for _, c := range []struct {
+		errors       string
+		change       func(*world)
+		body, header bool
+	}{
+		{told, func(w *world) { w.request.Headers = nil }, true, false},
+		{told, func(w *world) { w.keyErr = keys.ErrUnknown }, false, false},
+		{strings.Replace(told, "dialect: envelope", "dialect: envelope\n  decision_id: header", 1), func(w *world) { w.request.Headers = nil }, true, true},
+		{strings.Replace(nestedErrors, "dialect: nested", "dialect: nested\n  decision_id: header", 1), func(w *world) { w.spent = 10 }, false, true},
+		{strings.Replace(nestedErrors, "dialect: nested", "dialect: nested\n  decision_id: header", 1), func(*world) {}, false, false},
+		{strings.Replace(nestedErrors, "dialect: nested", "dialect: nested\n  decision_id: none", 1), func(w *world) { w.spent = 10 }, false, false},
+	} {
+		w := goodWorld()
+		c.change(w)
+		d := w.decide(t, speaking(t, c.errors))
+		want := ""
+		if c.header {
+			want = d.ID
+		}
+		if got := header(d.Response, "x-decision-id"); got != want || d.ID == "" {
+			t.Errorf("the header is %q, want %q", got, want)
+		}
+		if got := strings.Contains(string(d.Body), `"decision":"`+d.ID+`"`); got != c.body {
+			t.Errorf("the body is %s", d.Body)
+		}
+	}
+}
+
 // What a gRPC client sees: one line of text, and a status of its own.
 func TestGRPCAnswers(t *testing.T) {
 	for _, c := range []struct {

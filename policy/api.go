@@ -40,7 +40,7 @@ func (a *API) reads() []string {
 		names = append(names, headerForwardedFor)
 	}
 	if a.spec.RequestID || a.spec.Slots.RequestIDs {
-		names = append(names, "x-request-id")
+		names = append(names, headerRequestID)
 	}
 	if a.spec.PublicPreflights {
 		names = append(names, headerOrigin, headerRequestedMethod)
@@ -172,6 +172,9 @@ func (a *API) Slots() SlotRules { return a.spec.Slots }
 
 // Usage returns what the API's policy says of usage.
 func (a *API) Usage() *Usage { return &a.spec.Usage }
+
+// ErrorLog returns what the API's policy says of the error log.
+func (a *API) ErrorLog() ErrorLog { return a.spec.ErrorLog }
 
 // replace changes the window in own that an override names. A quota that the key does not spend is
 // known and stays so.

@@ -571,6 +571,9 @@ func (c *Check) deny(r Reason) Wait {
 	if retry {
 		d.Response = append(d.Response, Header{"retry-after", putInt(&c.texts, v.RetryAfter)})
 	}
+	if c.api != nil && c.api.spec.DecisionHeader {
+		d.Response = append(d.Response, Header{headerDecisionID, v.DecisionID})
+	}
 	c.limitHeaders()
 	c.describe()
 	return Done
@@ -592,13 +595,13 @@ func (c *Check) limitHeaders() {
 
 // values fills the slots of an answer.
 func (c *Check) values(r Reason) answer.Values {
-	v := answer.Values{Path: c.path, KeyID: c.keyID()}
+	v := answer.Values{Path: c.path, KeyID: c.keyID(), DecisionID: c.decisionID()}
 	if c.key != nil {
 		v.ExpiredAt = c.key.End()
 	}
 	if c.api != nil && c.api.spec.RequestID {
-		if v.RequestID, _ = c.request.header("x-request-id"); v.RequestID == "" {
-			v.RequestID = "req_" + c.decisionID() // so that a caller can always name the request
+		if v.RequestID, _ = c.request.header(headerRequestID); v.RequestID == "" {
+			v.RequestID = "req_" + v.DecisionID // so that a caller can always name the request
 		}
 	}
 	if c.route != nil {

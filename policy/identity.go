@@ -16,6 +16,9 @@ const (
 // copy would tell the application the same.
 const headerFailureMode = "x-envoy-auth-failure-mode-allowed"
 
+// headerDecisionID tells the client which decision has refused its request.
+const headerDecisionID = "x-decision-id"
+
 // The headers by which an application may take another method than the one that was checked.
 const (
 	headerMethodOverride = "x-http-method-override"
@@ -45,7 +48,7 @@ func withheld(name string) bool {
 func ReservedHeader(name string) bool {
 	switch name {
 	case "host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive", "expect", "cookie", "date", "via",
-		headerForwardedFor, headerExternalAddress, "x-request-id", "content-type", headerOrigin, headerRequestedMethod:
+		headerForwardedFor, headerExternalAddress, headerRequestID, "content-type", headerOrigin, headerRequestedMethod:
 		return true
 	}
 	return withheld(name)

@@ -100,6 +100,9 @@ const (
 	headerForwardedFor    = "x-forwarded-for"
 )
 
+// headerRequestID names a request. A client may choose it, unless the proxy makes it.
+const headerRequestID = "x-request-id"
+
 // of returns the client's address, or the invalid one where it cannot be trusted: then a key with
 // an IP list is refused.
 func (s *AddressSource) of(r *Request) netip.Addr {

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"strings"
 
@@ -14,7 +13,8 @@ type Set struct {
 	apis    []*API
 	byName  map[string]*API
 	byHost  map[string]*API
-	headers map[string]string // by themselves, lower case
+	headers map[string]string // that decisions look at, by themselves, lower case
+	reads   []string          // those that they need, sorted
 	names   map[string]string // of APIs, routes and plans, by themselves
 	unknown *answer.Answer
 }
@@ -23,10 +23,11 @@ type Set struct {
 func New(specs ...Spec) *Set {
 	s := &Set{
 		byName: map[string]*API{}, byHost: map[string]*API{}, unknown: answer.UnknownAPI(),
-		// A denial has a form for gRPC also where no API is known.
-		headers: map[string]string{"content-type": "content-type"},
+		headers: map[string]string{headerRequestID: headerRequestID}, // for the error log, where it is shown
 		names:   map[string]string{},
 	}
+	// A denial has a form for gRPC also where no API is known.
+	needed := []string{"content-type"}
 	for i, spec := range specs {
 		api := &API{spec, i}
 		s.apis = append(s.apis, api)
@@ -41,10 +42,13 @@ func New(specs ...Spec) *Set {
 		for _, host := range spec.Hosts {
 			s.byHost[host] = api
 		}
-		for _, name := range api.reads() {
-			s.headers[name] = name
-		}
+		needed = append(needed, api.reads()...)
 	}
+	for _, name := range needed {
+		s.headers[name] = name
+	}
+	slices.Sort(needed)
+	s.reads = slices.Compact(needed)
 	return s
 }
 
@@ -76,7 +80,7 @@ func (s *Set) AnswersUncounted() bool {
 // Headers returns the names of the headers that decisions read, in lower case and sorted: what a
 // proxy must show of a request, beside its method, path and host. Others are at most removed
 // without having been read.
-func (s *Set) Headers() []string { return slices.Sorted(maps.Keys(s.headers)) }
+func (s *Set) Headers() []string { return slices.Clone(s.reads) }
 
 // HeaderName returns the lower-case form of the name of a header that a decision may need, and ""
 // for any other header, which a host need not copy into a Request. It does not allocate for the

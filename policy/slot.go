@@ -30,7 +30,7 @@ func (c *Check) newSlotID(rules *SlotRules) string {
 	var digits [49]byte
 	_, _ = rand.Read(b[8:]) // never fails
 	hex.Encode(digits[17:], b[8:])
-	id, _ := c.request.header("x-request-id")
+	id, _ := c.request.header(headerRequestID)
 	if !rules.RequestIDs || id == "" {
 		return put(&c.texts, digits[17:])
 	}
@@ -53,6 +53,6 @@ func (c *Check) RequestID() string {
 	if c.api == nil || !c.api.spec.Slots.RequestIDs {
 		return ""
 	}
-	id, _ := c.request.header("x-request-id")
+	id, _ := c.request.header(headerRequestID)
 	return id
 }

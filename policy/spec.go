@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"net/netip"
 	"time"
 
 	"tollgate/policy/answer"
@@ -45,9 +46,12 @@ type Spec struct {
 	Answers      [reasonCount]*answer.Answer
 	RequestID    bool // answers may hold the request's id
 	UndecidedRPC bool // the proxy's own failure policy decides what is undecided
-	StaleFor     time.Duration
-	RateHeaders  RateHeaders
-	Usage        Usage
+	// DecisionHeader has refusals carry the decision's id in a header.
+	DecisionHeader bool
+	StaleFor       time.Duration
+	RateHeaders    RateHeaders
+	Usage          Usage
+	ErrorLog       ErrorLog
 }
 
 // Route is one route of an API.
@@ -154,4 +158,38 @@ type Usage struct {
 // DefaultUsage is what holds where a policy says nothing.
 func DefaultUsage() Usage {
 	return Usage{SlowAfter: DefaultSlowAfter, Hours: 48, Days: 35, Months: 13}
+}
+
+// ErrorLog says what the error log keeps of a request, and for how long.
+type ErrorLog struct {
+	Addresses AddressForm
+	Days      int // after which an entry is gone
+}
+
+// DefaultErrorLog is what holds where a policy says nothing.
+func DefaultErrorLog() ErrorLog { return ErrorLog{Days: 35} }
+
+// AddressForm is how much of a client's address is kept.
+type AddressForm uint8
+
+// The forms of addresses.
+const (
+	AddressFull    AddressForm = iota
+	AddressNetwork             // the /24 of an IPv4 address, the /48 of an IPv6 one
+	AddressNone
+)
+
+// Text returns an address in the form, "" for the invalid one.
+func (f AddressForm) Text(a netip.Addr) string {
+	if !a.IsValid() || f == AddressNone {
+		return ""
+	}
+	if f == AddressFull {
+		return a.String()
+	}
+	bits := 24
+	if a.Is6() {
+		bits = 48
+	}
+	return netip.PrefixFrom(a, bits).Masked().String()
 }

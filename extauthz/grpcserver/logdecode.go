@@ -1,6 +1,7 @@
 package grpcserver
 
 import (
+	"net/netip"
 	"strings"
 	"time"
 
@@ -36,7 +37,9 @@ const (
 	takeRequestBytes
 	takeCode
 	takeResponseBytes
-	takeFilter // the metadata of a filter, its begin and its end
+	takeClient
+	takeNoClient // another kind of address than an IP one, which replaces it
+	takeFilter   // the metadata of a filter, its begin and its end
 	takeFilterName
 	takeField // one of its fields, its begin and its end
 	takeFieldName
@@ -47,8 +50,8 @@ const (
 // logsMessage returns the shape of a StreamAccessLogsMessage, with what we need of it: never the
 // path of a request, which holds the key of one that was refused, nor a header. The numbers are
 // those of envoy/service/accesslog/v3/als.proto, envoy/data/accesslog/v3/accesslog.proto,
-// envoy/config/core/v3/base.proto and of Google's timestamp.proto, duration.proto, wrappers.proto
-// and struct.proto.
+// envoy/config/core/v3/address.proto and base.proto and of Google's timestamp.proto,
+// duration.proto, wrappers.proto and struct.proto.
 func logsMessage() *shape {
 	root := shapes{}.of((&accesslogv3.StreamAccessLogsMessage{}).ProtoReflect().Descriptor())
 	identifier := root.own(1)
@@ -62,6 +65,9 @@ func logsMessage() *shape {
 	logs.fields[1].take, entry.end = takeEntry, takeEntry
 
 	common := entry.own(1)
+	client := common.own(2)
+	client.own(1).fields[2].take = takeClient
+	client.fields[2].take, client.fields[3].take = takeNoClient, takeNoClient
 	common.takeTime(5, takeStart)
 	common.takeTime(12, takeSent)
 	common.takeTime(23, takeDuration)
@@ -129,7 +135,7 @@ type logEntry struct {
 	start, sent, duration moment
 	kind                  datav3.AccessLogType
 	intermediate          bool
-	requestID             []byte
+	requestID, client     []byte
 	code                  uint32
 	bytesIn, bytesOut     uint64
 	ours                  metadata
@@ -231,6 +237,10 @@ func (d *logDecoder) take(t take, b []byte) {
 		e.duration.given = true
 	case takeRequestID:
 		e.requestID = bounded(b)
+	case takeClient:
+		e.client = bounded(b)
+	case takeNoClient:
+		e.client = nil
 	case takeFilter:
 		e.filter, e.filterFields = nil, metadata{}
 	case takeFilterName:
@@ -367,6 +377,11 @@ func (d *logDecoder) fill(periodic bool) {
 		DecisionID: d.string(e.ours.decisionID), KeyID: d.string(e.ours.keyID), Team: d.string(e.ours.team),
 		SlotID: d.string(e.ours.slotID), LimitID: d.string(e.ours.limitID), RequestID: d.string(e.requestID),
 		Code: int(e.code), BytesIn: e.bytesIn, BytesOut: e.bytesOut, Periodic: periodic,
+	}
+	if e.code >= 500 && len(e.client) > 0 {
+		// It is the invalid address for what is none, such as a name.
+		client, _ := netip.ParseAddr(string(e.client))
+		d.out.Client = client.Unmap().WithZone("")
 	}
 	if e.start.given {
 		d.out.Start = time.Unix(e.start.seconds, int64(e.start.nanos)).UTC()

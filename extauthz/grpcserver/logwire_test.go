@@ -1,6 +1,7 @@
 package grpcserver_test
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -21,6 +22,7 @@ import (
 	"pgregory.net/rapid"
 
 	"tollgate/extauthz"
+	"tollgate/extauthz/extauthztest"
 	"tollgate/extauthz/grpcserver"
 	"tollgate/policy"
 )
@@ -52,6 +54,10 @@ func logByGeneratedCode(b []byte) (*grpcserver.LogMessage, error) {
 		}
 		if len(out.RequestID) > 256 {
 			out.RequestID = ""
+		}
+		if text := common.GetDownstreamRemoteAddress().GetSocketAddress().GetAddress(); out.Code >= 500 && len(text) <= 256 {
+			client, _ := netip.ParseAddr(text)
+			out.Client = client.Unmap().WithZone("")
 		}
 		if start := common.GetStartTime(); start != nil {
 			out.Start = start.AsTime()
@@ -202,6 +208,23 @@ func variants(t testing.TB) (all []*datav3.HTTPAccessLogEntry) {
 	return append(all, &datav3.HTTPAccessLogEntry{})
 }
 
+// addressed are entries of clients with addresses of every kind.
+func addressed(t testing.TB) (all []*datav3.HTTPAccessLogEntry) {
+	t.Helper()
+	for _, address := range []*corev3.Address{
+		extauthztest.SocketAddress(netip.MustParseAddr("203.0.113.77")), extauthztest.SocketAddress(netip.MustParseAddr("::ffff:203.0.113.77")),
+		extauthztest.SocketAddress(netip.MustParseAddr("fe80::1%eth0")), extauthztest.SocketAddress(netip.Addr{}),
+		{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: "203.0.113.77"}}}, {},
+	} {
+		for _, code := range []uint32{499, 500, 503} {
+			e := ended(t)
+			e.CommonProperties.DownstreamRemoteAddress, e.Response.ResponseCode.Value = address, code
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
 // nested is a field of bytes inside others.
 func nested(b []byte, path ...protowire.Number) []byte {
 	for _, n := range slices.Backward(path) {
@@ -214,8 +237,12 @@ func nested(b []byte, path ...protowire.Number) []byte {
 func logSeeds(t testing.TB) [][]byte {
 	t.Helper()
 	small := slices.DeleteFunc(recordedLogs(t), func(b []byte) bool { return len(b) > 4<<10 })
+	failed, err := proto.Marshal(&datav3.HTTPAccessLogEntry{Response: &datav3.HTTPResponseProperties{ResponseCode: wrapperspb.UInt32(503)}, Request: &datav3.HTTPRequestProperties{RequestId: "r"}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	all := append(small, nil, logOf(t), logOf(t, ended(t), ended(t)))
-	for _, e := range variants(t) {
+	for _, e := range append(variants(t), addressed(t)...) {
 		all = append(all, logOf(t, e))
 	}
 	one, err := proto.Marshal(ended(t))
@@ -230,6 +257,7 @@ func logSeeds(t testing.TB) [][]byte {
 	text, number, flag := nested([]byte("key_x"), 3), []byte{0x11, 0, 0, 0, 0, 0, 0, 0, 0}, []byte{0x20, 1}
 	backwards := append(nested(append(nested(text, 2), nested([]byte("key_id"), 1)...), 2, 1), nested([]byte("envoy.filters.http.ext_authz"), 1)...)
 	join := func(parts ...[]byte) []byte { return slices.Concat(parts...) }
+	client, pipe := nested([]byte("203.0.113.77"), 1, 2, 1, 2), nested([]byte("x"), 1, 2, 2, 1)
 	return append(all,
 		join(http, tcp), join(tcp, http), join(http, tcp, http, http), join(tcp, tcp), // the later kind replaces the other
 		join(http, nested([]byte("other"), 1, 2)), // the name comes last
@@ -246,6 +274,9 @@ func logSeeds(t testing.TB) [][]byte {
 		nested([]byte{0x5a, 1, 'x'}, 2, 1, 3), nested([]byte{0x62, 1, 'x'}, 2, 1, 3), nested([]byte{0x61, 1, 2, 3, 4, 5, 6, 7, 8}, 2, 1, 3), // numbers as other kinds
 		nested([]byte("\xff"), 2, 1, 3, 5), nested([]byte("\xff"), 2, 1, 3, 9), nested([]byte("\xff"), 1, 2), nested([]byte("\xff"), 1, 1, 1), nested([]byte("\xff"), 3, 1, 1, 15),
 		nested([]byte("\xff"), 2, 1, 1, 17, 1, 2, 1, 2, 3), nested([]byte{0x0a, 5}, 2), nested([]byte{0x0a, 5}, 1), []byte{0x12, 5}, []byte{0x0b, 0x0c}, []byte{0x0b}, []byte{0x00},
+		// An address of one kind after another, which it replaces, and twice.
+		nested(join(failed, client, pipe), 2, 1), nested(join(failed, pipe, client), 2, 1), nested(join(failed, client, pipe, nested(nil, 1, 2, 1)), 2, 1),
+		nested(join(failed, client, nested([]byte("::1"), 1, 2, 1, 2)), 2, 1), nested(join(failed, client, nested(nil, 1, 2, 3)), 2, 1), nested(join(failed, nested([]byte("\xff"), 1, 2, 1, 2)), 2, 1),
 		[]byte{0xfa, 0xff, 0xff, 0xff, 0x0f, 0}, []byte{0x08, 1}, []byte{0x10, 1}, []byte{0x18, 1})
 }
 

@@ -56,6 +56,7 @@ const (
 	Route
 	Limit
 	Address
+	DecisionID
 	RequestID
 	Instance
 )
@@ -70,6 +71,7 @@ func placeholders() map[string]Slot {
 		"route":       Route,
 		"limit":       Limit,
 		"address":     Address,
+		"decision_id": DecisionID,
 	}
 }
 
@@ -98,6 +100,7 @@ func (t Template) Slots() []Slot {
 type Values struct {
 	RetryAfter                            int64 // seconds
 	KeyID, Scope, Route, Limit, RequestID string
+	DecisionID                            string
 	Path                                  string    // without its query
 	ExpiredAt                             time.Time // when the key stopped; zero if it has no end
 	Address                               netip.Addr
@@ -123,6 +126,8 @@ func (v *Values) text(s Slot) string {
 		if v.Address.IsValid() {
 			return v.Address.String()
 		}
+	case DecisionID:
+		return v.DecisionID
 	case RequestID:
 		return v.RequestID
 	case Instance:

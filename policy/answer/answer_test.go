@@ -92,7 +92,7 @@ func TestPlaceholders(t *testing.T) {
 	if got := text.Slots(); !slices.Equal(got, []Slot{RetryAfter, KeyID, Limit}) {
 		t.Errorf("%v", got)
 	}
-	if got := RetryAfter.String() + RequestID.String(); got != "{retry_after}8" {
+	if got := RetryAfter.String() + RequestID.String(); got != "{retry_after}9" {
 		t.Error(got)
 	}
 	for _, bad := range []string{"{nothing}", "{", "a {limit", "{}", "{request_id}"} {

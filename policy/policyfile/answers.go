@@ -27,6 +27,7 @@ func (c *compiler) answers() {
 		c.fault("errors.request_id", "request_id %q: want a field name, and only with dialect envelope", in.RequestID)
 	}
 	c.spec.RequestID = in.RequestID != ""
+	c.spec.DecisionHeader = c.choice("errors.decision_id", in.DecisionID, "none", "header") == "header"
 	for i := range in.Answers {
 		c.answersOf(i, &in.Answers[i])
 	}

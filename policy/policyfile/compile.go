@@ -32,6 +32,7 @@ func compile(doc *document, src *source) *policy.Spec {
 	c.answers()
 	c.rateHeaders()
 	c.usage()
+	c.errorLog()
 	return c.spec
 }
 
@@ -597,6 +598,22 @@ func (c *compiler) usage() {
 		*f.to = *f.in
 	}
 	c.spec.Usage = u
+}
+
+func (c *compiler) errorLog() {
+	in, l := c.doc.ErrorLog, policy.DefaultErrorLog()
+	switch c.choice("error_log.addresses", in.Addresses, "full", "network", "none") {
+	case "network":
+		l.Addresses = policy.AddressNetwork
+	case "none":
+		l.Addresses = policy.AddressNone
+	}
+	if in.Days != nil {
+		if l.Days = *in.Days; l.Days < 1 || l.Days > 366 {
+			c.fault("error_log.days", "days %d: want 1 to 366", l.Days)
+		}
+	}
+	c.spec.ErrorLog = l
 }
 
 // headerText reports whether s may stand in a header value of ours.

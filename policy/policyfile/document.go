@@ -29,6 +29,12 @@ type document struct {
 	Errors        errorsIn       `yaml:"errors" jsonschema:"required" jsonschema_description:"How each refusal is answered."`
 	RateHeaders   rateHeadersIn  `yaml:"rate_headers,omitempty" jsonschema_description:"Rate-limit response headers."`
 	Usage         usageIn        `yaml:"usage,omitempty" jsonschema_description:"What is kept of who used what."`
+	ErrorLog      errorLogIn     `yaml:"error_log,omitempty" jsonschema_description:"What is kept of requests that were refused or failed."`
+}
+
+type errorLogIn struct {
+	Addresses string `yaml:"addresses,omitempty" jsonschema:"enum=full,enum=network,enum=none" jsonschema_description:"What is kept of clients' addresses. network: the /24 of an IPv4 address, the /48 of an IPv6 one. Default: full."`
+	Days      *int   `yaml:"days,omitempty" jsonschema:"minimum=1,maximum=366" jsonschema_description:"After how many days an entry is gone. Default: 35."`
 }
 
 type usageIn struct {
@@ -104,9 +110,10 @@ type limitIn struct {
 }
 
 type errorsIn struct {
-	Dialect   string     `yaml:"dialect" jsonschema:"required,enum=envelope,enum=nested,enum=problem" jsonschema_description:"envelope: {success,error:{code,message,details},requestId}. nested: {error:{code,message,retry_after}}. problem: RFC 9457."`
-	RequestID string     `yaml:"request_id,omitempty" jsonschema_description:"envelope only: name of the field that carries x-request-id, or req_ and the decision id where the request has none. Default: no such field."`
-	Answers   []answerIn `yaml:"answers" jsonschema:"required" jsonschema_description:"One answer for each reason, every reason exactly once."`
+	Dialect    string     `yaml:"dialect" jsonschema:"required,enum=envelope,enum=nested,enum=problem" jsonschema_description:"envelope: {success,error:{code,message,details},requestId}. nested: {error:{code,message,retry_after}}. problem: RFC 9457."`
+	RequestID  string     `yaml:"request_id,omitempty" jsonschema_description:"envelope only: name of the field that carries x-request-id, or req_ and the decision id where the request has none. Default: no such field."`
+	DecisionID string     `yaml:"decision_id,omitempty" jsonschema:"enum=none,enum=header" jsonschema_description:"header: refusals carry the decision's id as X-Decision-Id. Texts may hold it as {decision_id}. Default: none."`
+	Answers    []answerIn `yaml:"answers" jsonschema:"required" jsonschema_description:"One answer for each reason, every reason exactly once."`
 }
 
 type answerIn struct {

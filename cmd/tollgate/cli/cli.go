@@ -12,6 +12,7 @@ import (
 
 	"tollgate/cmd/tollgate/cli/check"
 	"tollgate/cmd/tollgate/cli/doctor"
+	errorlog "tollgate/cmd/tollgate/cli/errors"
 	"tollgate/cmd/tollgate/cli/limits"
 	"tollgate/cmd/tollgate/cli/usage"
 	"tollgate/cmd/tollgate/exit"
@@ -21,7 +22,7 @@ import (
 
 // Commands returns the nouns of the CLI.
 func Commands() []*cobra.Command {
-	return []*cobra.Command{newKeys(), newTeams(), newMembers(), check.Command(&access{}), usage.Command(&access{}), newLimits(), newDoctor(), newAudit(), newStoreCommand(), newPolicy()}
+	return []*cobra.Command{newKeys(), newTeams(), newMembers(), check.Command(&access{}), usage.Command(&access{}), errorlog.Command(&access{}), newLimits(), newDoctor(), newAudit(), newStoreCommand(), newPolicy()}
 }
 
 // unknownCommand does not repeat what it does not know: that could be a secret.

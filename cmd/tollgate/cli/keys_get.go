@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	errorlog "tollgate/cmd/tollgate/cli/errors"
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/cli/usage"
 	"tollgate/cmd/tollgate/exit"
@@ -32,7 +33,11 @@ func newGet(a *access) *cobra.Command {
 				if err != nil {
 					cmd.PrintErrf("what it did today is not known: %v\n", exit.Plain(err))
 				}
-				return exit.Failed(a.printKey(cmd.OutOrStdout(), key, used))
+				last, err := errorlog.LastOf(ctx, a.storage.Client, key)
+				if err != nil {
+					cmd.PrintErrf("how it failed last is not known: %v\n", exit.Plain(err))
+				}
+				return exit.Failed(a.printKey(cmd.OutOrStdout(), key, used, last))
 			})
 		},
 	}
@@ -64,6 +69,7 @@ type keyView struct {
 	AnchorDay   int             `json:"anchor_day,omitempty"`
 	Version     int64           `json:"version"`
 	UsageToday  *usage.Today    `json:"usage_today,omitempty"` // of keys get alone
+	LastError   *errorlog.Last  `json:"last_error,omitempty"`  // likewise
 }
 
 func shown(k *keys.Key) keyView {
@@ -92,11 +98,12 @@ func state(k *keys.Key, now time.Time) string {
 	return string(k.Status)
 }
 
-// printKey prints a key, a field a line for people, and what it did today if that is known.
-func (a *access) printKey(w io.Writer, k *keys.Key, used *usage.Today) error {
+// printKey prints a key, a field a line for people, and what it did today and how it failed last if
+// that is known.
+func (a *access) printKey(w io.Writer, k *keys.Key, used *usage.Today, last *errorlog.Last) error {
 	if a.output != output.Table {
 		view := shown(k)
-		view.UsageToday = used
+		view.UsageToday, view.LastError = used, last
 		return a.output.Print(w, view)
 	}
 	today := ""
@@ -109,7 +116,7 @@ func (a *access) printKey(w io.Writer, k *keys.Key, used *usage.Today) error {
 		"plan", k.Plan, "scopes", strings.Join(k.Scopes, ","), "ips", strings.Join(f.IPs, ","), "limits", limitsText(k), "granted", extrasText(k, time.Now()),
 		"status", state(k, time.Now()), "expires", output.Time(k.ExpiresAt), "retires", output.Time(k.RetiresAt),
 		"created", output.Time(k.CreatedAt), "created by", k.CreatedBy, "updated", output.Time(k.UpdatedAt),
-		"last used", output.Time(k.LastUsed), "used today", today, "rotated from", k.RotatedFrom, "rotated to", k.RotatedTo,
+		"last used", output.Time(k.LastUsed), "used today", today, "last error", last.String(), "rotated from", k.RotatedFrom, "rotated to", k.RotatedTo,
 		"version", fmt.Sprint(k.Version)))
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/connect"
+	"tollgate/policy/errorlog/journal"
 	"tollgate/policy/keys/audit"
 	"tollgate/policy/keys/standing"
 	"tollgate/policy/keys/store"
@@ -18,8 +19,8 @@ import (
 // ACLs returns the rights of the users that tollgate store acl knows.
 func ACLs() map[string]connect.ACL {
 	return map[string]connect.ACL{
-		"server":   connect.Join(serverACL(), ledger.ServerACL()),
-		"cli":      connect.Join(cliACL(), ledger.CLIACL()),
+		"server":   connect.Join(serverACL(), ledger.ServerACL(), journal.ServerACL()),
+		"cli":      connect.Join(cliACL(), ledger.CLIACL(), journal.CLIACL()),
 		"sentinel": connect.SentinelACL(),
 	}
 }

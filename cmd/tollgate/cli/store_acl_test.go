@@ -17,6 +17,7 @@ import (
 
 	"tollgate/policy/connect"
 	"tollgate/policy/connect/redistest"
+	"tollgate/policy/errorlog/journal"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/admin"
 	"tollgate/policy/keys/audit"
@@ -374,7 +375,7 @@ func TestACLKnowsEveryCommand(t *testing.T) {
 			listed[c] = true
 		}
 	}
-	for _, c := range slices.Concat(ledger.ServerACL().Commands, ledger.CLIACL().Commands) { // with tests of their own
+	for _, c := range slices.Concat(ledger.ServerACL().Commands, ledger.CLIACL().Commands, journal.ServerACL().Commands, journal.CLIACL().Commands) { // with tests of their own
 		listed[c] = true
 	}
 	var sources []string
@@ -423,7 +424,7 @@ func TestACLKnowsEveryCommand(t *testing.T) {
 // no command.
 func spelled() map[string]string {
 	return map[string]string{
-		"SetArgs": "set", "SetNX": "set", "HSetNX": "hsetnx", "ZRangeArgs": "zrange", "ZRangeByLex": "zrangebylex",
+		"SetArgs": "set", "SetNX": "set", "HSetNX": "hsetnx", "ZRangeArgs": "zrange", "ZRangeArgsWithScores": "zrange", "ZRangeByLex": "zrangebylex",
 		"XRangeN": "xrange", "XRevRangeN": "xrevrange", "Exec": "", "Close": "", "Pipelined": "", "Watch": "", "Process": "", "LookupFor": "", "MasterForKey": "", "ForEachMaster": "",
 	}
 }

@@ -58,6 +58,7 @@ type options struct {
 	replicas       int
 	limits         string // LimitsAuto or LimitsExact
 	usage          bool
+	errorLog       bool
 
 	logFormat      string
 	logLevel       string
@@ -95,6 +96,7 @@ func newFlags(s *options) *pflag.FlagSet {
 	f.IntVar(&s.replicas, "replicas", 1, "how many servers share the limits, for plans with failure_mode local")
 	f.StringVar(&s.limits, "limits", LimitsAuto, "auto or exact: exact counts each request in the store, whatever the plans say; auto lets servers lease up to 2 % of what is left in advance")
 	f.BoolVar(&s.usage, "usage", true, "count what is done with each key, for tollgate usage")
+	f.BoolVar(&s.errorLog, "error-log", true, "keep some of the requests that are refused or fail, for tollgate errors")
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.logDecisions, "log-decisions", string(extauthz.LogDenied), "decisions to log: none, denied, all, or reasons, joined with commas; =SHARE logs a part (denied,allowed=1%)")

@@ -69,6 +69,7 @@ type service struct {
 	cache      *keyCache
 	leases     *counters.Leases
 	usage      *usageCounts            // nil with --usage=false
+	errors     *errorLog               // nil with --error-log=false
 	lines      *extauthz.DecisionLines // nil unless decisions go to stdout
 	tracing    *tracing                // nil unless OTEL_ variables ask for it
 	authorizer *extauthz.Authorizer
@@ -196,7 +197,7 @@ func (v *service) build(s *options) {
 		Exact: s.limits == LimitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
 	})
 	extauthz.RegisterLimits(v.registry, v.leases)
-	v.usage = v.newUsage(s)
+	v.usage, v.errors = v.newUsage(s), v.newErrorLog(s)
 	v.authorizer = extauthz.New(extauthz.Config{
 		Policies:  v.policies,
 		Decider:   policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
@@ -205,6 +206,7 @@ func (v *service) build(s *options) {
 		Breaker:   v.cache.breaker,
 		Usage:     v.cache.usage,
 		Counts:    v.usage.counts(),
+		Errors:    v.errors.sampled(),
 		Rehash:    v.cache.rehash(),
 		Metrics:   v.metrics,
 		Log:       v.log,
@@ -273,6 +275,7 @@ func (v *service) run(s *options, stop, stopNow context.Context) error {
 	work.Go(func() { v.cache.run(serving) })
 	work.Go(func() { v.leases.Run(serving) }) // gives back what is leased after the last call
 	work.Go(func() { v.usage.run(serving) })
+	work.Go(func() { v.errors.run(serving) })
 	work.Go(func() { v.writeDecisions(serving) })
 	work.Go(func() { v.logError("send the last spans", v.tracing.run(serving)) })
 	ended := make(chan error, 3)

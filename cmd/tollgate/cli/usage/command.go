@@ -28,7 +28,7 @@ type Access interface {
 
 // Command returns the command.
 func Command(a Access) *cobra.Command {
-	o := &options{output: table, now: time.Now}
+	o := &options{output: Table, now: time.Now}
 	cmd := &cobra.Command{
 		Use:   "usage (--key ID | --team NAME | --api NAME) [flags]",
 		Short: "Show what was done with a key, by a team, or with an API",
@@ -60,7 +60,7 @@ weeks, and is kept for thirteen months, unless the API's policy says otherwise.`
 }
 
 func topCommand(a Access) *cobra.Command {
-	o := &options{output: table, now: time.Now, by: string(usage.ByKey)}
+	o := &options{output: Table, now: time.Now, by: string(usage.ByKey)}
 	cmd := &cobra.Command{
 		Use:   "top --api NAME [flags]",
 		Short: "Show which keys have used an API most",
@@ -96,7 +96,7 @@ type options struct {
 	since          string
 	view           string // "" for none
 	limit          int    // 0: every row
-	output         format
+	output         Format
 	chart          string // the file for a picture; "" for none
 
 	span span
@@ -179,7 +179,7 @@ func (o *options) question(ctx context.Context, c redis.UniversalClient, who rol
 	team := o.team
 	switch {
 	case o.key != "":
-		k, err := keyOf(ctx, store.New(c), o.key)
+		k, err := KeyOf(ctx, store.New(c), o.key)
 		if err != nil {
 			return q, err
 		}
@@ -199,9 +199,9 @@ func (o *options) question(ctx context.Context, c redis.UniversalClient, who rol
 	return q, nil
 }
 
-// keyOf returns a key, or what is left of a deleted one: its API, whose operator may still see what
+// KeyOf returns a key, or what is left of a deleted one: its API, whose operator may still see what
 // it did.
-func keyOf(ctx context.Context, s *store.Store, id string) (*keys.Key, error) {
+func KeyOf(ctx context.Context, s *store.Store, id string) (*keys.Key, error) {
 	found, err := s.ReadAll(ctx, []string{id})
 	if err != nil {
 		return nil, err

@@ -11,26 +11,27 @@ import (
 	"tollgate/policy/usage"
 )
 
-// format is a value of --output.
-type format string
+// Format is a value of --output.
+type Format string
 
+// The formats.
 const (
-	table  format = "table"
-	asJSON format = "json"
-	asCSV  format = "csv"
+	Table Format = "table"
+	JSON  Format = "json"
+	CSV   Format = "csv"
 )
 
 // String implements pflag.Value.
-func (f *format) String() string { return string(*f) }
+func (f *Format) String() string { return string(*f) }
 
 // Type implements pflag.Value.
-func (f *format) Type() string { return "format" }
+func (f *Format) Type() string { return "format" }
 
 // Set implements pflag.Value.
-func (f *format) Set(text string) error {
-	switch format(text) {
-	case table, asJSON, asCSV:
-		*f = format(text)
+func (f *Format) Set(text string) error {
+	switch Format(text) {
+	case Table, JSON, CSV:
+		*f = Format(text)
 		return nil
 	}
 	return fmt.Errorf("%q is not table, json or csv", text)
@@ -45,11 +46,11 @@ type output struct {
 	glance *glance // of a view; nil for none
 }
 
-func (o *output) print(w io.Writer, f format) error {
+func (o *output) print(w io.Writer, f Format) error {
 	switch f {
-	case asJSON:
+	case JSON:
 		return o.json(w)
-	case asCSV:
+	case CSV:
 		return o.csv(w)
 	}
 	return o.table(w)
