@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
+
+	"tollgate/policy/connect/redistest"
 	"tollgate/policy/limits"
 )
 
@@ -164,6 +167,44 @@ func TestDropForgetsRefusals(t *testing.T) {
 			if n := exhaust(t, windows, l); n != 3 {
 				t.Errorf("%d were let through after the reset", n)
 			}
+		}
+	})
+}
+
+// In a cluster the node that counts resets.
+func TestResetOnACluster(t *testing.T) {
+	nodes := redistest.StartCluster(t, 2)
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{nodes[0].Address(), nodes[1].Address()}, MaxRetries: -1})
+	defer c.Close()
+	store, month := NewStore(c, nil), one(9, limits.Month)
+	for i := range 10 {
+		id := fmt.Sprint("key", i)
+		for range 3 {
+			mustSpend(t, store, &limits.Spend{ID: id, Windows: month, Cost: 1})
+		}
+		before, held, err := store.Reset(t.Context(), id, month)
+		if err != nil || before[0].Spent != 3 || held[0] != 0 {
+			t.Errorf("%s: %+v, %v, %v", id, before, held, err)
+		}
+		if res := mustSpend(t, store, &limits.Spend{ID: id, Windows: month, Cost: 1}); res.States[0].Spent != 1 {
+			t.Errorf("%s after the reset: %+v", id, res)
+		}
+	}
+}
+
+// A window that is over, and one that has not begun, are nothing to reset, and one before is
+// forgotten.
+func TestResetOfWindowsThatAreOver(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b *backend) {
+		b.at(t, clock(t, "2026-11-12T12:00:00.05Z"))
+		s, windows := b.administrator(), []limits.Window{{Name: "over", Limit: 9, Per: limits.Day}, {Name: "new", Limit: 9, Per: limits.Day}}
+		b.client.HSet(t.Context(), countKey("a"), "day:over", "1793750400:7:2", "previous:day:over", "1793664000:3")
+		before, held, err := s.Reset(t.Context(), "a", windows)
+		if err != nil || before[0].Spent != 0 || before[1].Spent != 0 || held[0] != 0 {
+			t.Errorf("%+v, %v, %v", before, held, err)
+		}
+		if got := fmt.Sprint(b.client.HGetAll(t.Context(), countKey("a")).Val()); got != "map[day:over:1793750400:2:2]" {
+			t.Errorf("%s is left", got)
 		}
 	})
 }
