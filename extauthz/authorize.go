@@ -176,7 +176,8 @@ func (a *Authorizer) Flush() { a.log.end() }
 // Decide decides about a request, fetching what that waits for. The Decision is
 // void once check begins another one.
 func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Set, r *policy.Request, check *policy.Check) *policy.Decision {
-	p := pending{Authorizer: a, parent: ctx, start: start, traced: a.tracing.traces(ctx)}
+	_, traced := ctx.(*tracedContext)
+	p := pending{Authorizer: a, parent: ctx, start: start, traced: traced}
 	defer p.end()
 
 	wait := a.decider.Begin(check, set, r)

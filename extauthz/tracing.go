@@ -33,12 +33,29 @@ func NewTracing(tracer trace.Tracer, follows bool, begin func(trace.TraceID) boo
 	return &Tracing{tracer, follows, begin}
 }
 
-// tracedKey is that of a context whose decision is traced.
+// tracedContext is the context of a decision that is traced. It is told by its type, so that one
+// which is not traced costs no walk through what its context was made of.
+type tracedContext struct {
+	context.Context
+	begun trace.TraceID // of the trace that begins with it; not valid if it continues one
+}
+
+// tracedKey finds a tracedContext in those made of it.
 type tracedKey struct{}
 
+// Value returns the tracedContext itself for its key.
+func (c *tracedContext) Value(key any) any {
+	if key == (tracedKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
+}
+
 // BegunTrace returns the id of the trace that begins with a context, not valid if none does.
-func BegunTrace(ctx context.Context) trace.TraceID {
-	id, _ := ctx.Value(tracedKey{}).(trace.TraceID)
+func BegunTrace(ctx context.Context) (id trace.TraceID) {
+	if c, ok := ctx.Value(tracedKey{}).(*tracedContext); ok {
+		id = c.begun
+	}
 	return id
 }
 
@@ -58,7 +75,7 @@ func (t *Tracing) Continue(ctx context.Context, parent string, state func() stri
 		}
 		of := propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": parent, "tracestate": state()})
 		if trace.SpanContextFromContext(of).IsValid() {
-			return context.WithValue(of, tracedKey{}, trace.TraceID{})
+			return &tracedContext{Context: of}
 		}
 	}
 	var id trace.TraceID
@@ -67,18 +84,13 @@ func (t *Tracing) Continue(ctx context.Context, parent string, state func() stri
 	if !t.begin(id) {
 		return ctx
 	}
-	return context.WithValue(ctx, tracedKey{}, id)
+	return &tracedContext{ctx, id}
 }
 
 // storeWait is a time that a decision waited for the store.
 type storeWait struct {
 	operation  connect.Operation
 	began, end time.Time
-}
-
-// traces reports whether the decision of a context is traced.
-func (t *Tracing) traces(ctx context.Context) bool {
-	return t != nil && ctx.Value(tracedKey{}) != nil
 }
 
 // decided makes the spans of a decision. The texts in them are copies: spans wait to be sent, and
