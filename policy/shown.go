@@ -14,7 +14,7 @@ type Shown struct {
 	// Path has *** in the place of a segment that may be a key. It is "" where it is long, or none
 	// that every parser reads alike.
 	Path string
-	// Address is the client's, "" where that is not known.
+	// Address is the client's in the form that the API's policy wants, "" where that is not known.
 	Address   string
 	RequestID string
 }
@@ -32,14 +32,12 @@ const (
 func (c *Check) Shown() (s Shown) {
 	shown := func(text string, most int) string { return text[:min(len(text), most)] }
 	s.Method, s.Host = shown(c.request.Method, maxShownMethod), shown(c.request.Host, maxShown)
-	id, _ := c.request.header("x-request-id")
+	id, _ := c.request.header(headerRequestID)
 	s.RequestID = shown(id, maxShownRequestID)
 	if c.api == nil {
 		return s
 	}
-	if address := c.api.spec.Address.of(c.request); address.IsValid() {
-		s.Address = address.String()
-	}
+	s.Address = c.api.spec.ErrorLog.Addresses.Text(c.api.spec.Address.of(c.request))
 	if len(c.path) <= maxShownPath && c.request.verbatim(c.path) {
 		s.Path = c.pathWithoutKeys()
 	}

@@ -28,6 +28,12 @@ func TestShown(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", c.target, got, want)
 		}
 	}
+	masked := goodWorld()
+	masked.check = &policy.Check{}
+	masked.decide(t, shopSet(t, "client_address: {from: peer}\nerror_log: {addresses: network}"))
+	if got := masked.check.Shown().Address; got != "192.0.2.0/24" {
+		t.Errorf("%s", got)
+	}
 	w := goodWorld()
 	w.request.Method, w.request.Host, w.request.Headers[1].Value = strings.Repeat("M", 99), strings.Repeat("h", 999), strings.Repeat("i", 999)
 	w.request.Peer, w.check = netip.Addr{}, &policy.Check{}
