@@ -20,11 +20,7 @@ func TestHistogramIsThatOfTheLibrary(t *testing.T) {
 	theirs := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "h", Help: "h", Buckets: bounds, NativeHistogramBucketFactor: 1.1, NativeHistogramZeroThreshold: math.Ldexp(1, lowestExponent),
 	})
-	var durations []time.Duration
-	for _, d := range []time.Duration{0, 1, 900, 954, 955, time.Microsecond, time.Second, 2 * time.Second, 32 * time.Second, -5} {
-		durations = append(durations, d)
-	}
-	durations = append(durations, checkBounds[:]...)
+	durations := append([]time.Duration{0, 1, 900, 954, 955, time.Microsecond, time.Second, 2 * time.Second, 32 * time.Second, -5}, checkBounds[:]...)
 	for d := time.Microsecond; d < 30*time.Second; d += d/50 + 1 {
 		durations = append(durations, d)
 	}

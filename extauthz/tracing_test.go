@@ -95,7 +95,7 @@ func TestDecisionsContinueTraces(t *testing.T) {
 
 func attributesOf(span *tracetest.SpanStub) (list []string) {
 	for _, a := range span.Attributes {
-		list = append(list, string(a.Key)+"="+a.Value.Emit())
+		list = append(list, string(a.Key)+"="+a.Value.String())
 	}
 	slices.Sort(list)
 	return list
