@@ -12,7 +12,6 @@ import (
 	"text/template"
 
 	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -290,7 +289,7 @@ func (v vocabulary) selected(e *parser.VectorSelector, report func(format string
 		return nil
 	}
 	for _, m := range e.LabelMatchers {
-		if m.Name == labels.MetricName || slices.Contains(ofTargets, m.Name) {
+		if m.Name == "__name__" || slices.Contains(ofTargets, m.Name) {
 			continue
 		}
 		if known[m.Name] == nil {
