@@ -133,7 +133,8 @@ func (r *replay) read(ctx context.Context, s *store.Store, in io.Reader) error {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxLine)
 	var some []*logged
-	for n := 1; lines.Scan(); n++ {
+	n := 1
+	for ; lines.Scan(); n++ {
 		text := bytes.TrimSpace(lines.Bytes())
 		if len(text) == 0 {
 			continue
@@ -157,7 +158,10 @@ func (r *replay) read(ctx context.Context, s *store.Store, in io.Reader) error {
 			some = some[:0]
 		}
 	}
-	if err := lines.Err(); err != nil {
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return fmt.Errorf("line %d: is longer than %d KiB, which no line of a decision is", n, maxLine>>10)
+	case err != nil:
 		return err
 	}
 	return r.judge(ctx, s, some)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/extauthz"
 )
 
@@ -170,7 +171,7 @@ func (f *findings) judgeLogs(decisions uint64) {
 	var named []string
 	for _, l := range f.Logs {
 		if !l.read {
-			named = append(named, printable(l.Name))
+			named = append(named, output.Printable(l.Name))
 		} else if youngest < 0 || l.AgeSeconds < youngest {
 			youngest = l.AgeSeconds
 		}

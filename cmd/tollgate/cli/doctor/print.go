@@ -5,7 +5,6 @@ import (
 	"io"
 	"strconv"
 	"strings"
-	"unicode"
 
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/extauthz"
@@ -13,17 +12,7 @@ import (
 
 // String names the Envoy of a log.
 func (l *log) String() string {
-	return "Envoy " + output.OrDash(printable(l.Node)) + " (" + printable(l.Address) + ")"
-}
-
-// printable is a text that somebody else has chosen, for a terminal.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, text)
+	return "Envoy " + output.OrDash(output.Printable(l.Node)) + " (" + output.Printable(l.Address) + ")"
 }
 
 // seconds prints a time with as much of it as matters.
@@ -57,7 +46,7 @@ func (f *findings) table(w io.Writer) error {
 		if a.LongestSeconds > 0 {
 			longest = "silent about a request for " + seconds(a.LongestSeconds) + " at most"
 		}
-		fmt.Fprintf(&b, "api %s: %s; a third of max_duration is %s\n", a.Name, longest, seconds(a.MostSeconds))
+		fmt.Fprintf(&b, "api %s: %s; a third of max_duration is %s\n", output.Printable(a.Name), longest, seconds(a.MostSeconds))
 	}
 	for _, p := range f.Problems {
 		p.write(&b)
@@ -83,7 +72,7 @@ func (l *log) row() []string {
 		metadata = "not read"
 	}
 	return []string{
-		output.OrDash(printable(l.Node)), printable(l.Address), output.OrDash(printable(l.Name)), strconv.Itoa(l.Streams),
+		output.OrDash(l.Node), l.Address, output.OrDash(l.Name), strconv.Itoa(l.Streams),
 		known(l.AgeSeconds, " ago"), known(l.LagSeconds, ""), metadata,
 	}
 }

@@ -11,6 +11,9 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 )
@@ -42,7 +45,8 @@ func (o *Format) Set(text string) error {
 }
 
 // Encode returns v in the two formats for programs. What v holds is said once, by
-// its json tags.
+// its json tags. What a terminal could obey stands there as an escape: texts may come
+// from clients and logs.
 func (o Format) Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -51,9 +55,54 @@ func (o Format) Encode(v any) ([]byte, error) {
 		return nil, err
 	}
 	if o == YAML {
-		return yaml.JSONToYAML(b.Bytes())
+		return toYAML(b.Bytes())
 	}
-	return b.Bytes(), nil
+	return escaped(b.Bytes()), nil
+}
+
+// escaped writes what cannot be printed in the texts of a JSON document as JSON does.
+// The encoder leaves that to ASCII's control characters.
+func escaped(document []byte) []byte {
+	out := make([]byte, 0, len(document))
+	for _, r := range string(document) {
+		switch {
+		case r == '\n' || unicode.IsPrint(r):
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			first, second := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, first, second)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
+}
+
+// toYAML returns a JSON document as YAML. A text that cannot be printed is one in double
+// quotes, with escapes as JSON has them.
+func toYAML(document []byte) ([]byte, error) {
+	var v any
+	if err := yaml.UnmarshalWithOptions(document, &v, yaml.UseOrderedMap()); err != nil {
+		return nil, err
+	}
+	return yaml.MarshalWithOptions(v, yaml.CustomMarshaler(func(text string) ([]byte, error) {
+		if !strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+			return yaml.Marshal(text)
+		}
+		quoted, err := json.Marshal(text)
+		return escaped(quoted), err
+	}))
+}
+
+// Printable is a text that somebody else may have chosen, for a line of a terminal, which could
+// obey it else.
+func Printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // Fields makes rows of names and values, without those that are empty.
@@ -79,11 +128,15 @@ func (o Format) Print(w io.Writer, v any) error {
 	return err
 }
 
-// Columns prints rows under each other.
+// Columns prints rows under each other. Their texts may be anybody's, see Printable.
 func Columns(w io.Writer, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
-		if _, err := fmt.Fprintln(t, strings.Join(row, "\t")); err != nil {
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = Printable(cell)
+		}
+		if _, err := fmt.Fprintln(t, strings.Join(cells, "\t")); err != nil {
 			return err
 		}
 	}
