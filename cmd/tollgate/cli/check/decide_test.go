@@ -28,8 +28,8 @@ import (
 var identity = []string{"x-consumer-id", "x-consumer-username", "x-credential-identifier", "x-consumer-plan", "x-authenticated-scope"}
 
 // TestSameAsServer decides random requests of the four APIs, with shadow_mode in the API, in each
-// plan, in each limit, or nowhere, and some counters that are none. What tollgate check says is what
-// a server then answers, to the byte, and saying it changes nothing in the store.
+// plan, in each limit, or nowhere, and some counters that are none. What tollgate check says is
+// what a server then answers, to the byte, and saying it changes nothing in the store.
 func TestSameAsServer(t *testing.T) {
 	const shadow = "shadow_mode: true"
 	limit := regexp.MustCompile(`per: (?:second|minute|hour|day|month)\b`)
