@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys test-outage test-usage test-before test-times test-scan bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-before test-times test-scan bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -61,6 +61,10 @@ REQUESTS ?= 200000
 test-usage: ready-to-bench ## usage, exactly: 200,000 requests through Envoy and three servers, one of which ends meanwhile
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
 	@$(GO) test -count=1 -pgo=off -timeout 60m -v -run TestUsageThroughEnvoy ./cmd/tollgate -args -usage $(REQUESTS) | grep -v '^=== '
+
+test-clickhouse: ready-to-test ## the history of usage, in ClickHouse's real engine (0.9 GB in .tools)
+	@.ci/chdb
+	@TOLLGATE_REQUIRE=clickhouse,redis $(GO) test -count=1 -pgo=off -v -run 'TestRealEngine|TestScripts/clickhouse' ./policy/usage/clickhouse ./cmd/tollgate | grep -E '^ *---|^ok|^FAIL|_test.go'
 
 # The commit before requests under way were limited.
 BEFORE = 91166f4

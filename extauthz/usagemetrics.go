@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"tollgate/policy/usage"
+	"tollgate/policy/usage/clickhouse"
 	"tollgate/policy/usage/ledger"
 )
 
@@ -58,4 +59,17 @@ func (c *usageCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.waiting, written.Waiting)
 	counter(c.folded, folded.Folded)
 	counter(c.broken, folded.Broken)
+}
+
+// RegisterUsageHistory registers the metrics of what is sent to ClickHouse.
+func RegisterUsageHistory(r prometheus.Registerer, w *clickhouse.Writer) {
+	count := func(name, help string, of func(clickhouse.Stats) uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(of(w.Stats())) })
+	}
+	r.MustRegister(
+		count("tollgate_usage_clickhouse_rows_total", "Rows of usage that ClickHouse has acknowledged.", func(s clickhouse.Stats) uint64 { return s.Rows }),
+		count("tollgate_usage_clickhouse_failures_total", "Inserts that ClickHouse did not acknowledge. They are tried again.", func(s clickhouse.Stats) uint64 { return s.Failed }),
+		count("tollgate_usage_clickhouse_lost_total", "What a key did on a day, each time that there was no room for it among the rows that wait. ClickHouse will not have it; the store has.", func(s clickhouse.Stats) uint64 { return s.Lost }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tollgate_usage_clickhouse_waiting_rows", Help: "Rows of usage that ClickHouse has not acknowledged yet."}, func() float64 { return float64(w.Stats().Waiting) }),
+	)
 }

@@ -3,6 +3,8 @@ package extauthz_test
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/usage"
+	"tollgate/policy/usage/clickhouse"
 	"tollgate/policy/usage/ledger"
 )
 
@@ -63,6 +66,35 @@ func TestUsageMetrics(t *testing.T) {
 		t.Errorf("%+v of more keys than there may be", told)
 	}
 	mustTell(t, registry, fmt.Sprint("tollgate_usage_keys ", told.Keys), fmt.Sprint("tollgate_usage_other_keys_requests_total ", told.Others))
+}
+
+// What waits for ClickHouse, was taken or lost there is in the metrics.
+func TestUsageHistoryMetrics(t *testing.T) {
+	refuse := true
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if refuse {
+			http.Error(w, "no", http.StatusServiceUnavailable)
+		}
+	}))
+	defer s.Close()
+	client, err := clickhouse.Open(s.URL, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writer, registry := clickhouse.NewWriter(client, 2), prometheus.NewRegistry()
+	extauthz.RegisterUsageHistory(registry, writer)
+	for _, id := range []string{"key_first", "key_first", "key_no_room"} {
+		writer.Add(&usage.Delta{Subject: usage.Subject{API: "small", Key: id}, Day: 1, Decided: []usage.RouteHour{{Hour: 24, Decided: usage.Decided{Allowed: 1}}}})
+	}
+	if err := writer.Send(t.Context()); err == nil {
+		t.Error("it was refused")
+	}
+	mustTell(t, registry, "tollgate_usage_clickhouse_rows_total 0", "tollgate_usage_clickhouse_failures_total 1", "tollgate_usage_clickhouse_lost_total 1", "tollgate_usage_clickhouse_waiting_rows 2")
+	refuse = false
+	if err := writer.Send(t.Context()); err != nil {
+		t.Error(err)
+	}
+	mustTell(t, registry, "tollgate_usage_clickhouse_rows_total 2", "tollgate_usage_clickhouse_failures_total 1", "tollgate_usage_clickhouse_waiting_rows 0")
 }
 
 // mustTell fails unless each line is in what is scraped.

@@ -50,7 +50,7 @@ func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 // room returns the part of the module that a file belongs to.
 func room(path string) string {
 	dir := filepath.ToSlash(filepath.Dir(path))
-	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy/usage/ledger", "policy/usage", "policy/errorlog/journal", "policy/errorlog", "policy", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy/usage/ledger", "policy/usage/clickhouse", "policy/usage", "policy/errorlog/journal", "policy/errorlog", "policy", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
 		if dir == r || strings.HasPrefix(dir, r+"/") {
 			return r
 		}
@@ -85,9 +85,10 @@ func TestImports(t *testing.T) {
 		"policy/policyfile":       {"policy", "policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys", "policy/limits", "policy/router", "policy/answer"},
 		"policy/usage":            {"policy", "policy/keys"},
 		"policy/usage/ledger":     {"policy", "policy/connect", "policy/keys", "policy/usage"},
+		"policy/usage/clickhouse": {"policy/usage"},
 		"policy/errorlog":         {"policy", "policy/keys"},
 		"policy/errorlog/journal": {"policy/errorlog", "policy/connect"},
-		"extauthz":                {"policy", "policy/policyfile", "policy/usage", "policy/usage/ledger", "policy/errorlog", "policy/errorlog/journal", "policy/connect", "policy/keys", "policy/keys/cache", "policy/keys/standing", "policy/limits", "policy/limits/counters"},
+		"extauthz":                {"policy", "policy/policyfile", "policy/usage", "policy/usage/ledger", "policy/usage/clickhouse", "policy/errorlog", "policy/errorlog/journal", "policy/connect", "policy/keys", "policy/keys/cache", "policy/keys/standing", "policy/limits", "policy/limits/counters"},
 		"extauthz/grpcserver":     {"extauthz", "policy"},
 		"extauthz/httpserver":     {"extauthz", "policy"},
 		"extauthz/yardstick":      {"extauthz/grpcserver"},
@@ -426,7 +427,7 @@ func constantVar(v *ast.ValueSpec) bool {
 
 // What starts servers for tests is imported by tests only, and by what is for tests itself.
 func TestOnlyTestsImportTestSupport(t *testing.T) {
-	support := []string{"/redistest", "/keystest", "/tollgatetest", "/extauthztest"}
+	support := []string{"/redistest", "/keystest", "/tollgatetest", "/extauthztest", "/clickhousetest"}
 	_, files := goFiles(t)
 	for path, file := range files {
 		if slices.Contains(support, "/"+filepath.Base(filepath.Dir(path))) {

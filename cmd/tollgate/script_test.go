@@ -34,6 +34,7 @@ import (
 	"tollgate/envoy"
 	"tollgate/envoy/envoytest"
 	"tollgate/policy/connect/redistest"
+	"tollgate/policy/usage/clickhouse/clickhousetest"
 )
 
 // TestScripts runs the scripts of testdata/script against the real command. A
@@ -75,6 +76,7 @@ func TestScripts(t *testing.T) {
 					"ready": ready, "page": page, "check": check, "checks": checks, "until": until, "hold": hold, "watch": watch, "health": health, "empty": emptyRedis,
 					"freeport": freePortCommand, "redis": startRedis, "replica": startReplica, "redis-cli": redisCommand,
 					"mode": mode, "term": terminate, "hash": hash, "expand": expand,
+					"clickhouse": clickhouseCommand, "hanging": startHanging,
 					"envoy": startEnvoy, "call": call, "same": same, "remember": remember,
 				},
 			})
@@ -91,7 +93,13 @@ func TestScripts(t *testing.T) {
 				_, err := os.Stat(pictifyPython)
 				tollgatetest.Require(t, "pictify", err, "no pictify SDK (.ci/sdk)")
 			}
-			run(t, func(*testscript.Env) error { return nil })
+			run(t, func(env *testscript.Env) error {
+				if strings.HasPrefix(name, "clickhouse") {
+					redistest.Need(t)
+					env.Setenv("CLICKHOUSE", clickhousetest.Start(t).Host)
+				}
+				return nil
+			})
 		})
 		if !strings.HasPrefix(name, "keys") || name == "keys-input" { // which begins without a store
 			continue

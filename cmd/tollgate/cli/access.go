@@ -120,6 +120,30 @@ func (a *access) WithPolicy(cmd *cobra.Command, work func(ctx context.Context, o
 	})
 }
 
+// HistoryFlags adds the flags of the ClickHouse that has the history of usage.
+func (a *access) HistoryFlags(cmd *cobra.Command) {
+	a.Shared.HistoryFlags(cmd.PersistentFlags(), "that answers what the store no longer can, the same as the server's")
+}
+
+// Retention returns how long the store keeps the usage of an API: what the policy says, if one is
+// given that can be read, else what holds by default.
+func (a *access) Retention() func(api string) policy.Usage {
+	var set *policy.Set
+	if a.Policy != "" {
+		if files, err := policyfile.ReadFiles(a.Policy); err == nil {
+			set, _ = policyfile.Compile(files...)
+		}
+	}
+	return func(name string) policy.Usage {
+		if set != nil {
+			if api := set.API(name); api != nil {
+				return *api.Usage()
+			}
+		}
+		return policy.DefaultUsage()
+	}
+}
+
 // run opens what a command needs, lets it work until a signal, and closes it.
 func (a *access) run(cmd *cobra.Command, n needs, work func(ctx context.Context) error) error {
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
@@ -176,7 +200,7 @@ func (a *access) open(ctx context.Context, cmd *cobra.Command, n needs) error {
 // fillFromEnv sets the flags of access that the command line left out.
 func (a *access) fillFromEnv(flags *pflag.FlagSet) error {
 	storeGiven := flags.Changed("store")
-	for _, name := range []string{"store", "store-socket", "policy", "pepper-file", "older-peppers", "token-file", confirmFlag} {
+	for _, name := range []string{"store", "store-socket", "policy", "pepper-file", "older-peppers", "token-file", settings.ClickHouseFlag, settings.ClickHousePasswordFlag, confirmFlag} {
 		value, ok := os.LookupEnv(settings.Variable(name))
 		if !ok || value == "" || flags.Changed(name) || flags.Lookup(name) == nil {
 			continue

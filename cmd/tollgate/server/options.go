@@ -96,6 +96,7 @@ func newFlags(s *options) *pflag.FlagSet {
 	f.IntVar(&s.replicas, "replicas", 1, "how many servers share the limits, for plans with failure_mode local")
 	f.StringVar(&s.limits, "limits", LimitsAuto, "auto or exact: exact counts each request in the store, whatever the plans say; auto lets servers lease up to 2 % of what is left in advance")
 	f.BoolVar(&s.usage, "usage", true, "count what is done with each key, for tollgate usage")
+	s.HistoryFlags(f, "that gets what is counted, too")
 	f.BoolVar(&s.errorLog, "error-log", true, "keep some of the requests that are refused or fail, for tollgate errors")
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -177,7 +178,7 @@ func (s *options) check() error {
 			return fmt.Errorf("--%s: %d is less than 1", flag, n)
 		}
 	}
-	if err := s.CheckPepper(); err != nil {
+	if err := errors.Join(s.CheckPepper(), s.CheckHistory()); err != nil {
 		return err
 	}
 	if err := checkAddress("grpc-address", s.grpcAddress); err != nil {

@@ -35,6 +35,7 @@ import (
 	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
+	"tollgate/policy/usage/clickhouse"
 )
 
 const (
@@ -68,6 +69,7 @@ type service struct {
 	rights     *rights
 	cache      *keyCache
 	leases     *counters.Leases
+	history    *clickhouse.Client      // nil without --usage-clickhouse
 	usage      *usageCounts            // nil with --usage=false
 	errors     *errorLog               // nil with --error-log=false
 	lines      *extauthz.DecisionLines // nil unless decisions go to stdout
@@ -80,6 +82,8 @@ type service struct {
 	authzHTTP  *httpserver.Server // nil without --authz-http-address
 
 	grpcListener, httpListener, authzHTTPListener net.Listener
+
+	drainBy time.Time // set when it begins to end
 }
 
 // serve runs the server until a signal or the end of ctx. What is wrong with the
@@ -95,6 +99,9 @@ func serve(ctx context.Context, s *options, version string, stdout, stderr io.Wr
 		return err
 	}
 	if err := v.loadCertificates(s); err != nil {
+		return err
+	}
+	if v.history, err = s.openHistory(); err != nil {
 		return err
 	}
 	if v.tracing, err = newTracing(stop, os.Getenv, version, v.registry, v.log); err != nil {
@@ -152,6 +159,14 @@ func (v *service) loadCertificates(s *options) error {
 		Certificate: s.tlsCert, Key: s.tlsKey, ClientCA: s.tlsClientCA,
 	}, v.log)
 	return err
+}
+
+// openHistory returns what reaches ClickHouse, nil for none.
+func (s *options) openHistory() (*clickhouse.Client, error) {
+	if s.ClickHouse != "" && !s.usage {
+		return nil, fmt.Errorf("--%s: with --usage=false nothing is counted", settings.ClickHouseFlag)
+	}
+	return s.History()
 }
 
 // prepareKeys makes the hasher and reads the keys file.
@@ -274,7 +289,9 @@ func (v *service) run(s *options, stop, stopNow context.Context) error {
 	work.Go(func() { memory.Tune(serving, s.cacheKeys) })
 	work.Go(func() { v.cache.run(serving) })
 	work.Go(func() { v.leases.Run(serving) }) // gives back what is leased after the last call
-	work.Go(func() { v.usage.run(serving) })
+	work.Go(func() {
+		v.usage.run(serving, func() (context.Context, context.CancelFunc) { return v.lastMoments(stopNow) })
+	})
 	work.Go(func() { v.errors.run(serving) })
 	work.Go(func() { v.writeDecisions(serving) })
 	work.Go(func() { v.logError("send the last spans", v.tracing.run(serving)) })
@@ -310,9 +327,18 @@ func (v *service) run(s *options, stop, stopNow context.Context) error {
 	return exit.Failed(err)
 }
 
+// lastMoments is what is left of the time to drain, for what the last calls have left behind.
+func (v *service) lastMoments(stopNow context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(stopNow, max(time.Until(v.drainBy), endTimeout/2))
+}
+
 // waitFor waits for the work to end, but not for long: a file system that does
 // not answer must not keep a server that is told to stop.
 func (v *service) waitFor(work *sync.WaitGroup) {
+	limit := endTimeout
+	if v.history != nil {
+		limit += max(time.Until(v.drainBy), 0)
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -320,7 +346,7 @@ func (v *service) waitFor(work *sync.WaitGroup) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(endTimeout):
+	case <-time.After(limit):
 		v.log.Warn("some work has not ended; going without it")
 	}
 }
@@ -343,7 +369,8 @@ func (v *service) shutDown(s *options, delay time.Duration, stopNow context.Cont
 	case <-time.After(delay):
 	case <-stopNow.Done():
 	}
-	ctx, cancel := context.WithTimeout(stopNow, s.drainTimeout)
+	v.drainBy = time.Now().Add(s.drainTimeout)
+	ctx, cancel := context.WithDeadline(stopNow, v.drainBy)
 	defer cancel()
 	var overHTTP sync.WaitGroup
 	overHTTP.Go(func() { v.shutDownAuthzHTTP(ctx) })

@@ -31,6 +31,9 @@ type Shared struct {
 	PepperText string // TOLLGATE_PEPPER; no flag, because command lines are public
 
 	OlderPeppers string // files and words, joined with commas
+
+	ClickHouse             string // URL without a password; none if empty
+	ClickHousePasswordFile string
 }
 
 // Variable returns the environment variable of a flag.

@@ -8,25 +8,26 @@ import (
 	"tollgate/policy/usage"
 )
 
-// Question says what a report is about: one key, the keys of a team, or an API.
-type Question struct {
-	APIs []string // of the key or team, or the API itself
-	Key  string   // id
-	Team string   // "" for every team
-	By   usage.By // what has a row
-	From usage.Hour
-	To   usage.Day // the last day, included
-}
+// Question is usage.Question, which is asked elsewhere, too.
+type Question = usage.Question
 
 // Ask answers a question. Nothing was counted where the report has no rows.
 func (r *Reader) Ask(ctx context.Context, q Question) (*usage.Report, error) {
 	report := &usage.Report{By: q.By, From: q.From}
-	for _, api := range q.APIs {
-		if err := r.add(ctx, report, &q, api); err != nil {
-			return nil, err
-		}
+	if err := r.AddTo(ctx, report, q); err != nil {
+		return nil, err
 	}
 	return report, nil
+}
+
+// AddTo adds to a report what answers a question.
+func (r *Reader) AddTo(ctx context.Context, report *usage.Report, q Question) error {
+	for _, api := range q.APIs {
+		if err := r.add(ctx, report, &q, api); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // APIs returns the APIs of which there is usage, sorted.
@@ -55,12 +56,9 @@ func (r *Reader) add(ctx context.Context, report *usage.Report, q *Question, api
 	return r.each(ctx, &s, subjects, report)
 }
 
-// OtherKeys stands in the place of a key's id for those that were too many to be told apart.
-const OtherKeys = "(other keys)"
-
 func rowName(s usage.Subject) string {
 	if s.Others {
-		return OtherKeys
+		return usage.OtherKeys
 	}
 	return s.Key
 }

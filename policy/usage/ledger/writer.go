@@ -46,6 +46,7 @@ type Writer struct {
 	client  redis.UniversalClient
 	counter *usage.Counter
 	now     func() time.Time
+	also    func(*usage.Delta) // nil for nobody
 	ticks   func() (<-chan time.Time, func())
 	sha     string
 	me      string // three capitals
@@ -116,6 +117,10 @@ func NewWriter(c redis.UniversalClient, counter *usage.Counter, now func() time.
 	}
 	return w
 }
+
+// Tell has also told of what was added, each once, before Run. It may keep nothing of the delta but
+// names of APIs, routes and reasons, and must not wait.
+func (w *Writer) Tell(also func(*usage.Delta)) { w.also = also }
 
 // newMark returns three capitals. Where two servers have the same, at most a try again is taken for
 // the other's, if their stamps are equal too.
@@ -337,6 +342,9 @@ func (w *Writer) settle(a *addition, unsent error) error {
 		fallthrough
 	default:
 		w.stats.added.Add(1)
+		if w.also != nil {
+			w.also(a.Delta)
+		}
 	}
 	it := w.waiting[at]
 	if it == nil {

@@ -11,10 +11,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/exit"
+	"tollgate/policy"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/roles"
 	"tollgate/policy/keys/store"
 	"tollgate/policy/usage"
+	"tollgate/policy/usage/clickhouse"
 	"tollgate/policy/usage/ledger"
 )
 
@@ -24,6 +26,12 @@ type Access interface {
 	StoreFlags(cmd *cobra.Command)
 	// WithStore opens the store, lets work have it, and closes it.
 	WithStore(cmd *cobra.Command, work func(ctx context.Context, c redis.UniversalClient, who roles.Actor) error) error
+	// HistoryFlags adds the flags that say where the history is.
+	HistoryFlags(cmd *cobra.Command)
+	// History returns what reaches it, nil if there is none.
+	History() (*clickhouse.Client, error)
+	// Retention returns how long the store keeps the usage of an API.
+	Retention() func(api string) policy.Usage
 }
 
 // Command returns the command.
@@ -37,7 +45,9 @@ were allowed and denied, and what they cost, and of those that were allowed what
 proxy's access log says. OBSERVED is how many of them the log told of.
 
 Days are those of UTC. A day is told by hour for three days, a month by day for five
-weeks, and is kept for thirteen months, unless the API's policy says otherwise.`,
+weeks, and is kept for thirteen months, unless the API's policy says otherwise. With
+--usage-clickhouse what is older is read there; give --policy, too, if it says
+otherwise.`,
 		Args: flagsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.view != "" && (cmd.Flags().Changed("by") || cmd.Flags().Changed("since")) {
@@ -47,6 +57,7 @@ weeks, and is kept for thirteen months, unless the API's policy says otherwise.`
 		},
 	}
 	a.StoreFlags(cmd)
+	a.HistoryFlags(cmd)
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&o.key, "key", "", "id of a key")
@@ -55,7 +66,7 @@ weeks, and is kept for thirteen months, unless the API's policy says otherwise.`
 	f.StringVar(&o.by, "by", string(usage.ByRoute), "what has a row: route, hour, day, month, key, status or reason")
 	f.StringVar(&o.view, "view", "", "24h, 7d or 30d, in place of --by and --since: that time at a glance, with errors, times and refusals")
 	o.common(cmd, "7d")
-	cmd.AddCommand(topCommand(a))
+	cmd.AddCommand(topCommand(a), schemaCommand())
 	return cmd
 }
 
@@ -149,13 +160,21 @@ func (o *options) answer(cmd *cobra.Command, a Access) error {
 		if err != nil {
 			return exit.Failed(err)
 		}
-		report, err := ledger.NewReader(c).Ask(ctx, q)
+		history, err := a.History()
 		if err != nil {
+			return err
+		}
+		out := output{report: &usage.Report{By: q.By, From: q.From}, about: o.about(q), to: q.To}
+		places := sources{ledger: ledger.NewReader(c), keep: a.Retention(), now: o.now()}
+		if history != nil {
+			places.history = clickhouse.NewReader(history)
+		}
+		if out.historyFrom, err = places.addTo(ctx, out.report, q); err != nil {
 			return exit.Failed(err)
 		}
-		out := output{report: report, rows: report.Rows(usage.Most(o.sort)), about: o.about(q), to: q.To}
+		out.rows = out.report.Rows(usage.Most(o.sort))
 		if o.view != "" {
-			if out.glance, err = glanceAt(ctx, c, q, report); err != nil {
+			if out.glance, err = glanceAt(ctx, &places, q, out.report); err != nil {
 				return exit.Failed(err)
 			}
 		}

@@ -7,10 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"tollgate/policy/usage"
-	"tollgate/policy/usage/ledger"
 )
 
 // takeView has a view say what has a row, and how far back it goes: 24 hours by hour, others by
@@ -41,20 +38,20 @@ type glance struct {
 }
 
 // glanceAt asks for what a report leaves out.
-func glanceAt(ctx context.Context, c redis.UniversalClient, q ledger.Question, report *usage.Report) (*glance, error) {
+func glanceAt(ctx context.Context, from *sources, q usage.Question, report *usage.Report) (*glance, error) {
 	g := &glance{Reasons: []row{}, decided: report.Total.Decided, days: report.Total, from: q.From.Day()}
 	q.From = q.From.Day().Hour(0)
 	if report.By == usage.ByHour {
 		q.By = usage.ByDay
-		days, err := ledger.NewReader(c).Ask(ctx, q)
-		if err != nil {
+		days := &usage.Report{By: q.By, From: q.From}
+		if _, err := from.addTo(ctx, days, q); err != nil {
 			return nil, err
 		}
 		g.days = days.Total
 	}
 	q.By = usage.ByReason
-	reasons, err := ledger.NewReader(c).Ask(ctx, q)
-	if err != nil {
+	reasons := &usage.Report{By: q.By, From: q.From}
+	if _, err := from.addTo(ctx, reasons, q); err != nil {
 		return nil, err
 	}
 	for _, r := range reasons.Rows("") {

@@ -44,6 +44,8 @@ type output struct {
 	about  string
 	to     usage.Day
 	glance *glance // of a view; nil for none
+
+	historyFrom usage.Day // since when there is history, where that is later than what was asked for; else 0
 }
 
 func (o *output) print(w io.Writer, f Format) error {

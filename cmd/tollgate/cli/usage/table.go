@@ -27,6 +27,9 @@ func (o *output) note() string {
 	case r.By.HasSeen() && r.Total.Allowed > 0 && r.Total.Observed() == 0:
 		notes = append(notes, NoLog+": status, bytes and times are not known")
 	}
+	if o.historyFrom > 0 {
+		notes = append(notes, "history begins on "+o.historyFrom.Start().Format(time.DateOnly))
+	}
 	if r.Cut {
 		notes = append(notes, "days of a month before its sum was made are left out; ask for whole months, such as --since 3mo")
 	}
