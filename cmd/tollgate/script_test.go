@@ -420,7 +420,11 @@ func call(ts *testscript.TestScript, _ bool, args []string) {
 func remember(ts *testscript.TestScript, _ bool, args []string) {
 	var printed map[string]any
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &printed))
-	value, ok := printed[args[1]].(string)
+	fields := strings.Split(args[1], ".")
+	for _, of := range fields[:len(fields)-1] {
+		printed, _ = printed[of].(map[string]any)
+	}
+	value, ok := printed[fields[len(fields)-1]].(string)
 	if !ok {
 		ts.Fatalf("no %s was printed", args[1])
 	}

@@ -55,15 +55,21 @@ Exits with 0 if the request would be allowed, with 1 if not.
 
 With --replay it judges past decisions instead, as a server has logged them, and says
 which of them the policy would change by route, scope, address and plan; what limits
-say is left out. Keys are as the store has them now. Exits with 1 if any would change.`,
+say is left out. Keys are as the store has them now. Exits with 1 if any would change.
+
+With --decision it says what the error log knows of a past decision (tollgate errors),
+where the policy says so, and what policy and key, as they are now, would make of it.`,
 		Args: flagsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(); err != nil {
 				return err
 			}
 			return a.WithWorld(cmd, func(ctx context.Context, w *World) error {
-				if o.replay != "" {
+				switch {
+				case o.replay != "":
 					return o.again(ctx, cmd, w)
+				case o.decision != "":
+					return o.lookBack(ctx, cmd, w)
 				}
 				return o.answer(ctx, cmd, w)
 			})
@@ -88,7 +94,7 @@ type options struct {
 	method, path, ip              string
 	headers                       []string
 	keyless                       bool
-	replay                        string
+	replay, decision              string
 	output                        output.Format
 	now                           func() time.Time
 
@@ -108,6 +114,7 @@ func (o *options) flags(cmd *cobra.Command) {
 	f.StringArrayVar(&o.headers, "header", nil, "another header, NAME:VALUE; may be repeated")
 	f.BoolVar(&o.keyless, "no-key", false, "the request comes without a key; standard input is not read")
 	f.StringVar(&o.replay, "replay", "", "judge the decisions of this log (lines of JSON; - is standard input) by --policy instead, and say which would change")
+	f.StringVar(&o.decision, "decision", "", "explain the decision with this id, as the error log tells of it")
 	f.VarP(&o.output, "output", "o", "table, json or yaml")
 }
 
@@ -116,11 +123,13 @@ func (o *options) check() error {
 	o.probe = policy.Probe{
 		API: o.api, Host: o.host, Route: o.route, Environment: o.environment, Method: o.method, Target: o.path,
 	}
-	given := o.api + o.host + o.path + o.route + o.environment + o.ip + strings.Join(o.headers, "")
+	given := o.host + o.path + o.route + o.environment + o.ip + strings.Join(o.headers, "")
 	switch {
-	case o.replay != "" && (given != "" || o.keyless):
+	case o.replay != "" && (given+o.api+o.decision != "" || o.keyless):
 		return errors.New("check: --replay takes its requests from the log; give --policy and -o alone")
-	case o.replay != "":
+	case o.decision != "" && (given != "" || o.keyless):
+		return errors.New("check: --decision takes the request from the error log; give --api, --policy and -o alone")
+	case o.replay != "" || o.decision != "":
 		return nil
 	case o.api == "" && o.host == "":
 		return errors.New("check: want --api NAME or --host HOST")
