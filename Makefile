@@ -54,13 +54,13 @@ test-envoys: ## the tests through Envoy, with every version that is supported
 RUNS ?= 10
 test-outage: ready-to-bench ## replicas that restart and die under 2,000 requests a second; RUNS=1 is a shorter look
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
-	@$(GO) test -count=1 -pgo=off -timeout 60m -v -run TestReplicasLeave ./cmd/tollgate -args -outage $(RUNS) | grep -v '^=== '
+	@$(GO) test -count=1 -pgo=off -timeout 60m -v -run TestReplicasLeave ./cmd/tollgate -args -outage $(RUNS)
 
 # How many requests are counted.
 REQUESTS ?= 200000
 test-usage: ready-to-bench ## usage, exactly: 200,000 requests through Envoy and three servers, one of which ends meanwhile
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
-	@$(GO) test -count=1 -pgo=off -timeout 60m -v -run TestUsageThroughEnvoy ./cmd/tollgate -args -usage $(REQUESTS) | grep -v '^=== '
+	@$(GO) test -count=1 -pgo=off -timeout 60m -v -run TestUsageThroughEnvoy ./cmd/tollgate -args -usage $(REQUESTS)
 
 test-clickhouse: ready-to-test ## the history of usage, in ClickHouse's real engine (0.9 GB in .tools)
 	@.ci/chdb
