@@ -207,9 +207,10 @@ func (s *Set) Limit(api, plan, name string) (requests int64, known bool) {
 // HoldsSecret reports whether a text holds something of the form of a key of the API.
 func (s *Set) HoldsSecret(api, text string) bool {
 	a := s.byName[api]
-	if a == nil {
-		return false
-	}
+	return a != nil && a.holdsSecret(text)
+}
+
+func (a *API) holdsSecret(text string) bool {
 	for _, e := range a.spec.Environments {
 		if keys.HoldsSecret(text, e.Prefix) {
 			return true

@@ -8,7 +8,7 @@ import (
 
 // Shown is what a log may say of a request beside its Decision: no query, and no header but the
 // request's id. Method, Host and RequestID are as the client sent them, cut to a length that such
-// texts have.
+// texts have; one that may hold a key is *** as a whole.
 type Shown struct {
 	Method, Host string
 	// Path has *** in the place of a segment that may be a key. It is "" where it is long, or none
@@ -23,14 +23,21 @@ const (
 	maxShownMethod    = 32
 	maxShownPath      = 1024
 	maxShownRequestID = 128
-	// shortestKey is how long a segment of a path is, at least, that is taken for a key because it
-	// begins as one.
+	// shortestKey is how long a text is, at least, that is taken for a key because it begins as
+	// one.
 	shortestKey = 20
+	// hidden stands in the place of what may be a key.
+	hidden = "***"
 )
 
 // Shown returns that of a decision which is Done.
 func (c *Check) Shown() (s Shown) {
-	shown := func(text string, most int) string { return text[:min(len(text), most)] }
+	shown := func(text string, most int) string {
+		if text = text[:min(len(text), most)]; c.mayHoldKey(text) {
+			return hidden
+		}
+		return text
+	}
 	s.Method, s.Host = shown(c.request.Method, maxShownMethod), shown(c.request.Host, maxShown)
 	id, _ := c.request.header(headerRequestID)
 	s.RequestID = shown(id, maxShownRequestID)
@@ -50,11 +57,11 @@ func (c *Check) pathWithoutKeys() string {
 	if !ok {
 		return ""
 	}
-	hidden := false
+	any := false
 	for _, seg := range segs {
-		hidden = hidden || c.mayBeKey(seg)
+		any = any || c.mayBeKey(seg)
 	}
-	if !hidden {
+	if !any {
 		return c.path
 	}
 	parts := strings.Split(c.path[1:], "/")
@@ -63,13 +70,34 @@ func (c *Check) pathWithoutKeys() string {
 	}
 	for i, seg := range segs {
 		if c.mayBeKey(seg) {
-			parts[i] = "***"
+			parts[i] = hidden
 		}
 	}
 	return "/" + strings.Join(parts, "/")
 }
 
+// mayBeKey reports whether a segment of a path may be or hold a key. Where keys have no prefix,
+// whatever is long enough may be one.
 func (c *Check) mayBeKey(seg string) bool {
-	return len(seg) >= shortestKey && c.api.begins(seg) || c.set.HoldsSecret(c.api.spec.Name, seg) ||
-		c.cred.secret != "" && strings.Contains(seg, c.cred.secret)
+	return len(c.api.spec.Prefixes) == 0 && len(seg) >= shortestKey || c.mayHoldKey(seg)
+}
+
+// mayHoldKey reports whether a text that a client chose holds what the request presents as its key,
+// or may hold another key of its API.
+func (c *Check) mayHoldKey(text string) bool {
+	return c.cred.secret != "" && strings.Contains(text, c.cred.secret) || c.api != nil && c.api.MayHoldKey(text)
+}
+
+// MayHoldKey reports whether a text holds something that has the form of a key of the API, or that
+// begins as one does and is as long.
+func (a *API) MayHoldKey(text string) bool {
+	if len(text) < shortestKey {
+		return false
+	}
+	for _, prefix := range a.spec.Prefixes {
+		if at := strings.Index(text, prefix); at >= 0 && len(text)-at >= shortestKey {
+			return true
+		}
+	}
+	return a.holdsSecret(text)
 }

@@ -16,7 +16,7 @@ func TestShown(t *testing.T) {
 	for _, c := range []struct{ target, want string }{
 		{"/items", "/items"}, {"/items?api_key=" + key, "/items"}, {"/any/a%20b/c", "/any/a%20b/c"}, {"/any/", "/any/"}, {"/", "/"},
 		{"/any/" + key, "/any/***"}, {"/any/" + key + "/x", "/any/***/x"}, {"/any/x-" + key, "/any/***"}, {"/any/%73k_live_" + key[8:], "/any/***"},
-		{"/any/sk_live_ofAnotherForm12345", "/any/***"}, {"/any/sk_live_1", "/any/sk_live_1"},
+		{"/any/sk_live_ofAnotherForm12345", "/any/***"}, {"/any/key=sk_live_ofAnotherForm12345", "/any/***"}, {"/any/%3dsk_live_ofAnotherForm%31", "/any/***"}, {"/any/sk_live_1", "/any/sk_live_1"},
 		{"/items%3fapi_key=" + key, ""}, {"/items;" + key, ""}, {"//items", ""}, {"items", ""}, {"/a!b", ""}, {"/" + strings.Repeat("a", 1024), ""},
 	} {
 		w := goodWorld()
@@ -40,6 +40,23 @@ func TestShown(t *testing.T) {
 	w.decide(t, set)
 	if got := w.check.Shown(); len(got.Method) != 32 || len(got.Host) != 253 || len(got.RequestID) != 128 || got.Path != "" || got.Address != "" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A client can write its key where nobody looks for one.
+func TestShownHoldsNoKeyElsewhere(t *testing.T) {
+	set, key := shopSet(t, "client_address: {from: peer}"), secret("sk_live_")
+	for _, text := range []string{key, "req-" + key, "sk_live_ofAnotherForm12345"} {
+		w := goodWorld()
+		w.request.Method, w.request.Host, w.request.Headers[1].Value = text, "shop.example.com", text
+		w.check = &policy.Check{}
+		w.decide(t, set)
+		if got := w.check.Shown(); got.Method != "***" || got.RequestID != "***" {
+			t.Errorf("%s: %+v", text, got)
+		}
+		if got := w.check.Refusal().RequestID; got != "" {
+			t.Errorf("%s: the error log has %s", text, got)
+		}
 	}
 }
 

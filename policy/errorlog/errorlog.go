@@ -123,9 +123,13 @@ func (l *Log) Failed(f *Failure) bool {
 	}
 	a, hash := l.of(api.Name()), l.hash(f.Key, upstream)
 	if !l.count(a, hash, f.Key, upstream, at) {
+		request := ""
+		if !api.MayHoldKey(f.Request) { // a client may have chosen it
+			request = plainID(f.Request)
+		}
 		l.keep(a, hash, upstream, Entry{
 			API: a.name, Key: strings.Clone(f.Key), Time: at, Reason: Upstream, Route: route.Name, Code: f.Code,
-			Address: api.ErrorLog().Addresses.Text(f.Client), Decision: plainID(f.Decision), Request: plainID(f.Request),
+			Address: api.ErrorLog().Addresses.Text(f.Client), Decision: plainID(f.Decision), Request: request,
 		})
 	}
 	return true

@@ -98,6 +98,23 @@ func TestWhatClientsSend(t *testing.T) {
 	}
 }
 
+// A client may name its request as its key.
+func TestRequestIDHoldsNoKey(t *testing.T) {
+	w := newWorld(t)
+	for _, id := range []string{secret(), "r:" + secret(), "jb_ofAnotherForm1234567"} {
+		w.log.Refused(w.check(request(func(r *policy.Request) { r.Headers[1].Value = id }), grant("key_0001", inactive), nil))
+		if got := w.take(1)[0].Request; got != "" {
+			t.Errorf("refused: the request is %q", got)
+		}
+		f := failure("key_0001")
+		f.Request = id
+		w.log.Failed(f)
+		if got := w.take(1)[0].Request; got != "" {
+			t.Errorf("failed: the request is %q", got)
+		}
+	}
+}
+
 // A second has one entry of each key and reason, and the number of the others.
 func TestOneOfEachKeyAndReason(t *testing.T) {
 	w := newWorld(t)
