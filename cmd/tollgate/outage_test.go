@@ -235,6 +235,7 @@ type replica struct {
 	args   []string
 	file   string // of its addresses
 	authz  string // where Envoy asks
+	out    io.Writer
 	cmd    *exec.Cmd
 	done   chan error
 	log    *tollgatetest.Screen
@@ -244,7 +245,7 @@ func (r *replica) start(t *testing.T) {
 	t.Helper()
 	_ = os.Remove(r.file) // that of an earlier run
 	r.cmd, r.done, r.log = exec.Command(cmp.Or(r.binary, "tollgate"), r.args...), make(chan error, 1), &tollgatetest.Screen{}
-	r.cmd.Stderr = r.log
+	r.cmd.Stdout, r.cmd.Stderr = r.out, r.log
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -139,6 +139,31 @@ func TestDrainAnswersCallsUnderWay(t *testing.T) {
 	r.end(t)
 }
 
+// Who reads the decisions may end: their lines are lost then, and the server goes on.
+func TestReaderOfDecisionsEnds(t *testing.T) {
+	dir := tollgatetest.ShortDir(t)
+	tollgatetest.WriteFile(t, dir+"/policy.yaml", pixelbyte(t, "policy.yaml"))
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &replica{file: dir + "/a", out: writer, args: []string{"serve", "--policy", dir, "--store-socket", dir + "/s", "--drain-delay", "0s",
+		"--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--addresses-file", dir + "/a", "--log-decisions-to", "stdout"}}
+	server.start(t)
+	_, _ = reader.Close(), writer.Close()
+	r := &running{file: server.file}
+	if err := json.Unmarshal([]byte(r.addresses(t)), r); err != nil {
+		t.Fatal(err)
+	}
+	r.checkIn(t, "none")
+	eventually(t, "the loss is said", func() bool { return strings.Contains(server.log.String(), "decisions were not written") })
+	r.checkIn(t, "none")
+	if !strings.Contains(r.page(t, "/metrics"), `tollgate_decision_log_lines_total{outcome="failed"} `) {
+		t.Error("the loss is not counted")
+	}
+	server.terminate(t)
+}
+
 // The profiler answers where it was asked for, ends with the server, and is nowhere else.
 func TestProfilerIsApart(t *testing.T) {
 	before := leaks()

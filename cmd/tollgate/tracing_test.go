@@ -186,6 +186,9 @@ func TestTracingVariables(t *testing.T) {
 	for _, c := range [][3]string{
 		{"OTEL_TRACES_EXPORTER", "zipkin", `OTEL_TRACES_EXPORTER: unknown value "zipkin", want otlp or none`},
 		{"OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", `OTEL_EXPORTER_OTLP_PROTOCOL: unknown value "http/json", want grpc or http/protobuf`},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4317", `OTEL_EXPORTER_OTLP_ENDPOINT: want http://HOST:PORT, or https://`},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", `OTEL_EXPORTER_OTLP_ENDPOINT: want http://HOST:PORT, or https://`},
+		{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://collector:4318", `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: want http://HOST:PORT, or https://`},
 		{"OTEL_TRACES_SAMPLER", "sometimes", `OTEL_TRACES_SAMPLER: unknown value "sometimes"`},
 		{"OTEL_TRACES_SAMPLER_ARG", "2", `OTEL_TRACES_SAMPLER_ARG: "2" is not a number from 0 to 1`},
 	} {

@@ -16,13 +16,16 @@ var errTerminated = errors.New("SIGTERM")
 
 // untilSignal returns two contexts: stop ends at the first SIGTERM (its cause is
 // errTerminated) or SIGINT and with ctx, stopNow at the second signal. release gives
-// the signals back.
+// the signals back. Meanwhile it is an error to write where the reader has ended, which
+// would end a Go program otherwise (https://pkg.go.dev/os/signal#hdr-SIGPIPE).
 func untilSignal(ctx context.Context) (stop, stopNow context.Context, release func()) {
 	stop, endStop := context.WithCancelCause(ctx)
 	// The end of ctx is the wish to stop, not the wish to hurry.
 	stopNow, endNow := context.WithCancel(context.WithoutCancel(ctx))
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	noReader := make(chan os.Signal, 1) // nobody takes them out
+	signal.Notify(noReader, syscall.SIGPIPE)
 	released := make(chan struct{})
 	gone := make(chan struct{})
 	go func() {
@@ -42,6 +45,7 @@ func untilSignal(ctx context.Context) (stop, stopNow context.Context, release fu
 	}()
 	return stop, stopNow, func() {
 		signal.Stop(signals)
+		signal.Stop(noReader)
 		close(released)
 		<-gone
 		endStop(nil)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -79,7 +80,16 @@ func newTracing(ctx context.Context, env func(string) string, version string, r 
 
 // clientOf returns what speaks to the collector.
 func clientOf(env func(string) string) (otlptrace.Client, error) {
-	switch protocol := cmp.Or(env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), env("OTEL_EXPORTER_OTLP_PROTOCOL"), "http/protobuf"); protocol {
+	protocol := cmp.Or(env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), env("OTEL_EXPORTER_OTLP_PROTOCOL"), "http/protobuf")
+	// The libraries would send to their default where they cannot read an endpoint.
+	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
+		u, err := url.Parse(env(name))
+		web := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+		if env(name) != "" && !web && (err != nil || protocol != "grpc") { // gRPC knows others, such as unix:
+			return nil, fmt.Errorf("%s: want http://HOST:PORT, or https://", name) // not repeated: it could hold a password
+		}
+	}
+	switch protocol {
 	case "grpc":
 		return otlptracegrpc.NewClient(), nil
 	case "http/protobuf":
