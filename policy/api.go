@@ -176,6 +176,25 @@ func (a *API) Usage() *Usage { return &a.spec.Usage }
 // ErrorLog returns what the API's policy says of the error log.
 func (a *API) ErrorLog() ErrorLog { return a.spec.ErrorLog }
 
+// QuotaAlerts returns at which shares of their limits per day and month, in percent and ascending,
+// somebody is to be told of keys of a plan.
+func (a *API) QuotaAlerts(plan string) []int {
+	if p := a.spec.Plans[plan]; p != nil {
+		return p.QuotaAlerts
+	}
+	return nil
+}
+
+// HasAlerts reports whether there is such a share in any plan of the API.
+func (a *API) HasAlerts() bool {
+	for _, p := range a.spec.Plans {
+		if len(p.QuotaAlerts) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // replace changes the window in own that an override names. A quota that the key does not spend is
 // known and stays so.
 func (a *PlanLimits) replace(own []limits.Window, o keys.Override) (known bool) {

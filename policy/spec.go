@@ -99,6 +99,7 @@ type Plan struct {
 	FailureMode   FailureMode
 	Concurrent    int64          // requests of a key under way at once; 0 for any number
 	KeyCaps       map[string]int // active keys of a team by environment, "" where there are none
+	QuotaAlerts   []int          // percent of a limit per day or month to tell of, ascending
 }
 
 // PlanLimits are what some keys have of the limits of a plan.

@@ -26,6 +26,7 @@ func compile(doc *document, src *source) *policy.Spec {
 	c.scopes()
 	c.routes()
 	c.plans()
+	c.alerts()
 	c.concurrency()
 	c.costs()
 	c.failures()

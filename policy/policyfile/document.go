@@ -30,6 +30,11 @@ type document struct {
 	RateHeaders   rateHeadersIn  `yaml:"rate_headers,omitempty" jsonschema_description:"Rate-limit response headers."`
 	Usage         usageIn        `yaml:"usage,omitempty" jsonschema_description:"What is kept of who used what."`
 	ErrorLog      errorLogIn     `yaml:"error_log,omitempty" jsonschema_description:"What is kept of requests that were refused or failed."`
+	Alerts        alertsIn       `yaml:"alerts,omitempty" jsonschema_description:"When somebody is told of a key."`
+}
+
+type alertsIn struct {
+	Quota *[]int `yaml:"quota,omitempty" jsonschema:"maxItems=10,uniqueItems=true" jsonschema_description:"Shares of a limit per day or month, in percent, 1 to 100 and ascending. Each is told of once a window. Default: none, in a plan those of the API."`
 }
 
 type errorLogIn struct {
@@ -92,6 +97,7 @@ type planIn struct {
 	Concurrent  *int64     `yaml:"concurrent,omitempty" jsonschema:"minimum=1,maximum=10000" jsonschema_description:"Requests of a key that may be under way at once. Keys may override it as the limit named concurrent. Such a plan counts exactly. Default: any number."`
 	ShadowMode  bool       `yaml:"shadow_mode,omitempty" jsonschema_description:"No limit of the plan refuses a request; what they would refuse is said. Such a plan counts exactly. Default: false."`
 	Limits      *[]limitIn `yaml:"limits" jsonschema:"required" jsonschema_description:"Limits, all of which must allow. [] is unlimited."`
+	Alerts      alertsIn   `yaml:"alerts,omitempty" jsonschema_description:"When somebody is told of keys of this plan, in place of what the API says. quota: [] is never."`
 	KeyCaps     []keyCapIn `yaml:"key_caps,omitempty" jsonschema_description:"How many active keys a team may have, by environment. Default: any number."`
 }
 

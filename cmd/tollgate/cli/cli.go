@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tollgate/cmd/tollgate/cli/alerts"
 	"tollgate/cmd/tollgate/cli/check"
 	"tollgate/cmd/tollgate/cli/doctor"
 	errorlog "tollgate/cmd/tollgate/cli/errors"
@@ -22,7 +23,7 @@ import (
 
 // Commands returns the nouns of the CLI.
 func Commands() []*cobra.Command {
-	return []*cobra.Command{newKeys(), newTeams(), newMembers(), check.Command(&access{}), usage.Command(&access{}), errorlog.Command(&access{}), newLimits(), newDoctor(), newAudit(), newStoreCommand(), newPolicy()}
+	return []*cobra.Command{newKeys(), newTeams(), newMembers(), check.Command(&access{}), usage.Command(&access{}), errorlog.Command(&access{}), alerts.Command(&access{}), newLimits(), newDoctor(), newAudit(), newStoreCommand(), newPolicy()}
 }
 
 // unknownCommand does not repeat what it does not know: that could be a secret.

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/exit"
+	"tollgate/policy/alerts/outbox"
 	"tollgate/policy/connect"
 	"tollgate/policy/errorlog/journal"
 	"tollgate/policy/keys/audit"
@@ -19,8 +20,8 @@ import (
 // ACLs returns the rights of the users that tollgate store acl knows.
 func ACLs() map[string]connect.ACL {
 	return map[string]connect.ACL{
-		"server":   connect.Join(serverACL(), ledger.ServerACL(), journal.ServerACL()),
-		"cli":      connect.Join(cliACL(), ledger.CLIACL(), journal.CLIACL()),
+		"server":   connect.Join(serverACL(), ledger.ServerACL(), journal.ServerACL(), outbox.ServerACL()),
+		"cli":      connect.Join(cliACL(), ledger.CLIACL(), journal.CLIACL(), outbox.CLIACL()),
 		"sentinel": connect.SentinelACL(),
 	}
 }

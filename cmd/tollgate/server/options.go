@@ -60,6 +60,10 @@ type options struct {
 	usage          bool
 	errorLog       bool
 
+	alertWebhook    string // a URL, which may be a secret; empty: none
+	alertSecretFile string
+	alertAllow      string // addresses and CIDRs, joined with commas
+
 	logFormat      string
 	logLevel       string
 	logDecisions   string
@@ -98,6 +102,9 @@ func newFlags(s *options) *pflag.FlagSet {
 	f.BoolVar(&s.usage, "usage", true, "count what is done with each key, for tollgate usage")
 	s.HistoryFlags(f, "that gets what is counted, too")
 	f.BoolVar(&s.errorLog, "error-log", true, "keep some of the requests that are refused or fail, for tollgate errors")
+	f.StringVar(&s.alertWebhook, "alert-webhook", "", "https URL that gets what the policies' alerts tell of, signed as Standard Webhooks has it; without one they are in the log alone")
+	f.StringVar(&s.alertSecretFile, "alert-secret-file", "", "file with what messages to --alert-webhook are signed with: whsec_ and the base64 of 24 to 64 random bytes")
+	f.StringVar(&s.alertAllow, "alert-allow", "", "addresses and CIDRs outside of the public internet, joined with commas, to which --alert-webhook may go")
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.logDecisions, "log-decisions", string(extauthz.LogDenied), "decisions to log: none, denied, all, or reasons, joined with commas; =SHARE logs a part (denied,allowed=1%)")

@@ -27,6 +27,7 @@ import (
 	"tollgate/extauthz/grpcserver"
 	"tollgate/extauthz/httpserver"
 	"tollgate/policy"
+	"tollgate/policy/alerts/webhook"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/admin"
 	"tollgate/policy/keys/audit"
@@ -72,6 +73,8 @@ type service struct {
 	history    *clickhouse.Client      // nil without --usage-clickhouse
 	usage      *usageCounts            // nil with --usage=false
 	errors     *errorLog               // nil with --error-log=false
+	receiver   *webhook.Receiver       // nil without --alert-webhook
+	alerts     *alerting               // nil with --usage=false
 	lines      *extauthz.DecisionLines // nil unless decisions go to stdout
 	tracing    *tracing                // nil unless OTEL_ variables ask for it
 	authorizer *extauthz.Authorizer
@@ -96,6 +99,9 @@ func serve(ctx context.Context, s *options, version string, stdout, stderr io.Wr
 	v.registry, v.metrics = newMetrics()
 	set, err := v.loadPolicies(s)
 	if err != nil {
+		return err
+	}
+	if v.receiver, err = newReceiver(s); err != nil {
 		return err
 	}
 	if err := v.loadCertificates(s); err != nil {
@@ -213,6 +219,7 @@ func (v *service) build(s *options) {
 	})
 	extauthz.RegisterLimits(v.registry, v.leases)
 	v.usage, v.errors = v.newUsage(s), v.newErrorLog(s)
+	v.alerts = v.newAlerting(v.receiver)
 	v.authorizer = extauthz.New(extauthz.Config{
 		Policies:  v.policies,
 		Decider:   policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
@@ -293,6 +300,7 @@ func (v *service) run(s *options, stop, stopNow context.Context) error {
 		v.usage.run(serving, func() (context.Context, context.CancelFunc) { return v.lastMoments(stopNow) })
 	})
 	work.Go(func() { v.errors.run(serving) })
+	work.Go(func() { v.alerts.run(follow) })
 	work.Go(func() { v.writeDecisions(serving) })
 	work.Go(func() { v.logError("send the last spans", v.tracing.run(serving)) })
 	ended := make(chan error, 3)

@@ -66,8 +66,14 @@ type Writer struct {
 	failing    bool // something was not added when it was last tried
 	renewed    bool // something waits that was not sent yet
 
+	used func(api, key string) // see Tell; nil for nobody
+
 	stats stats
 }
+
+// Tell has the Writer say, on the goroutine that writes, which keys are used: each time that it
+// takes what one did. It is called before Run.
+func (w *Writer) Tell(used func(api, key string)) { w.used = used }
 
 type apiDay struct {
 	api string
@@ -184,6 +190,9 @@ func (w *Writer) write(ctx context.Context, group int) error {
 	today := usage.DayOf(w.now())
 	for i := range w.batch.Deltas {
 		d := &w.batch.Deltas[i]
+		if w.used != nil && d.Key != "" {
+			w.used(d.API, d.Key)
+		}
 		if at := w.waiting[subjectDay{d.Subject, d.Day}]; at != nil {
 			at.wait(d)
 			continue

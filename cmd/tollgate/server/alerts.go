@@ -1,0 +1,101 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"tollgate/extauthz"
+	"tollgate/policy/alerts"
+	"tollgate/policy/alerts/outbox"
+	"tollgate/policy/alerts/watch"
+	"tollgate/policy/alerts/webhook"
+	"tollgate/policy/keys/smallfile"
+)
+
+// alerting is what tells somebody of keys. A nil one does nothing.
+type alerting struct {
+	log     *slog.Logger
+	watcher *watch.Watcher
+	sender  *outbox.Sender // nil without --alert-webhook
+}
+
+// newReceiver reads the flags about the webhook; nil without one.
+func newReceiver(s *options) (*webhook.Receiver, error) {
+	allowed, err := webhook.ParseAllowed(s.alertAllow)
+	if err != nil {
+		return nil, fmt.Errorf("--alert-allow: %w", err)
+	}
+	if s.alertWebhook == "" {
+		if s.alertSecretFile != "" || s.alertAllow != "" {
+			return nil, errors.New("--alert-secret-file and --alert-allow are for --alert-webhook, which is not given")
+		}
+		return nil, nil
+	}
+	if !s.usage {
+		return nil, errors.New("--alert-webhook: needs --usage, which says which keys are used")
+	}
+	if s.alertSecretFile == "" {
+		return nil, errors.New("--alert-webhook: give --alert-secret-file, with what messages are signed with")
+	}
+	text, err := smallfile.Read(s.alertSecretFile, 1024)
+	if err != nil {
+		return nil, fmt.Errorf("--alert-secret-file: %w", err)
+	}
+	secret, err := webhook.ParseSecret(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("--alert-secret-file %s: %w", s.alertSecretFile, err)
+	}
+	r, err := webhook.New(s.alertWebhook, secret, webhook.NewGuard(allowed), len(allowed) > 0)
+	if err != nil {
+		return nil, fmt.Errorf("--alert-webhook: %w", err)
+	}
+	return r, nil
+}
+
+// newAlerting makes what looks at the keys whose usage is written, and what sends; nil where usage
+// is not counted.
+func (v *service) newAlerting(r *webhook.Receiver) *alerting {
+	if v.usage == nil {
+		return nil
+	}
+	a, box := &alerting{log: v.log}, outbox.New(v.storage.Client, nil)
+	a.watcher = &watch.Watcher{
+		Policies: v.policies.Current, Records: v.records, Counters: v.counters, Outbox: box, Sends: r != nil, Told: a.tell,
+	}
+	if r != nil {
+		a.sender = outbox.NewSender(box, r.Post)
+		v.log.Info("alerts go to a webhook", slog.String("host", r.Host()))
+	}
+	v.usage.writer.Tell(a.watcher.Used)
+	extauthz.RegisterAlerts(v.registry, a.watcher, a.sender)
+	return a
+}
+
+func (a *alerting) tell(q alerts.Quota) {
+	a.log.Warn("a key has reached a share of its limit",
+		slog.String("type", alerts.QuotaReached), slog.String("api", q.API), slog.String("team", q.Team), slog.String("key", q.Key),
+		slog.String("plan", q.Plan), slog.String("limit", q.Limit), slog.Int("percent", q.Percent),
+		slog.Int64("spent", q.Spent), slog.Int64("size", q.Size), slog.Time("resets", q.Resets))
+}
+
+// run looks and sends until ctx ends.
+func (a *alerting) run(ctx context.Context) {
+	if a == nil {
+		return
+	}
+	var work sync.WaitGroup
+	work.Go(func() {
+		trouble := troubles{log: a.log, message: "keys were not looked at for alerts; it is tried again"}
+		a.watcher.Run(ctx, trouble.tell)
+	})
+	if a.sender != nil {
+		work.Go(func() {
+			trouble := troubles{log: a.log, message: "alerts were not sent; it is tried again"}
+			a.sender.Run(ctx, trouble.tell)
+		})
+	}
+	work.Wait()
+}
