@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-before test-times test-scan bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-webhooks test-before test-times test-scan bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -65,6 +65,12 @@ test-usage: ready-to-bench ## usage, exactly: 200,000 requests through Envoy and
 test-clickhouse: ready-to-test ## the history of usage, in ClickHouse's real engine (0.9 GB in .tools)
 	@.ci/chdb
 	@TOLLGATE_REQUIRE=clickhouse,redis $(GO) test -count=1 -pgo=off -run 'TestRealEngine|TestScripts/clickhouse' ./policy/usage/clickhouse ./cmd/tollgate
+
+# Another implementation of what signs alerts. CI has no npm.
+test-webhooks: ready-to-test ## alerts: their signature is verified by npm's standardwebhooks
+	@mkdir -p .tools/standardwebhooks-1.1.1
+	@cd .tools/standardwebhooks-1.1.1 && test -d node_modules/standardwebhooks || npm install --no-audit --no-fund --silent standardwebhooks@1.1.1
+	@TOLLGATE_REQUIRE=standardwebhooks $(GO) test -count=1 -pgo=off -v -run TestVerifiedByAnother ./policy/alerts/webhook
 
 # The commit before requests under way were limited.
 BEFORE = 91166f4

@@ -425,7 +425,7 @@ func TestACLKnowsEveryCommand(t *testing.T) {
 // no command.
 func spelled() map[string]string {
 	return map[string]string{
-		"SetArgs": "set", "SetNX": "set", "HSetNX": "hsetnx", "ZRangeArgs": "zrange", "ZRangeArgsWithScores": "zrange", "ZRangeByLex": "zrangebylex",
+		"SetArgs": "set", "SetNX": "set", "HSetNX": "hsetnx", "ZRangeArgs": "zrange", "ZRangeArgsWithScores": "zrange", "ZRangeWithScores": "zrange", "ZRangeByLex": "zrangebylex",
 		"XRangeN": "xrange", "XRevRangeN": "xrevrange", "Exec": "", "Close": "", "Pipelined": "", "Watch": "", "Process": "", "LookupFor": "", "MasterForKey": "", "ForEachMaster": "",
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"tollgate/policy/alerts/watch"
 	"tollgate/policy/alerts/webhook"
 	"tollgate/policy/keys/smallfile"
+	"tollgate/policy/usage"
 )
 
 // alerting is what tells somebody of keys. A nil one does nothing.
@@ -69,7 +70,11 @@ func (v *service) newAlerting(r *webhook.Receiver) *alerting {
 		a.sender = outbox.NewSender(box, r.Post)
 		v.log.Info("alerts go to a webhook", slog.String("host", r.Host()))
 	}
-	v.usage.writer.Tell(a.watcher.Used)
+	v.usage.writer.Tell(func(d *usage.Delta) {
+		if d.Key != "" {
+			a.watcher.Used(d.API, d.Key)
+		}
+	})
 	extauthz.RegisterAlerts(v.registry, a.watcher, a.sender)
 	return a
 }

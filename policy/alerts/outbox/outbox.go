@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxWaiting and maxDead bound what a receiver that is away can make grow: some 0.6 KB a message.
+	// maxWaiting and maxDead bound what a receiver that is away makes grow: some 0.6 KB a message.
 	maxWaiting, maxDead = 10_000, 1_000
 	// markSlack is how much longer than its window a mark is kept, for clocks that disagree.
 	markSlack = time.Hour

@@ -27,8 +27,8 @@ const (
 	// over, counted, and looked at after its next use.
 	maxUsed = 100_000
 	perRead = 100
-	// looksForLease is how often a key is looked at, without a further use, while servers hold leases
-	// of its units: they end sooner, but where a server has died.
+	// looksForLease is how often a key is looked at, without a further use, while servers hold
+	// leases of its units: they end sooner, but where a server has died.
 	looksForLease = 12
 )
 

@@ -141,11 +141,13 @@ func TestPostFails(t *testing.T) {
 		handler http.HandlerFunc
 		want    string
 	}{
-		"refuses":   {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "ANSWERED", 500) }, "answered 500"},
-		"redirects": {func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, other.URL, 307) }, "answered 307: redirects are not followed"},
+		"refuses": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "ANSWERED", 500) }, "answered 500"},
+		"redirects": {func(w http.ResponseWriter, req *http.Request) {
+			http.Redirect(w, req, other.URL, http.StatusTemporaryRedirect)
+		}, "answered 307: redirects are not followed"},
 		"redirects nowhere": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "http://ANSWERED:x")
-			w.WriteHeader(302)
+			w.WriteHeader(http.StatusFound)
 		}, "the connection broke"},
 		"is no HTTP": {func(w http.ResponseWriter, _ *http.Request) {
 			c, _, _ := w.(http.Hijacker).Hijack()

@@ -46,7 +46,7 @@ type Writer struct {
 	client  redis.UniversalClient
 	counter *usage.Counter
 	now     func() time.Time
-	also    func(*usage.Delta) // nil for nobody
+	also    []func(*usage.Delta)
 	ticks   func() (<-chan time.Time, func())
 	sha     string
 	me      string // three capitals
@@ -66,14 +66,8 @@ type Writer struct {
 	failing    bool // something was not added when it was last tried
 	renewed    bool // something waits that was not sent yet
 
-	used func(api, key string) // see Tell; nil for nobody
-
 	stats stats
 }
-
-// Tell has the Writer say, on the goroutine that writes, which keys are used: each time that it
-// takes what one did. It is called before Run.
-func (w *Writer) Tell(used func(api, key string)) { w.used = used }
 
 type apiDay struct {
 	api string
@@ -124,9 +118,10 @@ func NewWriter(c redis.UniversalClient, counter *usage.Counter, now func() time.
 	return w
 }
 
-// Tell has also told of what was added, each once, before Run. It may keep nothing of the delta but
-// names of APIs, routes and reasons, and must not wait.
-func (w *Writer) Tell(also func(*usage.Delta)) { w.also = also }
+// Tell has also told of what is added, each once; it is called before Run, as often as there are
+// such functions. They may keep nothing of the delta but names of APIs, routes and reasons, and must
+// not wait.
+func (w *Writer) Tell(also func(*usage.Delta)) { w.also = append(w.also, also) }
 
 // newMark returns three capitals. Where two servers have the same, at most a try again is taken for
 // the other's, if their stamps are equal too.
@@ -190,9 +185,6 @@ func (w *Writer) write(ctx context.Context, group int) error {
 	today := usage.DayOf(w.now())
 	for i := range w.batch.Deltas {
 		d := &w.batch.Deltas[i]
-		if w.used != nil && d.Key != "" {
-			w.used(d.API, d.Key)
-		}
 		if at := w.waiting[subjectDay{d.Subject, d.Day}]; at != nil {
 			at.wait(d)
 			continue
@@ -351,8 +343,8 @@ func (w *Writer) settle(a *addition, unsent error) error {
 		fallthrough
 	default:
 		w.stats.added.Add(1)
-		if w.also != nil {
-			w.also(a.Delta)
+		for _, also := range w.also {
+			also(a.Delta)
 		}
 	}
 	it := w.waiting[at]

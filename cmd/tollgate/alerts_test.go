@@ -1,0 +1,135 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/redis/go-redis/v9"
+
+	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/tollgatetest"
+	"tollgate/policy/keys"
+	"tollgate/policy/keys/store"
+)
+
+// alerted is a receiver of alerts.
+type alerted struct {
+	mu       sync.Mutex
+	messages []string // id and body, of those that were signed with a time of now
+}
+
+func (a *alerted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !strings.HasPrefix(r.Header.Get("webhook-signature"), "v1,") {
+		http.Error(w, "not signed", http.StatusUnauthorized)
+		return
+	}
+	a.messages = append(a.messages, r.Header.Get("webhook-id")+" "+string(body))
+}
+
+func (a *alerted) all() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return strings.Join(a.messages, "\n")
+}
+
+// Two servers let a key spend more than half of its month: the webhook is told once. What it did
+// not take for a day is shown, and sent again when the operator says so.
+func TestAlertsReachTheWebhook(t *testing.T) {
+	dir, got := tollgatetest.ShortDir(t), &alerted{}
+	receiver := httptest.NewServer(got)
+	defer receiver.Close()
+	small := strings.NewReplacer("requests: 60,", "requests: 6000,", "requests: 1000,", "requests: 100,").Replace(string(readFile(t, "../../testdata/small.yaml")))
+	policy, secretFile := filepath.Join(dir, "alerts.yaml"), filepath.Join(dir, "secret")
+	tollgatetest.WriteFile(t, policy, []byte(small+"alerts: {quota: [50, 100]}\n"))
+	tollgatetest.WriteFile(t, secretFile, []byte("whsec_"+base64.StdEncoding.EncodeToString(make([]byte, 24))))
+	f := startServers(t, 2, "--policy", policy, "--alert-webhook", receiver.URL+"/hook?token=SECRET", "--alert-secret-file", secretFile, "--alert-allow", "127.0.0.1")
+	secret := keys.Seal("jb_", "AKeyOfTheTestOfAlerts000000")
+	k := &keys.Key{ID: "key_alerted", API: "jobs", Team: "acme", Name: "n", Plan: "free", Scopes: []string{"read"}, LimitID: "key_alerted", Status: keys.Active,
+		AnchorDay: 1, Version: 1, Algorithm: keys.AlgorithmHMACSHA256, Digest: keys.NewHasher(nil).Digest(secret)}
+	if err := store.New(f.admin).Create(t.Context(), k); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 60 {
+		response, err := f.replicas[i%2].Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+				Host: "jobs.example.com", Method: "GET", Path: "/v1/jobs/17",
+				HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{{Key: "authorization", RawValue: []byte("Bearer " + secret)}}},
+			}},
+		}})
+		if err != nil || response.GetOkResponse() == nil {
+			t.Fatal(response, err)
+		}
+	}
+	eventually(t, "an alert", func() bool { return got.all() != "" })
+	if all := got.all(); strings.Count(all, "\n") != 0 || !strings.Contains(all, `"key":"key_alerted","plan":"free","limit":"month","per":"month","percent":50,"spent":60,"size":100`) {
+		t.Errorf("the webhook has %s", all)
+	}
+	raised := 0
+	for i := range f.http {
+		raised += strings.Count(f.page(t, i, "/metrics"), `tollgate_alerts_total{api="jobs",type="quota.reached"} 1`)
+	}
+	if raised != 1 || strings.Contains(f.log.String(), "SECRET") {
+		t.Errorf("raised by %d servers:\n%s", raised, f.log.String())
+	}
+	f.replaysADeadAlert(t, got)
+}
+
+// page returns a page of a server.
+func (f *fleet) page(t *testing.T, i int, path string) string {
+	t.Helper()
+	response, err := http.Get("http://" + f.http[i] + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+func (f *fleet) replaysADeadAlert(t *testing.T, got *alerted) {
+	t.Helper()
+	id := "msg_" + strings.Repeat("0f", 16)
+	f.killAlert(t, id)
+	code, out, stderr := command(t, "alerts", "--store", f.url("cli"))
+	if code != exit.CodeOK || !strings.Contains(out, id+"  dead ") || !strings.Contains(out, "key_dead  month 90 %  answered 500") {
+		t.Fatalf("%d, %s%s", code, out, stderr)
+	}
+	if code, out, _ := command(t, "alerts", "--store", f.url("cli"), "-o", "json"); code != exit.CodeOK || !strings.Contains(out, `"message":{"data":{"key":"key_dead"`) {
+		t.Errorf("%d, %s", code, out)
+	}
+	if code, out, stderr := command(t, "alerts", "--store", f.url("cli"), "--replay", id); code != exit.CodeOK || out != id+" is sent again\n" {
+		t.Errorf("%d, %s%s", code, out, stderr)
+	}
+	eventually(t, "the alert that was given up", func() bool { return strings.Contains(got.all(), id) })
+	if code, _, stderr := command(t, "alerts", "--store", f.url("cli"), "--replay", id); code == exit.CodeOK || !strings.Contains(stderr, "no message with this id was given up") {
+		t.Errorf("%d, %s", code, stderr)
+	}
+	if code, _, stderr := command(t, "alerts", "--replay", "SECRET"); code != exit.CodeUsage || strings.Contains(stderr, "SECRET") {
+		t.Errorf("%d, %s", code, stderr)
+	}
+}
+
+// killAlert leaves in Redis what is there of a message that the webhook has not taken for a day.
+func (f *fleet) killAlert(t *testing.T, id string) {
+	t.Helper()
+	const prefix = "tg:v1:alerts:{alerts}:"
+	record := `{"body":{"data":{"key":"key_dead","limit":"month","percent":90}},"first":1,"tries":20,"error":"answered 500"}`
+	if err := errors.Join(f.admin.HSet(t.Context(), prefix+"messages", id, record).Err(), f.admin.ZAdd(t.Context(), prefix+"dead", redis.Z{Score: 1, Member: id}).Err()); err != nil {
+		t.Fatal(err)
+	}
+}
