@@ -45,10 +45,10 @@ func (c *alertCollector) Collect(out chan<- prometheus.Metric) {
 		counter(c.raised, n, api, alerts.QuotaReached)
 	}
 	counter(c.passed, watched.Passed)
-	if c.sender == nil {
-		return
+	var s outbox.SenderStats
+	if c.sender != nil {
+		s = c.sender.Stats()
 	}
-	s := c.sender.Stats()
 	counter(c.messages, s.Sent, "sent")
 	counter(c.messages, s.Failed, "failed")
 	counter(c.messages, s.Dead, "dead")
