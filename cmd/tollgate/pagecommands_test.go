@@ -106,6 +106,7 @@ func makeTargets() map[string]string {
 		"test-times":      "minutes; TestNextRequestIsLetThroughSoon takes fewer rounds in every run",
 		"test-usage":      "minutes; TestUsageThroughEnvoy counts fewer requests in every run",
 		"test-clickhouse": "0.9 GB; TestRealEngine runs wherever the engine is",
+		"test-webhooks":   "it needs npm; TestVerifiedByAnother runs wherever the package is",
 		"test-scan":       "TestFirstLookUpsDuringAScan takes a smaller one in every run",
 		"bench":           "ten minutes; CI runs bench-short, and tollgate-bench's own test reads its page",
 		"bench-short":     "CI runs it",
