@@ -119,8 +119,8 @@ func NewWriter(c redis.UniversalClient, counter *usage.Counter, now func() time.
 }
 
 // Tell has also told of what is added, each once; it is called before Run, as often as there are
-// such functions. They may keep nothing of the delta but names of APIs, routes and reasons, and must
-// not wait.
+// such functions. They may keep nothing of the delta but names of APIs, routes and reasons, and
+// must not wait.
 func (w *Writer) Tell(also func(*usage.Delta)) { w.also = append(w.also, also) }
 
 // newMark returns three capitals. Where two servers have the same, at most a try again is taken for
