@@ -180,9 +180,8 @@ func (l *Log) count(a *apiLog, hash uint32, id string, r policy.Reason, at time.
 
 // countOther counts requests that no entry tells of.
 func (l *Log) countOther(a *apiLog, r policy.Reason, n uint64, at time.Time) {
-	if a.others[r].Add(n) == n {
-		a.since[r].Store(at.UnixMilli())
-	}
+	a.since[r].CompareAndSwap(0, at.UnixMilli())
+	a.others[r].Add(n)
 	l.others.Add(n)
 }
 
@@ -248,7 +247,10 @@ func (a *apiLog) take(all []Entry, now time.Time) []Entry {
 	}
 	for r := range a.others {
 		if n := a.others[r].Swap(0); n > 0 {
-			since := time.UnixMilli(a.since[r].Load()).UTC()
+			since := now
+			if ms := a.since[r].Swap(0); ms != 0 { // else the one who counts them had said so to the period before
+				since = time.UnixMilli(ms).UTC()
+			}
 			all = append(all, Entry{API: a.name, Time: since, Reason: nameOf(policy.Reason(r)), More: n, Until: later(now, since), Others: true})
 		}
 	}

@@ -367,3 +367,14 @@ func BenchmarkRefused(b *testing.B) {
 		})
 	}
 }
+
+// Requests that are only counted have a time, also where a Take comes between the two steps.
+func TestCountAtTheEndOfAPeriod(t *testing.T) {
+	w := newWorld(t)
+	w.log.CountLate("jobs", errorlog.UpstreamPlace)
+	w.wait(time.Second)
+	got := w.log.Take(nil)
+	if len(got) != 1 || got[0].More != 1 || !got[0].Time.Equal(w.now()) || got[0].Until.Before(got[0].Time) {
+		t.Errorf("%v", got)
+	}
+}

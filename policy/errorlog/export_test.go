@@ -1,5 +1,7 @@
 package errorlog
 
+import "tollgate/policy"
+
 // WhileLocked runs f while nobody can add an entry to an API, or take its entries.
 func (l *Log) WhileLocked(api string, f func()) {
 	a := l.of(api)
@@ -10,3 +12,7 @@ func (l *Log) WhileLocked(api string, f func()) {
 
 // ReasonCount is how many reasons there is room for, and Upstream's place among them.
 const ReasonCount, UpstreamPlace = reasons, upstream
+
+// CountLate counts a request that is told apart from no other, as one does that said since when to
+// a period that was taken in between.
+func (l *Log) CountLate(api string, reason policy.Reason) { l.of(api).others[reason].Add(1) }
