@@ -2,18 +2,20 @@ package envoy_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"tollgate/envoy/envoytest"
 	"tollgate/extauthz"
@@ -306,19 +308,32 @@ func (s *swallower) carry(in net.Conn, to string) {
 		_, _ = io.Copy(out, in)
 		_ = out.Close()
 	}()
-	buffer := make([]byte, 64<<10)
+	// The headers of an answer wait for what follows them: Envoy tries again only if it has seen
+	// nothing of an answer.
+	var headers []byte
 	for {
-		n, err := out.Read(buffer)
+		var frame bytes.Buffer
+		h, err := http2.ReadFrameHeader(io.TeeReader(out, &frame))
 		if err != nil {
 			return
 		}
-		// The answer of a check names the key; what else comes is gRPC's own.
-		if s.on.Load() && strings.Contains(string(buffer[:n]), "key_small0") {
+		if _, err := io.CopyN(&frame, out, int64(h.Length)); err != nil {
+			return
+		}
+		switch {
+		case s.on.Load() && bytes.Contains(frame.Bytes(), []byte("key_small0")): // as the answer of a check has it
 			s.on.Store(false)
 			s.cut.Add(1)
 			return
+		case h.Type == http2.FrameHeaders && !h.Flags.Has(http2.FlagHeadersEndStream):
+			headers = append(headers, frame.Bytes()...)
+			continue
 		}
-		if _, err := in.Write(buffer[:n]); err != nil {
+		sent := frame.Bytes()
+		if h.Type == http2.FrameHeaders || h.Type == http2.FrameData {
+			sent, headers = append(headers, sent...), nil
+		}
+		if _, err := in.Write(sent); err != nil {
 			return
 		}
 	}
