@@ -117,10 +117,8 @@ func appendDecision(b []byte, check *policy.Check, now time.Time, took time.Dura
 	b = now.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
 	b = append(b, `","allowed":`...)
 	b = strconv.AppendBool(b, d.Allow)
-	host := false
 	for _, m := range d.Metadata {
 		b = appendField(b, m.Name, m.Value)
-		host = host || m.Name == "host"
 	}
 	if d.Status != 0 {
 		b = append(b, `,"status":`...)
@@ -128,7 +126,7 @@ func appendDecision(b []byte, check *policy.Check, now time.Time, took time.Dura
 	}
 	s := check.Shown()
 	b = appendField(b, "method", s.Method)
-	if !host {
+	if d.Meta("host") == "" {
 		b = appendField(b, "host", s.Host)
 	}
 	b = appendField(b, "path", s.Path)

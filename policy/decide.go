@@ -690,13 +690,12 @@ const maxShown = 253
 // describePlace adds what the request said about where it belongs, and what the key is for, to a
 // refusal that came from it.
 func (c *Check) describePlace(add func(name, value string)) {
-	shown := func(s string) string { return s[:min(len(s), maxShown)] }
-	add("host", shown(c.request.Host))
+	add("host", c.shown(c.request.Host, maxShown))
 	if c.api == nil {
-		add("asked_api", shown(c.request.API.Value))
+		add("asked_api", c.shown(c.request.API.Value, maxShown))
 		return
 	}
-	add("asked_environment", shown(c.request.Environment.Value))
+	add("asked_environment", c.shown(c.request.Environment.Value, maxShown))
 	add("key_environment", c.grant.Environment)
 }
 

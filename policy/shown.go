@@ -26,21 +26,16 @@ const (
 	// shortestKey is how long a text is, at least, that is taken for a key because it begins as
 	// one.
 	shortestKey = 20
-	// hidden stands in the place of what may be a key.
-	hidden = "***"
 )
+
+// Hidden stands in the place of what may be a key.
+const Hidden = "***"
 
 // Shown returns that of a decision which is Done.
 func (c *Check) Shown() (s Shown) {
-	shown := func(text string, most int) string {
-		if text = text[:min(len(text), most)]; c.mayHoldKey(text) {
-			return hidden
-		}
-		return text
-	}
-	s.Method, s.Host = shown(c.request.Method, maxShownMethod), shown(c.request.Host, maxShown)
+	s.Method, s.Host = c.shown(c.request.Method, maxShownMethod), c.shown(c.request.Host, maxShown)
 	id, _ := c.request.header(headerRequestID)
-	s.RequestID = shown(id, maxShownRequestID)
+	s.RequestID = c.shown(id, maxShownRequestID)
 	if c.api == nil {
 		return s
 	}
@@ -49,6 +44,15 @@ func (c *Check) Shown() (s Shown) {
 		s.Path = c.pathWithoutKeys()
 	}
 	return s
+}
+
+// shown returns so much of a text that a client chose, or what stands in its place if it may hold a
+// key.
+func (c *Check) shown(text string, most int) string {
+	if c.mayHoldKey(text) {
+		return Hidden
+	}
+	return text[:min(len(text), most)]
 }
 
 func (c *Check) pathWithoutKeys() string {
@@ -70,7 +74,7 @@ func (c *Check) pathWithoutKeys() string {
 	}
 	for i, seg := range segs {
 		if c.mayBeKey(seg) {
-			parts[i] = hidden
+			parts[i] = Hidden
 		}
 	}
 	return "/" + strings.Join(parts, "/")

@@ -46,7 +46,7 @@ func TestShown(t *testing.T) {
 // A client can write its key where nobody looks for one.
 func TestShownHoldsNoKeyElsewhere(t *testing.T) {
 	set, key := shopSet(t, "client_address: {from: peer}"), secret("sk_live_")
-	for _, text := range []string{key, "req-" + key, "sk_live_ofAnotherForm12345"} {
+	for _, text := range []string{key, "req-" + key, strings.Repeat("M", 24) + key, "sk_live_ofAnotherForm12345"} {
 		w := goodWorld()
 		w.request.Method, w.request.Host, w.request.Headers[1].Value = text, "shop.example.com", text
 		w.check = &policy.Check{}
@@ -56,6 +56,13 @@ func TestShownHoldsNoKeyElsewhere(t *testing.T) {
 		}
 		if got := w.check.Refusal().RequestID; got != "" {
 			t.Errorf("%s: the error log has %s", text, got)
+		}
+		w = goodWorld() // the metadata of which names the place that it came to
+		w.request.API, w.request.Environment, w.request.Host = policy.Named{Value: "shop", Given: true}, policy.Named{Value: "test", Given: true}, text
+		w.check = &policy.Check{}
+		w.decide(t, set)
+		if d := w.check.Decision(); d.Reason != policy.WrongEnvironment || d.Meta("host") != "***" || w.check.Shown().Host != "***" {
+			t.Errorf("%s: %v, host %s", text, d.Reason, d.Meta("host"))
 		}
 	}
 }
