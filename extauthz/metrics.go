@@ -136,6 +136,10 @@ func (m *Metrics) loaded(set *policy.Set, now time.Time) {
 	m.policyAPIs.Set(float64(len(set.APIs())))
 }
 
+// Decisions returns how many there were, but for those of routes and plans that no policy has had
+// lately.
+func (m *Metrics) Decisions() uint64 { return m.outcomes.total() }
+
 func (m *Metrics) decided(set *policy.Set, check *policy.Check, took time.Duration) {
 	m.outcomes.decision(set, check)
 	m.durations.check.observe(took)

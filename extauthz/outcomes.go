@@ -158,6 +158,18 @@ func (o *outcomes) decidedBy(name decidedName) *decidedCounts {
 	return counts
 }
 
+// total returns how many decisions are counted.
+func (o *outcomes) total() (n uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, counts := range o.decided {
+		for reason := range *counts {
+			n += (*counts)[reason].Load()
+		}
+	}
+	return n
+}
+
 // finished counts what an access log says of the end of an allowed request. Names that the set does
 // not have are left out: whoever reaches the port can write any.
 func (o *outcomes) finished(set *policy.Set, e *AccessLogEntry) {

@@ -57,6 +57,9 @@ func TestOutcomes(t *testing.T) {
 	}
 	s.Authorizer.Observed(&extauthz.AccessLogEntry{API: "small", Route: "item", Reason: "rate_limited", Code: 429})
 
+	if n := s.Authorizer.Metrics().Decisions(); n != 11 {
+		t.Errorf("%d decisions", n)
+	}
 	mustTell(t, s.Registry,
 		`tollgate_decisions_total{api="small",plan="",reason="allowed",route="open"} 1`,
 		`tollgate_decisions_total{api="small",plan="",reason="missing_credential",route="item"} 1`,

@@ -87,7 +87,7 @@ func TestImports(t *testing.T) {
 		"policy/usage/ledger":     {"policy", "policy/connect", "policy/keys", "policy/usage"},
 		"policy/usage/clickhouse": {"policy/usage"},
 		"policy/errorlog":         {"policy", "policy/keys"},
-		"policy/errorlog/journal": {"policy/errorlog", "policy/connect"},
+		"policy/errorlog/journal": {"policy", "policy/errorlog", "policy/connect"},
 		"policy/alerts":           {"policy/keys", "policy/limits"},
 		"policy/alerts/webhook":   nil,
 		"policy/alerts/outbox":    {"policy/connect"},

@@ -93,7 +93,7 @@ func Unpack(text string) (Entry, error) {
 	return e, nil
 }
 
-// String says it in a line, for errors of tests.
+// String says it in a line.
 func (e *Entry) String() string {
 	return fmt.Sprintf("%s/%s: %s", e.API, e.Key, e.Pack())
 }

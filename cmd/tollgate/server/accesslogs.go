@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"tollgate/extauthz"
 	"tollgate/extauthz/grpcserver"
 )
@@ -25,7 +23,7 @@ func (s *Status) accessLogs(w http.ResponseWriter, _ *http.Request) {
 // logReport is what is known of access logs.
 func (v *service) logReport() *extauthz.LogReport {
 	return &extauthz.LogReport{
-		Time: time.Now().UTC(), LogName: grpcserver.AccessLogName, Decisions: decisions(v.registry),
+		Time: time.Now().UTC(), LogName: grpcserver.AccessLogName, Decisions: v.metrics.Decisions(),
 		APIs: v.authorizer.LoggedAPIs(), Logs: v.grpc.AccessLogs(), Slots: v.slotTroubles(),
 	}
 }
@@ -33,18 +31,4 @@ func (v *service) logReport() *extauthz.LogReport {
 // slotTroubles returns what is wrong with how requests under way are followed.
 func (v *service) slotTroubles() []extauthz.SlotTrouble {
 	return v.rights.slotTroubles(v.authorizer.SlotTroubles())
-}
-
-// decisions returns how many there were.
-func decisions(g prometheus.Gatherer) (n uint64) {
-	families, _ := g.Gather() // what there is, beside an error of some other metric
-	for _, f := range families {
-		if f.GetName() != "tollgate_decisions_total" {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			n += uint64(m.GetCounter().GetValue())
-		}
-	}
-	return n
 }

@@ -49,13 +49,12 @@ const (
 
 // Ask answers a question.
 func (r *Reader) Ask(ctx context.Context, q Question) (*Answer, error) {
-	lists, err := r.lists(ctx, q.API, q.Since)
-	if err != nil {
-		return nil, err
-	}
-	a := &Answer{}
-	if q.Key != "" {
-		lists = slices.DeleteFunc(lists, func(l list) bool { return l.member != q.Key && l.member[:1] != othersMark })
+	a, lists := &Answer{}, ofKey(q.Key)
+	if q.Key == "" {
+		var err error
+		if lists, err = r.lists(ctx, q.API, q.Since); err != nil {
+			return nil, err
+		}
 	}
 	for part := range slices.Chunk(lists, readPart) {
 		if n := len(a.Entries); q.Most > 0 && n >= q.Most && a.Entries[n-q.Most].Time.After(part[0].last.Add(clockSlack)) {
@@ -117,6 +116,16 @@ func (q *Question) wants(e *errorlog.Entry) bool {
 type list struct {
 	member string
 	last   time.Time
+}
+
+// ofKey returns the lists that may tell of a key: its own, and those of keys that were too many. It
+// is not known when they were appended to.
+func ofKey(id string) []list {
+	all := []list{{member: id}}
+	for _, reason := range errorlog.Reasons() {
+		all = append(all, list{member: othersMark + reason})
+	}
+	return all
 }
 
 // lists returns those that may hold entries from since on, the one that was appended to last first.

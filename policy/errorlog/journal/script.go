@@ -2,13 +2,11 @@ package journal
 
 import (
 	"context"
-	"crypto/sha1"
 	_ "embed"
-	"encoding/hex"
 	"errors"
 	"time"
 
-	"github.com/redis/go-redis/v9"
+	"tollgate/policy"
 )
 
 //go:embed append.lua
@@ -29,29 +27,9 @@ const (
 // errReply says that Redis has answered what no script does.
 var errReply = errors.New("the store's answer cannot be read")
 
-// script is a script and the name by which Redis knows it.
-type script struct{ source, sha string }
-
-func newScript(source string) script {
-	sum := sha1.Sum([]byte(source))
-	return script{source, hex.EncodeToString(sum[:])}
-}
-
-// run runs a script. A Redis that has not seen it gets it.
-func (s script) run(ctx context.Context, c redis.UniversalClient, keys []string, args ...any) *redis.Cmd {
-	reply := c.EvalSha(ctx, s.sha, keys, args...)
-	if redis.HasErrorPrefix(reply.Err(), "NOSCRIPT") {
-		reply = c.Eval(ctx, s.source, keys, args...)
-	}
-	return reply
-}
-
-// defaultDays is how long entries are kept where nothing else is said.
-const defaultDays = 35
-
 // keep returns how long an API's entries are kept, in ms.
 func (w *Writer) keep(api string) int64 {
-	days := defaultDays
+	days := policy.DefaultErrorLog().Days
 	if w.options.Days != nil {
 		days = max(w.options.Days(api), 1)
 	}
@@ -83,7 +61,7 @@ func (w *Writer) appendOnce(ctx context.Context, api string, part []*entry) (sta
 	for _, e := range part {
 		args = append(args, e.member, e.text)
 	}
-	reply, err := w.append.run(ctx, w.client, keys, args...).Slice()
+	reply, err := w.append.Run(ctx, w.client, keys, args...).Slice()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -119,7 +97,7 @@ func (w *Writer) giveBack(ctx context.Context, api string, members []string) err
 	for _, member := range members {
 		keys, args = append(keys, listKey(api, member)), append(args, member)
 	}
-	n, err := w.back.run(ctx, w.client, keys, args...).Int()
+	n, err := w.back.Run(ctx, w.client, keys, args...).Int()
 	if err == nil {
 		w.stats.givenBack.Add(uint64(max(n, 0)))
 	}

@@ -35,7 +35,7 @@ type APIsOf func(ctx context.Context, ids []string) ([]string, error)
 // Options say how a Writer works. The zero value is what servers use.
 type Options struct {
 	Bounds Bounds // default DefaultBounds
-	// Days returns after how many days an API's entries are gone; default 35.
+	// Days returns after how many days an API's entries are gone; default that of policies.
 	Days func(api string) int
 	// Offset is added to Redis' clock; nil outside tests.
 	Offset func() time.Duration
@@ -52,8 +52,8 @@ type Writer struct {
 	apisOf  APIsOf
 	options Options
 	ticks   func() (<-chan time.Time, func())
-	append  script
-	back    script
+	append  *redis.Script
+	back    *redis.Script
 
 	waiting []*entry
 	stats   stats
@@ -89,7 +89,7 @@ func NewWriter(c redis.UniversalClient, log *errorlog.Log, apisOf APIsOf, o Opti
 		o.Bounds = DefaultBounds()
 	}
 	return &Writer{
-		client: c, log: log, apisOf: apisOf, options: o, append: newScript(appendSource), back: newScript(backSource),
+		client: c, log: log, apisOf: apisOf, options: o, append: redis.NewScript(appendSource), back: redis.NewScript(backSource),
 		ticks: func() (<-chan time.Time, func()) {
 			t := time.NewTicker(tickInterval)
 			return t.C, t.Stop

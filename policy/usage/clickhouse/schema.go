@@ -1,9 +1,6 @@
 package clickhouse
 
-import (
-	_ "embed"
-	"strings"
-)
+import _ "embed"
 
 //go:embed schema.sql
 var schema string
@@ -20,14 +17,3 @@ func Schema() string {
 // SystemLogs returns a file of ClickHouse's config.d that keeps the logs it writes about itself
 // small: by default they grow without end.
 func SystemLogs() string { return systemLogs }
-
-// Statements returns the statements of Schema, one by one.
-func Statements() []string {
-	var all []string
-	for statement := range strings.SplitSeq(schema, ";\n") {
-		if statement = strings.TrimSpace(statement); statement != "" {
-			all = append(all, statement)
-		}
-	}
-	return all
-}

@@ -22,7 +22,7 @@ import (
 )
 
 // Command returns the command.
-func Command(a usage.Access) *cobra.Command {
+func Command(a usage.StoreAccess) *cobra.Command {
 	replay, format := "", output.Table
 	cmd := &cobra.Command{
 		Use:   "alerts [--replay ID] [flags]",
@@ -32,8 +32,8 @@ and those that it has not taken for a day, which were given up. The last thousan
 those are kept. --replay has one of them sent again, under the same id, for another
 day. Only the operator may.`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("%s: takes flags only", cmd.CommandPath())
+			if err := usage.FlagsOnly(cmd, args); err != nil {
+				return err
 			}
 			if cmd.Flags().Changed("replay") && !regexp.MustCompile(`^msg_[0-9a-f]{32}$`).MatchString(replay) {
 				return errors.New("--replay: want the id of an alert, like msg_ and 32 hexadecimal digits")

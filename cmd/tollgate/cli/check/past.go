@@ -2,14 +2,15 @@ package check
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	failures "tollgate/cmd/tollgate/cli/errors"
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy"
@@ -23,18 +24,8 @@ import (
 
 // past is a decision that the error log tells of, for programs by its tags.
 type past struct {
-	Decision  string    `json:"decision_id"`
-	Time      time.Time `json:"time"`
-	API       string    `json:"api"`
-	Key       string    `json:"key,omitempty"`
-	UnknownAs string    `json:"unknown_key,omitempty"` // the name of a secret that is no known key's
-	Route     string    `json:"route,omitempty"`
-	Reason    string    `json:"reason"`
-	Code      int       `json:"code,omitempty"`
-	Address   string    `json:"address,omitempty"`
-	Request   string    `json:"request_id,omitempty"`
-	More      uint64    `json:"more,omitempty"` // alike, not kept
-	Until     time.Time `json:"more_until,omitzero"`
+	API string `json:"api"`
+	failures.Row
 	// The places in the policy, file:line, of the route and of the answer.
 	RoutePlace  string `json:"route_place,omitempty"`
 	AnswerPlace string `json:"answer_place,omitempty"`
@@ -65,7 +56,7 @@ func (o *options) lookBack(ctx context.Context, cmd *cobra.Command, w *World) er
 	}
 	e, err := journal.NewReader(w.Client).Find(ctx, apis, o.decision)
 	if err == nil && e == nil {
-		err = fmt.Errorf("--decision: the error log has none with this id; of requests that are refused alike it keeps one a second, and the last hundred of a key")
+		err = errors.New("--decision: the error log has none with this id; of requests that are refused alike it keeps one a second, and the last hundred of a key")
 	}
 	if err != nil {
 		return exit.Failed(exit.Plain(err))
@@ -102,15 +93,12 @@ func keyNow(ctx context.Context, s *store.Store, id string) (*keys.Key, error) {
 }
 
 func pastOf(e *errorlog.Entry, places *policyfile.Places) *past {
-	p := &past{
-		Decision: e.Decision, Time: e.Time, API: e.API, Key: e.Key, UnknownAs: e.Handle, Route: e.Route, Reason: e.Reason, Code: e.Code,
-		Address: e.Address, Request: e.Request, More: e.More, Until: e.Until,
+	p := &past{API: e.API, Row: failures.RowOf(e)}
+	if e.Route != "" {
+		p.RoutePlace = placeOf(places, e.API, policy.Rule{Section: policy.RoutesSection, Name: e.Route})
 	}
-	if at, ok := places.Find(e.API, policy.Rule{Section: policy.RoutesSection, Name: e.Route}); ok && e.Route != "" {
-		p.RoutePlace = at.String()
-	}
-	if at, ok := places.Find(e.API, policy.Rule{Section: policy.AnswersSection, Name: e.Reason}); ok && e.Reason != errorlog.Upstream {
-		p.AnswerPlace = at.String()
+	if e.Reason != errorlog.Upstream {
+		p.AnswerPlace = placeOf(places, e.API, policy.Rule{Section: policy.AnswersSection, Name: e.Reason})
 	}
 	return p
 }
@@ -130,11 +118,7 @@ func judgedNow(e *errorlog.Entry, set *policy.Set, places *policyfile.Places, k 
 	p := policy.Past{API: e.API, Route: e.Route, Reason: was}
 	p.Address, _ = netip.ParseAddr(e.Address) // one that is shown in part is not known
 	verdict := set.Replay(p, k)
-	now := &today{Reason: verdict.Reason.String()}
-	if at, ok := places.Find(e.API, verdict.Rule); ok {
-		now.Place = at.String()
-	}
-	return now
+	return &today{verdict.Reason.String(), placeOf(places, e.API, verdict.Rule)}
 }
 
 // print writes it for people.

@@ -184,6 +184,12 @@ func parse(text []byte) (*logged, error) {
 	if line.was = was; was.Limited() {
 		line.was = policy.Allowed // up to the counters, of which nothing is said here
 	}
+	if line.Method == policy.Hidden {
+		line.Path = "" // of which it says nothing then: the route's name does
+	}
+	if line.Host == policy.Hidden {
+		line.Host = ""
+	}
 	return line, nil
 }
 
@@ -246,14 +252,13 @@ func (r *replay) fetch(ctx context.Context, s *store.Store, some []*logged) erro
 
 // note counts a decision that would change.
 func (r *replay) note(line *logged, now policy.Replayed) {
-	route := now.Route
-	if now.Reason == line.was && route == line.Route {
+	if now.Reason == line.was && now.Route == line.Route {
 		return
 	}
 	r.Changed++
-	c := change{API: line.API, Plan: line.Plan, Was: line.was.String(), RouteWas: line.Route, Would: now.Reason.String(), RouteWould: route}
-	if at, ok := r.places.Find(line.API, now.Rule); ok {
-		c.Place = at.String()
+	c := change{
+		API: line.API, Plan: line.Plan, Was: line.was.String(), RouteWas: line.Route, Would: now.Reason.String(), RouteWould: now.Route,
+		Place: placeOf(r.places, line.API, now.Rule),
 	}
 	known := r.byKind[c]
 	switch {

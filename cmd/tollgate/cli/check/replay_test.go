@@ -54,6 +54,12 @@ func TestReplayOfAnything(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
+	// What the log hides is not known: then the name of the route says which it was.
+	r := newReplay(t)
+	line := `{"decision_id":"1","reason":"missing_credential","api":"small","route":"items","method":"***","host":"***","path":"/items/***"}`
+	if err := r.read(t.Context(), nil, strings.NewReader(line)); err != nil || r.Changed != 0 || r.ByRoute != 1 {
+		t.Errorf("%v, %+v", err, r)
+	}
 	// Lines that say next to nothing.
 	for _, text := range []string{`{}`, `null`, `{"decision_id":"1","reason":"allowed"}`, `{"decision_id":"1","reason":"allowed","api":"small"}`,
 		`{"decision_id":"1","reason":"allowed","api":"small","path":"*","method":""}`, `{"decision_id":"1","reason":"scope_denied","api":"small","plan":"x"}`,

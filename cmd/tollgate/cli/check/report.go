@@ -73,11 +73,7 @@ func (d *decision) report(r *policy.Request, places *policyfile.Places) *report 
 		api = d.API().Name()
 	}
 	for _, s := range explained.Steps {
-		line := step{Name: s.Name, Verdict: s.Verdict, Text: s.Text}
-		if at, ok := places.Find(api, s.Rule); ok {
-			line.Place = at.String()
-		}
-		out.Steps = append(out.Steps, line)
+		out.Steps = append(out.Steps, step{s.Name, s.Verdict, s.Text, placeOf(places, api, s.Rule)})
 	}
 	for i, n := range explained.Limits {
 		line := count{Name: n.Name, Limit: n.Limit, Per: n.Per, Before: n.Before, After: n.After, Reset: n.Reset, Verdict: n.Verdict}
@@ -92,6 +88,14 @@ func (d *decision) report(r *policy.Request, places *policyfile.Places) *report 
 		out.Reply = &reply{Status: made.Status, Headers: pairs(made.Response), Body: string(made.Body)}
 	}
 	return out
+}
+
+// placeOf returns where a policy states a rule, file:line, "" where it does not.
+func placeOf(p *policyfile.Places, api string, r policy.Rule) string {
+	if at, ok := p.Find(api, r); ok {
+		return at.String()
+	}
+	return ""
 }
 
 // pairs are headers as the servers write them.

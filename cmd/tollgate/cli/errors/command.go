@@ -24,7 +24,7 @@ import (
 )
 
 // Command returns the command.
-func Command(a usage.Access) *cobra.Command {
+func Command(a usage.StoreAccess) *cobra.Command {
 	o := &options{output: usage.Table, now: time.Now, ticks: func() (<-chan time.Time, func()) {
 		t := time.NewTicker(followInterval)
 		return t.C, t.Stop
@@ -37,7 +37,7 @@ answered with 5xx, as the proxy's access log says. Each server tells of one requ
 second of a key and reason, and of a hundred of an API; "and n more" says how many
 others there were. The last hundred of a key are kept, for 35 days or what the API's
 policy says; tollgate usage --by reason counts all of them.`,
-		Args: flagsOnly,
+		Args: usage.FlagsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.answer(cmd, a) },
 	}
 	a.StoreFlags(cmd)
@@ -55,14 +55,6 @@ policy says; tollgate usage --by reason counts all of them.`,
 
 // followInterval is how often Redis is asked for what is new.
 const followInterval = time.Second
-
-// flagsOnly refuses arguments without repeating them: one could be a secret.
-func flagsOnly(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return fmt.Errorf("%s: takes flags only", cmd.CommandPath())
-	}
-	return nil
-}
 
 // options are what the command line says.
 type options struct {
@@ -108,7 +100,7 @@ func parseSpan(text string) (time.Duration, error) {
 }
 
 // answer answers.
-func (o *options) answer(cmd *cobra.Command, a usage.Access) error {
+func (o *options) answer(cmd *cobra.Command, a usage.StoreAccess) error {
 	if err := o.check(); err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // Last is the last entry of a key, for programs as JSON and for people as a String.
-type Last struct{ row }
+type Last struct{ Row }
 
 // LastOf returns that of a key, nil if none is kept.
 func LastOf(ctx context.Context, c redis.UniversalClient, k *keys.Key) (*Last, error) {
@@ -20,7 +20,7 @@ func LastOf(ctx context.Context, c redis.UniversalClient, k *keys.Key) (*Last, e
 	if err != nil || e == nil {
 		return nil, err
 	}
-	return &Last{rowOf(e)}, nil
+	return &Last{RowOf(e)}, nil
 }
 
 // String says it in a line.

@@ -22,8 +22,8 @@ type output struct {
 	begun  bool // the header is printed
 }
 
-// row is an entry for programs.
-type row struct {
+// Row is an entry for programs.
+type Row struct {
 	Time      time.Time `json:"time"`
 	Key       string    `json:"key,omitempty"`
 	UnknownAs string    `json:"unknown_key,omitempty"` // the name of a secret that is no known key's
@@ -40,17 +40,18 @@ type row struct {
 	OtherKeys bool `json:"other_keys,omitempty"`
 }
 
-func rowOf(e *errorlog.Entry) row {
-	return row{
+// RowOf returns that of an entry.
+func RowOf(e *errorlog.Entry) Row {
+	return Row{
 		Time: e.Time, Key: e.Key, UnknownAs: e.Handle, Reason: e.Reason, Code: e.Code, Route: e.Route, Address: e.Address,
 		Decision: e.Decision, Request: e.Request, More: e.More, Until: e.Until, OtherKeys: e.Others,
 	}
 }
 
-func rowsOf(entries []errorlog.Entry) []row {
-	rows := []row{}
+func rowsOf(entries []errorlog.Entry) []Row {
+	rows := []Row{}
 	for i := range entries {
-		rows = append(rows, rowOf(&entries[i]))
+		rows = append(rows, RowOf(&entries[i]))
 	}
 	return rows
 }
@@ -63,8 +64,8 @@ func (o *output) all(about string, since time.Time, a *journal.Answer) error {
 		return e.Encode(struct {
 			About   string    `json:"about"`
 			Since   time.Time `json:"since"`
-			Entries []row     `json:"entries"`
-			Others  []row     `json:"not_told_apart,omitempty"`
+			Entries []Row     `json:"entries"`
+			Others  []Row     `json:"not_told_apart,omitempty"`
 			Cut     bool      `json:"cut,omitempty"`
 			Full    bool      `json:"full,omitempty"`
 			Note    string    `json:"note,omitempty"`
@@ -116,7 +117,7 @@ func (o *output) more(entries []errorlog.Entry) error {
 		e := json.NewEncoder(o.w)
 		e.SetEscapeHTML(false)
 		for i := range entries {
-			if err := e.Encode(rowOf(&entries[i])); err != nil {
+			if err := e.Encode(RowOf(&entries[i])); err != nil {
 				return err
 			}
 		}

@@ -20,12 +20,17 @@ import (
 	"tollgate/policy/usage/ledger"
 )
 
-// Access is how the command reaches the store, and in whose name.
-type Access interface {
+// StoreAccess is how a command reaches the store, and in whose name.
+type StoreAccess interface {
 	// StoreFlags adds the flags that say so.
 	StoreFlags(cmd *cobra.Command)
 	// WithStore opens the store, lets work have it, and closes it.
 	WithStore(cmd *cobra.Command, work func(ctx context.Context, c redis.UniversalClient, who roles.Actor) error) error
+}
+
+// Access is how the command reaches the store and the history of usage.
+type Access interface {
+	StoreAccess
 	// HistoryFlags adds the flags that say where the history is.
 	HistoryFlags(cmd *cobra.Command)
 	// History returns what reaches it, nil if there is none.
@@ -48,7 +53,7 @@ Days are those of UTC. A day is told by hour for three days, a month by day for 
 weeks, and is kept for thirteen months, unless the API's policy says otherwise. With
 --usage-clickhouse what is older is read there; give --policy, too, if it says
 otherwise.`,
-		Args: flagsOnly,
+		Args: FlagsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.view != "" && (cmd.Flags().Changed("by") || cmd.Flags().Changed("since")) {
 				return errors.New("--view stands in place of --by and --since")
@@ -75,7 +80,7 @@ func topCommand(a Access) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "top --api NAME [flags]",
 		Short: "Show which keys have used an API most",
-		Args:  flagsOnly,
+		Args:  FlagsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.limit < 1 {
 				return fmt.Errorf("--limit: %d is less than 1", o.limit)
@@ -93,7 +98,8 @@ func topCommand(a Access) *cobra.Command {
 	return cmd
 }
 
-func flagsOnly(cmd *cobra.Command, args []string) error {
+// FlagsOnly refuses arguments.
+func FlagsOnly(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("%s: takes flags only", cmd.CommandPath()) // not repeated: one could be a secret
 	}

@@ -20,7 +20,7 @@ func schemaCommand() *cobra.Command {
 keep hours for 90 days and days for 400; change TTL if you want. In a comment, or alone
 with --system-logs, is a file for ClickHouse's config.d that keeps what it writes about
 itself small, which by default grows without end. Nothing is created by itself.`,
-		Args: flagsOnly,
+		Args: FlagsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !ofClickHouse {
 				return errors.New("usage schema: want --clickhouse")
