@@ -312,12 +312,13 @@ func TestRun(t *testing.T) {
 	w := newWorld(t, s.Admin)
 	w.raise(1)
 	ctx, cancel := context.WithCancel(t.Context())
-	ticks, told, done := make(chan time.Time), make(chan error), make(chan struct{})
+	ticks, told, done := make(chan time.Time), make(chan error, 2), make(chan struct{})
 	go func() {
 		defer close(done)
 		w.sender().WithTicks(ticks).Run(ctx, func(err error) { told <- err })
 	}()
 	ticks <- time.Time{}
+	ticks <- time.Time{} // is taken when the first is done
 	w.must(s.Admin.Do(t.Context(), "ACL", "SETUSER", "default", "-zrangebyscore").Err())
 	ticks <- time.Time{}
 	if err := <-told; err == nil {
