@@ -93,7 +93,7 @@ func TestScripts(t *testing.T) {
 				_, err := os.Stat(pictifyPython)
 				tollgatetest.Require(t, "pictify", err, "no pictify SDK (.ci/sdk)")
 			}
-			// Here, not in the set-up: that one runs in a test of its own, which cannot skip this one.
+			// Not in the set-up: that is a test of its own, which cannot skip this one.
 			clickhouse := ""
 			if strings.HasPrefix(name, "clickhouse") {
 				redistest.Need(t)
