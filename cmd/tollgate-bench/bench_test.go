@@ -115,7 +115,7 @@ func guarding(lines []bench.Line) (guards []string) {
 // bench-short does that.
 func TestBenchShort(t *testing.T) {
 	var r bench.Report
-	if code := benchmark(t, &r, "--short", "--unjudged", "--keys", "300"); code != 0 {
+	if code := benchmark(t, &r, "--short", "--unjudged", "--features", "--keys", "300"); code != 0 {
 		t.Fatalf("exit %d", code)
 	}
 	if guards := guarding(r.Lines); len(guards) != 0 {
@@ -132,6 +132,14 @@ func TestBenchShort(t *testing.T) {
 				t.Errorf("(%s) %s is %v", row.Case, name, v)
 			}
 		}
+	}
+	for _, f := range r.Features {
+		if !(f.Ratio.Median > 0) || !(f.With.Median > 0) {
+			t.Errorf("%+v", f)
+		}
+	}
+	if len(r.Features) != 3 {
+		t.Errorf("%d features", len(r.Features))
 	}
 	if exact := r.Rows[2]; exact.RedisCPU.Median <= 1 {
 		t.Errorf("exact limits use %v µs of Redis CPU", exact.RedisCPU.Median)

@@ -63,6 +63,7 @@ It needs Linux and some minutes in which the machine does nothing else.`,
 	f.add(cmd, "tollgate-bench.svg")
 	flags := cmd.Flags()
 	flags.StringVar(&f.Request, "request", "all-headers", "recorded request: all-headers, as Envoy sends it by default (15 headers), or shipped, with the allowed_headers of a bootstrap of ours (5)")
+	flags.BoolVar(&f.Features, "features", false, "also measure what a check costs with usage, access logs and the error log beside one without")
 	flags.BoolVar(&f.Growth, "growth", false, "also measure growth from 1 to 1,000,000 keys and from 1 to 6 windows, and memory")
 	flags.StringVar(&f.Profile, "profile", "", "file for a CPU profile of the leased server")
 	cmd.CompletionOptions.HiddenDefaultCmd = true

@@ -12,10 +12,14 @@ const (
 	concurrent = "concurrent"
 )
 
-// limitsOf returns the arguments of serve for one of ours: how it spends limits.
+// limitsOf returns the arguments of serve for one of ours: how it spends limits, and what it does
+// besides.
 func limitsOf(server string) []string {
-	if server == exact {
+	switch server {
+	case exact:
 		return []string{"--limits", "exact"}
+	case plain:
+		return []string{"--limits", "auto", "--usage=false", "--error-log=false"}
 	}
 	return []string{"--limits", "auto"}
 }

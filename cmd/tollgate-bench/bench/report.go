@@ -22,6 +22,7 @@ type Report struct {
 
 	Rows     []Row     `json:"rows"`
 	OpenLoop *OpenLoop `json:"open_loop,omitempty"`
+	Features []Feature `json:"features,omitempty"`
 	Growth   []Growth  `json:"growth,omitempty"`
 	Lines    []Line    `json:"lines"`
 }
@@ -101,9 +102,21 @@ func (r *Report) WriteTable(w io.Writer) error {
 			number(o.PerSecond), o.Rounds, number(o.P50A.Median), number(o.P50B.Median), number(o.P99A.Median), number(o.P99B.Median),
 			number(o.Ratio.Median), number(o.Ratio.Min), number(o.Ratio.Max))
 	}
+	writeFeatures(t, r.Features)
 	writeGrowth(t, r.Growth)
 	writeLines(t, r.Lines)
 	return t.Flush()
+}
+
+func writeFeatures(t io.Writer, list []Feature) {
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintln(t, "\nfeature\tCPU µs with\twithout\tratio\t(min–max)")
+	for _, f := range list {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s–%s\n", f.What, number(f.With.Median), number(f.Without.Median),
+			number(f.Ratio.Median), number(f.Ratio.Min), number(f.Ratio.Max))
+	}
 }
 
 func writeGrowth(t io.Writer, list []Growth) {

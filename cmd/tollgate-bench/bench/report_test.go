@@ -138,7 +138,8 @@ func reports(t *testing.T) (*Report, *EdgeReport) {
 	t.Helper()
 	stat := Stat{2, 1, 3}
 	r := &Report{Version: "v", Date: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Machine: "a <CPU> & more", CPUs: 2, Go: "go", Load: "load", Rounds: 7, Seconds: 2,
-		OpenLoop: &OpenLoop{1000, 14, stat, stat, stat, stat, stat}, Growth: []Growth{{"server CPU by keys", 10, stat, "µs", 1.5}}}
+		OpenLoop: &OpenLoop{1000, 14, stat, stat, stat, stat, stat}, Growth: []Growth{{"server CPU by keys", 10, stat, "µs", 1.5}},
+		Features: []Feature{{"usage counted", stat, stat, stat}}}
 	for _, c := range cases() {
 		r.Rows = append(r.Rows, Row{c.id, c.name, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, stat, 5})
 	}
@@ -159,7 +160,7 @@ func TestJSON(t *testing.T) {
 		into  any
 		paths []string
 	}{
-		{r.WriteJSON, new(Report), []string{"version", "date", "machine", "cpus", "go", "load", "rounds", "seconds", "rows", "open_loop", "growth", "lines"}},
+		{r.WriteJSON, new(Report), []string{"version", "date", "machine", "cpus", "go", "load", "rounds", "seconds", "rows", "open_loop", "features", "growth", "lines"}},
 		{e.WriteJSON, new(EdgeReport), []string{"version", "date", "machine", "cpus", "go", "envoy", "load", "rounds", "seconds", "requests_per_second", "base", "rows", "lines"}},
 	} {
 		var b bytes.Buffer
@@ -231,7 +232,7 @@ func TestTableAndChart(t *testing.T) {
 		says         []string
 		bars         int
 	}{
-		{r.WriteTable, r.WriteChart, []string{"(b)", "2.00", "1.00–3.00", "open loop at 1000 checks/s, 14 rounds", "MISSED", "growth"}, len(cases())},
+		{r.WriteTable, r.WriteChart, []string{"(b)", "2.00", "1.00–3.00", "open loop at 1000 checks/s, 14 rounds", "MISSED", "growth", "usage counted"}, len(cases())},
 		{e.WriteTable, e.WriteChart, []string{"no filter", "-1.00", "MISSED", "Envoy 1.40.0"}, len(e.Rows) - 1}, // one row is without a filter
 	} {
 		var b bytes.Buffer

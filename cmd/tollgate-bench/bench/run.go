@@ -37,6 +37,8 @@ type Options struct {
 	Judge, JudgeMemory bool
 	// Rows leaves, of the rows of a run through Envoy, those with these ids; none leaves all.
 	Rows []string
+	// Features also measures what parts cost that can be switched off.
+	Features bool
 	// Growth also measures how cost and memory grow.
 	Growth bool
 	// LargestKeys is the largest number of keys of Growth.
@@ -110,6 +112,11 @@ func (b *bench) extras(ctx context.Context, report *Report) (err error) {
 	if b.Profile != "" {
 		b.say("CPU profile of case b")
 		if err := b.profile(ctx); err != nil {
+			return err
+		}
+	}
+	if b.Features {
+		if report.Features, err = b.features(ctx); err != nil {
 			return err
 		}
 	}
@@ -382,6 +389,7 @@ func (b *bench) judge(r *Report, atRest float64) {
 		r.Lines = append(r.Lines, Line{Case: "b", What: "p99 at half of (a)'s maximum, ratio to (a)", Limit: 1.1, Got: o.Ratio.Median, Guards: b.Judge})
 	}
 	r.Lines = append(r.Lines, Line{Case: "b", What: "RSS at rest, MB", Limit: 40, Got: atRest / 1e6})
+	r.Lines = append(r.Lines, featureLines(r.Features, b.Judge)...)
 	r.Lines = append(r.Lines, growthLines(r.Growth, b.Judge)...)
 }
 
