@@ -21,7 +21,7 @@ import (
 // new would read them. Their commands are run in this order, in one folder.
 var pages = []string{
 	"README.md", "policy/README.md", "policy/keys/README.md", "policy/usage/README.md", "policy/alerts/README.md", "envoy/README.md", "cmd/tollgate/README.md",
-	"cmd/tollgate-bench/README.md", "k8s/README.md",
+	"cmd/tollgate-bench/README.md", "k8s/README.md", "k8s/nothing-bypasses.md",
 }
 
 func pageText(t *testing.T, name string) string {
@@ -77,7 +77,7 @@ func TestRationaleIsShort(t *testing.T) {
 
 // TestPagesAreListed fails for a page whose commands nobody would run.
 func TestPagesAreListed(t *testing.T) {
-	out, err := exec.Command("git", "-C", "../..", "ls-files", "--cached", "--others", "--exclude-standard", "README.md", "*/README.md").Output()
+	out, err := exec.Command("git", "-C", "../..", "ls-files", "--cached", "--others", "--exclude-standard", "README.md", "*/README.md", "k8s/*.md").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
