@@ -3,26 +3,26 @@ package extauthz
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"tollgate/policy/alerts"
 	"tollgate/policy/alerts/outbox"
 	"tollgate/policy/alerts/watch"
 )
 
 // alertCollector reads the counts of alerts at each scrape.
 type alertCollector struct {
-	watcher *watch.Watcher
-	sender  *outbox.Sender // nil where nothing is sent
+	watcher   *watch.Watcher
+	announcer *outbox.Announcer
+	sender    *outbox.Sender // nil where nothing is sent
 
 	raised, passed, messages, holder *prometheus.Desc
 }
 
 // RegisterAlerts registers the metrics of alerts. sender is nil where nothing is sent.
-func RegisterAlerts(r prometheus.Registerer, w *watch.Watcher, sender *outbox.Sender) {
+func RegisterAlerts(r prometheus.Registerer, w *watch.Watcher, a *outbox.Announcer, sender *outbox.Sender) {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
 	r.MustRegister(&alertCollector{
-		watcher: w, sender: sender,
+		watcher: w, announcer: a, sender: sender,
 		raised:   desc("tollgate_alerts_total", "Alerts that this server has raised, by API and type; no other server raises the same.", "api", "type"),
 		passed:   desc("tollgate_alert_keys_passed_total", "Used keys that were not looked at for alerts, because too many others waited. They are after their next use."),
 		messages: desc("tollgate_alert_messages_total", "Messages to the webhook: sent; failed are tries, of which there are more for a day; dead were given up then, tollgate alerts shows them; no_room were never kept, because too many others waited; overtaken were tried here and by another server too.", "outcome"),
@@ -40,11 +40,11 @@ func (c *alertCollector) Collect(out chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
 	}
-	watched := c.watcher.Stats()
-	for api, n := range watched.Raised {
-		counter(c.raised, n, api, alerts.QuotaReached)
+	announced := c.announcer.Stats()
+	for of, n := range announced.Raised {
+		counter(c.raised, n, of.API, of.Type)
 	}
-	counter(c.passed, watched.Passed)
+	counter(c.passed, c.watcher.Passed())
 	var s outbox.SenderStats
 	if c.sender != nil {
 		s = c.sender.Stats()
@@ -52,7 +52,7 @@ func (c *alertCollector) Collect(out chan<- prometheus.Metric) {
 	counter(c.messages, s.Sent, "sent")
 	counter(c.messages, s.Failed, "failed")
 	counter(c.messages, s.Dead, "dead")
-	counter(c.messages, watched.NoRoom, "no_room")
+	counter(c.messages, announced.NoRoom, "no_room")
 	counter(c.messages, s.Overtaken, "overtaken")
 	holds := 0.0
 	if s.Holder {

@@ -36,7 +36,7 @@ tollgate_alert_sender N
 		}
 	}
 	none := prometheus.NewRegistry()
-	extauthz.RegisterAlerts(none, &watch.Watcher{}, nil)
+	extauthz.RegisterAlerts(none, &watch.Watcher{}, &outbox.Announcer{}, nil)
 	want("0", none)
 
 	box := outbox.New(extauthztest.NewRedis(t, "embedded"), nil)
@@ -48,6 +48,6 @@ tollgate_alert_sender N
 		t.Fatal(err)
 	}
 	one := prometheus.NewRegistry()
-	extauthz.RegisterAlerts(one, &watch.Watcher{}, sender)
+	extauthz.RegisterAlerts(one, &watch.Watcher{}, &outbox.Announcer{}, sender)
 	want("1", one)
 }

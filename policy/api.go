@@ -185,8 +185,8 @@ func (a *API) QuotaAlerts(plan string) []int {
 	return nil
 }
 
-// HasAlerts reports whether there is such a share in any plan of the API.
-func (a *API) HasAlerts() bool {
+// HasQuotaAlerts reports whether there is such a share in any plan of the API.
+func (a *API) HasQuotaAlerts() bool {
 	for _, p := range a.spec.Plans {
 		if len(p.QuotaAlerts) > 0 {
 			return true
@@ -194,6 +194,9 @@ func (a *API) HasAlerts() bool {
 	}
 	return false
 }
+
+// Alerts returns what else somebody is to be told of. Nobody may change it.
+func (a *API) Alerts() *Alerts { return &a.spec.Alerts }
 
 // replace changes the window in own that an override names. A quota that the key does not spend is
 // known and stays so.

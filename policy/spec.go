@@ -52,6 +52,7 @@ type Spec struct {
 	RateHeaders    RateHeaders
 	Usage          Usage
 	ErrorLog       ErrorLog
+	Alerts         Alerts
 }
 
 // Route is one route of an API.
@@ -166,6 +167,15 @@ type ErrorLog struct {
 	Addresses AddressForm
 	Days      int // after which an entry is gone
 }
+
+// Alerts says of what somebody is to be told, beside Plan.QuotaAlerts. What is zero is never told.
+type Alerts struct {
+	// Of keys by themselves, in whole days.
+	ExpiringWithin, RotateAfter, UnusedFor time.Duration
+}
+
+// OfKeys reports whether something is to be told of keys by themselves.
+func (a *Alerts) OfKeys() bool { return a.ExpiringWithin|a.RotateAfter|a.UnusedFor != 0 }
 
 // DefaultErrorLog is what holds where a policy says nothing.
 func DefaultErrorLog() ErrorLog { return ErrorLog{Days: 35} }

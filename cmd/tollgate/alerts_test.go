@@ -3,13 +3,16 @@ package main
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -38,23 +41,29 @@ func (a *alerted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.messages = append(a.messages, r.Header.Get("webhook-id")+" "+string(body))
 }
 
-func (a *alerted) all() string {
+func (a *alerted) all() string { return a.of("") }
+
+// of returns the messages of a type.
+func (a *alerted) of(kind string) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return strings.Join(a.messages, "\n")
+	return strings.Join(slices.DeleteFunc(slices.Clone(a.messages), func(m string) bool {
+		return !strings.Contains(m, kind)
+	}), "\n")
 }
 
-// Two servers let a key spend more than half of its month: the webhook is told once. What it did
-// not take for a day is shown, and sent again when the operator says so.
+// Two servers let a key spend more than half of its month, and have one that will expire: the
+// webhook is told once of either. What it did not take for a day is shown, and sent again when the
+// operator says so.
 func TestAlertsReachTheWebhook(t *testing.T) {
 	dir, got := tollgatetest.ShortDir(t), &alerted{}
 	receiver := httptest.NewServer(got)
 	defer receiver.Close()
 	small := strings.NewReplacer("requests: 60,", "requests: 6000,", "requests: 1000,", "requests: 100,").Replace(string(readFile(t, "../../testdata/small.yaml")))
 	policy, secretFile := filepath.Join(dir, "alerts.yaml"), filepath.Join(dir, "secret")
-	tollgatetest.WriteFile(t, policy, []byte(small+"alerts: {quota: [50, 100]}\n"))
+	tollgatetest.WriteFile(t, policy, []byte(small+"alerts: {quota: [50, 100], expiring_within_days: 14}\n"))
 	tollgatetest.WriteFile(t, secretFile, []byte("whsec_"+base64.StdEncoding.EncodeToString(make([]byte, 24))))
-	f := startServers(t, 2, "--policy", policy, "--alert-webhook", receiver.URL+"/hook?token=SECRET", "--alert-secret-file", secretFile, "--alert-allow", "127.0.0.1")
+	f := startServers(t, 2, "--policy", policy, "--keys", expiringKey(t, dir), "--alert-webhook", receiver.URL+"/hook?token=SECRET", "--alert-secret-file", secretFile, "--alert-allow", "127.0.0.1")
 	secret := keys.Seal("jb_", "AKeyOfTheTestOfAlerts000000")
 	k := &keys.Key{ID: "key_alerted", API: "jobs", Team: "acme", Name: "n", Plan: "free", Scopes: []string{"read"}, LimitID: "key_alerted", Status: keys.Active,
 		AnchorDay: 1, Version: 1, Algorithm: keys.AlgorithmHMACSHA256, Digest: keys.NewHasher(nil).Digest(secret)}
@@ -72,18 +81,34 @@ func TestAlertsReachTheWebhook(t *testing.T) {
 			t.Fatal(response, err)
 		}
 	}
-	eventually(t, "an alert", func() bool { return got.all() != "" })
-	if all := got.all(); strings.Count(all, "\n") != 0 || !strings.Contains(all, `"key":"key_alerted","plan":"free","limit":"month","per":"month","percent":50,"spent":60,"size":100`) {
+	eventually(t, "an alert about the key that expires", func() bool { return got.of("key.expiring") != "" })
+	if all := got.of("key.expiring"); strings.Count(all, "\n") != 0 || !strings.Contains(all, `"api":"jobs","team":"acme","key":"key_expiring","plan":"free","expires":"`) {
 		t.Errorf("the webhook has %s", all)
 	}
-	raised := 0
-	for i := range f.http {
-		raised += strings.Count(f.page(t, i, "/metrics"), `tollgate_alerts_total{api="jobs",type="quota.reached"} 1`)
+	eventually(t, "an alert", func() bool { return got.of("quota.reached") != "" })
+	if all := got.of("quota.reached"); strings.Count(all, "\n") != 0 || !strings.Contains(all, `"key":"key_alerted","plan":"free","limit":"month","per":"month","percent":50,"spent":60,"size":100`) {
+		t.Errorf("the webhook has %s", all)
 	}
-	if raised != 1 || strings.Contains(f.log.String(), "SECRET") {
-		t.Errorf("raised by %d servers:\n%s", raised, f.log.String())
+	raised := map[string]int{}
+	for i := range f.http {
+		for _, kind := range []string{"quota.reached", "key.expiring"} {
+			raised[kind] += strings.Count(f.page(t, i, "/metrics"), `tollgate_alerts_total{api="jobs",type="`+kind+`"} 1`)
+		}
+	}
+	if raised["quota.reached"] != 1 || raised["key.expiring"] != 1 || strings.Contains(f.log.String(), "SECRET") {
+		t.Errorf("raised by %v servers:\n%s", raised, f.log.String())
 	}
 	f.replaysADeadAlert(t, got)
+}
+
+// expiringKey returns a keys file with one that expires in three days.
+func expiringKey(t *testing.T, dir string) string {
+	t.Helper()
+	path := filepath.Join(dir, "keys.yaml")
+	tollgatetest.WriteFile(t, path, fmt.Appendf(nil, `keys:
+- {id: key_expiring, api: jobs, team: acme, name: n, plan: free, hash: "%s:%s", expires_at: %s}
+`, keys.AlgorithmHMACSHA256, keys.NewHasher(nil).Digest(keys.Seal("jb_", "AnotherOfTheTestOfAlerts000")).Hex(), time.Now().Add(72*time.Hour).UTC().Format(time.RFC3339)))
+	return path
 }
 
 // page returns a page of a server.

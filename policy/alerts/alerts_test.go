@@ -54,16 +54,16 @@ func TestWatched(t *testing.T) {
 
 // The message says which key, and is known by its window and threshold.
 func TestMessage(t *testing.T) {
-	q := reached(760, 0, 1000)[0]
+	q := reached(760, 0, 1000)[0].Alert()
 	const want = `{"type":"quota.reached","timestamp":"2026-11-30T23:00:00Z","data":{"api":"jobs","team":"acme","key":"key_0001","plan":"free",` +
 		`"limit":"month","per":"month","percent":75,"spent":760,"size":1000,"resets":"2026-12-01T00:00:00Z"}}`
 	if got := string(q.Message()); got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
-	if got := q.Marks(); !slices.Equal(got, []string{"key_0000/month/month/1796083200/75", "key_0000/month/month/1796083200/50"}) {
+	if got := q.Marks; !slices.Equal(got, []string{"key_0000/month/month/1796083200/75", "key_0000/month/month/1796083200/50"}) {
 		t.Errorf("%q", got)
 	}
-	again, other := reached(899, 0, 1000)[0], reached(900, 0, 1000)[0]
+	again, other := reached(899, 0, 1000)[0].Alert(), reached(900, 0, 1000)[0].Alert()
 	if q.ID() != again.ID() || q.ID() == other.ID() || len(q.ID()) != len("msg_")+32 {
 		t.Errorf("%s, %s, %s", q.ID(), again.ID(), other.ID())
 	}

@@ -2,6 +2,7 @@ package policyfile
 
 import (
 	"slices"
+	"time"
 
 	"tollgate/policy/limits"
 )
@@ -9,8 +10,13 @@ import (
 // maxQuotaAlerts bounds what a key may be told of in a window.
 const maxQuotaAlerts = 10
 
-// alerts gives plans the thresholds of their limits per day and month.
+// alerts gives the API what somebody is told of, and plans the thresholds of their limits per day
+// and month.
 func (c *compiler) alerts() {
+	in, a := c.doc.Alerts, &c.spec.Alerts
+	a.ExpiringWithin = c.days("alerts.expiring_within_days", in.ExpiringDays, 366)
+	a.RotateAfter = c.days("alerts.rotate_after_days", in.RotateDays, 3650)
+	a.UnusedFor = c.days("alerts.unused_for_days", in.UnusedDays, 366)
 	all := c.percents("alerts.quota", c.doc.Alerts.Quota)
 	for i, in := range c.doc.Plans {
 		p := c.spec.Plans[in.Name]
@@ -46,4 +52,16 @@ func (c *compiler) percents(place string, in *[]int) []int {
 		}
 	}
 	return slices.Clone(*in)
+}
+
+// days reads a span that may be left out.
+func (c *compiler) days(place string, in *int, most int) time.Duration {
+	if in == nil {
+		return 0
+	}
+	if *in < 1 || *in > most {
+		c.fault(place, "%d days: want 1 to %d", *in, most)
+		return 0
+	}
+	return time.Duration(*in) * 24 * time.Hour
 }

@@ -34,6 +34,13 @@ type document struct {
 }
 
 type alertsIn struct {
+	Quota        *[]int `yaml:"quota,omitempty" jsonschema:"maxItems=10,uniqueItems=true" jsonschema_description:"Shares of a limit per day or month, in percent, 1 to 100 and ascending. Each is told of once a window. Default: none, in a plan those of the API."`
+	ExpiringDays *int   `yaml:"expiring_within_days,omitempty" jsonschema:"minimum=1,maximum=366" jsonschema_description:"So many days before its expiry a key is told of. Default: never."`
+	RotateDays   *int   `yaml:"rotate_after_days,omitempty" jsonschema:"minimum=1,maximum=3650" jsonschema_description:"A key that is so many days old, and not replaced by another, is told of, and again when it is twice as old. Default: never."`
+	UnusedDays   *int   `yaml:"unused_for_days,omitempty" jsonschema:"minimum=1,maximum=366" jsonschema_description:"A key that was not used for so many days is told of, and again after as many more. Default: never."`
+}
+
+type planAlertsIn struct {
 	Quota *[]int `yaml:"quota,omitempty" jsonschema:"maxItems=10,uniqueItems=true" jsonschema_description:"Shares of a limit per day or month, in percent, 1 to 100 and ascending. Each is told of once a window. Default: none, in a plan those of the API."`
 }
 
@@ -90,15 +97,15 @@ type concurrencyIn struct {
 }
 
 type planIn struct {
-	Name        string     `yaml:"name" jsonschema:"required" jsonschema_description:"Name of the plan, as keys give it."`
-	MonthAnchor anchorIn   `yaml:"month_anchor,omitempty" jsonschema_description:"Day of the month on which months begin, clamped to the month's last day, or key for the key's own day. Default: 1."`
-	FailureMode string     `yaml:"failure_mode,omitempty" jsonschema:"enum=closed,enum=open,enum=local" jsonschema_description:"What happens when the limits cannot be asked: closed is undecided, open allows, local counts in this replica. Default: closed."`
-	Counting    string     `yaml:"counting,omitempty" jsonschema:"enum=auto,enum=exact" jsonschema_description:"auto: replicas may lease units in advance, at most 2 % of what is left, so that most requests need no store. exact: each request is counted in the store. No limit is exceeded in either. Default: auto."`
-	Concurrent  *int64     `yaml:"concurrent,omitempty" jsonschema:"minimum=1,maximum=10000" jsonschema_description:"Requests of a key that may be under way at once. Keys may override it as the limit named concurrent. Such a plan counts exactly. Default: any number."`
-	ShadowMode  bool       `yaml:"shadow_mode,omitempty" jsonschema_description:"No limit of the plan refuses a request; what they would refuse is said. Such a plan counts exactly. Default: false."`
-	Limits      *[]limitIn `yaml:"limits" jsonschema:"required" jsonschema_description:"Limits, all of which must allow. [] is unlimited."`
-	Alerts      alertsIn   `yaml:"alerts,omitempty" jsonschema_description:"When somebody is told of keys of this plan, in place of what the API says. quota: [] is never."`
-	KeyCaps     []keyCapIn `yaml:"key_caps,omitempty" jsonschema_description:"How many active keys a team may have, by environment. Default: any number."`
+	Name        string       `yaml:"name" jsonschema:"required" jsonschema_description:"Name of the plan, as keys give it."`
+	MonthAnchor anchorIn     `yaml:"month_anchor,omitempty" jsonschema_description:"Day of the month on which months begin, clamped to the month's last day, or key for the key's own day. Default: 1."`
+	FailureMode string       `yaml:"failure_mode,omitempty" jsonschema:"enum=closed,enum=open,enum=local" jsonschema_description:"What happens when the limits cannot be asked: closed is undecided, open allows, local counts in this replica. Default: closed."`
+	Counting    string       `yaml:"counting,omitempty" jsonschema:"enum=auto,enum=exact" jsonschema_description:"auto: replicas may lease units in advance, at most 2 % of what is left, so that most requests need no store. exact: each request is counted in the store. No limit is exceeded in either. Default: auto."`
+	Concurrent  *int64       `yaml:"concurrent,omitempty" jsonschema:"minimum=1,maximum=10000" jsonschema_description:"Requests of a key that may be under way at once. Keys may override it as the limit named concurrent. Such a plan counts exactly. Default: any number."`
+	ShadowMode  bool         `yaml:"shadow_mode,omitempty" jsonschema_description:"No limit of the plan refuses a request; what they would refuse is said. Such a plan counts exactly. Default: false."`
+	Limits      *[]limitIn   `yaml:"limits" jsonschema:"required" jsonschema_description:"Limits, all of which must allow. [] is unlimited."`
+	Alerts      planAlertsIn `yaml:"alerts,omitempty" jsonschema_description:"When somebody is told of keys of this plan, in place of what the API says. quota: [] is never."`
+	KeyCaps     []keyCapIn   `yaml:"key_caps,omitempty" jsonschema_description:"How many active keys a team may have, by environment. Default: any number."`
 }
 
 type keyCapIn struct {

@@ -54,9 +54,9 @@ func keysACL() connect.ACL {
 }
 
 // serverACL is what `tollgate serve` needs: to find and count, to add the keys of its keys file, to
-// rehash one, both with a word in the audit stream, and to note its use.
+// rehash one, both with a word in the audit stream, to note its use, and to look through all keys.
 func serverACL() connect.ACL {
-	return connect.Join(keysACL(), counters.ACL(), store.FollowACL(), standing.EvictionACL(), store.ServersACL())
+	return connect.Join(keysACL(), counters.ACL(), store.FollowACL(), standing.EvictionACL(), store.ServersACL(), store.WalkACL())
 }
 
 // cliACL is what the commands that manage keys, teams, members and limits need. It cannot take a

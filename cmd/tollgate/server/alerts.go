@@ -9,6 +9,7 @@ import (
 
 	"tollgate/extauthz"
 	"tollgate/policy/alerts"
+	"tollgate/policy/alerts/inspect"
 	"tollgate/policy/alerts/outbox"
 	"tollgate/policy/alerts/watch"
 	"tollgate/policy/alerts/webhook"
@@ -18,9 +19,10 @@ import (
 
 // alerting is what tells somebody of keys. A nil one does nothing.
 type alerting struct {
-	log     *slog.Logger
-	watcher *watch.Watcher
-	sender  *outbox.Sender // nil without --alert-webhook
+	log       *slog.Logger
+	watcher   *watch.Watcher
+	inspector *inspect.Inspector
+	sender    *outbox.Sender // nil without --alert-webhook
 }
 
 // newReceiver reads the flags about the webhook; nil without one.
@@ -56,16 +58,16 @@ func newReceiver(s *options) (*webhook.Receiver, error) {
 	return r, nil
 }
 
-// newAlerting makes what looks at the keys whose usage is written, and what sends; nil where usage
-// is not counted.
+// newAlerting makes what looks at the keys whose usage is written, what looks at all keys, and what
+// sends; nil where usage is not counted.
 func (v *service) newAlerting(r *webhook.Receiver) *alerting {
 	if v.usage == nil {
 		return nil
 	}
 	a, box := &alerting{log: v.log}, outbox.New(v.storage.Client, nil)
-	a.watcher = &watch.Watcher{
-		Policies: v.policies.Current, Records: v.records, Counters: v.counters, Outbox: box, Sends: r != nil, Told: a.tell,
-	}
+	announcer := &outbox.Announcer{Outbox: box, Sends: r != nil, Told: a.tell}
+	a.watcher = &watch.Watcher{Policies: v.policies.Current, Records: v.records, Counters: v.counters, Announcer: announcer}
+	a.inspector = inspect.New(v.policies.Current, v.records, box, announcer)
 	if r != nil {
 		a.sender = outbox.NewSender(box, r.Post)
 		v.log.Info("alerts go to a webhook", slog.String("host", r.Host()))
@@ -75,15 +77,18 @@ func (v *service) newAlerting(r *webhook.Receiver) *alerting {
 			a.watcher.Used(d.API, d.Key)
 		}
 	})
-	extauthz.RegisterAlerts(v.registry, a.watcher, a.sender)
+	extauthz.RegisterAlerts(v.registry, a.watcher, announcer, a.sender)
 	return a
 }
 
-func (a *alerting) tell(q alerts.Quota) {
-	a.log.Warn("a key has reached a share of its limit",
-		slog.String("type", alerts.QuotaReached), slog.String("api", q.API), slog.String("team", q.Team), slog.String("key", q.Key),
-		slog.String("plan", q.Plan), slog.String("limit", q.Limit), slog.Int("percent", q.Percent),
-		slog.Int64("spent", q.Spent), slog.Int64("size", q.Size), slog.Time("resets", q.Resets))
+func (a *alerting) tell(of *alerts.Alert) {
+	told := []slog.Attr{
+		slog.String("type", of.Type), slog.String("api", of.API), slog.String("team", of.Team), slog.String("key", of.Key), slog.String("plan", of.Plan),
+	}
+	for _, d := range of.Details {
+		told = append(told, slog.Any(d.Name, d.Value))
+	}
+	a.log.LogAttrs(context.Background(), slog.LevelWarn, of.Headline(), told...)
 }
 
 // run looks and sends until ctx ends.
@@ -95,6 +100,10 @@ func (a *alerting) run(ctx context.Context) {
 	work.Go(func() {
 		trouble := troubles{log: a.log, message: "keys were not looked at for alerts; it is tried again"}
 		a.watcher.Run(ctx, trouble.tell)
+	})
+	work.Go(func() {
+		trouble := troubles{log: a.log, message: "the store's keys were not looked through for alerts; it is tried again"}
+		a.inspector.Run(ctx, trouble.tell)
 	})
 	if a.sender != nil {
 		work.Go(func() {

@@ -8,7 +8,7 @@ func ServerACL() connect.ACL {
 	return connect.ACL{
 		Commands: []string{
 			"evalsha", "eval", "time", "exists", "set", "zcard", "hset", "zrem", "zadd", // raise
-			"get", "zrangebyscore", "hget", // claim
+			"get", "zrangebyscore", "hget", // take turns, claim
 			"zscore", "hdel", "zrange", // settle
 		},
 		Keys: []string{prefix + "*"},

@@ -93,6 +93,23 @@ func (o *Outbox) Raise(ctx context.Context, n *Notice) (Raised, error) {
 	return Raised(got), nil
 }
 
+// Turn takes a turn of a name for a time, or asks for more time, and reports false while it is
+// another's. now is Redis' clock, zero if it is another's.
+func (o *Outbox) Turn(ctx context.Context, name, token string, hold time.Duration) (mine bool, now time.Time, err error) {
+	reply, err := o.scripts.turn.Run(ctx, o.client, []string{turnPrefix + name}, o.ahead(), token, hold.Milliseconds()).StringSlice()
+	if err != nil {
+		return false, now, fmt.Errorf("alerts: turn: %w", err)
+	}
+	if len(reply) == 0 {
+		return false, now, nil
+	}
+	ms, err := strconv.ParseInt(reply[0], 10, 64)
+	if err != nil {
+		return false, now, fmt.Errorf("alerts: turn: %w", errReply)
+	}
+	return true, time.UnixMilli(ms).UTC(), nil
+}
+
 var errReply = errors.New("the store's answer cannot be read")
 
 func (o *Outbox) ahead() int64 { return o.offset().Milliseconds() }

@@ -398,3 +398,41 @@ func TestACL(t *testing.T) {
 		}
 	}
 }
+
+// A turn is one server's until its time is over, and longer if it asks for more.
+func TestTurn(t *testing.T) {
+	backends(t, func(w *world) {
+		turn := func(token string, hold time.Duration) bool {
+			w.Helper()
+			mine, now, err := w.box().Turn(w.Context(), "look", token, hold)
+			w.must(err)
+			if off := time.Until(now.Add(-time.Duration(w.ahead.Load()) * time.Millisecond)).Abs(); mine && off > time.Minute || !mine && !now.IsZero() {
+				w.Errorf("now is %v", now)
+			}
+			return mine
+		}
+		if !turn("first", time.Minute) || turn("second", time.Minute) {
+			w.Error("it is not the first's alone")
+		}
+		w.wait(50 * time.Second)
+		if !turn("first", time.Hour) {
+			w.Error("the first gets no more time")
+		}
+		w.wait(59 * time.Minute)
+		if turn("second", time.Minute) {
+			w.Error("the second takes it before the end")
+		}
+		w.wait(time.Minute)
+		if !turn("second", time.Minute) || turn("first", time.Minute) {
+			w.Error("it is not the second's at the end")
+		}
+		if mine, _, err := w.box().Turn(w.Context(), "another", "first", time.Minute); err != nil || !mine {
+			w.Errorf("another turn: %v", err)
+		}
+		w.must(w.client.Del(w.Context(), "tg:v1:alerts:{alerts}:turn:look").Err())
+		w.must(w.client.HSet(w.Context(), "tg:v1:alerts:{alerts}:turn:look", "a", "b").Err())
+		if _, _, err := w.box().Turn(w.Context(), "look", "first", time.Minute); err == nil {
+			w.Error("no error for what is no turn")
+		}
+	})
+}

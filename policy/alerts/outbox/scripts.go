@@ -11,6 +11,7 @@ const (
 	dueKey      = prefix + "due"      // sorted set: ids by when they are next sent, Unix ms
 	deadKey     = prefix + "dead"     // sorted set: ids that were given up, by when
 	markPrefix  = prefix + "told:"    // string: that somebody was told
+	turnPrefix  = prefix + "turn:"    // string: as lock, of what else one server does for all
 )
 
 // now is Redis' clock in Unix ms. ARGV[1] is added to it, 0 outside of tests.
@@ -36,18 +37,28 @@ redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[2])
 return 1`
 
-// claimSource takes or renews the lock, and takes messages that are due: until they are settled, or
-// ARGV[4] is over, they are nobody else's.
-//
-// KEYS: lock, messages, due. ARGV: offset, token, ms of the lock, ms of a claim, messages at most.
-// Reply: empty if another has the lock; else now, the end of the claim, and id and record of each.
-const claimSource = now + `
+// take takes or renews the lock KEYS[1] for ARGV[3] ms, for the token ARGV[2]. It ends the script
+// with an empty reply if another has it.
+const take = now + `
 local held = redis.call('GET', KEYS[1])
 if held then
 	local ends, token = string.match(held, '^(%d+):(.*)$')
 	if token and token ~= ARGV[2] and tonumber(ends) > now then return {} end
 end
 redis.call('SET', KEYS[1], string.format('%.0f', now + ARGV[3]) .. ':' .. ARGV[2], 'PX', ARGV[3])
+`
+
+// turnSource takes or renews a turn.
+//
+// KEYS: the turn. ARGV: offset, token, ms. Reply: empty if it is another's; else now.
+const turnSource = take + `return {string.format('%.0f', now)}`
+
+// claimSource takes or renews the lock, and takes messages that are due: until they are settled, or
+// ARGV[4] is over, they are nobody else's.
+//
+// KEYS: lock, messages, due. ARGV: offset, token, ms of the lock, ms of a claim, messages at most.
+// Reply: empty if another has the lock; else now, the end of the claim, and id and record of each.
+const claimSource = take + `
 local ends = string.format('%.0f', now + ARGV[4])
 local reply = {string.format('%.0f', now), ends}
 local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[5])
@@ -102,10 +113,10 @@ redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[2])
 return 1`
 
-type scripts struct{ raise, claim, settle, replay *redis.Script }
+type scripts struct{ raise, turn, claim, settle, replay *redis.Script }
 
 func newScripts() scripts {
 	return scripts{
-		redis.NewScript(raiseSource), redis.NewScript(claimSource), redis.NewScript(settleSource), redis.NewScript(replaySource),
+		redis.NewScript(raiseSource), redis.NewScript(turnSource), redis.NewScript(claimSource), redis.NewScript(settleSource), redis.NewScript(replaySource),
 	}
 }

@@ -14,7 +14,6 @@ import (
 
 	"tollgate/policy"
 	"tollgate/policy/alerts"
-	"tollgate/policy/alerts/outbox"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
@@ -42,46 +41,33 @@ type Counters interface {
 	Peek(ctx context.Context, sp *limits.Spend) (limits.Result, []int64, error)
 }
 
-// Raiser raises notices.
-type Raiser interface {
-	Raise(ctx context.Context, n *outbox.Notice) (outbox.Raised, error)
+// Announcer raises alerts, and reports false for one that was raised before.
+type Announcer interface {
+	Announce(ctx context.Context, a *alerts.Alert) (isNew bool, err error)
 }
 
 // Watcher looks at keys that a server has used. It is safe for concurrent use.
 type Watcher struct {
-	Policies func() *policy.Set
-	Records  Records
-	Counters Counters
-	Outbox   Raiser
-	// Sends says that messages are sent; else they are raised, told and not kept.
-	Sends bool
-	// Told is called for each that was raised.
-	Told func(alerts.Quota)
+	Policies  func() *policy.Set
+	Records   Records
+	Counters  Counters
+	Announcer Announcer
 
 	mu     sync.Mutex
-	used   map[string]int    // how often each may be looked at
-	raised map[string]uint64 // by API
+	used   map[string]int // how often each may be looked at
 	passed uint64
-	noRoom uint64
 }
 
-// Stats are counts since the start.
-type Stats struct {
-	Raised map[string]uint64 // by API
-	Passed uint64            // keys that were not looked at, because too many others waited
-	NoRoom uint64            // messages that are not sent, because too many others waited
-}
-
-// Stats returns the counts.
-func (w *Watcher) Stats() Stats {
+// Passed returns how many keys were not looked at since the start, because too many others waited.
+func (w *Watcher) Passed() uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return Stats{maps.Clone(w.raised), w.passed, w.noRoom}
+	return w.passed
 }
 
 // Used notes that a key was used. It never waits for the store.
 func (w *Watcher) Used(api, key string) {
-	if a := w.Policies().API(api); a == nil || !a.HasAlerts() {
+	if a := w.Policies().API(api); a == nil || !a.HasQuotaAlerts() {
 		return
 	}
 	w.mu.Lock()
@@ -200,31 +186,9 @@ func (w *Watcher) lookAtKey(ctx context.Context, set *policy.Set, k *keys.Key) (
 		return false, err
 	}
 	for _, q := range alerts.Reached(k, percents, windows, res.States, held, res.Now) {
-		if err := w.raise(ctx, q); err != nil {
+		if _, err := w.Announcer.Announce(ctx, q.Alert()); err != nil {
 			return false, err
 		}
 	}
 	return slices.ContainsFunc(held, func(n int64) bool { return n > 0 }), nil
-}
-
-func (w *Watcher) raise(ctx context.Context, q alerts.Quota) error {
-	n := outbox.Notice{ID: q.ID(), Marks: q.Marks(), Until: q.Resets}
-	if w.Sends {
-		n.Body = q.Message()
-	}
-	got, err := w.Outbox.Raise(ctx, &n)
-	if err != nil || got == outbox.Before {
-		return err
-	}
-	w.mu.Lock()
-	if w.raised == nil {
-		w.raised = map[string]uint64{}
-	}
-	w.raised[q.API]++
-	if got == outbox.NoRoom {
-		w.noRoom++
-	}
-	w.mu.Unlock()
-	w.Told(q)
-	return nil
 }

@@ -57,9 +57,14 @@ func (w *world) create(id string) {
 
 func (w *world) watcher() *watch.Watcher {
 	return &watch.Watcher{
-		Policies: func() *policy.Set { return w.set }, Records: w.records, Counters: w.counts, Outbox: w.box, Sends: true,
-		Told: func(q alerts.Quota) { w.told = append(w.told, fmt.Sprint(q.Key, " ", q.Limit, " ", q.Percent)) },
+		Policies: func() *policy.Set { return w.set }, Records: w.records, Counters: w.counts, Announcer: w.announcer(w.box),
 	}
+}
+
+func (w *world) announcer(r outbox.Raiser) *outbox.Announcer {
+	return &outbox.Announcer{Outbox: r, Sends: true, Told: func(a *alerts.Alert) {
+		w.told = append(w.told, fmt.Sprint(a.Key, " ", a.Details[0].Value, " ", a.Details[2].Value))
+	}}
 }
 
 func (w *world) spend(id string, n int64) {
@@ -89,6 +94,8 @@ func (w *world) mustTell(want ...string) {
 func TestQuotaIsToldOfOnce(t *testing.T) {
 	w := newWorld(t, "[50, 75, 90]")
 	a, b := w.watcher(), w.watcher()
+	first, second := w.announcer(w.box), w.announcer(w.box)
+	a.Announcer, b.Announcer = first, second
 	w.look(a, "key_0001")
 	w.spend("key_0001", 499)
 	w.look(a, "key_0001")
@@ -102,7 +109,7 @@ func TestQuotaIsToldOfOnce(t *testing.T) {
 	w.look(b, "key_0001")
 	w.look(a, "key_0001")
 	w.mustTell("key_0001 month 50", "key_0001 month 90")
-	if got := fmt.Sprint(a.Stats(), b.Stats()); got != "{map[jobs:1] 0 0} {map[jobs:1] 0 0}" {
+	if got := fmt.Sprint(first.Stats(), second.Stats()); got != "{map[{jobs quota.reached}:1] 0} {map[{jobs quota.reached}:1] 0}" {
 		w.Error(got)
 	}
 	all, err := w.box.List(t.Context())
@@ -191,7 +198,7 @@ func TestStoreIsAway(t *testing.T) {
 	w := newWorld(t, "[50]")
 	w.spend("key_0001", 600)
 	x, u := w.watcher(), &unreliable{w.box, errors.New("away")}
-	x.Outbox = u
+	x.Announcer = w.announcer(u)
 	x.Used("jobs", "key_0001")
 	if err := x.Look(t.Context()); !errors.Is(err, u.err) {
 		t.Errorf("%v", err)
@@ -218,7 +225,7 @@ func TestUsedIsBounded(t *testing.T) {
 		x.Used("jobs", fmt.Sprint("key_", i))
 	}
 	x.Used("jobs", "key_7") // known, so nothing is passed over
-	if got := x.Stats().Passed; got != 3 {
+	if got := x.Passed(); got != 3 {
 		t.Errorf("%d passed", got)
 	}
 }
@@ -228,10 +235,11 @@ func TestNoRoom(t *testing.T) {
 	w := newWorld(t, "[50]")
 	w.spend("key_0001", 600)
 	x := w.watcher()
-	x.Outbox = full{}
+	a := w.announcer(full{})
+	x.Announcer = a
 	w.look(x, "key_0001")
 	w.mustTell("key_0001 month 50")
-	if got := x.Stats(); got.NoRoom != 1 || got.Raised["jobs"] != 1 {
+	if got := a.Stats(); got.NoRoom != 1 || got.Raised[outbox.Kind{API: "jobs", Type: alerts.QuotaReached}] != 1 {
 		t.Errorf("%+v", got)
 	}
 }

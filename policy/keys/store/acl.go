@@ -23,6 +23,9 @@ func ListsACL() connect.ACL {
 	}
 }
 
+// WalkACL is for listing the keys of an API.
+func WalkACL() connect.ACL { return connect.ACL{Commands: []string{"zrangebylex"}} }
+
 // FollowACL is for hearing of changes.
 func FollowACL() connect.ACL {
 	return connect.ACL{Commands: []string{"subscribe"}, Channels: []string{changesChannel}}

@@ -91,18 +91,22 @@ func show(w io.Writer, format output.Format, all []outbox.Listed) error {
 	if format != output.Table {
 		return format.Print(w, rows)
 	}
-	lines := [][]string{{"ID", "STATE", "NEXT OR GIVEN UP (UTC)", "TRIES", "KEY", "LIMIT", "LAST ERROR"}}
+	lines := [][]string{{"ID", "STATE", "NEXT OR GIVEN UP (UTC)", "TRIES", "KEY", "ABOUT", "LAST ERROR"}}
 	for _, r := range rows {
 		var about struct {
+			Type string
 			Data struct {
 				Key, Limit string
 				Percent    int
 			}
 		}
 		_ = json.Unmarshal(r.Body, &about) // else it says less
+		what := about.Type
+		if about.Data.Limit != "" {
+			what = fmt.Sprintf("%s %d %%", about.Data.Limit, about.Data.Percent)
+		}
 		lines = append(lines, []string{
-			r.ID, r.State, r.At.UTC().Format(time.DateTime), strconv.Itoa(r.Tries), about.Data.Key,
-			fmt.Sprintf("%s %d %%", about.Data.Limit, about.Data.Percent), r.Error,
+			r.ID, r.State, r.At.UTC().Format(time.DateTime), strconv.Itoa(r.Tries), about.Data.Key, what, r.Error,
 		})
 	}
 	return output.Columns(w, lines)
