@@ -27,6 +27,9 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 		}
 	}
 	p, ok := api.plan(k.Plan)
+	if k.IsClient() && k.Plan == "" {
+		return planlessClient(k)
+	}
 	if !ok {
 		return fmt.Errorf("unknown plan %q of api %q%s", k.Plan, k.API, Suggest(k.Plan, slices.Collect(maps.Keys(api.spec.Plans))))
 	}
@@ -34,6 +37,14 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 		return p.overrideError(e, k)
 	}
 	return nil
+}
+
+// planlessClient refuses limits of a client's own where nobody knows of which plan they are.
+func planlessClient(k *keys.Key) error {
+	if len(k.Limits) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the client has limits of its own and no plan of its own, whose limits they are (tollgate clients plan)")
 }
 
 // LimitsOf returns what a key spends from at a time, with the sizes that count for it then, and how

@@ -53,11 +53,17 @@ func startFleet(t *testing.T) *fleet { return startServers(t, fleetReplicas) }
 // startServers starts so many servers with these further arguments.
 func startServers(t *testing.T, n int, args ...string) *fleet {
 	t.Helper()
+	return startServersOn(t, pixelbyte(t, "policy.yaml"), n, args...)
+}
+
+// startServersOn is startServers with a policy.
+func startServersOn(t *testing.T, policy []byte, n int, args ...string) *fleet {
+	t.Helper()
 	dir := tollgatetest.ShortDir(t)
 	f := &fleet{socket: startUsers(t), dir: dir}
 	f.admin = redis.NewClient(&redis.Options{Network: "unix", Addr: f.socket})
 	t.Cleanup(func() { _ = f.admin.Close() })
-	tollgatetest.WriteFile(t, filepath.Join(dir, "policy.yaml"), pixelbyte(t, "policy.yaml"))
+	tollgatetest.WriteFile(t, filepath.Join(dir, "policy.yaml"), policy)
 	for i := range n {
 		f.start(t, dir, fmt.Sprint("addresses", i), args...)
 	}
@@ -183,6 +189,13 @@ func (f *fleet) load(t *testing.T) (stop func() (answers int)) {
 // its end the slowest of them still allowed it. The command says if they have not heard of it.
 func (f *fleet) revoke(t *testing.T, id, secret string, heard bool) time.Duration {
 	t.Helper()
+	return f.refused(t, secret, heard, "keys", "revoke", id)
+}
+
+// refused has a command end what all servers have in memory about a credential, and returns how
+// long after its end the slowest of them still allowed it.
+func (f *fleet) refused(t *testing.T, secret string, heard bool, args ...string) time.Duration {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	var warm, probes sync.WaitGroup
@@ -214,7 +227,7 @@ func (f *fleet) revoke(t *testing.T, id, secret string, heard bool) time.Duratio
 		})
 	}
 	warm.Wait()
-	code, _, stderr := command(t, "keys", "revoke", id, "--store", f.url("cli"))
+	code, _, stderr := command(t, append(args, "--store", f.url("cli"))...)
 	ended := time.Now()
 	if want := map[bool]int{true: exit.CodeOK, false: exit.CodeUnconfirmed}[heard]; code != want {
 		t.Fatalf("exit %d: %s", code, stderr)

@@ -90,6 +90,8 @@ type Key struct {
 	Algorithm string // what Digest was made with
 	Digest    Digest // of the secret
 	Other     Digest // leads to the key too, while Rehash replaces Digest; zero = none
+
+	Client Client // whose record this is, in place of a key's; zero for a key
 }
 
 // Clone shares nothing with k that a caller could change.
@@ -183,6 +185,11 @@ func (k *Key) Problems() []*FieldError {
 		note("version", fmt.Sprintf("%d is not 1 or more", k.Version))
 	}
 	note("algorithm", algorithmProblem(k.Algorithm))
+	if k.IsClient() {
+		k.clientProblems(note)
+	} else if IsClientID(k.ID) {
+		note("id", Quote(k.ID)+" has the form of a client's, not of a key's")
+	}
 	return found
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"tollgate/cmd/tollgate/cli/check"
+	"tollgate/cmd/tollgate/cli/clients"
 	"tollgate/cmd/tollgate/cli/limits"
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
@@ -112,6 +113,17 @@ func (a *access) WithWorld(cmd *cobra.Command, work func(ctx context.Context, w 
 
 // KeyFlags adds the flags of commands about keys, the output's included.
 func (a *access) KeyFlags(cmd *cobra.Command) { a.flags(cmd) }
+
+// ConfirmFlag adds the flag that says how many replicas have to confirm a change.
+func (a *access) ConfirmFlag(cmd *cobra.Command) { a.confirm.add(cmd.Flags()) }
+
+// WithClients lets a command work with the clients that present access tokens.
+func (a *access) WithClients(cmd *cobra.Command, n clients.Need, work func(ctx context.Context, o clients.Open) error) error {
+	needs := map[clients.Need]needs{clients.Pepper: thePepper, clients.Policy: storeAndPolicy | thePepper}[n]
+	return a.run(cmd, needs, func(ctx context.Context) error {
+		return work(ctx, clients.Open{Manager: a.manager, Output: a.output, Failed: explained})
+	})
+}
 
 // WithPolicy lets a command work with the store and the policy.
 func (a *access) WithPolicy(cmd *cobra.Command, work func(ctx context.Context, o limits.Open) error) error {

@@ -12,6 +12,7 @@ import (
 
 	"tollgate/cmd/tollgate/cli/alerts"
 	"tollgate/cmd/tollgate/cli/check"
+	"tollgate/cmd/tollgate/cli/clients"
 	"tollgate/cmd/tollgate/cli/doctor"
 	errorlog "tollgate/cmd/tollgate/cli/errors"
 	"tollgate/cmd/tollgate/cli/limits"
@@ -23,7 +24,7 @@ import (
 
 // Commands returns the nouns of the CLI.
 func Commands() []*cobra.Command {
-	return []*cobra.Command{newKeys(), newTeams(), newMembers(), check.Command(&access{}), usage.Command(&access{}), errorlog.Command(&access{}), alerts.Command(&access{}), newLimits(), newDoctor(), newAudit(), newStoreCommand(), newPolicy()}
+	return []*cobra.Command{newKeys(), newClients(), newTeams(), newMembers(), check.Command(&access{}), usage.Command(&access{}), errorlog.Command(&access{}), alerts.Command(&access{}), newLimits(), newDoctor(), newAudit(), newStoreCommand(), newPolicy()}
 }
 
 // unknownCommand does not repeat what it does not know: that could be a secret.
@@ -70,6 +71,14 @@ made.`)
 		newChange(a, change{"delete", "Remove revoked keys", "Only revoked keys can be deleted. Their ids are never used again.", storeOnly, (*admin.Manager).Delete}),
 		newVerify(a), newImport(a), newExport(a), newApply(a), newRepair(a))
 	return cmd
+}
+
+func newClients() *cobra.Command {
+	return clients.Command(group("clients", "Block clients that present access tokens, and give them plans and limits",
+		`Block clients that present OAuth 2.0 access tokens, and give them a plan or limits of
+their own. A client is named by the API, the issuer of its tokens and the id that the
+issuer has for it, or by the id of its record. Only the operator may, and every change
+is written to the audit stream before it is made.`), &access{})
 }
 
 func newLimits() *cobra.Command {

@@ -43,7 +43,7 @@ type redisUser struct {
 func users() map[string]redisUser {
 	return map[string]redisUser{
 		"server": {acl: serverACL(), do: []duty{lookAtStore, findKeys, count, takeSlots, followChanges, confirmChanges, changeFromServer, lookThroughKeys}, deny: []duty{manageTeams, readAudit, foreignKey, foreignChannel}},
-		"cli":    {acl: cliACL(), do: []duty{acceptEmpty, findKeys, manageKeys, awaitServers, repair, manageTeams, readAudit, peek, lookAfterLimits}, deny: []duty{count, takeSlots, foreignKey, foreignChannel}},
+		"cli":    {acl: cliACL(), do: []duty{acceptEmpty, findKeys, manageKeys, blockClient, awaitServers, repair, manageTeams, readAudit, peek, lookAfterLimits}, deny: []duty{count, takeSlots, foreignKey, foreignChannel}},
 	}
 }
 
@@ -235,6 +235,25 @@ func manageKeys(ctx context.Context, c redis.UniversalClient, n int) error {
 		return err
 	}
 	return records.Delete(ctx, k)
+}
+
+// blockClient makes the record of a client and finds it in its list.
+func blockClient(ctx context.Context, c redis.UniversalClient, n int) error {
+	records, k := store.New(c), keys.NewClient("api", keys.Client{Issuer: "https://as.example.com", ID: fmt.Sprint(n)})
+	k.Digest = keys.NewHasher([]byte("pepper")).Digest(k.Client.Lookup(k.API))
+	if err := records.Create(ctx, k); err != nil {
+		return err
+	}
+	next := k.Clone()
+	next.Status = keys.Inactive
+	if _, err := records.Write(ctx, k, next); err != nil {
+		return err
+	}
+	page, _, err := records.List(ctx, store.Filter{API: k.API, Clients: true}, "", 0)
+	if err == nil && !slices.ContainsFunc(page, func(found *keys.Key) bool { return found.ID == k.ID }) {
+		err = errors.New("a client is not listed")
+	}
+	return err
 }
 
 // repair looks through everything, and mends a key that has left its lists.

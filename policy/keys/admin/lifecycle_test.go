@@ -24,7 +24,7 @@ func TestManagerLifecycle(t *testing.T) {
 		"caps race": testCapsRace, "caps of changes": testCapsOfChanges, "caps of lines": testCapsOfLines,
 		"one message": testOneMessage, "crashes": testCrashes, "members": testMembersAndKeys, "audited": testChangesAreAudited,
 		"entitlement": testEntitlement, "texts": testTextsHoldNoSecret, "plans": testSetPlans,
-		"extras": testExtras, "limits are reset": testResetLimits, "seed is audited": testSeedIsAudited, "repair is audited": testRepairIsAudited,
+		"extras": testExtras, "limits are reset": testResetLimits, "clients": testManagerOfClients, "clients are no keys": testClientsAreNoKeys, "seed is audited": testSeedIsAudited, "repair is audited": testRepairIsAudited,
 	}.OnEveryStore(t, asCommand())
 }
 

@@ -231,7 +231,9 @@ func (m *Manager) read(ctx context.Context, action roles.Action, id string) (*ke
 	if err != nil {
 		return nil, err
 	}
-	if !m.who.Sees(k) {
+	// To all but what is about limits, a client's record is no key.
+	ofLimits := action == roles.ActionGrantExtra || action == roles.ActionResetLimit
+	if !m.who.Sees(k) || k.IsClient() && !ofLimits {
 		return nil, store.ErrNoKey
 	}
 	if err := m.who.Check(action, k.API, k.Team); err != nil {

@@ -31,6 +31,9 @@ func SecretKey(digest [32]byte) string { return "tg:v1:secret:" + hex.EncodeToSt
 // IndexKey is the list of the ids of an API's keys, or, with a team, of that team's.
 func IndexKey(api, team string) string { return "tg:v1:index:{" + place(api, team) + "}" }
 
+// ClientsKey is the list of the ids of the records of an API's clients.
+func ClientsKey(api string) string { return "tg:v1:clients:{" + api + "}" }
+
 // TeamKeysKey is what is counted of a team's keys.
 func TeamKeysKey(api, team string) string { return "tg:v1:team:{" + place(api, team) + "}" }
 
@@ -56,6 +59,7 @@ type stored struct {
 	Version     int64
 	Hash        string
 	OtherHash   string `json:"other_hash"`
+	Client      any    // of a client, not a key
 }
 
 // Consistent checks, without the code that it is about, that everything in the store fits together.
@@ -82,6 +86,10 @@ func Consistent(t *testing.T, c redis.UniversalClient) {
 		if owner := c.Get(ctx, secret).Val(); owner != r.ID {
 			t.Errorf("the secret of %s leads to %q", r.ID, owner)
 		}
+		if r.Client != nil {
+			lists[ClientsKey(r.API)] = append(lists[ClientsKey(r.API)], r.ID)
+			continue
+		}
 		lists[IndexKey(r.API, "")] = append(lists[IndexKey(r.API, "")], r.ID)
 		if r.Team != "" {
 			list := IndexKey(r.API, r.Team)
@@ -90,7 +98,7 @@ func Consistent(t *testing.T, c redis.UniversalClient) {
 		}
 	}
 	ownSecrets(t, c, secrets)
-	for _, name := range c.Keys(ctx, "tg:v1:index:*").Val() {
+	for _, name := range append(c.Keys(ctx, "tg:v1:index:*").Val(), c.Keys(ctx, "tg:v1:clients:*").Val()...) {
 		got := c.ZRange(ctx, name, 0, -1).Val()
 		slices.Sort(lists[name])
 		if !slices.Equal(got, lists[name]) {

@@ -58,6 +58,13 @@ const (
 	ActionGrantExtra Action = "limits.grant" // more of a limit until a time, and to take that away
 	ActionResetLimit Action = "limits.reset" // what is counted begins anew
 
+	// Of clients, who present access tokens: they belong to no team.
+	ActionViewClient    Action = "clients.view"
+	ActionBlockClient   Action = "clients.block"
+	ActionUnblockClient Action = "clients.unblock"
+	ActionPlanClient    Action = "clients.plan"
+	ActionLimitClient   Action = "clients.limit"
+
 	ActionViewTeam   Action = "teams.view"
 	ActionCreateTeam Action = "teams.create"
 	ActionDeleteTeam Action = "teams.delete"
@@ -74,7 +81,7 @@ const (
 // TakesRights reports whether what is done takes rights away.
 func (a Action) TakesRights() bool {
 	switch a {
-	case ActionRevoke, ActionDeactivate, ActionDelete, ActionRemoveMember:
+	case ActionRevoke, ActionDeactivate, ActionDelete, ActionRemoveMember, ActionBlockClient:
 		return true
 	}
 	return false
@@ -116,6 +123,11 @@ func Permissions() []Permission {
 		{ActionCreateTeam, nil},
 		{ActionDeleteTeam, nil},
 		{ActionReadAudit, nil},
+		{ActionViewClient, nil},
+		{ActionBlockClient, nil},
+		{ActionUnblockClient, nil},
+		{ActionPlanClient, nil},
+		{ActionLimitClient, nil},
 
 		{ActionViewTeam, []Role{Admin, Editor, Viewer}},
 		{ActionViewMembers, []Role{Admin, Editor, Viewer}},

@@ -39,6 +39,12 @@ var wantRoles = map[Action]string{
 	ActionSetRole:      "A--",
 	ActionRemoveMember: "A--",
 	ActionReadAudit:    "---",
+
+	ActionViewClient:    "---",
+	ActionBlockClient:   "---",
+	ActionUnblockClient: "---",
+	ActionPlanClient:    "---",
+	ActionLimitClient:   "---",
 }
 
 func TestEveryCellOfTheTableOfRoles(t *testing.T) {

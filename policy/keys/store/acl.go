@@ -44,7 +44,7 @@ func ManageACL() connect.ACL {
 			"wait", "info", "exists", // confirm a revocation
 			"hsetnx", "hmget", "hlen", "hexists", "zrange", // teams and members
 		},
-		Keys: []string{teamIndexKey, "tg:v1:members:*", "tg:v1:member:*", replicasKey},
+		Keys: []string{teamIndexKey, "tg:v1:members:*", "tg:v1:member:*", replicasKey, "tg:v1:clients:*"},
 	}
 }
 

@@ -21,7 +21,7 @@ func TestLifecycle(t *testing.T) {
 		"write": testWrite, "final": testFinal, "delete": testDelete, "delete during rehash": testDeleteDuringRehash, "rehash": testRehash,
 		"rehash meets": testRehashMeets, "touch": testTouch, "get": testGet, "create all": testCreateAll,
 		"list": testList, "list bounds": testListBounds, "caps": testCaps, "team set": testTeamSetKeepsUp,
-		"places": testPlaces, "write and wait": testWriteAndWait, "repair": testRepair, "repair spares": testRepairSpares,
+		"clients": testClients, "places": testPlaces, "write and wait": testWriteAndWait, "repair": testRepair, "repair spares": testRepairSpares,
 	}.OnEveryStore(t, asCommand())
 }
 

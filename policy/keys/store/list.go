@@ -22,6 +22,7 @@ type Filter struct {
 	Status      []keys.Status // tombstones are never listed
 	OlderThan   time.Time     // created before this; a key whose creation is not known is older than everything
 	UnusedSince time.Time     // created before this and not used since
+	Clients     bool          // the records of clients, in place of keys
 }
 
 // The number of keys on a page of List.
@@ -33,7 +34,7 @@ const (
 // maxRead bounds the records that one List reads.
 const maxRead = 1000
 
-// apisKey is the set of APIs that have or had keys.
+// apisKey is the set of APIs that have or had keys, or records of clients.
 const apisKey = "tg:v1:apis"
 
 // indexKey is the list of the ids of an API, or of a team of it: a ZSET in which all scores are 0.
@@ -45,8 +46,24 @@ func indexKey(api, team string) string {
 	return "tg:v1:index:{" + teamTag(api, team) + "}"
 }
 
-// indexKeys are the lists that name k: that of its API, and that of its team if it has one.
+// clientsKey is the list of the ids of the records of an API's clients, as indexKey is that of its
+// keys.
+func clientsKey(api string) string { return "tg:v1:clients:{" + api + "}" }
+
+// listKey is the list of what a filter with this API finds.
+func (f *Filter) listKey(api string) string {
+	if f.Clients {
+		return clientsKey(api)
+	}
+	return indexKey(api, f.Team)
+}
+
+// indexKeys are the lists that name k: that of its API, and that of its team if it has one; of a
+// client that of its API's clients alone.
 func indexKeys(k *keys.Key) []string {
+	if k.IsClient() {
+		return []string{clientsKey(k.API)}
+	}
 	lists := []string{indexKey(k.API, "")}
 	if k.Team != "" {
 		lists = append(lists, indexKey(k.API, k.Team))
@@ -57,7 +74,7 @@ func indexKeys(k *keys.Key) []string {
 func (f *Filter) matches(k *keys.Key) bool {
 	is := func(want, has string) bool { return want == "" || want == has }
 	switch {
-	case k.Status == keys.Deleted, len(f.Status) > 0 && !slices.Contains(f.Status, k.Status):
+	case k.Status == keys.Deleted, k.IsClient() != f.Clients, len(f.Status) > 0 && !slices.Contains(f.Status, k.Status):
 	case !is(f.API, k.API), !is(f.Team, k.Team), !is(f.Plan, k.Plan), !is(f.Environment, k.Environment):
 	case !f.OlderThan.IsZero() && !k.CreatedAt.Before(f.OlderThan):
 	case !f.UnusedSince.IsZero() && !(k.CreatedAt.Before(f.UnusedSince) && k.LastUsed.Before(f.UnusedSince)):
@@ -67,12 +84,13 @@ func (f *Filter) matches(k *keys.Key) bool {
 	return false
 }
 
-// List returns up to limit keys (0 means DefaultPage, at most MaxPage) in the order of API and id,
-// after the cursor, which is empty for the start and else what an earlier List of the same Filter
-// returned as next; next is empty at the end. The work of one call is bounded, so a page may be
-// short, or empty, while there is a next. Records that cannot be read are left out and named, as
-// *CorruptError, in an error that comes beside the others and next. Other errors: a *FieldError for
-// the cursor; any other means that the store did not answer, and comes alone.
+// List returns up to limit keys, or records of clients (0 means DefaultPage, at most MaxPage) in
+// the order of API and id, after the cursor, which is empty for the start and else what an earlier
+// List of the same Filter returned as next; next is empty at the end. The work of one call is
+// bounded, so a page may be short, or empty, while there is a next. Records that cannot be read are
+// left out and named, as *CorruptError, in an error that comes beside the others and next. Other
+// errors: a *FieldError for the cursor; any other means that the store did not answer, and comes
+// alone.
 func (s *Store) List(ctx context.Context, f Filter, cursor string, limit int) (page []*keys.Key, next string, err error) {
 	if limit <= 0 {
 		limit = DefaultPage
@@ -131,7 +149,7 @@ func (l *lister) start(ctx context.Context, cursor string) (api, after string, e
 	return api, after, nil
 }
 
-// APIs returns the APIs that have or had keys, sorted.
+// APIs returns the APIs that have or had keys, or records of clients, sorted.
 func (s *Store) APIs(ctx context.Context) ([]string, error) {
 	apis, err := s.client.SMembers(ctx, apisKey).Result()
 	if err != nil {
@@ -150,7 +168,7 @@ func (l *lister) read(ctx context.Context, api, after string) (last string, more
 			return last, true, nil
 		}
 		n := min(max(room, DefaultPage), l.budget)
-		ids, end, err := l.store.ids(ctx, api, l.filter.Team, last, n)
+		ids, end, err := l.store.ids(ctx, l.filter.listKey(api), last, n)
 		if err != nil {
 			return "", false, err
 		}
@@ -179,15 +197,15 @@ func (l *lister) read(ctx context.Context, api, after string) (last string, more
 }
 
 // ids returns up to n ids of a list after the one given; end says that there are no more.
-func (s *Store) ids(ctx context.Context, api, team, after string, n int) (ids []string, end bool, err error) {
+func (s *Store) ids(ctx context.Context, list, after string, n int) (ids []string, end bool, err error) {
 	from := "-"
 	if after != "" {
 		from = "(" + after
 	}
 	// One more tells whether this is the end.
-	ids, err = s.client.ZRangeByLex(ctx, indexKey(api, team), &redis.ZRangeBy{Min: from, Max: "+", Count: int64(n) + 1}).Result()
+	ids, err = s.client.ZRangeByLex(ctx, list, &redis.ZRangeBy{Min: from, Max: "+", Count: int64(n) + 1}).Result()
 	if err != nil {
-		return nil, false, fmt.Errorf("keys: list %s: %w", api, ReadError(ctx, indexKey(api, team), err))
+		return nil, false, fmt.Errorf("keys: read %s: %w", list, ReadError(ctx, list, err))
 	}
 	if len(ids) > n {
 		return ids[:n], false, nil

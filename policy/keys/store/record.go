@@ -39,11 +39,17 @@ type record struct {
 	Hash        string        `json:"hash,omitempty"`
 	OtherHash   string        `json:"other_hash,omitempty"`
 	Weak        bool          `json:"weak,omitempty"` // of earlier versions; read and ignored
+	Client      *recordClient `json:"client,omitempty"`
 }
 
 type recordLimit struct {
 	Name     string `json:"name"`
 	Requests int64  `json:"requests"`
+}
+
+type recordClient struct {
+	Issuer string `json:"issuer"`
+	ID     string `json:"id"`
 }
 
 type recordExtra struct {
@@ -82,6 +88,9 @@ func recordOf(k *keys.Key) record {
 	}
 	for _, x := range k.Extras {
 		r.Extras = append(r.Extras, recordExtra{x.Name, x.Requests, x.Until.UTC()})
+	}
+	if k.IsClient() {
+		r.Client = &recordClient{k.Client.Issuer, k.Client.ID}
 	}
 	return r
 }
@@ -146,6 +155,11 @@ func decodeRecord(data []byte) (*keys.Key, error) {
 	}
 	for _, x := range r.Extras {
 		k.Extras = append(k.Extras, keys.Extra{Name: x.Name, Requests: x.Requests, Until: x.Until.UTC()})
+	}
+	if r.Client != nil {
+		if k.Client = keys.Client(*r.Client); !k.IsClient() {
+			return nil, &keys.FieldError{Field: "client", Problem: "is empty"}
+		}
 	}
 	return k, k.Validate()
 }

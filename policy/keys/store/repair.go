@@ -136,7 +136,9 @@ func (r *repairer) batch(ctx context.Context, names []string) error {
 		case what == "secret":
 			digests = append(digests, tag)
 		case what == "index" && r.concerns(api):
-			errs = append(errs, r.index(ctx, api, team))
+			errs = append(errs, r.index(ctx, Filter{API: api, Team: team}))
+		case what == "clients" && r.concerns(api):
+			errs = append(errs, r.index(ctx, Filter{API: api, Clients: true}))
 		case what == "team" && r.concerns(api):
 			errs = append(errs, r.teamSet(ctx, api, team))
 		}
@@ -401,10 +403,10 @@ func (r *repairer) secrets(ctx context.Context, digests []string) error {
 	return nil
 }
 
-// index takes out of a list what has no record.
-func (r *repairer) index(ctx context.Context, api, team string) error {
+// index takes out of the list of a filter what has no record that belongs there.
+func (r *repairer) index(ctx context.Context, f Filter) error {
 	for after := ""; ; {
-		ids, end, err := r.store.ids(ctx, api, team, after, repairBatch)
+		ids, end, err := r.store.ids(ctx, f.listKey(f.API), after, repairBatch)
 		if err != nil {
 			return err
 		}
@@ -412,12 +414,12 @@ func (r *repairer) index(ctx context.Context, api, team string) error {
 		if err != nil {
 			return err
 		}
-		for i, f := range all {
+		for i, found := range all {
 			after = ids[i]
-			if listedRightly(f, api, team) {
+			if listedRightly(found, f) {
 				continue
 			}
-			if err := r.unindex(ctx, api, team, ids[i]); err != nil {
+			if err := r.unindex(ctx, f, ids[i]); err != nil {
 				return err
 			}
 		}
@@ -428,15 +430,16 @@ func (r *repairer) index(ctx context.Context, api, team string) error {
 }
 
 // listedRightly gives a record that cannot be read the benefit of the doubt.
-func listedRightly(f Found, api, team string) bool {
-	if f.Err != nil {
-		return !errors.Is(f.Err, ErrNoKey)
+func listedRightly(found Found, f Filter) bool {
+	if found.Err != nil {
+		return !errors.Is(found.Err, ErrNoKey)
 	}
-	return f.Key.API == api && (team == "" || f.Key.Team == team)
+	k := found.Key
+	return k.API == f.API && k.IsClient() == f.Clients && (f.Team == "" || k.Team == f.Team)
 }
 
-func (r *repairer) unindex(ctx context.Context, api, team, id string) error {
-	list := indexKey(api, team)
+func (r *repairer) unindex(ctx context.Context, f Filter, id string) error {
+	list := f.listKey(f.API)
 	if err := r.store.client.ZRem(ctx, list, id).Err(); err != nil {
 		return ReadError(ctx, id, err)
 	}
@@ -445,7 +448,7 @@ func (r *repairer) unindex(ctx context.Context, api, team, id string) error {
 	if err != nil {
 		return err
 	}
-	if listedRightly(again[0], api, team) {
+	if listedRightly(again[0], f) {
 		if err := r.store.client.ZAdd(ctx, list, redis.Z{Member: id}).Err(); err != nil {
 			return ReadError(ctx, id, err)
 		}
@@ -473,7 +476,7 @@ func (r *repairer) teamSet(ctx context.Context, api, team string) error {
 		}
 		for i, f := range all {
 			l, ok := parseTeamEntry(values[i])
-			if listedRightly(f, api, team) || ok && time.Unix(l.since, 0).After(r.before) {
+			if listedRightly(f, Filter{API: api, Team: team}) || ok && time.Unix(l.since, 0).After(r.before) {
 				continue
 			}
 			if err := r.store.client.HDel(ctx, teamKeysKey(api, team), ids[i]).Err(); err != nil {

@@ -180,11 +180,19 @@ func failed(err error) error {
 
 // look reads what a key may spend and has spent.
 func (o Open) look(ctx context.Context, id string) (*state, error) {
-	k, err := o.Manager.Get(ctx, id)
+	k, err := o.get(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	return o.stateOf(ctx, k)
+}
+
+// get reads the record of a key, or of a client.
+func (o Open) get(ctx context.Context, id string) (*keys.Key, error) {
+	if keys.IsClientID(id) {
+		return o.Manager.ClientByID(ctx, id)
+	}
+	return o.Manager.Get(ctx, id)
 }
 
 func (o Open) stateOf(ctx context.Context, k *keys.Key) (*state, error) {

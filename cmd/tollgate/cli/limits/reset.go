@@ -20,7 +20,7 @@ const (
 // reset has what is spent of some limits count no more. It returns them before and after; after is
 // nil if nothing was reset.
 func (o Open) reset(ctx context.Context, id string, names []string) (before, after []limit, err error) {
-	k, err := o.Manager.Get(ctx, id)
+	k, err := o.get(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
