@@ -50,7 +50,7 @@ func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 // room returns the part of the module that a file belongs to.
 func room(path string) string {
 	dir := filepath.ToSlash(filepath.Dir(path))
-	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy/usage/ledger", "policy/usage/clickhouse", "policy/usage", "policy/errorlog/journal", "policy/errorlog", "policy/alerts/webhook", "policy/alerts/outbox", "policy/alerts/watch", "policy/alerts/inspect", "policy/alerts", "policy", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy/usage/ledger", "policy/usage/clickhouse", "policy/usage", "policy/errorlog/journal", "policy/errorlog", "policy/alerts/webhook", "policy/alerts/outbox", "policy/alerts/watch", "policy/alerts/inspect", "policy/alerts", "policy/oauth/issuer", "policy/oauth/tokens", "policy/oauth/introspection", "policy/oauth", "policy", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
 		if dir == r || strings.HasPrefix(dir, r+"/") {
 			return r
 		}
@@ -100,6 +100,11 @@ func TestImports(t *testing.T) {
 		"envoy":                   {"testdata"},
 		"testdata":                {"testdata", "policy/keys/keyfile"},
 		"k8s":                     nil,
+
+		"policy/oauth":               nil,
+		"policy/oauth/issuer":        {"policy/oauth"},
+		"policy/oauth/tokens":        {"policy/oauth", "policy/oauth/issuer"},
+		"policy/oauth/introspection": {"policy/oauth", "policy/oauth/issuer", "policy/keys/smallfile"},
 	}
 	libraries := map[string][]string{
 		"github.com/envoyproxy/go-control-plane": {"extauthz/grpcserver", "extauthz/yardstick", "cmd"},
@@ -109,6 +114,7 @@ func TestImports(t *testing.T) {
 		"github.com/prometheus/":                 {"extauthz", "cmd"},
 		"go.opentelemetry.io/":                   {"extauthz", "cmd"},
 		"github.com/spf13/":                      {"cmd"},
+		"github.com/go-jose/":                    {"policy/oauth", "policy/oauth/introspection"},
 		"log/slog":                               {"policy/connect", "policy/keys", "policy/keys/keyfile", "policy/keys/cache", "policy/keys/keystest", "extauthz", "extauthz/grpcserver", "extauthz/httpserver", "cmd"},
 	}
 	_, files := goFiles(t)
@@ -145,6 +151,7 @@ func TestPolicyIsFreeOfIO(t *testing.T) {
 		"tollgate/policy/router":     append(redis, grpc...),
 		"tollgate/policy/answer":     append(redis, grpc...),
 		"tollgate/policy/limits":     append(redis, grpc...),
+		"tollgate/policy/oauth":      append(redis, grpc...),
 	} {
 		out, err := exec.Command("go", "list", "-deps", room).Output()
 		if err != nil {
@@ -253,7 +260,7 @@ func TestTheServerHoldsNoTools(t *testing.T) {
 func TestPolicyMakesNoCalls(t *testing.T) {
 	_, files := goFiles(t)
 	for path, file := range files {
-		if !slices.Contains([]string{"policy", "policy/policyfile", "policy/router", "policy/answer"}, room(path)) {
+		if !slices.Contains([]string{"policy", "policy/policyfile", "policy/router", "policy/answer", "policy/oauth"}, room(path)) {
 			continue
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
@@ -432,7 +439,7 @@ func constantVar(v *ast.ValueSpec) bool {
 
 // What starts servers for tests is imported by tests only, and by what is for tests itself.
 func TestOnlyTestsImportTestSupport(t *testing.T) {
-	support := []string{"/redistest", "/keystest", "/tollgatetest", "/extauthztest", "/clickhousetest"}
+	support := []string{"/redistest", "/keystest", "/tollgatetest", "/extauthztest", "/clickhousetest", "/oauthtest"}
 	_, files := goFiles(t)
 	for path, file := range files {
 		if slices.Contains(support, "/"+filepath.Base(filepath.Dir(path))) {
