@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-webhooks test-before test-times test-scan bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-webhooks test-before test-times test-scan test-chart test-image image chart-files kind-up bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -86,6 +86,24 @@ test-times: ready-to-test ## how soon a request passes after the end of another,
 
 test-scan: ## first look-ups of keys beside 20,000 guesses a second, or half of what the machine can do
 	@TOLLGATE_SCAN=full $(GO) test -count=1 -v -run TestFirstLookUpsDuringAScan ./cmd/tollgate
+
+# An OCI archive, and what is in each binary (SPDX) beside it. PUSH also needs the credentials of docker login, if any.
+image: ready-to-run ## bin/tollgate-image.tar for amd64 and arm64, without Docker; PUSH=REGISTRY/NAME:TAG pushes it
+	@cd k8s && $(GO) run ./image -pgo=$(PGO) $(if $(PUSH),-push $(PUSH))
+
+test-image: PGO = off
+test-image: image ## the image runs as its own user on a read-only root, and answers a check
+	@cd k8s && TOLLGATE_IMAGE=$(CURDIR)/bin/tollgate-image.tar $(GO) test -count=1 -v -run 'TestBinariesAreStatic|TestImageAnswers' ./image
+
+# Helm's engine takes a minute to compile, so CI does without.
+test-chart: ready-to-run ## the Helm chart: rendered for many values, every object judged; no cluster
+	@cd k8s/charttest && $(GO) test -count=1 ./...
+
+chart-files: ## write what is made from the chart: its README.md and k8s/tollgate.yaml
+	@cd k8s/charttest && $(GO) test -count=1 -run 'TestReadme|TestManifests' . -update
+
+kind-up: ## for people with Docker, kind, kubectl and helm: a cluster with the trial of k8s/README.md in it
+	@.ci/kind-up
 
 bench: ready-to-bench build build-tools ## what a decision costs beside always-allow, some minutes; ARGS=--growth also to 1,000,000 keys
 	@bin/tollgate-bench --chart bin/bench.svg $(ARGS)

@@ -181,8 +181,8 @@ type compose struct {
 	Services map[string]struct {
 		Image string
 		Build struct {
-			Context          string
-			DockerfileInline string `yaml:"dockerfile_inline"`
+			Context    string
+			Dockerfile string
 		}
 		Command     []string
 		Volumes     []string

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,8 +12,8 @@ import (
 
 	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"github.com/prometheus/prometheus/promql/parser"
-	core "k8s.io/api/core/v1"
-	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	strict "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
 )
 
 // watch is one expression of the rules or of the dashboard.
@@ -34,25 +33,24 @@ func parse(t *testing.T, place, text string) parser.Expr {
 	return expr
 }
 
-// readMonitoring returns the objects of the Prometheus operator.
-func readMonitoring(t *testing.T) (monitor *monitoring.PodMonitor, rules *monitoring.PrometheusRule) {
+// rulesFile and dashboardFile are the sources; the chart makes objects of them.
+const (
+	rulesFile     = "chart/files/rules.yaml"
+	dashboardFile = "chart/files/dashboard.json"
+)
+
+// readGroups returns the rules, as the Prometheus operator takes them.
+func readGroups(t *testing.T) []monitoring.RuleGroup {
 	t.Helper()
-	for i, d := range documents(readFile(t, "monitoring/prometheus.yaml")) {
-		s, err := decodeSample("monitoring/prometheus.yaml", d)
-		if err != nil {
-			t.Fatalf("document %d: %v", i+1, err)
-		}
-		switch o := s.object.(type) {
-		case *monitoring.PodMonitor:
-			monitor = o
-		case *monitoring.PrometheusRule:
-			rules = o
-		}
+	data, err := yaml.YAMLToJSONStrict(readFile(t, rulesFile))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if monitor == nil || rules == nil {
-		t.Fatal("no PodMonitor, or no PrometheusRule")
+	var spec monitoring.PrometheusRuleSpec
+	if faults, err := strict.UnmarshalStrict(data, &spec); err != nil || len(faults) > 0 || len(spec.Groups) == 0 {
+		t.Fatalf("%s: %v, %v", rulesFile, faults, err)
 	}
-	return monitor, rules
+	return spec.Groups
 }
 
 var (
@@ -77,9 +75,8 @@ func templateFunctions() template.FuncMap {
 
 func readRules(t *testing.T) (out []watch) {
 	t.Helper()
-	_, rules := readMonitoring(t)
 	seen := map[string]bool{}
-	for _, g := range rules.Spec.Groups {
+	for _, g := range readGroups(t) {
 		for _, r := range g.Rules {
 			name := r.Record + r.Alert
 			if seen[name] {
@@ -126,7 +123,7 @@ type dashboard struct {
 // replaces them.
 func readDashboard(t *testing.T) (d dashboard, out []watch) {
 	t.Helper()
-	if err := json.Unmarshal(readFile(t, "monitoring/dashboard.json"), &d); err != nil {
+	if err := json.Unmarshal(readFile(t, dashboardFile), &d); err != nil {
 		t.Fatal(err)
 	}
 	variables := strings.NewReplacer("$__rate_interval", "1m", "$job", ".*", "$api", ".*")
@@ -177,26 +174,11 @@ func TestDashboardIsWhole(t *testing.T) {
 	}
 }
 
-// The PodMonitor finds the pods of the Deployment and their port of metrics.
-func TestPodMonitorFindsThePods(t *testing.T) {
-	monitor, rules := readMonitoring(t)
-	samples := readSamples(t)
-	w, ok := selects(t, samples, &meta.LabelSelector{MatchLabels: monitor.Spec.Selector.MatchLabels})
-	if !ok || w.name != "tollgate" || monitor.Namespace != "tollgate" || rules.Namespace != "tollgate" {
-		t.Fatalf("in %s and %s, it selects %s", monitor.Namespace, rules.Namespace, w.name)
-	}
-	if job := w.pod.Labels[monitor.Spec.JobLabel]; job != "tollgate" {
-		t.Errorf("job is %q", job)
-	}
-	ports := w.pod.Spec.Containers[0].Ports
-	for _, e := range monitor.Spec.PodMetricsEndpoints {
-		if !slices.ContainsFunc(ports, func(p core.ContainerPort) bool { return p.Name == *e.Port && p.ContainerPort == 9002 }) || e.Path != "/metrics" {
-			t.Errorf("no port %s with metrics among %v", *e.Port, ports)
-		}
-	}
-	for _, file := range []string{"monitoring/prometheus.yaml", "monitoring/dashboard.json"} {
+// The page says where the files are.
+func TestThePageNamesWhatWatches(t *testing.T) {
+	for _, file := range []string{rulesFile, dashboardFile} {
 		if !strings.Contains(string(readFile(t, "README.md")), file) {
-			t.Errorf("the page does not name %s", filepath.Base(file))
+			t.Errorf("the page does not name %s", file)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"net"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,20 +15,16 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// workload is what a Deployment and a StatefulSet have in common here.
+// workload is a Deployment.
 type workload struct {
 	name     string
 	selector *meta.LabelSelector
 	pod      core.PodTemplateSpec
-	claims   []core.PersistentVolumeClaim
 }
 
 func workloads(samples []sample) (out []workload) {
 	for _, d := range objects[*apps.Deployment](samples) {
-		out = append(out, workload{d.Name, d.Spec.Selector, d.Spec.Template, nil})
-	}
-	for _, s := range objects[*apps.StatefulSet](samples) {
-		out = append(out, workload{s.Name, s.Spec.Selector, s.Spec.Template, s.Spec.VolumeClaimTemplates})
+		out = append(out, workload{d.Name, d.Spec.Selector, d.Spec.Template})
 	}
 	return out
 }
@@ -114,12 +111,14 @@ func TestVolumesAreThere(t *testing.T) {
 		volumes := map[string]bool{}
 		for _, v := range w.pod.Spec.Volumes {
 			volumes[v.Name] = true
-			if v.ConfigMap != nil && !configMaps[v.ConfigMap.Name] {
-				t.Errorf("%s: no ConfigMap %s", w.name, v.ConfigMap.Name)
+			if v.Projected == nil {
+				continue
 			}
-		}
-		for _, c := range w.claims {
-			volumes[c.Name] = true
+			for _, s := range v.Projected.Sources {
+				if !configMaps[s.ConfigMap.Name] {
+					t.Errorf("%s: no ConfigMap %s", w.name, s.ConfigMap.Name)
+				}
+			}
 		}
 		for _, m := range w.pod.Spec.Containers[0].VolumeMounts {
 			if !volumes[m.Name] {
@@ -159,7 +158,7 @@ func TestArgumentsMatchThePod(t *testing.T) {
 			t.Errorf("--%s=%s, but the port %s is %s", flag, args[flag], port, want)
 		}
 	}
-	for _, flag := range []string{"policy", "keys", "pepper-file"} {
+	for _, flag := range []string{"policy", "pepper-file"} {
 		if !mounted(w, args[flag]) {
 			t.Errorf("--%s=%s is in no volume", flag, args[flag])
 		}
@@ -207,22 +206,26 @@ func TestPodHasTimeToDrain(t *testing.T) {
 	}
 }
 
-func TestGoKnowsTheMemoryLimit(t *testing.T) {
-	c := tollgate(t, readSamples(t)).pod.Spec.Containers[0]
-	for _, e := range c.Env {
-		if e.Name != "GOMEMLIMIT" {
-			continue
-		}
-		q, err := resource.ParseQuantity(strings.TrimSuffix(e.Value, "B"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if share := float64(q.Value()) / float64(c.Resources.Limits.Memory().Value()); share < 0.8 || share > 0.95 {
-			t.Errorf("GOMEMLIMIT %s is %.0f %% of the memory limit, want 80 to 95", e.Value, 100*share)
-		}
-		return
+// keyBytes is what a key in memory takes with the longest names (--cache-keys), serverBytes what
+// the server takes beside them. It sets Go's memory limit by the container's, unless GOMEMLIMIT is
+// set.
+const (
+	keyBytes    = 800
+	serverBytes = 64 << 20
+)
+
+func TestMemoryIsEnough(t *testing.T) {
+	w := tollgate(t, readSamples(t))
+	c := w.pod.Spec.Containers[0]
+	n, err := strconv.ParseInt(arguments(t, w)["cache-keys"], 10, 64)
+	if limit := c.Resources.Limits.Memory().Value() * 9 / 10; err != nil || n*keyBytes+serverBytes > limit {
+		t.Errorf("%d keys do not fit into 90 %% of %s: %v", n, c.Resources.Limits.Memory(), err)
 	}
-	t.Error("no GOMEMLIMIT")
+	for _, e := range c.Env {
+		if e.Name == "GOMEMLIMIT" {
+			t.Error("GOMEMLIMIT, which does not follow the container's limit")
+		}
+	}
 }
 
 // The Secret is made by hand, so the page's command must make every key that a pod reads.

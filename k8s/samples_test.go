@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	eg "github.com/envoyproxy/gateway/api/v1alpha1"
-	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	mesh "istio.io/api/mesh/v1alpha1"
@@ -71,8 +70,6 @@ func newObject(apiVersion, kind string) any {
 		return new(core.Service)
 	case "apps/v1 Deployment":
 		return new(apps.Deployment)
-	case "apps/v1 StatefulSet":
-		return new(apps.StatefulSet)
 	case "policy/v1 PodDisruptionBudget":
 		return new(disruption.PodDisruptionBudget)
 	case "networking.k8s.io/v1 NetworkPolicy":
@@ -93,10 +90,6 @@ func newObject(apiVersion, kind string) any {
 		return new(eg.EnvoyProxy)
 	case "gateway.envoyproxy.io/v1alpha1 EnvoyPatchPolicy":
 		return new(eg.EnvoyPatchPolicy)
-	case "monitoring.coreos.com/v1 PodMonitor":
-		return new(monitoring.PodMonitor)
-	case "monitoring.coreos.com/v1 PrometheusRule":
-		return new(monitoring.PrometheusRule)
 	case "networking.istio.io/v1alpha3 EnvoyFilter":
 		return new(envoyFilter)
 	case "security.istio.io/v1 AuthorizationPolicy":

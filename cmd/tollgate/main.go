@@ -62,7 +62,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.Version = version()
-	root.AddCommand(server.Command(version()), newVersion())
+	root.AddCommand(server.Command(version()), newPause(), newVersion())
 	root.AddCommand(cli.Commands()...)
 	return root
 }

@@ -49,27 +49,31 @@ func readPage(t *testing.T, page string) (steps []step, spans []string) {
 	return steps, spans
 }
 
-// TestSecretOfKubernetesPage starts a server on the policy of the manifests and on the Secret that
-// the page makes, and opens the API with the key that it prints.
-func TestSecretOfKubernetesPage(t *testing.T) {
+// TestTrialOfKubernetesPage starts a server on the example policy and on the Secret that the page
+// makes, makes a key with the page's command, and opens the API with it.
+func TestTrialOfKubernetesPage(t *testing.T) {
 	dir := pagesFolder(t)
 	steps, _ := readPage(t, "k8s/README.md")
+	exec := ""
 	for _, s := range steps {
-		if strings.Contains(s.code, "create secret") {
-			runShell(t, dir, s.page, standIns+strings.Replace(s.code, `echo "$API_KEY"`, `echo "$API_KEY" >key`, 1))
+		if strings.Contains(s.code, "redis-password=") {
+			runShell(t, dir, s.page, standIns+s.code)
+		}
+		if _, command, ok := strings.Cut(s.code, "deploy/tollgate-admin -- tollgate keys create "); ok {
+			exec = "bin/tollgate keys create " + strings.TrimSpace(command)
 		}
 	}
-	_, policy, _ := strings.Cut(pageText(t, "k8s/tollgate.yaml"), "orders.yaml: |\n")
-	policy, _, _ = strings.Cut(policy, "---\n")
-	tollgatetest.WriteFile(t, filepath.Join(dir, "orders.yaml"), []byte(strings.ReplaceAll(policy, "\n    ", "\n")[4:]))
-	stop := background(t, dir, "bin/tollgate serve --policy orders.yaml --keys secret/keys.yaml --pepper-file secret/pepper --authz-http-address unix:authz", "127.0.0.1:0")
+	t.Setenv("TOLLGATE_POLICY", "k8s/policies/orders.yaml")
+	t.Setenv("TOLLGATE_PEPPER_FILE", "secret/pepper")
+	stop := background(t, dir, "bin/tollgate serve --authz-http-address unix:authz", "127.0.0.1:0")
 	defer stop()
-	runShell(t, dir, "the key of k8s/README.md", `
+	runShell(t, dir, "the key of k8s/README.md", exec+` >key
+		KEY=$(grep -o 'ak_live_[A-Za-z0-9]*' key)
 		ask() { curl -s -o /dev/null -w '%{http_code}' --unix-socket authz http://tollgate/envoy/api=orders,environment=live/v1/orders "$@"; }
 		test "$(ask)" = 401
-		test "$(ask -H "Authorization: Bearer $(cat key)")" = 200
-		grep -q '^redis://:[0-9a-f]\{48\}@tollgate-redis\.' secret/store
-		test -s secret/redis-password
+		test "$(ask -H "Authorization: Bearer $KEY")" = 200
+		test "$(ask -H "Authorization: Bearer ${KEY}x")" = 401
+		grep -q '^[0-9a-f]\{48\}$' secret/redis-password
 	`)
 }
 
@@ -107,6 +111,11 @@ func makeTargets() map[string]string {
 		"test-usage":      "minutes; TestUsageThroughEnvoy counts fewer requests in every run",
 		"test-clickhouse": "0.9 GB; TestRealEngine runs wherever the engine is",
 		"test-webhooks":   "it needs npm; TestVerifiedByAnother runs wherever the package is",
+		"image":           "minutes; the tests of k8s/image pack and push another binary",
+		"test-image":      "it builds the image",
+		"test-chart":      "it compiles Helm's engine, which CI does not",
+		"kind-up":         "it needs Docker",
+		"chart-files":     "it writes into the tree; test-chart compares",
 		"test-scan":       "TestFirstLookUpsDuringAScan takes a smaller one in every run",
 		"bench":           "ten minutes; CI runs bench-short, and tollgate-bench's own test reads its page",
 		"bench-short":     "CI runs it",
@@ -127,12 +136,13 @@ make() { command make -C "$REPO" -n "$@" >/dev/null; }
 # read; a Secret becomes a folder, as a pod sees it; a command in a pod must be one of ours.
 kubectl() {
   local a command="$*"
-  case $command in *' -- /tollgate '*) bin/${command#*-- /} --help >/dev/null || return ;; esac
+  case $command in *' -- tollgate '*) bin/${command#*-- } --help >/dev/null || return ;; esac
   for a in "$@"; do
     case $a in
       --from-literal=*) mkdir -p secret; a=${a#*=}; printf %s "${a#*=}" >secret/"${a%%=*}" ;;
       --from-file=*) mkdir -p secret; a=${a#*=}; cp "${a#*=}" secret/"${a%%=*}" || return ;;
-      *.yaml) test -e "$a" || return ;;
+      *.yaml) test -e "${a##*=}" || return ;;
+      k8s/chart) test -e "$a/Chart.yaml" || return ;;
     esac
   done
 }

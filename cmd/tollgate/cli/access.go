@@ -132,6 +132,11 @@ func (a *access) WithPolicy(cmd *cobra.Command, work func(ctx context.Context, o
 	})
 }
 
+// WithManager lets a command change keys, teams and members.
+func (a *access) WithManager(cmd *cobra.Command, work func(ctx context.Context, m *admin.Manager, rules *policy.Set) error) error {
+	return a.run(cmd, storeAndPolicy|thePepper, func(ctx context.Context) error { return work(ctx, a.manager, a.rules) })
+}
+
 // HistoryFlags adds the flags of the ClickHouse that has the history of usage.
 func (a *access) HistoryFlags(cmd *cobra.Command) {
 	a.Shared.HistoryFlags(cmd.PersistentFlags(), "that answers what the store no longer can, the same as the server's")

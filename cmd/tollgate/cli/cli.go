@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/cli/alerts"
+	"tollgate/cmd/tollgate/cli/ask"
 	"tollgate/cmd/tollgate/cli/check"
 	"tollgate/cmd/tollgate/cli/clients"
 	"tollgate/cmd/tollgate/cli/doctor"
@@ -91,7 +92,7 @@ both are written to the audit stream before they are made.`)
 
 func newDoctor() *cobra.Command {
 	cmd := group("doctor", "Say what is wrong with servers that run, and what to change", "")
-	cmd.AddCommand(doctor.AccessLog())
+	cmd.AddCommand(doctor.AccessLog(), ask.Command())
 	return cmd
 }
 

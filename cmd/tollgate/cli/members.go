@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tollgate/cmd/tollgate/cli/bootstrap"
 	"tollgate/cmd/tollgate/cli/output"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys/roles"
@@ -28,7 +29,7 @@ act as the operator. Give members the portal, never the store.`)
 	a.flags(cmd)
 	cmd.PersistentFlags().StringVar(&p.api, "api", "", "API of the team; default: that of the member who acts")
 	cmd.PersistentFlags().StringVar(&p.team, "team", "", "the team; default: that of the member who acts")
-	cmd.AddCommand(newMemberAdd(a, p), newMemberList(a, p), newSetRole(a, p), newMemberRemove(a, p))
+	cmd.AddCommand(newMemberAdd(a, p), newMemberList(a, p), newSetRole(a, p), newMemberRemove(a, p), bootstrap.Command(a))
 	return cmd
 }
 

@@ -1,0 +1,69 @@
+{{- /* What values.schema.json cannot say: values that go, or do not go, together. Each message begins with the path. */}}
+{{- define "tollgate.validate" -}}
+{{- $v := .Values }}
+{{- if not $v.image.repository }}
+{{- fail "image.repository: say where you pushed the image that `make image` builds; there is no published one" }}
+{{- end }}
+{{- include "tollgate.validatePolicy" $v }}
+{{- include "tollgate.validateStore" $v }}
+{{- if and $v.tls.existingSecret $v.tls.certManager.enabled }}
+{{- fail "tls.existingSecret: not together with tls.certManager.enabled" }}
+{{- end }}
+{{- if and $v.tls.certManager.enabled (not $v.tls.certManager.issuerRef.name) }}
+{{- fail "tls.certManager.issuerRef.name: name the Issuer of the certificate" }}
+{{- end }}
+{{- if and $v.tls.client.enabled (not (include "tollgate.tlsSecret" .)) }}
+{{- fail "tls.client.enabled: needs tls.existingSecret or tls.certManager.enabled" }}
+{{- end }}
+{{- if and $v.autoscaling.enabled (gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) }}
+{{- fail "autoscaling.minReplicas: more than autoscaling.maxReplicas" }}
+{{- end }}
+{{- if and $v.autoscaling.enabled (not (dig "requests" "cpu" "" (default (dict) $v.resources))) }}
+{{- fail "resources.requests.cpu: needed with autoscaling.enabled, which counts per cent of it" }}
+{{- end }}
+{{- $grace := int $v.drain.terminationGracePeriodSeconds }}
+{{- $needed := add (int $v.drain.delaySeconds) (int $v.drain.timeoutSeconds) }}
+{{- if and $grace (le $grace (int $needed)) }}
+{{- fail (printf "drain.terminationGracePeriodSeconds: must be more than delaySeconds and timeoutSeconds together, which are %d" $needed) }}
+{{- end }}
+{{- if and $v.metrics.podMonitor.enabled $v.metrics.serviceMonitor.enabled }}
+{{- fail "metrics.serviceMonitor.enabled: not together with metrics.podMonitor.enabled, or each pod is scraped twice" }}
+{{- end }}
+{{- end }}
+
+{{- define "tollgate.validatePolicy" -}}
+{{- if not (or .policy.files .policy.existingConfigMap .policy.existingConfigMaps) }}
+{{- fail "policy: give policy.files, policy.existingConfigMap or policy.existingConfigMaps" }}
+{{- end }}
+{{- $size := 0 }}
+{{- range $name, $text := .policy.files }}
+{{- $size = add $size (len $text) }}
+{{- end }}
+{{- if gt (int $size) 262144 }}
+{{- fail (printf "policy.files: %d bytes, at most 262144: Helm keeps them in each release. Put them into a ConfigMap of yours, policy.existingConfigMap" $size) }}
+{{- end }}
+{{- end }}
+
+{{- define "tollgate.validateStore" -}}
+{{- if and .redis.existingSecret .redis.bundled.enabled }}
+{{- fail "redis.existingSecret: not together with redis.bundled.enabled" }}
+{{- end }}
+{{- if not (or .redis.existingSecret .redis.bundled.enabled) }}
+{{- fail "redis.existingSecret: name the Secret with the URL of your Redis; or redis.bundled.enabled, for a trial" }}
+{{- end }}
+{{- if and .redis.bundled.enabled (not .redis.bundled.existingSecret) }}
+{{- fail "redis.bundled.existingSecret: name the Secret with the password" }}
+{{- end }}
+{{- if not .pepper.existingSecret }}
+{{- fail "pepper.existingSecret: name the Secret with the pepper" }}
+{{- end }}
+{{- if and (or .keys.apply.enabled .admin.enabled .bootstrap.enabled) (not (or .keys.existingSecret .redis.bundled.enabled)) }}
+{{- fail "keys.existingSecret: name the Secret with the store's URL for the command line, which keys.apply, admin and bootstrap use" }}
+{{- end }}
+{{- if and .keys.apply.enabled (not .keys.apply.existingSecret) }}
+{{- fail "keys.apply.existingSecret: name the Secret with the file of keys" }}
+{{- end }}
+{{- if and .bootstrap.enabled (not .bootstrap.api) }}
+{{- fail "bootstrap.api: name the API of the team" }}
+{{- end }}
+{{- end }}
