@@ -239,7 +239,11 @@ func TestComposeNamesFilesThatExist(t *testing.T) {
 		}
 	}
 	build := c.Services["tollgate"].Build
-	for _, line := range strings.Split(build.DockerfileInline, "\n") {
+	dockerfile, err := os.ReadFile(filepath.Join(build.Context, build.Dockerfile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(dockerfile)) {
 		if fields := strings.Fields(line); len(fields) > 2 && fields[0] == "COPY" && !strings.HasPrefix(fields[1], "--") {
 			for _, source := range fields[1 : len(fields)-1] {
 				exists(filepath.Join(build.Context, source))
