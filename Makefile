@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-webhooks test-before test-times test-scan test-chart test-image image chart-files kind-up bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-webhooks test-before test-times test-log-loss test-scan test-chart test-image image chart-files kind-up bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -83,6 +83,10 @@ test-before: ready-to-test ## servers of the version before beside those of this
 test-times: ready-to-test ## how soon a request passes after the end of another, 200 times each, by a page's figures
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
 	@TOLLGATE_TIMES=judge TOLLGATE_REQUIRE=envoy,redis $(GO) test -count=1 -pgo=off -v -run TestNextRequestIsLetThroughSoon ./envoy
+
+test-log-loss: ready-to-test ## entries of access logs and slots that connection ages and rolling restarts lose, some minutes
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@TOLLGATE_LOSS=full TOLLGATE_REQUIRE=envoy,redis $(GO) test -count=1 -pgo=off -timeout 30m -v -run 'LoseNo' ./envoy ./cmd/tollgate
 
 test-scan: ## first look-ups of keys beside 20,000 guesses a second, or half of what the machine can do
 	@TOLLGATE_SCAN=full $(GO) test -count=1 -v -run TestFirstLookUpsDuringAScan ./cmd/tollgate

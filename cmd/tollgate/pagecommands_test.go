@@ -109,6 +109,7 @@ func makeTargets() map[string]string {
 		"test-before":     "it builds another commit; TestBesideTheVersionBefore is what it runs",
 		"test-times":      "minutes; TestNextRequestIsLetThroughSoon takes fewer rounds in every run",
 		"test-usage":      "minutes; TestUsageThroughEnvoy counts fewer requests in every run",
+		"test-log-loss":   "minutes; TestAgesLoseNoEntries and the others run shorter in every run",
 		"test-clickhouse": "0.9 GB; TestRealEngine runs wherever the engine is",
 		"test-webhooks":   "it needs npm; TestVerifiedByAnother runs wherever the package is",
 		"image":           "minutes; the tests of k8s/image pack and push another binary",
