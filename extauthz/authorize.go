@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"tollgate/extauthz/decisionlines"
 	"tollgate/policy"
 	"tollgate/policy/connect"
 	"tollgate/policy/errorlog"
@@ -94,7 +95,7 @@ type Config struct {
 	// Decisions says which decisions are logged; default LogDenied.
 	Decisions Decisions
 	// Lines get them, in place of Log; nil for Log.
-	Lines *DecisionLines
+	Lines *decisionlines.Lines
 	// Tracing makes spans of decisions; nil for none.
 	Tracing *Tracing
 	// Deadline bounds a decision; default DefaultDeadline.

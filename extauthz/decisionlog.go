@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"tollgate/extauthz/decisionlines"
 	"tollgate/policy"
 )
 
@@ -15,13 +16,13 @@ import (
 type decisionLog struct {
 	log     *slog.Logger
 	sample  *sample
-	lines   *DecisionLines // which get the decisions in place of log; nil for none
+	lines   *decisionlines.Lines // which get the decisions in place of log; nil for none
 	bounded *BoundedLog
 	reasons []*boundedKind // so that a scan hides no customer's denials
 	shadows []*boundedKind // of what only shadow_mode let pass
 }
 
-func newDecisionLog(log *slog.Logger, which Decisions, lines *DecisionLines) *decisionLog {
+func newDecisionLog(log *slog.Logger, which Decisions, lines *decisionlines.Lines) *decisionLog {
 	l := &decisionLog{log: log, sample: which.sample(), lines: lines, bounded: NewBoundedLog(log)}
 	for _, r := range policy.Reasons() {
 		kind := &boundedKind{level: slog.LevelInfo, more: "more denied", about: slog.String("reason", r.String())}
@@ -54,7 +55,7 @@ func (l *decisionLog) decision(ctx context.Context, check *policy.Check, took ti
 	switch {
 	case !taken:
 	case l.lines != nil:
-		l.lines.add(check, took, share)
+		l.lines.Add(check, took, share)
 	case l.log.Enabled(ctx, slog.LevelInfo):
 		l.line(ctx, d)
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"tollgate/extauthz"
+	"tollgate/extauthz/decisionlines"
 	"tollgate/extauthz/extauthztest"
 	"tollgate/extauthz/grpcserver"
 	"tollgate/policy/keys"
@@ -110,7 +111,7 @@ func kinds(t testing.TB) map[string]func(*extauthz.Config) {
 			traced(c)
 		},
 		"lines": func(c *extauthz.Config) {
-			c.Lines = extauthz.NewDecisionLines(io.Discard, time.Now, prometheus.NewRegistry())
+			c.Lines = decisionlines.New(decisionlines.Writer{Writer: io.Discard}, decisionlines.Options{}, time.Now, prometheus.NewRegistry())
 			ctx, end := context.WithCancel(t.Context())
 			ended := make(chan struct{})
 			go func() { defer close(ended); c.Lines.Run(ctx, func(error) {}) }()

@@ -24,12 +24,6 @@ const (
 	LimitsExact = "exact"
 )
 
-// The values of --log-decisions-to.
-const (
-	DecisionsToLog    = "log"
-	DecisionsToStdout = "stdout"
-)
-
 // options are what `tollgate serve` runs with. A flag, a TOLLGATE_ variable and
 // a key of the config file say the same, in this order of precedence.
 type options struct {
@@ -67,7 +61,7 @@ type options struct {
 	logFormat      string
 	logLevel       string
 	logDecisions   string
-	logDecisionsTo string // DecisionsToLog or DecisionsToStdout
+	logDecisionsTo string // DecisionsToLog and so on
 	reflection     bool
 }
 
@@ -108,7 +102,7 @@ func newFlags(s *options) *pflag.FlagSet {
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.logDecisions, "log-decisions", string(extauthz.LogDenied), "decisions to log: none, denied, all, or reasons, joined with commas; =SHARE logs a part (denied,allowed=1%)")
-	f.StringVar(&s.logDecisionsTo, "log-decisions-to", DecisionsToLog, "log: among the other lines of the log, at most 100 per second and reason; stdout: a line of JSON each, on standard output")
+	f.StringVar(&s.logDecisionsTo, "log-decisions-to", DecisionsToLog, "log: among the other lines of the log, at most 100 per second and reason; stdout: a line of JSON each, on standard output; otlp: a log record each, to where OTEL_EXPORTER_OTLP_ENDPOINT says; clickhouse: a row each, to --usage-clickhouse")
 	f.BoolVar(&s.reflection, "reflection", false, "offer gRPC server reflection")
 	return f
 }
@@ -164,8 +158,8 @@ func (s *options) check() error {
 	if s.logFormat != "text" && s.logFormat != "json" {
 		return fmt.Errorf("--log-format: unknown value %q, want text or json", s.logFormat)
 	}
-	if s.logDecisionsTo != DecisionsToLog && s.logDecisionsTo != DecisionsToStdout {
-		return fmt.Errorf("--log-decisions-to: unknown value %q, want %s or %s", s.logDecisionsTo, DecisionsToLog, DecisionsToStdout)
+	if err := s.checkDecisionsTo(); err != nil {
+		return err
 	}
 	if s.limits != LimitsAuto && s.limits != LimitsExact {
 		return fmt.Errorf("--limits: unknown value %q, want %s or %s", s.limits, LimitsAuto, LimitsExact)

@@ -23,6 +23,7 @@ import (
 	"tollgate/cmd/tollgate/memory"
 	"tollgate/cmd/tollgate/settings"
 	"tollgate/cmd/tollgate/storage"
+	"tollgate/cmd/tollgate/telemetry"
 	"tollgate/extauthz"
 	"tollgate/extauthz/grpcserver"
 	"tollgate/extauthz/httpserver"
@@ -70,13 +71,13 @@ type service struct {
 	rights     *rights
 	cache      *keyCache
 	leases     *counters.Leases
-	history    *clickhouse.Client      // nil without --usage-clickhouse
-	usage      *usageCounts            // nil with --usage=false
-	errors     *errorLog               // nil with --error-log=false
-	receiver   *webhook.Receiver       // nil without --alert-webhook
-	alerts     *alerting               // nil with --usage=false
-	lines      *extauthz.DecisionLines // nil unless decisions go to stdout
-	tracing    *tracing                // nil unless OTEL_ variables ask for it
+	history    *clickhouse.Client // nil without --usage-clickhouse
+	usage      *usageCounts       // nil with --usage=false
+	errors     *errorLog          // nil with --error-log=false
+	receiver   *webhook.Receiver  // nil without --alert-webhook
+	alerts     *alerting          // nil with --usage=false
+	decisions  *decisions
+	traces     *telemetry.Traces // nil unless OTEL_ variables ask for it
 	authorizer *extauthz.Authorizer
 	grpc       *grpcserver.Server
 	status     *Status
@@ -110,7 +111,7 @@ func serve(ctx context.Context, s *options, version string, stdout, stderr io.Wr
 	if v.history, err = s.openHistory(); err != nil {
 		return err
 	}
-	if v.tracing, err = newTracing(stop, os.Getenv, version, v.registry, v.log); err != nil {
+	if err := v.openTelemetry(stop, s, stdout); err != nil {
 		return err
 	}
 	entries, from, err := v.prepareKeys(s, set)
@@ -137,9 +138,6 @@ func serve(ctx context.Context, s *options, version string, stdout, stderr io.Wr
 	v.rights = &rights{keys: v.records, counts: v.counters, limitsSlots: func() bool { return v.policies.Current().LimitsConcurrency() }}
 	if !v.seeder.away {
 		v.rights.try(stop)
-	}
-	if s.logDecisionsTo == DecisionsToStdout {
-		v.lines = extauthz.NewDecisionLines(stdout, time.Now, v.registry)
 	}
 	v.build(s)
 	if err := v.listen(s); err != nil {
@@ -169,7 +167,7 @@ func (v *service) loadCertificates(s *options) error {
 
 // openHistory returns what reaches ClickHouse, nil for none.
 func (s *options) openHistory() (*clickhouse.Client, error) {
-	if s.ClickHouse != "" && !s.usage {
+	if s.ClickHouse != "" && !s.usage && s.logDecisionsTo != DecisionsToClickHouse {
 		return nil, fmt.Errorf("--%s: with --usage=false nothing is counted", settings.ClickHouseFlag)
 	}
 	return s.History()
@@ -233,8 +231,8 @@ func (v *service) build(s *options) {
 		Metrics:   v.metrics,
 		Log:       v.log,
 		Decisions: extauthz.Decisions(s.logDecisions),
-		Lines:     v.lines,
-		Tracing:   v.tracing.decisions(),
+		Lines:     v.decisions.lines,
+		Tracing:   v.traces.Decisions(),
 		Deadline:  s.deadline,
 	})
 	v.grpc = grpcserver.New(v.authorizer, grpcserver.Config{TLS: config, Reflection: s.reflection})
@@ -301,8 +299,8 @@ func (v *service) run(s *options, stop, stopNow context.Context) error {
 	})
 	work.Go(func() { v.errors.run(serving) })
 	work.Go(func() { v.alerts.run(follow) })
-	work.Go(func() { v.writeDecisions(serving) })
-	work.Go(func() { v.logError("send the last spans", v.tracing.run(serving)) })
+	work.Go(func() { v.decisions.run(serving, v.log) })
+	work.Go(func() { v.logError("send the last spans", v.traces.Run(serving)) })
 	ended := make(chan error, 3)
 	work.Go(func() { ended <- v.grpc.Serve(v.grpcListener) })
 	work.Go(func() { ended <- ignoreClosed(v.http.Serve(v.httpListener)) })
@@ -462,14 +460,6 @@ func (v *service) followCertificates(ctx context.Context, interval time.Duration
 			v.log.Error("certificates refused; the ones before stay in use", slog.String("error", problem))
 		}
 		told = problem
-	}
-}
-
-// writeDecisions writes the lines of decisions until ctx ends.
-func (v *service) writeDecisions(ctx context.Context) {
-	if v.lines != nil {
-		trouble := troubles{log: v.log, message: "decisions were not written to standard output, and are lost"}
-		v.lines.Run(ctx, trouble.tell)
 	}
 }
 

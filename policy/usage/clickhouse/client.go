@@ -1,7 +1,8 @@
 // Package clickhouse keeps the history of usage in ClickHouse, for who wants it finer or longer
 // than Redis has it: Writer sends what package ledger has added to Redis, Reader answers the same
-// questions from there, and Schema is what an operator creates first. It speaks ClickHouse's HTTP
-// interface, and knows no Redis.
+// questions from there, and Schema is what an operator creates first. Decisions adds the lines of
+// the decision log to a table of their own. It speaks ClickHouse's HTTP interface, and knows no
+// Redis.
 package clickhouse
 
 import (

@@ -2,6 +2,7 @@ package clickhouse_test
 
 import (
 	"context"
+	"encoding/json"
 	"encoding/xml"
 	"fmt"
 	"math/rand/v2"
@@ -35,6 +36,7 @@ func TestRealEngine(t *testing.T) {
 		"schema":    schemaIsTaken,
 		"twice":     sentTwiceCountsOnce,
 		"no tables": withoutTables,
+		"decisions": decisionsCountOnce,
 	} {
 		t.Run(name, func(t *testing.T) {
 			database := strings.ReplaceAll(name, " ", "_")
@@ -84,9 +86,9 @@ func schemaIsTaken(t *testing.T, e *engine) {
 	for _, statement := range clickhouse.Statements() { // again does no harm
 		e.run(statement)
 	}
-	for _, table := range []string{"usage_hour", "usage_day"} {
+	for _, table := range []string{"usage_hour", "usage_day", "decisions"} {
 		said := e.run("SHOW CREATE TABLE " + table)
-		for _, want := range []string{"TTL ", "non_replicated_deduplication_window = 10000", "AggregatingMergeTree"} {
+		for _, want := range []string{"TTL ", "non_replicated_deduplication_window = 10000", map[bool]string{true: "ENGINE = MergeTree", false: "AggregatingMergeTree"}[table == "decisions"]} {
 			if !strings.Contains(said, want) {
 				t.Errorf("%s has no %s: %s", table, want, said)
 			}
@@ -145,6 +147,50 @@ func sentTwiceCountsOnce(t *testing.T, e *engine) {
 	}
 	if hours, days := e.run("SELECT sum(allowed) FROM usage_hour"), e.run("SELECT sum(allowed) FROM usage_day"); hours != "2101" || days != "2102" {
 		t.Errorf("%s and, without deduplication, %s; want 2101 and 2102", hours, days)
+	}
+}
+
+// Lines of the decision log become rows as they are, each batch once however often it is sent; what
+// is no column is left out.
+func decisionsCountOnce(t *testing.T, e *engine) {
+	address, bad := e.unreliable(t)
+	d := clickhouse.NewDecisions(open(t, address))
+	bad.Store(true)
+	at := time.Now().UTC().Format("2006-01-02 15:04:05") // by which rows are kept
+	second := strings.Replace(at, " ", "T", 1)
+	allowed := `{"time":"` + second + `.104512Z","allowed":true,"decision_id":"51c0a7e94f2b83d6","reason":"allowed","api":"jobs","route":"job","key_id":"key_a","team":"red","plan":"free",` +
+		`"slot_id":"00ff","of_later":{"a":[1]},"preflight":"true","method":"GET","host":"jobs.example.com","path":"/v1/jobs/17","address":"203.0.113.9","duration_ms":0.031,"share":0.1}`
+	method := strings.Join(hostile(), " ")
+	quoted, err := json.Marshal(method)
+	must(t, err)
+	failed := 0
+	for n := range 20 {
+		lines := allowed + "\n" + fmt.Sprintf(`{"time":"`+second+`.%06dZ","allowed":false,"decision_id":"%016d","reason":"unknown_api","status":403,"method":%s,"duration_ms":12}`, n, n, quoted) + "\n"
+		for {
+			taken, err := d.Take(t.Context(), []byte(lines))
+			if err == nil && taken == 2 {
+				break
+			}
+			if failed++; taken != 0 {
+				t.Fatalf("%d taken, %v", taken, err)
+			}
+		}
+	}
+	if failed < 20 {
+		t.Errorf("only %d tries failed", failed)
+	}
+	bad.Store(false)
+	for query, want := range map[string]string{
+		"SELECT count(), countIf(allowed), countIf(status = 403), sum(if(allowed, 1 / share, 0)) FROM decisions":                                                                      "40\t20\t20\t200",
+		"SELECT DISTINCT time, reason, route, key_id, team, plan, preflight, method, host, path, address, round(duration_ms, 3), share, request_id FROM decisions WHERE api = 'jobs'": at + ".104512\tallowed\tjob\tkey_a\tred\tfree\ttrue\tGET\tjobs.example.com\t/v1/jobs/17\t203.0.113.9\t0.031\t0.1\t",
+		"SELECT uniqExact(decision_id), min(time), max(time) FROM decisions WHERE status = 403":                                                                                       "20\t" + at + ".000000\t" + at + ".000019",
+	} {
+		if got := e.run(query); got != strings.TrimSpace(want) {
+			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+	if got, want := e.run("SELECT DISTINCT hex(method) FROM decisions WHERE status = 403"), fmt.Sprintf("%X", method); got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }
 

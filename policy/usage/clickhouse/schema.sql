@@ -1,6 +1,6 @@
--- Usage of API keys, as Tollgate's servers write it. All times are UTC.
+-- Usage of API keys, and decisions, as Tollgate's servers write them. All times are UTC.
 --
--- subject says whose a row is:
+-- In the tables of usage, subject says whose a row is:
 --   key     the key key_id of a team
 --   others  keys of the API that were too many to be told apart
 --   api     the API as a whole: the sum of its keys, and of requests without a known one.
@@ -56,4 +56,42 @@ ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMM(day)
 ORDER BY (api, subject, team, key_id, day, route, reason)
 TTL day + INTERVAL 400 DAY
+SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1;
+
+-- A row for each decision that is logged: serve --log-decisions-to clickhouse. Who does not use that
+-- needs no such table. count() / share counts what was decided.
+
+CREATE TABLE IF NOT EXISTS decisions
+(
+    time              DateTime64(6, 'UTC') CODEC(DoubleDelta, ZSTD),
+    allowed           Bool,
+    decision_id       String CODEC(ZSTD),
+    reason            LowCardinality(String),
+    shadow            LowCardinality(String), -- the reason for which only shadow_mode let it pass
+    shadow_limit      LowCardinality(String),
+    api               LowCardinality(String),
+    route             LowCardinality(String),
+    scope             LowCardinality(String),
+    key_id            String CODEC(ZSTD),
+    team              String CODEC(ZSTD),
+    plan              LowCardinality(String),
+    environment       LowCardinality(String),
+    failure_mode      LowCardinality(String),
+    preflight         LowCardinality(String),
+    asked_api         String CODEC(ZSTD),
+    asked_environment String CODEC(ZSTD),
+    key_environment   LowCardinality(String),
+    status            UInt16 CODEC(T64, ZSTD), -- 0 if it passed
+    method            String CODEC(ZSTD),
+    host              String CODEC(ZSTD),
+    path              String CODEC(ZSTD), -- without a query
+    address           String CODEC(ZSTD),
+    request_id        String CODEC(ZSTD),
+    duration_ms       Float32 CODEC(ZSTD),
+    share             Float64 DEFAULT 1 CODEC(ZSTD) -- which part of the decisions with that reason is logged
+)
+ENGINE = MergeTree
+PARTITION BY toDate(time)
+ORDER BY (api, key_id, time)
+TTL toDateTime(time) + INTERVAL 30 DAY
 SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1;

@@ -199,10 +199,15 @@ func (w *Writer) inserts(query string, lines []line) (all []insert) {
 func (w *Writer) insert(ctx context.Context, i *insert) error {
 	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
 	defer cancel()
-	_, err := w.client.do(ctx, i.query, map[string]string{
-		"insert_deduplicate": "1", "insert_deduplication_token": i.token,
+	_, err := w.client.do(ctx, i.query, insertOptions(i.token), nil, i.body())
+	return err
+}
+
+// insertOptions are the settings of an insert with a name of its own.
+func insertOptions(token string) map[string]string {
+	return map[string]string{
+		"insert_deduplicate": "1", "insert_deduplication_token": token,
 		// One insert is one block, written when it is acknowledged.
 		"async_insert": "0", "input_format_parallel_parsing": "0", "max_insert_threads": "1",
-	}, nil, i.body())
-	return err
+	}
 }

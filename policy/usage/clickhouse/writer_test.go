@@ -369,3 +369,45 @@ func TestReaderAsksAndAdds(t *testing.T) {
 		}
 	}
 }
+
+// Lines of decisions go as they are. Those that were not acknowledged come again under the same
+// name, and the next ones under another.
+func TestDecisions(t *testing.T) {
+	s := newStandIn(t)
+	s.before = func(n int, w http.ResponseWriter, r *http.Request) bool {
+		if args := r.URL.Query(); args.Get("input_format_skip_unknown_fields") != "1" || args.Get("insert_deduplicate") != "1" {
+			t.Errorf("%v", args)
+		}
+		if n == 1 {
+			http.Error(w, "Code: 241. DB::Exception: Memory limit exceeded", 500)
+		}
+		return n == 1
+	}
+	s.after = func(n int, _ http.ResponseWriter) bool {
+		if n == 2 {
+			panic(http.ErrAbortHandler) // it is inserted, and nobody is told
+		}
+		return false
+	}
+	d := clickhouse.NewDecisions(open(t, s.URL))
+	first, second := []byte("{\"allowed\":true,\"status\":1}\n{\"status\":2}\n"), []byte("{\"status\":4}\n")
+	for range 2 {
+		if n, err := d.Take(t.Context(), first); n != 0 || err == nil {
+			t.Errorf("%d taken, %v", n, err)
+		}
+	}
+	if n, err := d.Take(t.Context(), first); n != 2 || err != nil {
+		t.Errorf("%d taken, %v", n, err)
+	}
+	if n, err := d.Take(t.Context(), second); n != 1 || err != nil {
+		t.Errorf("%d taken, %v", n, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rows["decisions"] != 3 || s.sums["decisions"]["status"] != 7 {
+		t.Errorf("%v %v", s.rows, s.sums)
+	}
+	if len(s.tokens) != 4 || s.tokens[0] != s.tokens[1] || s.tokens[0] != s.tokens[2] || s.tokens[0] == s.tokens[3] {
+		t.Error(s.tokens)
+	}
+}

@@ -1,4 +1,4 @@
-package server
+package telemetry
 
 import (
 	"cmp"
@@ -7,96 +7,73 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
-	"go.opentelemetry.io/otel/sdk/resource"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
 	"tollgate/extauthz"
 )
 
-// tracing is what sends spans. A nil one sends none.
-type tracing struct {
+// lastTime is how long spans that wait are sent at the end.
+const lastTime = time.Second
+
+// Traces is what sends spans. A nil one sends none.
+type Traces struct {
 	provider *sdk.TracerProvider
 	spans    *extauthz.Tracing
 }
 
-// newTracing reads OpenTelemetry's variables
-// (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/). Nothing is
-// sent unless they name an endpoint, or ask for otlp. What this function does not read (endpoint,
-// headers, certificates, timeout, batches), the libraries do.
-func newTracing(ctx context.Context, env func(string) string, version string, r prometheus.Registerer, log *slog.Logger) (*tracing, error) {
-	exporter := env("OTEL_TRACES_EXPORTER")
-	switch exporter {
-	case "", "otlp", "none":
-	default:
-		return nil, fmt.Errorf("OTEL_TRACES_EXPORTER: unknown value %q, want otlp or none", exporter)
+// NewTraces returns what sends spans to where the variables say, and registers its metric: nil
+// unless they name an endpoint, or ask for otlp.
+func NewTraces(ctx context.Context, env func(string) string, about Server, r prometheus.Registerer, log *slog.Logger) (*Traces, error) {
+	v := variables{env, "TRACES"}
+	if err := v.exporter(); err != nil {
+		return nil, err
 	}
-	endpoint := cmp.Or(env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), env("OTEL_EXPORTER_OTLP_ENDPOINT"))
-	if strings.EqualFold(env("OTEL_SDK_DISABLED"), "true") || exporter == "none" || exporter == "" && endpoint == "" {
+	if off, _ := v.off(); off || env("OTEL_TRACES_EXPORTER") == "" && v.endpoint() == "" {
 		return nil, nil
 	}
 	sampler, follows, err := samplerOf(env)
 	if err != nil {
 		return nil, err
 	}
-	client, err := clientOf(env)
+	protocol, err := v.protocol()
 	if err != nil {
 		return nil, err
+	}
+	client := otlptracehttp.NewClient()
+	if protocol == protocolGRPC {
+		client = otlptracegrpc.NewClient()
 	}
 	sender, err := otlptrace.New(ctx, client)
 	if err != nil {
 		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT: %w", err)
 	}
-	about, err := resource.New(ctx,
-		resource.WithAttributes(attribute.String("service.name", "tollgate"), attribute.String("service.version", version), attribute.String("service.instance.id", serverName())),
-		resource.WithTelemetrySDK(), resource.WithFromEnv()) // what comes last counts
+	resource, err := about.resource(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
+		return nil, err
 	}
 	bounded := extauthz.NewBoundedLog(log)
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		bounded.Log(ctx, slog.LevelWarn, "spans were not sent", slog.Any("error", err))
 	}))
 	counts := newSpanCounts(sender, r)
-	provider := sdk.NewTracerProvider(sdk.WithSampler(sampler), sdk.WithIDGenerator(begunIDs{}), sdk.WithResource(about),
+	provider := sdk.NewTracerProvider(sdk.WithSampler(sampler), sdk.WithIDGenerator(begunIDs{}), sdk.WithResource(resource),
 		sdk.WithSpanProcessor(endedSpans{counts}), sdk.WithBatcher(counts))
 	begins := func(id trace.TraceID) bool {
 		return sampler.ShouldSample(sdk.SamplingParameters{ParentContext: ctx, TraceID: id}).Decision != sdk.Drop
 	}
 	log.Info("traces are sent", slog.String("sampler", sampler.Description()))
-	return &tracing{provider, extauthz.NewTracing(provider.Tracer("tollgate"), follows, begins)}, nil
-}
-
-// clientOf returns what speaks to the collector.
-func clientOf(env func(string) string) (otlptrace.Client, error) {
-	protocol := cmp.Or(env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), env("OTEL_EXPORTER_OTLP_PROTOCOL"), "http/protobuf")
-	// The libraries would send to their default where they cannot read an endpoint.
-	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
-		u, err := url.Parse(env(name))
-		web := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
-		if env(name) != "" && !web && (err != nil || protocol != "grpc") { // gRPC knows others, such as unix:
-			return nil, fmt.Errorf("%s: want http://HOST:PORT, or https://", name) // not repeated: it could hold a password
-		}
-	}
-	switch protocol {
-	case "grpc":
-		return otlptracegrpc.NewClient(), nil
-	case "http/protobuf":
-		return otlptracehttp.NewClient(), nil
-	default:
-		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL: unknown value %q, want grpc or http/protobuf", protocol)
-	}
+	return &Traces{provider, extauthz.NewTracing(provider.Tracer(scope), follows, begins)}, nil
 }
 
 // samplerOf returns the sampler of OTEL_TRACES_SAMPLER, and whether it follows that of the proxy.
@@ -139,19 +116,19 @@ func (begunIDs) NewSpanID(context.Context, trace.TraceID) (id trace.SpanID) {
 	return id
 }
 
-// run waits until ctx ends, and then sends what waits, for a moment.
-func (t *tracing) run(ctx context.Context) error {
+// Run waits until ctx ends, and then sends what waits, for a moment.
+func (t *Traces) Run(ctx context.Context) error {
 	if t == nil {
 		return nil
 	}
 	<-ctx.Done()
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout/2)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTime)
 	defer cancel()
 	return t.provider.Shutdown(last)
 }
 
-// decisions returns what makes spans, nil for nothing.
-func (t *tracing) decisions() *extauthz.Tracing {
+// Decisions returns what makes spans, nil for nothing.
+func (t *Traces) Decisions() *extauthz.Tracing {
 	if t == nil {
 		return nil
 	}
