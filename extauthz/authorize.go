@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -55,6 +56,12 @@ type Spender interface {
 // nodes tells which server of the store counts for a limit id. counters.Leases is one.
 type nodes interface{ Node(limitID string) string }
 
+// Sightings hear that a key was used from an address, from several goroutines at once. They must
+// not wait, and must clone what they keep of the key.
+type Sightings interface {
+	Saw(k *keys.Grant, client netip.Addr, at time.Time)
+}
+
 // The names by which a proxy's configuration says what a request belongs to: keys of Envoy's
 // context_extensions over gRPC, words of the path over HTTP.
 const (
@@ -85,6 +92,9 @@ type Config struct {
 	Observer Observer
 	// Counts counts the decisions by key; nil for none.
 	Counts *usage.Counter
+	// Networks hears from where keys are used, of APIs whose policy wants to be told; nil for
+	// nobody.
+	Networks Sightings
 	// Errors samples the requests that were refused or failed; nil for none.
 	Errors *errorlog.Log
 	// Rehash is told of keys that were found by an older method of hashing; nil
@@ -116,6 +126,7 @@ type Authorizer struct {
 	observer Observer // or nil
 	counts   *usage.Counter
 	errors   *errorlog.Log // or nil
+	networks Sightings     // or nil
 	rehash   func(id string, from, to keys.Digest)
 	deadline time.Duration
 	metrics  *Metrics
@@ -139,7 +150,7 @@ func New(c Config) *Authorizer {
 	nodes, _ := c.Limits.(nodes)
 	return &Authorizer{
 		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
-		breaker: c.Breaker, usage: c.Usage, counts: c.Counts, errors: c.Errors, observer: c.Observer, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
+		breaker: c.Breaker, usage: c.Usage, counts: c.Counts, errors: c.Errors, networks: c.Networks, observer: c.Observer, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: newDecisionLog(c.Log, c.Decisions, c.Lines), tracing: c.Tracing,
 		slots: newSlots(c.Limits, c.Decider.Local()),
 	}
@@ -217,6 +228,9 @@ func (a *Authorizer) noteUse(check *policy.Check) {
 	}
 	if a.usage != nil {
 		a.usage.Note(k)
+	}
+	if a.networks != nil && check.API().Alerts().NewNetworks.Told {
+		a.networks.Saw(k, check.Client(), check.Now())
 	}
 	if id, from, to, ok := check.Rehash(); ok && a.rehash != nil {
 		a.rehash(id, from, to)

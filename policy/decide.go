@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -194,6 +195,9 @@ func (c *Check) Result() *limits.Result { return &c.result }
 // Decision returns the answer once the Check is Done. It is void, with all that it refers to but
 // texts, when c begins another one.
 func (c *Check) Decision() *Decision { return &c.decision }
+
+// Client returns the client's address, invalid where it is not known.
+func (c *Check) Client() netip.Addr { return c.api.spec.Address.of(c.request) }
 
 // Key returns the key of the request once it is known to the API and environment, else nil.
 func (c *Check) Key() *keys.Grant { return c.key }

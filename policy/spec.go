@@ -172,10 +172,40 @@ type ErrorLog struct {
 type Alerts struct {
 	// Of keys by themselves, in whole days.
 	ExpiringWithin, RotateAfter, UnusedFor time.Duration
+
+	ErrorRate   ErrorRate
+	DeniedSpike DeniedSpike
+
+	NewNetworks NewNetworks
+
+	ReleasesLost bool // places of requests under way end by themselves
+}
+
+// NewNetworks is about keys that are used from a network from which they were not before.
+type NewNetworks struct {
+	Told      bool // somebody is told
+	AfterDays int  // not before it is so long since the first use of the key was noted
+}
+
+// ErrorRate is the share of requests within ten minutes that end with 5xx from which on somebody is
+// told, where at least so many requests have ended.
+type ErrorRate struct {
+	Percent  int // 1 to 100; 0: never
+	Requests int
+}
+
+// DeniedSpike is how many times as many requests must be refused within ten minutes as in the ten
+// before, and how many at least, before somebody is told.
+type DeniedSpike struct {
+	Times    int // 2 or more; 0: never
+	Requests int
 }
 
 // OfKeys reports whether something is to be told of keys by themselves.
 func (a *Alerts) OfKeys() bool { return a.ExpiringWithin|a.RotateAfter|a.UnusedFor != 0 }
+
+// OfRates reports whether something is to be told of how many requests fail or are refused.
+func (a *Alerts) OfRates() bool { return a.ErrorRate.Percent|a.DeniedSpike.Times != 0 }
 
 // DefaultErrorLog is what holds where a policy says nothing.
 func DefaultErrorLog() ErrorLog { return ErrorLog{Days: 35} }

@@ -28,12 +28,17 @@ import (
 type alerted struct {
 	mu       sync.Mutex
 	messages []string // id and body, of those that were signed with a time of now
+	slack    []string // bodies
 }
 
 func (a *alerted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if r.URL.Path == "/slack" {
+		a.slack = append(a.slack, string(body))
+		return
+	}
 	if !strings.HasPrefix(r.Header.Get("webhook-signature"), "v1,") {
 		http.Error(w, "not signed", http.StatusUnauthorized)
 		return
@@ -52,18 +57,19 @@ func (a *alerted) of(kind string) string {
 	}), "\n")
 }
 
-// Two servers let a key spend more than half of its month, and have one that will expire: the
-// webhook is told once of either. What it did not take for a day is shown, and sent again when the
-// operator says so.
+// Two servers let a key spend more than half of its month, from two networks, and have one that
+// will expire: the webhook is told once of each, and so is Slack. What the webhook did not take for
+// a day is shown, and sent again when the operator says so.
 func TestAlertsReachTheWebhook(t *testing.T) {
 	dir, got := tollgatetest.ShortDir(t), &alerted{}
 	receiver := httptest.NewServer(got)
 	defer receiver.Close()
 	small := strings.NewReplacer("requests: 60,", "requests: 6000,", "requests: 1000,", "requests: 100,").Replace(string(readFile(t, "../../testdata/small.yaml")))
 	policy, secretFile := filepath.Join(dir, "alerts.yaml"), filepath.Join(dir, "secret")
-	tollgatetest.WriteFile(t, policy, []byte(small+"alerts: {quota: [50, 100], expiring_within_days: 14}\n"))
+	tollgatetest.WriteFile(t, policy, []byte(small+"alerts: {quota: [50, 100], expiring_within_days: 14, new_network_after_days: 0}\n"))
+	tollgatetest.WriteFile(t, filepath.Join(dir, "slack"), []byte(receiver.URL+"/slack?token=SECRET\n"))
 	tollgatetest.WriteFile(t, secretFile, []byte("whsec_"+base64.StdEncoding.EncodeToString(make([]byte, 24))))
-	f := startServers(t, 2, "--policy", policy, "--keys", expiringKey(t, dir), "--alert-webhook", receiver.URL+"/hook?token=SECRET", "--alert-secret-file", secretFile, "--alert-allow", "127.0.0.1")
+	f := startServers(t, 2, "--policy", policy, "--keys", expiringKey(t, dir), "--alert-webhook", receiver.URL+"/hook?token=SECRET", "--alert-secret-file", secretFile, "--alert-slack-url-file", filepath.Join(dir, "slack"), "--alert-allow", "127.0.0.1")
 	secret := keys.Seal("jb_", "AKeyOfTheTestOfAlerts000000")
 	k := &keys.Key{ID: "key_alerted", API: "jobs", Team: "acme", Name: "n", Plan: "free", Scopes: []string{"read"}, LimitID: "key_alerted", Status: keys.Active,
 		AnchorDay: 1, Version: 1, Algorithm: keys.AlgorithmHMACSHA256, Digest: keys.NewHasher(nil).Digest(secret)}
@@ -72,6 +78,9 @@ func TestAlertsReachTheWebhook(t *testing.T) {
 	}
 	for i := range 60 {
 		response, err := f.replicas[i%2].Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+			Source: &authv3.AttributeContext_Peer{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{
+				SocketAddress: &corev3.SocketAddress{Address: []string{"203.0.113.7", "198.51.100.7"}[i%2]},
+			}}},
 			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
 				Host: "jobs.example.com", Method: "GET", Path: "/v1/jobs/17",
 				HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{{Key: "authorization", RawValue: []byte("Bearer " + secret)}}},
@@ -89,13 +98,25 @@ func TestAlertsReachTheWebhook(t *testing.T) {
 	if all := got.of("quota.reached"); strings.Count(all, "\n") != 0 || !strings.Contains(all, `"key":"key_alerted","plan":"free","limit":"month","per":"month","percent":50,"spent":60,"size":100`) {
 		t.Errorf("the webhook has %s", all)
 	}
+	eventually(t, "an alert about the second network", func() bool { return got.of("key.new_network") != "" })
+	if all := got.of("key.new_network"); strings.Count(all, "\n") != 0 || !strings.Contains(all, `"key":"key_alerted","plan":"free","network":"`) || !strings.Contains(all, `"networks":2`) {
+		t.Errorf("the webhook has %s", all)
+	}
+	eventually(t, "Slack", func() bool {
+		got.mu.Lock()
+		defer got.mu.Unlock()
+		return len(got.slack) >= 3
+	})
+	if all := strings.Join(got.slack, "\n"); len(got.slack) != 3 || strings.Count(all, `{"text":"*a key will expire*\napi: jobs\nteam: acme\nkey: key_expiring\n`) != 1 {
+		t.Errorf("Slack has %s", all)
+	}
 	raised := map[string]int{}
 	for i := range f.http {
-		for _, kind := range []string{"quota.reached", "key.expiring"} {
+		for _, kind := range []string{"quota.reached", "key.expiring", "key.new_network"} {
 			raised[kind] += strings.Count(f.page(t, i, "/metrics"), `tollgate_alerts_total{api="jobs",type="`+kind+`"} 1`)
 		}
 	}
-	if raised["quota.reached"] != 1 || raised["key.expiring"] != 1 || strings.Contains(f.log.String(), "SECRET") {
+	if raised["quota.reached"] != 1 || raised["key.expiring"] != 1 || raised["key.new_network"] != 1 || strings.Contains(f.log.String(), "SECRET") {
 		t.Errorf("raised by %v servers:\n%s", raised, f.log.String())
 	}
 	f.replaysADeadAlert(t, got)

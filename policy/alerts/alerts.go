@@ -18,6 +18,10 @@ const (
 	KeyExpiring    = "key.expiring"
 	KeyRotationDue = "key.rotation_due"
 	KeyUnused      = "key.unused"
+	ErrorsExceeded = "error_rate.exceeded"
+	DeniedSpiked   = "denied.spiked"
+	KeyNewNetwork  = "key.new_network"
+	ReleasesLost   = "releases.lost"
 )
 
 // Alert is what somebody is to be told of once.
@@ -52,6 +56,14 @@ func headline(kind string) string {
 		return "a key is due for rotation"
 	case KeyUnused:
 		return "a key is not used"
+	case ErrorsExceeded:
+		return "many requests fail"
+	case DeniedSpiked:
+		return "many more requests are refused than before"
+	case KeyNewNetwork:
+		return "a key is used from a new network"
+	case ReleasesLost:
+		return "places of requests under way end by themselves"
 	}
 	return kind
 }

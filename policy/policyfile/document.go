@@ -34,10 +34,24 @@ type document struct {
 }
 
 type alertsIn struct {
-	Quota        *[]int `yaml:"quota,omitempty" jsonschema:"maxItems=10,uniqueItems=true" jsonschema_description:"Shares of a limit per day or month, in percent, 1 to 100 and ascending. Each is told of once a window. Default: none, in a plan those of the API."`
-	ExpiringDays *int   `yaml:"expiring_within_days,omitempty" jsonschema:"minimum=1,maximum=366" jsonschema_description:"So many days before its expiry a key is told of. Default: never."`
-	RotateDays   *int   `yaml:"rotate_after_days,omitempty" jsonschema:"minimum=1,maximum=3650" jsonschema_description:"A key that is so many days old, and not replaced by another, is told of, and again when it is twice as old. Default: never."`
-	UnusedDays   *int   `yaml:"unused_for_days,omitempty" jsonschema:"minimum=1,maximum=366" jsonschema_description:"A key that was not used for so many days is told of, and again after as many more. Default: never."`
+	Quota               *[]int         `yaml:"quota,omitempty" jsonschema:"maxItems=10,uniqueItems=true" jsonschema_description:"Shares of a limit per day or month, in percent, 1 to 100 and ascending. Each is told of once a window. Default: none, in a plan those of the API."`
+	ExpiringDays        *int           `yaml:"expiring_within_days,omitempty" jsonschema:"minimum=1,maximum=366" jsonschema_description:"So many days before its expiry a key is told of. Default: never."`
+	RotateDays          *int           `yaml:"rotate_after_days,omitempty" jsonschema:"minimum=1,maximum=3650" jsonschema_description:"A key that is so many days old, and not replaced by another, is told of, and again when it is twice as old. Default: never."`
+	UnusedDays          *int           `yaml:"unused_for_days,omitempty" jsonschema:"minimum=1,maximum=366" jsonschema_description:"A key that was not used for so many days is told of, and again after as many more. Default: never."`
+	ErrorRate           *errorRateIn   `yaml:"error_rate,omitempty" jsonschema_description:"When somebody is told that requests of a key, or of the whole API, fail. Default: never."`
+	DeniedSpike         *deniedSpikeIn `yaml:"denied_spike,omitempty" jsonschema_description:"When somebody is told that many more requests of a key, or without a valid key, are refused than before. Default: never."`
+	NewNetworkAfterDays *int           `yaml:"new_network_after_days,omitempty" jsonschema:"minimum=0,maximum=90" jsonschema_description:"A key that is used from a network (/24, or /48 of IPv6) for the first time in 90 days is told of, from so many days after its first use that was noted. 0: from the second network on. Default: never."`
+	ReleasesLost        bool           `yaml:"releases_lost,omitempty" jsonschema_description:"Whether somebody is told that over 1 % of the places of requests under way end by themselves, because the access log does not tell of their end. Default: false."`
+}
+
+type errorRateIn struct {
+	Percent  *int `yaml:"percent" jsonschema:"required,minimum=1,maximum=100" jsonschema_description:"Share of the requests within ten minutes that the access log says have ended with 5xx."`
+	Requests *int `yaml:"requests,omitempty" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Requests that must have ended within that time at least. Default: 50."`
+}
+
+type deniedSpikeIn struct {
+	Times    *int `yaml:"times" jsonschema:"required,minimum=2,maximum=1000" jsonschema_description:"So many times as many requests must be refused within ten minutes as in the ten minutes before."`
+	Requests *int `yaml:"requests,omitempty" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Requests that must be refused within that time at least. Default: 100."`
 }
 
 type planAlertsIn struct {

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/exit"
+	"tollgate/policy/alerts/networks"
 	"tollgate/policy/alerts/outbox"
 	"tollgate/policy/connect"
 	"tollgate/policy/errorlog/journal"
@@ -20,7 +21,7 @@ import (
 // ACLs returns the rights of the users that tollgate store acl knows.
 func ACLs() map[string]connect.ACL {
 	return map[string]connect.ACL{
-		"server":   connect.Join(serverACL(), ledger.ServerACL(), journal.ServerACL(), outbox.ServerACL()),
+		"server":   connect.Join(serverACL(), ledger.ServerACL(), journal.ServerACL(), outbox.ServerACL(), networks.ServerACL()),
 		"cli":      connect.Join(cliACL(), ledger.CLIACL(), journal.CLIACL(), outbox.CLIACL()),
 		"sentinel": connect.SentinelACL(),
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/policy/alerts/networks"
 	"tollgate/policy/alerts/outbox"
 	"tollgate/policy/connect"
 	"tollgate/policy/connect/redistest"
@@ -401,7 +402,7 @@ func TestACLKnowsEveryCommand(t *testing.T) {
 			listed[c] = true
 		}
 	}
-	for _, c := range slices.Concat(ledger.ServerACL().Commands, ledger.CLIACL().Commands, journal.ServerACL().Commands, journal.CLIACL().Commands, outbox.ServerACL().Commands, outbox.CLIACL().Commands) { // with tests of their own
+	for _, c := range slices.Concat(ledger.ServerACL().Commands, ledger.CLIACL().Commands, journal.ServerACL().Commands, journal.CLIACL().Commands, outbox.ServerACL().Commands, outbox.CLIACL().Commands, networks.ServerACL().Commands) { // with tests of their own
 		listed[c] = true
 	}
 	var sources []string

@@ -16,6 +16,7 @@ import (
 	"tollgate/cmd/tollgate/memory"
 	"tollgate/cmd/tollgate/settings"
 	"tollgate/extauthz"
+	"tollgate/policy/alerts/mail"
 )
 
 // The values of --limits.
@@ -56,6 +57,9 @@ type options struct {
 
 	alertWebhook    string // a URL, which may be a secret; empty: none
 	alertSecretFile string
+	alertSlackFile  string // with a URL
+	alertMail       mail.Config
+	alertMailSecret string // file
 	alertAllow      string // addresses and CIDRs, joined with commas
 
 	logFormat      string
@@ -91,14 +95,20 @@ func newFlags(s *options) *pflag.FlagSet {
 	f.DurationVar(&s.drainDelay, "drain-delay", DefaultDrainDelay, "how long health checks and /readyz say no at the end before the ports close, so that proxies notice; unless it is set, SIGINT does not wait")
 	f.DurationVar(&s.drainTimeout, "drain-timeout", 20*time.Second, "time that calls under way have to end after that")
 	f.DurationVar(&s.reloadInterval, "reload-interval", 2*time.Second, "how often policy and certificate files are checked for changes")
-	f.IntVar(&s.replicas, "replicas", 1, "how many servers share the limits, for plans with failure_mode local")
+	f.IntVar(&s.replicas, "replicas", 1, "how many servers share the limits, for plans with failure_mode local, and the requests that alerts count")
 	f.StringVar(&s.limits, "limits", LimitsAuto, "auto or exact: exact counts each request in the store, whatever the plans say; auto lets servers lease up to 2 % of what is left in advance")
 	f.BoolVar(&s.usage, "usage", true, "count what is done with each key, for tollgate usage")
 	s.HistoryFlags(f, "that gets what is counted, too")
 	f.BoolVar(&s.errorLog, "error-log", true, "keep some of the requests that are refused or fail, for tollgate errors")
 	f.StringVar(&s.alertWebhook, "alert-webhook", "", "https URL that gets what the policies' alerts tell of, signed as Standard Webhooks has it; without one they are in the log alone")
 	f.StringVar(&s.alertSecretFile, "alert-secret-file", "", "file with what messages to --alert-webhook are signed with: whsec_ and the base64 of 24 to 64 random bytes")
-	f.StringVar(&s.alertAllow, "alert-allow", "", "addresses and CIDRs outside of the public internet, joined with commas, to which --alert-webhook may go")
+	f.StringVar(&s.alertSlackFile, "alert-slack-url-file", "", "file with the https URL of an incoming webhook of Slack, or one that takes the same (Mattermost, Discord's /slack), that gets them too")
+	f.StringVar(&s.alertMail.Server, "alert-mail-server", "", "server that gets them as mail, too: smtps://HOST[:PORT], or smtp://HOST[:PORT] for STARTTLS")
+	f.StringVar(&s.alertMail.From, "alert-mail-from", "", "address that --alert-mail-server is told they are from")
+	f.StringVar(&s.alertMail.To, "alert-mail-to", "", "addresses that get the mail, joined with commas")
+	f.StringVar(&s.alertMail.User, "alert-mail-user", "", "user of --alert-mail-server, if it wants one")
+	f.StringVar(&s.alertMailSecret, "alert-mail-password-file", "", "file with the password of --alert-mail-user")
+	f.StringVar(&s.alertAllow, "alert-allow", "", "addresses and CIDRs outside of the public internet, joined with commas, to which alerts may go")
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.logDecisions, "log-decisions", string(extauthz.LogDenied), "decisions to log: none, denied, all, or reasons, joined with commas; =SHARE logs a part (denied,allowed=1%)")

@@ -30,7 +30,7 @@ func samples() map[string]string {
 		"authz-http-address": "0.0.0.0:81", "authz-http-trusted": "10.0.0.0/8,192.0.2.1",
 		"tls-cert": "c.pem", "tls-key": "k.pem", "tls-client-ca": "ca.pem",
 		"deadline": "50ms", "drain-delay": "7s", "drain-timeout": "1m0s", "reload-interval": "10s", "replicas": "3", "limits": "exact",
-		"log-format": "json", "log-level": "debug", "log-decisions": "all", "log-decisions-to": "stdout", "usage": "false", "error-log": "false", "alert-webhook": "https://hooks.example.com/x", "alert-secret-file": "secret", "alert-allow": "10.1.0.0/16",
+		"log-format": "json", "log-level": "debug", "log-decisions": "all", "log-decisions-to": "stdout", "usage": "false", "error-log": "false", "alert-webhook": "https://hooks.example.com/x", "alert-secret-file": "secret", "alert-allow": "10.1.0.0/16", "alert-slack-url-file": "slack", "alert-mail-server": "smtps://mail.example.com", "alert-mail-from": "a@example.com", "alert-mail-to": "b@example.com", "alert-mail-user": "u", "alert-mail-password-file": "password",
 		"usage-clickhouse": "https://u@h/d", "usage-clickhouse-password-file": "password",
 		"reflection": "true",
 	}

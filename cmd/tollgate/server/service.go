@@ -28,7 +28,6 @@ import (
 	"tollgate/extauthz/grpcserver"
 	"tollgate/extauthz/httpserver"
 	"tollgate/policy"
-	"tollgate/policy/alerts/webhook"
 	"tollgate/policy/keys"
 	"tollgate/policy/keys/admin"
 	"tollgate/policy/keys/audit"
@@ -74,7 +73,7 @@ type service struct {
 	history    *clickhouse.Client // nil without --usage-clickhouse
 	usage      *usageCounts       // nil with --usage=false
 	errors     *errorLog          // nil with --error-log=false
-	receiver   *webhook.Receiver  // nil without --alert-webhook
+	ways       waysOut            // of alerts
 	alerts     *alerting          // nil with --usage=false
 	decisions  *decisions
 	traces     *telemetry.Traces // nil unless OTEL_ variables ask for it
@@ -102,7 +101,7 @@ func serve(ctx context.Context, s *options, version string, stdout, stderr io.Wr
 	if err != nil {
 		return err
 	}
-	if v.receiver, err = newReceiver(s); err != nil {
+	if v.ways, err = newWaysOut(s); err != nil {
 		return err
 	}
 	if err := v.loadCertificates(s); err != nil {
@@ -217,7 +216,7 @@ func (v *service) build(s *options) {
 	})
 	extauthz.RegisterLimits(v.registry, v.leases)
 	v.usage, v.errors = v.newUsage(s), v.newErrorLog(s)
-	v.alerts = v.newAlerting(v.receiver)
+	v.alerts = v.newAlerting(v.ways, s.replicas)
 	v.authorizer = extauthz.New(extauthz.Config{
 		Policies:  v.policies,
 		Decider:   policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
@@ -226,6 +225,7 @@ func (v *service) build(s *options) {
 		Breaker:   v.cache.breaker,
 		Usage:     v.cache.usage,
 		Counts:    v.usage.counts(),
+		Networks:  v.alerts.sightings(),
 		Errors:    v.errors.sampled(),
 		Rehash:    v.cache.rehash(),
 		Metrics:   v.metrics,

@@ -85,7 +85,7 @@ func (w *world) inspectorWith(k inspect.Lister, t inspect.Turns, a inspect.Annou
 }
 
 func (w *world) announcer(r outbox.Raiser) *outbox.Announcer {
-	return &outbox.Announcer{Outbox: r, Sends: true, Told: func(a *alerts.Alert) { w.told = append(w.told, a.Key+" "+a.Type) }}
+	return &outbox.Announcer{Outbox: r, Ways: []string{outbox.Webhook}, Told: func(a *alerts.Alert) { w.told = append(w.told, a.Key+" "+a.Type) }}
 }
 
 func (w *world) mustTell(want ...string) {

@@ -17,8 +17,8 @@ type Raiser interface {
 // safe for concurrent use.
 type Announcer struct {
 	Outbox Raiser
-	// Sends says that messages are sent; else they are raised, told and not kept.
-	Sends bool
+	// Ways are the ways out of messages; without one they are raised, told and not kept.
+	Ways []string
 	// Told is called for each that was raised.
 	Told func(*alerts.Alert)
 
@@ -45,8 +45,8 @@ func (a *Announcer) Stats() AnnouncerStats {
 
 // Announce raises an alert. It reports false for one that was raised before.
 func (a *Announcer) Announce(ctx context.Context, of *alerts.Alert) (isNew bool, err error) {
-	n := Notice{ID: of.ID(), Marks: of.Marks, Until: of.Until}
-	if a.Sends {
+	n := Notice{ID: of.ID(), Marks: of.Marks, Until: of.Until, To: a.Ways}
+	if len(a.Ways) > 0 {
 		n.Body = of.Message()
 	}
 	got, err := a.Outbox.Raise(ctx, &n)

@@ -3,7 +3,10 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,8 +44,16 @@ func New(c redis.UniversalClient, offset func() time.Duration) *Outbox {
 	return &Outbox{c, offset, newScripts()}
 }
 
+// The ways out, as records and tollgate alerts name them.
+const (
+	Webhook = "webhook"
+	Slack   = "slack"
+	Mail    = "mail"
+)
+
 // record is a message as Redis has it.
 type record struct {
+	To    string          `json:"to,omitempty"` // "" is Webhook
 	Body  json.RawMessage `json:"body,omitempty"`
 	First int64           `json:"first,omitempty"` // Unix ms of the first try, 0 before it
 	Tries int             `json:"tries,omitempty"`
@@ -59,7 +70,28 @@ type Notice struct {
 	ID    string
 	Marks []string // what it tells of: the first decides whether somebody was told
 	Until time.Time
-	Body  []byte // JSON; nil where nothing is to be sent
+	Body  []byte   // JSON; nil where nothing is to be sent
+	To    []string // the ways out; none is Webhook
+}
+
+// messages returns the id and the record of a message for each way out. Each has an id of its own,
+// because one may be taken and another not.
+func (n *Notice) messages() (all []any) {
+	if n.Body == nil {
+		return nil
+	}
+	if len(n.To) == 0 {
+		return []any{n.ID, (&record{Body: n.Body}).text()}
+	}
+	for _, to := range n.To {
+		r, id := &record{Body: n.Body}, n.ID
+		if to != Webhook {
+			sum := sha256.Sum256([]byte(n.ID + "/" + to))
+			r.To, id = to, "msg_"+hex.EncodeToString(sum[:16])
+		}
+		all = append(all, id, r.text())
+	}
+	return all
 }
 
 // Raised says what became of a Notice.
@@ -75,15 +107,11 @@ const (
 
 // Raise raises a notice, unless that was done before.
 func (o *Outbox) Raise(ctx context.Context, n *Notice) (Raised, error) {
-	text := ""
-	if n.Body != nil {
-		text = (&record{Body: n.Body}).text()
-	}
 	names := []string{messagesKey, dueKey}
 	for _, m := range n.Marks {
 		names = append(names, markPrefix+m)
 	}
-	got, err := o.scripts.raise.Run(ctx, o.client, names, o.ahead(), n.ID, text, n.Until.Add(markSlack).UnixMilli(), maxWaiting).Int()
+	got, err := o.scripts.raise.Run(ctx, o.client, names, append([]any{o.ahead(), n.Until.Add(markSlack).UnixMilli(), maxWaiting}, n.messages()...)...).Int()
 	if err == nil && (got < 0 || got >= int(invalid)) {
 		err = errReply
 	}
@@ -170,6 +198,7 @@ func (o *Outbox) settle(ctx context.Context, id, ends, text string, again time.D
 // Listed is a message for people.
 type Listed struct {
 	ID    string
+	To    string // the way out
 	Body  json.RawMessage
 	Dead  bool      // it was given up
 	At    time.Time // when it is sent next, or was given up
@@ -216,7 +245,7 @@ func (o *Outbox) read(ctx context.Context, entries []redis.Z) (listed []Listed, 
 		} else if err := json.Unmarshal([]byte(s), &r); err != nil {
 			r = record{Error: "the record cannot be read"}
 		}
-		l.Body, l.Tries, l.Error = r.Body, r.Tries, r.Error
+		l.To, l.Body, l.Tries, l.Error = cmp.Or(r.To, Webhook), r.Body, r.Tries, r.Error
 		listed = append(listed, l)
 	}
 	return listed, nil
@@ -238,7 +267,7 @@ func (o *Outbox) Replay(ctx context.Context, id string) error {
 	if err := json.Unmarshal([]byte(text), &r); err != nil || r.Body == nil {
 		return errors.New("alerts: replay: the record cannot be read")
 	}
-	n, err := o.scripts.replay.Run(ctx, o.client, []string{messagesKey, dueKey, deadKey}, o.ahead(), id, (&record{Body: r.Body}).text()).Int()
+	n, err := o.scripts.replay.Run(ctx, o.client, []string{messagesKey, dueKey, deadKey}, o.ahead(), id, (&record{To: r.To, Body: r.Body}).text()).Int()
 	switch {
 	case err != nil:
 		return fmt.Errorf("alerts: replay: %w", err)

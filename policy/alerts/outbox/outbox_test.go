@@ -66,7 +66,9 @@ func (w *world) post(_ context.Context, id string, _ time.Time, body []byte) err
 	return nil
 }
 
-func (w *world) sender() *outbox.Sender { return outbox.NewSender(w.box(), w.post) }
+func (w *world) sender() *outbox.Sender {
+	return outbox.NewSender(w.box(), map[string]outbox.Post{outbox.Webhook: w.post})
+}
 
 func (w *world) must(err error) {
 	w.Helper()
@@ -433,6 +435,68 @@ func TestTurn(t *testing.T) {
 		w.must(w.client.HSet(w.Context(), "tg:v1:alerts:{alerts}:turn:look", "a", "b").Err())
 		if _, _, err := w.box().Turn(w.Context(), "look", "first", time.Minute); err == nil {
 			w.Error("no error for what is no turn")
+		}
+	})
+}
+
+// A message goes out by each way once, under an id of its own, and one that does not take it keeps
+// no other from it.
+func TestWaysOut(t *testing.T) {
+	backends(t, func(w *world) {
+		n := notice(1)
+		n.To = []string{outbox.Slack, outbox.Webhook, outbox.Mail}
+		if got, err := w.box().Raise(w.Context(), n); err != nil || got != outbox.Told {
+			w.Fatal(got, err)
+		}
+		var mu sync.Mutex
+		got, broken := map[string]string{}, true
+		way := func(name string) outbox.Post {
+			return func(_ context.Context, id string, _ time.Time, body []byte) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if name == outbox.Slack && broken {
+					return errors.New("answered 500")
+				}
+				got[name] += id + string(body)
+				return nil
+			}
+		}
+		s := outbox.NewSender(w.box(), map[string]outbox.Post{outbox.Webhook: way(outbox.Webhook), outbox.Slack: way(outbox.Slack)})
+		w.must(s.Tick(w.Context()))
+		if len(got) != 1 || got[outbox.Webhook] != `msg_1{"n":1}` {
+			w.Errorf("%v", got)
+		}
+		all, err := w.box().List(w.Context())
+		w.must(err)
+		var left []string
+		for _, l := range all {
+			left = append(left, l.To+" "+l.Error)
+		}
+		slices.Sort(left)
+		if fmt.Sprint(left) != "[mail the server that sends has no mail slack answered 500]" {
+			w.Errorf("%q", left)
+		}
+		broken = false
+		w.wait(5 * time.Second)
+		w.must(s.Tick(w.Context()))
+		if id, body, _ := strings.Cut(got[outbox.Slack], "{"); len(got) != 2 || len(id) != len("msg_")+32 || body != `"n":1}` {
+			w.Errorf("%v", got)
+		}
+		for range 40 { // mail is given up, and goes the same way when it is replayed
+			w.wait(2 * time.Hour)
+			w.must(s.Tick(w.Context()))
+		}
+		all, err = w.box().List(w.Context())
+		w.must(err)
+		if len(all) != 1 || !all[0].Dead || all[0].To != outbox.Mail {
+			w.Fatalf("%+v", all)
+		}
+		w.must(w.box().Replay(w.Context(), all[0].ID))
+		w.must(outbox.NewSender(w.box(), nil).Tick(w.Context())) // another server has the lock
+		w.wait(outbox.LockTime)
+		w.must(outbox.NewSender(w.box(), map[string]outbox.Post{outbox.Mail: way(outbox.Mail)}).Tick(w.Context()))
+		if !strings.HasPrefix(got[outbox.Mail], all[0].ID+"{") {
+			w.Errorf("%v", got)
 		}
 	})
 }

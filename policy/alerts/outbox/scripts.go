@@ -20,21 +20,23 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000) + tonumber(ARGV[1])
 `
 
-// raiseSource marks that somebody is told, and keeps the message to be sent.
+// raiseSource marks that somebody is told, and keeps the messages to be sent.
 //
-// KEYS: messages, due, the marks, that of this message first. ARGV: offset, id, record ("" for
-// nothing to send), until when marks count (Unix ms), how many messages may wait. Reply: 0 told
-// before, 1 marked, 2 marked and no room for the message.
+// KEYS: messages, due, the marks, that of this message first. ARGV: offset, until when marks count
+// (Unix ms), how many messages may wait, and the id and the record of each message. Reply: 0 told
+// before, 1 marked, 2 marked and no room for the messages.
 const raiseSource = now + `
 if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
 for i = 3, #KEYS do
-	redis.call('SET', KEYS[i], '1', 'PX', math.max(tonumber(ARGV[4]) - now, 1))
+	redis.call('SET', KEYS[i], '1', 'PX', math.max(tonumber(ARGV[2]) - now, 1))
 end
-if ARGV[3] == '' then return 1 end
-if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[5]) then return 2 end
-redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
-redis.call('ZREM', KEYS[2], ARGV[2])
-redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[2])
+local n = (#ARGV - 3) / 2
+if n > 0 and redis.call('ZCARD', KEYS[2]) + n > tonumber(ARGV[3]) then return 2 end
+for i = 4, #ARGV, 2 do
+	redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+	redis.call('ZREM', KEYS[2], ARGV[i])
+	redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[i])
+end
 return 1`
 
 // take takes or renews the lock KEYS[1] for ARGV[3] ms, for the token ARGV[2]. It ends the script

@@ -1,9 +1,11 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	mathrand "math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -27,7 +29,7 @@ type Post func(ctx context.Context, id string, at time.Time, body []byte) error
 // message twice, if a server dies between the answer and the note of it: it has the same id then.
 type Sender struct {
 	outbox *Outbox
-	post   Post
+	ways   map[string]Post
 	token  string
 	ticks  func() (<-chan time.Time, func())
 
@@ -35,9 +37,9 @@ type Sender struct {
 	holder                        atomic.Bool
 }
 
-// NewSender returns a Sender.
-func NewSender(o *Outbox, post Post) *Sender {
-	return &Sender{outbox: o, post: post, token: rand.Text(), ticks: func() (<-chan time.Time, func()) {
+// NewSender returns a Sender with these ways out.
+func NewSender(o *Outbox, ways map[string]Post) *Sender {
+	return &Sender{outbox: o, ways: ways, token: rand.Text(), ticks: func() (<-chan time.Time, func()) {
 		t := time.NewTicker(sendInterval)
 		return t.C, t.Stop
 	}}
@@ -92,7 +94,7 @@ func (s *Sender) Tick(ctx context.Context) error {
 func (s *Sender) send(ctx context.Context, c *claimed, m *message) error {
 	err := errors.New(m.Error)
 	if m.Body != nil {
-		err = s.post(ctx, m.id, time.UnixMilli(c.now), m.Body)
+		err = s.post(ctx, m, time.UnixMilli(c.now))
 	}
 	if ctx.Err() != nil && err != nil {
 		return nil // whoever sends next tries it again when the claim has ended
@@ -118,6 +120,15 @@ func (s *Sender) send(ctx context.Context, c *claimed, m *message) error {
 		s.failed.Add(1)
 	}
 	return nil
+}
+
+func (s *Sender) post(ctx context.Context, m *message, at time.Time) error {
+	to := cmp.Or(m.To, Webhook)
+	post := s.ways[to]
+	if post == nil {
+		return fmt.Errorf("the server that sends has no %s", to)
+	}
+	return post(ctx, m.id, at, m.Body)
 }
 
 // maxError bounds what is kept of an error, in bytes.

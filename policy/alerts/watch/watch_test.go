@@ -62,7 +62,7 @@ func (w *world) watcher() *watch.Watcher {
 }
 
 func (w *world) announcer(r outbox.Raiser) *outbox.Announcer {
-	return &outbox.Announcer{Outbox: r, Sends: true, Told: func(a *alerts.Alert) {
+	return &outbox.Announcer{Outbox: r, Ways: []string{outbox.Webhook}, Told: func(a *alerts.Alert) {
 		w.told = append(w.told, fmt.Sprint(a.Key, " ", a.Details[0].Value, " ", a.Details[2].Value))
 	}}
 }

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"tollgate/policy/alerts/guard"
 )
 
 // Timeout bounds one try, from the look-up of the name to the end of the answer.
@@ -27,12 +29,31 @@ const (
 type Receiver struct {
 	to     *url.URL
 	secret Secret
+	slack  bool // it wants Slack's bodies, unsigned
 	client *http.Client
 }
 
-// New returns a Receiver. The URL must be https; http is for receivers in networks that are
-// allowed, so allowsHTTP says that some are. Errors do not repeat the URL, which may be a secret.
-func New(address string, secret Secret, guard *Guard, allowsHTTP bool) (*Receiver, error) {
+// New returns a Receiver of signed messages. The URL must be https; http is for receivers in
+// networks that are allowed, so allowsHTTP says that some are. Errors do not repeat the URL, which
+// may be a secret.
+func New(address string, secret Secret, g *guard.Guard, allowsHTTP bool) (*Receiver, error) {
+	r, err := newReceiver(address, g, allowsHTTP)
+	if err == nil {
+		r.secret = secret
+	}
+	return r, err
+}
+
+// NewSlack is New of one that takes messages as Slack's incoming webhooks do.
+func NewSlack(address string, g *guard.Guard, allowsHTTP bool) (*Receiver, error) {
+	r, err := newReceiver(address, g, allowsHTTP)
+	if err == nil {
+		r.slack = true
+	}
+	return r, err
+}
+
+func newReceiver(address string, g *guard.Guard, allowsHTTP bool) (*Receiver, error) {
 	to, err := url.Parse(address)
 	switch {
 	case err != nil, to.Hostname() == "", to.User != nil, to.Fragment != "":
@@ -40,8 +61,8 @@ func New(address string, secret Secret, guard *Guard, allowsHTTP bool) (*Receive
 	case to.Scheme != "https" && (to.Scheme != "http" || !allowsHTTP):
 		return nil, errors.New("want https://; http:// goes to allowed networks alone")
 	}
-	dialer := &net.Dialer{Timeout: connectTimeout, Control: guard.control}
-	return &Receiver{to: to, secret: secret, client: &http.Client{
+	dialer := &net.Dialer{Timeout: connectTimeout, Control: g.Control}
+	return &Receiver{to: to, client: &http.Client{
 		Timeout: Timeout,
 		Transport: &http.Transport{ // without a proxy, which would be what dials
 			DialContext: dialer.DialContext, TLSHandshakeTimeout: connectTimeout, ResponseHeaderTimeout: Timeout,
@@ -57,15 +78,23 @@ func (r *Receiver) Host() string { return r.to.Host }
 // Post sends a message at a time. Only an answer 2xx is none but success. Errors name no URL, and
 // repeat nothing that was answered.
 func (r *Receiver) Post(ctx context.Context, id string, at time.Time, body []byte) error {
+	if r.slack {
+		var err error
+		if body, err = slackBody(body); err != nil {
+			return err
+		}
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.to.String(), bytes.NewReader(body))
 	if err != nil {
 		return errors.New("no request")
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "tollgate")
-	req.Header.Set("webhook-id", id)
-	req.Header.Set("webhook-timestamp", strconv.FormatInt(at.Unix(), 10))
-	req.Header.Set("webhook-signature", r.secret.Sign(id, at, body))
+	if !r.slack {
+		req.Header.Set("webhook-id", id)
+		req.Header.Set("webhook-timestamp", strconv.FormatInt(at.Unix(), 10))
+		req.Header.Set("webhook-signature", r.secret.Sign(id, at, body))
+	}
 	answer, err := r.client.Do(req)
 	if err != nil {
 		return plain(err)

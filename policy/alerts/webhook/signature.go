@@ -1,5 +1,5 @@
-// Package webhook sends messages over HTTP, signed as Standard Webhooks has it, to receivers that
-// the operator names, and to no address inside the network unless the operator allows it.
+// Package webhook sends messages over HTTP to receivers that the operator names: signed as Standard
+// Webhooks has it, or as Slack takes them.
 package webhook
 
 import (

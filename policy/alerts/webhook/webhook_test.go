@@ -3,11 +3,11 @@ package webhook_test
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/alerts/guard"
 	"tollgate/policy/alerts/webhook"
 )
 
@@ -53,43 +54,6 @@ func TestParseSecret(t *testing.T) {
 	}
 }
 
-// Nothing but the public internet, in whatever form it is written.
-func TestGuard(t *testing.T) {
-	g := webhook.NewGuard(nil)
-	for _, a := range strings.Fields(`
-		0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.127.255.254 127.0.0.1 127.9.9.9 169.254.169.254 172.16.0.1 172.31.255.255
-		192.0.0.1 192.168.1.1 198.18.0.1 224.0.0.1 255.255.255.255 203.0.113.7
-		:: ::1 ::127.0.0.1 ::ffff:10.0.0.1 ::ffff:127.0.0.1 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe 64:ff9b::808:808 64:ff9b:1::1
-		2001::1 2002:7f00:1:: 2001:db8::1 fc00::1 fd12::1 fe80::1 fe80::1%eth0 fec0::1 ff02::1 2606:4700::1%eth0`) {
-		if g.Judge(netip.MustParseAddr(a)) == nil {
-			t.Errorf("%s is let pass", a)
-		}
-	}
-	for _, a := range strings.Fields("8.8.8.8 100.128.0.1 172.32.0.1 192.1.0.1 ::ffff:8.8.8.8 2606:4700:4700::1111 2a00:1450::1") {
-		if err := g.Judge(netip.MustParseAddr(a)); err != nil {
-			t.Error(err)
-		}
-	}
-	if g.Judge(netip.Addr{}) == nil {
-		t.Error("no address is let pass")
-	}
-	allowed, err := webhook.ParseAllowed("10.1.0.0/16, ::1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	g = webhook.NewGuard(allowed)
-	for a, ok := range map[string]bool{"10.1.2.3": true, "::ffff:10.1.2.3": true, "::1": true, "10.2.0.1": false, "127.0.0.1": false} {
-		if err := g.Judge(netip.MustParseAddr(a)); (err == nil) != ok {
-			t.Errorf("%s: %v", a, err)
-		}
-	}
-	for _, text := range []string{"10.1.0.1/16", "x", "10.0.0.0/8,", "fe80::1%eth0", "::ffff:10.0.0.0/104"} {
-		if _, err := webhook.ParseAllowed(text); err == nil {
-			t.Errorf("%q is taken", text)
-		}
-	}
-}
-
 // receiver returns one at a handler, whose server is at an allowed address.
 func receiver(t *testing.T, h http.HandlerFunc, allow string) *webhook.Receiver {
 	t.Helper()
@@ -100,11 +64,11 @@ func receiver(t *testing.T, h http.HandlerFunc, allow string) *webhook.Receiver 
 
 func receiverAt(t *testing.T, address, allow string) *webhook.Receiver {
 	t.Helper()
-	allowed, err := webhook.ParseAllowed(allow)
+	allowed, err := guard.ParseAllowed(allow)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := webhook.New(address, secret(t), webhook.NewGuard(allowed), true)
+	r, err := webhook.New(address, secret(t), guard.New(allowed), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +91,44 @@ func TestPost(t *testing.T) {
 	if got.Get("Webhook-Id") != "msg_p5jXN8AQM9LWM0D4loKWxJek" || got.Get("Webhook-Timestamp") != "1614265330" ||
 		got.Get("Webhook-Signature") != "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=" || string(read) != string(body) {
 		t.Errorf("%v, %s", got, read)
+	}
+}
+
+// Slack gets what people read, with nothing that it takes for more than text, and no signature.
+func TestSlack(t *testing.T) {
+	var header http.Header
+	var read []byte
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		header = req.Header
+		read, _ = io.ReadAll(req.Body)
+		_, _ = io.WriteString(w, "ok")
+	}))
+	defer s.Close()
+	allowed, err := guard.ParseAllowed("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := webhook.NewSlack(s.URL+"/services/SECRET", guard.New(allowed), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	message := `{"type":"quota.reached","timestamp":"2026-11-30T17:02:11.408Z","data":{"api":"pictify","team":"<!channel> R&D","key":"key_0001","spent":37510,"last_used":"2026-12-01T00:00:00Z"}}`
+	if err := r.Post(t.Context(), "msg_1", time.Now(), []byte(message)); err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]string
+	if err := json.Unmarshal(read, &got); err != nil {
+		t.Fatal(err)
+	}
+	want := "*a key has reached a share of its limit*\napi: pictify\nteam: &lt;!channel&gt; R&amp;D\nkey: key_0001\nspent: 37510\nlast used: 2026-12-01T00:00:00Z"
+	if len(got) != 1 || got["text"] != want || header.Get("Content-Type") != "application/json" || header.Get("Webhook-Signature") != "" {
+		t.Errorf("%q, %v", got, header)
+	}
+	if err := r.Post(t.Context(), "msg_1", time.Now(), []byte(`{"data":[]}`)); err == nil {
+		t.Error("what is no message is sent")
+	}
+	if _, err := webhook.NewSlack("http://hooks.example.com/SECRET", guard.New(nil), false); err == nil || strings.Contains(err.Error(), "SECRET") {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -210,7 +212,7 @@ func TestNew(t *testing.T) {
 		"https://hooks.example.com/x": true, "http://hooks.example.com/SECRET": false, "https://u:SECRET@h/": false, "": false,
 		"https:///SECRET": false, "ftp://h/SECRET": false, "https://h/#SECRET": false, "https://h:%SECRET/": false,
 	} {
-		r, err := webhook.New(address, secret(t), webhook.NewGuard(nil), false)
+		r, err := webhook.New(address, secret(t), guard.New(nil), false)
 		if (err == nil) != ok || err != nil && strings.Contains(err.Error(), "SECRET") || ok && r.Host() != "hooks.example.com" {
 			t.Errorf("%s: %v", address, err)
 		}

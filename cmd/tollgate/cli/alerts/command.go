@@ -1,4 +1,4 @@
-// Package alerts is `tollgate alerts`: the messages to the webhook that wait or were given up.
+// Package alerts is `tollgate alerts`: the messages that wait or were given up.
 package alerts
 
 import (
@@ -26,11 +26,11 @@ func Command(a usage.StoreAccess) *cobra.Command {
 	replay, format := "", output.Table
 	cmd := &cobra.Command{
 		Use:   "alerts [--replay ID] [flags]",
-		Short: "Show the alerts that the webhook has not taken, and send those that were given up again",
-		Long: `Show the alerts that wait to be sent to the webhook of tollgate serve --alert-webhook,
-and those that it has not taken for a day, which were given up. The last thousand of
-those are kept. --replay has one of them sent again, under the same id, for another
-day. Only the operator may.`,
+		Short: "Show the alerts that nobody has taken yet, and send those that were given up again",
+		Long: `Show the alerts that wait to be sent, to the webhook, to Slack or by mail (tollgate serve
+--alert-webhook, --alert-slack-url-file, --alert-mail-server), and those that were not
+taken for a day, which were given up. The last thousand of those are kept. --replay has
+one of them sent again, under the same id, for another day. Only the operator may.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if err := usage.FlagsOnly(cmd, args); err != nil {
 				return err
@@ -75,6 +75,7 @@ type row struct {
 	State string          `json:"state"` // waiting or dead
 	At    time.Time       `json:"at"`    // when it is sent next, or was given up
 	Tries int             `json:"tries"`
+	To    string          `json:"to"` // the way out
 	Error string          `json:"error,omitempty"`
 	Body  json.RawMessage `json:"message"`
 }
@@ -82,7 +83,7 @@ type row struct {
 func show(w io.Writer, format output.Format, all []outbox.Listed) error {
 	rows := []row{}
 	for _, l := range all {
-		r := row{l.ID, "waiting", l.At, l.Tries, l.Error, l.Body}
+		r := row{l.ID, "waiting", l.At, l.Tries, l.To, l.Error, l.Body}
 		if l.Dead {
 			r.State = "dead"
 		}
@@ -91,7 +92,7 @@ func show(w io.Writer, format output.Format, all []outbox.Listed) error {
 	if format != output.Table {
 		return format.Print(w, rows)
 	}
-	lines := [][]string{{"ID", "STATE", "NEXT OR GIVEN UP (UTC)", "TRIES", "KEY", "ABOUT", "LAST ERROR"}}
+	lines := [][]string{{"ID", "STATE", "NEXT OR GIVEN UP (UTC)", "TRIES", "TO", "KEY", "ABOUT", "LAST ERROR"}}
 	for _, r := range rows {
 		var about struct {
 			Type string
@@ -106,7 +107,7 @@ func show(w io.Writer, format output.Format, all []outbox.Listed) error {
 			what = fmt.Sprintf("%s %d %%", about.Data.Limit, about.Data.Percent)
 		}
 		lines = append(lines, []string{
-			r.ID, r.State, r.At.UTC().Format(time.DateTime), strconv.Itoa(r.Tries), about.Data.Key, what, r.Error,
+			r.ID, r.State, r.At.UTC().Format(time.DateTime), strconv.Itoa(r.Tries), r.To, about.Data.Key, what, r.Error,
 		})
 	}
 	return output.Columns(w, lines)

@@ -1,4 +1,6 @@
-package webhook
+// Package guard judges the addresses that messages go to: none inside the network, unless the
+// operator allows it.
+package guard
 
 import (
 	"fmt"
@@ -28,9 +30,9 @@ func refused() []netip.Prefix {
 // Guard judges the addresses that connections go to.
 type Guard struct{ allowed, refused []netip.Prefix }
 
-// NewGuard returns a Guard that refuses all that is not the public internet, but for what is
+// New returns a Guard that refuses all that is not the public internet, but for what is
 // allowed.
-func NewGuard(allowed []netip.Prefix) *Guard { return &Guard{slices.Clone(allowed), refused()} }
+func New(allowed []netip.Prefix) *Guard { return &Guard{slices.Clone(allowed), refused()} }
 
 // ParseAllowed reads addresses and CIDRs that are joined with commas.
 func ParseAllowed(text string) (allowed []netip.Prefix, err error) {
@@ -67,9 +69,9 @@ func (g *Guard) Judge(a netip.Addr) error {
 	return nil
 }
 
-// control is net.Dialer's: it sees the address that a connection really goes to, after all names
+// Control is net.Dialer's: it sees the address that a connection really goes to, after all names
 // were resolved, so a name that changes its mind gains nothing.
-func (g *Guard) control(_, address string, _ syscall.RawConn) error {
+func (g *Guard) Control(_, address string, _ syscall.RawConn) error {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return err
