@@ -25,8 +25,8 @@
 {{- /* What selects the pods of a component, of (list . COMPONENT). It never changes. */}}
 {{- define "tollgate.selector" -}}
 {{- $ := index . 0 -}}
-app.kubernetes.io/name: {{ include "tollgate.name" $ }}
-app.kubernetes.io/instance: {{ $.Release.Name }}
+app.kubernetes.io/name: {{ include "tollgate.name" $ | toYaml }}
+app.kubernetes.io/instance: {{ $.Release.Name | toYaml }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
@@ -41,8 +41,8 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- /* metadata of (list . NAME COMPONENT ANNOTATIONS). */}}
 {{- define "tollgate.metadataOf" -}}
 {{- $ := index . 0 -}}
-name: {{ index . 1 }}
-namespace: {{ $.Release.Namespace }}
+name: {{ index . 1 | toYaml }}
+namespace: {{ $.Release.Namespace | toYaml }}
 labels:
   {{- merge (fromYaml (include "tollgate.selector" (list $ (index . 2)))) (dict
         "helm.sh/chart" (printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
@@ -97,7 +97,7 @@ tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | toYaml }}
 {{- end }}
 {{- end }}
 
@@ -109,20 +109,20 @@ name: policies
 projected:
   sources:
   {{- if $.Values.policy.files }}
-  - configMap: {name: {{ index . 1 }}}
+  - configMap: {name: {{ index . 1 | toYaml }}}
   {{- end }}
   {{- with $.Values.policy.existingConfigMap }}
-  - configMap: {name: {{ . }}}
+  - configMap: {name: {{ . | toYaml }}}
   {{- end }}
   {{- range $.Values.policy.existingConfigMaps }}
-  - configMap: {name: {{ . }}}
+  - configMap: {name: {{ . | toYaml }}}
   {{- end }}
 {{- end }}
 
 {{- define "tollgate.pepperVolume" -}}
 name: pepper
 secret:
-  secretName: {{ .Values.pepper.existingSecret }}
+  secretName: {{ .Values.pepper.existingSecret | toYaml }}
   defaultMode: 288 # 0440
   items:
   - {key: {{ .Values.pepper.key | quote }}, path: pepper}
@@ -145,11 +145,11 @@ secret:
 {{- if index . 1 -}}
 - name: TOLLGATE_STORE
   valueFrom:
-    secretKeyRef: {name: {{ index . 1 }}, key: {{ index . 2 | quote }}}
+    secretKeyRef: {name: {{ index . 1 | toYaml }}, key: {{ index . 2 | quote }}}
 {{- else -}}
 - name: REDIS_PASSWORD
   valueFrom:
-    secretKeyRef: {name: {{ $.Values.redis.bundled.existingSecret }}, key: {{ $.Values.redis.bundled.passwordKey | quote }}}
+    secretKeyRef: {name: {{ $.Values.redis.bundled.existingSecret | toYaml }}, key: {{ $.Values.redis.bundled.passwordKey | quote }}}
 - name: TOLLGATE_STORE
   value: redis://:$(REDIS_PASSWORD)@{{ include "tollgate.fullname" $ }}-redis.{{ $.Release.Namespace }}.svc:6379/0
 {{- end }}
@@ -178,7 +178,7 @@ secret:
 - {{ include "tollgate.pepperVolume" . | nindent 2 | trim }}
 {{- with .Values.redis.tlsSecret }}
 - name: redis-tls
-  secret: {secretName: {{ . }}, defaultMode: 288}
+  secret: {secretName: {{ . | toYaml }}, defaultMode: 288}
 {{- end }}
 {{- end }}
 
