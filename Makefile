@@ -101,7 +101,7 @@ test-image: image ## the image runs as its own user on a read-only root, and ans
 
 # Helm's engine takes a minute to compile, so CI does without.
 test-chart: ready-to-run ## the Helm chart: rendered for many values, every object judged; no cluster
-	@cd k8s/charttest && $(GO) test -count=1 ./...
+	@cd k8s/charttest && $(GO) mod tidy -diff && $(GO) test -count=1 ./...
 
 chart-files: ## write what is made from the chart: its README.md and k8s/tollgate.yaml
 	@cd k8s/charttest && $(GO) test -count=1 -run 'TestReadme|TestManifests' . -update

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -162,8 +163,16 @@ func TestEncrypted(t *testing.T) {
 		{"--tls-ca: open", []string{"--tls-ca", in("none.pem")}},
 		{"--tls-cert: ", []string{"--tls-ca", in("ca.pem"), "--tls-cert", in("client.pem"), "--tls-key", in("server.key")}},
 	} {
-		if out, err := run(t, append([]string{"--server", address, "--timeout", "300ms"}, c.args...)...); err == nil || !strings.Contains(err.Error(), c.says) || out != "" {
-			t.Errorf("%v: %q, %v", c.args, out, err)
+		// A slow machine may not get to the reason in a short time.
+		for timeout := 300 * time.Millisecond; ; timeout *= 3 {
+			out, err := run(t, append([]string{"--server", address, "--timeout", timeout.String()}, c.args...)...)
+			if err != nil && strings.Contains(err.Error(), c.says) && out == "" {
+				break
+			}
+			if err == nil || timeout > 10*time.Second {
+				t.Errorf("%v: %q, %v", c.args, out, err)
+				break
+			}
 		}
 	}
 }
