@@ -29,6 +29,7 @@ type world struct {
 	set     *policy.Set
 	now     time.Time
 	told    []string
+	raises  int   // how often the store was asked to raise something
 	away    error // why the store does not answer
 }
 
@@ -80,9 +81,14 @@ func (w *world) ReadAll(ctx context.Context, ids []string) ([]store.Found, error
 	return w.records.ReadAll(ctx, ids)
 }
 
+func (w *world) Raise(ctx context.Context, n *outbox.Notice) (outbox.Raised, error) {
+	w.raises++
+	return w.box.Raise(ctx, n)
+}
+
 // server returns one of so many.
 func (w *world) server(of int) *rates.Rates {
-	a := &outbox.Announcer{Outbox: w.box, Ways: []string{outbox.Webhook}, Told: func(a *alerts.Alert) {
+	a := &outbox.Announcer{Outbox: w, Ways: []string{outbox.Webhook}, Told: func(a *alerts.Alert) {
 		text := fmt.Sprint(a.Type, " ", a.API, " ", a.Key)
 		for _, d := range a.Details {
 			text += fmt.Sprint(" ", d.Value)
@@ -152,7 +158,12 @@ func TestErrorRate(t *testing.T) {
 	w.look(b)
 	w.look(w.server(1))
 	w.mustTell("error_rate.exceeded jobs key_0001 51 502 10 10")
+	asked := w.raises
 	ended(a, "key_0001", 100, 100)
+	w.look(a)
+	if w.raises != asked {
+		t.Error("a server asks again what it has told")
+	}
 	w.wait(5 * time.Hour)
 	ended(a, "key_0002", 10_000, 0)
 	ended(a, "key_0001", 100, 100)
