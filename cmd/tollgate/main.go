@@ -3,6 +3,7 @@
 // whether its limits are spent.
 //
 //	tollgate serve --policy DIR --keys FILE    the service
+//	tollgate manage --policy DIR               the management API
 //	tollgate keys create|rotate|revoke|…       the life of a key
 //	tollgate teams, members, audit             who may do that, and who did
 //	tollgate check --api NAME --path PATH      what would be decided, and why
@@ -24,6 +25,7 @@ import (
 
 	"tollgate/cmd/tollgate/cli"
 	"tollgate/cmd/tollgate/exit"
+	"tollgate/cmd/tollgate/manage"
 	"tollgate/cmd/tollgate/server"
 )
 
@@ -62,7 +64,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.Version = version()
-	root.AddCommand(server.Command(version()), newPause(), newVersion())
+	root.AddCommand(server.Command(version()), manage.Command(), newPause(), newVersion())
 	root.AddCommand(cli.Commands()...)
 	return root
 }

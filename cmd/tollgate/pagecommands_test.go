@@ -165,8 +165,10 @@ kong() { test "$*" = "config db_export"; }
 func TestPagesCommands(t *testing.T) {
 	dir := pagesFolder(t)
 	address := "127.0.0.1:" + redistest.FreePort(t)
-	replace := strings.NewReplacer("127.0.0.1:9002", address, "127.0.0.1:6379", redistest.Start(t, redistest.Plain).Address(),
+	manage := "127.0.0.1:" + redistest.FreePort(t)
+	replace := strings.NewReplacer("127.0.0.1:9002", address, "127.0.0.1:9003", manage, "127.0.0.1:6379", redistest.Start(t, redistest.Plain).Address(),
 		"127.0.0.1:8123", startSink(t))
+	t.Setenv("TOLLGATE_MANAGE_ADDRESS", manage)
 	stop := func() {}
 	defer func() { stop() }()
 	exports := standIns
@@ -182,6 +184,10 @@ func TestPagesCommands(t *testing.T) {
 					stop()
 					stop = func() {}
 					stop = background(t, dir, command, address)
+				case strings.Contains(command, "tollgate manage"): // beside the server, until the end
+					runShell(t, dir, page, exports+script.String())
+					script.Reset()
+					defer background(t, dir, command, address)()
 				case strings.HasPrefix(command, "export "):
 					exports += command
 				default:

@@ -20,7 +20,7 @@ import (
 // pages are README.md and the rooms' own pages, in the order in which somebody
 // new would read them. Their commands are run in this order, in one folder.
 var pages = []string{
-	"README.md", "policy/README.md", "policy/keys/README.md", "policy/usage/README.md", "policy/alerts/README.md", "envoy/README.md", "cmd/tollgate/README.md",
+	"README.md", "policy/README.md", "policy/keys/README.md", "policy/usage/README.md", "policy/manage/README.md", "policy/alerts/README.md", "envoy/README.md", "cmd/tollgate/README.md",
 	"cmd/tollgate-bench/README.md", "k8s/README.md", "k8s/nothing-bypasses.md", "k8s/chart/README.md",
 }
 

@@ -54,6 +54,9 @@ func (a *access) printAudit(cmd *cobra.Command, entries []audit.Entry, next stri
 	rows := [][]string{{"LINE", "TIME", "WHO", "ROLE", "ACTION", "API", "TEAM", "IDS OR RESULT"}}
 	for _, e := range entries {
 		row := []string{e.ID, e.Time.UTC().Format(time.RFC3339), e.Who, e.Role, string(e.Action), e.API, e.Team, strings.Join(e.IDs, " ")}
+		if e.Address != "" {
+			row[2] += " from " + e.Address
+		}
 		switch {
 		case e.Corrupt != "":
 			row[7] = "unreadable: " + e.Corrupt

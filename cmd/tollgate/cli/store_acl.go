@@ -23,6 +23,7 @@ func ACLs() map[string]connect.ACL {
 	return map[string]connect.ACL{
 		"server":   connect.Join(serverACL(), ledger.ServerACL(), journal.ServerACL(), outbox.ServerACL(), networks.ServerACL()),
 		"cli":      connect.Join(cliACL(), ledger.CLIACL(), journal.CLIACL(), outbox.CLIACL()),
+		"manage":   manageACL(),
 		"sentinel": connect.SentinelACL(),
 	}
 }
@@ -31,16 +32,16 @@ func ACLs() map[string]connect.ACL {
 func newStoreCommand() *cobra.Command {
 	cmd := group("store", "What the store needs", "")
 	cmd.AddCommand(&cobra.Command{
-		Use:   "acl server|cli|sentinel",
+		Use:   "acl server|cli|manage|sentinel",
 		Short: "Print the rules of a Redis user that may do only what this needs",
 		Long: `Print the rules of a Redis user, for ACL SETUSER or users.acl, that may do only what
-tollgate serve (server) or the commands that manage keys (cli) need, or either on the
-sentinels. Add "on" and a password.`,
+tollgate serve (server), the commands that manage keys (cli) or tollgate manage (manage)
+need, or each of them on the sentinels. Add "on" and a password.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			acl, ok := ACLs()[args[0]]
 			if !ok {
-				return fmt.Errorf("store acl: %q is not server, cli or sentinel", args[0])
+				return fmt.Errorf("store acl: %q is not server, cli, manage or sentinel", args[0])
 			}
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(acl.Rules(), " "))
 			return exit.Failed(err)
@@ -63,5 +64,11 @@ func serverACL() connect.ACL {
 // cliACL is what the commands that manage keys, teams, members and limits need. It cannot take a
 // slot, nor begin a counter.
 func cliACL() connect.ACL {
-	return connect.Join(keysACL(), store.ManageACL(), audit.ReadACL(), store.RepairACL(), counters.ResetACL())
+	return connect.Join(keysACL(), store.ManageACL(), store.ClientsACL(), audit.ReadACL(), store.RepairACL(), counters.ResetACL())
+}
+
+// manageACL is what `tollgate manage` needs: what members may do with keys. It can neither count,
+// nor read the audit stream, nor repair.
+func manageACL() connect.ACL {
+	return connect.Join(connect.ConnectionACL(), connect.ClusterACL(), store.RecordsACL(), store.ListsACL(), store.ManageACL(), audit.WriteACL(), standing.PepperACL())
 }

@@ -45,6 +45,7 @@ func users() map[string]redisUser {
 	return map[string]redisUser{
 		"server": {acl: serverACL(), do: []duty{lookAtStore, findKeys, count, takeSlots, followChanges, confirmChanges, changeFromServer, lookThroughKeys}, deny: []duty{manageTeams, readAudit, foreignKey, foreignChannel}},
 		"cli":    {acl: cliACL(), do: []duty{acceptEmpty, findKeys, manageKeys, blockClient, awaitServers, repair, manageTeams, readAudit, peek, lookAfterLimits}, deny: []duty{count, takeSlots, foreignKey, foreignChannel}},
+		"manage": {acl: manageACL(), do: []duty{findKeys, manageKeys, awaitServers, manageTeams, serveMembers}, deny: []duty{acceptEmpty, blockClient, repair, count, takeSlots, peek, lookAfterLimits, readAudit, foreignKey, foreignChannel}},
 	}
 }
 
@@ -255,6 +256,15 @@ func blockClient(ctx context.Context, c redis.UniversalClient, n int) error {
 		err = errors.New("a client is not listed")
 	}
 	return err
+}
+
+// serveMembers is what tollgate manage does beyond the commands' changes of records.
+func serveMembers(ctx context.Context, c redis.UniversalClient, n int) error {
+	if err := standing.CheckPepper(ctx, c, keys.NewHasher([]byte("pepper"))); err != nil && !errors.Is(err, standing.ErrUnclaimed) {
+		return err
+	}
+	entry := audit.NewEntry(roles.Actor{Name: "member"}, roles.ActionUpdate, "api", "team", aclKey(n).ID)
+	return audit.New(c, 1000).Do(ctx, entry, func(context.Context) error { return nil })
 }
 
 // repair looks through everything, and mends a key that has left its lists.

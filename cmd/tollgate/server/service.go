@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"tollgate/cmd/tollgate/certificates"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/cmd/tollgate/listen"
 	"tollgate/cmd/tollgate/memory"
@@ -59,7 +60,7 @@ type service struct {
 	metrics    *extauthz.Metrics
 	registry   *prometheus.Registry
 	policies   *extauthz.Policies
-	certs      *Certificates // nil without TLS
+	certs      *certificates.Certificates // nil without TLS
 	storage    *storage.Store
 	records    *store.Store
 	counters   *counters.Store
@@ -158,7 +159,7 @@ func (v *service) loadCertificates(s *options) error {
 		return nil
 	}
 	var err error
-	v.certs, err = LoadCertificates(CertificateFiles{
+	v.certs, err = certificates.Load(certificates.Files{
 		Certificate: s.tlsCert, Key: s.tlsKey, ClientCA: s.tlsClientCA,
 	}, v.log)
 	return err
@@ -440,27 +441,11 @@ func (v *service) followPolicies(ctx context.Context, interval time.Duration) {
 	v.policies.Follow(ctx, tick.C)
 }
 
-// followCertificates looks at the certificate files until ctx ends, and says once
-// why new ones are refused.
+// followCertificates looks at the certificate files until ctx ends.
 func (v *service) followCertificates(ctx context.Context, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	told := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		problem := ""
-		if err := v.certs.Refresh(); err != nil {
-			problem = err.Error()
-		}
-		if problem != "" && problem != told {
-			v.log.Error("certificates refused; the ones before stay in use", slog.String("error", problem))
-		}
-		told = problem
-	}
+	v.certs.Follow(ctx, tick.C)
 }
 
 func (v *service) logError(doing string, err error) {

@@ -63,6 +63,7 @@ type Entry struct {
 	// Of an intent:
 	Who     string          `json:"who,omitempty"`      // Actor.Who
 	Role    string          `json:"role,omitempty"`     // Actor.RoleName
+	Address string          `json:"address,omitempty"`  // Actor.Address
 	Action  roles.Action    `json:"action,omitempty"`   //
 	API     string          `json:"api,omitempty"`      // which the changed thing belongs to
 	Team    string          `json:"team,omitempty"`     // likewise
@@ -105,7 +106,7 @@ func New(c redis.UniversalClient, max int64) *Stream {
 
 // NewEntry returns an intent of who to do action on things of this team with these ids.
 func NewEntry(who roles.Actor, action roles.Action, api, team string, ids ...string) Entry {
-	return Entry{Who: who.Who(), Role: who.RoleName(), Action: action, API: api, Team: team, IDs: ids}
+	return Entry{Who: who.Who(), Role: who.RoleName(), Address: who.Address, Action: action, API: api, Team: team, IDs: ids}
 }
 
 // Intent writes what is about to be done and returns the id that Outcome wants. On an error, which

@@ -155,6 +155,7 @@ type Actor struct {
 	API      string // with Team: the only team in which the member may do anything
 	Team     string
 	Role     Role
+	Address  string // where the request came from over the network; empty for a command
 }
 
 // Who names the actor for the audit stream and for CreatedBy: the operator's name, or the member's

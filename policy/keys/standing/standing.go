@@ -49,6 +49,11 @@ func ACL() connect.ACL {
 	}
 }
 
+// PepperACL is for CheckPepper.
+func PepperACL() connect.ACL {
+	return connect.ACL{Commands: []string{"get"}, Keys: []string{pepperKey}}
+}
+
 // EvictionACL is for what a server asks besides: what the store does when its memory is full.
 func EvictionACL() connect.ACL { return connect.ACL{Commands: []string{"info"}} }
 

@@ -44,9 +44,12 @@ func ManageACL() connect.ACL {
 			"wait", "info", "exists", // confirm a revocation
 			"hsetnx", "hmget", "hlen", "hexists", "zrange", // teams and members
 		},
-		Keys: []string{teamIndexKey, "tg:v1:members:*", "tg:v1:member:*", replicasKey, "tg:v1:clients:*"},
+		Keys: []string{teamIndexKey, "tg:v1:members:*", "tg:v1:member:*", replicasKey},
 	}
 }
+
+// ClientsACL is for the list of clients of issuers.
+func ClientsACL() connect.ACL { return connect.ACL{Keys: []string{"tg:v1:clients:*"}} }
 
 // RepairACL is for repair, beyond ManageACL.
 func RepairACL() connect.ACL { return connect.ACL{Commands: []string{"scan", "zscore", "hscan"}} }

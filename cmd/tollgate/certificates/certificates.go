@@ -1,33 +1,36 @@
-package server
+// Package certificates serves TLS from files, which may change while it does.
+package certificates
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"tollgate/policy/keys/smallfile"
 )
 
-// CertificateFiles names the PEM files of the gRPC port's TLS. ClientCA, if set,
-// turns on mTLS: only clients with a certificate of it are served.
-type CertificateFiles struct {
+// Files names the PEM files of a port's TLS. ClientCA, if set, turns on mTLS: only clients with a
+// certificate of it are served.
+type Files struct {
 	Certificate, Key, ClientCA string
 }
 
 // Certificates serves TLS from files and takes them up again when they change.
 type Certificates struct {
-	files   CertificateFiles
+	files   Files
 	log     *slog.Logger
 	seen    []byte // of the last Refresh; used by its caller's goroutine only
 	current atomic.Pointer[tls.Config]
 }
 
-// LoadCertificates reads the files; the first load must succeed.
-func LoadCertificates(files CertificateFiles, log *slog.Logger) (*Certificates, error) {
+// Load reads the files; the first load must succeed.
+func Load(files Files, log *slog.Logger) (*Certificates, error) {
 	if files.Certificate == "" || files.Key == "" {
 		return nil, errors.New("tls: a certificate needs its key, and a client CA needs both")
 	}
@@ -81,6 +84,26 @@ func (c *Certificates) Refresh() error {
 	c.current.Store(config)
 	c.log.Info("certificates loaded", slog.String("certificate", c.files.Certificate))
 	return nil
+}
+
+// Follow looks at the files at every tick until ctx ends, and says once why new ones are refused.
+func (c *Certificates) Follow(ctx context.Context, ticks <-chan time.Time) {
+	told := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticks:
+		}
+		problem := ""
+		if err := c.Refresh(); err != nil {
+			problem = err.Error()
+		}
+		if problem != "" && problem != told {
+			c.log.Error("certificates refused; the ones before stay in use", slog.String("error", problem))
+		}
+		told = problem
+	}
 }
 
 func serverConfig(cert, key, ca []byte) (*tls.Config, error) {

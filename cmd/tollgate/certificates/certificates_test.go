@@ -1,4 +1,4 @@
-package server_test
+package certificates_test
 
 import (
 	"crypto/tls"
@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
-	"tollgate/cmd/tollgate/server"
+	"tollgate/cmd/tollgate/certificates"
 	"tollgate/extauthz/extauthztest"
 	"tollgate/extauthz/grpcserver"
 )
@@ -22,12 +22,12 @@ import (
 func TestMutualTLSAndReload(t *testing.T) {
 	ca, stranger, dir := extauthztest.NewAuthority(t), extauthztest.NewAuthority(t), t.TempDir()
 	cert1, _, certPEM, keyPEM := ca.Issue(t, "tollgate")
-	files := server.CertificateFiles{
+	files := certificates.Files{
 		Certificate: extauthztest.WriteFile(t, filepath.Join(dir, "tls.crt"), certPEM),
 		Key:         extauthztest.WriteFile(t, filepath.Join(dir, "tls.key"), keyPEM),
 		ClientCA:    extauthztest.WriteFile(t, filepath.Join(dir, "ca.crt"), ca.PEM),
 	}
-	certificates, err := server.LoadCertificates(files, slog.New(slog.DiscardHandler))
+	certificates, err := certificates.Load(files, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestCertificatesThatCannotBeRead(t *testing.T) {
 	_, _, certPEM, keyPEM := ca.Issue(t, "tollgate")
 	cert, key := extauthztest.WriteFile(t, filepath.Join(dir, "tls.crt"), certPEM), extauthztest.WriteFile(t, filepath.Join(dir, "tls.key"), keyPEM)
 	empty := extauthztest.WriteFile(t, filepath.Join(dir, "empty"), nil)
-	for name, files := range map[string]server.CertificateFiles{
+	for name, files := range map[string]certificates.Files{
 		"no key":         {Certificate: cert},
 		"only a CA":      {ClientCA: cert},
 		"missing file":   {Certificate: cert, Key: filepath.Join(dir, "none")},
@@ -95,7 +95,7 @@ func TestCertificatesThatCannotBeRead(t *testing.T) {
 		"no CA file":     {Certificate: cert, Key: key, ClientCA: filepath.Join(dir, "none")},
 		"empty CA file":  {Certificate: cert, Key: key, ClientCA: empty},
 	} {
-		if _, err := server.LoadCertificates(files, slog.New(slog.DiscardHandler)); err == nil || !strings.HasPrefix(err.Error(), "tls: ") {
+		if _, err := certificates.Load(files, slog.New(slog.DiscardHandler)); err == nil || !strings.HasPrefix(err.Error(), "tls: ") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
