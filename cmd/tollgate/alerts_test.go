@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +16,15 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	datav3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/redis/go-redis/v9"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/cmd/tollgate/tollgatetest"
@@ -57,8 +65,8 @@ func (a *alerted) of(kind string) string {
 	}), "\n")
 }
 
-// Two servers let a key spend more than half of its month, from two networks, and have one that
-// will expire: the webhook is told once of each, and so is Slack. What the webhook did not take for
+// Two servers let a key spend more than half of its month, from two networks, its requests fail, and
+// they have a key that will expire: the webhook is told once of each, and so is Slack. What the webhook did not take for
 // a day is shown, and sent again when the operator says so.
 func TestAlertsReachTheWebhook(t *testing.T) {
 	dir, got := tollgatetest.ShortDir(t), &alerted{}
@@ -66,7 +74,7 @@ func TestAlertsReachTheWebhook(t *testing.T) {
 	defer receiver.Close()
 	small := strings.NewReplacer("requests: 60,", "requests: 6000,", "requests: 1000,", "requests: 100,").Replace(string(readFile(t, "../../testdata/small.yaml")))
 	policy, secretFile := filepath.Join(dir, "alerts.yaml"), filepath.Join(dir, "secret")
-	tollgatetest.WriteFile(t, policy, []byte(small+"alerts: {quota: [50, 100], expiring_within_days: 14, new_network_after_days: 0}\n"))
+	tollgatetest.WriteFile(t, policy, []byte(small+"alerts: {quota: [50, 100], expiring_within_days: 14, new_network_after_days: 0, error_rate: {percent: 50, requests: 20}}\n"))
 	tollgatetest.WriteFile(t, filepath.Join(dir, "slack"), []byte(receiver.URL+"/slack?token=SECRET\n"))
 	tollgatetest.WriteFile(t, secretFile, []byte("whsec_"+base64.StdEncoding.EncodeToString(make([]byte, 24))))
 	f := startServers(t, 2, "--policy", policy, "--keys", expiringKey(t, dir), "--alert-webhook", receiver.URL+"/hook?token=SECRET", "--alert-secret-file", secretFile, "--alert-slack-url-file", filepath.Join(dir, "slack"), "--alert-allow", "127.0.0.1")
@@ -76,6 +84,7 @@ func TestAlertsReachTheWebhook(t *testing.T) {
 	if err := store.New(f.admin).Create(t.Context(), k); err != nil {
 		t.Fatal(err)
 	}
+	var failed []*datav3.HTTPAccessLogEntry
 	for i := range 60 {
 		response, err := f.replicas[i%2].Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 			Source: &authv3.AttributeContext_Peer{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{
@@ -89,7 +98,9 @@ func TestAlertsReachTheWebhook(t *testing.T) {
 		if err != nil || response.GetOkResponse() == nil {
 			t.Fatal(response, err)
 		}
+		failed = append(failed, failure(response))
 	}
+	f.log503(t, failed)
 	eventually(t, "an alert about the key that expires", func() bool { return got.of("key.expiring") != "" })
 	if all := got.of("key.expiring"); strings.Count(all, "\n") != 0 || !strings.Contains(all, `"api":"jobs","team":"acme","key":"key_expiring","plan":"free","expires":"`) {
 		t.Errorf("the webhook has %s", all)
@@ -102,12 +113,16 @@ func TestAlertsReachTheWebhook(t *testing.T) {
 	if all := got.of("key.new_network"); strings.Count(all, "\n") != 0 || !strings.Contains(all, `"key":"key_alerted","plan":"free","network":"`) || !strings.Contains(all, `"networks":2`) {
 		t.Errorf("the webhook has %s", all)
 	}
+	eventually(t, "an alert about requests that fail", func() bool { return got.of("error_rate.exceeded") != "" })
+	if all := got.of("error_rate.exceeded"); strings.Count(all, "\n") != 0 || !strings.Contains(all, `"data":{"api":"jobs","failed":`) || !strings.Contains(all, `"percent":50,"minutes":10}`) {
+		t.Errorf("the webhook has %s", all)
+	}
 	eventually(t, "Slack", func() bool {
 		got.mu.Lock()
 		defer got.mu.Unlock()
-		return len(got.slack) >= 3
+		return len(got.slack) >= 4
 	})
-	if all := strings.Join(got.slack, "\n"); len(got.slack) != 3 || strings.Count(all, `{"text":"*a key will expire*\napi: jobs\nteam: acme\nkey: key_expiring\n`) != 1 {
+	if all := strings.Join(got.slack, "\n"); len(got.slack) != 4 || strings.Count(all, `{"text":"*a key will expire*\napi: jobs\nteam: acme\nkey: key_expiring\n`) != 1 {
 		t.Errorf("Slack has %s", all)
 	}
 	raised := map[string]int{}
@@ -120,6 +135,44 @@ func TestAlertsReachTheWebhook(t *testing.T) {
 		t.Errorf("raised by %v servers:\n%s", raised, f.log.String())
 	}
 	f.replaysADeadAlert(t, got)
+}
+
+// failure is what Envoy's access log says of a request that was allowed, and ended with 503.
+func failure(allowed *authv3.CheckResponse) *datav3.HTTPAccessLogEntry {
+	return &datav3.HTTPAccessLogEntry{
+		CommonProperties: &datav3.AccessLogCommon{
+			AccessLogType: datav3.AccessLogType_DownstreamEnd, StartTime: timestamppb.Now(),
+			Metadata: &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"envoy.filters.http.ext_authz": allowed.GetDynamicMetadata()}},
+		},
+		Response: &datav3.HTTPResponseProperties{ResponseCode: wrapperspb.UInt32(503)},
+	}
+}
+
+// log503 sends the first server an access log.
+func (f *fleet) log503(t *testing.T, entries []*datav3.HTTPAccessLogEntry) {
+	t.Helper()
+	var chosen struct{ GRPC string }
+	if err := json.Unmarshal(readFile(t, filepath.Join(f.dir, "addresses0")), &chosen); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient(chosen.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	stream, err := accesslogv3.NewAccessLogServiceClient(conn).StreamAccessLogs(t.Context())
+	if err == nil {
+		err = stream.Send(&accesslogv3.StreamAccessLogsMessage{
+			Identifier: &accesslogv3.StreamAccessLogsMessage_Identifier{Node: &corev3.Node{Id: "edge"}, LogName: "tollgate"},
+			LogEntries: &accesslogv3.StreamAccessLogsMessage_HttpLogs{HttpLogs: &accesslogv3.StreamAccessLogsMessage_HTTPAccessLogEntries{LogEntry: entries}},
+		})
+	}
+	if err == nil {
+		_, err = stream.CloseAndRecv()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // expiringKey returns a keys file with one that expires in three days.
