@@ -196,7 +196,12 @@ func (a *API) admit(h http.Header, r *http.Request, c *call, change bool) *Probl
 // route lets the operation answer, or says that there is none.
 func (a *API) route(w http.ResponseWriter, r *http.Request, c *call) {
 	handler, pattern := a.mux.Handler(r)
-	if pattern != "" && !strings.Contains(r.URL.Path, "//") && !strings.Contains(r.URL.Path, "/.") {
+	// ServeMux would redirect to a cleaner path. No id has a dot.
+	if strings.Contains(r.URL.Path, "//") || strings.Contains(r.URL.Path, "/.") {
+		a.refuse(w, c, newProblem(codeNoSuchPath, ""))
+		return
+	}
+	if pattern != "" {
 		a.mux.ServeHTTP(w, r)
 		return
 	}

@@ -16,6 +16,7 @@ var update = flag.Bool("update", false, "write openapi.json, if clients of the o
 
 // The document that is served is the one that is committed, and a new one breaks no client.
 func TestDocument(t *testing.T) {
+	t.Parallel()
 	const file = "openapi.json"
 	w := newWorld(t)
 	served := w.send(nobody, "GET", "/openapi.json", "").want(200, "")
@@ -45,6 +46,7 @@ func TestDocument(t *testing.T) {
 
 // What would break a client is found.
 func TestBreaksAreFound(t *testing.T) {
+	t.Parallel()
 	const before = `{"paths":{"/v1/a":{"get":{"parameters":[{"name":"q","in":"query"}],"responses":{"200":{"content":{"application/json":{"schema":{"$ref":"#/components/schemas/A"}}}}}},
 		"post":{"requestBody":{"content":{"application/json":{"schema":{"$ref":"#/components/schemas/B"}}}},"responses":{"201":{}}}}},
 		"components":{"schemas":{"A":{"type":"object","properties":{"x":{"type":"string"}},"required":["x"]},"B":{"type":"object","properties":{"y":{"type":"string","enum":["m","n"]},"z":{"type":"integer","maximum":9}}}}}}`

@@ -14,6 +14,7 @@ import (
 
 // The life of a key, as an admin of its team lives it over HTTP.
 func TestLifeOfAKey(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ann := orbit + "/admin"
 	made := w.made(ann, `{"name":"checkout","note":"till","environment":"live","plan":"free","scopes":["render"],
@@ -85,6 +86,7 @@ func TestLifeOfAKey(t *testing.T) {
 
 // Rotating without a word about the grace gives the old secret a day.
 func TestRotateHasADayOfGrace(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for _, body := range []string{"", "{}"} {
 		made := w.made(orbit+"/admin", `{"name":"n","environment":"test","plan":"free"}`)
@@ -106,6 +108,7 @@ func TestRotateHasADayOfGrace(t *testing.T) {
 
 // What a member says of a key is refused with the place of the mistake, and changes nothing.
 func TestMistakesNameTheirPlace(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ann := orbit + "/admin"
 	before := keystest.Dump(t, w.redis)
@@ -164,6 +167,7 @@ func TestMistakesNameTheirPlace(t *testing.T) {
 // A list has the keys of the member's own team, page by page, and only those that the filters let
 // through.
 func TestListOfKeys(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ann, want := orbit+"/admin", map[string]bool{}
 	for i := range 5 {
@@ -222,6 +226,7 @@ func TestListOfKeys(t *testing.T) {
 // Every write stands in the audit stream with who, from where, before and after, and no secret
 // stands anywhere: neither there, nor in the log, nor in any answer but the one that made it.
 func TestWritesAreAuditedWithoutSecrets(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ann := orbit + "/admin"
 	made := w.made(ann, liveKey)
@@ -261,6 +266,7 @@ func TestWritesAreAuditedWithoutSecrets(t *testing.T) {
 
 // What the store cannot do is said as it is, and a key is never made that nobody could use.
 func TestTroubleWithTheStore(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ann := orbit + "/admin"
 	key := w.made(ann, liveKey).Key

@@ -44,6 +44,7 @@ func endpoints() map[string]endpoint {
 // Each operation of the document, for each role, on what is the own team's and what is another's:
 // it is done exactly where the table of roles says so, and what is another's does not exist.
 func TestEveryCellOfTheTableOfRoles(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	var document struct {
 		Paths map[string]map[string]struct{ OperationID string }
@@ -125,6 +126,7 @@ func (w *world) cell(t *testing.T, id string, e endpoint, role roles.Role, team 
 // A member who is given another role, or removed, has it with the next request; the last admin
 // stays; a token is shown once.
 func TestMembersOverHTTP(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ann := orbit + "/admin"
 	var made api.MadeMember
