@@ -65,9 +65,9 @@ func (a *alerted) of(kind string) string {
 	}), "\n")
 }
 
-// Two servers let a key spend more than half of its month, from two networks, its requests fail, and
-// they have a key that will expire: the webhook is told once of each, and so is Slack. What the webhook did not take for
-// a day is shown, and sent again when the operator says so.
+// Two servers let a key spend more than half of its month, from two networks, its requests fail,
+// and they have a key that will expire: the webhook is told once of each, and so is Slack. What the
+// webhook did not take for a day is shown, and sent again when the operator says so.
 func TestAlertsReachTheWebhook(t *testing.T) {
 	dir, got := tollgatetest.ShortDir(t), &alerted{}
 	receiver := httptest.NewServer(got)
