@@ -51,8 +51,10 @@ func admits(t *testing.T, p *network.NetworkPolicy, from peer, port string) bool
 func TestWhoReachesWhat(t *testing.T) {
 	v := valuesFiles(t)["trial"]
 	v["keys"] = values{"apply": values{"enabled": true, "existingSecret": "keys"}}
+	v["manage"] = values{"enabled": true, "tlsSecret": "manage-tls", "namespaces": []any{"gateways"}}
 	all := objectsOf(t, v)
 	server, redis := named[*network.NetworkPolicy](t, all, "tollgate"), named[*network.NetworkPolicy](t, all, "tollgate-redis")
+	manage := named[*network.NetworkPolicy](t, all, "tollgate-manage")
 	inside := map[string]peer{}
 	for maker, p := range pods(all) {
 		inside[maker] = peer{"tollgate", p.Labels}
@@ -78,9 +80,13 @@ func TestWhoReachesWhat(t *testing.T) {
 		{server, peer{"default", inside["Pod tollgate-test"].labels}, "grpc", false},
 		{redis, inside["Deployment tollgate"], "redis", true},
 		{redis, inside["Deployment tollgate-admin"], "redis", true},
+		{redis, inside["Deployment tollgate-manage"], "redis", true},
 		{redis, inside["Job tollgate-keys-apply"], "redis", true},
 		{redis, inside["Job tollgate-bootstrap"], "redis", true},
 		{redis, inside["Pod tollgate-test"], "redis", false},
+		{manage, elsewhere("gateways"), "https", true},
+		{manage, elsewhere("default"), "https", false},
+		{manage, inside["Deployment tollgate-admin"], "https", false},
 		{redis, peer{"tollgate", map[string]string{"app": "other"}}, "redis", false},
 	} {
 		if c.from.namespace == "" {

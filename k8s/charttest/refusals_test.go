@@ -48,6 +48,9 @@ func TestRefusals(t *testing.T) {
 		{"drain.terminationGracePeriodSeconds=20", "drain.terminationGracePeriodSeconds: ", "25"},
 		{"metrics.podMonitor.enabled=true,metrics.serviceMonitor.enabled=true", "metrics.serviceMonitor.enabled: ", "twice"},
 		{"admin.enabled=true", "keys.existingSecret: ", "command line"},
+		{"manage.enabled=true", "manage.existingSecret: ", "store acl manage"},
+		{"manage.enabled=true,manage.existingSecret=m", "manage.tlsSecret: ", "tls.crt"},
+		{"manage.trustedProxies={a b}", "/manage/trustedProxies/0", "pattern"},
 		{"bootstrap.enabled=true,keys.existingSecret=cli", "bootstrap.api: ", "name the API"},
 		{"keys.apply.enabled=true,keys.existingSecret=cli", "keys.apply.existingSecret: ", "file of keys"},
 	} {

@@ -63,6 +63,12 @@
 {{- if and .keys.apply.enabled (not .keys.apply.existingSecret) }}
 {{- fail "keys.apply.existingSecret: name the Secret with the file of keys" }}
 {{- end }}
+{{- if and .manage.enabled (not (or .manage.existingSecret .redis.bundled.enabled)) }}
+{{- fail "manage.existingSecret: name the Secret with the store's URL, as the user of `tollgate store acl manage`" }}
+{{- end }}
+{{- if and .manage.enabled (not .manage.tlsSecret) }}
+{{- fail "manage.tlsSecret: name the Secret with tls.crt and tls.key; tokens do not go over a plain connection" }}
+{{- end }}
 {{- if and .bootstrap.enabled (not .bootstrap.api) }}
 {{- fail "bootstrap.api: name the API of the team" }}
 {{- end }}
