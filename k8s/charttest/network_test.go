@@ -127,6 +127,10 @@ func TestWhereTheServerConnects(t *testing.T) {
 	if got := ports(egress("networkPolicy.egress.https=false", "redis.ports={7000}")); !slices.Equal(got, []int{53, 53, 7000}) {
 		t.Errorf("ports %v", got)
 	}
+	bundled := named[*network.NetworkPolicy](t, objectsOf(t, set(t, valuesFiles(t)["trial"], "redis.ports={7000}")), "tollgate").Spec.Egress
+	if got := ports(bundled); !slices.Equal(got, []int{53, 53, 6379, 443}) {
+		t.Errorf("a Redis of its own: ports %v", got)
+	}
 	if got := egress("networkPolicy.egress.redisTo[0].ipBlock.cidr=10.0.0.0/8"); len(got[1].To) != 1 || got[1].To[0].IPBlock.CIDR != "10.0.0.0/8" {
 		t.Errorf("%+v", got[1])
 	}

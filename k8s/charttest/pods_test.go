@@ -223,8 +223,14 @@ func TestSecretsAreOnlyNamed(t *testing.T) {
 		}
 		for maker, p := range pods(all) {
 			for _, e := range p.Spec.Containers[0].Env {
-				if regexp.MustCompile(`(?i)password|secret|token`).MatchString(e.Name) && e.ValueFrom == nil {
+				if regexp.MustCompile(`(?i)password|secret|token|webhook`).MatchString(e.Name) && e.ValueFrom == nil {
 					t.Errorf("%s: %s: %s is written out", name, maker, e.Name)
+				}
+			}
+			// Hooks of chats are secrets by their URL.
+			for _, a := range p.Spec.Containers[0].Args {
+				if strings.Contains(a, "https://") {
+					t.Errorf("%s: %s: %s is written out", name, maker, a)
 				}
 			}
 		}
@@ -251,7 +257,16 @@ func TestCommandsFindWhatTheyNeed(t *testing.T) {
 		}
 	}
 	server := named[*apps.Deployment](t, all, "tollgate").Spec.Template.Spec.Containers[0]
-	if s := server.Env[0].ValueFrom.SecretKeyRef; s.Name != "redis-server" {
+	if s := server.Env[0].ValueFrom.SecretKeyRef; s.Name != "tollgate" {
 		t.Errorf("the server uses %s", s.Name)
+	}
+}
+
+// A Secret whose password is empty (openssl was not there) must not open the Redis to all pods that
+// reach it: Docker's Redis has its protected mode off.
+func TestRedisOfItsOwnIsClosedWithoutAPassword(t *testing.T) {
+	redis := named[*apps.StatefulSet](t, objectsOf(t, valuesFiles(t)["trial"]), "tollgate-redis").Spec.Template.Spec.Containers[0]
+	if i := slices.Index(redis.Args, "--protected-mode"); i < 0 || redis.Args[i+1] != "yes" {
+		t.Errorf("%q", redis.Args)
 	}
 }

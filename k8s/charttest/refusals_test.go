@@ -32,6 +32,9 @@ func TestRefusals(t *testing.T) {
 		{"networkPolicy.envoyNamespaces=istio-system", "/networkPolicy/envoyNamespaces", "want array"},
 		{"networkPolicy.enabled=maybe", "/networkPolicy/enabled", "want boolean"},
 		{"extraEnv[0].name=TOLLGATE_STORE", "/extraEnv/0/name", "not"},
+		{"extraVolumes[0].name=pepper", "/extraVolumes/0/name", "not"},
+		{"keys.apply.extraArgs[0]=--store=redis://:password@redis:6379", "/keys/apply/extraArgs/0", "not"},
+		{"test.host=null", "/test", "missing property 'host'"},
 		{"topologySpread.whenUnsatisfiable=Always", "/topologySpread/whenUnsatisfiable", "'DoNotSchedule'"},
 		{"image=null", "", "missing property 'image'"},
 		{"tls.certManager=null", "/tls", "missing property 'certManager'"},
@@ -47,11 +50,14 @@ func TestRefusals(t *testing.T) {
 		{"autoscaling.enabled=true,resources.requests=null", "resources.requests.cpu: ", "needed"},
 		{"drain.terminationGracePeriodSeconds=20", "drain.terminationGracePeriodSeconds: ", "25"},
 		{"metrics.podMonitor.enabled=true,metrics.serviceMonitor.enabled=true", "metrics.serviceMonitor.enabled: ", "twice"},
+		{"extraEnv[0].name=A,extraEnv[1].name=A", "extraEnv[1].name: ", "twice"},
 		{"admin.enabled=true", "keys.existingSecret: ", "command line"},
 		{"manage.enabled=true", "manage.existingSecret: ", "store acl manage"},
 		{"manage.enabled=true,manage.existingSecret=m", "manage.tlsSecret: ", "tls.crt"},
 		{"manage.trustedProxies={a b}", "/manage/trustedProxies/0", "pattern"},
 		{"bootstrap.enabled=true,keys.existingSecret=cli", "bootstrap.api: ", "name the API"},
+		{"bootstrap.enabled=true,bootstrap.api=orders,keys.existingSecret=cli,bootstrap.secretName=tollgate", "bootstrap.secretName: ", "something else"},
+		{"bootstrap.enabled=true,bootstrap.api=orders,keys.existingSecret=tollgate-bootstrap", "bootstrap.secretName: ", "something else"},
 		{"keys.apply.enabled=true,keys.existingSecret=cli", "keys.apply.existingSecret: ", "file of keys"},
 	} {
 		t.Run(c.change, func(t *testing.T) {
@@ -98,7 +104,7 @@ func TestSchemaStandsAlone(t *testing.T) {
 				t.Errorf("%s: a $ref", path)
 			}
 			_, named := v["properties"].(map[string]any)
-			if named && v["additionalProperties"] != false && path != "/extraEnv/items" {
+			if named && v["additionalProperties"] != false && path != "/extraEnv/items" && path != "/extraVolumes/items" {
 				t.Errorf("%s: takes any property", path)
 			}
 			for key, sub := range v {

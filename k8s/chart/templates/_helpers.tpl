@@ -199,6 +199,15 @@ secret:
 {{- end }}
 {{- end }}
 
+{{- /* For a command in NOTES.txt a flag with the first name in a list of a policy, of (list FLAG LIST). Whether the policy
+is right is for the check to say, so nothing is taken for granted here. */}}
+{{- define "tollgate.firstName" -}}
+{{- $list := index . 1 }}
+{{- if and $list (kindIs "slice" $list) (kindIs "map" (first $list)) }}
+{{- with (first $list).name }}{{ printf "%s %v" (index $ 0) . }}{{ end }}
+{{- end }}
+{{- end }}
+
 {{- define "tollgate.maxReplicas" -}}
 {{- if .Values.autoscaling.enabled }}{{ int .Values.autoscaling.maxReplicas }}{{ else }}{{ int .Values.replicaCount }}{{ end }}
 {{- end }}

@@ -6,6 +6,7 @@
 {{- end }}
 {{- include "tollgate.validatePolicy" $v }}
 {{- include "tollgate.validateStore" $v }}
+{{- include "tollgate.validateBootstrap" . }}
 {{- if and $v.tls.existingSecret $v.tls.certManager.enabled }}
 {{- fail "tls.existingSecret: not together with tls.certManager.enabled" }}
 {{- end }}
@@ -25,6 +26,13 @@
 {{- $needed := add (int $v.drain.delaySeconds) (int $v.drain.timeoutSeconds) }}
 {{- if and $grace (le $grace (int $needed)) }}
 {{- fail (printf "drain.terminationGracePeriodSeconds: must be more than delaySeconds and timeoutSeconds together, which are %d" $needed) }}
+{{- end }}
+{{- $seen := dict }}
+{{- range $i, $e := $v.extraEnv }}
+{{- if hasKey $seen $e.name }}
+{{- fail (printf "extraEnv[%d].name: %s is there twice" $i $e.name) }}
+{{- end }}
+{{- $_ := set $seen $e.name true }}
 {{- end }}
 {{- if and $v.metrics.podMonitor.enabled $v.metrics.serviceMonitor.enabled }}
 {{- fail "metrics.serviceMonitor.enabled: not together with metrics.podMonitor.enabled, or each pod is scraped twice" }}
@@ -71,5 +79,16 @@
 {{- end }}
 {{- if and .bootstrap.enabled (not .bootstrap.api) }}
 {{- fail "bootstrap.api: name the API of the team" }}
+{{- end }}
+{{- end }}
+
+{{- /* The Job of bootstrap makes a Secret, and may read it: none that holds something else. */}}
+{{- define "tollgate.validateBootstrap" -}}
+{{- $v := .Values }}
+{{- $secret := default (printf "%s-bootstrap" (include "tollgate.fullname" .)) $v.bootstrap.secretName }}
+{{- $others := list $v.pepper.existingSecret $v.redis.existingSecret $v.redis.tlsSecret $v.redis.bundled.existingSecret $v.keys.existingSecret
+      $v.keys.apply.existingSecret $v.test.existingSecret $v.tls.client.existingCASecret (include "tollgate.tlsSecret" .) (include "tollgate.testSecret" .) }}
+{{- if and $v.bootstrap.enabled (has $secret $others) }}
+{{- fail (printf "bootstrap.secretName: the Secret %s is for something else, by these values; the token needs one of its own" $secret) }}
 {{- end }}
 {{- end }}
