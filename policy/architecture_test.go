@@ -50,7 +50,7 @@ func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 // room returns the part of the module that a file belongs to.
 func room(path string) string {
 	dir := filepath.ToSlash(filepath.Dir(path))
-	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy/usage/ledger", "policy/usage/clickhouse", "policy/usage", "policy/errorlog/journal", "policy/errorlog", "policy/alerts/webhook", "policy/alerts/mail", "policy/alerts/guard", "policy/alerts/outbox", "policy/alerts/watch", "policy/alerts/inspect", "policy/alerts/rates", "policy/alerts/networks", "policy/alerts", "policy/oauth/issuer", "policy/oauth/tokens", "policy/oauth/introspection", "policy/oauth", "policy/manage/api", "policy", "extauthz/decisionlines", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy/usage/ledger", "policy/usage/clickhouse", "policy/usage", "policy/errorlog/journal", "policy/errorlog", "policy/alerts/webhook", "policy/alerts/mail", "policy/alerts/guard", "policy/alerts/outbox", "policy/alerts/watch", "policy/alerts/inspect", "policy/alerts/rates", "policy/alerts/networks", "policy/alerts", "policy/oauth/issuer", "policy/oauth/tokens", "policy/oauth/introspection", "policy/oauth", "policy/manage/once", "policy/manage/api", "policy", "extauthz/decisionlines", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
 		if dir == r || strings.HasPrefix(dir, r+"/") {
 			return r
 		}
@@ -98,7 +98,8 @@ func TestImports(t *testing.T) {
 		"policy/alerts/networks":  {"policy", "policy/alerts", "policy/connect", "policy/keys"},
 		"policy/alerts/rates":     {"policy", "policy/alerts", "policy/keys/store", "policy/usage"},
 		"extauthz/decisionlines":  {"policy"},
-		"policy/manage/api":       {"policy/keys", "policy/keys/admin", "policy/keys/audit", "policy/keys/roles", "policy/keys/store", "policy/keys/strictjson"},
+		"policy/manage/api":       {"policy/keys", "policy/keys/admin", "policy/keys/audit", "policy/keys/roles", "policy/keys/store", "policy/keys/strictjson", "policy/manage/once"},
+		"policy/manage/once":      {"policy/connect"},
 		"extauthz":                {"extauthz/decisionlines", "policy", "policy/alerts/outbox", "policy/policyfile", "policy/usage", "policy/usage/ledger", "policy/usage/clickhouse", "policy/errorlog", "policy/errorlog/journal", "policy/connect", "policy/keys", "policy/keys/cache", "policy/keys/standing", "policy/limits", "policy/limits/counters"},
 		"extauthz/grpcserver":     {"extauthz", "policy"},
 		"extauthz/httpserver":     {"extauthz", "policy"},
@@ -115,7 +116,7 @@ func TestImports(t *testing.T) {
 	libraries := map[string][]string{
 		"github.com/envoyproxy/go-control-plane": {"extauthz/grpcserver", "extauthz/yardstick", "cmd"},
 		"google.golang.org/":                     {"extauthz/grpcserver", "extauthz/yardstick", "cmd"},
-		"github.com/redis/":                      {"policy/connect", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/keystest", "policy/limits/counters", "policy/usage/ledger", "policy/errorlog/journal", "policy/alerts/outbox", "policy/alerts/networks", "cmd"},
+		"github.com/redis/":                      {"policy/connect", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/keystest", "policy/limits/counters", "policy/usage/ledger", "policy/errorlog/journal", "policy/manage/once", "policy/alerts/outbox", "policy/alerts/networks", "cmd"},
 		"github.com/alicebob/":                   {"cmd", "policy/keys/keystest"},
 		"github.com/prometheus/":                 {"extauthz", "extauthz/decisionlines", "cmd"},
 		"go.opentelemetry.io/":                   {"extauthz", "cmd"},

@@ -15,6 +15,7 @@ import (
 	"tollgate/policy/keys/standing"
 	"tollgate/policy/keys/store"
 	"tollgate/policy/limits/counters"
+	"tollgate/policy/manage/once"
 	"tollgate/policy/usage/ledger"
 )
 
@@ -70,5 +71,5 @@ func cliACL() connect.ACL {
 // manageACL is what `tollgate manage` needs: what members may do with keys. It can neither count,
 // nor read the audit stream, nor repair.
 func manageACL() connect.ACL {
-	return connect.Join(connect.ConnectionACL(), connect.ClusterACL(), store.RecordsACL(), store.ListsACL(), store.ManageACL(), audit.WriteACL(), standing.PepperACL())
+	return connect.Join(connect.ConnectionACL(), connect.ClusterACL(), store.RecordsACL(), store.ListsACL(), store.ManageACL(), audit.WriteACL(), standing.PepperACL(), once.ACL())
 }

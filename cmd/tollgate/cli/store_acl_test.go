@@ -29,6 +29,7 @@ import (
 	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
+	"tollgate/policy/manage/once"
 	"tollgate/policy/usage/ledger"
 )
 
@@ -262,6 +263,12 @@ func blockClient(ctx context.Context, c redis.UniversalClient, n int) error {
 func serveMembers(ctx context.Context, c redis.UniversalClient, n int) error {
 	if err := standing.CheckPepper(ctx, c, keys.NewHasher([]byte("pepper"))); err != nil && !errors.Is(err, standing.ErrUnclaimed) {
 		return err
+	}
+	names := once.New(c)
+	for range 2 { // the second makes room
+		if _, _, err := names.Reserve(ctx, "mem_a", fmt.Sprint(n), [32]byte{}, "key_a", time.Unix(int64(n), 0)); err != nil {
+			return err
+		}
 	}
 	entry := audit.NewEntry(roles.Actor{Name: "member"}, roles.ActionUpdate, "api", "team", aclKey(n).ID)
 	return audit.New(c, 1000).Do(ctx, entry, func(context.Context) error { return nil })

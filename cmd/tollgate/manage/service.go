@@ -30,6 +30,7 @@ import (
 	"tollgate/policy/keys/standing"
 	"tollgate/policy/keys/store"
 	"tollgate/policy/manage/api"
+	"tollgate/policy/manage/once"
 )
 
 // What one client, or many, can take.
@@ -119,7 +120,7 @@ func newAPI(ctx context.Context, s *options, opened *storage.Store, hasher *keys
 		return nil, err
 	}
 	return api.New(api.Config{
-		Store: store.New(opened.Client), Audit: audit.New(opened.Client, 0), Hasher: hasher,
+		Store: store.New(opened.Client), Audit: audit.New(opened.Client, 0), Hasher: hasher, Once: once.New(opened.Client),
 		Rules:       func() keys.Rules { return policies.Current() },
 		CheckPepper: check, Ready: check, Trusted: proxies, Secure: s.tlsCert != "", Log: log, Now: time.Now,
 	}), nil

@@ -14,5 +14,5 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // asCommand is what the commands may do.
 func asCommand() connect.ACL {
-	return connect.Join(store.RecordsACL(), store.ListsACL(), store.ManageACL(), store.RepairACL(), audit.WriteACL(), audit.ReadACL())
+	return connect.Join(store.RecordsACL(), store.ListsACL(), store.ManageACL(), store.ClientsACL(), store.RepairACL(), audit.WriteACL(), audit.ReadACL())
 }

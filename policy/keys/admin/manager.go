@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,6 +53,7 @@ type Manager struct {
 	wait     time.Duration
 	noted    sync.Once // whether the store has replicas
 	bare     bool      // plain secrets of files need no pepper
+	id       string    // of the next new key; empty: a random one
 }
 
 // NewManager returns a Manager for who. None of the arguments may be nil.
@@ -63,6 +65,10 @@ func NewManager(s *store.Store, h *keys.Hasher, rules keys.Rules, audit *audit.S
 // store alone, whose hashes end with its process; from a copy of any other store, secrets could be
 // guessed.
 func (m *Manager) AllowUnpeppered() { m.bare = true }
+
+// UseID gives the next key that Create makes this id, which NewID has made: for who must know it
+// before. Create fails with store.ErrExists if there is such a key.
+func (m *Manager) UseID(id string) { m.id = id }
 
 // AnyReplica waits for one replica where the store has some, or should have.
 const AnyReplica = -1
@@ -136,7 +142,7 @@ func (m *Manager) Create(ctx context.Context, k keys.Key, force bool) (created *
 func (m *Manager) draft(k *keys.Key, secret string) *keys.Key {
 	now := m.today()
 	next := k.Clone()
-	next.ID = newID()
+	next.ID = cmp.Or(m.id, NewID())
 	next.LimitID, next.CreatedBy, next.RotatedFrom, next.RotatedTo = next.ID, m.who.Who(), "", ""
 	next.CreatedAt, next.UpdatedAt, next.RetiresAt, next.LastUsed = now, now, time.Time{}, time.Time{}
 	next.Version, next.Other = 1, keys.Digest{}
@@ -153,8 +159,8 @@ func (m *Manager) draft(k *keys.Key, secret string) *keys.Key {
 // today is now as records keep it.
 func (m *Manager) today() time.Time { return m.now().UTC().Truncate(time.Millisecond) }
 
-// newID returns key_ and 16 random base62 characters: 95 bits.
-func newID() string { return "key_" + keys.NewSecret("")[:16] }
+// NewID returns key_ and 16 random base62 characters: 95 bits.
+func NewID() string { return "key_" + keys.NewSecret("")[:16] }
 
 // check refuses what cannot be stored, what the policy does not know, and an expiry that is over
 // already. Old is nil for a new key; of a standing one only what changes is held against the

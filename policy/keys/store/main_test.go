@@ -16,5 +16,5 @@ func asServer() connect.ACL {
 }
 
 func asCommand() connect.ACL {
-	return connect.Join(RecordsACL(), ListsACL(), ManageACL(), RepairACL())
+	return connect.Join(RecordsACL(), ListsACL(), ManageACL(), ClientsACL(), RepairACL())
 }

@@ -27,6 +27,7 @@ import (
 	"tollgate/policy/keys/audit"
 	"tollgate/policy/keys/store"
 	"tollgate/policy/keys/strictjson"
+	"tollgate/policy/manage/once"
 )
 
 const (
@@ -45,6 +46,7 @@ type Config struct {
 	Store  *store.Store
 	Audit  *audit.Stream
 	Hasher *keys.Hasher
+	Once   *once.Reservations
 	Rules  func() keys.Rules // what the policies in force say
 
 	// CheckPepper reports that the keys of the store are hashed with another pepper than the

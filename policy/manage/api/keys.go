@@ -68,9 +68,11 @@ type (
 		Body   ChangedKey
 	}
 	madeAnswer struct {
+		Status   int
 		Location string `header:"Location"`
 		ETag     string `header:"ETag"`
-		Body     MadeKey
+		Replayed string `header:"Idempotent-Replayed"`
+		Body     any    // a MadeKey, or a ChangedKey where the secret was shown before
 	}
 	pageAnswer struct{ Body KeyPage }
 )
@@ -89,8 +91,11 @@ type (
 		Created     time.Time `query:"created_before"`
 		Unused      time.Time `query:"unused_since"`
 	}
-	createQuestion struct{ Body NewKey }
-	patchQuestion  struct {
+	createQuestion struct {
+		Once string `header:"Idempotency-Key" maxLength:"255" doc:"Names this request, for 24 hours: sent again, it makes no other key"`
+		Body NewKey
+	}
+	patchQuestion struct {
 		ID      string `path:"id"`
 		IfMatch string `header:"If-Match" doc:"The ETag that the change is meant for; without it the change is made on whatever stands"`
 		Body    KeyPatch
@@ -110,7 +115,12 @@ const defaultGrace = 24 * time.Hour
 // addKeys registers the operations on keys.
 func (a *API) addKeys(h huma.API) {
 	huma.Register(h, operation(h, "listKeys", http.MethodGet, "/v1/keys", "List the keys of the team", http.StatusOK, KeyPage{}), a.listKeys)
-	huma.Register(h, operation(h, "createKey", http.MethodPost, "/v1/keys", "Make a key", http.StatusCreated, MadeKey{}), a.createKey)
+	create := operation(h, "createKey", http.MethodPost, "/v1/keys", "Make a key", http.StatusCreated, MadeKey{})
+	create.Responses[strconv.Itoa(http.StatusOK)] = &huma.Response{
+		Description: "An earlier request with this Idempotency-Key has made the key, and its answer had the secret",
+		Content:     operation(h, "", "", "", "", http.StatusOK, ChangedKey{}).Responses[strconv.Itoa(http.StatusOK)].Content,
+	}
+	huma.Register(h, create, a.createKey)
 	huma.Register(h, operation(h, "getKey", http.MethodGet, "/v1/keys/{id}", "Show a key", http.StatusOK, Key{}), a.getKey)
 	patch := operation(h, "patchKey", http.MethodPatch, "/v1/keys/{id}", "Change fields of a key (JSON merge patch)", http.StatusOK, ChangedKey{})
 	huma.Register(h, patch, a.patchKey)
@@ -207,6 +217,9 @@ func (a *API) createKey(ctx context.Context, q *createQuestion) (*madeAnswer, er
 	if err != nil {
 		return nil, a.problemOf(ctx, err, false)
 	}
+	if q.Once != "" {
+		return a.createOnce(ctx, q, draft)
+	}
 	k, secret, err := a.manager(ctx).Create(ctx, draft, false)
 	return a.made(ctx, k, secret, err)
 }
@@ -228,7 +241,10 @@ func (a *API) made(ctx context.Context, k *keys.Key, secret string, err error) (
 	if k == nil {
 		return nil, a.keyProblem(ctx, err, true)
 	}
-	return &madeAnswer{"/v1/keys/" + k.ID, etag(k), MadeKey{shown(k, a.config.Now()), secret, a.warnings(ctx, err)}}, nil
+	return &madeAnswer{
+		Status: http.StatusCreated, Location: "/v1/keys/" + k.ID, ETag: etag(k),
+		Body: MadeKey{shown(k, a.config.Now()), secret, a.warnings(ctx, err)},
+	}, nil
 }
 
 func (a *API) patchKey(ctx context.Context, q *patchQuestion) (*changedAnswer, error) {

@@ -49,6 +49,9 @@ const (
 	codeMemberExists    = "member_exists"
 	codeTeamFull        = "team_full"
 	codeLastAdmin       = "last_admin"
+	codeOtherBody       = "idempotency_key_reused"
+	codeInProgress      = "request_in_progress"
+	codeTooManyNames    = "too_many_idempotency_keys"
 	codeUnreadable      = "unreadable_record"
 	codeNotAudited      = "not_audited"
 	codeStore           = "store_unavailable"
@@ -92,6 +95,9 @@ var kinds = [...]kind{
 	{codeMemberExists, 409, "The team has a member of this name", "Names differ in more than upper and lower case."},
 	{codeTeamFull, 409, "The team has as many members as it can", "Remove one first."},
 	{codeLastAdmin, 409, "The team needs an admin", "Make another member admin first."},
+	{codeOtherBody, 422, "The Idempotency-Key was used for another request", "Use a new one for each new request."},
+	{codeInProgress, 409, "A request with this Idempotency-Key is being answered", "Try again after a moment: then you hear what it has made."},
+	{codeTooManyNames, 429, "Too many Idempotency-Keys in a day", "A member has at most 1,000 in 24 hours. Wait, or send requests without one."},
 	{codeUnreadable, 500, "The record cannot be read", "The operator finds it with tollgate keys repair."},
 	{codeNotAudited, 503, "The change could not be recorded", "Nothing was changed, because every change is written to the audit stream first. Try again."},
 	{codeStore, 503, "The store does not answer", "Try again after a moment."},

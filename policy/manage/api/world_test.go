@@ -27,6 +27,7 @@ import (
 	"tollgate/policy/keys/standing"
 	"tollgate/policy/keys/store"
 	"tollgate/policy/manage/api"
+	"tollgate/policy/manage/once"
 	"tollgate/policy/policyfile"
 	"tollgate/testdata"
 )
@@ -90,7 +91,7 @@ func newWorld(t *testing.T, changes ...func(*api.Config)) *world {
 	}
 	check := func(ctx context.Context) error { return standing.CheckPepper(ctx, w.redis, hasher) }
 	c := api.Config{
-		Store: w.store, Audit: audit.New(w.redis, 0), Hasher: hasher, Rules: func() keys.Rules { return w.set },
+		Store: w.store, Audit: audit.New(w.redis, 0), Hasher: hasher, Once: once.New(w.redis), Rules: func() keys.Rules { return w.set },
 		CheckPepper: check, Ready: check, Log: slog.New(slog.NewTextHandler(w.log, nil)), Now: w.clock.Now,
 	}
 	for _, change := range changes {
