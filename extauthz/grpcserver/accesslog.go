@@ -31,9 +31,12 @@ const (
 	// keeps a stream for as long as it lasts, also on a connection that was told to go away, and
 	// opens another one with its next message, on a connection that is to stay.
 	logStreamAge = 10 * time.Minute
-	// logPatience is how long a stream that is to end waits for a good moment. It is longer than
-	// Envoy's default buffer_flush_interval.
+	// logPatience is how long a stream that is to end waits for a message. It is longer than Envoy's
+	// default buffer_flush_interval.
 	logPatience = 1200 * time.Millisecond
+	// calmPatience is how long one with messages waits for a good moment. On a machine that is
+	// overloaded few are: in a second and a bit there was none, and each end lost messages.
+	calmPatience = 6 * time.Second
 	// calmLag is how much later than the fastest one a message may have come to be a good moment.
 	calmLag = 10 * time.Millisecond
 )
@@ -88,15 +91,29 @@ func (s *logService) handle(_ any, stream grpc.ServerStream) error {
 	select {
 	case err = <-read:
 	case <-s.stopping:
-		select {
-		case err = <-read:
-		case <-time.After(logPatience):
-		}
+		err = l.lastMoment(read)
 	}
 	if err == nil {
 		err = stream.SendMsg(&accesslogv3.StreamAccessLogsResponse{}) // the end by gRPC's rules
 	}
 	return err
+}
+
+// lastMoment waits until the stream has read its last message: one without any has no more to come,
+// one with others ends soon.
+func (l *logStream) lastMoment(read <-chan error) error {
+	for began, latest := time.Now(), l.latest.Load(); ; {
+		select {
+		case err := <-read:
+			return err
+		case <-time.After(logPatience):
+		}
+		more := l.latest.Load()
+		if more == latest || time.Since(began) >= calmPatience {
+			return nil
+		}
+		latest = more
+	}
 }
 
 // logStream is one stream of entries, and the message that gRPC reads into.
@@ -113,6 +130,7 @@ type logStream struct {
 	now       time.Time // when the message that is read arrived
 	intervals logIntervals
 
+	latest      atomic.Int64  // when the latest message was read, Unix ns
 	due         time.Time     // when the stream was to end; zero while it is not
 	lag, minLag time.Duration // of the latest message, and of the fastest one
 }
@@ -167,7 +185,7 @@ func (l *logStream) over() bool {
 		}
 		l.due = now
 	}
-	return l.lag-l.minLag <= calmLag || now.Sub(l.due) >= logPatience
+	return l.lag-l.minLag <= calmLag || now.Sub(l.due) >= calmPatience
 }
 
 // unread counts a message that could not be read, if that is why a stream ends.
@@ -196,6 +214,7 @@ func (l *logStream) receive(data mem.BufferSlice) error {
 func (l *logStream) decode(b []byte) error {
 	d, now := l.decoder, time.Now()
 	l.now = now
+	l.latest.Store(now.UnixNano())
 	if err := d.identifier(b); err != nil {
 		l.broken = true
 		return err
