@@ -31,8 +31,8 @@ const (
 	// keeps a stream for as long as it lasts, also on a connection that was told to go away, and
 	// opens another one with its next message, on a connection that is to stay.
 	logStreamAge = 10 * time.Minute
-	// logPatience is how long a stream that is to end waits for a message. It is longer than Envoy's
-	// default buffer_flush_interval.
+	// logPatience is how long a stream that is to end waits for a message. It is longer than
+	// Envoy's default buffer_flush_interval.
 	logPatience = 1200 * time.Millisecond
 	// calmPatience is how long one with messages waits for a good moment. On a machine that is
 	// overloaded few are: in a second and a bit there was none, and each end lost messages.

@@ -133,7 +133,7 @@ func TestHeaderValuesAreClean(t *testing.T) {
 	}
 }
 
-func decodeReply(t *testing.T, b []byte) *authv3.CheckResponse {
+func decodeReply(t testing.TB, b []byte) *authv3.CheckResponse {
 	t.Helper()
 	resp := &authv3.CheckResponse{}
 	if err := proto.Unmarshal(b, resp); err != nil {

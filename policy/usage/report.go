@@ -56,7 +56,20 @@ type Report struct {
 	Total Measures
 
 	rows map[string]*Row
+	last *Row           // of rows, that was added to
 	days map[Day]string // their names
+}
+
+// Part returns an empty report of the same kind, to be filled beside others and merged.
+func (r *Report) Part() *Report { return &Report{By: r.By, From: r.From} }
+
+// Merge adds a part, which is void afterwards.
+func (r *Report) Merge(part *Report) {
+	r.Cut = r.Cut || part.Cut
+	r.Total.Add(&part.Total)
+	for name, row := range part.rows {
+		r.row(name).Add(&row.Measures)
+	}
 }
 
 // Add adds what a subject did on a day. Rows of ByKey have the name that is given.
@@ -146,6 +159,9 @@ func (r *Report) addHours(day Day, route *RouteUsage) {
 }
 
 func (r *Report) row(name string) *Row {
+	if r.last != nil && r.last.Name == name { // a key's days come one after the other
+		return r.last
+	}
 	if r.rows == nil {
 		r.rows = map[string]*Row{}
 	}
@@ -154,6 +170,7 @@ func (r *Report) row(name string) *Row {
 		row = &Row{Name: name}
 		r.rows[name] = row
 	}
+	r.last = row
 	return row
 }
 

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"tollgate/policy/usage"
 )
@@ -82,18 +85,25 @@ func (r *Reader) subjects(ctx context.Context, q *Question, api string, s *span)
 	for _, month := range s.months {
 		lists = append(lists, monthListKey(api, month))
 	}
+	var mu sync.Mutex
 	known := map[string]bool{}
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(readers)
 	for _, list := range lists {
-		err := eachListed(ctx, r.client, list, func(team, id string) error {
-			if !known[id] && (q.Team == "" || team == q.Team) {
-				known[id] = true
-				all = append(all, usage.Subject{API: api, Key: id})
-			}
-			return nil
+		work.Go(func() error {
+			return eachListed(ctx, r.client, list, func(team, id string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if !known[id] && (q.Team == "" || team == q.Team) {
+					known[id] = true
+					all = append(all, usage.Subject{API: api, Key: id})
+				}
+				return nil
+			})
 		})
-		if err != nil {
-			return nil, err
-		}
+	}
+	if err := work.Wait(); err != nil {
+		return nil, err
 	}
 	return all, nil
 }

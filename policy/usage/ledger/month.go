@@ -99,13 +99,19 @@ var errNoRecord = errors.New("usage: not a record of a month")
 
 // getMonths reads the records of a month of some subjects in one round trip.
 func getMonths(ctx context.Context, c redis.UniversalClient, month usage.Month, subjects []usage.Subject) []*redis.StringCmd {
-	replies := make([]*redis.StringCmd, len(subjects))
+	var replies []*redis.StringCmd
 	_, _ = c.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, s := range subjects {
-			replies[i] = p.Get(ctx, monthKey(s, month))
-		}
+		replies = askMonths(ctx, p, month, subjects)
 		return nil
 	})
+	return replies
+}
+
+func askMonths(ctx context.Context, p redis.Pipeliner, month usage.Month, subjects []usage.Subject) []*redis.StringCmd {
+	replies := make([]*redis.StringCmd, len(subjects))
+	for i, s := range subjects {
+		replies[i] = p.Get(ctx, monthKey(s, month))
+	}
 	return replies
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 
 	"tollgate/policy/usage"
 )
@@ -24,13 +25,23 @@ const readPart = 500
 // readDays reads what subjects did on a day, in one round trip, and hands each that did anything to
 // found. What holds something else did nothing.
 func readDays(ctx context.Context, c redis.UniversalClient, subjects []usage.Subject, day usage.Day, found func(usage.Subject, *usage.DayUsage)) error {
-	replies := make([]*redis.MapStringStringCmd, len(subjects))
+	var replies []*redis.MapStringStringCmd
 	_, _ = c.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, s := range subjects {
-			replies[i] = p.HGetAll(ctx, dayKey(s, day))
-		}
+		replies = askDays(ctx, p, subjects, day)
 		return nil
 	})
+	return tellDays(replies, subjects, found)
+}
+
+func askDays(ctx context.Context, p redis.Pipeliner, subjects []usage.Subject, day usage.Day) []*redis.MapStringStringCmd {
+	replies := make([]*redis.MapStringStringCmd, len(subjects))
+	for i, s := range subjects {
+		replies[i] = p.HGetAll(ctx, dayKey(s, day))
+	}
+	return replies
+}
+
+func tellDays(replies []*redis.MapStringStringCmd, subjects []usage.Subject, found func(usage.Subject, *usage.DayUsage)) error {
 	for i, s := range subjects {
 		fields, err := replies[i].Result()
 		switch {
@@ -91,62 +102,59 @@ func (r *Reader) span(ctx context.Context, api string, first, last usage.Day) (s
 // maxHashDays is how many days back there can be hashes of days.
 const maxHashDays = keepDays + 2
 
-// readers is how many parts are read at once: while one is taken apart here, Redis answers others.
+// readers is how many parts, or lists, are read at once: while one is taken apart here, Redis
+// answers others.
 const readers = 4
 
 // each adds to a report what subjects did in a span.
 func (r *Reader) each(ctx context.Context, s *span, subjects []usage.Subject, report *usage.Report) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var (
-		work   sync.WaitGroup
-		mu     sync.Mutex
-		failed error
-	)
-	free := make(chan struct{}, readers)
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(readers)
+	var mu sync.Mutex
 	for part := range slices.Chunk(subjects, readPart) {
-		free <- struct{}{}
-		work.Go(func() {
-			defer func() { <-free }()
-			if err := r.part(ctx, s, part, report, &mu); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				if failed == nil {
-					failed = err
-					cancel()
-				}
+		work.Go(func() error {
+			own := report.Part()
+			if err := r.part(ctx, s, part, own); err != nil {
+				return err
 			}
+			mu.Lock()
+			defer mu.Unlock()
+			report.Merge(own)
+			return nil
 		})
 	}
-	work.Wait()
-	return failed
+	return work.Wait()
 }
 
-// part adds what some subjects did. A day that stands in a hash and in the month's record, because
-// it is being folded, counts once.
-func (r *Reader) part(ctx context.Context, s *span, part []usage.Subject, report *usage.Report, mu *sync.Mutex) error {
+// part adds what some subjects did, in one round trip. A day that stands in a hash and in the
+// month's record, because it is being folded, counts once.
+func (r *Reader) part(ctx context.Context, s *span, part []usage.Subject, report *usage.Report) error {
+	ofDays, ofMonths := make([][]*redis.MapStringStringCmd, len(s.days)), make([][]*redis.StringCmd, len(s.months))
+	_, _ = r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, day := range s.days {
+			ofDays[i] = askDays(ctx, p, part, day)
+		}
+		for i, month := range s.months {
+			ofMonths[i] = askMonths(ctx, p, month, part)
+		}
+		return nil
+	})
 	days := make([]map[usage.Subject]*usage.DayUsage, len(s.days))
 	for i, day := range s.days {
 		days[i] = map[usage.Subject]*usage.DayUsage{}
-		if err := readDays(ctx, r.client, part, day, func(of usage.Subject, d *usage.DayUsage) { days[i][of] = d }); err != nil {
+		if err := tellDays(ofDays[i], part, func(of usage.Subject, d *usage.DayUsage) { days[i][of] = d }); err != nil {
 			return err
 		}
-		mu.Lock()
 		for of, d := range days[i] {
 			report.Add(rowName(of), day, d)
 		}
-		mu.Unlock()
 	}
 	counted := func(of usage.Subject, day usage.Day) bool {
 		i := slices.Index(s.days, day)
 		return i >= 0 && days[i][of] != nil
 	}
-	for _, month := range s.months {
-		replies := getMonths(ctx, r.client, month, part)
-		mu.Lock()
-		err := s.addMonth(month, part, replies, counted, report)
-		mu.Unlock()
-		if err != nil {
+	for i, month := range s.months {
+		if err := s.addMonth(month, part, ofMonths[i], counted, report); err != nil {
 			return err
 		}
 	}
