@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-webhooks test-before test-times test-log-loss test-scan test-chart test-image image chart-files kind-up bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-webhooks test-oauth test-before test-times test-log-loss test-scan test-chart test-image image chart-files kind-up bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -71,6 +71,13 @@ test-webhooks: ready-to-test ## alerts: their signature is verified by npm's sta
 	@mkdir -p .tools/standardwebhooks-1.1.1
 	@cd .tools/standardwebhooks-1.1.1 && test -d node_modules/standardwebhooks || npm install --no-audit --no-fund --silent standardwebhooks@1.1.1
 	@TOLLGATE_REQUIRE=standardwebhooks $(GO) test -count=1 -pgo=off -v -run TestVerifiedByAnother ./policy/alerts/webhook
+
+# An authorization server that nobody here has written. CI has no npm.
+test-oauth: ready-to-test ## OAuth: npm's oidc-provider behind a real Envoy: tokens, scopes, rotation, outage
+	@mkdir -p .tools/oidc-provider-9
+	@cd .tools/oidc-provider-9 && test -d node_modules/oidc-provider || npm install --no-audit --no-fund --silent oidc-provider@9.13.3
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@TOLLGATE_REQUIRE=oauth,envoy $(GO) test -count=1 -pgo=off -v -run OAuth ./cmd/tollgate ./policy/oauth/...
 
 # The commit before requests under way were limited.
 BEFORE = 91166f4

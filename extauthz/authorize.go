@@ -26,6 +26,7 @@ import (
 	"tollgate/policy/keys/standing"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
+	"tollgate/policy/oauth"
 	"tollgate/policy/usage"
 )
 
@@ -51,6 +52,15 @@ type KeyCache interface {
 type Spender interface {
 	Try(s *limits.Spend, into *limits.Result) bool
 	Spend(ctx context.Context, s *limits.Spend) (limits.Result, error)
+}
+
+// TokenVerifier verifies access tokens that one of the issuers of an API has made. Find answers at
+// once, or reports that Verify has to be asked, which keeps to the context's deadline. Errors of
+// both: a *oauth.RefusedError, or one that says that the outcome is not known. tokens.Verifier is
+// one.
+type TokenVerifier interface {
+	Find(issuers []*oauth.Issuer, text string) (t *oauth.Token, known bool, err error)
+	Verify(ctx context.Context, issuers []*oauth.Issuer, text string) (*oauth.Token, error)
 }
 
 // nodes tells which server of the store counts for a limit id. counters.Leases is one.
@@ -84,6 +94,8 @@ type Config struct {
 	// Keys is asked by Lookup, and by Find first if it is a KeyCache.
 	Keys   KeyFinder
 	Limits Spender
+	// Tokens verifies access tokens; nil where no policy takes any: then they are undecided.
+	Tokens TokenVerifier
 	// Breaker is around each spend; nil for none. Give the cache of Keys the same.
 	Breaker *connect.Breaker
 	// Usage notes the keys of allowed requests; nil for none.
@@ -120,7 +132,8 @@ type Authorizer struct {
 	keys     KeyFinder
 	cache    KeyCache // keys, if it can answer at once; else nil
 	limits   Spender
-	nodes    nodes // limits, if it knows them; else nil
+	tokens   TokenVerifier // or nil
+	nodes    nodes         // limits, if it knows them; else nil
 	breaker  *connect.Breaker
 	usage    *cache.Usage
 	observer Observer // or nil
@@ -149,7 +162,7 @@ func New(c Config) *Authorizer {
 	cache, _ := c.Keys.(KeyCache)
 	nodes, _ := c.Limits.(nodes)
 	return &Authorizer{
-		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, nodes: nodes,
+		policies: c.Policies, decider: c.Decider, keys: c.Keys, cache: cache, limits: c.Limits, tokens: c.Tokens, nodes: nodes,
 		breaker: c.Breaker, usage: c.Usage, counts: c.Counts, errors: c.Errors, networks: c.Networks, observer: c.Observer, rehash: c.Rehash, deadline: c.Deadline, metrics: c.Metrics,
 		log: newDecisionLog(c.Log, c.Decisions, c.Lines), tracing: c.Tracing,
 		slots: newSlots(c.Limits, c.Decider.Local()),
@@ -195,6 +208,8 @@ func (a *Authorizer) Decide(ctx context.Context, start time.Time, set *policy.Se
 	wait := a.decider.Begin(check, set, r)
 	for wait != policy.Done {
 		switch wait {
+		case policy.WaitToken:
+			wait = check.Verified(p.token(check))
 		case policy.WaitKey:
 			wait = check.Found(p.key(check))
 		case policy.WaitLimits:
@@ -226,7 +241,7 @@ func (a *Authorizer) noteUse(check *policy.Check) {
 	if !check.Identified() || !check.Decision().Allow {
 		return
 	}
-	if a.usage != nil {
+	if a.usage != nil && check.Recorded() {
 		a.usage.Note(k)
 	}
 	if a.networks != nil && check.API().Alerts().NewNetworks.Told {
@@ -315,6 +330,23 @@ func (p *pending) key(check *policy.Check) (k keys.Grant, err error) {
 	}
 	p.lookupFailed(p.parent, err)
 	return k, err
+}
+
+// token has the token of a request verified. It goes nowhere but to the verifier.
+func (p *pending) token(check *policy.Check) (*oauth.Token, error) {
+	if p.tokens == nil {
+		return nil, &oauth.UndecidedError{Why: "nothing here verifies tokens"}
+	}
+	issuers, text := check.Token()
+	if t, known, err := p.tokens.Find(issuers, text); known {
+		return t, err
+	}
+	t, err := p.tokens.Verify(p.context(), issuers, text)
+	var refused *oauth.RefusedError
+	if err != nil && !errors.As(err, &refused) {
+		p.Trouble(p.parent, "a token was not verified", slog.String("api", check.API().Name()), slog.Any("error", err))
+	}
+	return t, err
 }
 
 // waited notes how long the decision has waited for the store.

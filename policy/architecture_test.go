@@ -50,7 +50,7 @@ func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 // room returns the part of the module that a file belongs to.
 func room(path string) string {
 	dir := filepath.ToSlash(filepath.Dir(path))
-	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy/usage/ledger", "policy/usage/clickhouse", "policy/usage", "policy/errorlog/journal", "policy/errorlog", "policy/alerts/webhook", "policy/alerts/mail", "policy/alerts/guard", "policy/alerts/outbox", "policy/alerts/watch", "policy/alerts/inspect", "policy/alerts/rates", "policy/alerts/networks", "policy/alerts", "policy/oauth/issuer", "policy/oauth/tokens", "policy/oauth/introspection", "policy/oauth", "policy/manage/once", "policy/manage/api", "policy", "extauthz/decisionlines", "extauthz/extauthztest", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy/usage/ledger", "policy/usage/clickhouse", "policy/usage", "policy/errorlog/journal", "policy/errorlog", "policy/alerts/webhook", "policy/alerts/mail", "policy/alerts/guard", "policy/alerts/outbox", "policy/alerts/watch", "policy/alerts/inspect", "policy/alerts/rates", "policy/alerts/networks", "policy/alerts", "policy/oauth/issuer", "policy/oauth/tokens", "policy/oauth/introspection", "policy/oauth/oauthtest", "policy/oauth", "policy/manage/once", "policy/manage/api", "policy", "extauthz/decisionlines", "extauthz/extauthztest", "extauthz/scrape", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
 		if dir == r || strings.HasPrefix(dir, r+"/") {
 			return r
 		}
@@ -81,8 +81,8 @@ func TestImports(t *testing.T) {
 		"policy/limits/counters":  {"policy/limits", "policy/connect"},
 		"policy/router":           nil,
 		"policy/answer":           nil,
-		"policy":                  {"policy/keys", "policy/limits", "policy/router", "policy/answer"},
-		"policy/policyfile":       {"policy", "policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys", "policy/limits", "policy/router", "policy/answer"},
+		"policy":                  {"policy/keys", "policy/limits", "policy/router", "policy/answer", "policy/oauth"},
+		"policy/policyfile":       {"policy", "policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys", "policy/limits", "policy/router", "policy/answer", "policy/oauth"},
 		"policy/usage":            {"policy", "policy/keys"},
 		"policy/usage/ledger":     {"policy", "policy/connect", "policy/keys", "policy/usage"},
 		"policy/usage/clickhouse": {"policy/usage"},
@@ -100,7 +100,7 @@ func TestImports(t *testing.T) {
 		"extauthz/decisionlines":  {"policy"},
 		"policy/manage/api":       {"policy/keys", "policy/keys/admin", "policy/keys/audit", "policy/keys/roles", "policy/keys/store", "policy/keys/strictjson", "policy/manage/once"},
 		"policy/manage/once":      {"policy/connect"},
-		"extauthz":                {"extauthz/decisionlines", "policy", "policy/alerts/outbox", "policy/policyfile", "policy/usage", "policy/usage/ledger", "policy/usage/clickhouse", "policy/errorlog", "policy/errorlog/journal", "policy/connect", "policy/keys", "policy/keys/cache", "policy/keys/standing", "policy/limits", "policy/limits/counters"},
+		"extauthz":                {"extauthz/decisionlines", "policy", "policy/oauth", "policy/alerts/outbox", "policy/policyfile", "policy/usage", "policy/usage/ledger", "policy/usage/clickhouse", "policy/errorlog", "policy/errorlog/journal", "policy/connect", "policy/keys", "policy/keys/cache", "policy/keys/standing", "policy/limits", "policy/limits/counters"},
 		"extauthz/grpcserver":     {"extauthz", "policy"},
 		"extauthz/httpserver":     {"extauthz", "policy"},
 		"extauthz/yardstick":      {"extauthz/grpcserver"},
@@ -108,22 +108,23 @@ func TestImports(t *testing.T) {
 		"testdata":                {"testdata", "policy/keys/keyfile"},
 		"k8s":                     nil,
 
-		"policy/oauth":               nil,
+		"policy/oauth":               {"policy/keys"},
 		"policy/oauth/issuer":        {"policy/oauth"},
 		"policy/oauth/tokens":        {"policy/oauth", "policy/oauth/issuer"},
 		"policy/oauth/introspection": {"policy/oauth", "policy/oauth/issuer", "policy/keys/smallfile"},
+		"extauthz/scrape":            {"policy/oauth/issuer", "policy/oauth/tokens"},
 	}
 	libraries := map[string][]string{
 		"github.com/envoyproxy/go-control-plane": {"extauthz/grpcserver", "extauthz/yardstick", "cmd"},
 		"google.golang.org/":                     {"extauthz/grpcserver", "extauthz/yardstick", "cmd"},
 		"github.com/redis/":                      {"policy/connect", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/keystest", "policy/limits/counters", "policy/usage/ledger", "policy/errorlog/journal", "policy/manage/once", "policy/alerts/outbox", "policy/alerts/networks", "cmd"},
 		"github.com/alicebob/":                   {"cmd", "policy/keys/keystest"},
-		"github.com/prometheus/":                 {"extauthz", "extauthz/decisionlines", "cmd"},
+		"github.com/prometheus/":                 {"extauthz", "extauthz/scrape", "extauthz/decisionlines", "cmd"},
 		"go.opentelemetry.io/":                   {"extauthz", "cmd"},
 		"github.com/spf13/":                      {"cmd"},
 		"github.com/danielgtaylor/huma":          {"policy/manage/api"},
 		"github.com/go-jose/":                    {"policy/oauth", "policy/oauth/introspection"},
-		"log/slog":                               {"policy/connect", "policy/manage/api", "policy/keys", "policy/keys/keyfile", "policy/keys/cache", "policy/keys/keystest", "extauthz", "extauthz/grpcserver", "extauthz/httpserver", "cmd"},
+		"log/slog":                               {"policy/oauth/issuer", "policy/connect", "policy/manage/api", "policy/keys", "policy/keys/keyfile", "policy/keys/cache", "policy/keys/keystest", "extauthz", "extauthz/grpcserver", "extauthz/httpserver", "cmd"},
 	}
 	_, files := goFiles(t)
 	for path, file := range files {

@@ -3,26 +3,32 @@ package policy
 import (
 	"strings"
 
+	"tollgate/policy/oauth"
 	"tollgate/policy/router"
 )
 
-// maxSecret is the longest credential that is looked at, in bytes.
+// maxSecret is the longest key that is looked at, in bytes.
 const maxSecret = 512
 
-// CredentialPlaces says where an API's keys may stand.
+// bearer is the scheme of access tokens (RFC 6750 section 2.1).
+const bearer = "Bearer"
+
+// CredentialPlaces says where an API's keys and access tokens may stand.
 type CredentialPlaces struct {
 	Schemes []string // of Authorization, as the policy writes them
 	Bare    bool     // the whole value of Authorization is a key
 	Headers []string // lower case
 	Queries []string
+	Tokens  bool // Authorization: Bearer may hold an access token, whether or not a key
 }
 
-func (p *CredentialPlaces) authorization() bool { return p.Bare || len(p.Schemes) > 0 }
+func (p *CredentialPlaces) authorization() bool { return p.Bare || len(p.Schemes) > 0 || p.Tokens }
 
 // credential is what a request presented, before anything is known about it.
 type credential struct {
 	secret string
 	state  credentialState
+	bearer bool // it stood in Authorization: Bearer of an API that takes tokens there
 	// strip lists the headers that held it.
 	strip []string
 	// target is the request target without the query keys that held it; empty when none did.
@@ -54,17 +60,25 @@ func (p *CredentialPlaces) read(r *Request, c *credential) {
 	if len(p.Queries) > 0 {
 		p.readQuery(r.Target, c)
 	}
-	if c.state == presented && !WellFormed(c.secret) {
+	most := maxSecret
+	if c.bearer && c.alone() {
+		most = oauth.MaxToken
+	}
+	if c.state == presented && !wellFormed(c.secret, most) {
 		c.state = malformed
 	}
 }
+
+// alone reports whether the credential stands in one place.
+func (c *credential) alone() bool { return len(c.strip) == 1 && c.target == "" }
 
 // readAuthorization reads a value of Authorization. A scheme that the policy does not name is no
 // credential of ours.
 func (p *CredentialPlaces) readAuthorization(value string, c *credential) {
 	scheme, token := cutScheme(value)
 	switch {
-	case p.HasScheme(scheme):
+	case p.takes(scheme):
+		c.bearer = p.Tokens && strings.EqualFold(scheme, bearer)
 		c.add(token)
 	case p.Bare && token == "":
 		c.add(value)
@@ -95,6 +109,11 @@ func (p *CredentialPlaces) HasScheme(scheme string) bool {
 	return false
 }
 
+// takes reports whether what stands behind a scheme is a key or a token.
+func (p *CredentialPlaces) takes(scheme string) bool {
+	return p.HasScheme(scheme) || p.Tokens && strings.EqualFold(scheme, bearer)
+}
+
 // joined reports whether a key stands behind another scheme: repeated Authorization headers arrive
 // as one, joined with commas. Without a scheme of its own a key is told from the parameters of
 // another scheme (name=value) by the alphabet of token68, in which = only stands at the end (RFC
@@ -107,7 +126,7 @@ func (p *CredentialPlaces) joined(value string) bool {
 		part = strings.Trim(part, " \t")
 		scheme, token := cutScheme(part)
 		switch {
-		case token != "" && p.HasScheme(scheme):
+		case token != "" && p.takes(scheme):
 			return true
 		case p.Bare && part != "" && token == "" && WellFormed(part) && !strings.Contains(strings.TrimRight(part, "="), "="):
 			return true
@@ -169,8 +188,10 @@ func (c *credential) add(value string) {
 
 // WellFormed reports whether s can be a key at all: at most maxSecret bytes of the token68 alphabet
 // (RFC 9110 section 11.2). A comma, which joins repeated headers, is outside of it.
-func WellFormed(s string) bool {
-	if len(s) > maxSecret {
+func WellFormed(s string) bool { return wellFormed(s, maxSecret) }
+
+func wellFormed(s string, most int) bool {
+	if len(s) > most {
 		return false
 	}
 	for i := range len(s) {

@@ -2,9 +2,9 @@
 // takes one request through it. Nothing here knows Envoy, Redis or files, and nothing blocks: a
 // decision completes at once or says what it waits for, and its host (extauthz) fetches that. So it
 // can run in other hosts too. The whole decision reads top-down in this file: credential.go finds
-// the key in a request, identity.go tells the application who called, keyrules.go is what a policy
-// asks of keys. spec.go is what a policy states (routes, plans, limits), and package policyfile
-// makes that of files.
+// the key in a request, token.go makes a key of an access token, identity.go tells the application
+// who called, keyrules.go is what a policy asks of keys. spec.go is what a policy states (routes,
+// plans, limits), and package policyfile makes that of files.
 package policy
 
 import (
@@ -20,6 +20,7 @@ import (
 	"tollgate/policy/answer"
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/oauth"
 	"tollgate/policy/router"
 )
 
@@ -48,6 +49,8 @@ const (
 	// WaitKey: look up Digest and hand the outcome to Found. It can follow on itself, with another
 	// Digest.
 	WaitKey
+	// WaitToken: verify Token and hand the outcome to Verified.
+	WaitToken
 	// WaitLimits: carry out Spend and hand the outcome to Spent.
 	WaitLimits
 )
@@ -123,6 +126,10 @@ type Check struct {
 	key         *keys.Grant // grant, once the key is known to this API and environment
 	env         *Environment
 	plan        *Plan
+	token       *oauth.Token // once it is verified
+	client      keys.Profile // of the token's client, where it has to be made
+	tokenError  error        // why it was not
+	recordless  bool         // the token's client has no record
 	spend       limits.Spend
 	result      limits.Result
 	counted     bool // result is what the limits said
@@ -182,7 +189,7 @@ func (c *Check) Caller() keys.Caller {
 	if !address.IsValid() {
 		address = plainAddr(c.request.Peer)
 	}
-	return keys.Caller{API: c.api.spec.Name, Address: address, More: c.olderHashes < c.decider.hasher.Older()}
+	return keys.Caller{API: c.api.spec.Name, Address: address, More: c.olderHashes < c.decider.hasher.Older(), Verified: c.token != nil}
 }
 
 // Spend returns what to spend, or with ReadOnly to read, of the key's limits.
@@ -235,7 +242,11 @@ func (c *Check) identify() Wait {
 	switch {
 	case c.cred.state == missing:
 		return c.deny(MissingCredential)
-	case c.cred.state == malformed || !c.api.resembles(c.cred.secret):
+	case c.cred.state == malformed:
+		return c.deny(MalformedCredential)
+	case c.presentsToken():
+		return WaitToken
+	case !c.keyMayStandHere() || !c.api.resembles(c.cred.secret):
 		return c.deny(MalformedCredential)
 	}
 	c.digest = c.decider.hasher.Digest(c.cred.secret)
@@ -289,6 +300,14 @@ func (c *Check) Found(k keys.Grant, err error) Wait {
 	if err != nil || k.Profile == nil {
 		return c.notFound(err)
 	}
+	if c.token != nil {
+		k = c.clientOf(k)
+	}
+	return c.found(k)
+}
+
+// found continues with the key or the client.
+func (c *Check) found(k keys.Grant) Wait {
 	c.grant = k
 	c.access = c.judge(&c.grant)
 	if c.key == nil {
@@ -327,10 +346,14 @@ func (c *Check) notFound(err error) Wait {
 
 // tryOlder asks for the secret by the next older method of hashing.
 func (c *Check) tryOlder() Wait {
-	if c.olderHashes == c.decider.hasher.Older() {
+	switch {
+	case c.olderHashes < c.decider.hasher.Older():
+	case c.token != nil:
+		return c.found(c.clientWithoutRecord())
+	default:
 		return c.deny(UnknownKey)
 	}
-	c.digest = c.decider.hasher.OlderDigest(c.olderHashes, c.cred.secret)
+	c.digest = c.decider.hasher.OlderDigest(c.olderHashes, c.lookup())
 	c.olderHashes++
 	return WaitKey
 }
@@ -338,10 +361,10 @@ func (c *Check) tryOlder() Wait {
 // Rehash says, of an allowed request whose key was found by an older method of hashing, which key's
 // digest should be replaced, and by which. The host does that when the request no longer waits.
 func (c *Check) Rehash() (id string, from, to keys.Digest, ok bool) {
-	if c.olderHashes == 0 || c.key == nil || !c.decision.Allow {
+	if c.olderHashes == 0 || c.key == nil || c.recordless || !c.decision.Allow {
 		return "", keys.Digest{}, keys.Digest{}, false
 	}
-	return c.key.ID(), c.digest, c.decider.hasher.Digest(c.cred.secret), true
+	return c.key.ID(), c.digest, c.decider.hasher.Digest(c.lookup()), true
 }
 
 // Unplaced reports whether a key was refused because nothing in the request says for which
@@ -372,7 +395,7 @@ func (c *Check) judge(k *keys.Grant) Reason {
 	switch {
 	case !ok:
 		return CorruptKey
-	case !c.accepts(e) || e != nil && !strings.HasPrefix(c.cred.secret, e.Prefix):
+	case !c.accepts(e) || e != nil && c.token == nil && !strings.HasPrefix(c.cred.secret, e.Prefix):
 		return WrongEnvironment
 	}
 	c.key, c.env = k, e
@@ -383,12 +406,14 @@ func (c *Check) judge(k *keys.Grant) Reason {
 	case k.Expired(c.now):
 		return ExpiredKey
 	case !limited:
-		return CorruptKey
+		return c.noPlan()
 	case !k.Allows(c.api.spec.Address.of(c.request)):
 		return AddressDenied
 	case c.route == nil:
 		return RouteDenied
-	case !c.api.permits(k, c.route):
+	case c.token != nil && !c.tokenPermits():
+		return InsufficientScope
+	case c.token == nil && !c.api.permits(k, c.route):
 		return ScopeDenied
 	}
 	return Allowed
@@ -545,7 +570,9 @@ func (c *Check) deny(r Reason) Wait {
 	}
 	d := &c.decision
 	d.Reason = r
-	if r == Undecided && c.api.spec.UndecidedRPC {
+	// What nobody has verified yet may be forged, and forgers must not open the proxy's failure
+	// policy.
+	if r == Undecided && c.api.spec.UndecidedRPC && !c.unverified() {
 		d.FailRPC = true
 		c.describe()
 		return Done
@@ -569,8 +596,11 @@ func (c *Check) deny(r Reason) Wait {
 		d.Response = append(d.Response, Header{"content-type", a.ContentType})
 	}
 	d.Response = append(d.Response, Header{"cache-control", "no-store"})
-	if a.Challenge != "" {
-		d.Response = append(d.Response, Header{"www-authenticate", a.Challenge})
+	if challenge := c.challenge(r, a); challenge != "" {
+		d.Response = append(d.Response, Header{"www-authenticate", challenge})
+	}
+	if after := c.tokenRetry(r); after > 0 {
+		d.Response = append(d.Response, Header{"retry-after", putInt(&c.texts, after)})
 	}
 	if retry {
 		d.Response = append(d.Response, Header{"retry-after", putInt(&c.texts, v.RetryAfter)})
@@ -602,6 +632,9 @@ func (c *Check) values(r Reason) answer.Values {
 	v := answer.Values{Path: c.path, KeyID: c.keyID(), DecisionID: c.decisionID()}
 	if c.key != nil {
 		v.ExpiredAt = c.key.End()
+	}
+	if r == ExpiredToken {
+		v.ExpiredAt = c.tokenExpiry()
 	}
 	if c.api != nil && c.api.spec.RequestID {
 		if v.RequestID, _ = c.request.header(headerRequestID); v.RequestID == "" {
@@ -667,6 +700,10 @@ func (c *Check) describe() {
 		add("scope", c.route.Scope)
 	}
 	add("key_id", c.keyID())
+	if c.token != nil {
+		add("issuer", c.token.Issuer.URL)
+		add("client", c.token.Client)
+	}
 	if c.key != nil {
 		add("team", c.key.Team())
 		add("plan", c.key.Plan)

@@ -83,7 +83,7 @@ func (c *Check) Explain() *Explanation {
 		e.refused = StepShadow
 	}
 	for _, step := range []func() (goesOn bool){
-		e.explainAPI, e.explainRoute, e.explainCredential, e.explainKey, e.explainEnvironment, e.explainState,
+		e.explainAPI, e.explainRoute, e.explainCredential, e.explainToken, e.explainKey, e.explainEnvironment, e.explainState,
 		e.explainPlan, e.explainAddress, e.explainScope,
 	} {
 		if !step() {
@@ -203,6 +203,9 @@ func (e *explainer) explainCredential() bool {
 	case e.reason == MalformedCredential && e.cred.state == malformed:
 		e.add("credential", e.refused, rule, "two different keys, or one of more than %d bytes, or with bytes that no key has", maxSecret)
 		return false
+	case e.presentsToken():
+		e.add("credential", StepPassed, Rule{Section: CredentialsSection}, "one access token")
+		return true
 	}
 	e.add("credential", StepPassed, rule, "one key, in %s", rule.Name)
 	refused := "not the form of the API's keys"
@@ -213,6 +216,24 @@ func (e *explainer) explainCredential() bool {
 		refused += " and end in a checksum"
 	}
 	return e.step("form", Rule{Section: KeyFormatSection}, "the form of the API's keys", refused+": the store was not asked", MalformedCredential)
+}
+
+// explainToken says what became of an access token.
+func (e *explainer) explainToken() bool {
+	if !e.presentsToken() {
+		return true
+	}
+	if e.token == nil {
+		text := "nobody has verified it"
+		if e.tokenError != nil {
+			text = strings.TrimPrefix(e.tokenError.Error(), "oauth: ")
+		}
+		e.add("token", e.refused, Rule{Section: CredentialsSection}, "%s", text)
+		return false
+	}
+	e.add("token", StepPassed, Rule{CredentialsSection, "oauth2: " + e.token.Issuer.URL, ""}, "of client %s, until %s",
+		e.token.Client, e.token.ExpiresAt.Format(time.RFC3339))
+	return true
 }
 
 // held names the first place that holds the credential.
@@ -250,6 +271,9 @@ func (p *CredentialPlaces) forms() (all []string) {
 	for _, name := range p.Queries {
 		all = append(all, "query: "+name)
 	}
+	if p.Tokens {
+		all = append(all, "an access token in authorization: "+bearer)
+	}
 	return all
 }
 
@@ -272,15 +296,27 @@ func (e *explainer) explainKey() bool {
 		case e.grant.Profile != nil:
 			text = fmt.Sprintf("%s is a key of api %s", e.grant.ID(), e.grant.API)
 		}
-		e.add("key", e.refused, Rule{}, "%s", text)
+		e.add(e.what(), e.refused, Rule{}, "%s", text)
 		return false
+	}
+	if e.recordless {
+		e.add(e.what(), StepPassed, Rule{}, "%s, of which the store has no record", e.grant.ID())
+		return true
 	}
 	text := e.grant.ID()
 	if team := e.grant.Team(); team != "" {
 		text += " of team " + team
 	}
-	e.add("key", StepPassed, Rule{}, "%s", text)
+	e.add(e.what(), StepPassed, Rule{}, "%s", text)
 	return true
+}
+
+// what is the name of the step that finds who the request is from.
+func (e *explainer) what() string {
+	if e.token != nil {
+		return "client"
+	}
+	return "key"
 }
 
 func (e *explainer) explainEnvironment() bool {
@@ -298,7 +334,7 @@ func (e *explainer) explainEnvironment() bool {
 	case e.reason != WrongEnvironment:
 		e.add("environment", StepPassed, rule, "%s, accepted here", text)
 		return true
-	case of.accepts(e.request, e.host):
+	case of.accepts(e.request, e.host): // no token: those have no prefix
 		text += ", which does not have its prefix " + of.Prefix
 	case e.request.Environment.Given:
 		text += fmt.Sprintf(", and the proxy says %q", e.request.Environment.Value)
@@ -326,6 +362,10 @@ func (e *explainer) explainPlan() bool {
 		return true
 	}
 	rule := Rule{PlansSection, name, ""}
+	if e.access == InvalidToken {
+		e.add("plan", e.refused, rule, "%s", strings.TrimPrefix(e.tokenError.Error(), "oauth: "))
+		return false
+	}
 	if e.access != CorruptKey {
 		e.add("plan", StepPassed, rule, "%s", name)
 		return true
@@ -354,6 +394,9 @@ func (e *explainer) explainScope() bool {
 	case e.route.Scope == "":
 		e.add("scope", StepPassed, Rule{RoutesSection, e.route.Name, ""}, "the route needs none")
 		return true
+	case e.token != nil && len(e.key.Scopes) == 0:
+		text := fmt.Sprintf("the route needs %s, and the token has no scope", e.route.Scope)
+		return e.step("scope", Rule{ScopesSection, e.route.Scope, ""}, text, text, InsufficientScope)
 	case len(e.key.Scopes) == 0:
 		means := "none"
 		if e.api.spec.EmptyScopesAll {
@@ -368,8 +411,12 @@ func (e *explainer) explainScope() bool {
 			held = scope + ", which implies it"
 		}
 	}
-	text := fmt.Sprintf("the route needs %s, the key has %s", e.route.Scope, held)
-	return e.step("scope", Rule{ScopesSection, e.route.Scope, ""}, text, text, ScopeDenied)
+	holder := "key"
+	if e.token != nil {
+		holder = "token"
+	}
+	text := fmt.Sprintf("the route needs %s, the %s has %s", e.route.Scope, holder, held)
+	return e.step("scope", Rule{ScopesSection, e.route.Scope, ""}, text, text, ScopeDenied, InsufficientScope)
 }
 
 // explainLimits says what the counters were and are, where they were asked for.

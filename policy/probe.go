@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"tollgate/policy/oauth"
 )
 
 // Probe is a client's request and what a proxy would say of it, to be decided without either.
@@ -62,7 +64,11 @@ func (s *Set) Request(p Probe) (*Request, error) {
 		api.arrives(r, p.Secret)
 	}
 	api.spec.Address.put(r, p.Address)
-	if p.Secret != "" {
+	switch {
+	case p.Secret == "":
+	case places.Tokens && !api.beginsAsKey(p.Secret) && (oauth.IsJWT(p.Secret) || oauth.Opaque(api.spec.Issuers) != nil):
+		r.Headers = append(r.Headers, Header{"authorization", bearer + " " + p.Secret})
+	default:
 		places.put(r, p.Secret)
 	}
 	return r, nil

@@ -29,10 +29,17 @@ const (
 	InactiveKey
 	// ExpiredKey: past its expiry, or retired by a rotation after its grace.
 	ExpiredKey
+	// InvalidToken: an access token that no issuer of the API has made, or not for this API, or
+	// that claims what the policy does not have.
+	InvalidToken
+	// ExpiredToken: nothing is wrong with an access token but that its time is over.
+	ExpiredToken
 	// AddressDenied: the client's address is not on the key's list, or could not be established.
 	AddressDenied
 	// ScopeDenied: the key lacks the scope of the route.
 	ScopeDenied
+	// InsufficientScope: the access token lacks the scope of the route.
+	InsufficientScope
 	// RouteDenied: no route of the policy matches, or the path is not one that every HTTP parser
 	// reads alike.
 	RouteDenied
@@ -50,7 +57,8 @@ const (
 	// of look-ups of unknown ones. Answered like Undecided, never handed to Envoy's failure policy:
 	// guesses would open it.
 	LookupRefused
-	// Undecided: the store could not be asked in time.
+	// Undecided: the store could not be asked in time, or whether an access token is good could not
+	// be found out.
 	Undecided
 
 	reasonCount
@@ -66,8 +74,11 @@ var reasonNames = [reasonCount]string{
 	WrongEnvironment:    "wrong_environment",
 	InactiveKey:         "inactive_key",
 	ExpiredKey:          "expired_key",
+	InvalidToken:        "invalid_token",
+	ExpiredToken:        "expired_token",
 	AddressDenied:       "address_denied",
 	ScopeDenied:         "scope_denied",
+	InsufficientScope:   "insufficient_scope",
 	RouteDenied:         "route_denied",
 	RateLimited:         "rate_limited",
 	QuotaExceeded:       "quota_exceeded",
@@ -107,6 +118,11 @@ func (r Reason) Answered() bool {
 // Presented reports whether a denial for r follows a credential that was presented, which RFC 6750
 // section 3.1 calls an invalid_token.
 func (r Reason) Presented() bool { return r != MissingCredential }
+
+// OfToken reports whether only a request with an access token can be refused for r.
+func (r Reason) OfToken() bool {
+	return r == InvalidToken || r == ExpiredToken || r == InsufficientScope
+}
 
 // Limited reports whether r is the refusal of a limit: that a retry can succeed later.
 func (r Reason) Limited() bool {

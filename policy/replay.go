@@ -37,7 +37,7 @@ func (r Reason) Judgeable() bool {
 // OfKey reports whether a decision with this reason can be about a known key.
 func (r Reason) OfKey() bool {
 	switch r {
-	case Allowed, InactiveKey, ExpiredKey, AddressDenied, ScopeDenied, RouteDenied, RateLimited, QuotaExceeded, ConcurrencyExceeded:
+	case Allowed, InactiveKey, ExpiredKey, AddressDenied, ScopeDenied, InsufficientScope, RouteDenied, RateLimited, QuotaExceeded, ConcurrencyExceeded:
 		return true
 	}
 	return false

@@ -28,6 +28,9 @@ type Request struct {
 	Headers []Header
 	// Peer is the address of the connection's other end; invalid when unknown.
 	Peer netip.Addr
+	// Certificate is the client's, in PEM and percent-encoded as Envoy has it (source.certificate);
+	// "" where the connection has none, or no API asks for it.
+	Certificate string
 }
 
 // Forget empties r but for the memory of its list, for a host that keeps r for later: a secret must

@@ -17,6 +17,7 @@ type Set struct {
 	reads   []string          // those that they need, sorted
 	names   map[string]string // of APIs, routes and plans, by themselves
 	unknown *answer.Answer
+	bound   bool // some API takes tokens that are bound to a client's certificate
 }
 
 // New returns the set of some APIs, whose names and hosts must be unique over all of them.
@@ -43,6 +44,9 @@ func New(specs ...Spec) *Set {
 			s.byHost[host] = api
 		}
 		needed = append(needed, api.reads()...)
+		for _, i := range spec.Issuers {
+			s.bound = s.bound || i.CertificateBound
+		}
 	}
 	for _, name := range needed {
 		s.headers[name] = name
@@ -98,6 +102,9 @@ func (s *Set) HeaderName(name []byte) string {
 	}
 	return ""
 }
+
+// WantsCertificate reports whether decisions need the client's certificate.
+func (s *Set) WantsCertificate() bool { return s.bound }
 
 // Name returns the set's own text of the name of an API, a route or a plan, and "" for any other.
 // It does not allocate.

@@ -103,5 +103,5 @@ func (a *API) MayHoldKey(text string) bool {
 			return true
 		}
 	}
-	return a.holdsSecret(text)
+	return len(a.spec.Issuers) > 0 && holdsToken(text) || a.holdsSecret(text)
 }

@@ -6,6 +6,7 @@ import (
 
 	"tollgate/policy/answer"
 	"tollgate/policy/limits"
+	"tollgate/policy/oauth"
 	"tollgate/policy/router"
 )
 
@@ -28,6 +29,11 @@ type Spec struct {
 	Checksum    bool     // of every key
 	// The places in the file that say so, for errors.
 	ChecksumAt, PrefixesAt string
+
+	// Issuers are those whose access tokens the API takes; none: it takes no tokens.
+	Issuers []*oauth.Issuer
+	// Metadata is what clients are told of the resource that the API is (RFC 9728); nil for none.
+	Metadata *oauth.Metadata
 
 	// Slots is about requests under way, of plans that limit how many there may be.
 	Slots SlotRules
@@ -64,6 +70,8 @@ type Route struct {
 	Cost   int64    // of a request, in units of each limit
 	Public bool     // allowed without a key
 	NoSlot bool     // its requests do not count among those under way
+	// Challenge is what the client of a token without Scope is told.
+	Challenge string
 }
 
 // SlotRules say how the API's requests under way are followed.

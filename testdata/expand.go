@@ -34,6 +34,14 @@ func (b *Block) Expand(secrets map[string]string, handle func(secret string) str
 	return nil
 }
 
+// Tokens are the names of the access tokens that scripts can refer to, as ${NAME}. They are made
+// when a script is run, of the issuer that the API's policy names.
+func Tokens() []string {
+	return []string{
+		"token_text", "token_all", "token_no_scope", "token_expired", "token_of_another", "token_gold", "token_stranger", "token_forged",
+	}
+}
+
 // expander keeps the first error, so that Expand reads as a list.
 type expander struct {
 	secrets map[string]string

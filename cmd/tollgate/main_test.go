@@ -51,7 +51,7 @@ func TestUsageMistakesAreSaidOnce(t *testing.T) {
 	}{
 		{nil, "a command is missing"},
 		{[]string{"nonsense"}, `unknown command "nonsense"`},
-		{[]string{"policy"}, "check, test or schema"},
+		{[]string{"policy"}, "check, test, render or schema"},
 		{[]string{"policy", "check"}, "requires at least 1 arg"},
 		{[]string{"policy", "check", "missing.yaml"}, "missing.yaml: no such file"},
 		{[]string{"serve"}, "give --policy FILE|DIR or TOLLGATE_POLICY"},

@@ -117,6 +117,7 @@ func makeTargets() map[string]string {
 		"test-chart":      "it compiles Helm's engine, which CI does not",
 		"kind-up":         "it needs Docker",
 		"chart-files":     "it writes into the tree; test-chart compares",
+		"test-oauth":      "it needs npm; TestOAuthThroughEnvoy runs wherever the package is",
 		"test-scan":       "TestFirstLookUpsDuringAScan takes a smaller one in every run",
 		"bench":           "ten minutes; CI runs bench-short, and tollgate-bench's own test reads its page",
 		"bench-short":     "CI runs it",

@@ -35,6 +35,7 @@ func RunScriptOn(t *testing.T, backend, name string, s *Stack, entries []keyfile
 			secrets[e.Key.ID] = e.Secret
 		}
 		for _, b := range blocks {
+			s.addTokens(t, secrets, &b)
 			if err := b.Expand(secrets, s.Hasher.Handle); err != nil {
 				t.Fatal(err)
 			}

@@ -39,6 +39,16 @@ func SmallFile(changes ...string) policyfile.File {
 	return policyfile.File{Name: "small.yaml", Data: []byte(strings.NewReplacer(changes...).Replace(Small))}
 }
 
+// SmallTokens are the changes by which the small API takes tokens of an issuer that are for
+// small.test; more stands among what its policy says of the issuer.
+func SmallTokens(issuer, more string) []string {
+	return []string{
+		"{query: api_key}]", "{query: api_key}, {oauth2: {issuer: " + issuer + ", audience: [small.test], plan: basic" + more + "}}]",
+		"expired_key]", "expired_key, invalid_token, expired_token]",
+		"route_denied]", "insufficient_scope, route_denied]",
+	}
+}
+
 // SmallKey is a key of that API, and the entry to seed it with.
 func SmallKey() (secret string, entries []keyfile.Entry) {
 	secret = keys.Seal("sm_", "APlainKeyOfTheSmallTestAPI0")

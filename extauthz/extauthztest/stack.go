@@ -113,6 +113,7 @@ type Stack struct {
 	// asks as many times before it ends any.
 	Beside func(t *testing.T, b *testdata.Block) (end func())
 	stores *stores
+	tokens *tokenMaker // nil where no policy takes tokens
 }
 
 // stores lets one server change its store between scripts.
@@ -179,6 +180,7 @@ func NewStack(t *testing.T, change func(*extauthz.Config), files ...policyfile.F
 	if change != nil {
 		change(&config)
 	}
+	s.takeTokens(t, &config)
 	s.Authorizer = extauthz.New(config)
 	s.ServeGRPC(t, grpcserver.Config{})
 	return s

@@ -19,6 +19,7 @@ const (
 	takeHost
 	takePath
 	takePeer
+	takeCertificate
 	// takeNoPeer is another kind of address than an IP one, which replaces it.
 	takeNoPeer
 	// The parts of a header or of a context extension, and their ends.
@@ -38,7 +39,9 @@ func checkRequest() *shape {
 	root := shapes{}.of((&authv3.CheckRequest{}).ProtoReflect().Descriptor())
 	attributes := root.own(1)
 
-	address := attributes.own(1).own(1) // source.address
+	source := attributes.own(1)
+	source.fields[5].take = takeCertificate
+	address := source.own(1)
 	socket := address.own(1)
 	address.fields[1].take = takePair
 	socket.fields[2].take = takePeer
@@ -71,6 +74,7 @@ type decoder struct {
 
 	http                     bool
 	method, host, path, peer []byte
+	certificate              []byte // of the client, if a policy asks for it
 	key, value, rawValue     []byte
 	api, route, environment  extension
 	headers                  []rawHeader
@@ -120,6 +124,10 @@ func (d *decoder) take(t take, b []byte) {
 		d.peer = b
 	case takeNoPeer:
 		d.peer = nil
+	case takeCertificate:
+		if d.set.WantsCertificate() {
+			d.certificate = b
+		}
 	case takePair:
 		d.key, d.value, d.rawValue = nil, nil, nil
 	case takeKey:
@@ -178,7 +186,7 @@ func (d *decoder) header(h rawHeader) {
 
 // fill copies what was found into one piece of memory, which the texts of r share.
 func (d *decoder) fill(r *policy.Request) {
-	size := len(d.peer) + len(d.method) + len(d.host) + len(d.path) + len(d.api.value) + len(d.route.value) + len(d.environment.value)
+	size := len(d.certificate) + len(d.peer) + len(d.method) + len(d.host) + len(d.path) + len(d.api.value) + len(d.route.value) + len(d.environment.value)
 	for _, h := range d.headers {
 		size += len(h.value)
 	}
@@ -187,6 +195,7 @@ func (d *decoder) fill(r *policy.Request) {
 		HTTP: d.http, Headers: r.Headers[:0],
 		API: d.named(d.api), Route: d.named(d.route), Environment: d.named(d.environment),
 		Method: d.string(d.method), Host: d.string(d.host), Target: d.string(d.path),
+		Certificate: d.string(d.certificate),
 	}
 	if len(d.peer) > 0 {
 		// It is the invalid address for what is none, such as a unix socket's name.

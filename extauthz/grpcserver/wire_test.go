@@ -37,6 +37,9 @@ func byGeneratedCode(b []byte, set *policy.Set) (*policy.Request, error) {
 		return policy.Named{Value: value, Given: given}
 	}
 	r := &policy.Request{API: named("api"), Route: named("route"), Environment: named("environment")}
+	if set.WantsCertificate() {
+		r.Certificate = attributes.GetSource().GetCertificate()
+	}
 	r.Peer, _ = netip.ParseAddr(attributes.GetSource().GetAddress().GetSocketAddress().GetAddress())
 	http := attributes.GetRequest().GetHttp()
 	r.HTTP = http != nil
@@ -72,7 +75,7 @@ func sameRequest(a, b *policy.Request) bool {
 	x, y := *a, *b
 	x.Headers, y.Headers = nil, nil
 	return x.API == y.API && x.Route == y.Route && x.Environment == y.Environment && x.HTTP == y.HTTP && x.Method == y.Method &&
-		x.Host == y.Host && x.Target == y.Target && x.TargetVerbatim == y.TargetVerbatim && x.Peer == y.Peer && slices.Equal(sorted(a), sorted(b))
+		x.Host == y.Host && x.Target == y.Target && x.TargetVerbatim == y.TargetVerbatim && x.Peer == y.Peer && x.Certificate == y.Certificate && slices.Equal(sorted(a), sorted(b))
 }
 
 func compareDecoders(t interface{ Fatalf(string, ...any) }, set *policy.Set, b []byte) {
@@ -89,7 +92,8 @@ func compareDecoders(t interface{ Fatalf(string, ...any) }, set *policy.Set, b [
 // fuzzSet wants headers of every kind.
 func fuzzSet(t testing.TB) *policy.Set {
 	t.Helper()
-	set, err := policyfile.Compile(extauthztest.SmallFile("credentials: [bearer, ", "client_address: {from: external-address}\ncredentials: [bearer, {header: k}, {header: x-api-key}, "))
+	set, err := policyfile.Compile(extauthztest.SmallFile(append(extauthztest.SmallTokens("https://login.test", ", certificate_bound: true"),
+		"credentials: [bearer, ", "client_address: {from: external-address}\ncredentials: [bearer, {header: k}, {header: x-api-key}, ")...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +104,7 @@ func fuzzSet(t testing.TB) *policy.Set {
 func seeds() [][]byte {
 	headers := map[string]string{"authorization": "Bearer a", "X-API-Key": "b", "x-api-key": "c", "x_consumer_id": "d", "cookie": "e", ":path": "/no"}
 	whole := extauthztest.Get("/items/1?api_key=k", headers)
+	whole.Attributes.Source.Certificate = "-----BEGIN%20CERTIFICATE-----"
 	whole.Attributes.ContextExtensions = map[string]string{"api": "small", "route": "", "else": "x"}
 	whole.Attributes.GetRequest().GetHttp().HeaderMap = &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
 		{Key: ":path", RawValue: []byte("/a\xff")}, {Key: "k", Value: "v"}, {Key: "k", RawValue: []byte{0xfe}}, {Key: ":path", Value: "/b"},

@@ -98,6 +98,22 @@ func NewProfile(k *Key) *Profile {
 	return p
 }
 
+// BareGrant returns a Grant of what no record is of: active, without an end. texts is its id, its
+// name and its team, of which the first two have so many bytes.
+func BareGrant(p *Profile, texts string, id, name int) Grant {
+	return Grant{
+		Profile: p, Texts: texts, IDBytes: uint8(id), NameBytes: uint8(name), TeamBytes: uint8(len(texts) - id - name), EndsAt: never,
+	}
+}
+
+// Renamed returns g with other texts, whose counters are those of its id.
+func (g *Grant) Renamed(id, name, team string) Grant {
+	other := *g
+	other.Texts, other.OtherLimitID = id+name+team, false
+	other.IDBytes, other.NameBytes, other.TeamBytes = uint8(len(id)), uint8(len(name)), uint8(len(team))
+	return other
+}
+
 func shared(s string) string { return unique.Make(s).Value() }
 
 // ProfileSum is equal for keys with equal profiles only.

@@ -46,4 +46,7 @@ type Caller struct {
 	// More says that the same secret is looked up by another digest if this one is unknown, so that
 	// this one does not tell a guess from a key.
 	More bool
+	// Verified says that the digest is not of a secret but of a client that was verified: it is no
+	// guess, so no bound for guesses holds it up.
+	Verified bool
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"tollgate/policy/keys"
 )
 
 // Claims are what a token says, or an issuer of a token (RFC 7519, 7662, 9068). Only names in
@@ -156,8 +158,9 @@ func (i *Issuer) Judge(c *Claims, now time.Time) (*Token, error) {
 	if t.Expired(now) {
 		return nil, &RefusedError{Why: "exp is over", ExpiredAt: t.ExpiresAt}
 	}
-	client := Client{i.API, i.URL, t.Client}
-	t.RecordID, t.Lookup = client.RecordID(), client.Lookup()
+	client := keys.Client{Issuer: i.URL, ID: t.Client}
+	t.RecordID, t.Lookup = client.RecordID(i.API), client.Lookup(i.API)
+	t.Texts = t.RecordID + t.Client + t.Team
 	return t, nil
 }
 
@@ -197,7 +200,20 @@ func (i *Issuer) read(t *Token, c *Claims) (err error) {
 
 func (i *Issuer) knowsTeam(team string) bool {
 	if slices.Contains(i.Teams, AnyTeam) {
-		return len(team) <= MaxClient && printable(team)
+		return len(team) <= keys.MaxClientIDBytes && printable(team)
 	}
 	return slices.Contains(i.Teams, team)
+}
+
+// ClientProblem says what is wrong with the id of a client, "" if nothing is.
+func ClientProblem(id string) string {
+	switch {
+	case id == "":
+		return "is empty"
+	case len(id) > keys.MaxClientIDBytes:
+		return "is too long"
+	case !printable(id):
+		return "has characters that are not printable ASCII"
+	}
+	return ""
 }

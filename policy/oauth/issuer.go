@@ -66,6 +66,8 @@ type Introspection struct {
 	ClientID   string // of this server at the issuer
 	SecretFile string // holds the secret of that client
 	KeyFile    string // holds the private key of that client, for private_key_jwt (RFC 7523)
+	// Opaque has tokens introspected that are no JWTs. One issuer of an API at most has it.
+	Opaque bool
 	// JWTs has tokens introspected that were verified by their signature, too: they may be revoked.
 	JWTs bool
 	// MaxAge is how long an answer that a token is active counts, at most until it expires. 0 asks
@@ -80,6 +82,16 @@ func (i *Issuer) Same(other *Issuer) bool { return i == other || reflect.DeepEqu
 func Find(issuers []*Issuer, url string) *Issuer {
 	for _, i := range issuers {
 		if i.URL == url {
+			return i
+		}
+	}
+	return nil
+}
+
+// Opaque returns the issuer that is asked about tokens that are no JWTs, nil for none.
+func Opaque(issuers []*Issuer) *Issuer {
+	for _, i := range issuers {
+		if i.Introspection != nil && i.Introspection.Opaque {
 			return i
 		}
 	}

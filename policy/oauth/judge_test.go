@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"tollgate/policy/keys"
 	"tollgate/policy/oauth"
 	"tollgate/policy/oauth/oauthtest"
 )
@@ -68,7 +69,7 @@ func TestGoodTokens(t *testing.T) {
 		if token.Client != "reports" || strings.Join(token.Scopes, ",") != "text,image" || !token.ExpiresAt.Equal(now().Add(5*time.Minute)) {
 			t.Errorf("%s: %+v", algorithm, token)
 		}
-		if want := (oauth.Client{API: "jobs", Issuer: issuerURL, ID: "reports"}); token.RecordID != want.RecordID() || token.Lookup != want.Lookup() {
+		if want := (keys.Client{Issuer: issuerURL, ID: "reports"}); token.RecordID != want.RecordID("jobs") || token.Lookup != want.Lookup("jobs") {
 			t.Errorf("%s: of client %q", algorithm, token.RecordID)
 		}
 	}
@@ -341,23 +342,6 @@ func TestURLs(t *testing.T) {
 		if err := oauth.CheckURL(text); (err == nil) != good {
 			t.Errorf("%q: %v", text, err)
 		}
-	}
-}
-
-func TestClients(t *testing.T) {
-	seen := map[string]bool{}
-	for _, c := range []oauth.Client{
-		{API: "jobs", Issuer: "https://a", ID: "b:c"}, {API: "jobs", Issuer: "https://a:b", ID: "c"}, {API: "jobs", Issuer: "https://a", ID: "b"},
-		{API: "other", Issuer: "https://a", ID: "b"}, {API: "jobs", Issuer: "https://a", ID: strings.Repeat("x", 128)},
-	} {
-		id := c.RecordID()
-		if len(id) != 33 || !strings.HasPrefix(id, "key_client_") || seen[id] || seen[c.Lookup()] || id != c.RecordID() {
-			t.Errorf("%v: id %q", c, id)
-		}
-		seen[id], seen[c.Lookup()] = true, true
-	}
-	if got := (oauth.Client{API: "jobs", Issuer: "https://a", ID: "b"}).String(); got != "client:https://a:b" {
-		t.Error(got)
 	}
 }
 

@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -136,3 +137,21 @@ func (k *Key) fits(algorithm string) bool {
 	}
 	return false
 }
+
+// Lost returns the ids of the keys of an earlier set that s has no more.
+func (s *KeySet) Lost(earlier *KeySet) (ids []string) {
+	for _, old := range earlier.all {
+		if !slices.ContainsFunc(s.byID[old.id], old.equal) {
+			ids = append(ids, old.id)
+		}
+	}
+	return ids
+}
+
+func (k *Key) equal(other Key) bool {
+	public, ok := k.public.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.id == other.id && k.algorithm == other.algorithm && public.Equal(other.public)
+}
+
+// Size returns how many keys can verify tokens.
+func (s *KeySet) Size() int { return len(s.all) }

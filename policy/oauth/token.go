@@ -1,6 +1,9 @@
 package oauth
 
 import (
+	"crypto/sha256"
+	"encoding/pem"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -23,8 +26,9 @@ type Token struct {
 	Bound       bool
 	Certificate [32]byte
 
-	// RecordID and Lookup are those of the client.
-	RecordID, Lookup string
+	// RecordID and Lookup are those of the client. Texts is the first of them, the client and the
+	// team in one.
+	RecordID, Lookup, Texts string
 }
 
 // Expired reports whether the token's time is over, with the issuer's leeway.
@@ -32,6 +36,17 @@ func (t *Token) Expired(now time.Time) bool { return !now.Before(t.Until()) }
 
 // Until is when the token is expired, with the issuer's leeway.
 func (t *Token) Until() time.Time { return t.ExpiresAt.Add(t.Issuer.Leeway) }
+
+// BoundTo reports whether the token is bound to a client certificate, which is in PEM and
+// percent-encoded, as Envoy has it.
+func (t *Token) BoundTo(certificate string) bool {
+	text, err := url.PathUnescape(certificate)
+	if err != nil {
+		return false
+	}
+	block, _ := pem.Decode([]byte(text))
+	return t.Bound && block != nil && block.Type == "CERTIFICATE" && sha256.Sum256(block.Bytes) == t.Certificate
+}
 
 // IsJWT reports whether a credential has the form of a signed JWT: exactly two dots, and nothing
 // empty beside them.

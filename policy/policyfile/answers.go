@@ -35,12 +35,23 @@ func (c *compiler) answers() {
 		return
 	}
 	for _, r := range policy.Reasons() {
-		if r.Answered() && c.spec.Answers[r] == nil && (r != policy.ConcurrencyExceeded || c.limitsConcurrency()) {
+		if r.Answered() && c.spec.Answers[r] == nil && c.canHappen(r) {
 			c.fault("errors.answers", "no answer for reason %q", r.String())
 		}
 	}
 	c.spec.Answers[policy.CorruptKey] = c.spec.Answers[policy.Undecided]
 	c.spec.Answers[policy.LookupRefused] = c.spec.Answers[policy.Undecided]
+}
+
+// canHappen is about the reasons that only some policies can refuse a request for.
+func (c *compiler) canHappen(r policy.Reason) bool {
+	switch {
+	case r == policy.ConcurrencyExceeded:
+		return c.limitsConcurrency()
+	case r.OfToken():
+		return len(c.spec.Issuers) > 0
+	}
+	return true
 }
 
 func (c *compiler) answersOf(i int, in *answerIn) {
@@ -169,9 +180,9 @@ func fits(slot answer.Slot, r policy.Reason) bool {
 	case answer.RetryAfter, answer.Limit:
 		return r.Limited()
 	case answer.ExpiredAt:
-		return r == policy.ExpiredKey
+		return r == policy.ExpiredKey || r == policy.ExpiredToken
 	case answer.Scope:
-		return r == policy.ScopeDenied
+		return r == policy.ScopeDenied || r == policy.InsufficientScope
 	case answer.Route:
 		return r != policy.RouteDenied
 	case answer.KeyID:
@@ -215,6 +226,8 @@ func (c *compiler) body(t answer.Text, retry bool) answer.Template {
 func (c *compiler) challenge(r policy.Reason) string {
 	schemes := c.spec.Credentials.Schemes
 	switch {
+	case c.spec.Credentials.Tokens:
+		return c.tokenChallenge(r)
 	case len(schemes) == 0:
 		return fmt.Sprintf("ApiKey realm=%q", c.realm)
 	case !c.spec.Credentials.HasScheme("Bearer"):

@@ -29,6 +29,7 @@ func compile(doc *document, src *source) *policy.Spec {
 	c.alerts()
 	c.concurrency()
 	c.costs()
+	c.oauth()
 	c.failures()
 	c.answers()
 	c.rateHeaders()
@@ -156,7 +157,9 @@ func (c *compiler) credentials() {
 	for i, in := range c.doc.Credentials {
 		place := at("credentials", i, "")
 		switch {
-		case moreThanOne(in.Authorization, in.Header, in.Query):
+		case in.OAuth2 != nil && in.Authorization+in.Header+in.Query == "":
+			c.spec.Credentials.Tokens = true // the rest is in oauth.go
+		case in.OAuth2 != nil, moreThanOne(in.Authorization, in.Header, in.Query):
 			c.fault(place, "one credential names several places: want each in one of its own")
 		case in.Authorization != "":
 			c.credentialScheme(place+".authorization", in.Authorization)

@@ -13,7 +13,8 @@ type document struct {
 	API           string         `yaml:"api" jsonschema:"required,pattern=^[a-z][a-z0-9-]*$" jsonschema_description:"Name of the API. Envoy's context_extensions may name it."`
 	Realm         string         `yaml:"realm,omitempty" jsonschema_description:"Realm of WWW-Authenticate. Default: the API's name."`
 	Hosts         []string       `yaml:"hosts,omitempty" jsonschema_description:"Hosts of the API, lower case, without a port. May be empty where Envoy names the API."`
-	Credentials   []credentialIn `yaml:"credentials" jsonschema:"required,minItems=1" jsonschema_description:"Places where a key may stand: bearer, authorization: SCHEME or none, header: NAME, query: NAME."`
+	Credentials   []credentialIn `yaml:"credentials" jsonschema:"required,minItems=1" jsonschema_description:"Places where a key may stand: bearer, authorization: SCHEME or none, header: NAME, query: NAME. oauth2: whose access tokens are taken, as Authorization: Bearer."`
+	Resource      string         `yaml:"resource,omitempty" jsonschema_description:"URL of the API as clients of oauth2 know it (RFC 9728). They are told where its metadata is, which tollgate policy render makes."`
 	KeyFormat     keyFormatIn    `yaml:"key_format,omitempty" jsonschema_description:"What a key looks like. Anything else is refused without asking the store."`
 	Environments  []environment  `yaml:"environments,omitempty" jsonschema_description:"Environments, each with its key prefix and where its keys are accepted."`
 	ClientAddress addressIn      `yaml:"client_address,omitempty" jsonschema_description:"Which address a key's IP list is compared with."`
@@ -162,14 +163,44 @@ type rateHeadersIn struct {
 	IETF   bool   `yaml:"ietf,omitempty" jsonschema_description:"Add RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10)."`
 }
 
-const credentialForms = "bearer, {authorization: SCHEME}, {header: NAME} or {query: NAME}"
+const credentialForms = "bearer, {authorization: SCHEME}, {header: NAME}, {query: NAME} or {oauth2: {issuer: URL, ...}}"
 
 // credentialIn is either the word bearer, short for {authorization: Bearer}, or a mapping with one
 // key.
 type credentialIn struct {
-	Authorization string `yaml:"authorization,omitempty"` // a scheme, or none
-	Header        string `yaml:"header,omitempty"`
-	Query         string `yaml:"query,omitempty"`
+	Authorization string    `yaml:"authorization,omitempty"` // a scheme, or none
+	Header        string    `yaml:"header,omitempty"`
+	Query         string    `yaml:"query,omitempty"`
+	OAuth2        *oauth2In `yaml:"oauth2,omitempty"`
+}
+
+// oauth2In is an issuer of access tokens.
+type oauth2In struct {
+	Issuer           string           `yaml:"issuer" jsonschema:"required" jsonschema_description:"Identifier of the issuer, byte for byte as tokens have it in iss. An https URL; http for the loopback alone."`
+	JWKSURI          string           `yaml:"jwks_uri,omitempty" jsonschema_description:"Where the issuer's keys are. Default: as the issuer's metadata says (OpenID Connect Discovery, RFC 8414)."`
+	Audience         []string         `yaml:"audience" jsonschema:"required,minItems=1" jsonschema_description:"Names of the API, of which a token must have one in aud."`
+	Algorithms       []string         `yaml:"algorithms,omitempty" jsonschema:"uniqueItems=true" jsonschema_description:"Signatures that are accepted: RS256 to RS512, PS256 to PS512, ES256 to ES512, EdDSA. Default: RS256 and ES256."`
+	TokenType        string           `yaml:"token_type,omitempty" jsonschema:"enum=at+jwt,enum=any" jsonschema_description:"typ of a token. at+jwt: that of access tokens (RFC 9068). any: it is not looked at. Default: at+jwt."`
+	Leeway           string           `yaml:"leeway,omitempty" jsonschema_description:"By how much the issuer's clock may differ. Go duration, at most 5m. Default: 30s."`
+	StaleFor         string           `yaml:"stale_for,omitempty" jsonschema_description:"How long the issuer's keys are used beyond their time while it cannot be reached. Go duration, at most 168h. Default: 1h."`
+	CertificateBound bool             `yaml:"certificate_bound,omitempty" jsonschema_description:"Accept tokens that are bound to a client certificate (RFC 8705), with that certificate. Envoy must send it: include_peer_certificate. Other bound tokens are refused. Default: false."`
+	ClientClaim      string           `yaml:"client_claim,omitempty" jsonschema:"enum=client_id,enum=azp,enum=sub" jsonschema_description:"Claim that says which client a token is of. Default: client_id."`
+	ScopeClaim       string           `yaml:"scope_claim,omitempty" jsonschema:"enum=scope,enum=scp" jsonschema_description:"Claim with the token's scopes. Default: scope."`
+	PlanClaim        string           `yaml:"plan_claim,omitempty" jsonschema_description:"Claim with the client's plan. A token that names an unknown one is refused. What tollgate clients plan says comes before it. Default: none."`
+	Plan             string           `yaml:"plan,omitempty" jsonschema_description:"Plan of clients for which nothing else says one. Required where the API has plans, unless there is a plan_claim."`
+	TeamClaim        string           `yaml:"team_claim,omitempty" jsonschema_description:"Claim with the client's team. Default: none."`
+	Teams            []string         `yaml:"teams,omitempty" jsonschema:"uniqueItems=true" jsonschema_description:"Teams that tokens may claim; a token that names another one is refused. [\"*\"] is any. Required with team_claim."`
+	Environment      string           `yaml:"environment,omitempty" jsonschema_description:"Environment that the tokens are for. Required where the API has environments."`
+	Introspection    *introspectionIn `yaml:"introspection,omitempty" jsonschema_description:"How the issuer is asked about tokens (RFC 7662). Default: it is not asked."`
+}
+
+type introspectionIn struct {
+	Endpoint   string `yaml:"endpoint,omitempty" jsonschema_description:"Where the issuer is asked. Default: as its metadata says."`
+	ClientID   string `yaml:"client_id" jsonschema:"required" jsonschema_description:"Client that this server is at the issuer."`
+	SecretFile string `yaml:"client_secret_file,omitempty" jsonschema_description:"File with the secret of that client."`
+	KeyFile    string `yaml:"private_key_file,omitempty" jsonschema_description:"File with a private key of that client in PEM, for private_key_jwt (RFC 7523)."`
+	Tokens     string `yaml:"tokens,omitempty" jsonschema:"enum=opaque,enum=jwt,enum=all" jsonschema_description:"Which tokens the issuer is asked about. opaque: those that are no JWTs. jwt: JWTs, which may have been revoked, once their signature is verified. Default: opaque."`
+	MaxAge     string `yaml:"max_age,omitempty" jsonschema_description:"How long an answer that a token is active counts. 0s asks each time. Go duration, at most 24h. Default: 1m."`
 }
 
 // UnmarshalYAML reads both forms; compile refuses everything but the forms that mean something.

@@ -128,5 +128,8 @@ func indexed[T any](list string, all []T, meant func(*T) bool) string {
 // is reports whether the credential is the one of that form, such as "header: x-api-key".
 func (c *credentialIn) is(form string) bool {
 	kind, name, _ := strings.Cut(form, ": ")
+	if kind == "oauth2" {
+		return c.OAuth2 != nil && c.OAuth2.Issuer == name
+	}
 	return strings.EqualFold(name, map[string]string{"authorization": c.Authorization, "header": c.Header, "query": c.Query}[kind])
 }

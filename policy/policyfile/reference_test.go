@@ -80,6 +80,9 @@ func fields(t *testing.T, b *strings.Builder, path string, p property, examples 
 		fmt.Fprintf(b, "| `%s` | %s | %s%s |\n", at, example(t, at, examples), need, strings.ReplaceAll(field.Description, "|", "\\|"))
 		if field.Items != nil {
 			fields(t, b, at+"[].", *field.Items, examples)
+			for _, form := range field.Items.OneOf {
+				fields(t, b, at+"[].", form, examples)
+			}
 		}
 		fields(t, b, at+".", field, examples)
 	}
@@ -139,17 +142,19 @@ func flow(v any) string {
 	return strings.TrimSpace(string(text))
 }
 
-// examples are the policies that are tested, and one of what they do not say.
+// examples are the policies that are tested, and those of what they do not say.
 func examples(t *testing.T) (all []any) {
 	paths, err := filepath.Glob("../../testdata/*/*.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	const rare = "testdata/balancer.yaml"
-	if _, err := Load(rare); err != nil {
-		t.Fatal(err)
+	rare := []string{"testdata/balancer.yaml", "testdata/tokens.yaml"}
+	for _, path := range rare {
+		if _, err := Load(path); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for _, path := range append(paths, "../../testdata/small.yaml", rare) {
+	for _, path := range slices.Concat(paths, []string{"../../testdata/small.yaml"}, rare) {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tollgate/cmd/tollgate/cli/output"
+	"tollgate/cmd/tollgate/cli/render"
 	"tollgate/cmd/tollgate/exit"
 	"tollgate/policy/keys/strictyaml"
 	"tollgate/policy/policyfile"
@@ -23,7 +24,7 @@ func newPolicy() *cobra.Command {
 				return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), DidYouMean(cmd, args))
 			}
 			_ = cmd.Help()
-			return errors.New("policy: a command is missing: check, test or schema")
+			return errors.New("policy: a command is missing: check, test, render or schema")
 		},
 	}
 	cmd.AddCommand(&cobra.Command{
@@ -36,6 +37,7 @@ standard error, and the exit code is 1.`,
 		RunE: checkPolicies,
 	})
 	cmd.AddCommand(newPolicyTest())
+	cmd.AddCommand(render.Command())
 	cmd.AddCommand(&cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of a policy file, for editors",

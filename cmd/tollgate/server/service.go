@@ -71,6 +71,7 @@ type service struct {
 	rights     *rights
 	cache      *keyCache
 	leases     *counters.Leases
+	tokens     *accessTokens
 	history    *clickhouse.Client // nil without --usage-clickhouse
 	usage      *usageCounts       // nil with --usage=false
 	errors     *errorLog          // nil with --error-log=false
@@ -216,6 +217,7 @@ func (v *service) build(s *options) {
 		Exact: s.limits == LimitsExact, Timeout: s.deadline, Jumped: clockJumped(v.log),
 	})
 	extauthz.RegisterLimits(v.registry, v.leases)
+	v.tokens = v.newAccessTokens()
 	v.usage, v.errors = v.newUsage(s), v.newErrorLog(s)
 	v.alerts = v.newAlerting(v.ways, s.replicas)
 	v.authorizer = extauthz.New(extauthz.Config{
@@ -223,6 +225,7 @@ func (v *service) build(s *options) {
 		Decider:   policy.NewDecider(v.hasher, limits.NewLocal(s.replicas, time.Now, maxLocalKeys), time.Now),
 		Keys:      v.cache.cache,
 		Limits:    v.leases,
+		Tokens:    v.tokens.verifier,
 		Breaker:   v.cache.breaker,
 		Usage:     v.cache.usage,
 		Counts:    v.usage.counts(),
@@ -294,6 +297,7 @@ func (v *service) run(s *options, stop, stopNow context.Context) error {
 
 	work.Go(func() { memory.Tune(serving, s.cacheKeys) })
 	work.Go(func() { v.cache.run(serving) })
+	work.Go(func() { v.tokens.run(serving) })
 	work.Go(func() { v.leases.Run(serving) }) // gives back what is leased after the last call
 	work.Go(func() {
 		v.usage.run(serving, func() (context.Context, context.CancelFunc) { return v.lastMoments(stopNow) })

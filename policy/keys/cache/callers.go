@@ -80,7 +80,7 @@ func (c *callers) may(from keys.Caller, now int64) bool {
 
 // vain counts a look-up in vain.
 func (c *callers) vain(from keys.Caller, now int64) {
-	if from.More {
+	if from.More || from.Verified {
 		return
 	}
 	places := c.places(from)

@@ -12,6 +12,9 @@ import (
 	"tollgate/policy/keys/store"
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
+	"tollgate/policy/oauth"
+	"tollgate/policy/oauth/issuer"
+	"tollgate/policy/oauth/tokens"
 )
 
 // decision is one that is made, and what was read for it.
@@ -32,6 +35,8 @@ func decide(ctx context.Context, w *World, set *policy.Set, r *policy.Request, n
 	wait := policy.NewDecider(w.Hasher, nil, now).Begin(&d.Check, set, r)
 	for wait != policy.Done {
 		switch wait {
+		case policy.WaitToken:
+			wait = d.Verified(verify(ctx, &d.Check))
 		case policy.WaitKey:
 			grant, err := lookUp(ctx, w, d.Digest())
 			if err != nil && !told(err) {
@@ -47,6 +52,20 @@ func decide(ctx context.Context, w *World, set *policy.Set, r *policy.Request, n
 		}
 	}
 	return d, nil
+}
+
+// verifyTime is how long an issuer may take to be asked for its keys.
+const verifyTime = 10 * time.Second
+
+// verify verifies the token, with the keys that its issuer has now.
+func verify(ctx context.Context, check *policy.Check) (*oauth.Token, error) {
+	ctx, cancel := context.WithTimeout(ctx, verifyTime)
+	issuers, text := check.Token()
+	keeper := issuer.New(issuer.Options{Issuers: func() []*oauth.Issuer { return issuers }})
+	ended := make(chan struct{})
+	go func() { defer close(ended); keeper.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	return tokens.New(tokens.Options{Keys: keeper}).Verify(ctx, issuers, text)
 }
 
 // told reports whether an error is an answer of the store.
