@@ -87,7 +87,7 @@
 {{- $v := .Values }}
 {{- $secret := default (printf "%s-bootstrap" (include "tollgate.fullname" .)) $v.bootstrap.secretName }}
 {{- $others := list $v.pepper.existingSecret $v.redis.existingSecret $v.redis.tlsSecret $v.redis.bundled.existingSecret $v.keys.existingSecret
-      $v.keys.apply.existingSecret $v.test.existingSecret $v.tls.client.existingCASecret (include "tollgate.tlsSecret" .) (include "tollgate.testSecret" .) }}
+      $v.keys.apply.existingSecret $v.manage.existingSecret $v.manage.tlsSecret $v.test.existingSecret $v.tls.client.existingCASecret (include "tollgate.tlsSecret" .) (include "tollgate.testSecret" .) }}
 {{- if and $v.bootstrap.enabled (has $secret $others) }}
 {{- fail (printf "bootstrap.secretName: the Secret %s is for something else, by these values; the token needs one of its own" $secret) }}
 {{- end }}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -183,6 +184,56 @@ func TestLostSecret(t *testing.T) {
 	}
 	if _, err := f.do(t); err != nil || f.kube.secrets["first"] == nil {
 		t.Errorf("again: %v", err)
+	}
+}
+
+// A Secret for something else, such as the pepper's, is not taken for the one with the token.
+func TestSecretIsForSomethingElse(t *testing.T) {
+	f := newFixture(t)
+	f.kube.secrets["first"] = map[string][]byte{"pepper": []byte("of the keys")}
+	if out, err := f.do(t); err == nil || !strings.Contains(err.Error(), "first is there, but has no token") || out != "" {
+		t.Errorf("%s, %v", out, err)
+	}
+	if len(f.kube.secrets["first"]) != 1 {
+		t.Error("the Secret was changed")
+	}
+}
+
+// The Secret outlives its store: helm uninstall leaves it, and the volume of the store may go.
+func TestSecretIsOfAnotherStore(t *testing.T) {
+	f := newFixture(t)
+	if _, err := f.do(t); err != nil {
+		t.Fatal(err)
+	}
+	f.manager = admin.NewManager(store.New(keystest.NewEmbedded(t)), keys.NewHasher(nil), nil, audit.New(f.client, 0), roles.Actor{Name: "job", Operator: true}, keystest.Noon)
+	if out, err := f.do(t); err == nil || !strings.Contains(err.Error(), "no team platform of api pictify") || !strings.Contains(err.Error(), "delete the Secret") || out != "" {
+		t.Errorf("%s, %v", out, err)
+	}
+	delete(f.kube.secrets, "first")
+	if _, err := f.do(t); err != nil || f.kube.secrets["first"] == nil {
+		t.Errorf("again: %v", err)
+	}
+}
+
+// A pod that is told to end before the Secret is made takes its member out again.
+func TestToldToEnd(t *testing.T) {
+	f := newFixture(t)
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	f.kube.on = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPost {
+			_, _ = io.Copy(io.Discard, r.Body) // or the server does not see the connection end
+			end()
+			<-r.Context().Done()
+		}
+		return r.Method == http.MethodPost
+	}
+	var out bytes.Buffer
+	if err := f.run(ctx, f.cluster, f.manager, &out); err == nil || strings.Contains(err.Error(), "not known") {
+		t.Errorf("%s, %v", out.String(), err)
+	}
+	if n := len(f.members(t)); n != 0 {
+		t.Errorf("%d members", n)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -27,6 +28,9 @@ type Access interface {
 // accountFolder is where a pod finds its service account.
 const accountFolder = "/var/run/secrets/kubernetes.io/serviceaccount"
 
+// undoTime is less than the 30 s that Kubernetes gives a pod to end.
+const undoTime = 20 * time.Second
+
 // Command returns the command.
 func Command(a Access) *cobra.Command {
 	o := &options{}
@@ -34,10 +38,10 @@ func Command(a Access) *cobra.Command {
 		Use:   "bootstrap --api API --team TEAM --name NAME --secret SECRET",
 		Short: "On Kubernetes: make a team and its first admin, once, with the token in a Secret",
 		Long: `On Kubernetes: make a team, if there is none, and its first admin, and put the admin's
-token into a Secret of the pod's namespace, which must not be there yet. If the Secret
-is there, nothing is done. If it is not, but the team has the admin, that is an error:
-the token was in it, and is nowhere else. The pod's service account must be allowed to
-create secrets, and to get this one.`,
+token into a Secret of the pod's namespace. If the Secret is there, nothing is made; it
+is an error if it has no token, or if the store has no such team. If it is not there, but
+the team has the admin, that is an error too: the token was in it, and is nowhere else.
+The pod's service account must be allowed to create secrets, and to get this one.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return fmt.Errorf("%s: takes flags only", cmd.CommandPath()) // not repeated: one could be a secret
@@ -109,13 +113,12 @@ type members interface {
 
 // run makes the team, the member and the Secret, or finds the Secret and does nothing.
 func (o *options) run(ctx context.Context, s secrets, m members, out io.Writer) error {
-	_, there, err := s.get(ctx, o.secret)
+	data, there, err := s.get(ctx, o.secret)
 	if err != nil {
 		return err
 	}
 	if there {
-		_, err := fmt.Fprintf(out, "the Secret %s is there: nothing to do\n", o.secret)
-		return err
+		return o.found(ctx, data, m, out)
 	}
 	if _, err := m.CreateTeam(ctx, o.api, o.team, o.plans...); err != nil && !errors.Is(err, store.ErrTeamExists) {
 		return exit.Plain(err)
@@ -136,6 +139,20 @@ func (o *options) run(ctx context.Context, s secrets, m members, out io.Writer) 
 	return errors.Join(err, said)
 }
 
+// found says that there is nothing to do, unless the Secret is another one, or of another store,
+// which knows nothing of its token.
+func (o *options) found(ctx context.Context, data map[string]string, m members, out io.Writer) error {
+	if data["token"] == "" {
+		return fmt.Errorf("the Secret %s is there, but has no token: it is for something else. Name another one (bootstrap.secretName)", o.secret)
+	}
+	if _, err := m.Members(ctx, o.api, o.team); errors.Is(err, store.ErrNoTeam) {
+		return fmt.Errorf("the Secret %[1]s is there, but the store has no team %[2]s of api %[3]s, so its token is of another store or team. "+
+			"For a new one delete the Secret and run this again; to go without, switch it off (bootstrap.enabled: false)", o.secret, o.team, o.api)
+	}
+	_, err := fmt.Fprintf(out, "the Secret %s is there: nothing to do\n", o.secret)
+	return err
+}
+
 // lost returns an error if the team has the admin already, whose token was in the Secret.
 func (o *options) lost(ctx context.Context, m members) error {
 	all, err := m.Members(ctx, o.api, o.team)
@@ -152,8 +169,11 @@ func (o *options) lost(ctx context.Context, m members) error {
 	return nil
 }
 
-// undo takes the member out again whose token could not be kept, unless it was kept after all.
+// undo takes the member out again whose token could not be kept, unless it was kept after all. A
+// pod that is told to end, as at a Job's deadline, still has the time for it.
 func (o *options) undo(ctx context.Context, s secrets, m members, id, token string, out io.Writer, why error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
 	data, there, err := s.get(ctx, o.secret)
 	if err == nil && there && data["token"] == token {
 		_, err := fmt.Fprintf(out, "made the admin %s (%s); the token is in the Secret %s\n", o.name, id, o.secret)
