@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-webhooks test-oauth test-before test-times test-log-loss test-scan test-chart test-image image chart-files kind-up bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-webhooks test-oauth test-oauth-servers test-before test-times test-log-loss test-scan test-chart test-image image chart-files kind-up bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -77,7 +77,13 @@ test-oauth: ready-to-test ## OAuth: npm's oidc-provider behind a real Envoy: tok
 	@mkdir -p .tools/oidc-provider-9
 	@cd .tools/oidc-provider-9 && test -d node_modules/oidc-provider || npm install --no-audit --no-fund --silent oidc-provider@9.13.3
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
-	@TOLLGATE_REQUIRE=oauth,envoy $(GO) test -count=1 -pgo=off -v -run OAuth ./cmd/tollgate ./policy/oauth/...
+	@TOLLGATE_REQUIRE=oauth,envoy $(GO) test -count=1 -pgo=off -v -run OAuth ./cmd/tollgate ./policy/oauth/... ./envoy
+
+# Another family of authorization servers. It takes Java, Maven and a minute of waiting for keys.
+test-oauth-servers: ready-to-test ## OAuth: Spring Authorization Server behind a real Envoy, built from Maven
+	@.ci/spring
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@TOLLGATE_REQUIRE=oauth-servers,envoy $(GO) test -count=1 -pgo=off -v -run OAuthSpring ./envoy
 
 # The commit before requests under way were limited.
 BEFORE = 91166f4

@@ -50,7 +50,7 @@ func goFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 // room returns the part of the module that a file belongs to.
 func room(path string) string {
 	dir := filepath.ToSlash(filepath.Dir(path))
-	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy/usage/ledger", "policy/usage/clickhouse", "policy/usage", "policy/errorlog/journal", "policy/errorlog", "policy/alerts/webhook", "policy/alerts/mail", "policy/alerts/guard", "policy/alerts/outbox", "policy/alerts/watch", "policy/alerts/inspect", "policy/alerts/rates", "policy/alerts/networks", "policy/alerts", "policy/oauth/issuer", "policy/oauth/tokens", "policy/oauth/introspection", "policy/oauth/oauthtest", "policy/oauth", "policy/manage/once", "policy/manage/api", "policy", "extauthz/decisionlines", "extauthz/extauthztest", "extauthz/scrape", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
+	for _, r := range []string{"policy/keys/smallfile", "policy/keys/strictyaml", "policy/keys/strictjson", "policy/keys/keystest", "policy/keys/roles", "policy/keys/store", "policy/keys/standing", "policy/keys/audit", "policy/keys/cache", "policy/keys/keyfile", "policy/keys/transfer", "policy/keys/admin", "policy/keys", "policy/connect", "policy/limits/counters", "policy/limits", "policy/router", "policy/answer", "policy/policyfile", "policy/usage/ledger", "policy/usage/clickhouse", "policy/usage", "policy/errorlog/journal", "policy/errorlog", "policy/alerts/webhook", "policy/alerts/mail", "policy/alerts/guard", "policy/alerts/outbox", "policy/alerts/watch", "policy/alerts/inspect", "policy/alerts/rates", "policy/alerts/networks", "policy/alerts", "policy/oauth/issuer", "policy/oauth/tokens", "policy/oauth/introspection", "policy/oauth/oauthtest", "policy/oauth/springtest", "policy/oauth", "policy/manage/once", "policy/manage/api", "policy", "extauthz/decisionlines", "extauthz/extauthztest", "extauthz/scrape", "extauthz/grpcserver", "extauthz/httpserver", "extauthz/yardstick", "extauthz", "cmd", "envoy", "k8s", "testdata"} {
 		if dir == r || strings.HasPrefix(dir, r+"/") {
 			return r
 		}
@@ -112,7 +112,7 @@ func TestImports(t *testing.T) {
 		"policy/oauth/issuer":        {"policy/oauth"},
 		"policy/oauth/tokens":        {"policy/oauth", "policy/oauth/issuer"},
 		"policy/oauth/introspection": {"policy/oauth", "policy/oauth/issuer", "policy/keys/smallfile"},
-		"extauthz/scrape":            {"policy/oauth/issuer", "policy/oauth/tokens"},
+		"extauthz/scrape":            {"policy/oauth/introspection", "policy/oauth/issuer", "policy/oauth/tokens"},
 	}
 	libraries := map[string][]string{
 		"github.com/envoyproxy/go-control-plane": {"extauthz/grpcserver", "extauthz/yardstick", "cmd"},
@@ -124,7 +124,7 @@ func TestImports(t *testing.T) {
 		"github.com/spf13/":                      {"cmd"},
 		"github.com/danielgtaylor/huma":          {"policy/manage/api"},
 		"github.com/go-jose/":                    {"policy/oauth", "policy/oauth/introspection"},
-		"log/slog":                               {"policy/oauth/issuer", "policy/connect", "policy/manage/api", "policy/keys", "policy/keys/keyfile", "policy/keys/cache", "policy/keys/keystest", "extauthz", "extauthz/grpcserver", "extauthz/httpserver", "cmd"},
+		"log/slog":                               {"policy/oauth/issuer", "policy/oauth/introspection", "policy/connect", "policy/manage/api", "policy/keys", "policy/keys/keyfile", "policy/keys/cache", "policy/keys/keystest", "extauthz", "extauthz/grpcserver", "extauthz/httpserver", "cmd"},
 	}
 	_, files := goFiles(t)
 	for path, file := range files {
@@ -448,7 +448,7 @@ func constantVar(v *ast.ValueSpec) bool {
 
 // What starts servers for tests is imported by tests only, and by what is for tests itself.
 func TestOnlyTestsImportTestSupport(t *testing.T) {
-	support := []string{"/redistest", "/keystest", "/tollgatetest", "/extauthztest", "/clickhousetest", "/oauthtest"}
+	support := []string{"/redistest", "/keystest", "/tollgatetest", "/extauthztest", "/clickhousetest", "/oauthtest", "/springtest"}
 	_, files := goFiles(t)
 	for path, file := range files {
 		if slices.Contains(support, "/"+filepath.Base(filepath.Dir(path))) {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"tollgate/policy/keys"
 	"tollgate/policy/limits"
+	"tollgate/policy/oauth"
 )
 
 // Set is what an admin.Manager asks about keys.
@@ -17,7 +19,7 @@ var _ keys.Rules = (*Set)(nil)
 // ValidateKey reports what in a key the policies do not know: its API, environment, plan, scopes or
 // limits, with the nearest name that they know. Such a key would be refused at every request.
 func (s *Set) ValidateKey(k *keys.Key) error {
-	api, e, err := s.environmentOf(k.API, k.Environment)
+	api, e, plan, err := s.placeOf(k)
 	if err != nil {
 		return err
 	}
@@ -26,10 +28,7 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 			return fmt.Errorf("unknown scope %q of api %q%s", scope, k.API, Suggest(scope, slices.Collect(maps.Keys(api.spec.Scopes))))
 		}
 	}
-	p, ok := api.plan(k.Plan)
-	if k.IsClient() && k.Plan == "" {
-		return planlessClient(k)
-	}
+	p, ok := api.plan(plan)
 	if !ok {
 		return fmt.Errorf("unknown plan %q of api %q%s", k.Plan, k.API, Suggest(k.Plan, slices.Collect(maps.Keys(api.spec.Plans))))
 	}
@@ -39,25 +38,17 @@ func (s *Set) ValidateKey(k *keys.Key) error {
 	return nil
 }
 
-// planlessClient refuses limits of a client's own where nobody knows of which plan they are.
-func planlessClient(k *keys.Key) error {
-	if len(k.Limits) == 0 {
-		return nil
-	}
-	return fmt.Errorf("the client has limits of its own and no plan of its own, whose limits they are (tollgate clients plan)")
-}
-
 // LimitsOf returns what a key spends from at a time, with the sizes that count for it then, and how
 // many of its requests may be under way at once, 0 for any number. Errors: those of ValidateKey.
 func (s *Set) LimitsOf(k *keys.Key, now time.Time) (windows []limits.Window, concurrent int64, err error) {
 	if err := s.ValidateKey(k); err != nil {
 		return nil, 0, err
 	}
-	api, e, err := s.environmentOf(k.API, k.Environment)
+	api, e, plan, err := s.placeOf(k)
 	if err != nil {
 		return nil, 0, err
 	}
-	p, _ := api.plan(k.Plan)
+	p, _ := api.plan(plan)
 	windows, _ = p.windowsFor(e, ownLimits{k.Limits, k.Extras, k.AnchorDay}, now, nil)
 	return slices.Clone(windows), p.concurrent(k.Limits, k.Extras, now), nil
 }
@@ -86,11 +77,11 @@ func (s *Set) ValidateExtra(k *keys.Key, x keys.Extra) error {
 // the client would try again for ever. What the plan itself says is meant. The key is one that
 // ValidateKey takes.
 func (s *Set) ValidateLimits(k *keys.Key) error {
-	api, e, err := s.environmentOf(k.API, k.Environment)
+	api, e, plan, err := s.placeOf(k)
 	if err != nil {
 		return err
 	}
-	p, _ := api.plan(k.Plan)
+	p, _ := api.plan(plan)
 	if p == nil {
 		return nil
 	}
@@ -136,6 +127,28 @@ func (a *API) neverFits(k *keys.Key, o keys.Override) error {
 		}
 	}
 	return nil
+}
+
+// KnowsIssuer reports an issuer that the API does not have, with the nearest that it has: they are
+// compared byte for byte, and one is easily written with a slash too many.
+func (s *Set) KnowsIssuer(api, issuer string) error {
+	_, _, _, err := s.placeOf(&keys.Key{API: api, Client: keys.Client{Issuer: issuer}})
+	return err
+}
+
+// placeOf returns the API, the environment and the plan of a key. A client has the environment of
+// its issuer, and its plan, unless its record names one.
+func (s *Set) placeOf(k *keys.Key) (a *API, e *Environment, plan string, err error) {
+	if a = s.byName[k.API]; !k.IsClient() || a == nil {
+		a, e, err = s.environmentOf(k.API, k.Environment)
+		return a, e, k.Plan, err
+	}
+	i := oauth.Find(a.spec.Issuers, k.Client.Issuer)
+	if i == nil {
+		return nil, nil, "", fmt.Errorf("unknown issuer %q of api %q%s", k.Client.Issuer, k.API, Suggest(k.Client.Issuer, oauth.URLs(a.spec.Issuers)))
+	}
+	a, e, err = s.environmentOf(k.API, i.Environment)
+	return a, e, cmp.Or(k.Plan, i.Plan), err
 }
 
 // environmentOf returns an API and the environment of its keys that is named so, which is nil where

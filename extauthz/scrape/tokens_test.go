@@ -3,6 +3,9 @@ package scrape_test
 import (
 	"context"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +15,7 @@ import (
 	"tollgate/extauthz/extauthztest"
 	"tollgate/extauthz/scrape"
 	"tollgate/policy/oauth"
+	"tollgate/policy/oauth/introspection"
 	"tollgate/policy/oauth/issuer"
 	"tollgate/policy/oauth/oauthtest"
 	"tollgate/policy/oauth/tokens"
@@ -29,7 +33,23 @@ func TestTokenMetrics(t *testing.T) {
 	go func() { defer close(ended); keeper.Run(ctx) }()
 	defer func() { cancel(); <-ended }()
 	verifier, registry := tokens.New(tokens.Options{Keys: keeper}), prometheus.NewRegistry()
-	scrape.RegisterTokens(registry, verifier, keeper)
+	answer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"active":false}`))
+	}))
+	defer answer.Close()
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("s3cret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	asked := *one
+	asked.Introspection = &oauth.Introspection{Endpoint: answer.URL, ClientID: "tollgate", SecretFile: secret}
+	asker := introspection.New(introspection.Options{})
+	defer asker.Close()
+	scrape.RegisterTokens(registry, verifier, keeper, asker)
+	if _, err := asker.Introspect(extauthztest.Within(t), &asked, "opaque"); err == nil {
+		t.Error("taken")
+	}
 
 	text := signer.Token(t, oauthtest.Claims(url, "small", "reports", time.Now()))
 	for range 2 {
@@ -44,6 +64,8 @@ func TestTokenMetrics(t *testing.T) {
 		`tollgate_token_uses_total{outcome="known"} 1`, `tollgate_token_uses_total{outcome="verified"} 1`, `tollgate_token_uses_total{outcome="refused"} 1`,
 		`tollgate_token_uses_total{outcome="undecided"} 0`, `tollgate_token_uses_total{outcome="busy"} 0`, "tollgate_tokens 1",
 		`tollgate_issuer_keys{issuer="` + url + `"} 1`, `tollgate_issuer_fetches_total{issuer="` + url + `",outcome="succeeded"} 1`,
+		`tollgate_introspection_calls_total{issuer="` + url + `",outcome="answered"} 1`, `tollgate_introspection_calls_total{issuer="` + url + `",outcome="busy"} 0`,
+		`tollgate_introspection_answers{state="active"} 0`, `tollgate_introspection_answers{state="inactive"} 1`,
 		`tollgate_issuer_keys{issuer="` + away + `"} 0`, `tollgate_issuer_fetched_timestamp_seconds{issuer="` + away + `"} 0`,
 	}
 	out := extauthztest.MetricsOf(registry)

@@ -149,3 +149,12 @@ func printable(s string) bool {
 	}
 	return true
 }
+
+// URLs returns those of some issuers.
+func URLs(issuers []*Issuer) []string {
+	urls := make([]string, len(issuers))
+	for n, i := range issuers {
+		urls[n] = i.URL
+	}
+	return urls
+}

@@ -35,15 +35,11 @@ import (
 // knownNames refuses names of which nothing was found and that the policy, if one
 // is given, does not have. A broken policy is in the way of nothing.
 func (a *access) knownNames(filter store.Filter, found int) error {
-	if found > 0 || a.Policy == "" {
+	if found > 0 {
 		return nil
 	}
-	files, err := policyfile.ReadFiles(a.Policy)
-	if err != nil {
-		return nil
-	}
-	set, err := policyfile.Compile(files...)
-	if err != nil {
+	set := a.readablePolicy()
+	if set == nil {
 		return nil
 	}
 	return set.KnowsNames(filter.API, filter.Plan, filter.Environment)
@@ -121,8 +117,33 @@ func (a *access) ConfirmFlag(cmd *cobra.Command) { a.confirm.add(cmd.Flags()) }
 func (a *access) WithClients(cmd *cobra.Command, n clients.Need, work func(ctx context.Context, o clients.Open) error) error {
 	needs := map[clients.Need]needs{clients.Pepper: thePepper, clients.Policy: storeAndPolicy | thePepper}[n]
 	return a.run(cmd, needs, func(ctx context.Context) error {
-		return work(ctx, clients.Open{Manager: a.manager, Output: a.output, Failed: explained})
+		return work(ctx, clients.Open{Manager: a.manager, Output: a.output, KnowsIssuer: a.knowsIssuer, Failed: explained})
 	})
+}
+
+// knowsIssuer refuses the issuer of a client that the policy, if one is given, does not have. A
+// broken policy is in the way of nothing.
+func (a *access) knowsIssuer(api, issuer string) error {
+	if set := a.readablePolicy(); set != nil {
+		return set.KnowsIssuer(api, issuer)
+	}
+	return nil
+}
+
+// readablePolicy is the policy, nil if none is given or it is broken.
+func (a *access) readablePolicy() *policy.Set {
+	if a.Policy == "" {
+		return nil
+	}
+	files, err := policyfile.ReadFiles(a.Policy)
+	if err != nil {
+		return nil
+	}
+	set, err := policyfile.Compile(files...)
+	if err != nil {
+		return nil
+	}
+	return set
 }
 
 // WithPolicy lets a command work with the store and the policy.
@@ -145,12 +166,7 @@ func (a *access) HistoryFlags(cmd *cobra.Command) {
 // Retention returns how long the store keeps the usage of an API: what the policy says, if one is
 // given that can be read, else what holds by default.
 func (a *access) Retention() func(api string) policy.Usage {
-	var set *policy.Set
-	if a.Policy != "" {
-		if files, err := policyfile.ReadFiles(a.Policy); err == nil {
-			set, _ = policyfile.Compile(files...)
-		}
-	}
+	set := a.readablePolicy()
 	return func(name string) policy.Usage {
 		if set != nil {
 			if api := set.API(name); api != nil {

@@ -149,7 +149,7 @@ func serve(ctx context.Context, s *options, version string, stdout, stderr io.Wr
 
 func (v *service) loadPolicies(s *options) (*policy.Set, error) {
 	var err error
-	if v.policies, err = extauthz.LoadPolicies(s.Policy, v.log, v.metrics, s.acceptPolicies); err != nil {
+	if v.policies, err = extauthz.LoadPolicies(s.Policy, v.log, v.metrics, s.accept); err != nil {
 		return nil, fmt.Errorf("--policy:\n%w", err)
 	}
 	return v.policies.Current(), nil

@@ -182,7 +182,10 @@ func (m *Manager) checkClient(old, next *keys.Key) error {
 	if old != nil {
 		before = old
 	}
-	if sameLimits(before, next) {
+	if next.Plan == "" && len(next.Limits) > 0 {
+		return &keys.FieldError{Field: "plan", Problem: "is none of the client's own, and limits of its own are those of such a plan"}
+	}
+	if sameLimits(before, next) || next.Plan == "" { // then its tokens or the issuer say which
 		return nil
 	}
 	if err := m.rules.ValidateKey(next); err != nil {

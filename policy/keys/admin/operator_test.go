@@ -18,7 +18,7 @@ import (
 type plainRules struct{ caps map[string]int } // by "plan/environment"
 
 func (plainRules) ValidateKey(k *keys.Key) error {
-	if k.Plan == "gold" || k.IsClient() && k.Plan == "" && len(k.Limits) > 0 {
+	if k.Plan == "gold" {
 		return &keys.FieldError{Field: "plan", Problem: "unknown"}
 	}
 	return nil

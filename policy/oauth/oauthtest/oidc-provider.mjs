@@ -21,6 +21,11 @@ const client = (client_id, scope) => ({
   client_id, scope, client_secret: `secret-of-${client_id}-which-is-long-enough`, grant_types: ['client_credentials'], redirect_uris: [], response_types: [],
 });
 
+// What asks about tokens with a key in place of a secret, if there is one.
+const asking = process.env.ASKING_KEY
+  ? [{ ...client('tollgate-key', 'text'), client_secret: undefined, token_endpoint_auth_method: 'private_key_jwt', jwks: { keys: [JSON.parse(process.env.ASKING_KEY)] } }]
+  : [];
+
 let keys = [newKey()];
 let issuer;
 let answer;
@@ -29,7 +34,7 @@ const build = () => {
   const provider = new Provider(issuer, {
     jwks: { keys },
     scopes: ['text', 'image', 'audio', 'chat'],
-    clients: [client('reports', 'text image'), client('designer', 'image'), client('tollgate', 'text')],
+    clients: [client('reports', 'text image'), client('designer', 'image'), client('tollgate', 'text'), ...asking],
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },

@@ -31,9 +31,10 @@ type Provider struct {
 	process  *exec.Cmd
 }
 
-// StartProvider starts one whose tokens are for an audience, jwt or opaque. Without Node or the
-// module it skips the test, loudly, or fails it where TOLLGATE_REQUIRE names oauth.
-func StartProvider(t *testing.T, audience, format string) *Provider {
+// StartProvider starts one whose tokens are for an audience, jwt or opaque. With ASKING_KEY=JWK in
+// env a client tollgate-key is known by that public key. Without Node or the module it skips the
+// test, loudly, or fails it where TOLLGATE_REQUIRE names oauth.
+func StartProvider(t *testing.T, audience, format string, env ...string) *Provider {
 	t.Helper()
 	modules, err := modules()
 	if err == nil {
@@ -53,7 +54,7 @@ func StartProvider(t *testing.T, audience, format string) *Provider {
 		t.Fatal(err)
 	}
 	p := &Provider{process: exec.Command("node", filepath.Join(dir, "provider.mjs"))}
-	p.process.Env = append(os.Environ(), "AUDIENCE="+audience, "FORMAT="+format, "NODE_ENV=production")
+	p.process.Env = append(append(os.Environ(), "AUDIENCE="+audience, "FORMAT="+format, "NODE_ENV=production"), env...)
 	commands, err := p.process.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"tollgate/policy/limits"
 	"tollgate/policy/limits/counters"
 	"tollgate/policy/oauth"
+	"tollgate/policy/oauth/introspection"
 	"tollgate/policy/oauth/issuer"
 	"tollgate/policy/oauth/tokens"
 )
@@ -61,11 +62,21 @@ const verifyTime = 10 * time.Second
 func verify(ctx context.Context, check *policy.Check) (*oauth.Token, error) {
 	ctx, cancel := context.WithTimeout(ctx, verifyTime)
 	issuers, text := check.Token()
-	keeper := issuer.New(issuer.Options{Issuers: func() []*oauth.Issuer { return issuers }})
+	client := issuer.NewClient()
+	defer client.CloseIdleConnections()
+	keeper := issuer.New(issuer.Options{Issuers: func() []*oauth.Issuer { return issuers }, Client: client})
+	asker := introspection.New(introspection.Options{
+		Endpoint: func(i *oauth.Issuer) string {
+			_, _ = keeper.Find(ctx, i, "", i.Algorithms[0]) // waits for what the issuer says of itself
+			return keeper.Discovered(i).Introspection
+		},
+		Client: client, Timeout: verifyTime,
+	})
+	defer asker.Close()
 	ended := make(chan struct{})
 	go func() { defer close(ended); keeper.Run(ctx) }()
 	defer func() { cancel(); <-ended }()
-	return tokens.New(tokens.Options{Keys: keeper}).Verify(ctx, issuers, text)
+	return tokens.New(tokens.Options{Keys: keeper, Introspector: asker}).Verify(ctx, issuers, text)
 }
 
 // told reports whether an error is an answer of the store.

@@ -42,6 +42,8 @@ type Access interface {
 type Open struct {
 	Manager *admin.Manager
 	Output  output.Format
+	// KnowsIssuer reports an issuer that the policy does not have, if one can be read.
+	KnowsIssuer func(api, issuer string) error
 	// Failed gives an error of the Manager its one clear line and its exit code.
 	Failed func(error) error
 }
@@ -85,7 +87,7 @@ func (n *named) args(least, most int, want string) cobra.PositionalArgs {
 func (n *named) client(ctx context.Context, o Open, name string) (api string, c keys.Client, err error) {
 	if n.api != "" {
 		c = keys.Client{Issuer: n.issuer, ID: name}
-		return n.api, c, c.Validate()
+		return n.api, c, errors.Join(c.Validate(), o.KnowsIssuer(n.api, n.issuer))
 	}
 	k, err := o.Manager.ClientByID(ctx, name)
 	if err != nil {
@@ -128,8 +130,8 @@ func blockCommand(a Access) *cobra.Command {
 		Long: `Refuse all tokens of a client, at once and everywhere, those too that servers have
 verified before. The client need not have been seen yet. It waits for a replica of the
 store and for the servers as tollgate keys revoke does, and exits with 3 where that
-does. It needs no policy: the issuer has to be written as the policy has it, to the
-last slash.`,
+does. It needs no policy; with one (--policy) a mistyped issuer is found, and without
+that blocks nobody.`,
 	}, Pepper, 1, "the id of a client, as its issuer names it", func(ctx context.Context, m *admin.Manager, api string, c keys.Client, _ []string) (*keys.Key, error) {
 		return m.BlockClient(ctx, api, c)
 	})
