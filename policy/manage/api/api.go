@@ -41,7 +41,7 @@ const (
 	readTime   = 5 * time.Second
 )
 
-// Config says what the API works with. No field but Trusted, Secure and Ready may be zero.
+// Config says what the API works with. No field but Trusted and Secure may be zero.
 type Config struct {
 	Store  *store.Store
 	Audit  *audit.Stream
@@ -63,12 +63,13 @@ type Config struct {
 
 // API answers requests. It is safe for concurrent use.
 type API struct {
-	config Config
-	mux    *http.ServeMux
-	logins *throttle // failed ones, by address
-	writes *throttle // by member
-	busy   chan struct{}
-	health health
+	config   Config
+	mux      *http.ServeMux
+	logins   *throttle // failed ones, by address
+	writes   *throttle // by member
+	busy     chan struct{}
+	health   health // whether requests can be answered
+	peppered health // whether the pepper is that of the store
 }
 
 // New returns an API.

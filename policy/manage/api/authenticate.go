@@ -113,7 +113,7 @@ func networkOf(address netip.Addr) string {
 	return network.String()
 }
 
-// health remembers for a moment whether requests can be answered, so that nobody can have the store
+// health remembers for a moment what a question to the store has found, so that nobody can have it
 // asked at will.
 type health struct {
 	mu    sync.Mutex
@@ -123,17 +123,21 @@ type health struct {
 
 const healthTime = time.Second
 
-func (a *API) serveReady(w http.ResponseWriter, r *http.Request) {
-	a.health.mu.Lock()
-	if now := a.config.Now(); !now.Before(a.health.until) && a.config.Ready != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), healthTime)
-		a.health.err = a.config.Ready(ctx)
-		a.health.until = a.config.Now().Add(healthTime)
-		cancel()
+// ask returns what question says, or has said less than healthTime ago.
+func (h *health) ask(ctx context.Context, now func() time.Time, question func(context.Context) error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !now().Before(h.until) {
+		h.err = question(ctx)
+		h.until = now().Add(healthTime)
 	}
-	err := a.health.err
-	a.health.mu.Unlock()
-	if err != nil {
+	return h.err
+}
+
+func (a *API) serveReady(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), healthTime)
+	defer cancel()
+	if err := a.health.ask(ctx, a.config.Now, a.config.Ready); err != nil {
 		text(w, http.StatusServiceUnavailable, "not ready: the store does not answer, or is not the one of these settings; the log says more\n")
 		return
 	}

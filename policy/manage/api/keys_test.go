@@ -283,6 +283,7 @@ func TestTroubleWithTheStore(t *testing.T) {
 	do("del", "tg:v1:audit")
 	do("rename", "aside", "tg:v1:audit")
 	do("set", "tg:v1:pepper", "v1:00:00")
+	w.clock.Advance(time.Second)
 	w.send(ann, "POST", "/v1/keys", liveKey).want(503, "pepper_mismatch")
 	w.send(ann, "POST", "/v1/keys/"+key.ID+"/rotate", "").want(503, "pepper_mismatch")
 	if r := w.send(nobody, "GET", "/readyz", ""); r.status != http.StatusServiceUnavailable {
