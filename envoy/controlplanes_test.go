@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"maps"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -213,4 +216,211 @@ func TestScriptThroughIstiosFilters(t *testing.T) {
 	patchIstio(t, root, "istio.yaml", "access-log/istio.yaml")
 	name := dig(root, "static_resources", "clusters", 0, "name").(string)
 	runsScript(t, "genapi", func(string) object { return renamed(t, root, name, "tollgate") })
+}
+
+// serviceSpec finds where what a Service says of itself begins.
+var serviceSpec = regexp.MustCompile(`(?m)\nkind: Service\n(?:.*\n)*?spec:\n`)
+
+// translate has Envoy Gateway's own translator make Envoy's configuration of the Gateway in the
+// example, for the API pictify in place of orders.
+func translate(t *testing.T, files ...string) (answer object) {
+	t.Helper()
+	found, _ := filepath.Glob("../.tools/egctl-*/egctl")
+	if len(found) == 0 {
+		extauthztest.Require(t, "egctl", "no egctl in .tools: run `make test-egctl`")
+	}
+	var text strings.Builder
+	for _, file := range files {
+		data, err := os.ReadFile(filepath.Join("../k8s", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for document := range strings.SplitSeq(string(data), "\n---\n") {
+			// What the translator need not know: Deployments and the like.
+			if file != "tollgate.yaml" || strings.Contains(document, "\nkind: Service\n") || strings.Contains(document, "\nkind: Namespace\n") {
+				// The translator wants what the API server would fill in.
+				if !strings.Contains(document, "clusterIP: None") {
+					document = serviceSpec.ReplaceAllString(document, "$0  clusterIP: 10.96.0.3\n")
+				}
+				text.WriteString("---\n" + document + "\n")
+			}
+		}
+	}
+	text.WriteString("---\napiVersion: v1\nkind: Service\nmetadata: {name: orders, namespace: orders}\nspec: {clusterIP: 10.96.0.2, ports: [{name: http, port: 8080, protocol: TCP}]}\n")
+	manifest := strings.NewReplacer("api.example.com", "api.pictify.io", "sandbox.example.com", "sandbox.pictify.io", "value: orders}", "value: pictify}").Replace(text.String())
+	file := filepath.Join(t.TempDir(), "manifest.yaml")
+	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var errs bytes.Buffer
+	cmd := exec.CommandContext(extauthztest.Within(t), found[len(found)-1], "x", "translate", "--from", "gateway-api", "--to", "gateway-api,xds", "--output", "json", "--file", file)
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, errs.String())
+	}
+	if err := json.Unmarshal(out, &answer); err != nil {
+		t.Fatal(err)
+	}
+	return answer
+}
+
+// snake writes the names of a decoded protobuf message as Envoy's files do. Names that users chose
+// have dots, dashes or slashes, or no capitals.
+func snake(v any) any {
+	switch v := v.(type) {
+	case object:
+		out := object{}
+		for name, value := range v {
+			if !strings.ContainsAny(name, ".-/@") {
+				name = capital.ReplaceAllStringFunc(name, func(c string) string { return "_" + strings.ToLower(c) })
+			}
+			out[name] = snake(value)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = snake(v[i])
+		}
+		return out
+	}
+	return v
+}
+
+var capital = regexp.MustCompile(`[A-Z]`)
+
+// resources collects what a dump of xDS holds of one kind, by the names that lead to it.
+func resources(t *testing.T, configs []any, list string, steps ...any) (out []object) {
+	t.Helper()
+	for _, c := range configs {
+		entries, _ := c.(object)[list].([]any)
+		for _, e := range entries {
+			resource := dig(e, steps...).(object)
+			delete(resource, "@type")
+			out = append(out, resource)
+		}
+	}
+	if len(out) == 0 {
+		t.Fatalf("the translation has no %s", list)
+	}
+	return out
+}
+
+// gatewayBootstrap returns Envoy Gateway's configuration as one that needs no control plane: routes
+// and endpoints are written into it.
+func gatewayBootstrap(t *testing.T, answer object, tollgate string) object {
+	t.Helper()
+	configs := snake(dig(answer, "xds", "orders/public", "configs")).([]any)
+	// There is another listener, which answers probes.
+	listeners := slices.DeleteFunc(resources(t, configs, "dynamic_listeners", "active_state", "listener"), func(l object) bool { return l["name"] != "orders/public/http" })
+	routes := resources(t, configs, "dynamic_route_configs", "route_config")
+	if len(listeners) != 1 || len(routes) != 1 {
+		t.Fatalf("%d listeners, %d route configurations", len(listeners), len(routes))
+	}
+	listener := listeners[0]
+	listener["name"] = "ingress"
+	if chain, ok := listener["default_filter_chain"]; ok {
+		listener["filter_chains"] = []any{chain}
+		delete(listener, "default_filter_chain")
+	}
+	manager := dig(listener, "filter_chains", 0, "filters", 0, "typed_config").(object)
+	delete(manager, "rds")
+	manager["route_config"] = routes[0]
+	// By these the tests find a request in the log, and know whether it has reached the
+	// application.
+	manager["always_set_request_id_in_response"] = true
+	filters := manager["http_filters"].([]any)
+	delete(dig(filters[len(filters)-1], "typed_config").(object), "suppress_envoy_headers")
+	manager["access_log"] = append(manager["access_log"].([]any), fileLog(t))
+	clusters := gatewayClusters(t, configs, tollgate)
+	root := object{"static_resources": object{"listeners": []any{listener}, "clusters": clusters}}
+	for _, c := range resources(t, configs, "dynamic_active_clusters", "cluster") {
+		if to := roleOf(c["name"].(string)); to != "" {
+			root = renamed(t, root, c["name"].(string), to)
+		}
+	}
+	return root
+}
+
+// roleOf returns the name by which envoytest knows a cluster of Envoy Gateway's, "" for one that it
+// does not.
+func roleOf(name string) string {
+	switch {
+	case strings.Contains(name, "extauth"):
+		return "tollgate"
+	case strings.HasPrefix(name, "httproute/"):
+		return "upstream"
+	}
+	return ""
+}
+
+// gatewayClusters returns the clusters with endpoints in place of a control plane. Those of
+// one role must be alike, but for the name.
+func gatewayClusters(t *testing.T, configs []any, tollgate string) (out []any) {
+	t.Helper()
+	host, port, err := net.SplitHostPort(tollgate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]string{}
+	for _, c := range resources(t, configs, "dynamic_active_clusters", "cluster") {
+		name := c["name"].(string)
+		c["type"] = "STATIC"
+		delete(c, "eds_cluster_config")
+		delete(c, "load_assignment")
+		role := roleOf(name)
+		if role != "" {
+			delete(c, "name")
+			delete(c, "alt_stat_name")
+			delete(c, "metadata") // the name of the policy or route
+			text, err := json.Marshal(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c["name"] = name
+			if was, ok := seen[role]; ok && was != string(text) {
+				t.Errorf("two clusters for %s:\n%s\n%s", role, was, text)
+			} else if ok {
+				continue
+			}
+			seen[role] = string(text)
+		}
+		c["load_assignment"] = object{"cluster_name": name, "endpoints": []any{object{"lb_endpoints": []any{object{
+			"endpoint": object{"address": object{"socket_address": object{"address": host, "port_value": json.Number(port)}}}}}}}}
+		out = append(out, c)
+	}
+	return out
+}
+
+// accepted fails the test for each object of a kind whose conditions are not all true: Envoy
+// Gateway takes a policy that is wrong, and says so only there.
+func accepted(t *testing.T, answer object, list string, want int) {
+	t.Helper()
+	objects, _ := answer[list].([]any)
+	if len(objects) != want {
+		t.Errorf("%d %s, want %d", len(objects), list, want)
+	}
+	for _, o := range objects {
+		ancestors, _ := dig(o, "status", "ancestors").([]any)
+		if len(ancestors) == 0 {
+			t.Errorf("%s: nothing took it: %v", list, o)
+		}
+		for _, a := range ancestors {
+			for _, c := range dig(a, "conditions").([]any) {
+				if dig(c, "status") != "True" {
+					t.Errorf("%s %v: %v", list, dig(o, "metadata", "name"), c)
+				}
+			}
+		}
+	}
+}
+
+// TestScriptThroughEnvoyGateway asks through what Envoy Gateway makes of our files.
+func TestScriptThroughEnvoyGateway(t *testing.T) {
+	answer := translate(t, "tollgate.yaml", "envoy-gateway-example.yaml", "envoy-gateway.yaml", "access-log/envoy-gateway.yaml")
+	accepted(t, answer, "securityPolicies", 2)
+	accepted(t, answer, "clientTrafficPolicies", 1)
+	accepted(t, answer, "envoyPatchPolicies", 2)
+	runsScript(t, "pictify", func(tollgate string) object { return gatewayBootstrap(t, answer, tollgate) })
 }

@@ -156,12 +156,33 @@ func setAccessLog(manager object, path string) error {
 	return nil
 }
 
-// setCheckTimeout gives each check, and each try of it, that long.
+// setCheckTimeout gives each check, and each try of it, that long. Envoy Gateway has a filter
+// for each of its policies, with the policy in the name.
 func setCheckTimeout(manager object, limit time.Duration) error {
-	filter, err := typed(manager["http_filters"], "envoy.filters.http.ext_authz")
-	if err != nil {
-		return fmt.Errorf("http filter: %w", err)
+	filters, _ := manager["http_filters"].([]any)
+	found := false
+	for _, f := range filters {
+		filter, _ := f.(object)
+		name, _ := filter["name"].(string)
+		if name != "envoy.filters.http.ext_authz" && !strings.HasPrefix(name, "envoy.filters.http.ext_authz/") {
+			continue
+		}
+		config, ok := filter["typed_config"].(object)
+		if !ok {
+			return fmt.Errorf("http filter: %s has no typed_config", name)
+		}
+		if err := setFilterTimeout(config, limit); err != nil {
+			return err
+		}
+		found = true
 	}
+	if !found {
+		return fmt.Errorf("http filter: nothing named %q", "envoy.filters.http.ext_authz")
+	}
+	return nil
+}
+
+func setFilterTimeout(filter object, limit time.Duration) error {
 	text := strconv.FormatFloat(limit.Seconds(), 'f', -1, 64) + "s"
 	service, ok := filter["grpc_service"].(object)
 	timed := service
