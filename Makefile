@@ -9,7 +9,7 @@ RACE      ?= $(shell command -v $$($(GO) env CC) >/dev/null && echo -race)
 TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
-.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-webhooks test-oauth test-oauth-servers test-before test-times test-log-loss test-scan test-chart test-image image chart-files kind-up bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
+.PHONY: help run build build-tools test test-envoys test-outage test-usage test-clickhouse test-webhooks test-k8s test-egctl test-oauth test-oauth-servers test-before test-times test-log-loss test-scan test-chart test-image image chart-files kind-up bench bench-short bench-envoy pgo check fuzz caddy tools clean ready-to-run ready-to-bench ready-to-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' Makefile | expand -t 22
@@ -66,6 +66,21 @@ test-clickhouse: ready-to-test ## the history of usage, in ClickHouse's real eng
 	@.ci/chdb
 	@TOLLGATE_REQUIRE=clickhouse,redis $(GO) test -count=1 -pgo=off -run 'TestRealEngine|TestScripts/clickhouse' ./policy/usage/clickhouse ./cmd/tollgate
 
+# Containers of the cluster have users, networks and roots of their own, so it runs as root, and in namespaces that end with it.
+RUN ?= ^TestCluster
+test-k8s: ## manifests and chart in a real Kubernetes (built from its modules, 5 minutes once) whose node the tests play; Linux, as root
+	@.ci/prerequisites redis-server ip unshare
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@CGO_ENABLED=0 $(GO) build -pgo=off -ldflags "$(STAMP)" -o bin/static/tollgate ./cmd/tollgate
+	@cd k8s && $(GO) test -c -o ../bin/k8s.test .
+	@kubernetes=$$(.ci/kubernetes) && cd k8s && TOLLGATE_KUBERNETES=$$kubernetes TOLLGATE_REQUIRE=kubernetes \
+		unshare --net --mount --pid --fork --kill-child --mount-proc ../bin/k8s.test -test.v -test.timeout 30m -test.run '$(RUN)'
+
+test-egctl: ready-to-test ## what Envoy Gateway makes of the manifests, by its egctl (built from its module, 20 minutes once), in a real Envoy
+	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
+	@.ci/egctl >/dev/null
+	@TOLLGATE_REQUIRE=egctl,envoy,redis $(GO) test -count=1 -pgo=off -v -run TestScriptThroughEnvoyGateway ./envoy
+
 # Another implementation of what signs alerts. CI has no npm.
 test-webhooks: ready-to-test ## alerts: their signature is verified by npm's standardwebhooks
 	@mkdir -p .tools/standardwebhooks-1.1.1
@@ -116,8 +131,8 @@ test-image: image ## the image runs as its own user on a read-only root, and ans
 test-chart: ready-to-run ## the Helm chart: rendered for many values, every object judged; no cluster
 	@cd k8s/charttest && $(GO) mod tidy -diff && $(GO) test -count=1 ./...
 
-chart-files: ## write what is made from the chart: its README.md and k8s/tollgate.yaml
-	@cd k8s/charttest && $(GO) test -count=1 -run 'TestReadme|TestManifests' . -update
+chart-files: ## write what is made from the chart: its README.md, k8s/tollgate.yaml and the files of the gateways
+	@cd k8s/charttest && $(GO) test -count=1 -run 'TestReadme|TestManifests|TestIntegrationFiles' . -update
 
 kind-up: ## for people with Docker, kind, kubectl and helm: a cluster with the trial of k8s/README.md in it
 	@.ci/kind-up

@@ -68,6 +68,11 @@ func TestAccessLogIsSentAsByEnvoyItself(t *testing.T) {
 		t.Errorf("Istio:\n%v\nin envoy.yaml:\n%v %v", config, logger, options)
 	}
 
+	logs := objects[*telemetry](readAccessLog(t, "istio-telemetry.yaml"))[0]
+	if name := logs.Spec.AccessLogging[0].Providers[0].Name; name != readMesh(t).ExtensionProviders[1].Name {
+		t.Errorf("the Telemetry names %s, which the mesh does not have", name)
+	}
+
 	gateway := readAccessLog(t, "envoy-gateway.yaml")
 	sink := objects[*eg.EnvoyProxy](gateway)[0].Spec.Telemetry.AccessLog.Settings[0].Sinks[0].ALS
 	if *sink.LogName != common["log_name"] {

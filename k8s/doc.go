@@ -3,8 +3,8 @@
 //
 // Its tests decode every object into the real Go type and refuse unknown fields, hold custom
 // resources against the schemas that their projects ship, and follow every reference from one
-// object to another. The rules that a resource definition states in CEL are not run: that needs a
-// Kubernetes API server.
+// object to another. The rules that a resource definition states in CEL are run by the API server
+// of `make test-k8s`, which also installs the chart.
 //
 // It is a module of its own so that the server's go.mod does not grow by Kubernetes, Istio and
 // Envoy Gateway.

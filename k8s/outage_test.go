@@ -132,6 +132,9 @@ func TestEnvoyGatewayLosesNoRequestWithAReplica(t *testing.T) {
 	g := gateways[0]
 	fields := patched(t, patches[0], fmt.Sprintf("%s/%s/%s", g.Namespace, g.Name, g.Spec.Listeners[0].Name))
 	for _, p := range objects[*eg.SecurityPolicy](samples) {
+		if p.Spec.MergeType != nil {
+			continue // another's settings
+		}
 		s := p.Spec.ExtAuth.GRPC.BackendSettings
 		var triggers []string
 		for _, trigger := range s.Retry.RetryOn.Triggers {

@@ -77,7 +77,8 @@ func TestSelectorsFindTheirPods(t *testing.T) {
 			t.Errorf("Service %s selects no workload, or several", s.Name)
 		}
 		for _, p := range s.Spec.Ports {
-			if portOf(w, p.TargetPort.String()) != p.Port || p.AppProtocol == nil {
+			// What the world outside connects to has a number of its own.
+			if n := portOf(w, p.TargetPort.String()); n == 0 || n != p.Port && s.Spec.Type != core.ServiceTypeLoadBalancer || p.AppProtocol == nil {
 				t.Errorf("Service %s: port %s: want the container's number and an appProtocol", s.Name, p.Name)
 			}
 		}
@@ -114,11 +115,17 @@ func hasService(samples []sample, namespace, name string, port int32) bool {
 func TestIstioFindsTollgate(t *testing.T) {
 	samples, providers := readSamples(t), map[string]bool{}
 	for _, p := range readMesh(t).ExtensionProviders {
-		providers[p.Name] = true
-		g := p.GetEnvoyExtAuthzGrpc()
-		parts := strings.SplitN(g.GetService(), ".", 3)
-		if len(parts) != 3 || parts[2] != "svc.cluster.local" || !hasService(samples, parts[1], parts[0], int32(g.GetPort())) {
-			t.Errorf("provider %s: no Service %s with port %d", p.Name, g.GetService(), g.GetPort())
+		g, service, port := p.GetEnvoyExtAuthzGrpc(), p.GetEnvoyHttpAls().GetService(), p.GetEnvoyHttpAls().GetPort()
+		if g != nil {
+			providers[p.Name] = true
+			service, port = g.GetService(), g.GetPort()
+		}
+		parts := strings.SplitN(service, ".", 3)
+		if len(parts) != 3 || parts[2] != "svc.cluster.local" || !hasService(samples, parts[1], parts[0], int32(port)) {
+			t.Errorf("provider %s: no Service %s with port %d", p.Name, service, port)
+		}
+		if g == nil {
+			continue
 		}
 		if d := g.GetTimeout().AsDuration(); d <= 0 || d > time.Second || g.GetFailOpen() || g.GetStatusOnError() != "503" {
 			t.Errorf("provider %s: timeout %v, failOpen %t, statusOnError %s", p.Name, d, g.GetFailOpen(), g.GetStatusOnError())
@@ -171,6 +178,16 @@ func TestEnvoyGatewayFindsTollgate(t *testing.T) {
 		}
 		if string(*b.Namespace) != p.Namespace && !granted(samples, p.Namespace, string(*b.Namespace), string(b.Name)) {
 			t.Errorf("%s: no ReferenceGrant", p.Name)
+		}
+		if p.Spec.MergeType != nil {
+			// All else is the Gateway's, which it is merged into.
+			if *p.Spec.MergeType != eg.StrategicMerge || p.Spec.TargetRefs[0].Kind == "Gateway" || a.FailOpen != nil || a.StatusOnError != nil || a.Timeout != nil || a.GRPC.BackendSettings != nil {
+				t.Errorf("%s: merges by %s, or says what the Gateway's policy says", p.Name, *p.Spec.MergeType)
+			}
+			continue
+		}
+		if p.Spec.TargetRefs[0].Kind != "Gateway" {
+			t.Errorf("%s: takes the place of the Gateway's policy", p.Name)
 		}
 		if a.FailOpen == nil || *a.FailOpen || a.StatusOnError == nil || *a.StatusOnError != 503 || a.Timeout == nil {
 			t.Fatalf("%s: failOpen, statusOnError or timeout is left to a default", p.Name)

@@ -17,6 +17,7 @@ import (
 	mesh "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 	istio "istio.io/api/security/v1beta1"
+	telemetryapi "istio.io/api/telemetry/v1alpha1"
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	network "k8s.io/api/networking/v1"
@@ -57,6 +58,20 @@ func (s *envoyFilterSpec) UnmarshalJSON(data []byte) error {
 	return protojson.Unmarshal(data, s.EnvoyFilter)
 }
 
+// telemetry is likewise.
+type telemetry struct {
+	meta.TypeMeta   `json:",inline"`
+	meta.ObjectMeta `json:"metadata"`
+	Spec            telemetrySpec `json:"spec"`
+}
+
+type telemetrySpec struct{ *telemetryapi.Telemetry }
+
+func (s *telemetrySpec) UnmarshalJSON(data []byte) error {
+	s.Telemetry = new(telemetryapi.Telemetry)
+	return protojson.Unmarshal(data, s.Telemetry)
+}
+
 // newObject returns an empty object of the real Go type, nil for a kind that no sample may have.
 func newObject(apiVersion, kind string) any {
 	switch apiVersion + " " + kind {
@@ -92,6 +107,8 @@ func newObject(apiVersion, kind string) any {
 		return new(eg.EnvoyPatchPolicy)
 	case "networking.istio.io/v1alpha3 EnvoyFilter":
 		return new(envoyFilter)
+	case "telemetry.istio.io/v1 Telemetry":
+		return new(telemetry)
 	case "security.istio.io/v1 AuthorizationPolicy":
 		return new(authorizationPolicy)
 	}

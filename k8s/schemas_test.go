@@ -37,7 +37,7 @@ func readSchemas(t *testing.T) schemas {
 	t.Helper()
 	out := schemas{}
 	for _, pattern := range []string{
-		filepath.Join(moduleFolder(t, "sigs.k8s.io/gateway-api"), "config/crd/standard/gateway.networking.k8s.io_*.yaml"),
+		filepath.Join(moduleFolder(t, "sigs.k8s.io/gateway-api"), "config/crd/experimental/gateway.networking.k8s.io_*.yaml"), // has the filter ExternalAuth
 		filepath.Join(moduleFolder(t, "github.com/envoyproxy/gateway"), "charts/gateway-crds-helm/templates/generated/*.yaml"),
 		filepath.Join(moduleFolder(t, "istio.io/api"), "kubernetes/customresourcedefinitions.gen.yaml"),
 	} {

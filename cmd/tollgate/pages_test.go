@@ -21,7 +21,8 @@ import (
 // new would read them. Their commands are run in this order, in one folder.
 var pages = []string{
 	"README.md", "policy/README.md", "policy/keys/README.md", "policy/usage/README.md", "policy/manage/README.md", "policy/alerts/README.md", "envoy/README.md", "cmd/tollgate/README.md",
-	"cmd/tollgate-bench/README.md", "k8s/README.md", "k8s/nothing-bypasses.md", "k8s/chart/README.md",
+	"cmd/tollgate-bench/README.md", "k8s/README.md", "k8s/chart/README.md",
+	"k8s/istio.md", "k8s/envoy-gateway.md", "k8s/plain-envoy.md", "k8s/ingress-nginx.md", "k8s/nothing-bypasses.md",
 }
 
 func pageText(t *testing.T, name string) string {

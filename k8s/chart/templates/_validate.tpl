@@ -5,6 +5,7 @@
 {{- fail "image.repository: say where you pushed the image that `make image` builds; there is no published one" }}
 {{- end }}
 {{- include "tollgate.validatePolicy" $v }}
+{{- include "tollgate.validateIntegration" . }}
 {{- include "tollgate.validateStore" $v }}
 {{- include "tollgate.validateBootstrap" . }}
 {{- if and $v.tls.existingSecret $v.tls.certManager.enabled }}
