@@ -127,21 +127,8 @@ func makeTargets() map[string]string {
 		"check":              "CI runs it",
 		"fuzz":               "CI runs it",
 		"caddy":              "CI runs it",
-		"run":                "the test of tollgate-demo does it, and sends each request that it prints",
-		"build":              "the binary under test is in its place",
-		"test":               "this is it",
-		"image":              "minutes; the tests of k8s/image pack and push another binary",
-		"kind-up":            "it needs Docker",
-		"chart-files":        "it writes into the tree; test-chart compares",
 		"test-k8s":           "it builds a Kubernetes and needs root",
 		"test-egctl":         "it builds Envoy Gateway's translator, 20 minutes; TestScriptThroughIstiosFilters runs the files for Istio in every run",
-		"bench":              "ten minutes; CI runs bench-short, and tollgate-bench's own test reads its page",
-		"bench-short":        "CI runs it",
-		"bench-envoy":        "minutes; TestBenchEnvoyShort measures a moment of each row",
-		"pgo":                "minutes, and it writes into the tree",
-		"check":              "CI runs it",
-		"fuzz":               "CI runs it",
-		"caddy":              "CI runs it",
 	}
 }
 
