@@ -87,10 +87,9 @@ test-webhooks: ready-to-test ## alerts: their signature is verified by npm's sta
 	@cd .tools/standardwebhooks-1.1.1 && test -d node_modules/standardwebhooks || npm install --no-audit --no-fund --silent standardwebhooks@1.1.1
 	@TOLLGATE_REQUIRE=standardwebhooks $(GO) test -count=1 -pgo=off -v -run TestVerifiedByAnother ./policy/alerts/webhook
 
-# An authorization server that nobody here has written. CI has no npm.
+# An authorization server that nobody here has written. CI runs it where there is npm.
 test-oauth: ready-to-test ## OAuth: npm's oidc-provider behind a real Envoy: tokens, scopes, rotation, outage
-	@mkdir -p .tools/oidc-provider-9
-	@cd .tools/oidc-provider-9 && test -d node_modules/oidc-provider || npm install --no-audit --no-fund --silent oidc-provider@9.13.3
+	@.ci/oidc
 	@test -n "$(ENVOY_BIN)" || envoy/fetch.sh || command -v envoy
 	@TOLLGATE_REQUIRE=oauth,envoy $(GO) test -count=1 -pgo=off -v -run OAuth ./cmd/tollgate ./policy/oauth/... ./envoy
 
