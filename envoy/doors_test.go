@@ -291,6 +291,6 @@ func TestBehindALoadBalancer(t *testing.T) {
 // anyNumberAtOnce is a policy without its limits of requests under way: nothing tells of the end of
 // the many that a test sends.
 func anyNumberAtOnce(file policyfile.File) policyfile.File {
-	file.Data = regexp.MustCompile(`(?m)^(  concurrent: \d+|concurrency: .*)\n`).ReplaceAll(file.Data, nil)
+	file.Data = regexp.MustCompile(`(?m)^(  concurrent: \d+|  releases_lost: true|concurrency: .*)\n`).ReplaceAll(file.Data, nil)
 	return file
 }

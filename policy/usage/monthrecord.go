@@ -330,11 +330,12 @@ func (d *decoder) measures() (m Measures) {
 
 // reasons are the names of reasons that a record says with one byte: the place, from 1. Names are
 // only ever added, at the end.
-func reasons() [17]string {
+func reasons() [20]string {
 	return [...]string{
 		"unknown_api", "missing_credential", "malformed_credential", "unknown_key", "revoked_key", "wrong_environment",
 		"inactive_key", "expired_key", "address_denied", "scope_denied", "route_denied", "rate_limited", "quota_exceeded",
 		"corrupt_key", "lookup_refused", "undecided", "concurrency_exceeded",
+		"invalid_token", "expired_token", "insufficient_scope",
 	}
 }
 

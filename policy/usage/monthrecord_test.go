@@ -85,7 +85,7 @@ func TestReasonsHavePlaces(t *testing.T) {
 			t.Errorf("reason %d, %s: no place in %x", i, reason, data)
 		}
 	}
-	for place, want := range map[byte]string{1: "unknown_api", 12: "rate_limited", 13: "quota_exceeded", 17: "concurrency_exceeded", 200: "reason 200"} {
+	for place, want := range map[byte]string{1: "unknown_api", 12: "rate_limited", 13: "quota_exceeded", 17: "concurrency_exceeded", 18: "invalid_token", 20: "insufficient_scope", 200: "reason 200"} {
 		data := []byte{1, 0, 1, 0, 0, 1, place, 5}
 		m, err := usage.DecodeMonth(data)
 		if err != nil || m.Rest.Reasons[0].Reason != want {

@@ -61,7 +61,11 @@ func (p Parts) each(t *testing.T, start func(t *testing.T) redis.UniversalClient
 
 // NewEmbedded returns a client of an embedded store of its own.
 func NewEmbedded(t *testing.T) redis.UniversalClient {
-	return closed(t, redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr(), MaxRetries: -1, ContextTimeoutEnabled: true}))
+	return closed(t, redis.NewClient(&redis.Options{
+		Addr: miniredis.RunT(t).Addr(), MaxRetries: -1, ContextTimeoutEnabled: true,
+		// In its other modes go-redis writes into what new connections share.
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}))
 }
 
 // NewServer is NewServerAs for a test that needs more than any user of ours.
