@@ -310,9 +310,9 @@ func TestMoreServersThanMarks(t *testing.T) {
 		if s := w.writer.Stats(); s.Uncertain != 0 {
 			t.Errorf("11 other servers: %+v", s)
 		}
-		lose(12)
+		lose(13) // one more than it takes: of so many, two have the same name once in 225 runs
 		if s := w.writer.Stats(); s.Uncertain == 0 {
-			t.Errorf("12 other servers: %+v", s)
+			t.Errorf("13 other servers: %+v", s)
 		}
 	})
 }
