@@ -1,8 +1,12 @@
 package once_test
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,7 +22,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestReservations(t *testing.T) {
-	keystest.Parts{"OnlyOneIsFresh": onlyOneIsFresh, "LifeOfAName": lifeOfAName, "Bounded": bounded}.OnEveryStore(t, once.ACL())
+	keystest.Parts{"OnlyOneIsFresh": onlyOneIsFresh, "LifeOfAName": lifeOfAName, "Bounded": bounded, "WhatIsNoReservation": whatIsNoReservation}.OnEveryStore(t, once.ACL())
 }
 
 // Of a hundred at once one reserves, and the others hear what it has reserved.
@@ -117,5 +121,34 @@ func bounded(t *testing.T, c redis.UniversalClient) {
 	}
 	if _, fresh, err := s.Reserve(t.Context(), "mem_a", "one more", [32]byte{}, "key_x", noon.Add(once.Lifetime)); err != nil || !fresh {
 		t.Errorf("a day later: %v", err)
+	}
+}
+
+// What somebody else has written in a reservation's place is an error, and so is a store that is
+// away: neither is taken for a free name.
+func whatIsNoReservation(t *testing.T, c redis.UniversalClient) {
+	s, noon := once.New(c), keystest.Noon()
+	r, _, err := s.Reserve(t.Context(), "mem_a", "name", [32]byte{3}, "key_1", noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte("name"))
+	body := hex.EncodeToString(make([]byte, 32))
+	at := strconv.FormatInt(noon.UnixMilli(), 10)
+	for _, text := range []string{at, at + " pending " + body + " ", at + " gone " + body + " key_1", at + " done abc key_1", at + " done " + body[2:] + " key_1"} {
+		if err := c.HSet(t.Context(), "tg:v1:once:{mem_a}", hex.EncodeToString(sum[:]), text).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if _, fresh, err := s.Reserve(t.Context(), "mem_a", "name", [32]byte{3}, "key_2", noon); err == nil || fresh {
+			t.Errorf("%q: fresh %v, no error", text, fresh)
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, fresh, err := s.Reserve(ended, "mem_a", "other", [32]byte{3}, "key_3", noon); err == nil || fresh {
+		t.Errorf("no answer: fresh %v, %v", fresh, err)
+	}
+	if err := s.Finish(ended, r); err == nil || r.Done {
+		t.Errorf("no answer: %v, %+v", err, r)
 	}
 }
